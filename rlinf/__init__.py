@@ -1,0 +1,1 @@
+"""Continual reinforcement learning of vision-language-action models."""

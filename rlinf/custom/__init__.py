@@ -1,0 +1,1 @@
+"""The continual-learning layer: methods, task sequences, metrics."""
