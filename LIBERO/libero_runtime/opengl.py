@@ -1,0 +1,121 @@
+"""Finds an off-screen OpenGL that works here: EGL first (GPU or Mesa), then OSMesa (software).
+
+Each candidate draws one small frame in a subprocess, because a broken driver may abort the interpreter and
+because MuJoCo and PyOpenGL bind to one platform per process. The answer is kept in ``MUJOCO_GL``, so that child
+processes inherit it and do not ask again. ``python -m libero_runtime.opengl`` prints the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+logger = logging.getLogger(__name__)
+
+CANDIDATES = ("egl", "osmesa")
+INSTALL_COMMAND = "apt-get install -y libosmesa6"
+_CHECKED = "LIBERO_RUNTIME_OPENGL"  # the value of MUJOCO_GL that a probe (here or in a parent process) has approved
+_PROBE_TIMEOUT_S = 120
+
+_PROBE = """
+import numpy as np, mujoco
+from mujoco.{backend} import GLContext
+context = GLContext(32, 32)
+context.make_current()
+model = mujoco.MjModel.from_xml_string(
+    '<mujoco><worldbody><light pos="0 0 3"/><camera name="c" pos="0 0 2"/>'
+    '<geom type="box" size="1 1 .1" rgba="1 0 0 1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, renderer)
+assert renderer.currentBuffer == mujoco.mjtFramebuffer.mjFB_OFFSCREEN, 'no off-screen framebuffer'
+scene = mujoco.MjvScene(model, maxgeom=10)
+camera = mujoco.MjvCamera()
+camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
+viewport, pixels = mujoco.MjrRect(0, 0, 32, 32), np.zeros((32, 32, 3), np.uint8)
+mujoco.mjr_render(viewport, scene, renderer)
+mujoco.mjr_readPixels(pixels, None, viewport, renderer)
+assert int(pixels[16, 16, 0]) > int(pixels[16, 16, 2]) + 60, f'drew {{pixels[16, 16]}} where red was expected'
+"""
+
+
+class OpenGLError(ValueError):
+    """No usable off-screen OpenGL; the message names the command that installs one."""
+
+
+def _probe(backend: str) -> str | None:
+    """Draw one frame with `backend` in a subprocess; returns None when it works, else the reason."""
+    env = dict(os.environ, MUJOCO_GL=backend, PYOPENGL_PLATFORM=backend)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE.format(backend=backend)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_PROBE_TIMEOUT_S} s"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"exit code {done.returncode}"
+
+
+def _apply(backend: str) -> str:
+    os.environ["MUJOCO_GL"] = backend
+    os.environ["PYOPENGL_PLATFORM"] = backend
+    os.environ[_CHECKED] = backend
+    return backend
+
+
+def select_opengl() -> str:
+    """Choose EGL or OSMesa, set ``MUJOCO_GL`` and ``PYOPENGL_PLATFORM``, and return the choice.
+
+    A ``MUJOCO_GL`` set by the user is respected (and must be one of the two: nothing else draws off-screen here).
+    """
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if chosen:
+        if chosen not in CANDIDATES:
+            raise OpenGLError(
+                f"MUJOCO_GL={chosen!r} cannot render off-screen: expected one of {', '.join(CANDIDATES)}, "
+                "or unset it to let the program choose"
+            )
+        if os.environ.get(_CHECKED) != chosen:
+            reason = _probe(chosen)
+            if reason is not None:
+                raise OpenGLError(
+                    f"MUJOCO_GL={chosen} is set but does not draw here ({reason}). "
+                    f"Unset it to let the program choose, or install software rendering with `{INSTALL_COMMAND}`"
+                )
+        return _apply(chosen)
+    reasons: list[str] = []
+    for backend in CANDIDATES:
+        reason = _probe(backend)
+        if reason is None:
+            logger.info("off-screen OpenGL: %s", backend)
+            return _apply(backend)
+        reasons.append(f"{backend}: {reason}")
+    raise OpenGLError(
+        "no off-screen OpenGL works on this machine: expected EGL or OSMesa, found neither "
+        f"({'; '.join(reasons)}). Install software rendering with `{INSTALL_COMMAND}` and try again"
+    )
+
+
+def main() -> int:
+    """Print the backend that works here; exit code 2 with one message when there is none."""
+    try:
+        sys.stdout.write(select_opengl() + "\n")
+    except OpenGLError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

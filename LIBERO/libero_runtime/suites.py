@@ -1,0 +1,138 @@
+"""LIBERO's task suites: names, instructions, BDDL files and the published initial states.
+
+Reads hf-libero's task list straight from its file: importing its `benchmark` package would import torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.paths import LiberoPathError, hf_libero_folder, resolve_paths
+
+_SCENE_PREFIX = re.compile(r"^[A-Z0-9_]*SCENE\d+_")  # LIBERO-10 and -90 prefix the instruction with a scene name
+_PICKLE_GLOBALS = {
+    (module, name)
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+    for name in ("_reconstruct", "scalar")
+} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+
+class SuiteError(ValueError):
+    """Unknown suite, or a task or state index out of range."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a suite. `language` is the instruction in lower-case words."""
+
+    suite: str
+    task_id: int
+    name: str
+    language: str
+    bddl_path: Path
+    init_path: Path
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of tasks in LIBERO's default order."""
+
+    name: str
+    tasks: tuple[TaskSpec, ...]
+
+    def task(self, task_id: int) -> TaskSpec:
+        """Task by number; raises when it is out of range."""
+        if not 0 <= task_id < len(self.tasks):
+            raise SuiteError(f"task id {task_id} is out of range: {self.name} has tasks 0 to {len(self.tasks) - 1}")
+        return self.tasks[task_id]
+
+
+@lru_cache(maxsize=1)
+def _task_map() -> Mapping[str, list[str]]:
+    path = hf_libero_folder() / "benchmark" / "libero_suite_task_map.py"
+    spec = importlib.util.spec_from_file_location("_libero_suite_task_map", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise LiberoPathError(f"hf-libero's task list is missing: expected {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    task_map: Mapping[str, list[str]] = module.libero_task_map
+    return task_map
+
+
+def language_of(name: str) -> str:
+    """The instruction inside a task's file name, as LIBERO's own loader derives it."""
+    return _SCENE_PREFIX.sub("", name).replace("_", " ")
+
+
+def suite_names() -> tuple[str, ...]:
+    """Suites that `load_suite` knows."""
+    return tuple(_task_map())
+
+
+def load_suite(name: str) -> Suite:
+    """Load a suite by name and check that every BDDL and initial-state file it needs is there."""
+    if name not in _task_map():
+        raise SuiteError(f"unknown suite {name!r}: expected one of {', '.join(suite_names())}")
+    return _load_suite(name, resolve_paths().bddl_files, resolve_paths().init_files)
+
+
+@lru_cache(maxsize=16)
+def _load_suite(name: str, bddl_files: Path, init_files: Path) -> Suite:
+    tasks = tuple(
+        TaskSpec(
+            suite=name,
+            task_id=task_id,
+            name=task_name,
+            language=language_of(task_name),
+            bddl_path=bddl_files / name / f"{task_name}.bddl",
+            init_path=init_files / name / f"{task_name}.pruned_init",
+        )
+        for task_id, task_name in enumerate(_task_map()[name])
+    )
+    missing = [path for task in tasks for path in (task.bddl_path, task.init_path) if not path.is_file()]
+    if missing:
+        listed = "\n".join(f"  {path}" for path in missing)
+        raise LiberoPathError(
+            f"{name}: {len(missing)} of {2 * len(tasks)} task files are missing (set LIBERO_REPO_PATH to a complete "
+            f"checkout, or unset it):\n{listed}"
+        )
+    return Suite(name=name, tasks=tasks)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and nothing else: initial-state files are downloaded data, not code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _PICKLE_GLOBALS:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in an initial-state file")
+        return super().find_class(module, name)
+
+
+def init_states(task: TaskSpec) -> NDArray[np.float64]:
+    """The published initial states of a task, (50, 1 + nq + nv): time, qpos, qvel per row. Read-only."""
+    return _read_init_states(task.init_path)
+
+
+@lru_cache(maxsize=64)
+def _read_init_states(path: Path) -> NDArray[np.float64]:
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
+        if len(members) != 1:
+            raise LiberoPathError(f"{path}: expected one data.pkl inside, found {archive.namelist()}")
+        states = _ArrayUnpickler(io.BytesIO(archive.read(members[0]))).load()
+    if not isinstance(states, np.ndarray) or states.ndim != 2 or states.dtype != np.float64:
+        raise LiberoPathError(f"{path}: expected a float64 matrix of states, found {type(states).__name__}")
+    states.setflags(write=False)
+    return states
