@@ -1,0 +1,1 @@
+"""Pure tensor mathematics of reinforcement learning: no configuration, no rank, no logging."""

@@ -1,0 +1,72 @@
+"""Clipped policy losses.
+
+``S`` chunk samples, ``C`` actions per chunk, ``A`` action dimensions (tokens) per action.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """A weighted sum over tokens, and sums for its metrics; each may be added over micro-batches and ranks."""
+
+    loss: Tensor
+    clipped_tokens: Tensor
+    approx_kl_sum: Tensor
+    num_tokens: Tensor
+
+
+def clipped_policy_loss(
+    logprobs_SCA: Tensor,
+    old_logprobs_SCA: Tensor,
+    advantages_S: Tensor,
+    weights_SC: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> PolicyLoss:
+    """PPO's clipped surrogate per token (arXiv:1707.06347) with separate bounds (clip-higher, arXiv:2503.14476).
+
+    Each token's loss is ``max(-a r, -a clip(r, 1 - clip_low, 1 + clip_high))`` for ratio ``r`` and advantage ``a``.
+    weights_SC weighs an action's tokens and is zero for actions that were not executed; see ``token_weights``.
+    ``approx_kl_sum`` adds ``r - 1 - log r`` over unmasked tokens (Schulman's k3 estimator).
+    """
+    log_ratio_SCA = logprobs_SCA - old_logprobs_SCA
+    ratio_SCA = log_ratio_SCA.exp()
+    advantages_S11 = advantages_S[:, None, None]
+    unclipped_SCA = -advantages_S11 * ratio_SCA
+    clipped_SCA = -advantages_S11 * ratio_SCA.clamp(1 - clip_low, 1 + clip_high)
+    loss_SCA = torch.maximum(unclipped_SCA, clipped_SCA)
+    mask_SCA = (weights_SC > 0)[..., None].expand_as(loss_SCA)
+    # torch.where and not a product: an overflowing ratio outside the mask must not poison the sum.
+    weighted_SCA = torch.where(mask_SCA, loss_SCA * weights_SC[..., None], torch.zeros_like(loss_SCA))
+    with torch.no_grad():
+        kl_SCA = torch.where(mask_SCA, ratio_SCA - 1 - log_ratio_SCA, torch.zeros_like(ratio_SCA))
+        clipped = (clipped_SCA > unclipped_SCA) & mask_SCA
+    return PolicyLoss(weighted_SCA.sum(), clipped.sum(), kl_SCA.sum(), mask_SCA.sum())
+
+
+def token_weights(
+    executed_SC: Tensor, episode_S: Tensor, *, num_action_dims: int, num_episodes: int, by: str = "episode"
+) -> Tensor:
+    """Weights that turn a sum over tokens into a mean, float32 of shape (S, C).
+
+    ``by="episode"``: every episode counts the same however long it is, its tokens share its weight
+    (``1 / (num_episodes * length * A)``; the published recipe). ``by="token"``: every executed token counts the same.
+    num_episodes is the number of episodes of the whole collection, also of those without samples here.
+    """
+    if by == "token":
+        return executed_SC.float() / (executed_SC.sum().clamp(min=1) * num_action_dims)
+    if by != "episode":
+        raise ValueError(f"loss aggregation must be 'episode' or 'token', got {by!r}")
+    length_E = torch.zeros(num_episodes, device=executed_SC.device).index_add_(0, episode_S, executed_SC.sum(1).float())
+    share_E = 1.0 / (length_E.clamp(min=1) * num_action_dims * num_episodes)
+    return executed_SC.float() * share_E[episode_S][:, None]
+
+
+def masked_entropy_sum(entropy_SCA: Tensor, weights_SC: Tensor) -> Tensor:
+    """Weighted sum of token entropies with the weights of the policy loss."""
+    return (entropy_SCA * weights_SC[..., None]).sum()

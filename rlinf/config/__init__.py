@@ -1,0 +1,20 @@
+"""Typed configuration: schema, composition, validation. Pure: starts nothing, writes nothing."""
+
+from rlinf.config.compose import CONFIG_FOLDER, REPOSITORY, config_hash, config_yaml, load_config
+from rlinf.config.errors import ConfigError, UserError
+from rlinf.config.schema import Config
+from rlinf.config.validate import resolve_adapter, resolve_model, validate
+
+__all__ = [
+    "CONFIG_FOLDER",
+    "REPOSITORY",
+    "Config",
+    "ConfigError",
+    "UserError",
+    "config_hash",
+    "config_yaml",
+    "load_config",
+    "resolve_adapter",
+    "resolve_model",
+    "validate",
+]

@@ -1,0 +1,92 @@
+"""From YAML groups and command-line overrides to one typed, checked ``Config``."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlinf.config.errors import ConfigError
+from rlinf.config.schema import Config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG_FOLDER = REPOSITORY / "examples" / "embodiment" / "config"
+
+
+def config_names(folder: Path = CONFIG_FOLDER) -> list[str]:
+    """Names that ``--config-name`` accepts: experiments, which live in sub-folders such as ``crl_experiment/``."""
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("crl_experiment/*.yaml")]
+    return sorted(names)
+
+
+def load_config(name: str, overrides: Sequence[str] = (), *, folder: Path = CONFIG_FOLDER) -> Config:
+    """Compose configuration ``name`` with Hydra ``overrides`` into a typed ``Config``.
+
+    Raises:
+        ConfigError: the name, a key or a value is not one that exists; the message names it and near matches.
+    """
+    if not (folder / f"{name}.yaml").is_file():
+        raise ConfigError(
+            f"configuration {name!r} does not exist in {folder}.\n"
+            f"Expected one of: {', '.join(config_names(folder)) or '(none)'}"
+        )
+    try:
+        with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+            composed = compose(config_name=name, overrides=list(overrides))
+    except HydraException as error:
+        raise ConfigError(f"configuration {name!r} does not compose: {_flat(error)}{_suggestion(error)}") from error
+    return typed_config(composed)
+
+
+def typed_config(composed: DictConfig) -> Config:
+    """Check keys and types of a composed configuration against the schema."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or getattr(error, "key", None)
+        raise ConfigError(
+            f"configuration key {key!r}: {str(error).splitlines()[0]}{_suggestion(error)}\n"
+            "Every key with its type and meaning: rlinf/config/schema.py"
+        ) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def config_yaml(config: Config) -> str:
+    """The configuration as YAML, for run folders."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hex digits that change when any setting changes, folders of results aside."""
+    values = asdict(config)
+    values["runner"].pop("logger")
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _flat(error: Exception) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _suggestion(error: Exception) -> str:
+    """Near matches for a misspelt key, so that the reader need not search."""
+    known = _all_keys()
+    wrong = [word.strip("'\".,()") for word in str(error).split() if "." in word or "'" in word]
+    near = [match for word in wrong for match in get_close_matches(word, known, n=2, cutoff=0.75)]
+    return f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+
+
+def _all_keys() -> list[str]:
+    def walk(prefix: str, node: object) -> list[str]:
+        if not isinstance(node, dict):
+            return [prefix]
+        return [key for name, child in node.items() for key in walk(f"{prefix}.{name}" if prefix else str(name), child)]
+
+    return walk("", asdict(Config()))

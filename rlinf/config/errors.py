@@ -1,0 +1,9 @@
+"""Errors that are the user's to mend: shown as one message, exit code 2."""
+
+
+class UserError(ValueError):
+    """A request that cannot be met; the message says what was expected, what was given and what to do."""
+
+
+class ConfigError(UserError):
+    """A wrong configuration key or value."""

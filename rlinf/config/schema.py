@@ -1,0 +1,246 @@
+"""Every configuration key: its type, its default and what it means.
+
+Values come from YAML groups under ``examples/embodiment/config``, composed by Hydra; a key that is not declared here is
+an error at start-up. ``null`` keys may be given on the command line with or without a leading ``+``.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LoggerConfig:
+    """Where results go."""
+
+    log_root: str = "logs"
+    """Folder of all methods' results."""
+    log_path: str | None = None
+    """Folder of this run; null: ``<log_root>/<method>/task_<ids>_seed<seed>``."""
+    project_name: str = "continual-vla-rl"
+    experiment_name: str | None = None
+    """Name shown by W&B; null: the run folder's name."""
+    logger_backends: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Any of ``tensorboard`` and ``wandb``; ``metrics.jsonl`` is always written."""
+
+
+@dataclass
+class RunnerConfig:
+    """The outer loop."""
+
+    seed: int = 1234
+    max_epochs: int = 10
+    """Rollout-and-update rounds per task."""
+    save_interval: int = 1
+    """Epochs between checkpoints; the last epoch is always saved."""
+    keep_checkpoints: int | None = None
+    """How many of the newest checkpoints to keep; null keeps all."""
+    eval_before: bool = False
+    """Evaluate the start of this run (row ``base`` of the success matrix when no adapter is given)."""
+    eval_after: bool = False
+    """Evaluate all tasks after the last epoch."""
+    val_check_interval: int = -1
+    """Epochs between evaluations of the trained tasks; -1: never."""
+    call_timeout_s: float = 1800.0
+    """Deadline of one worker call; a call that takes longer ends the run with an error that names the worker."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+@dataclass
+class ClusterConfig:
+    """How many workers of each kind; Ray is started locally unless ``RAY_ADDRESS`` is set."""
+
+    num_actor_workers: int = -1
+    """FSDP ranks; -1: one per GPU, or one."""
+    num_rollout_workers: int = -1
+    """Inference workers; -1: one per GPU, or one."""
+    num_env_workers: int = -1
+    """Simulator processes; -1: one per CPU core, leaving one core per GPU for inference."""
+    object_store_gb: float = 0.5
+    """Ray's shared memory when Ray is started by us."""
+
+
+@dataclass
+class SamplingConfig:
+    """How actions are drawn."""
+
+    temperature_train: float = 1.6
+    """Softmax temperature of rollouts and of the log-probabilities trained on."""
+    temperature_eval: float = 1.6
+    """Softmax temperature of evaluation; 0 takes the arg max."""
+
+
+@dataclass
+class AlgorithmConfig:
+    """Reinforcement learning."""
+
+    adv_type: str = "grpo"
+    """Advantage estimator: ``grpo``."""
+    loss_type: str = "grpo"
+    """Policy loss: ``grpo`` (clipped surrogate without a value function)."""
+    num_group_envs: int = 8
+    """Groups per rollout round; each group starts from one state."""
+    group_size: int = 8
+    """Rollouts per group."""
+    rollout_epoch: int = 16
+    """Rollout rounds per epoch: ``num_group_envs * group_size * rollout_epoch`` episodes are collected."""
+    update_epoch: int = 1
+    """Passes over the collected episodes."""
+    normalize_advantages: bool = True
+    clip_ratio_low: float = 0.2
+    clip_ratio_high: float = 0.28
+    loss_aggregation: str = "episode"
+    """``episode``: every episode weighs the same (published recipe); ``token``: every executed token does."""
+    entropy_bonus: float = 0.0
+    filter_rewards: bool = True
+    """Drop groups whose mean return is outside the bounds below: they teach nothing."""
+    rewards_lower_bound: float = 0.1
+    rewards_upper_bound: float = 4.9
+    sampling_params: SamplingConfig = field(default_factory=SamplingConfig)
+    use_ewc: bool | None = None
+    use_experience_replay: bool | None = None
+    bc_coeff: float | None = None
+    use_reference_logits_bc: bool | None = None
+    use_cached_bc_logits: bool | None = None
+
+
+@dataclass
+class MethodConfig:
+    """The continual-learning method."""
+
+    name: str = "sequential"
+
+
+@dataclass
+class EnvSplitConfig:
+    """Simulation for training or for evaluation."""
+
+    max_episode_steps: int = 512
+    """Actions after the idle steps until an episode is cut off."""
+    ignore_terminations: bool = False
+    """Go on after success until the step limit (then ``success_at_end`` can differ from ``success_once``)."""
+    episodes_per_task: int = 0
+    """Evaluation: episodes per task (init states 0, 1, ...); training ignores it."""
+
+
+@dataclass
+class EnvConfig:
+    """The simulator."""
+
+    simulator: str = "libero"
+    suite: str = "libero_spatial"
+    fixed_task_ids: list[int] | None = None
+    """Tasks to train on; null means all."""
+    eval_task_ids: list[int] | None = None
+    """Tasks to evaluate; null means all."""
+    num_envs_per_worker: int = 8
+    """Episodes that one simulator process keeps running."""
+    pipeline_stages: int = 2
+    """Env groups per simulator process: while one is simulated the policy looks at another."""
+    cameras: list[str] = field(default_factory=lambda: ["agentview"])
+    image_size: int = 256
+    look: str = "fast"
+    """``fast``: no multi-sampling and reflections; ``official``: the pixels of stock LIBERO."""
+    num_idle_steps: int = 10
+    """Idle actions after a reset, while objects fall into place."""
+    reward_coef: float = 5.0
+    """Reward for reaching success."""
+    use_rel_reward: bool = True
+    """Reward changes of success (``+reward_coef`` when reached, minus that when lost) instead of every step in it."""
+    video_episodes: int = 0
+    """Evaluation: episodes per evaluation that are filmed."""
+    train: EnvSplitConfig = field(default_factory=EnvSplitConfig)
+    eval: EnvSplitConfig = field(default_factory=lambda: EnvSplitConfig(episodes_per_task=50))
+
+
+@dataclass
+class RolloutConfig:
+    """Inference."""
+
+    model_dir: str = "model/Openvla-oft-SFT-libero-spatial-traj1"
+    """Base checkpoint of the rollout policy; must be the actor's."""
+    precision: str = "bf16"
+    """``fp32`` or ``bf16``."""
+    max_batch: int = 64
+    """Largest inference batch."""
+    num_threads: int | None = None
+    """CPU threads of one rollout worker; null: all cores of the machine."""
+
+
+@dataclass
+class TokenizerConfig:
+    """The tokenizer."""
+
+    tokenizer_model: str | None = None
+    """Folder of the tokenizer; null: the model's."""
+
+
+@dataclass
+class OptimConfig:
+    """AdamW (arXiv:1711.05101)."""
+
+    lr: float = 2.0e-5
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_eps: float = 1.0e-5
+    weight_decay: float = 0.01
+    clip_grad: float = 1.0
+    """Largest gradient norm."""
+
+
+@dataclass
+class ModelConfig:
+    """The trained policy."""
+
+    model_name: str = "openvla_oft"
+    """A row of the table of policies: ``openvla_oft``."""
+    is_lora: bool = True
+    lora_rank: int = 32
+    lora_alpha: int | None = None
+    """LoRA scale is ``lora_alpha / lora_rank``; null: alpha = rank."""
+    lora_path: str | None = None
+    """Adapter folder to start from; null: a fresh adapter."""
+    unnorm_key: str | None = None
+    """Key of the action statistics; null: the suite's name."""
+    num_action_chunks: int = 8
+    max_prompt_length: int | None = None
+    """Prompt slots; null: the checkpoint's own."""
+    gradient_checkpointing: bool = False
+
+
+@dataclass
+class FSDPConfig:
+    """Sharding of the learner (FSDP2)."""
+
+    param_dtype: str = "fp32"
+    """Precision of forward and backward: ``fp32`` or ``bf16``; the adapter and the optimizer stay fp32."""
+    reshard_after_forward: bool = True
+
+
+@dataclass
+class ActorConfig:
+    """The learner."""
+
+    checkpoint_load_path: str = "model/Openvla-oft-SFT-libero-spatial-traj1"
+    """Base checkpoint, a Hugging Face folder."""
+    global_batch_size: int = 8192
+    """Chunk samples per optimizer step, over all ranks."""
+    micro_batch_size: int = 32
+    """Chunk samples per forward pass on one rank."""
+    num_threads: int | None = None
+    """CPU threads of one rank; null: all cores of the machine."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fsdp: FSDPConfig = field(default_factory=FSDPConfig)
+
+
+@dataclass
+class Config:
+    """A whole experiment."""
+
+    runner: RunnerConfig = field(default_factory=RunnerConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)

@@ -1,0 +1,152 @@
+"""Rules that span several keys. Each raises ``ConfigError`` with the numbers; none edits the configuration."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlinf.config.compose import REPOSITORY
+from rlinf.config.errors import ConfigError
+from rlinf.config.schema import Config
+
+PRECISIONS = ("fp32", "bf16")
+SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
+
+
+def validate(config: Config, *, num_tasks: int) -> None:
+    """Check a configuration for a suite of ``num_tasks`` tasks before anything is started or written."""
+    rules: tuple[Callable[[Config], None], ...] = (
+        _choices,
+        _positive,
+        _sampling,
+        _batches,
+    )
+    for rule in rules:
+        rule(config)
+    for key, ids in (("env.fixed_task_ids", config.env.fixed_task_ids), ("env.eval_task_ids", config.env.eval_task_ids)):
+        _task_ids(key, ids, num_tasks, config.env.suite)
+
+
+def resolve_model(path: str, *, key: str) -> Path:
+    """The folder of a base checkpoint; relative paths start at the repository's root.
+
+    Raises:
+        ConfigError: nothing is there; says what to download, and the small alternative.
+    """
+    folder = Path(path) if Path(path).is_absolute() else REPOSITORY / path
+    if (folder / "config.json").is_file():
+        return folder
+    what = "holds no config.json" if folder.is_dir() else "does not exist"
+    raise ConfigError(
+        f"the model that {key} names {what}: {folder}\n"
+        f"Download it:      hf download Haozhan72/{folder.name} --local-dir ./model/{folder.name}\n"
+        f"or use the small policy that comes with the repository: CONFIG_NAME {SMALL_CONFIG}"
+    )
+
+
+def resolve_adapter(path: str, *, key: str = "actor.model.lora_path") -> Path:
+    """The folder of a LoRA adapter; relative paths start at the repository's root."""
+    folder = Path(path) if Path(path).is_absolute() else REPOSITORY / path
+    if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
+        raise ConfigError(
+            f"{key}={path} is not an adapter folder: expected adapter_config.json and adapter_model.safetensors in "
+            f"{folder}"
+        )
+    return folder
+
+
+def episodes_per_epoch(config: Config) -> int:
+    """Episodes that one training epoch collects."""
+    algorithm = config.algorithm
+    return algorithm.num_group_envs * algorithm.group_size * algorithm.rollout_epoch
+
+
+def _choices(config: Config) -> None:
+    one_of: tuple[tuple[str, str, Sequence[str]], ...] = (
+        ("algorithm.adv_type", config.algorithm.adv_type, ("grpo",)),
+        ("algorithm.loss_type", config.algorithm.loss_type, ("grpo",)),
+        ("algorithm.loss_aggregation", config.algorithm.loss_aggregation, ("episode", "token")),
+        ("env.look", config.env.look, ("fast", "official")),
+        ("rollout.precision", config.rollout.precision, PRECISIONS),
+        ("actor.fsdp.param_dtype", config.actor.fsdp.param_dtype, PRECISIONS),
+    )
+    for key, value, allowed in one_of:
+        if value not in allowed:
+            raise ConfigError(f"{key}={value} is not known; expected one of: {', '.join(allowed)}")
+    for backend in config.runner.logger.logger_backends:
+        if backend not in ("tensorboard", "wandb"):
+            raise ConfigError(f"runner.logger.logger_backends names {backend!r}; expected any of: tensorboard, wandb")
+    for key, flag in (
+        ("use_ewc", config.algorithm.use_ewc),
+        ("use_experience_replay", config.algorithm.use_experience_replay),
+        ("use_reference_logits_bc", config.algorithm.use_reference_logits_bc),
+        ("use_cached_bc_logits", config.algorithm.use_cached_bc_logits),
+    ):
+        if flag:
+            raise ConfigError(f"algorithm.{key}=True asks for a method this version does not have yet; remove it")
+
+
+def _positive(config: Config) -> None:
+    counts = {
+        "runner.max_epochs": config.runner.max_epochs,
+        "runner.save_interval": config.runner.save_interval,
+        "algorithm.num_group_envs": config.algorithm.num_group_envs,
+        "algorithm.rollout_epoch": config.algorithm.rollout_epoch,
+        "algorithm.update_epoch": config.algorithm.update_epoch,
+        "env.num_envs_per_worker": config.env.num_envs_per_worker,
+        "env.pipeline_stages": config.env.pipeline_stages,
+        "env.train.max_episode_steps": config.env.train.max_episode_steps,
+        "env.eval.max_episode_steps": config.env.eval.max_episode_steps,
+        "env.eval.episodes_per_task": config.env.eval.episodes_per_task,
+        "actor.global_batch_size": config.actor.global_batch_size,
+        "actor.micro_batch_size": config.actor.micro_batch_size,
+        "actor.model.lora_rank": config.actor.model.lora_rank,
+        "rollout.max_batch": config.rollout.max_batch,
+    }
+    for key, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{key}={count} must be at least 1")
+    if config.runner.seed < 0:
+        raise ConfigError(f"runner.seed={config.runner.seed} must not be negative")
+    if not config.actor.optim.lr > 0:
+        raise ConfigError(f"actor.optim.lr={config.actor.optim.lr} must be greater than 0")
+
+
+def _sampling(config: Config) -> None:
+    sampling = config.algorithm.sampling_params
+    if not sampling.temperature_train > 0:
+        raise ConfigError(
+            f"algorithm.sampling_params.temperature_train={sampling.temperature_train} must be greater than 0: "
+            "reinforcement learning needs exploration"
+        )
+    if sampling.temperature_eval < 0:
+        raise ConfigError(f"algorithm.sampling_params.temperature_eval={sampling.temperature_eval} must not be negative")
+
+
+def _batches(config: Config) -> None:
+    if config.algorithm.group_size < 2:
+        raise ConfigError(
+            f"algorithm.group_size={config.algorithm.group_size} must be at least 2: GRPO compares rollouts of a group"
+        )
+    if config.env.num_envs_per_worker % config.env.pipeline_stages:
+        raise ConfigError(
+            f"env.num_envs_per_worker={config.env.num_envs_per_worker} must be a multiple of "
+            f"env.pipeline_stages={config.env.pipeline_stages}"
+        )
+    ranks = max(config.cluster.num_actor_workers, 1)
+    unit = config.actor.micro_batch_size * ranks
+    if config.actor.global_batch_size % unit:
+        raise ConfigError(
+            f"actor.global_batch_size={config.actor.global_batch_size} must be a multiple of "
+            f"actor.micro_batch_size * cluster.num_actor_workers = {config.actor.micro_batch_size} * {ranks}"
+        )
+
+
+def _task_ids(key: str, ids: list[int] | None, num_tasks: int, suite: str) -> None:
+    if ids is None:
+        return
+    if not ids:
+        raise ConfigError(f"{key}=[] names no task; use null for all {num_tasks} tasks of {suite}")
+    for task in ids:
+        if not 0 <= task < num_tasks:
+            raise ConfigError(f"{key}={ids}: task {task} is not in {suite}, which has tasks 0 to {num_tasks - 1}")
+    if len(set(ids)) != len(ids):
+        raise ConfigError(f"{key}={ids} names a task twice")
