@@ -1,0 +1,1 @@
+"""Supervised fine-tuning of OpenVLA-OFT policies: demonstration reader, statistics, augmentation and trainer."""

@@ -1,0 +1,105 @@
+"""Picture augmentation on the device that holds the frames: shift, brightness, contrast, colour and noise.
+
+A policy trained on pictures of one renderer (EGL on a GPU) also has to work on another's (software rendering), whose
+edges, shading and colours differ slightly; and the camera is fixed, so small shifts are the geometry worth being robust to.
+
+Random numbers are drawn by ``draw`` and used by the pure ``fetch`` and ``jitter``, so these can be compiled and tested.
+Shapes: F frames in memory, B samples, N cameras, H = W pixels, C = 3 colour channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Half-widths of uniform distributions; zero switches one off."""
+
+    shift: int = 4
+    """Pixels in each direction; edges are repeated."""
+    brightness: float = 0.15
+    contrast: float = 0.15
+    colour: float = 0.05
+    """Separate gain per colour channel."""
+    noise: float = 0.02
+    """Largest standard deviation of Gaussian pixel noise, drawn per picture; pictures lie in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if self.shift < 0 or min(self.brightness, self.contrast, self.colour, self.noise) < 0:
+            raise ValueError(f"augmentation strengths must not be negative, given {self}")
+        if max(self.brightness, self.contrast, self.colour) >= 1:
+            raise ValueError(f"brightness, contrast and colour are relative and must be below 1, given {self}")
+
+    @classmethod
+    def off(cls) -> "AugmentConfig":
+        return cls(shift=0, brightness=0.0, contrast=0.0, colour=0.0, noise=0.0)
+
+
+@dataclass(frozen=True)
+class AugmentDraw:
+    """Random numbers for one batch."""
+
+    shift_BN2: Tensor
+    """int64 offsets of rows and columns."""
+    gain_BNC: Tensor
+    """Brightness times colour gain."""
+    contrast_BN: Tensor
+    noise_std_BN: Tensor
+    noise_BNHWC: Tensor | None
+
+
+def draw(
+    config: AugmentConfig, *, num_samples: int, num_cameras: int, image_size: int, generator: torch.Generator
+) -> AugmentDraw:
+    """Draw on the generator's device."""
+    device = generator.device
+    shape = (num_samples, num_cameras)
+
+    def uniform(*size: int, half_width: float) -> Tensor:
+        return 1 + half_width * (2 * torch.rand(*size, generator=generator, device=device) - 1)
+
+    shift_BN2 = torch.randint(-config.shift, config.shift + 1, (*shape, 2), generator=generator, device=device)
+    brightness_BN1 = uniform(*shape, 1, half_width=config.brightness)
+    colour_BNC = uniform(*shape, 3, half_width=config.colour)
+    contrast_BN = uniform(*shape, half_width=config.contrast)
+    noise_std_BN = config.noise * torch.rand(*shape, generator=generator, device=device)
+    noise_BNHWC = None
+    if config.noise > 0:
+        size = (*shape, image_size, image_size, 3)
+        noise_BNHWC = torch.randn(size, generator=generator, device=device, dtype=torch.float32)
+    return AugmentDraw(
+        shift_BN2=shift_BN2,
+        gain_BNC=brightness_BN1 * colour_BNC,
+        contrast_BN=contrast_BN,
+        noise_std_BN=noise_std_BN,
+        noise_BNHWC=noise_BNHWC,
+    )
+
+
+def fetch(images_FNHWC: Tensor, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:
+    """Gather frames and shift them in one indexing kernel: (B, N, H, W, C) uint8; pixels beyond an edge repeat it."""
+    num_cameras, height, width = images_FNHWC.shape[1:4]
+    rows_BNH = (torch.arange(height, device=frames_B.device) + shift_BN2[..., :1]).clamp(0, height - 1)
+    columns_BNW = (torch.arange(width, device=frames_B.device) + shift_BN2[..., 1:]).clamp(0, width - 1)
+    cameras_N = torch.arange(num_cameras, device=frames_B.device)
+    return images_FNHWC[
+        frames_B[:, None, None, None], cameras_N[:, None, None], rows_BNH[..., :, None], columns_BNW[..., None, :]
+    ]
+
+
+def jitter(images_BNHWC: Tensor, numbers: AugmentDraw) -> Tensor:
+    """uint8 pictures to floats in [0, 1], with gains, contrast about each picture's mean, and noise applied."""
+    pixels = images_BNHWC.to(torch.float32) * (1 / 255)
+    pixels = pixels * numbers.gain_BNC[:, :, None, None, :]
+    mean = pixels.mean(dim=(2, 3, 4), keepdim=True)
+    pixels = mean + (pixels - mean) * numbers.contrast_BN[:, :, None, None, None]
+    if numbers.noise_BNHWC is not None:
+        pixels = pixels + numbers.noise_BNHWC * numbers.noise_std_BN[:, :, None, None, None]
+    return pixels.clamp(0, 1)
+
+
+def plain(images_BNHWC: Tensor) -> Tensor:
+    """uint8 pictures to floats in [0, 1], unchanged."""
+    return images_BNHWC.to(torch.float32) * (1 / 255)
