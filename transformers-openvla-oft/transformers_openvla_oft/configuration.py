@@ -1,0 +1,144 @@
+"""Configuration of OpenVLA and OpenVLA-OFT checkpoints.
+
+The field names are those of the published `config.json` files. Four fields are ours, with the values of the published
+OFT policies as defaults: `num_actions_chunk`, `action_dim`, `num_images_in_input` and `max_prompt_length`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import LlamaConfig, PretrainedConfig
+
+DATASET_STATISTICS_FILE = "dataset_statistics.json"
+NO_NOOPS_SUFFIX = "_no_noops"
+
+
+class OpenVLAConfig(PretrainedConfig):
+    """Vision towers by timm id, a LLaMA backbone, action bins and normalisation statistics."""
+
+    model_type = "openvla"
+    sub_configs = {"text_config": LlamaConfig}
+
+    vision_backbone_id: str = "siglip-vit-so400m"
+    use_fused_vision_backbone: bool | None = None
+    timm_model_ids: list[str] | None = None
+    timm_override_act_layers: list[str | None] | None = None
+    timm_model_kwargs: list[dict[str, Any]] | None = None
+    image_sizes: list[int] | None = None
+    image_resize_strategy: str = "resize-naive"
+
+    hf_llm_id: str = "meta-llama/Llama-2-7b-hf"
+    llm_backbone_id: str = "llama2-7b-pure"
+    llm_max_length: int = 2048
+    arch_specifier: str = "no-align+gelu-mlp"
+    text_config: dict[str, Any] | PretrainedConfig | None = None
+    output_projector_states: bool = False
+    pad_token_id: int | None = 32000
+    pad_to_multiple_of: int = 64
+
+    n_action_bins: int = 256
+    norm_stats: dict[str, Any] | None = None
+
+    num_actions_chunk: int = 8
+    action_dim: int = 7
+    num_images_in_input: int = 1
+    max_prompt_length: int = 128
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.timm_model_ids is None:
+            self.timm_model_ids = ["vit_so400m_patch14_siglip_224"]
+        num_towers = len(self.timm_model_ids)
+        if self.image_sizes is None:
+            self.image_sizes = [224] * num_towers
+        if self.timm_override_act_layers is None:
+            self.timm_override_act_layers = [None] * num_towers
+        if self.timm_model_kwargs is None:
+            self.timm_model_kwargs = [{} for _ in range(num_towers)]
+        if self.use_fused_vision_backbone is None:
+            self.use_fused_vision_backbone = num_towers == 2
+        if self.norm_stats is None:
+            self.norm_stats = {}
+        if self.text_config is None:
+            self.text_config = LlamaConfig(vocab_size=32064, pad_token_id=32000)
+        elif isinstance(self.text_config, dict):
+            self.text_config = LlamaConfig(**{k: v for k, v in self.text_config.items() if k != "model_type"})
+        self._check_towers()
+        super().__post_init__(**kwargs)
+
+    def _check_towers(self) -> None:
+        """Every per-tower list has one entry per tower, and all towers read one picture size."""
+        assert self.timm_model_ids is not None and self.image_sizes is not None
+        num_towers = len(self.timm_model_ids)
+        if num_towers not in (1, 2):
+            raise ValueError(f"timm_model_ids must name one or two vision towers, given {self.timm_model_ids}")
+        if self.use_fused_vision_backbone != (num_towers == 2):
+            raise ValueError(
+                f"use_fused_vision_backbone={self.use_fused_vision_backbone} does not agree with the "
+                f"{num_towers} towers of timm_model_ids={self.timm_model_ids}"
+            )
+        for name in ("image_sizes", "timm_override_act_layers", "timm_model_kwargs"):
+            if len(getattr(self, name)) != num_towers:
+                raise ValueError(f"{name} must have one entry per tower ({num_towers}), given {getattr(self, name)}")
+        if len(set(self.image_sizes)) != 1:
+            raise ValueError(f"all towers must read the same image size, given image_sizes={self.image_sizes}")
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read `config.json`, then merge `dataset_statistics.json` of the same folder over its `norm_stats`.
+
+        Fine-tuning writes the statistics of its own data set beside the configuration, so they win.
+        """
+        config_dict, unused_kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        statistics_file = Path(str(pretrained_model_name_or_path)) / DATASET_STATISTICS_FILE
+        if statistics_file.is_file():
+            statistics = json.loads(statistics_file.read_text(encoding="utf-8"))
+            config_dict["norm_stats"] = {**(config_dict.get("norm_stats") or {}), **statistics}
+        return config_dict, unused_kwargs
+
+    @property
+    def llama(self) -> LlamaConfig:
+        """`text_config` with its type known."""
+        if not isinstance(self.text_config, LlamaConfig):
+            raise TypeError(f"text_config must be a LlamaConfig, found {type(self.text_config).__name__}")
+        return self.text_config
+
+    @property
+    def num_towers(self) -> int:
+        """Vision towers (1, or 2 when fused); each reads three channels of every picture."""
+        return len(self.timm_model_ids or ())
+
+    @property
+    def num_action_tokens(self) -> int:
+        """Tokens decoded in parallel: chunk steps x action dimensions (56 in the published policies)."""
+        return self.num_actions_chunk * self.action_dim
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens of the tokenizer before `<PAD>` (32000 for Llama-2); the embedding has padding rows above them."""
+        return int(self.llama.vocab_size) - self.pad_to_multiple_of
+
+    @property
+    def action_token_begin(self) -> int:
+        """First of the `n_action_bins` token ids that stand for actions: the last ones of the vocabulary."""
+        return self.vocabulary_size - self.n_action_bins
+
+    @property
+    def action_token_end(self) -> int:
+        """One past the last action token."""
+        return self.vocabulary_size
+
+    def dataset_norm_stats(self, unnorm_key: str) -> dict[str, Any]:
+        """Statistics of a data set; `<suite>` falls back to `<suite>_no_noops`, as LIBERO checkpoints are named."""
+        stats = self.norm_stats or {}
+        for key in (unnorm_key, unnorm_key + NO_NOOPS_SUFFIX):
+            if key in stats:
+                return dict(stats[key])
+        raise ValueError(
+            f"no normalisation statistics for unnorm_key={unnorm_key!r} (nor {unnorm_key + NO_NOOPS_SUFFIX!r}); the "
+            f"checkpoint has {sorted(stats)}. Choose one of them, or add {DATASET_STATISTICS_FILE} to the checkpoint."
+        )

@@ -1,0 +1,133 @@
+"""OpenVLA-OFT with discrete actions, in the layout that reinforcement learning uses.
+
+One forward pass decodes a whole chunk of actions:
+
+    [BOS][patches of every picture][left pads][prompt ... end token][one zero embedding per action token]
+
+Attention is bidirectional over everything that is not a pad. The logits of the action tokens are read one position
+earlier, from the prompt's end token on; the hidden state of that end token is the feature of the value function.
+
+Shapes: B batch, L prompt slots, P patches of all pictures, T action tokens, V action bins, H hidden size, S sequence.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import initialization as init
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from .configuration import OpenVLAConfig
+from .vision import (
+    AttentionPoolWeights,
+    LayerScale,
+    PrismaticProjector,
+    PrismaticVisionBackbone,
+    VisionBlock,
+    VisionTransformer,
+)
+
+TOKEN_INIT_STD = 0.02
+
+
+class ActionOutput(NamedTuple):
+    """What one forward pass gives. A named tuple, not a dataclass: FSDP2 hooks the tensors it finds in the pytree."""
+
+    logits_BTV: Tensor  # float32, before any temperature
+    hidden_BTH: Tensor  # after the final norm, at the positions of the logits
+    value_feature_BH: Tensor  # hidden state of the prompt's end token ("a0")
+
+
+class OpenVLAForActionPrediction(PreTrainedModel):
+    """Vision towers, projector and LLaMA; parameter names are those of the published checkpoints."""
+
+    config_class = OpenVLAConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LlamaDecoderLayer", "VisionBlock"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    config: OpenVLAConfig
+
+    def __init__(self, config: OpenVLAConfig) -> None:
+        super().__init__(config)
+        self.vision_backbone = PrismaticVisionBackbone(config)
+        self.projector = PrismaticProjector(
+            vision_dim=self.vision_backbone.embed_dim,
+            llm_dim=config.llama.hidden_size,
+            fused=bool(config.use_fused_vision_backbone),
+        )
+        self.language_model = LlamaForCausalLM(config.llama)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fresh weights, for training from scratch; published weights replace them."""
+        super()._init_weights(module)
+        if isinstance(module, VisionTransformer):
+            init.trunc_normal_(module.pos_embed, std=TOKEN_INIT_STD)
+            for name in ("cls_token", "reg_token"):
+                if hasattr(module, name):
+                    init.trunc_normal_(getattr(module, name), std=TOKEN_INIT_STD)
+        elif isinstance(module, AttentionPoolWeights):
+            init.trunc_normal_(module.latent, std=TOKEN_INIT_STD)
+        elif isinstance(module, LayerScale):
+            init.constant_(module.scale_factor, module.init_value)
+
+    def forward(self, *, input_ids_BL: Tensor, attention_mask_BL: Tensor, pixel_values: Tensor) -> ActionOutput:
+        """Decode one action chunk.
+
+        input_ids_BL, attention_mask_BL: prompt with BOS in slot 0 and pads after it, as `PrismaticProcessor` gives.
+        pixel_values: (B, N * towers * 3, image size, image size), normalised per tower.
+        """
+        config = self.config
+        T = config.num_action_tokens
+        patches_BPH = self.projector(self.vision_backbone(pixel_values))
+        prompt_BLH = self.get_input_embeddings()(input_ids_BL)
+        patches_BPH = patches_BPH.to(prompt_BLH.dtype)
+        B, P, H = patches_BPH.shape
+
+        embeds_BSH = torch.cat(
+            [prompt_BLH[:, :1], patches_BPH, prompt_BLH[:, 1:], prompt_BLH.new_zeros(B, T, H)], dim=1
+        )
+        mask_BL = attention_mask_BL.to(torch.long)
+        mask_BS = torch.cat(
+            [mask_BL[:, :1], mask_BL.new_ones(B, P), mask_BL[:, 1:], mask_BL.new_ones(B, T)], dim=1
+        )
+        # `is_causal` must reach the mask builder and every attention layer; the keyword argument does both.
+        hidden_BSH = self.language_model.model(
+            inputs_embeds=embeds_BSH,
+            attention_mask=mask_BS,
+            position_ids=mask_BS.cumsum(dim=1) - 1,
+            is_causal=False,
+            use_cache=False,
+        ).last_hidden_state
+
+        hidden_BTH = hidden_BSH[:, -(T + 1) : -1]
+        logits_BTV = self.language_model.lm_head(hidden_BTH)[..., config.action_token_begin : config.action_token_end]
+        return ActionOutput(logits_BTV.float(), hidden_BTH, hidden_BTH[:, 0])
+
+
+def fsdp_units(model: nn.Module) -> list[nn.Module]:
+    """Blocks to shard one by one: LLaMA decoder layers and ViT blocks, in order, with or without LoRA around."""
+    return [module for module in model.modules() if isinstance(module, LlamaDecoderLayer | VisionBlock)]
+
+
+def lora_target_modules(model: OpenVLAForActionPrediction) -> list[str]:
+    """Names of the modules that published OpenVLA-OFT adapters change.
+
+    These are all linear layers (`lm_head` and the unused pooling head too) and the patch-embedding convolutions: 439
+    modules in the 7B. PEFT shortens the list to common suffixes when it saves an adapter.
+    """
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
