@@ -1,0 +1,1 @@
+"""What a run leaves behind for people: the evaluation ledger, metrics, progress, videos and the HTML report."""

@@ -1,0 +1,87 @@
+"""Append-only JSON-lines files that survive crashes and concurrent writers."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class JsonLinesError(ValueError):
+    """A JSON-lines file holds something that it cannot."""
+
+
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add one object as one line: written in one call at the file's end, on disk when this returns.
+
+    A lock keeps concurrent writers apart. A torn last line, left by a process that died while writing, is cut off
+    first: otherwise the new line would be glued to it and both would be lost.
+    """
+    line = (json.dumps(entry, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _cut_torn_line(descriptor, path)
+        if (written := os.write(descriptor, line)) != len(line):
+            raise OSError(f"{path}: wrote {written} of {len(line)} bytes; is the disk full?")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """All objects with their line numbers (from 1).
+
+    A last line that is cut short is skipped with a warning; anything else that is no JSON object raises
+    ``JsonLinesError``, as it means that the file was damaged or edited.
+    """
+    lines = path.read_bytes().split(b"\n")
+    torn = lines.pop()  # b"" when the file ends with a newline, as it should
+    entries = [(number, _parse(path, number, line)) for number, line in enumerate(lines, start=1)]
+    if torn:
+        number = len(lines) + 1
+        try:
+            entries.append((number, _parse(path, number, torn)))
+        except JsonLinesError:
+            logger.warning("%s line %d is cut short (a process died while writing it); ignored", path, number)
+    return entries
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise JsonLinesError(
+            f"{path} line {number} is no JSON ({error}): {line[:80]!r}. The file was damaged; restore it or remove "
+            "that line"
+        ) from error
+    if not isinstance(entry, dict):
+        raise JsonLinesError(f"{path} line {number} must be a JSON object, given {type(entry).__name__}: {line[:80]!r}")
+    return entry
+
+
+def _cut_torn_line(descriptor: int, path: Path) -> None:
+    size = os.fstat(descriptor).st_size
+    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+        return
+    tail = b""
+    while b"\n" not in tail and len(tail) < size:
+        start = max(0, size - len(tail) - 65536)
+        tail = os.pread(descriptor, size - len(tail) - start, start) + tail
+    torn = tail.rsplit(b"\n", 1)[-1]
+    try:
+        complete = isinstance(json.loads(torn), dict)
+    except ValueError:
+        complete = False
+    if complete:  # only the newline is missing
+        os.write(descriptor, b"\n")
+        return
+    logger.warning("%s ends in a line cut short (%d bytes, a process died while writing it); removed", path, len(torn))
+    os.ftruncate(descriptor, size - len(torn))

@@ -1,0 +1,224 @@
+"""The ledger: every evaluation of an experiment, one JSON line each, and the success matrix that follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlinf.custom.metrics import SuccessMatrix
+from rlinf.reporting.jsonlines import append_line, read_lines
+
+LEDGER_NAME = "evaluations.jsonl"
+BASE_ROW = "base"
+
+
+class LedgerError(ValueError):
+    """A record or a ledger that does not hold what it must."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """One evaluation of one policy over the tasks of a suite.
+
+    ``row`` says which row of the success matrix it is: ``base``, ``task_<k>`` after task k was learnt (``learnt_tasks``
+    lists all tasks learnt so far, in order, k last), or ``tasks_<a>_<b>...`` when several were learnt together.
+    ``success`` maps task ids to success rates (success at any point of the episode), ``episodes`` to episode counts.
+    ``mean_return`` is in reward units, ``mean_episode_len`` in environment steps, ``time`` UTC in ISO format.
+    ``videos`` are paths relative to the ledger's folder.
+    """
+
+    method: str
+    row: str
+    learnt_tasks: tuple[int, ...]
+    seed: int
+    suite: str
+    checkpoint: str
+    success: dict[int, float]
+    episodes: dict[int, int]
+    success_once: float
+    success_at_end: float
+    mean_return: float
+    mean_episode_len: float
+    temperature: float
+    assets: str
+    config_hash: str
+    versions: dict[str, str]
+    time: str
+    wall_seconds: float
+    videos: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("method", "row", "suite", "checkpoint", "assets", "config_hash", "time"):
+            _require(isinstance(getattr(self, name), str), name, "a string", getattr(self, name))
+        _require(_is_int(self.seed), "seed", "an integer", self.seed)
+        _require(_are(self.learnt_tasks, _is_int), "learnt_tasks", "a tuple of task ids", self.learnt_tasks)
+        _require(_are(self.videos, lambda path: isinstance(path, str)), "videos", "a tuple of paths", self.videos)
+        for name in ("mean_return", "mean_episode_len", "temperature", "wall_seconds"):
+            _require(_is_number(getattr(self, name)), name, "a finite number", getattr(self, name))
+        for name in ("success_once", "success_at_end"):
+            _require(_is_rate(getattr(self, name)), name, "a rate in 0..1", getattr(self, name))
+        _require(
+            bool(self.success) and all(_is_int(k) and _is_rate(v) for k, v in self.success.items()),
+            "success",
+            "{task id: rate in 0..1} for at least one task",
+            self.success,
+        )
+        _require(
+            self.episodes.keys() == self.success.keys() and all(_is_int(n) and n > 0 for n in self.episodes.values()),
+            "episodes",
+            f"a positive count for each of the tasks {sorted(self.success)}",
+            self.episodes,
+        )
+        _require(
+            all(isinstance(text, str) for item in self.versions.items() for text in item),
+            "versions",
+            "{package: version}",
+            self.versions,
+        )
+        _require(len(set(self.learnt_tasks)) == len(self.learnt_tasks), "learnt_tasks", "no repeats", self.learnt_tasks)
+        added = row_tasks(self.row)
+        if not added and self.learnt_tasks:
+            raise LedgerError(f"row 'base' has learnt no task, given learnt_tasks={list(self.learnt_tasks)}")
+        if self.learnt_tasks[len(self.learnt_tasks) - len(added) :] != added:
+            raise LedgerError(f"row '{self.row}' must end its learnt_tasks with {added}, given {self.learnt_tasks}")
+        try:
+            stamp = datetime.fromisoformat(self.time)
+        except ValueError as error:
+            raise LedgerError(f"time must be an ISO date and time, given '{self.time}'") from error
+        _require(stamp.tzinfo is not None, "time", "with a time zone (UTC)", self.time)
+
+
+def utc_now() -> str:
+    """The time in the ledger's format: UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def row_tasks(row: str) -> tuple[int, ...]:
+    """Tasks that a row adds: ``base`` none, ``task_3`` (3,), ``tasks_0_2`` (0, 2)."""
+    if row == BASE_ROW:
+        return ()
+    match = re.fullmatch(r"task_(\d+)|tasks_(\d+(?:_\d+)+)", row)
+    if match is None:
+        raise LedgerError(f"row must be 'base', 'task_<k>' or 'tasks_<a>_<b>...', given '{row}'")
+    return tuple(int(task) for task in (match[1] or match[2]).split("_"))
+
+
+def append(path: Path, record: EvaluationRecord) -> None:
+    """Add one record; safe while other processes append to the same file."""
+    append_line(path, _to_json(record))
+
+
+def read(path: Path) -> list[EvaluationRecord]:
+    """All records in the order they were written."""
+    return [_from_json(path, number, entry) for number, entry in read_lines(path)]
+
+
+def success_matrix(
+    records: Sequence[EvaluationRecord],
+    *,
+    method: str,
+    seed: int,
+    require_base: bool = True,
+    common_tasks_only: bool = False,
+) -> SuccessMatrix:
+    """The success matrix of one run: base first, then one row per stage in the order of learning.
+
+    Of several records of one row the last counts. Rows must be comparable: same suite, temperature and assets, no
+    stage missing in between, and the same tasks in each row (``common_tasks_only`` keeps the tasks all rows have).
+    """
+    chosen = [record for record in records if record.method == method and record.seed == seed]
+    if not chosen:
+        known = sorted({(record.method, record.seed) for record in records})
+        raise LedgerError(f"no evaluation of method '{method}' with seed {seed}; there are (method, seed): {known}")
+    for name in ("suite", "temperature", "assets"):
+        if len(values := {getattr(record, name) for record in chosen}) > 1:
+            raise LedgerError(
+                f"evaluations of '{method}' seed {seed} differ in {name}: {sorted(values)}; they cannot share a "
+                "matrix, so filter the records first"
+            )
+    rows = sorted({record.learnt_tasks: record for record in chosen}.values(), key=lambda row: len(row.learnt_tasks))
+    if require_base and rows[0].learnt_tasks:
+        raise LedgerError(f"the base model was not evaluated for '{method}' seed {seed}: use runner.eval_before=true")
+    before: tuple[int, ...] = ()
+    stages = []
+    for record in rows:
+        added = row_tasks(record.row)
+        if before + added != record.learnt_tasks:
+            raise LedgerError(
+                f"row '{record.row}' of '{method}' seed {seed} has learnt {list(record.learnt_tasks)}, but the row "
+                f"before it {list(before)}: an evaluation is missing or two task orders are mixed"
+            )
+        stages.append(added)
+        before = record.learnt_tasks
+    task_sets = [set(record.success) for record in rows]
+    tasks = sorted(set.intersection(*task_sets))
+    if not common_tasks_only and len(tasks) < len(set.union(*task_sets)):
+        listing = "; ".join(f"{record.row}: {sorted(record.success)}" for record in rows)
+        raise LedgerError(f"rows of '{method}' seed {seed} evaluate different tasks ({listing})")
+    return SuccessMatrix(
+        tasks=tuple(tasks),
+        stages=tuple(stages),
+        success_RK=np.array([[record.success[task] for task in tasks] for record in rows], dtype=np.float64),
+        episodes_RK=np.array([[record.episodes[task] for task in tasks] for record in rows], dtype=np.int64),
+    )
+
+
+def _to_json(record: EvaluationRecord) -> dict[str, Any]:
+    entry = dataclasses.asdict(record)
+    for name in ("success", "episodes"):  # JSON keys are strings; sorted, so that equal records are equal lines
+        entry[name] = {str(task): entry[name][task] for task in sorted(entry[name])}
+    return entry
+
+
+def _from_json(path: Path, number: int, entry: Mapping[str, Any]) -> EvaluationRecord:
+    fields = dataclasses.fields(EvaluationRecord)
+    names = {field.name for field in fields}
+    required = {field.name for field in fields if field.default is dataclasses.MISSING}
+    where = f"{path} line {number}"
+    if missing := sorted(required - entry.keys()):
+        raise LedgerError(f"{where} lacks {missing}")
+    if unknown := sorted(entry.keys() - names):
+        raise LedgerError(f"{where} has unknown fields {unknown}; known: {sorted(names)}")
+    values = dict(entry)
+    try:
+        for name in ("learnt_tasks", "videos"):
+            if name in values:
+                _require(isinstance(values[name], list), name, "a list", values[name])
+                values[name] = tuple(values[name])
+        for name in ("success", "episodes", "versions"):
+            _require(isinstance(values[name], dict), name, "an object", values[name])
+        for name in ("success", "episodes"):
+            _require(all(re.fullmatch(r"\d+", task) for task in values[name]), name, "task ids as keys", values[name])
+            values[name] = {int(task): value for task, value in values[name].items()}
+        return EvaluationRecord(**values)
+    except LedgerError as error:
+        raise LedgerError(f"{where}: {error}") from error
+
+
+def _require(condition: bool, name: str, expected: str, given: object) -> None:
+    if not condition:
+        raise LedgerError(f"{name} must be {expected}, given {given!r}")
+
+
+def _are(values: object, check: Callable[[object], bool]) -> bool:
+    return isinstance(values, tuple) and all(check(value) for value in values)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
