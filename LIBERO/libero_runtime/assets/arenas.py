@@ -1,0 +1,110 @@
+"""The scenes: room, lights, cameras and the table, from the measured list of geoms."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from libero_runtime.assets.facts import raw_facts
+
+
+@dataclass(frozen=True)
+class ArenaEntry:
+    """`facts` names the measured arena, `table_body` the body that geoms of the table belong to (None: no table)."""
+
+    facts: str
+    table_body: str | None
+
+
+# By the file stem that hf-libero's problem classes load from `scenes/`.
+ARENAS: dict[str, ArenaEntry] = {
+    "libero_tabletop_base_style": ArenaEntry("tabletop_base", "table"),
+    "libero_kitchen_tabletop_base_style": ArenaEntry("kitchen_tabletop_base", "table"),
+    "libero_floor_base_style": ArenaEntry("floor_base", None),
+}
+
+_FLOOR_MATERIAL = "floorplane"
+_WALL_MATERIAL = "walls_mat"
+_TABLE_MATERIAL = "table_wood"
+_LEG_MATERIAL = "table_legs"
+
+
+def _texture(asset: ET.Element, name: str, picture: str, kind: str) -> None:
+    ET.SubElement(asset, "texture", name=name, type=kind, file=f"../textures/{picture}.png")
+
+
+def _material(asset: ET.Element, name: str, texture: str, repeat: str, *, uniform: bool, specular: str = "0.1") -> None:
+    ET.SubElement(
+        asset,
+        "material",
+        name=name,
+        texture=texture,
+        texrepeat=repeat,
+        texuniform="true" if uniform else "false",
+        specular=specular,
+        shininess="0.1",
+        # Reflections would draw the whole scene twice.
+        reflectance="0",
+    )
+
+
+def _assets(root: ET.Element) -> None:
+    asset = ET.SubElement(root, "asset")
+    sky = {"builtin": "gradient", "rgb1": ".9 .9 1", "rgb2": ".2 .3 .4", "width": "64", "height": "64"}
+    ET.SubElement(asset, "texture", type="skybox", **sky)
+    # hf-libero replaces the files of `texplane` and `tex-wall` by those of the problem's style.
+    _texture(asset, "texplane", "light-gray-floor-tile", "2d")
+    _texture(asset, "tex-wall", "light-gray-plaster", "2d")
+    _texture(asset, "tex-table", "wood_table", "cube")
+    _texture(asset, "tex-table-legs", "metal_legs", "cube")
+    _material(asset, _FLOOR_MATERIAL, "texplane", "2 2", uniform=True)
+    _material(asset, _WALL_MATERIAL, "tex-wall", "2 2", uniform=True)
+    _material(asset, _TABLE_MATERIAL, "tex-table", "1 1", uniform=False, specular="0.2")
+    _material(asset, _LEG_MATERIAL, "tex-table-legs", "1 1", uniform=False, specular="0.5")
+
+
+def _material_of(name: str) -> str | None:
+    if name == "floor":
+        return _FLOOR_MATERIAL
+    if name.startswith("wall_"):
+        return _WALL_MATERIAL
+    if name.startswith("table_leg"):
+        return _LEG_MATERIAL
+    if name == "table_visual":
+        return _TABLE_MATERIAL
+    return None
+
+
+def _attributes(raw: dict[str, Any]) -> dict[str, str]:
+    attributes = {key: value for key, value in raw.items() if value is not None}
+    material = _material_of(attributes.get("name", ""))
+    if material is not None:
+        attributes["material"] = material
+    return attributes
+
+
+def build_arena(name: str) -> dict[PurePosixPath, str]:
+    """The MJCF document of one scene, by its path below the assets folder."""
+    if name not in ARENAS:
+        raise ValueError(f"no stand-in for the scene {name!r}; there are {sorted(ARENAS)}")
+    entry = ARENAS[name]
+    facts = raw_facts()["arenas"][entry.facts]
+    root = ET.Element("mujoco", model=name)
+    _assets(root)
+    worldbody = ET.SubElement(root, "worldbody")
+    bodies: dict[str, ET.Element] = {}
+    for raw in facts["bodies"]:
+        bodies[raw["name"]] = ET.SubElement(worldbody, "body", raw)
+    for raw in facts["geoms"]:
+        on_table = entry.table_body is not None and raw.get("name", "").startswith("table_")
+        parent = bodies[entry.table_body] if on_table and entry.table_body else worldbody
+        ET.SubElement(parent, "geom", _attributes(raw))
+    for raw in facts["sites"]:
+        ET.SubElement(bodies[entry.table_body] if entry.table_body else worldbody, "site", raw)
+    for tag, key in (("light", "lights"), ("camera", "cameras")):
+        for raw in facts[key]:
+            ET.SubElement(worldbody, tag, raw)
+    ET.indent(root)
+    return {PurePosixPath("scenes", f"{name}.xml"): ET.tostring(root, encoding="unicode") + "\n"}
