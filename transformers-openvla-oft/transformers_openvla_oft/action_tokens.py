@@ -1,0 +1,159 @@
+"""Action tokens: the last 256 tokens of the vocabulary, each one a bin of a normalised action in [-1, 1].
+
+A *bin* here is a column of the model's logits, 0 ... 255, so `token = action_token_begin + bin`. Columns run against
+the actions: the last column is the most negative one (OpenVLA, arXiv:2406.09246, section 3.2).
+
+Actions come in three scales: *normalised* to [-1, 1] by the 1st and 99th percentile of the data set, *dataset* units
+as LIBERO's OpenVLA data has them (gripper in [0, 1], 1 = open), and *env* actions (six OSC deltas in [-1, 1], gripper
+-1 = open, +1 = close).
+
+Shapes: B batch, T action tokens = C chunk steps x A action dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .configuration import OpenVLAConfig
+
+# Published code divides by (q99 - q01 + this), so that a constant dimension does not divide by zero.
+RANGE_EPS = 1e-8
+GRIPPER_OPEN_ABOVE = 0.5
+
+
+@dataclass(frozen=True)
+class ActionTokenMap:
+    """Maps between tokens, bins and actions for one data set's statistics; float64 inside, on the device of the input.
+
+    low_A, high_A: 1st and 99th percentile. mask_A: dimensions that are normalised (all but the gripper).
+    """
+
+    action_token_begin: int
+    num_bins: int
+    num_actions_chunk: int
+    low_A: tuple[float, ...]
+    high_A: tuple[float, ...]
+    mask_A: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.low_A) == len(self.high_A) == len(self.mask_A):
+            raise ValueError(f"q01, q99 and mask differ in length: {self.low_A}, {self.high_A}, {self.mask_A}")
+
+    @classmethod
+    def from_config(cls, config: OpenVLAConfig, unnorm_key: str) -> ActionTokenMap:
+        """Statistics of `unnorm_key` in `config.norm_stats`; `<suite>` falls back to `<suite>_no_noops`."""
+        stats = config.dataset_norm_stats(unnorm_key)["action"]
+        low_A = tuple(float(x) for x in stats["q01"])
+        if len(low_A) != config.action_dim:
+            raise ValueError(
+                f"{unnorm_key} has statistics of {len(low_A)} dimensions, config.action_dim is {config.action_dim}"
+            )
+        return cls(
+            action_token_begin=config.action_token_begin,
+            num_bins=config.n_action_bins,
+            num_actions_chunk=config.num_actions_chunk,
+            low_A=low_A,
+            high_A=tuple(float(x) for x in stats["q99"]),
+            mask_A=tuple(bool(x) for x in stats.get("mask", [True] * len(low_A))),
+        )
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.low_A)
+
+    def bins_to_tokens(self, bins: Tensor) -> Tensor:
+        """Logit columns -> vocabulary ids."""
+        return bins + self.action_token_begin
+
+    def tokens_to_bins(self, tokens: Tensor) -> Tensor:
+        """Vocabulary ids -> logit columns; ids outside the action tokens raise."""
+        bins = tokens - self.action_token_begin
+        if bins.numel() and (int(bins.min()) < 0 or int(bins.max()) >= self.num_bins):
+            end = self.action_token_begin + self.num_bins
+            raise ValueError(
+                f"action tokens lie in [{self.action_token_begin}, {end}), given {int(tokens.min())} to "
+                f"{int(tokens.max())}"
+            )
+        return bins
+
+    def actions_to_bins(self, actions: Tensor) -> Tensor:
+        """Normalised actions (any shape, clipped to [-1, 1]) -> bins, by the rule of `np.digitize`."""
+        edges = self._edges(actions.device)
+        digits = torch.bucketize(actions.double().clamp(-1.0, 1.0), edges, right=True)
+        return self.num_bins - digits
+
+    def bins_to_actions(self, bins: Tensor) -> Tensor:
+        """Bins -> float64 centres in (-1, 1).
+
+        256 edges have 255 centres: columns 0 and 1 share one, and column 0 is met only by an action of exactly 1.
+        """
+        edges = self._edges(bins.device)
+        centres = (edges[:-1] + edges[1:]) / 2
+        return centres[(self.num_bins - 1 - bins).clamp(0, self.num_bins - 2)]
+
+    def unnormalize(self, actions_BCA: Tensor) -> Tensor:
+        """Normalised -> dataset units, float64; unmasked dimensions (the gripper) pass through."""
+        low_A, span_A, mask_A = self._scale(actions_BCA.device)
+        return torch.where(mask_A, 0.5 * (actions_BCA.double() + 1.0) * span_A + low_A, actions_BCA.double())
+
+    def normalize(self, actions_BCA: Tensor) -> Tensor:
+        """Dataset units -> [-1, 1], float64, clipped; unmasked dimensions pass through."""
+        low_A, span_A, mask_A = self._scale(actions_BCA.device)
+        scaled = 2.0 * (actions_BCA.double() - low_A) / span_A - 1.0
+        return torch.where(mask_A, scaled.clamp(-1.0, 1.0), actions_BCA.double())
+
+    def dataset_actions(self, bins_BT: Tensor) -> Tensor:
+        """Bins -> float64 (B, C, A) in dataset units, gripper in [0, 1] where 1 is open."""
+        return self.unnormalize(self.bins_to_actions(self._to_chunk(bins_BT)))
+
+    def env_actions(self, bins_BT: Tensor) -> Tensor:
+        """Bins -> float32 (B, C, A) as LIBERO takes them: deltas clipped to [-1, 1], gripper -1 open / +1 close."""
+        actions_BCA = self.dataset_actions(bins_BT)
+        gripper_BC = torch.where(actions_BCA[..., -1] > GRIPPER_OPEN_ABOVE, -1.0, 1.0)
+        return torch.cat([actions_BCA[..., :-1].clamp(-1.0, 1.0), gripper_BC[..., None]], dim=-1).float()
+
+    def encode_env_actions(self, actions_BCA: Tensor) -> Tensor:
+        """Inverse of `env_actions` up to the width of a bin: env actions (B, C, A) -> bins (B, T), int64."""
+        self._check_chunk(actions_BCA)
+        actions_BCA = actions_BCA.double()
+        gripper_BC1 = ((1.0 - actions_BCA[..., -1:]) / 2.0).clamp(0.0, 1.0)
+        bins_BCA = self.actions_to_bins(self.normalize(torch.cat([actions_BCA[..., :-1], gripper_BC1], dim=-1)))
+        return bins_BCA.flatten(1)
+
+    def _to_chunk(self, bins_BT: Tensor) -> Tensor:
+        num_tokens = self.num_actions_chunk * self.action_dim
+        if bins_BT.ndim != 2 or bins_BT.shape[1] != num_tokens:
+            raise ValueError(f"bins must be (batch, {num_tokens}), given {tuple(bins_BT.shape)}")
+        return bins_BT.view(-1, self.num_actions_chunk, self.action_dim)
+
+    def _check_chunk(self, actions_BCA: Tensor) -> None:
+        if actions_BCA.ndim != 3 or actions_BCA.shape[1:] != (self.num_actions_chunk, self.action_dim):
+            raise ValueError(
+                f"actions must be (batch, {self.num_actions_chunk}, {self.action_dim}), "
+                f"given {tuple(actions_BCA.shape)}"
+            )
+
+    def _edges(self, device: torch.device) -> Tensor:
+        # numpy's linspace, because the published encoder compares with it to the last bit.
+        return torch.from_numpy(np.linspace(-1.0, 1.0, self.num_bins)).to(device)
+
+    def _scale(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        low_A = torch.tensor(self.low_A, dtype=torch.float64, device=device)
+        high_A = torch.tensor(self.high_A, dtype=torch.float64, device=device)
+        return low_A, high_A - low_A + RANGE_EPS, torch.tensor(self.mask_A, device=device)
+
+
+def action_log_probs(logits_BTV: Tensor, bins_BT: Tensor, *, temperature: float) -> Tensor:
+    """Log-probability of each chosen bin, (B, T), in float32, with the logits divided by `temperature`."""
+    log_probs_BTV = torch.log_softmax(logits_BTV.float() / temperature, dim=-1)
+    return log_probs_BTV.gather(-1, bins_BT[..., None]).squeeze(-1)
+
+
+def action_entropy(logits_BTV: Tensor, *, temperature: float, eps: float = 1e-10) -> Tensor:
+    """Entropy of each token's distribution over bins in nats, (B, T): -sum p log(p + eps), as the published code."""
+    probs_BTV = torch.softmax(logits_BTV.float() / temperature, dim=-1)
+    return -(probs_BTV * torch.log(probs_BTV + eps)).sum(dim=-1)

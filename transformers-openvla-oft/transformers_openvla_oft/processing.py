@@ -1,0 +1,188 @@
+"""Pictures and task sentences to model inputs, as the RL code prepares them.
+
+Shapes: B batch, N pictures, L prompt slots.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from .configuration import OpenVLAConfig
+
+PREPROCESSOR_FILE = "preprocessor_config.json"
+PROMPT = "In: What action should the robot take to {task}?\nOut: "
+# The piece that the trailing space of the prompt becomes (id 29871 in Llama-2): the position of the first logits.
+PROMPT_END_TOKEN = "\u2581"
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """Inputs of `OpenVLAForActionPrediction.forward`, by the same names."""
+
+    input_ids_BL: Tensor
+    attention_mask_BL: Tensor
+    pixel_values: Tensor
+
+    def to(self, device: torch.device | str) -> PolicyBatch:
+        return PolicyBatch(*(tensor.to(device) for tensor in self.tensors()))
+
+    def select(self, index: Tensor | slice) -> PolicyBatch:
+        """The rows `index` of the batch."""
+        return PolicyBatch(*(tensor[index] for tensor in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.input_ids_BL, self.attention_mask_BL, self.pixel_values
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Size and per-tower normalisation of the pictures."""
+
+    image_size: int
+    means: tuple[tuple[float, float, float], ...]
+    stds: tuple[tuple[float, float, float], ...]
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ImageSettings:
+        """From a published `preprocessor_config.json`."""
+        strategy = fields.get("image_resize_strategy", "resize-naive")
+        if strategy != "resize-naive":
+            raise ValueError(f"image_resize_strategy must be 'resize-naive' as in the published models, not {strategy!r}")
+        sizes = {tuple(size[-2:]) for size in fields["input_sizes"]}
+        if len(sizes) != 1 or len(set(next(iter(sizes)))) != 1:
+            raise ValueError(f"all towers must read square pictures of one size, given {fields['input_sizes']}")
+        return cls(
+            image_size=int(next(iter(sizes))[0]),
+            means=tuple((float(r), float(g), float(b)) for r, g, b in fields["means"]),
+            stds=tuple((float(r), float(g), float(b)) for r, g, b in fields["stds"]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of a published `preprocessor_config.json` that carry information."""
+        num_towers = len(self.means)
+        return {
+            "image_processor_type": "PrismaticImageProcessor",
+            "processor_class": "PrismaticProcessor",
+            "image_resize_strategy": "resize-naive",
+            "input_sizes": [[3, self.image_size, self.image_size]] * num_towers,
+            "interpolations": ["bicubic"] * num_towers,
+            "means": [list(mean) for mean in self.means],
+            "stds": [list(std) for std in self.stds],
+            "use_fused_vision_backbone": num_towers == 2,
+        }
+
+
+class PrismaticProcessor:
+    """Builds `PolicyBatch`es. Pictures stay on the device they came on."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, *, images: ImageSettings, max_prompt_length: int, num_images: int = 1
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.images = images
+        self.max_prompt_length = max_prompt_length
+        self.num_images = num_images
+        self.bos_token_id = self._token_id("bos_token", tokenizer.bos_token)
+        self.pad_token_id = self._token_id("pad_token", tokenizer.pad_token)
+        self.prompt_end_token_id = self._token_id("the piece of a trailing space", PROMPT_END_TOKEN)
+        self._prompt_ids: dict[str, tuple[int, ...]] = {}
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, max_prompt_length: int | None = None) -> PrismaticProcessor:
+        """From a checkpoint folder; `max_prompt_length` defaults to the one of its `config.json`."""
+        config = OpenVLAConfig.from_pretrained(path)
+        fields = json.loads((Path(path) / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
+        # The published tokenizer classes differ in how they rebuild the tokenizer; the file is the same for all.
+        return cls(
+            PreTrainedTokenizerFast.from_pretrained(path),
+            images=ImageSettings.from_dict(fields),
+            max_prompt_length=max_prompt_length or config.max_prompt_length,
+            num_images=config.num_images_in_input,
+        )
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the tokenizer and the picture settings; the rest is in the model's configuration."""
+        Path(path).mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(str(path))
+        text = json.dumps(self.images.to_dict(), indent=1) + "\n"
+        (Path(path) / PREPROCESSOR_FILE).write_text(text, encoding="utf-8")
+
+    def __call__(self, images_BNHWC: Tensor, tasks: Sequence[str]) -> PolicyBatch:
+        """uint8 pictures (B, N, H, W, 3), upright as LIBERO's 180-degree rotation leaves them, and one task each."""
+        if len(tasks) != images_BNHWC.shape[0]:
+            raise ValueError(f"{images_BNHWC.shape[0]} observations need as many tasks, given {len(tasks)}")
+        input_ids_BL, attention_mask_BL = self.encode_prompts(tasks)
+        device = images_BNHWC.device
+        return PolicyBatch(
+            input_ids_BL.to(device, non_blocking=True),
+            attention_mask_BL.to(device, non_blocking=True),
+            self.pixel_values(images_BNHWC),
+        )
+
+    def encode_prompts(self, tasks: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Task sentences -> (input_ids_BL, attention_mask_BL), int64: BOS, pads, then the prompt up to its end token.
+
+        The pads therefore sit between the patches (which follow BOS) and the prompt.
+        """
+        input_ids_BL = torch.full((len(tasks), self.max_prompt_length), self.pad_token_id)
+        attention_mask_BL = torch.zeros_like(input_ids_BL)
+        input_ids_BL[:, 0] = self.bos_token_id
+        attention_mask_BL[:, 0] = 1
+        for row, task in enumerate(tasks):
+            ids = self.prompt_ids(task)
+            if len(ids) > self.max_prompt_length:
+                raise ValueError(
+                    f"the prompt of {task!r} has {len(ids)} tokens, more than max_prompt_length="
+                    f"{self.max_prompt_length}: give PrismaticProcessor.from_pretrained a larger one"
+                )
+            input_ids_BL[row, self.max_prompt_length - len(ids) + 1 :] = torch.tensor(ids[1:])
+            attention_mask_BL[row, self.max_prompt_length - len(ids) + 1 :] = 1
+        return input_ids_BL, attention_mask_BL
+
+    def prompt_ids(self, task: str) -> tuple[int, ...]:
+        """Token ids of the whole prompt, from BOS to the end token, without padding."""
+        if task not in self._prompt_ids:
+            ids = tuple(self.tokenizer(PROMPT.format(task=task.lower()))["input_ids"])
+            if ids[0] != self.bos_token_id or ids[-1] != self.prompt_end_token_id:
+                raise ValueError(
+                    f"the tokenizer must put BOS ({self.bos_token_id}) first and turn the prompt's trailing space into "
+                    f"token {self.prompt_end_token_id}, but gave {ids} for {task!r}"
+                )
+            self._prompt_ids[task] = ids
+        return self._prompt_ids[task]
+
+    def pixel_values(self, images_BNHWC: Tensor) -> Tensor:
+        """uint8 (B, N, H, W, 3) -> float32 (B, N * towers * 3, size, size), resized, rounded and normalised."""
+        if images_BNHWC.dtype != torch.uint8 or images_BNHWC.ndim != 5 or images_BNHWC.shape[-1] != 3:
+            raise ValueError(
+                "pictures must be uint8 of shape (batch, pictures, height, width, 3), given "
+                f"{images_BNHWC.dtype} {tuple(images_BNHWC.shape)}"
+            )
+        B, N = images_BNHWC.shape[:2]
+        if self.num_images != N:
+            raise ValueError(f"the checkpoint reads {self.num_images} picture(s) per observation, given {N}")
+        size = self.images.image_size
+        images = images_BNHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+            # Bicubic overshoots, and the published path stores the resized picture as uint8.
+            images = images.clamp(0, 255).round()
+        means = torch.tensor(self.images.means, device=images.device).view(1, -1, 3, 1, 1)
+        stds = torch.tensor(self.images.stds, device=images.device).view(1, -1, 3, 1, 1)
+        towers = (images[:, None] / 255 - means) / stds
+        return towers.reshape(B, -1, size, size)
+
+    def _token_id(self, name: str, token: str | None) -> int:
+        token_id = None if token is None else self.tokenizer.convert_tokens_to_ids(token)
+        if not isinstance(token_id, int) or token_id == self.tokenizer.unk_token_id:
+            raise ValueError(f"the tokenizer has no {name} ({token!r}); it must have the structure of Llama's")
+        return token_id
