@@ -1,0 +1,1 @@
+"""Fast LIBERO on MuJoCo: many episodes per compiled scene, rendered only when a policy looks."""

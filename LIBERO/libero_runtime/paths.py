@@ -90,15 +90,6 @@ def _checkout_paths(repo: Path) -> LiberoPaths:
     )
 
 
-def _folder_hash(folder: Path) -> str:
-    """Twelve hex digits over names and contents of all files below `folder`."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:12]
-
-
 def _installed_paths() -> LiberoPaths:
     """hf-libero's own BDDL files and states, with downloaded assets when they are there, else stand-ins."""
     inner = hf_libero_folder()
@@ -106,10 +97,10 @@ def _installed_paths() -> LiberoPaths:
     if all((official / name).is_dir() for name in _ASSET_FOLDERS):
         assets, kind = official, "official"
     else:
-        from libero_runtime.assets import ensure_assets
+        from libero_runtime.assets import ensure_assets, source_hash
 
         assets = ensure_assets(cache_folder())
-        kind = f"stand-in {_folder_hash(assets)}"
+        kind = f"stand-in {source_hash()}"
         logger.info("LIBERO's own assets are not installed: using generated stand-ins (%s) in %s", kind, assets)
     return LiberoPaths(
         bddl_files=inner / "bddl_files",

@@ -1,0 +1,209 @@
+"""robosuite's operational-space controller (OSC_POSE, Panda) as one compiled function per physics substep.
+
+Same law as `robosuite.controllers.osc` with LIBERO's settings: fixed impedance, delta goals, decoupled position and
+orientation, null-space posture (Khatib 1987). Matrices are solved instead of inverted and nothing is recomputed that
+`mj_step1` has just computed, so results differ from robosuite's in the last bits only.
+
+J = 7 arm joints, V = degrees of freedom of the scene.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mujoco
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+ACTION_DIM = 7
+STATE_SIZE = 14  # goal position 3, goal orientation 9, gripper command 2
+_POSTURE_KP = 10.0
+_POSTURE_KV = 2.0 * math.sqrt(10.0)
+_GRIPPER_SPEED = 0.01  # change of the normalised finger command per substep
+
+
+@njit(cache=True)  # type: ignore[misc]
+def _cholesky(matrix: Array) -> Array:
+    """Lower factor of a symmetric positive matrix; directions without extent are dropped, as a pseudo-inverse does."""
+    n = matrix.shape[0]
+    lower = np.zeros((n, n))
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[i, j]
+            for k in range(j):
+                total -= lower[i, k] * lower[j, k]
+            if i == j:
+                lower[i, i] = math.sqrt(total) if total > 1e-15 * matrix[i, i] else 0.0
+            elif lower[j, j] > 0.0:
+                lower[i, j] = total / lower[j, j]
+    return lower
+
+
+@njit(cache=True)  # type: ignore[misc]
+def _solve(lower: Array, rhs: Array) -> Array:
+    """Solve L L^T x = rhs for a vector."""
+    n = lower.shape[0]
+    x = np.zeros(n)
+    for i in range(n):
+        total = rhs[i]
+        for k in range(i):
+            total -= lower[i, k] * x[k]
+        x[i] = total / lower[i, i] if lower[i, i] > 0.0 else 0.0
+    for i in range(n - 1, -1, -1):
+        total = x[i]
+        for k in range(i + 1, n):
+            total -= lower[k, i] * x[k]
+        x[i] = total / lower[i, i] if lower[i, i] > 0.0 else 0.0
+    return x
+
+
+@njit(cache=True)  # type: ignore[misc]
+def _osc_torques(
+    ee_pos: Array, ee_mat: Array, jacobian_6V: Array, mass_VV: Array, qpos: Array, qvel: Array, bias: Array,
+    qpos_index: NDArray[np.int64], dof_index: NDArray[np.int64], goal_pos: Array, goal_ori: Array, posture: Array,
+    kp: Array, kd: Array,
+) -> Array:
+    num_joints = dof_index.shape[0]
+    jacobian = np.empty((6, num_joints))
+    mass = np.empty((num_joints, num_joints))
+    for j in range(num_joints):
+        for i in range(6):
+            jacobian[i, j] = jacobian_6V[i, dof_index[j]]
+        for i in range(num_joints):
+            mass[i, j] = mass_VV[dof_index[i], dof_index[j]]
+
+    # Desired end-effector acceleration: proportional to the pose error, damped by the velocity.
+    wrench = np.zeros(6)
+    for i in range(3):
+        wrench[i] = (goal_pos[i] - ee_pos[i]) * kp[i]
+    for axis in range(3):
+        c0, c1, c2 = ee_mat[0, axis], ee_mat[1, axis], ee_mat[2, axis]
+        d0, d1, d2 = goal_ori[0, axis], goal_ori[1, axis], goal_ori[2, axis]
+        wrench[3] += 0.5 * (c1 * d2 - c2 * d1) * kp[3]
+        wrench[4] += 0.5 * (c2 * d0 - c0 * d2) * kp[4]
+        wrench[5] += 0.5 * (c0 * d1 - c1 * d0) * kp[5]
+    for i in range(6):
+        velocity = 0.0
+        for j in range(num_joints):
+            velocity += jacobian[i, j] * qvel[dof_index[j]]
+        wrench[i] -= velocity * kd[i]
+
+    mass_lower = _cholesky(mass)
+    inverse_inertia = np.empty((6, 6))  # J M^-1 J^T
+    for i in range(6):
+        column = _solve(mass_lower, jacobian[i])
+        for k in range(6):
+            total = 0.0
+            for j in range(num_joints):
+                total += jacobian[k, j] * column[j]
+            inverse_inertia[k, i] = total
+
+    # Position and orientation are decoupled: each block of the inverse inertia is solved by itself.
+    force = np.empty(6)
+    force[:3] = _solve(_cholesky(inverse_inertia[:3, :3]), wrench[:3])
+    force[3:] = _solve(_cholesky(inverse_inertia[3:, 3:]), wrench[3:])
+
+    # Posture torques M a, projected so that they do not move the end effector: M a - J^T Lambda J a.
+    posture_acc = np.empty(num_joints)
+    for j in range(num_joints):
+        posture_acc[j] = _POSTURE_KP * (posture[j] - qpos[qpos_index[j]]) - _POSTURE_KV * qvel[dof_index[j]]
+    task_acc = np.zeros(6)
+    for i in range(6):
+        for j in range(num_joints):
+            task_acc[i] += jacobian[i, j] * posture_acc[j]
+    force -= _solve(_cholesky(inverse_inertia), task_acc)
+
+    torques = np.empty(num_joints)
+    for j in range(num_joints):
+        total = bias[dof_index[j]]
+        for i in range(6):
+            total += jacobian[i, j] * force[i]
+        for k in range(num_joints):
+            total += mass[j, k] * posture_acc[k]
+        torques[j] = total
+    return torques
+
+
+def _rotation_matrix(rotvec: Array) -> Array:
+    """Rotation matrix (3, 3) of an axis-angle vector (Rodrigues)."""
+    angle = float(np.linalg.norm(rotvec))
+    x, y, z = rotvec / angle
+    s, c = math.sin(angle), math.cos(angle)
+    t = 1.0 - c
+    return np.array([
+        [t * x * x + c, t * x * y - s * z, t * x * z + s * y],
+        [t * x * y + s * z, t * y * y + c, t * y * z - s * x],
+        [t * x * z - s * y, t * y * z + s * x, t * z * z + c],
+    ])
+
+
+class FastController:
+    """OSC and gripper commands for the one Panda of a LIBERO scene.
+
+    Call `set_goal(action)` after the first `mj_step1` of a control step, and `apply()` after every `mj_step1`.
+    """
+
+    def __init__(self, env: Any) -> None:
+        robot = env.robots[0]
+        stock = robot.controller
+        if stock.name != "OSC_POSE" or stock.impedance_mode != "fixed" or not (stock.use_delta and stock.uncoupling):
+            raise ValueError(f"expected LIBERO's fixed-impedance delta OSC_POSE controller, given {stock.name}")
+        self._model: mujoco.MjModel = env.sim.model._model
+        self._data: mujoco.MjData = env.sim.data._data
+        self._site = int(env.sim.model.site_name2id(stock.eef_name))
+        self._qpos_index = np.asarray(stock.qpos_index, dtype=np.int64)
+        self._dof_index = np.asarray(stock.qvel_index, dtype=np.int64)
+        self._arm_ctrl = np.asarray(robot._ref_joint_actuator_indexes, dtype=np.int64)
+        self._gripper_ctrl = np.asarray(robot._ref_joint_gripper_actuator_indexes, dtype=np.int64)
+        self._torque_low, self._torque_high = (np.array(limit, dtype=np.float64) for limit in robot.torque_limits)
+        low, high = self._model.actuator_ctrlrange[self._gripper_ctrl].T
+        self._gripper_center, self._gripper_half_range = 0.5 * (high + low), 0.5 * (high - low)
+        self._kp = np.array(stock.kp, dtype=np.float64)
+        self._kd = np.array(stock.kd, dtype=np.float64)
+        self._scale = np.array(stock.output_max, dtype=np.float64)
+        self._posture = np.array(stock.initial_joint, dtype=np.float64)
+        self._jacobian_6V = np.zeros((6, self._model.nv))
+        self._mass_VV = np.zeros((self._model.nv, self._model.nv))
+        self._ee_pos: Array = self._data.site_xpos[self._site]
+        self._ee_mat: Array = self._data.site_xmat[self._site].reshape(3, 3)
+        self._gripper_step = np.zeros(2)
+        self.goal_pos = np.array(stock.goal_pos, dtype=np.float64)
+        self.goal_ori = np.array(stock.goal_ori, dtype=np.float64)
+        self.gripper = np.zeros(2)
+
+    def get_state(self) -> Array:
+        """State (14,) to be saved with an episode."""
+        return np.concatenate([self.goal_pos, self.goal_ori.ravel(), self.gripper])
+
+    def set_state(self, state: Array) -> None:
+        """Restore what `get_state` returned."""
+        self.goal_pos = state[:3].copy()
+        self.goal_ori = state[3:12].reshape(3, 3).copy()
+        self.gripper = state[12:14].copy()
+
+    def set_goal(self, action: Array) -> None:
+        """Turn an action (7,) in [-1, 1] into a pose goal relative to the present pose, and a gripper direction.
+
+        As in robosuite, an action without rotation keeps the previous orientation goal.
+        """
+        delta = np.clip(action[:6], -1.0, 1.0) * self._scale
+        self.goal_pos = self._ee_pos + delta[:3]
+        if delta[3:].any():
+            self.goal_ori = _rotation_matrix(delta[3:]) @ self._ee_mat
+        self._gripper_step = np.array([-1.0, 1.0]) * _GRIPPER_SPEED * np.sign(action[6])
+
+    def apply(self) -> None:
+        """Write the controls of one physics substep."""
+        model, data = self._model, self._data
+        mujoco.mj_jacSite(model, data, self._jacobian_6V[:3], self._jacobian_6V[3:], self._site)
+        mujoco.mj_fullM(model, self._mass_VV, data.qM)
+        torques = _osc_torques(
+            self._ee_pos, self._ee_mat, self._jacobian_6V, self._mass_VV, data.qpos, data.qvel, data.qfrc_bias,
+            self._qpos_index, self._dof_index, self.goal_pos, self.goal_ori, self._posture, self._kp, self._kd,
+        )
+        data.ctrl[self._arm_ctrl] = np.minimum(np.maximum(torques, self._torque_low), self._torque_high)
+        self.gripper = np.minimum(np.maximum(self.gripper + self._gripper_step, -1.0), 1.0)
+        data.ctrl[self._gripper_ctrl] = self._gripper_center + self._gripper_half_range * self.gripper

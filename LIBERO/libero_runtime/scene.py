@@ -1,0 +1,309 @@
+"""One compiled LIBERO task that any number of episodes share.
+
+A `Scene` owns robosuite's environment object of a task (for its model, samplers and goal) and steps it with its own
+loop. An episode is a `Slot`: a few arrays that are loaded into the scene, advanced, and saved again. What is loaded is
+everything the physics depends on, so an episode's trajectory has the same bits whether it runs alone or interleaved.
+
+N cameras, H and W pixels, C colours.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.controller import FastController
+from libero_runtime.paths import LiberoPathError, prepare_libero
+from libero_runtime.rendering import Look, SceneRenderer
+from libero_runtime.success import SuccessTest
+from libero_runtime.suites import SuiteError, TaskSpec, init_states
+
+Array = NDArray[np.float64]
+CONTROL_HZ = 20
+SUBSTEPS = 25  # of 2 ms each
+PROPRIO_DIM = 8
+IDLE_ACTION = np.array([0.0] * 6 + [-1.0])
+_SUBSTEP_S = 0.002
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_START_CACHE_SIZE = 64  # finished resets kept per scene: a group of rollouts shares its start
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One episode at rest, as plain arrays; valid for any `Scene` built for the same task and options."""
+
+    integration: Array  # MuJoCo's integration state
+    controller: Array  # (14,) pose goal and gripper command
+    fixture_pos: Array  # (num_fixtures, 3): not part of MuJoCo's state
+    fixture_quat: Array  # (num_fixtures, 4)
+    clock: tuple[float, bool]  # stock's observation timer (exact stepping only): seconds, already sampled
+    num_steps: int  # control steps since the idle steps ended
+    success: bool  # goal predicate after the last step
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees."""
+
+    images_NHWC: NDArray[np.uint8]
+    proprio: NDArray[np.float32]  # (8,)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a chunk in one episode."""
+
+    success: list[bool]  # goal predicate after each simulated action
+    view: View  # after the last one
+    recorded: list[NDArray[np.uint8]]  # (H, W, 3) frames of the first camera
+
+
+def start_seed(*, task_id: int, init_index: int, seed: int) -> int:
+    """32-bit seed of everything random in an episode start."""
+    return int(np.random.SeedSequence([task_id, init_index, seed]).generate_state(1)[0])
+
+
+def axis_angle(quat_wxyz: Array) -> Array:
+    """Rotation vector (3,) of a unit quaternion; the angle is in [0, 2 pi], as robosuite's own conversion."""
+    w = min(max(float(quat_wxyz[0]), -1.0), 1.0)
+    scale = math.sqrt(1.0 - w * w)
+    if scale == 0.0:
+        return np.zeros(3)
+    return (quat_wxyz[1:] * 2.0 * math.acos(w)) / scale
+
+
+def _build_env(task: TaskSpec) -> Any:
+    """robosuite's environment of a task: compiled model, samplers, goal; no renderer and no camera observables."""
+    prepare_libero()
+    from libero.libero.envs.env_wrapper import ControlEnv
+
+    try:
+        control = ControlEnv(
+            bddl_file_name=str(task.bddl_path),
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+            hard_reset=False,
+            ignore_done=True,
+        )
+    except FileNotFoundError as error:
+        raise LiberoPathError(
+            f"{task.suite} task {task.task_id} ({task.name}) needs an asset that is missing: {error.filename or error}"
+        ) from error
+    env = control.env
+    env.visualize(vis_settings={name: False for name in env._visualizations})  # stock's reset hides the marker sites
+    return env
+
+
+class Scene:
+    """A task's model, controller, goal test and renderer. At any time it holds one loaded slot."""
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        *,
+        cameras: Sequence[str] = ("agentview",),
+        image_size: int = 256,
+        look: Look = "fast",
+        num_idle_steps: int = 10,
+        exact: bool = False,
+    ) -> None:
+        self.task = task
+        self.exact = exact
+        self.num_idle_steps = num_idle_steps
+        self.env = _build_env(task)
+        self.model: mujoco.MjModel = self.env.sim.model._model
+        self.data: mujoco.MjData = self.env.sim.data._data
+        self.num_cameras = len(cameras)
+        self.image_size = image_size
+        self._renderer = SceneRenderer(self.model, cameras=cameras, image_size=image_size, look=look)
+        self._success_test = SuccessTest(self.env)
+        self._controller = FastController(self.env)
+        self._fresh_controller = self._controller.get_state()
+        self._fixture_bodies = np.array(
+            [self.env.sim.model.body_name2id(fixture.root_body) for fixture in self.env.fixtures_dict.values()],
+            dtype=np.int64,
+        )
+        robot = self.env.robots[0]
+        self._eef_site = int(robot.eef_site_id)
+        self._eef_body = int(self.env.sim.model.body_name2id(robot.robot_model.eef_name))
+        self._gripper_qpos = np.asarray(robot._ref_gripper_joint_pos_indexes, dtype=np.int64)
+        self._starts: OrderedDict[tuple[int, int], tuple[Slot, View]] = OrderedDict()
+        self._state_size = mujoco.mj_stateSize(self.model, _STATE)
+        self._clock = (0.0, False)
+        self._num_steps = 0
+        self._success = False
+
+    # Episodes ---------------------------------------------------------------------------------------------------
+
+    def start(self, *, init_index: int, seed: int = 0) -> tuple[Slot, View]:
+        """Begin an episode from a published initial state and let the objects settle for the idle steps.
+
+        Fixture poses are drawn from (task, init_index, seed). Same arguments, same bits.
+        """
+        key = (init_index, seed)
+        if key in self._starts:
+            self._starts.move_to_end(key)
+            return self._starts[key]
+        states = init_states(self.task)
+        if not 0 <= init_index < len(states):
+            raise SuiteError(
+                f"init_index {init_index} is out of range: task {self.task.task_id} of {self.task.suite} has "
+                f"initial states 0 to {len(states) - 1}"
+            )
+        expected = 1 + self.model.nq + self.model.nv
+        if states.shape[1] != expected:
+            raise SuiteError(
+                f"initial states of {self.task.suite} task {self.task.task_id} have {states.shape[1]} numbers, the "
+                f"compiled scene needs {expected}: BDDL files, assets and states do not belong together"
+            )
+        self._reset(states[init_index], start_seed(task_id=self.task.task_id, init_index=init_index, seed=seed))
+        for _ in range(self.num_idle_steps):
+            self.step(IDLE_ACTION)
+        self._num_steps = 0
+        started = (self.save(), self.view())
+        self._starts[key] = started
+        if len(self._starts) > _START_CACHE_SIZE:
+            self._starts.popitem(last=False)
+        return started
+
+    def save(self) -> Slot:
+        """Copy of the loaded episode."""
+        integration = np.empty(self._state_size)
+        mujoco.mj_getState(self.model, self.data, integration, _STATE)
+        return Slot(
+            integration=integration,
+            controller=self._controller.get_state(),
+            fixture_pos=self.model.body_pos[self._fixture_bodies].copy(),
+            fixture_quat=self.model.body_quat[self._fixture_bodies].copy(),
+            clock=self._clock,
+            num_steps=self._num_steps,
+            success=self._success,
+        )
+
+    def load(self, slot: Slot) -> None:
+        """Make `slot` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
+        mujoco.mj_setState(self.model, self.data, slot.integration, _STATE)
+        self.model.body_pos[self._fixture_bodies] = slot.fixture_pos
+        self.model.body_quat[self._fixture_bodies] = slot.fixture_quat
+        self._controller.set_state(slot.controller)
+        self._clock, self._num_steps, self._success = slot.clock, slot.num_steps, slot.success
+
+    def refresh(self) -> None:
+        """Recompute poses and contacts of the loaded state without touching what the next step depends on."""
+        mujoco.mj_fwdPosition(self.model, self.data)
+
+    @property
+    def num_steps(self) -> int:
+        """Control steps of the loaded episode since its start."""
+        return self._num_steps
+
+    @property
+    def success(self) -> bool:
+        """Goal predicate after the loaded episode's last step."""
+        return self._success
+
+    def _draw_fixtures(self, seed: int) -> None:
+        """Place fixtures as a stock environment seeded with `seed` does in its reset."""
+        from robosuite.utils.errors import RandomizationError
+
+        env = self.env
+        before = np.random.get_state()
+        try:
+            np.random.seed(seed)
+            while True:
+                np.random.randn(len(env.robots[0].init_qpos))  # stock draws (and scales by zero) joint noise first
+                for initializer in env.object_property_initializers:
+                    initializer.sample()
+                try:
+                    placements = env.placement_initializer.sample()
+                except RandomizationError:  # no free place found: stock tries again, and so do we
+                    continue
+                break
+        finally:
+            np.random.set_state(before)
+        for position, quat, placed in placements.values():
+            if placed.name in env.fixtures_dict:
+                body = env.sim.model.body_name2id(placed.root_body)
+                self.model.body_pos[body] = position
+                self.model.body_quat[body] = quat
+
+    def _reset(self, state: Array, seed: int) -> None:
+        """Set an initial state (1 + nq + nv,) with the controller at rest."""
+        nq = self.model.nq
+        mujoco.mj_resetData(self.model, self.data)
+        self._draw_fixtures(seed)
+        self.data.time = state[0]
+        self.data.qpos[:] = state[1 : 1 + nq]
+        self.data.qvel[:] = state[1 + nq :]
+        self._controller.set_state(self._fresh_controller)
+        self._clock, self._num_steps, self._success = (0.0, False), 0, False
+
+    # Stepping ---------------------------------------------------------------------------------------------------
+
+    def step(self, action: Array) -> bool:
+        """Advance the loaded episode by one control step (50 ms); returns the goal predicate.
+
+        action: (7,) six OSC deltas in [-1, 1] and the gripper, -1 open, +1 close.
+        """
+        model, data, controller = self.model, self.data, self._controller
+        for substep in range(SUBSTEPS):
+            mujoco.mj_step1(model, data)
+            if substep == 0:
+                controller.set_goal(action)
+            controller.apply()
+            mujoco.mj_step2(model, data)
+        self._num_steps += 1
+        self._success = self._success_test()
+        return self._success
+
+    def run(self, actions_CA: Array, *, stop_on_success: bool = False, record_every: int = 0) -> Outcome:
+        """Run a chunk of at least one action in the loaded episode and observe at its end.
+
+        `record_every=k` keeps a frame of the first camera after every k-th control step of the episode.
+        """
+        success: list[bool] = []
+        recorded: list[NDArray[np.uint8]] = []
+        for action in actions_CA:
+            success.append(self.step(action))
+            if record_every and self._num_steps % record_every == 0:
+                recorded.append(self.render(num_cameras=1)[0])
+            if stop_on_success and success[-1]:
+                break
+        return Outcome(success=success, view=self.view(), recorded=recorded)
+
+    # Seeing -----------------------------------------------------------------------------------------------------
+
+    def proprio(self) -> NDArray[np.float32]:
+        """End-effector position 3 (m), axis-angle 3 (rad), finger positions 2 (m)."""
+        return np.concatenate([
+            self.data.site_xpos[self._eef_site],
+            axis_angle(self.data.xquat[self._eef_body]),
+            self.data.qpos[self._gripper_qpos],
+        ]).astype(np.float32)
+
+    def render(self, *, num_cameras: int | None = None) -> NDArray[np.uint8]:
+        """Images (N, H, W, 3) of the first `num_cameras` cameras, rotated by 180 degrees. Call right after stepping."""
+        self.env._post_process()  # lights the stove's burner when its knob is turned
+        count = self.num_cameras if num_cameras is None else num_cameras
+        images = np.empty((count, self.image_size, self.image_size, 3), dtype=np.uint8)
+        self._renderer.render(self.data, images)
+        return images
+
+    def view(self) -> View:
+        """Images of all cameras and proprioception. Call right after stepping."""
+        return View(images_NHWC=self.render(), proprio=self.proprio())
+
+    def close(self) -> None:
+        """Free rendering resources; the scene cannot be used afterwards."""
+        self._renderer.close()
+        self._starts.clear()
