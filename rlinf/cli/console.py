@@ -1,0 +1,107 @@
+"""One way for every command line to fail: a user's mistake is one message and exit code 2, a bug is a traceback and 1.
+
+Usage, at the end of a command's module::
+
+    if __name__ == "__main__":
+        run_cli(main)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+logger = logging.getLogger(__name__)
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+OUR_PACKAGES = ("rlinf", "libero_runtime", "openvla_oft", "transformers_openvla_oft")
+REPOSITORY = Path(__file__).resolve().parents[2]
+TRACEBACK_VARIABLE = "RLINF_TRACEBACK"  # set it to see where a user error was raised
+
+
+class UsageError(ValueError):
+    """The command line itself is wrong: a missing, surplus or malformed argument."""
+
+
+def run_cli(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run ``main(argv)`` and leave the process with its exit code; ``argv`` defaults to the command line."""
+    try:
+        code = main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of `... | head` has gone: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        print_error(message)
+        if os.environ.get(TRACEBACK_VARIABLE):
+            traceback.print_exception(error)
+        code = EXIT_USER_ERROR
+    sys.exit(code)
+
+
+def print_error(message: str) -> None:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def user_message(error: BaseException) -> str | None:
+    """What to tell the user, or None when the error is a bug of ours and its traceback is the better message.
+
+    A user error is a ``ValueError`` that our own code raised (here or in a Ray worker), a configuration that Hydra
+    cannot compose, or a package that is not installed.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        return _missing_package_message(error)
+    if _is_configuration_error(error):
+        return str(error)
+    cause = getattr(error, "cause", None)  # how Ray carries a worker's exception
+    if isinstance(cause, ValueError) and _is_ours(type(cause).__module__):
+        return str(cause)
+    if isinstance(error, ValueError) and (_is_ours(type(error).__module__) or _raised_by_us(error)):
+        return str(error)
+    return None
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".", 1)[0] in OUR_PACKAGES
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether the innermost frame is our code; a ValueError from inside a library is not the user's mistake."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    path = Path(frames[-1].filename).resolve()
+    return path.is_relative_to(REPOSITORY) and "site-packages" not in path.parts
+
+
+def _is_configuration_error(error: BaseException) -> bool:
+    """Hydra's and OmegaConf's errors, recognised without importing either (they take 0.15 s)."""
+    families = {("hydra", "HydraException"), ("omegaconf", "OmegaConfBaseException")}
+    return any((kind.__module__.split(".", 1)[0], kind.__name__) in families for kind in type(error).__mro__)
+
+
+def _missing_package_message(error: ModuleNotFoundError) -> str | None:
+    if error.name is None or error.name in sys.stdlib_module_names:
+        return None
+    if _is_ours(error.name) and "." in error.name:  # a module of ours that does not exist: a bug
+        return None
+    return (
+        f"the Python package {error.name!r} is not installed for {sys.executable}. Install everything with "
+        "`bash examples/quickstart.sh`, or by hand as the README's Installation section says, and run this again "
+        "with that environment active."
+    )

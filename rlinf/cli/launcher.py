@@ -1,0 +1,139 @@
+"""Read a launcher's command line: the positional arguments it declares, ``--dry-run``, and Hydra overrides.
+
+A launcher is one line of bash, ``launch SIGNATURE "$@" -- SETTING...``, and all of it arrives here. The signature is
+the documented one and doubles as the usage message::
+
+    TASK_ID_OR_RANGE [ER_COEFF=0.03] [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
+
+Settings after ``--`` are fixed by the launcher: ``action=``, ``method=``, ``order=`` and ``config=`` (see
+``Settings``); every other one is a Hydra override in which ``{ER_COEFF}`` stands for that positional argument. An
+override whose argument is not given is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlinf.cli.console import UsageError
+
+DEFAULT_CONFIG = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
+DRY_RUN = "--dry-run"
+HELP = ("-h", "--help")
+ACTIONS = ("sequence", "evaluate", "train")
+ORDERS = ("range", "listed", "joint")
+
+_PARAMETER = re.compile(r"\[(?P<optional>\w+)(?:=(?P<default>[^\]]*))?\]|(?P<required>\w+)(?:\|\w+)?")
+_OVERRIDE = re.compile(r"(\+{0,2}[A-Za-z_][\w./@:-]*=.*)|(~[A-Za-z_][\w.@]*(=.*)?)", re.DOTALL)
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One positional argument of a launcher."""
+
+    name: str
+    is_required: bool
+    default: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a launcher fixes."""
+
+    action: str = "sequence"  # ``sequence`` of training runs, ``evaluate`` a checkpoint, or ``train`` once
+    method: str = "sequential"  # names the folder of its results
+    order: str = "range"  # tasks: FIRST,LAST in order; ``listed`` exactly as given; ``joint``: all in one run
+    config: str = DEFAULT_CONFIG
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A launcher's command line, read."""
+
+    usage: str
+    settings: Settings
+    values: Mapping[str, str]  # positional arguments by name; "" where not given and without default
+    overrides: tuple[str, ...]  # Hydra overrides: the launcher's, then the user's
+    user_overrides: tuple[str, ...]
+    is_dry_run: bool
+    is_help: bool
+
+    def value(self, *names: str) -> str:
+        """The first of these arguments that the launcher declares; "" when it was not given."""
+        return next((self.values[name] for name in names if name in self.values), "")
+
+    def overridden(self, key: str) -> bool:
+        """Whether the user's own overrides set this configuration key."""
+        return any(text.lstrip("+~").split("=", 1)[0] == key for text in self.user_overrides)
+
+
+def read_arguments(argv: Sequence[str]) -> Arguments:
+    """Read ``SCRIPT SIGNATURE ARGUMENT... -- SETTING...``, the words that ``launch`` hands over."""
+    if len(argv) < 3 or "--" not in argv:
+        raise UsageError("this command is started by the launchers in examples/crl_experiment (see launch.sh)")
+    script, signature = argv[:2]
+    split = len(argv) - 1 - list(reversed(argv)).index("--")
+    given, fixed = argv[2:split], argv[split + 1 :]
+    usage = f"usage: bash {script} {signature} [{DRY_RUN}] [KEY=VALUE ...]"
+    parameters = parse_signature(signature)
+
+    user_overrides = tuple(word for word in given if _OVERRIDE.fullmatch(word))
+    flags = [word for word in given if word.startswith("-") and not re.fullmatch(r"-\d.*", word)]
+    positional = [word for word in given if word not in user_overrides and word not in flags]
+    is_help = any(flag in HELP for flag in flags)
+    unknown = [flag for flag in flags if flag != DRY_RUN and flag not in HELP]
+    if unknown:
+        raise UsageError(f"unknown option {unknown[0]!r}; the only one is {DRY_RUN}\n{usage}")
+    if len(positional) > len(parameters):
+        extra = positional[len(parameters)]
+        raise UsageError(f"{len(parameters)} arguments are expected, {len(positional)} given ({extra!r})\n{usage}")
+
+    values = {}
+    for index, parameter in enumerate(parameters):
+        text = positional[index].strip() if index < len(positional) else ""
+        if not text and parameter.is_required and not is_help:
+            raise UsageError(f"{parameter.name} is missing\n{usage}")
+        values[parameter.name] = text or parameter.default
+    settings = parse_settings(fixed, values)
+    return Arguments(
+        usage=usage,
+        settings=settings,
+        values=values,
+        overrides=(*settings.overrides, *user_overrides),
+        user_overrides=user_overrides,
+        is_dry_run=DRY_RUN in flags,
+        is_help=is_help,
+    )
+
+
+def parse_signature(signature: str) -> tuple[Parameter, ...]:
+    """``"TASK [COEFF=0.03]"``: a required argument, then an optional one with its default."""
+    parameters = []
+    for word in signature.split():
+        match = _PARAMETER.fullmatch(word)
+        if match is None:
+            raise UsageError(f"cannot read {word!r} in the launcher's signature {signature!r}")
+        name = match["required"] or match["optional"]
+        parameters.append(Parameter(name, is_required=bool(match["required"]), default=match["default"] or ""))
+    return tuple(parameters)
+
+
+def parse_settings(words: Sequence[str], values: Mapping[str, str]) -> Settings:
+    """Split a launcher's fixed words into its settings and its overrides, arguments filled in."""
+    fixed = {"action": "sequence", "method": "sequential", "order": "range", "config": DEFAULT_CONFIG}
+    overrides = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in fixed:
+            fixed[key] = value
+            continue
+        missing = [name for name in _PLACEHOLDER.findall(word) if not values[name]]
+        if not missing:
+            overrides.append(_PLACEHOLDER.sub(lambda match: values[match[1]], word))
+    for key, allowed in (("action", ACTIONS), ("order", ORDERS)):
+        if fixed[key] not in allowed:
+            raise UsageError(f"the launcher's {key}={fixed[key]} is not one of: {', '.join(allowed)}")
+    return Settings(**fixed, overrides=tuple(overrides))

@@ -1,0 +1,182 @@
+"""Carry out what a launcher asks for: train task after task, evaluate, or show the plan (``--dry-run``).
+
+It composes the configuration, plans, and runs one child process per step. It writes nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlinf.cli.child import run_child
+from rlinf.cli.console import REPOSITORY, print_error, run_cli
+from rlinf.cli.launcher import Arguments, read_arguments
+from rlinf.config import Config, load_config, validate
+from rlinf.custom.task_sequence import (
+    TRAIN_SCRIPT,
+    Evaluated,
+    EvaluationRequest,
+    Experiment,
+    SequenceRequest,
+    Step,
+    Workspace,
+    find_location,
+    method_folder,
+    parse_count,
+    parse_task_list,
+    parse_task_range,
+    plan_evaluation,
+    plan_sequence,
+    recorded_config,
+)
+from rlinf.reporting import ledger
+
+DEFAULT_SEED = "1234"
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = read_arguments(argv)
+    if arguments.is_help:
+        print(arguments.usage)
+        return 0
+    workspace = Workspace(root=REPOSITORY, called_from=Path.cwd())
+    plans = {"sequence": sequence_steps, "evaluate": evaluation_steps, "train": single_step}
+    heading, steps = plans[arguments.settings.action](arguments, workspace)
+    print(heading, flush=True)
+    if arguments.is_dry_run:
+        for number, step in enumerate(steps, start=1):
+            print("\n".join(describe(step, number, len(steps))))
+        print("dry run: nothing was started")
+        return 0
+    return run_steps(steps)
+
+
+# ----------------------------------------------------------------------------------------------------------- plans
+
+
+def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
+    """Training runs, one per task (``order=joint``: one for all)."""
+    seed = parse_count(arguments.value("SEED") or DEFAULT_SEED, name="SEED", minimum=0)
+    epochs_text = arguments.value("MAX_EPOCH")
+    max_epochs = parse_count(epochs_text, name="MAX_EPOCH", minimum=1) if epochs_text else None
+    config_name = arguments.value("CONFIG_NAME") or arguments.settings.config
+    experiment = compose(config_name, arguments)
+    stages = read_stages(arguments, num_tasks=experiment.num_tasks)
+    request = SequenceRequest(
+        method=arguments.settings.method,
+        stages=stages,
+        seed=seed,
+        checkpoint=arguments.value("CHECKPOINT_PATH", "INIT_CHECKPOINT") or None,
+        max_epochs=max_epochs,
+        run_id=arguments.value("RUN_ID") or None,
+        overrides=arguments.overrides,
+    )
+    folder = method_folder(request, experiment, workspace)
+    ledger_path = folder / ledger.LEDGER_NAME
+    records = ledger.read(ledger_path) if ledger_path.exists() else []
+    evaluated = [Evaluated(record.row, record.seed, record.checkpoint) for record in records]
+    steps = plan_sequence(request, experiment, workspace=workspace, ledger=evaluated)
+    tasks = ", then ".join("+".join(str(task_id) for task_id in stage) for stage in stages)
+    heading = (
+        f"{request.method}: {experiment.suite}, task {tasks}; {max_epochs or experiment.max_epochs} epochs each; "
+        f"seed {seed}; config {config_name}; results in {workspace.show(folder)}"
+    )
+    return heading, steps
+
+
+def evaluation_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
+    """One evaluation of a checkpoint or of the base model."""
+    location = arguments.value("LOCATION", "CHECKPOINT_LOCATION")
+    step_text = arguments.value("STEP", "STEP_NUMBER")
+    step = parse_count(step_text, name="STEP", minimum=0) if step_text else None
+    folder = None if location == "base" else find_location(location, workspace=workspace)
+    recorded = None if folder is None else recorded_config(folder)
+    config_name = arguments.value("CONFIG_NAME", "CONFIG") or recorded or arguments.settings.config
+    experiment = compose(config_name, arguments)
+    request = EvaluationRequest(location=location, step=step, overrides=arguments.overrides)
+    plan = plan_evaluation(request, experiment, workspace=workspace)
+    return f"evaluation of {plan.title} with config {config_name}", (plan,)
+
+
+def single_step(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
+    """One training run exactly as the configuration and the overrides say."""
+    config_name = arguments.value("CONFIG_NAME") or arguments.settings.config
+    compose(config_name, arguments)
+    step = Step(
+        title="training",
+        folder="as configured",
+        start=None,
+        result=None,
+        command=(TRAIN_SCRIPT, "--config-name", config_name, *arguments.overrides),
+        todo=("train",),
+    )
+    return f"training with config {config_name}", (step,)
+
+
+def read_stages(arguments: Arguments, *, num_tasks: int) -> tuple[tuple[int, ...], ...]:
+    text = arguments.value("TASK_ID_OR_RANGE", "TASK_IDS")
+    if arguments.settings.order == "range":
+        return tuple((task_id,) for task_id in parse_task_range(text, num_tasks=num_tasks))
+    ids = parse_task_list(text, num_tasks=num_tasks)
+    return (ids,) if arguments.settings.order == "joint" else tuple((task_id,) for task_id in ids)
+
+
+def compose(config_name: str, arguments: Arguments) -> Experiment:
+    """Compose and check the configuration once, before anything is started."""
+    config: Config = load_config(config_name, arguments.overrides)
+    experiment = Experiment(
+        config_name=config_name,
+        suite=config.env.suite,
+        max_epochs=config.runner.max_epochs,
+        log_root=config.runner.logger.log_root,
+        eval_before=config.runner.eval_before if arguments.overridden("runner.eval_before") else None,
+        eval_after=config.runner.eval_after if arguments.overridden("runner.eval_after") else None,
+    )
+    validate(config, num_tasks=experiment.num_tasks)
+    return experiment
+
+
+# ------------------------------------------------------------------------------------------------------ execution
+
+
+def run_steps(steps: Sequence[Step]) -> int:
+    """Run what is left to do, in order; the first failure ends the sequence with its exit code."""
+    for number, step in enumerate(steps, start=1):
+        if not step.todo:
+            print(f"[{number}/{len(steps)}] {step.title}: done before, skipped ({step.result})", flush=True)
+            continue
+        for line in describe(step, number, len(steps))[:-1]:
+            print(line, flush=True)
+        code = run_child([sys.executable, *step.command], cwd=REPOSITORY, env=child_environment())
+        if code:
+            print_error(f"{step.title} ended with exit code {code}; run the same command again to continue")
+            return code
+        if step.result is not None and not (REPOSITORY / step.result).is_dir():
+            print_error(f"{step.title} ended without the checkpoint it should have written: {step.result}")
+            return 1
+    return 0
+
+
+def child_environment() -> dict[str, str]:
+    """Our own environment, this repository importable, and nothing that calls home or asks questions."""
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+
+
+def describe(step: Step, number: int, count: int) -> list[str]:
+    """A step in lines; the last one is its command."""
+    lines = [f"[{number}/{count}] {step.title}: {'; '.join(step.todo) or 'done before, skipped'}"]
+    lines += [f"  note        {note}" for note in step.notes]
+    lines.append(f"  folder      {step.folder}")
+    lines.append(f"  start       {step.start or 'base model'}")
+    if step.result is not None:
+        lines.append(f"  checkpoint  {step.result}")
+    lines.append(f"  command     {shlex.join(['python', *step.command])}")
+    return lines
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,405 @@
+"""Plan a continual-learning run: which tasks in which folders, from which checkpoints, with which commands.
+
+Planning reads the file system and writes nothing, so a dry run is the plan and a real run is the plan carried out.
+Layout, below the repository's root (or any other ``runner.logger.log_root``)::
+
+    logs[_SUITE]/METHOD[/RUN_ID]/task_K_seedS/checkpoints/global_step_N/actor/   one PEFT adapter per saved epoch
+    logs[_SUITE]/METHOD[/RUN_ID]/evaluations.jsonl                               one line per evaluation
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlinf.config.errors import UserError
+
+NUM_TASKS = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
+DEFAULT_SUITE = "libero_spatial"  # its logs carry no suite in their name
+TRAIN_SCRIPT = "examples/embodiment/train_embodied_agent.py"
+EVALUATE_SCRIPT = "examples/embodiment/eval_embodied_agent.py"
+ACTOR_FILES = ("adapter_config.json", "model.pt")  # a PEFT adapter, or the CNN policy's whole state
+RUN_RECORD = "run.json"  # what training notes about itself in its folder
+BASE_ROW = "base"
+
+_STEP_FOLDER = re.compile(r"global_step_(\d+)")
+_SEED_SUFFIX = re.compile(r"_seed(\d+)$")
+
+
+class SequenceError(UserError):
+    """A task, seed, folder or checkpoint that cannot be used as given."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What planning needs of the composed configuration."""
+
+    config_name: str
+    suite: str
+    max_epochs: int
+    log_root: str = "logs"
+    eval_before: bool | None = None  # what the user asks for; None: the planner decides
+    eval_after: bool | None = None
+
+    @property
+    def num_tasks(self) -> int:
+        if self.suite not in NUM_TASKS:
+            raise SequenceError(f"unknown suite {self.suite!r} in {self.config_name}; known: {', '.join(NUM_TASKS)}")
+        return NUM_TASKS[self.suite]
+
+    @property
+    def root(self) -> str:
+        """The folder of all methods' results: the default one carries the suite's name, a chosen one is kept."""
+        if self.log_root != "logs" or self.suite == DEFAULT_SUITE:
+            return self.log_root
+        return f"logs_{self.suite}"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One line of the ledger, as far as planning cares."""
+
+    row: str
+    seed: int
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a plan. Paths are relative to the repository where they lie inside it."""
+
+    title: str
+    folder: str
+    start: str | None  # actor folder; None is the base model
+    result: str | None  # actor folder that exists when the command has done its work; None for an evaluation
+    command: tuple[str, ...]  # script and arguments, without the interpreter
+    todo: tuple[str, ...]  # what is left to do, in words; empty: skipped
+    notes: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------------------------------------- reading arguments
+
+
+def parse_task_range(text: str, *, num_tasks: int) -> tuple[int, ...]:
+    """``"3"`` is task 3, ``"0,4"`` are tasks 0 to 4 in order."""
+    ids = _task_ids(text, expected='one task id such as "0", or a first and a last one such as "0,4"')
+    if len(ids) > 2:
+        raise SequenceError(
+            f'TASK_ID_OR_RANGE={text!r} has {len(ids)} numbers; expected one task id such as "0", or a first and a '
+            'last one such as "0,4" for tasks 0 to 4'
+        )
+    _check_task_ids(ids, text, num_tasks=num_tasks)
+    first, last = ids[0], ids[-1]
+    if first > last:
+        raise SequenceError(
+            f'TASK_ID_OR_RANGE={text!r} is reversed; write "{last},{first}" for tasks {last} to {first}, in that order'
+        )
+    return tuple(range(first, last + 1))
+
+
+def parse_task_list(text: str, *, num_tasks: int) -> tuple[int, ...]:
+    """``"4,0,2"`` are exactly these tasks in this order."""
+    ids = _task_ids(text, expected='task ids such as "0,2,4"')
+    _check_task_ids(ids, text, num_tasks=num_tasks)
+    if len(set(ids)) < len(ids):
+        raise SequenceError(f"TASK_IDS={text!r} names a task twice; every task is learnt once")
+    return ids
+
+
+def parse_count(text: str, *, name: str, minimum: int) -> int:
+    """A whole number of at least ``minimum``."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise SequenceError(f"{name} must be a whole number, got {text!r}") from None
+    if number < minimum:
+        raise SequenceError(f"{name} must be at least {minimum}, got {number}")
+    return number
+
+
+def _task_ids(text: str, *, expected: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.removeprefix("-").isascii() and part.removeprefix("-").isdigit() for part in parts):
+        raise SequenceError(f"cannot read the tasks {text!r}; expected {expected}")
+    return tuple(int(part) for part in parts)
+
+
+def _check_task_ids(ids: Sequence[int], text: str, *, num_tasks: int) -> None:
+    outside = [task_id for task_id in ids if not 0 <= task_id < num_tasks]
+    if outside:
+        raise SequenceError(
+            f"task {outside[0]} (in {text!r}) is out of range: the suite has tasks 0 to {num_tasks - 1}"
+        )
+
+
+# ------------------------------------------------------------------------------------------- folders, checkpoints
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where relative paths lie: in the repository, else where the command was called."""
+
+    root: Path
+    called_from: Path
+
+    def find(self, text: str) -> Path:
+        """The folder that ``text`` means, whether or not it exists; the repository's comes first, as documented."""
+        path = Path(text).expanduser()
+        below_root = self.root / path
+        if not below_root.exists() and (self.called_from / path).exists():
+            return self.called_from / path
+        return below_root
+
+    def show(self, path: Path) -> str:
+        """``path`` relative to the repository when it is inside."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+
+def saved_steps(task_folder: Path) -> dict[int, Path]:
+    """The complete checkpoints of a task folder: epoch to ``global_step_N`` folder, oldest first."""
+    folder = task_folder / "checkpoints"
+    matches = [(_STEP_FOLDER.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return dict(sorted((int(match.group(1)), path) for match, path in matches if match))
+
+
+def is_actor(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ACTOR_FILES)
+
+
+def find_actor(folder: Path, *, given: str) -> Path:
+    """The adapter that a path means: an adapter folder, a ``global_step_N`` folder, or a task folder (its newest).
+
+    ``given`` is the user's own text, for the message.
+    """
+    if not folder.exists():
+        raise SequenceError(f"the checkpoint {given!r} does not exist (looked for {folder})")
+    if is_actor(folder):
+        return folder
+    if is_actor(folder / "actor"):
+        return folder / "actor"
+    task_folder = folder.parent if folder.name == "checkpoints" else folder
+    steps = [path for path in saved_steps(task_folder).values() if is_actor(path / "actor")]
+    if steps:
+        return steps[-1] / "actor"
+    raise SequenceError(
+        f"no checkpoint in {given!r}: expected {' or '.join(ACTOR_FILES)} in it, in its folder actor/, or in "
+        f"checkpoints/global_step_<n>/actor/ below it (looked in {folder})"
+    )
+
+
+def task_name(task_ids: Sequence[int]) -> str:
+    """``task_3``, or ``tasks_0_2_4`` for tasks that are trained together."""
+    prefix = "task" if len(task_ids) == 1 else "tasks"
+    return f"{prefix}_{'_'.join(str(task_id) for task_id in task_ids)}"
+
+
+# ------------------------------------------------------------------------------------------------------ sequences
+
+
+@dataclass(frozen=True)
+class SequenceRequest:
+    """A sequence of stages; a stage is one training run over one task, or over several at once."""
+
+    method: str
+    stages: tuple[tuple[int, ...], ...]
+    seed: int
+    checkpoint: str | None = None
+    max_epochs: int | None = None  # None: as the configuration says
+    run_id: str | None = None
+    overrides: tuple[str, ...] = ()  # Hydra overrides: the launcher's own, then the user's
+
+
+def method_folder(request: SequenceRequest, experiment: Experiment, workspace: Workspace) -> Path:
+    """Where the stages of a sequence and their ledger lie."""
+    folder = workspace.root / experiment.root / request.method
+    return folder / request.run_id if request.run_id else folder
+
+
+def plan_sequence(
+    request: SequenceRequest, experiment: Experiment, *, workspace: Workspace, ledger: Collection[Evaluated]
+) -> tuple[Step, ...]:
+    """One step per stage; each starts from the adapter that the one before it ends with."""
+    start: Path | None = None
+    if request.checkpoint:
+        start = find_actor(workspace.find(request.checkpoint), given=request.checkpoint)
+    steps = []
+    for position, task_ids in enumerate(request.stages):
+        step = _plan_stage(
+            task_ids, start, request, experiment, workspace=workspace, ledger=ledger, is_first=position == 0
+        )
+        steps.append(step)
+        start = workspace.root / (step.result or "")
+    return tuple(steps)
+
+
+def _plan_stage(
+    task_ids: tuple[int, ...],
+    start: Path | None,
+    request: SequenceRequest,
+    experiment: Experiment,
+    *,
+    workspace: Workspace,
+    ledger: Collection[Evaluated],
+    is_first: bool,
+) -> Step:
+    name = task_name(task_ids)
+    folder = method_folder(request, experiment, workspace) / f"{name}_seed{request.seed}"
+    max_epochs = request.max_epochs or experiment.max_epochs
+    result = folder / "checkpoints" / f"global_step_{max_epochs}" / "actor"
+    settings = [
+        f"env.fixed_task_ids=[{','.join(str(task_id) for task_id in task_ids)}]",
+        f"runner.seed={request.seed}",
+        f"runner.logger.log_path={workspace.show(folder)}",
+    ]
+    if request.max_epochs is not None:
+        settings.append(f"runner.max_epochs={request.max_epochs}")
+    if start is not None:
+        settings.append(f"actor.model.lora_path={workspace.show(start)}")
+
+    todo = []
+    if experiment.eval_before is None:
+        wants_base = is_first and start is None and not _has_base(ledger, request.seed)
+        settings.append(f"runner.eval_before={str(wants_base).lower()}")
+        if wants_base:
+            todo.append("evaluate the base model")
+    if not is_actor(result):
+        newest = max(saved_steps(folder), default=0)
+        todo.append(f"train to epoch {max_epochs}" + (f", resuming after {newest}" if newest else ""))
+    if experiment.eval_after is None:
+        wants_result = not _has_result(ledger, result, row=name, seed=request.seed)
+        settings.append(f"runner.eval_after={str(wants_result).lower()}")
+        if wants_result:
+            todo.append("evaluate all tasks")
+    return Step(
+        title=f"{'task' if len(task_ids) == 1 else 'tasks'} {', '.join(str(task_id) for task_id in task_ids)}",
+        folder=workspace.show(folder),
+        start=None if start is None else workspace.show(start),
+        result=workspace.show(result),
+        command=(TRAIN_SCRIPT, "--config-name", experiment.config_name, *settings, *request.overrides),
+        todo=tuple(todo),
+        notes=_continuation_note(task_ids, folder, start, is_first=is_first, workspace=workspace),
+    )
+
+
+def _has_base(ledger: Collection[Evaluated], seed: int) -> bool:
+    return any(line.row == BASE_ROW and line.seed == seed for line in ledger)
+
+
+def _has_result(ledger: Collection[Evaluated], actor: Path, *, row: str, seed: int) -> bool:
+    """Whether this very checkpoint was evaluated; the ledger may spell its path otherwise, with or without actor/."""
+    step = actor.parent
+    tail = (step.parent.parent.name, "checkpoints", step.name)
+    for line in ledger:
+        parts = Path(line.checkpoint).parts
+        spelt = parts[:-1] if parts[-1:] == ("actor",) else parts
+        if (line.row, line.seed, spelt[-3:]) == (row, seed, tail):
+            return True
+    return False
+
+
+def _continuation_note(
+    task_ids: tuple[int, ...], folder: Path, start: Path | None, *, is_first: bool, workspace: Workspace
+) -> tuple[str, ...]:
+    """Starting at task 2 from the base model is allowed, but often a forgotten checkpoint."""
+    if not is_first or start is not None or len(task_ids) != 1:
+        return ()
+    seed = _SEED_SUFFIX.search(folder.name)
+    earlier = folder.with_name(f"task_{task_ids[0] - 1}{seed.group() if seed else ''}")
+    if not saved_steps(earlier):
+        return ()
+    return (f"to continue from {workspace.show(earlier)} instead, give it as CHECKPOINT_PATH",)
+
+
+# ----------------------------------------------------------------------------------------------------- evaluation
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """Evaluate a task folder's checkpoint at ``step`` (None: the documented default), or the base model."""
+
+    location: str
+    step: int | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def plan_evaluation(request: EvaluationRequest, experiment: Experiment, *, workspace: Workspace) -> Step:
+    """One step that evaluates all tasks and writes beside the checkpoint (the base model: in its own folder)."""
+    notes: tuple[str, ...] = ()
+    actor: Path | None = None
+    if request.location == BASE_ROW:
+        seed = 1234
+        folder = workspace.root / experiment.root / "sequential" / f"{BASE_ROW}_seed{seed}"
+        title = "base model"
+    else:
+        folder = find_location(request.location, workspace=workspace)
+        actor, notes = _checkpoint_at(folder, request, experiment, workspace=workspace)
+        folder = task_folder_of(actor)
+        suffix = _SEED_SUFFIX.search(folder.name)
+        seed = int(suffix.group(1)) if suffix else 1234
+        title = workspace.show(actor)
+    command = [EVALUATE_SCRIPT, "--config-name", experiment.config_name]
+    if actor is not None:
+        command.append(f"actor.model.lora_path={workspace.show(actor)}")
+    command += [f"runner.seed={seed}", f"runner.logger.log_path={workspace.show(folder)}"]
+    return Step(
+        title=title,
+        folder=workspace.show(folder),
+        start=None if actor is None else workspace.show(actor),
+        result=None,
+        command=(*command, *request.overrides),
+        todo=("evaluate all tasks",),
+        notes=notes,
+    )
+
+
+def find_location(text: str, *, workspace: Workspace) -> Path:
+    """The folder that LOCATION means; ``task_0`` alone is enough where only one seed was trained."""
+    folder = workspace.find(text)
+    if folder.is_dir():
+        return folder
+    seeds = sorted(folder.parent.glob(f"{folder.name}_seed*")) if folder.parent.is_dir() else []
+    if len(seeds) == 1:
+        return seeds[0]
+    hint = f"; there are {', '.join(workspace.show(path) for path in seeds)}" if seeds else ""
+    raise SequenceError(
+        f"LOCATION={text!r} does not exist (looked for {folder}){hint}. Give a task folder such as "
+        f"logs/sequential/task_0_seed1234, or `{BASE_ROW}` for the base model"
+    )
+
+
+def task_folder_of(actor: Path) -> Path:
+    """The task folder of ``.../checkpoints/global_step_N/actor``; an adapter elsewhere is its own folder."""
+    is_ours = actor.name == "actor" and actor.parent.parent.name == "checkpoints"
+    return actor.parents[2] if is_ours else actor
+
+
+def recorded_config(folder: Path) -> str | None:
+    """The configuration's name that training recorded in a task folder (also asked from a checkpoint inside it)."""
+    for candidate in (folder, *folder.parents[:3]):
+        record = candidate / RUN_RECORD
+        if record.is_file():
+            name = json.loads(record.read_text(encoding="utf-8")).get("config_name")
+            return str(name) if name else None
+    return None
+
+
+def _checkpoint_at(
+    folder: Path, request: EvaluationRequest, experiment: Experiment, *, workspace: Workspace
+) -> tuple[Path, tuple[str, ...]]:
+    steps = saved_steps(folder)
+    if not steps:
+        return find_actor(folder, given=request.location), ()
+    default = 5 if experiment.suite == "libero_10" else 10
+    wanted = default if request.step is None else request.step
+    if wanted in steps:
+        return find_actor(steps[wanted], given=workspace.show(steps[wanted])), ()
+    if request.step is not None:
+        raise SequenceError(
+            f"{workspace.show(folder)} has no checkpoint of step {wanted}; there are {', '.join(map(str, steps))}"
+        )
+    newest = steps[max(steps)]
+    note = f"there is no global_step_{default}; the newest checkpoint, {newest.name}, is used"
+    return find_actor(newest, given=workspace.show(newest)), (note,)
