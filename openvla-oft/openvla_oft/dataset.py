@@ -127,7 +127,9 @@ def load(
     """Read a folder of HDF5 files, or one written by ``python -m openvla_oft.pack``."""
     if (source / PACK_FILE).is_file():
         return _load_pack(source, cameras=cameras, image_size=image_size, max_demos_per_task=max_demos_per_task)
-    infos = _select(hdf5.scan(hdf5.find_files(source, suite), cameras=cameras, action_key=action_key), max_demos_per_task)
+    infos = _select(
+        hdf5.scan(hdf5.find_files(source, suite), cameras=cameras, action_key=action_key), max_demos_per_task
+    )
     num_frames = sum(info.num_steps for info in infos)
     images_FNHWC = np.empty((num_frames, len(cameras), image_size, image_size, 3), dtype=np.uint8)
     return _fill(infos, images_FNHWC, cameras=cameras, action_key=action_key, num_workers=num_workers)
@@ -147,7 +149,9 @@ def pack(
     """Write the resized frames once, as a folder of .npy files that ``load`` memory-maps; several trainings share it."""
     if output.exists():
         raise DemonstrationError(f"{output} exists; remove it or give another --output")
-    infos = _select(hdf5.scan(hdf5.find_files(source, suite), cameras=cameras, action_key=action_key), max_demos_per_task)
+    infos = _select(
+        hdf5.scan(hdf5.find_files(source, suite), cameras=cameras, action_key=action_key), max_demos_per_task
+    )
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
@@ -171,7 +175,9 @@ def _load_pack(
 ) -> DemonstrationSet:
     description = json.loads((folder / PACK_FILE).read_text())
     if description.get("version") != PACK_VERSION:
-        raise DemonstrationError(f"{folder / PACK_FILE}: version {description.get('version')}, expected {PACK_VERSION}; pack again")
+        raise DemonstrationError(
+            f"{folder / PACK_FILE}: version {description.get('version')}, expected {PACK_VERSION}; pack again"
+        )
     images_FNHWC = np.load(folder / "images.npy", mmap_mode="r")
     if tuple(description["cameras"]) != tuple(cameras) or images_FNHWC.shape[2] != image_size:
         raise DemonstrationError(
@@ -231,7 +237,9 @@ def _fill(
     lengths_D = np.array([info.num_steps for info in infos], dtype=np.int64)
     starts_D = np.cumsum(lengths_D) - lengths_D
     actions_FA = np.empty((images_FNHWC.shape[0], hdf5.ACTION_DIM), dtype=np.float32)
-    reader = _read_all(infos, cameras=cameras, image_size=images_FNHWC.shape[2], action_key=action_key, num_workers=num_workers)
+    reader = _read_all(
+        infos, cameras=cameras, image_size=images_FNHWC.shape[2], action_key=action_key, num_workers=num_workers
+    )
     for index, demo in tqdm(reader, total=len(infos), desc="reading demonstrations", unit="demo"):
         frames = slice(starts_D[index], starts_D[index] + lengths_D[index])
         images_FNHWC[frames] = demo.images_TNHWC
@@ -261,7 +269,9 @@ def _read_all(
         pending: list[Future[Demo]] = []
         done = 0
         for info in infos:
-            pending.append(pool.submit(hdf5.read_demo, info, cameras=cameras, image_size=image_size, action_key=action_key))
+            pending.append(
+                pool.submit(hdf5.read_demo, info, cameras=cameras, image_size=image_size, action_key=action_key)
+            )
             if len(pending) >= 4 * num_workers:
                 yield done, pending.pop(0).result()
                 done += 1

@@ -75,7 +75,9 @@ def scan(files: Sequence[Path], *, cameras: Sequence[str], action_key: str = "ac
             with h5py.File(path, "r") as file:
                 infos += _scan_file(file, path, cameras, action_key)
         except OSError as error:
-            raise DemonstrationError(f"{path} cannot be read as HDF5 ({error}); make the demonstrations again") from error
+            raise DemonstrationError(
+                f"{path} cannot be read as HDF5 ({error}); make the demonstrations again"
+            ) from error
     return infos
 
 
@@ -85,7 +87,8 @@ def read_demo(info: DemoInfo, *, cameras: Sequence[str], image_size: int, action
         group = file["data"][info.name]
         actions_TA = np.asarray(group[action_key][()], dtype=np.float32)
         images = [
-            resize_images(rotate_180(group["obs"][CAMERA_KEYS[camera]][()]), image_size=image_size) for camera in cameras
+            resize_images(rotate_180(group["obs"][CAMERA_KEYS[camera]][()]), image_size=image_size)
+            for camera in cameras
         ]
     _check_actions(actions_TA, where=f"{info.path}, {info.name}")
     return Demo(images_TNHWC=np.stack(images, axis=1), actions_TA=actions_TA)
@@ -107,7 +110,9 @@ def resize_images(images_THWC: NDArray[np.uint8], *, image_size: int) -> NDArray
     pixels_TCHW = torch.from_numpy(images_THWC).permute(0, 3, 1, 2).to(torch.float32)
     size = (image_size, image_size)
     resized_TCHW = F.interpolate(pixels_TCHW, size=size, mode="bicubic", align_corners=False, antialias=True)
-    resized: NDArray[np.uint8] = resized_TCHW.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    resized: NDArray[np.uint8] = (
+        resized_TCHW.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    )
     return resized
 
 
@@ -150,7 +155,9 @@ def _check_shapes(group: h5py.Group, *, cameras: Sequence[str], action_key: str,
 def _check_actions(actions_TA: NDArray[np.float32], *, where: str) -> None:
     if not np.isfinite(actions_TA).all():
         step, dim = np.argwhere(~np.isfinite(actions_TA))[0]
-        raise DemonstrationError(f"{where}: action {actions_TA[step, dim]} at step {step}, dimension {dim}; expected finite numbers")
+        raise DemonstrationError(
+            f"{where}: action {actions_TA[step, dim]} at step {step}, dimension {dim}; expected finite numbers"
+        )
     largest = float(np.abs(actions_TA).max())
     if largest > 1 + RANGE_TOLERANCE:
         raise DemonstrationError(f"{where}: an action of size {largest:g}; the environment's actions lie in [-1, 1]")

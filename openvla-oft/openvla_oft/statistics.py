@@ -60,7 +60,7 @@ def action_statistics(
 
 def openvla_gripper(env_gripper: NDArray[np.float64]) -> NDArray[np.float64]:
     """From LIBERO's -1 open / +1 close to OpenVLA's 1 open / 0 close."""
-    return 1.0 - np.clip(env_gripper, 0.0, 1.0)
+    return np.clip((1.0 - env_gripper) / 2.0, 0.0, 1.0)
 
 
 def _symmetric_bound(

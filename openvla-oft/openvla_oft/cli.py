@@ -1,0 +1,47 @@
+"""What the package's command lines share: data arguments, logging, and exit codes."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+EXIT_USER_ERROR = 2
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("demonstrations")
+    data.add_argument(
+        "--demonstrations",
+        type=Path,
+        required=True,
+        help="folder of LIBERO HDF5 files, or one written by openvla_oft.pack",
+    )
+    data.add_argument(
+        "--suite", default="libero_spatial", help="subfolder of the demonstrations and name of the statistics"
+    )
+    data.add_argument(
+        "--cameras",
+        type=lambda text: tuple(text.split(",")),
+        default=("agentview",),
+        help="comma-separated: agentview, eye_in_hand (default: agentview)",
+    )
+    data.add_argument("--action-key", default="actions", help="dataset of each demonstration that holds the labels")
+    data.add_argument("--max-demos-per-task", type=int, default=None)
+    data.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read (0: none)")
+
+
+def run_command(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None
+) -> int:
+    """Parse and run; a user's error becomes one message on stderr and exit code 2."""
+    options = parser.parse_args(arguments)
+    options.command = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    try:
+        run(options)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_USER_ERROR
+    return 0

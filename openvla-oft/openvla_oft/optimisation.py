@@ -1,0 +1,60 @@
+"""Schedule, parameter groups and weight averaging: small pieces without any model."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def learning_rate(
+    *, step: int, progress: float, base: float, num_warmup_steps: int, final_fraction: float = 0.01
+) -> float:
+    """Linear warmup over the first steps, then a cosine in ``progress`` (0 to 1 of the steps or of the time) to the end."""
+    warmup = min(1.0, (step + 1) / max(1, num_warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+    return base * warmup * (final_fraction + (1 - final_fraction) * cosine)
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, object]]:
+    """Decay matrices and kernels; leave vectors (norms, biases, scales) and embeddings alone."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.dim() >= 2 and id(parameter) not in embeddings else others).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+class WeightAverage:
+    """Exponential moving average of the parameters; the average forgets its start faster early on."""
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema decay {decay} must lie in [0, 1); 0 keeps the last weights")
+        self.decay = decay
+        self.parameters: Sequence[nn.Parameter] = list(model.parameters())
+        self.averages: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.decay > 0 else 0.0
+        torch._foreach_lerp_(self.averages, [parameter.detach() for parameter in self.parameters], 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the averages into the model for validation or saving, and the trained weights back afterwards."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the model's weights and the averages."""
+        current = [parameter.detach().clone() for parameter in self.parameters]
+        torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self.averages)
+        torch._foreach_copy_(self.averages, current)
