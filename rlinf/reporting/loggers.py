@@ -1,0 +1,198 @@
+"""Training metrics: ``metrics.jsonl`` always, TensorBoard and Weights & Biases when asked for.
+
+A run that was killed and resumed logs some steps twice. All three places cope: the file's reader drops what a resumed
+run superseded, TensorBoard purges from the first new step on, and W&B takes the step as a metric of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+from rlinf.reporting.jsonlines import append_line, read_lines
+from rlinf.reporting.ledger import utc_now
+
+logger = logging.getLogger(__name__)
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class LoggerError(ValueError):
+    """A logger that cannot work as configured, or a metric that is no number."""
+
+
+class Backend(Protocol):
+    """One more place that metrics go to."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Serializable(Protocol):
+    def SerializeToString(self) -> bytes: ...
+
+
+class MetricLogger:
+    """Writes each call's metrics under ``folder`` and to the chosen backends; usable as a context manager."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        backends: Sequence[str],
+        project: str,
+        experiment: str,
+        config: Mapping[str, Any],
+    ) -> None:
+        if unknown := sorted(set(backends) - set(BACKENDS)):
+            raise LoggerError(
+                f"unknown logger backends {unknown}; runner.logger.logger_backends takes {list(BACKENDS)}"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / METRICS_NAME
+        self._backends: list[Backend] = []
+        for name in dict.fromkeys(backends):
+            self._backends.append(BACKENDS[name](folder, project, experiment, config))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics of one step (an epoch); several calls with one step add to each other."""
+        if not isinstance(step, int) or step < 0:
+            raise LoggerError(f"step must be an integer from 0 on, given {step!r}")
+        numbers = {name: _number(name, value) for name, value in metrics.items()}
+        # NaN and infinity are no JSON; they are kept as the strings that float() reads.
+        plain = {name: value if value - value == 0 else str(value) for name, value in numbers.items()}
+        append_line(self.path, {"step": step, "time": utc_now(), "metrics": plain})
+        for backend in self._backends:
+            backend.log(numbers, step)
+
+    def close(self) -> None:
+        """Flush and close the backends; the file needs no closing."""
+        while self._backends:
+            self._backends.pop().close()
+
+    def __enter__(self) -> MetricLogger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> dict[int, dict[str, float]]:
+    """Metrics by step, in ascending order.
+
+    The last value of each step and name counts. A step lower than the one before it in the file means that the run
+    was resumed there: everything logged earlier from that step on is superseded and dropped.
+    """
+    steps: dict[int, dict[str, float]] = {}
+    last = -1
+    for number, entry in read_lines(path):
+        step, metrics = entry.get("step"), entry.get("metrics")
+        if not isinstance(step, int) or isinstance(step, bool) or not isinstance(metrics, dict):
+            raise LoggerError(f"{path} line {number} must hold an integer 'step' and an object 'metrics'")
+        if step < last:
+            steps = {known: values for known, values in steps.items() if known < step}
+        last = step
+        try:
+            values = {name: float(value) for name, value in metrics.items()}
+        except (TypeError, ValueError) as error:
+            raise LoggerError(f"{path} line {number}: metrics must be numbers, given {metrics}") from error
+        steps.setdefault(step, {}).update(values)
+    return dict(sorted(steps.items()))
+
+
+class TensorBoardBackend:
+    """Scalars in an event file, written with tensorboard's own record writer (imports neither torch nor TensorFlow)."""
+
+    def __init__(self, folder: Path, project: str, experiment: str, config: Mapping[str, Any]) -> None:
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+            from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # type: ignore[import-untyped]
+            from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise LoggerError(
+                "runner.logger.logger_backends has tensorboard, which is not installed: run `pip install tensorboard` "
+                "or use runner.logger.logger_backends=[]"
+            ) from error
+        self._event, self._session, self._summary = Event, SessionLog, Summary
+        plugin = SummaryMetadata.PluginData(plugin_name="text")
+        target = folder / "tensorboard"
+        target.mkdir(exist_ok=True)
+        # TensorBoard reads a folder's event files in the order of their names.
+        name = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{os.getpid()}"
+        self._writer = RecordWriter((target / name).open("xb"))
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        settings = {"project": project, "experiment": experiment, "config": dict(config)}
+        value = Summary.Value(tag="settings/text_summary", metadata=SummaryMetadata(plugin_data=plugin))
+        value.tensor.dtype = 7  # a string tensor
+        value.tensor.string_val.append(f"```json\n{json.dumps(settings, indent=2, default=str)}\n```".encode())
+        self._write(Event(wall_time=time.time(), step=0, summary=Summary(value=[value])))
+        self._started = False
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        now = time.time()
+        if not self._started:  # tells TensorBoard to forget what an earlier process logged from this step on
+            start = self._session(status=self._session.START)
+            self._write(self._event(wall_time=now, step=step, session_log=start))
+            self._started = True
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self._write(self._event(wall_time=now, step=step, summary=self._summary(value=values)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, event: _Serializable) -> None:
+        self._writer.write(event.SerializeToString())
+
+
+class WandbBackend:
+    """Weights & Biases; the run's id is kept in the folder, so that a resumed run continues its curves."""
+
+    def __init__(self, folder: Path, project: str, experiment: str, config: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise LoggerError(
+                "runner.logger.logger_backends has wandb, which is not installed: run `pip install wandb` (and `wandb "
+                "login`, or set WANDB_MODE=offline), or remove it from runner.logger.logger_backends"
+            ) from error
+        id_file = folder / "wandb_run_id.txt"
+        if not id_file.exists():
+            id_file.write_text(uuid4().hex[:12] + "\n")
+        self._run = wandb.init(
+            project=project,
+            name=experiment,
+            id=id_file.read_text().strip(),
+            resume="allow",
+            dir=str(folder),
+            config=dict(config),
+        )
+        # W&B refuses steps that go back, as they do after resuming; a step metric of our own may.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log({**metrics, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+BACKENDS: dict[str, Callable[[Path, str, str, Mapping[str, Any]], Backend]] = {
+    "tensorboard": TensorBoardBackend,
+    "wandb": WandbBackend,
+}
+
+
+def _number(name: str, value: object) -> float:
+    # bool, str and the like are refused; numpy and torch scalars have __float__ and are taken.
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise LoggerError(f"metric '{name}' must be a number, given {value!r}")
+    return float(value)
