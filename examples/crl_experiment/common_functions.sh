@@ -22,3 +22,18 @@ crl_exec_python() {
   export PYTHONPATH="$CRL_ROOT${PYTHONPATH:+:$PYTHONPATH}"
   exec "$(crl_python)" "$@"
 }
+
+# Run a command to its end and return its exit code; a signal that reaches this shell alone is handed on to it.
+crl_run() {
+  local child code=0
+  "$@" </dev/null &
+  child=$!
+  trap 'kill -TERM "$child" 2>/dev/null || true' INT TERM HUP
+  wait "$child" || code=$?
+  while kill -0 "$child" 2>/dev/null; do # a trapped signal ends `wait` before the child has ended
+    code=0
+    wait "$child" || code=$?
+  done
+  trap - INT TERM HUP
+  return "$code"
+}

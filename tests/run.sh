@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Sets up like the quickstart, then lints, type-checks and tests.
+#
+#   bash tests/run.sh                      every suite, with the time of each
+#   bash tests/run.sh tests/unit -k plan   pytest with these arguments instead
+source "$(dirname "${BASH_SOURCE[0]}")/../examples/setup_environment.sh"
+setup_development_environment
+cd "$CRL_ROOT" || exit
+export RAY_USAGE_STATS_ENABLED=0
+
+summary=()
+failed=0
+
+check() {
+  local name=$1 start=$SECONDS result=ok
+  shift
+  printf '\n== %s\n' "$name"
+  "$@" </dev/null || { result="FAILED ($?)" && failed=1; }
+  summary+=("$(printf '%-14s %4d s  %s' "$name" $((SECONDS - start)) "$result")")
+}
+
+check ruff python -m ruff check .
+check mypy python -m mypy
+if command -v shellcheck >/dev/null; then
+  check shellcheck shellcheck -x -P SCRIPTDIR .ci/run tests/run.sh examples/*.sh examples/*/*.sh
+fi
+if (($#)); then
+  check pytest python -m pytest "$@"
+else
+  for suite in unit distributed gpu e2e; do
+    if compgen -G "tests/$suite/test_*.py" >/dev/null; then
+      check "tests/$suite" python -m pytest -q "tests/$suite"
+    fi
+  done
+fi
+
+printf '\n'
+printf '%s\n' "${summary[@]}"
+exit "$failed"
