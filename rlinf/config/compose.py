@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -36,6 +37,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, folder: Path = CONF
             f"configuration {name!r} does not exist in {folder}.\n"
             f"Expected one of: {', '.join(config_names(folder)) or '(none)'}"
         )
+    ConfigStore.instance().store(name="schema", node=Config, package="_global_")
     try:
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             composed = compose(config_name=name, overrides=list(overrides))
@@ -46,9 +48,9 @@ def load_config(name: str, overrides: Sequence[str] = (), *, folder: Path = CONF
 
 def typed_config(composed: DictConfig) -> Config:
     """Check keys and types of a composed configuration against the schema."""
+    plain = OmegaConf.create(OmegaConf.to_container(composed, resolve=True))  # forgets what Hydra's ++ let through
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
-        config = OmegaConf.to_object(merged)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or getattr(error, "key", None)
         raise ConfigError(
@@ -72,7 +74,8 @@ def config_hash(config: Config) -> str:
 
 
 def _flat(error: Exception) -> str:
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    lines = [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()[:1]]
+    return "; ".join(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
 def _suggestion(error: Exception) -> str:

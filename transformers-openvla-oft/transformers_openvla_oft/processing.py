@@ -56,7 +56,9 @@ class ImageSettings:
         """From a published `preprocessor_config.json`."""
         strategy = fields.get("image_resize_strategy", "resize-naive")
         if strategy != "resize-naive":
-            raise ValueError(f"image_resize_strategy must be 'resize-naive' as in the published models, not {strategy!r}")
+            raise ValueError(
+                f"image_resize_strategy must be 'resize-naive' as in the published models, not {strategy!r}"
+            )
         sizes = {tuple(size[-2:]) for size in fields["input_sizes"]}
         if len(sizes) != 1 or len(set(next(iter(sizes)))) != 1:
             raise ValueError(f"all towers must read square pictures of one size, given {fields['input_sizes']}")
@@ -171,15 +173,25 @@ class PrismaticProcessor:
         if self.num_images != N:
             raise ValueError(f"the checkpoint reads {self.num_images} picture(s) per observation, given {N}")
         size = self.images.image_size
-        images = images_BNHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
-        if images.shape[-2:] != (size, size):
-            images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
-            # Bicubic overshoots, and the published path stores the resized picture as uint8.
-            images = images.clamp(0, 255).round()
+        images = self.resize(images_BNHWC).flatten(0, 1).permute(0, 3, 1, 2).float()
         means = torch.tensor(self.images.means, device=images.device).view(1, -1, 3, 1, 1)
         stds = torch.tensor(self.images.stds, device=images.device).view(1, -1, 3, 1, 1)
         towers = (images[:, None] / 255 - means) / stds
         return towers.reshape(B, -1, size, size)
+
+    def resize(self, images_BNHWC: Tensor) -> Tensor:
+        """uint8 pictures of any size -> uint8 (B, N, size, size, 3); `pixel_values` of both are equal.
+
+        This is all that a rollout needs to keep of a picture: the published path stores the resized one as uint8.
+        """
+        size = self.images.image_size
+        B, N, height, width, _ = images_BNHWC.shape
+        if (height, width) == (size, size):
+            return images_BNHWC
+        images = images_BNHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
+        images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+        # Bicubic overshoots the range of uint8.
+        return images.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).reshape(B, N, size, size, 3)
 
     def _token_id(self, name: str, token: str | None) -> int:
         token_id = None if token is None else self.tokenizer.convert_tokens_to_ids(token)

@@ -1,0 +1,103 @@
+"""Checkpoints of an adapter and of what resuming needs.
+
+Layout of ``checkpoints/global_step_<n>/actor/``: a PEFT adapter (``adapter_config.json``,
+``adapter_model.safetensors``, loadable by PEFT alone) and ``training_state.pt`` (optimizer, epoch, method). A
+``global_step_<n>`` folder that exists is complete: it is written under a temporary name and renamed.
+"""
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from rlinf.config import ConfigError
+from rlinf.engines.fsdp import gather_trainable
+from rlinf.engines.learner import PolicyLearner
+
+_STEP = re.compile(r"global_step_(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    step: int
+    folder: Path
+
+    @property
+    def actor(self) -> Path:
+        return self.folder / "actor"
+
+
+def checkpoints(run_folder: Path) -> list[Checkpoint]:
+    """Complete checkpoints of a run, oldest first."""
+    found = []
+    for folder in (run_folder / "checkpoints").glob("global_step_*"):
+        match = _STEP.fullmatch(folder.name)
+        if match and (folder / "actor" / "adapter_config.json").is_file():
+            found.append(Checkpoint(int(match[1]), folder))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def temporary_folder(run_folder: Path, step: int) -> Path:
+    """An empty folder to write checkpoint ``step`` into; leftovers of an interrupted write are removed."""
+    folder = run_folder / "checkpoints" / f".writing_global_step_{step}"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "actor").mkdir(parents=True)
+    return folder
+
+
+def publish(run_folder: Path, step: int) -> Checkpoint:
+    """Give a fully written checkpoint its name; one of the same step that was there is replaced."""
+    target = run_folder / "checkpoints" / f"global_step_{step}"
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(run_folder / "checkpoints" / f".writing_global_step_{step}", target)
+    return Checkpoint(step, target)
+
+
+def prune(run_folder: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints."""
+    for checkpoint in checkpoints(run_folder)[:-keep]:
+        shutil.rmtree(checkpoint.folder)
+
+
+def save_actor(learner: PolicyLearner, folder: Path, *, epoch: int) -> None:
+    """Write the adapter and the training state. Collective; rank 0 writes."""
+    module = learner.policy.module
+    assert isinstance(module, PeftModel)
+    adapter = {name.replace(".default.", "."): value for name, value in gather_trainable(module).items()}
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    optimizer = get_optimizer_state_dict(module, learner.optimizer, options=options)
+    if learner.rank != 0:
+        return
+    module.peft_config["default"].save_pretrained(str(folder))
+    save_file({name: torch.from_numpy(value) for name, value in adapter.items()}, folder / "adapter_model.safetensors")
+    state = {"epoch": epoch, "optimizer": optimizer, "method": learner.method.state_dict()}
+    torch.save(state, folder / "training_state.pt")
+
+
+def load_training_state(learner: PolicyLearner, folder: Path) -> int:
+    """Take back optimizer and method state for weights loaded from the same folder; returns the epoch. Collective.
+
+    Raises:
+        ConfigError: the folder holds an adapter without training state.
+    """
+    path = folder / "training_state.pt"
+    if not path.is_file():
+        raise ConfigError(f"cannot resume from {folder}: it holds no training_state.pt")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    set_optimizer_state_dict(learner.policy.module, learner.optimizer, state["optimizer"], options=options)
+    learner.method.load_state_dict(state["method"])
+    return int(state["epoch"])

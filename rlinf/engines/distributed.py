@@ -1,0 +1,56 @@
+"""Process groups: gloo on CPU, NCCL with a gloo side channel on GPUs."""
+
+import os
+import socket
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def interface_of(address: str) -> str | None:
+    """Name of the network interface that has IPv4 ``address``; gloo and NCCL must be told or may pick loopback."""
+    import fcntl
+    import struct
+
+    siocgifaddr = 0x8915
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                packed = fcntl.ioctl(probe.fileno(), siocgifaddr, struct.pack("256s", name.encode()[:15]))
+            except OSError:  # the interface has no IPv4 address
+                continue
+            if socket.inet_ntoa(packed[20:24]) == address:
+                return name
+    return None
+
+
+def join_group(*, rank: int, world_size: int, address: str, port: int, own_address: str) -> DeviceMesh:
+    """Join the group that rank 0 at ``address:port`` opens; returns the one-dimensional mesh to shard over.
+
+    Collective: every rank calls it.
+    """
+    name = interface_of(own_address)
+    if name is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+    on_gpu = torch.cuda.is_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        init_method=f"tcp://{address}:{port}",
+        rank=rank,
+        world_size=world_size,
+    )
+    return init_device_mesh("cuda" if on_gpu else "cpu", (world_size,))
+
+
+def local_device() -> torch.device:
+    """The GPU that this process may use, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,0 +1,77 @@
+"""Sharded training of a policy with FSDP2 (``fully_shard``).
+
+Under FSDP2 a parameter is a ``DTensor`` that holds this rank's shard. Functions say whether they see shards or whole
+tensors, and which ranks must call them.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from rlinf.models.lora import trainable_parameters
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def shard(
+    module: nn.Module, units: Iterable[nn.Module], mesh: DeviceMesh, *, param_dtype: str, reshard_after_forward: bool
+) -> FSDPModule:
+    """Shard ``units`` one by one and the rest of ``module`` as the root. Collective.
+
+    param_dtype: precision of forward and backward; gradients are reduced in float32.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=DTYPES[param_dtype], reduce_dtype=torch.float32)
+    for unit in units:
+        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
+    fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
+    assert isinstance(module, FSDPModule)
+    return module
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole tensor behind a shard, detached. Collective when ``tensor`` is sharded."""
+    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def gather_trainable(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Whole trainable tensors by name, float32 in CPU memory. Collective; every rank gets them."""
+    return {name: whole(p).float().cpu().numpy() for name, p in trainable_parameters(module).items()}
+
+
+def load_trainable(module: nn.Module, tensors: dict[str, NDArray[np.float32]]) -> None:
+    """Copy whole tensors into an unsharded module.
+
+    Raises:
+        ValueError: names or shapes differ from the module's trainable parameters.
+    """
+    parameters = trainable_parameters(module)
+    if parameters.keys() != tensors.keys():
+        differing = sorted(parameters.keys() ^ tensors.keys())
+        raise ValueError(f"weights do not fit the policy: {len(differing)} names differ, the first is {differing[0]}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            value = torch.from_numpy(tensors[name].copy())
+            if value.shape != parameter.shape:
+                raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
+            parameter.copy_(value)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients down to a total norm of ``max_norm``; returns the norm before. Collective; right on shards.
+
+    Raises:
+        FloatingPointError: the norm is not finite.
+    """
+    norm = whole(nn.utils.clip_grad_norm_(list(parameters), max_norm))
+    if not torch.isfinite(norm):
+        raise FloatingPointError(
+            f"gradient norm is {norm.item()}: the update is stopped and no weight was changed by it; "
+            "lower actor.optim.lr or inspect the rollouts"
+        )
+    return norm

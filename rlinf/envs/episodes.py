@@ -1,0 +1,168 @@
+"""Which episodes to play where, and turning their steps into experience. Pure bookkeeping, no simulator."""
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlinf.data import EnvStep, EpisodePlan, EpisodeResult, RolloutBatch
+
+
+def training_plans(
+    *,
+    suite: str,
+    task_ids: Sequence[int],
+    num_init_states: Sequence[int],
+    num_groups: int,
+    group_size: int,
+    seed: int,
+    epoch: int,
+) -> list[EpisodePlan]:
+    """``num_groups`` groups of ``group_size`` rollouts; a group shares its task, initial state and seed.
+
+    Tasks take turns; each task's initial states are drawn without replacement until all were used. The draw depends
+    on ``seed`` and ``epoch`` alone.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    queues: dict[int, list[int]] = {task: [] for task in task_ids}
+    offset = int(rng.integers(len(task_ids)))
+    plans = []
+    for group in range(num_groups):
+        position = (group + offset) % len(task_ids)
+        task = task_ids[position]
+        queues[task] = queues[task] or rng.permutation(num_init_states[position]).tolist()
+        init_index = queues[task].pop()
+        for member in range(group_size):
+            plans.append(EpisodePlan(group * group_size + member, group, suite, task, init_index, seed))
+    return plans
+
+
+def evaluation_plans(
+    *, suite: str, task_ids: Sequence[int], num_init_states: Sequence[int], episodes_per_task: int, seed: int
+) -> list[EpisodePlan]:
+    """``episodes_per_task`` episodes of each task from initial states 0, 1, ... (again from 0 when they run out)."""
+    plans = []
+    for task, num_states in zip(task_ids, num_init_states, strict=True):
+        for index in range(episodes_per_task):
+            round_seed = seed + index // num_states
+            plans.append(EpisodePlan(len(plans), -1, suite, task, index % num_states, round_seed))
+    return plans
+
+
+class EpisodeQueue:
+    """Hands out episodes so that a worker keeps to few tasks (building a scene costs seconds and memory).
+
+    A worker gets another episode of the task it had last while there is one, else the task that the fewest workers
+    are busy with per remaining episode.
+    """
+
+    def __init__(self, plans: Sequence[EpisodePlan]) -> None:
+        self._waiting: dict[int, deque[EpisodePlan]] = defaultdict(deque)
+        for plan in plans:
+            self._waiting[plan.task_id].append(plan)
+        self._task_of: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def next(self, worker: int) -> EpisodePlan | None:
+        """The next episode for ``worker``, or None when all are handed out."""
+        task = self._task_of.get(worker)
+        if task is None or not self._waiting[task]:
+            open_tasks = [task for task, plans in self._waiting.items() if plans]
+            if not open_tasks:
+                return None
+            busy = list(self._task_of.values())
+            task = max(open_tasks, key=lambda t: len(self._waiting[t]) / (1 + busy.count(t)))
+            self._task_of[worker] = task
+        return self._waiting[task].popleft()
+
+
+class EpisodeRecorder:
+    """Collects the chunks of running episodes; a finished episode becomes samples and a result.
+
+    Whole episodes only: what is still running when ``batch`` is called is left out.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[int, _Episode] = {}
+        self._done: dict[int, _Episode] = {}
+
+    def start(self, plan: EpisodePlan) -> None:
+        """Begin an episode."""
+        self._running[plan.episode] = _Episode(plan)
+
+    def add(
+        self,
+        episodes: Sequence[int],
+        *,
+        frames_BNHWC: NDArray[np.uint8],
+        languages: Sequence[str],
+        bins_BCA: NDArray[np.int64],
+        logprobs_BCA: NDArray[np.float32],
+        step: EnvStep,
+        keep_samples: bool = True,
+    ) -> list[EpisodeResult]:
+        """Record one chunk of each of ``episodes``; returns the results of those that it ended."""
+        finished = []
+        for row, number in enumerate(episodes):
+            episode = self._running[number]
+            if keep_samples:
+                sample = (frames_BNHWC[row], bins_BCA[row], logprobs_BCA[row], step.executed_BC[row], step.rewards_BC[row])
+                episode.samples.append(sample)
+            episode.language = languages[row]
+            executed = step.executed_BC[row]
+            episode.num_steps += int(executed.sum())
+            episode.total_reward += float(step.rewards_BC[row].sum())
+            episode.success_once |= bool(step.success_BC[row][executed].any())
+            episode.success_at_end = bool(step.success_BC[row, -1])
+            if step.done_B[row]:
+                self._done[number] = self._running.pop(number)
+                finished.append(episode.result())
+        return finished
+
+    @property
+    def num_done(self) -> int:
+        return len(self._done)
+
+    def results(self) -> list[EpisodeResult]:
+        """Results of finished episodes in order of their numbers."""
+        return [self._done[number].result() for number in sorted(self._done)]
+
+    def batch(self) -> RolloutBatch:
+        """Samples of finished episodes, in order of their numbers, so that the outcome does not depend on timing."""
+        episodes = [self._done[number] for number in sorted(self._done)]
+        samples = [sample for episode in episodes for sample in episode.samples]
+        languages = tuple(dict.fromkeys(episode.language for episode in episodes))
+        counts = [len(episode.samples) for episode in episodes]
+        return RolloutBatch(
+            frames_SNHWC=np.stack([sample[0] for sample in samples]),
+            languages=languages,
+            language_S=np.repeat([languages.index(episode.language) for episode in episodes], counts).astype(np.int64),
+            bins_SCA=np.stack([sample[1] for sample in samples]),
+            logprobs_SCA=np.stack([sample[2] for sample in samples]),
+            executed_SC=np.stack([sample[3] for sample in samples]),
+            rewards_SC=np.stack([sample[4] for sample in samples]),
+            episode_S=np.repeat(np.arange(len(episodes)), counts).astype(np.int64),
+            episodes=tuple(episode.result() for episode in episodes),
+        )
+
+
+_Sample = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]
+
+
+class _Episode:
+    """A running episode."""
+
+    def __init__(self, plan: EpisodePlan) -> None:
+        self.plan = plan
+        self.samples: list[_Sample] = []
+        self.language = ""
+        self.num_steps = 0
+        self.total_reward = 0.0
+        self.success_once = False
+        self.success_at_end = False
+
+    def result(self) -> EpisodeResult:
+        return EpisodeResult(self.plan, self.success_once, self.success_at_end, self.total_reward, self.num_steps)

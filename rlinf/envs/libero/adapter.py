@@ -1,0 +1,107 @@
+"""Joins ``libero_runtime`` with the training loop: step limits, termination and rewards."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from libero_runtime import paths
+from libero_runtime.opengl import select_opengl
+from libero_runtime.suites import init_states, load_suite
+from numpy.typing import NDArray
+
+from rlinf.config.schema import EnvConfig, EnvSplitConfig
+from rlinf.data import EnvStep, EpisodePlan, Observation
+from rlinf.envs.registry import TaskInfo
+
+VIDEO_STRIDE = 2  # simulator steps between two frames of a video
+
+
+def tasks(suite: str) -> tuple[TaskInfo, ...]:
+    """The tasks of a suite, in LIBERO's order."""
+    return tuple(
+        TaskInfo(task.task_id, task.name, task.language, len(init_states(task))) for task in load_suite(suite).tasks
+    )
+
+
+def asset_kind() -> str:
+    """Official models or generated stand-ins; recorded with every result."""
+    return paths.asset_kind()
+
+
+def prepare() -> None:
+    """Find OpenGL and make sure that the scene models are there, once, before workers start."""
+    select_opengl()
+    paths.configure()
+
+
+class LiberoEnv:
+    """A ``VectorEnv`` of LIBERO scenes; see ``EnvConfig`` for its settings."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        select_opengl()
+        from libero_runtime.vector_env import LiberoVectorEnv
+
+        self.num_envs = config.num_envs_per_worker
+        self._config = config
+        self._split = config.train
+        self._envs = LiberoVectorEnv(
+            num_envs=self.num_envs,
+            cameras=tuple(config.cameras),
+            image_size=config.image_size,
+            look=config.look,
+            num_idle_steps=config.num_idle_steps,
+        )
+        self._steps_left = np.zeros(self.num_envs, np.int64)
+        self._succeeded = np.zeros(self.num_envs, np.bool_)
+
+    def configure(self, split: EnvSplitConfig) -> None:
+        """Set step limit and termination rule for the episodes that start from now on."""
+        self._split = dataclasses.replace(split)
+
+    def reset(self, plans: Sequence[EpisodePlan], env_ids: Sequence[int]) -> Observation:
+        """Start ``plans[i]`` in environment ``env_ids[i]``."""
+        from libero_runtime.vector_env import EpisodeStart
+
+        starts = [EpisodeStart(plan.suite, plan.task_id, plan.init_index, plan.seed) for plan in plans]
+        frames = self._envs.reset(starts, list(env_ids))
+        self._steps_left[list(env_ids)] = self._split.max_episode_steps
+        self._succeeded[list(env_ids)] = False
+        return Observation(frames.images_BNHWC, frames.proprio_BP, frames.languages)
+
+    def step_chunk(self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, film_first: bool) -> EnvStep:
+        """Carry out one chunk of actions in each named environment; ``film_first`` keeps frames of the first.
+
+        A reward is ``reward_coef`` times the change of success (``use_rel_reward``), so that an episode's rewards add
+        up to ``reward_coef`` exactly when it ends in success.
+        """
+        ids = list(env_ids)
+        stop = not self._split.ignore_terminations
+        chunk = actions_BCA.shape[1]
+        limit_B = np.minimum(self._steps_left[ids], chunk)
+        result = self._envs.step_chunk(
+            actions_BCA,
+            ids,
+            stop_on_success=stop,
+            max_steps_B=limit_B.tolist(),
+            record_every=VIDEO_STRIDE if film_first else 0,
+        )
+        executed_BC = np.arange(chunk)[None, :] < np.asarray(result.num_steps_B)[:, None]
+        success_BC = result.success_BC
+        before_BC = np.concatenate([self._succeeded[ids][:, None], success_BC[:, :-1]], axis=1)
+        gained_BC = success_BC.astype(np.float32) - (before_BC.astype(np.float32) if self._config.use_rel_reward else 0)
+        self._steps_left[ids] -= result.num_steps_B
+        self._succeeded[ids] = success_BC[:, -1]
+        terminated_B = success_BC[:, -1] & stop
+        return EnvStep(
+            observation=Observation(result.frames.images_BNHWC, result.frames.proprio_BP, result.frames.languages),
+            rewards_BC=(self._config.reward_coef * gained_BC * executed_BC).astype(np.float32),
+            executed_BC=executed_BC,
+            success_BC=success_BC,
+            terminated_B=terminated_B,
+            truncated_B=(self._steps_left[ids] <= 0) & ~terminated_B,
+            video_frames=result.recorded,
+        )
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._envs.close()

@@ -1,0 +1,28 @@
+"""What a simulator must offer to the training loop."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlinf.config.schema import EnvSplitConfig
+from rlinf.data import EnvStep, EpisodePlan, Observation
+
+
+class VectorEnv(Protocol):
+    """``num_envs`` episodes side by side in one process; each call names the environments it is about."""
+
+    num_envs: int
+
+    def configure(self, split: EnvSplitConfig) -> None:
+        """Set step limit and termination rule for the episodes that start from now on."""
+
+    def reset(self, plans: Sequence[EpisodePlan], env_ids: Sequence[int]) -> Observation:
+        """Start ``plans[i]`` in environment ``env_ids[i]``."""
+
+    def step_chunk(self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, film_first: bool) -> EnvStep:
+        """Carry out one chunk of actions in each named environment; ``film_first`` keeps frames of the first."""
+
+    def close(self) -> None:
+        """Free the simulator."""

@@ -1,0 +1,73 @@
+"""Low-rank adapters (LoRA, arXiv:2106.09685): attach, load, name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+
+from rlinf.config import ConfigError
+
+
+def attach_lora(
+    model: nn.Module, *, target_modules: Sequence[str], rank: int, alpha: int | None, path: Path | None, seed: int
+) -> PeftModel:
+    """Wrap ``model`` with a trainable adapter: the one in folder ``path``, else a fresh one (A Gaussian, B zero).
+
+    Everything but the adapter is frozen; the adapter is float32. The fresh adapter depends on ``seed`` alone.
+
+    Raises:
+        ConfigError: the stored adapter has another rank than the configuration asks for, or does not fit the model.
+    """
+    if path is None:
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha or rank,
+            target_modules=list(target_modules),
+            lora_dropout=0.0,
+            init_lora_weights="gaussian",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            wrapped = get_peft_model(model, config)  # type: ignore[arg-type]  # peft asks for PreTrainedModel only
+        assert isinstance(wrapped, PeftModel)
+    else:
+        stored = LoraConfig.from_pretrained(str(path))
+        if stored.r != rank:
+            raise ConfigError(
+                f"the adapter in {path} has rank {stored.r}, but actor.model.lora_rank={rank}; "
+                f"give actor.model.lora_rank={stored.r} or another adapter"
+            )
+        stored.inference_mode = False
+        wrapped = get_peft_model(model, stored)  # type: ignore[arg-type]
+        assert isinstance(wrapped, PeftModel)
+        _load_adapter(wrapped, path)
+    for name, parameter in wrapped.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return wrapped
+
+
+def _load_adapter(wrapped: PeftModel, path: Path) -> None:
+    """Load every tensor of the adapter; published adapters hold base weights beside it, which are left out."""
+    stored = {key: value for key, value in load_file(path / "adapter_model.safetensors").items() if "lora_" in key}
+    expected = get_peft_model_state_dict(wrapped)
+    wrong = [
+        key
+        for key in sorted(stored.keys() | expected.keys())
+        if key not in stored or key not in expected or stored[key].shape != expected[key].shape
+    ]
+    if wrong:
+        raise ConfigError(
+            f"the adapter in {path} does not fit the model: {len(wrong)} of {len(expected)} tensors are missing, "
+            f"unknown or of another shape, the first is {wrong[0]}"
+        )
+    set_peft_model_state_dict(wrapped, stored)
+
+
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are trained, by name; names are equal with and without sharding."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

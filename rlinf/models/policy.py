@@ -1,0 +1,75 @@
+"""What a policy must offer to rollouts and learners."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rlinf.data import Observation
+
+
+@dataclass(frozen=True)
+class PolicyInputs:
+    """Observations in the policy's own form, still compact.
+
+    frames_BNHWC: uint8 pictures at the policy's resolution; this is what a rollout keeps for the learner.
+    languages: instructions.
+    """
+
+    frames_BNHWC: Tensor
+    languages: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.languages)
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """Sampled actions: env_actions_BCA float32 for the simulator, bins_BCA int64, logprobs_BCA float32."""
+
+    env_actions_BCA: NDArray[np.float32]
+    bins_BCA: Tensor
+    logprobs_BCA: Tensor
+
+
+@dataclass(frozen=True)
+class PolicyEval:
+    """Log-probabilities and entropies (nats) of given bins, float32 (B, C, A), with gradients."""
+
+    logprobs_BCA: Tensor
+    entropy_BCA: Tensor
+
+
+class Policy(Protocol):
+    """A policy over chunks of binned actions."""
+
+    module: nn.Module
+    """What is trained, sharded and saved; a LoRA model when the policy has an adapter."""
+
+    chunk_shape: tuple[int, int]
+    """Actions per chunk and action dimensions, (C, A)."""
+
+    def prepare(self, observation: Observation) -> PolicyInputs:
+        """Bring an observation to the policy's resolution."""
+
+    def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
+        """Sample a chunk by inverting the cumulative distribution at ``uniforms_BCA``; temperature 0: arg max.
+
+        Random numbers are an argument so that a result depends on the episode and not on the batch it was in.
+        """
+
+    def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
+        """Log-probabilities of ``bins_BCA`` at ``temperature``, differentiable."""
+
+    def units(self) -> Sequence[nn.Module]:
+        """Blocks to shard one by one."""
+
+    def trainable_modules(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by module: ``vision``, ``llm``, ``head``."""
+
+    def to(self, device: torch.device) -> None:
+        """Move the policy."""

@@ -1,0 +1,142 @@
+"""Groups of equal Ray actors, called together under a deadline."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_POLL_S = 0.5
+WATCH = "watch"
+
+
+class WorkerError(RuntimeError):
+    """A worker died, hung or failed; the message names it."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the workers of a group run: GPUs per worker and the placement group's bundle of each, if any."""
+
+    num_cpus: float = 0
+    num_gpus: float = 0
+    group: PlacementGroup | None = None
+    bundles: Sequence[int] = ()
+    env_vars: dict[str, str] | None = None
+
+
+def gpu_bundles(num_gpus: int) -> PlacementGroup:
+    """One bundle per GPU, packed on as few nodes as possible, so that colocated workers share a GPU."""
+    group = ray.util.placement_group([{"GPU": 1.0, "CPU": 1.0}] * num_gpus, strategy="PACK")
+    ray.get(group.ready())
+    return group
+
+
+class WorkerGroup:
+    """``count`` actors of one class; worker ``i`` is constructed with ``arguments(i)``."""
+
+    def __init__(
+        self,
+        name: str,
+        worker_class: type,
+        count: int,
+        arguments: Callable[[int], tuple[Any, ...]],
+        *,
+        placement: Placement,
+        timeout_s: float,
+        watched: bool = False,
+    ) -> None:
+        """``watched`` workers have a second thread, in which ``watch`` asks for progress while the first works; a
+        simulator must not, since OpenGL contexts belong to one thread."""
+        self.name = name
+        self.timeout_s = timeout_s
+        remote = ray.remote(worker_class)
+        self.workers: list[ActorHandle[Any]] = []
+        for index in range(count):
+            options: dict[str, Any] = {
+                "num_cpus": placement.num_cpus,
+                "num_gpus": placement.num_gpus,
+                "max_restarts": 0,
+            }
+            if watched:
+                options["concurrency_groups"] = {WATCH: 1}
+            if placement.env_vars:
+                options["runtime_env"] = {"env_vars": placement.env_vars}
+            if placement.group is not None:
+                options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                    placement.group, placement_group_bundle_index=placement.bundles[index % len(placement.bundles)]
+                )
+            self.workers.append(remote.options(**options).remote(*arguments(index)))
+
+    def __len__(self) -> int:
+        return len(self.workers)
+
+    def submit(self, method: str, *args: Any) -> "list[ray.ObjectRef[Any]]":
+        """Call ``method`` with the same arguments on every worker; returns at once."""
+        return [getattr(worker, method).remote(*args) for worker in self.workers]
+
+    def submit_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> "list[ray.ObjectRef[Any]]":
+        """Call ``method`` on worker ``i`` with ``arguments[i]``; returns at once."""
+        pairs = zip(self.workers, arguments, strict=True)
+        return [getattr(worker, method).remote(*args) for worker, args in pairs]
+
+    def watch(self, method: str) -> "list[ray.ObjectRef[Any]]":
+        """Call ``method`` on every worker in its second thread; returns at once."""
+        return [getattr(worker, method).options(concurrency_group=WATCH).remote() for worker in self.workers]
+
+    def call(self, method: str, *args: Any) -> list[Any]:
+        """Call ``method`` on every worker and wait for all results."""
+        return self.wait(self.submit(method, *args))
+
+    def wait(self, refs: "Sequence[ray.ObjectRef[T]]", *, tick: Callable[[], None] | None = None) -> list[T]:
+        """Results of ``refs`` in order; ``tick`` is called about twice a second meanwhile.
+
+        Raises:
+            WorkerError: a worker died, or the deadline passed.
+            Exception: what a worker raised, as it raised it.
+        """
+        self.finish(refs, tick=tick)
+        try:
+            return ray.get(list(refs))
+        except RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+
+    def finish(self, refs: "Sequence[ray.ObjectRef[Any]]", *, tick: Callable[[], None] | None = None) -> None:
+        """Wait until all calls are done, fetching only what failed; the first failure ends the wait."""
+        pending, waited = list(refs), 0.0
+        while pending:
+            done, pending = ray.wait(pending, num_returns=1, timeout=_POLL_S, fetch_local=False)
+            if tick is not None:
+                tick()
+            if not done:
+                waited += _POLL_S
+                if waited >= self.timeout_s:
+                    raise WorkerError(
+                        f"{self.name}: {len(pending)} of {len(refs)} calls did not return within "
+                        f"{self.timeout_s:.0f} s (runner.call_timeout_s); the workers are stopped"
+                    )
+            for ref in done:
+                self._raise_failure(ref)
+
+    def _raise_failure(self, ref: "ray.ObjectRef[Any]") -> None:
+        try:
+            ray.get(ref, timeout=self.timeout_s)
+        except RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        except RayActorError as error:
+            raise WorkerError(f"{self.name}: a worker died: {error}") from error
+        except GetTimeoutError as error:
+            raise WorkerError(f"{self.name}: a result could not be fetched within {self.timeout_s:.0f} s") from error
+
+    def stop(self) -> None:
+        """End the workers."""
+        for worker in self.workers:
+            ray.kill(worker)

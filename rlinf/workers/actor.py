@@ -1,0 +1,108 @@
+"""Learning: one FSDP rank."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from rlinf.config.schema import Config
+from rlinf.custom.methods import TaskContext, make_method
+from rlinf.data import RolloutBatch
+from rlinf.engines.checkpoint import load_training_state, save_actor
+from rlinf.engines.distributed import free_port, join_group, local_device
+from rlinf.engines.fsdp import DTYPES, gather_trainable, shard
+from rlinf.engines.learner import PolicyLearner, Progress
+from rlinf.models import load_policy
+
+
+class ActorWorker:
+    """Holds a shard of the policy and its optimizer. All methods but ``rendezvous`` are collective."""
+
+    def __init__(self, rank: int, world_size: int, config: Config, checkpoint: Path) -> None:
+        torch.set_num_threads(config.actor.num_threads or max(1, (os.cpu_count() or 1) // world_size))
+        torch.backends.cuda.matmul.allow_tf32 = True
+        self._rank = rank
+        self._world_size = world_size
+        self._config = config
+        self._checkpoint = checkpoint
+        self._progress = Progress()
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Address and a free port of this worker's machine, for rank 0 to open the group at."""
+        return ray.util.get_node_ip_address(), free_port()
+
+    def setup(self, address: str, port: int, resume_from: Path | None) -> int:
+        """Join the group, build and shard the policy; returns the epoch to go on from."""
+        config = self._config
+        mesh = join_group(
+            rank=self._rank,
+            world_size=self._world_size,
+            address=address,
+            port=port,
+            own_address=ray.util.get_node_ip_address(),
+        )
+        policy = load_policy(
+            config.actor.model,
+            checkpoint=self._checkpoint,
+            unnorm_key=config.actor.model.unnorm_key or config.env.suite,
+            base_dtype=DTYPES[config.actor.fsdp.param_dtype],
+            seed=config.runner.seed,
+        )
+        device = local_device()
+        policy.to(device)
+        shard(
+            policy.module,
+            policy.units(),
+            mesh,
+            param_dtype=config.actor.fsdp.param_dtype,
+            reshard_after_forward=config.actor.fsdp.reshard_after_forward,
+        )
+        self._learner = PolicyLearner(
+            policy,
+            make_method(config.method),
+            algorithm=config.algorithm,
+            optim=config.actor.optim,
+            global_batch=config.actor.global_batch_size,
+            micro_batch=config.actor.micro_batch_size,
+            device=device,
+        )
+        return load_training_state(self._learner, resume_from) if resume_from else 0
+
+    def begin_task(self, task: TaskContext) -> None:
+        """Let the method prepare for a task."""
+        self._learner.method.on_task_start(task, self._learner.policy)
+
+    def weights(self) -> dict[str, NDArray[np.float32]] | None:
+        """Whole trainable tensors, from rank 0."""
+        tensors = gather_trainable(self._learner.policy.module)
+        return tensors if self._rank == 0 else None
+
+    def update(self, batches: "Sequence[ray.ObjectRef[Any]]", seed: int) -> dict[str, float]:
+        """One epoch of updates from the rollout workers' collections; metrics are those of all ranks."""
+        self._progress.advance(0.0)
+        rollouts = RolloutBatch.cat(ray.get(list(batches)))
+        return self._learner.update(rollouts, seed=seed, progress=self._progress)
+
+    @ray.method(concurrency_group="watch")
+    def progress(self) -> float:
+        """Share of the running update that is done."""
+        return self._progress.fraction
+
+    def end_task(self, task: TaskContext, batches: "Sequence[ray.ObjectRef[Any]]") -> None:
+        """Let the method take stock of a learnt task."""
+        self._learner.method.on_task_end(task, self._learner.policy, RolloutBatch.cat(ray.get(list(batches))))
+
+    def save(self, folder: Path, epoch: int) -> None:
+        """Write adapter and training state into ``folder``."""
+        save_actor(self._learner, folder, epoch=epoch)
+
+    def close(self) -> None:
+        """Leave the group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
