@@ -10,7 +10,7 @@ J = 7 arm joints, V = degrees of freedom of the scene.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
@@ -140,10 +140,48 @@ def _rotation_matrix(rotvec: Array) -> Array:
     ])
 
 
+class Controller(Protocol):
+    """Advances a scene by physics substeps under an action, and owns the state that an episode must keep."""
+
+    def get_state(self) -> Array:
+        """State (14,) to be saved with an episode."""
+
+    def set_state(self, state: Array) -> None:
+        """Restore what `get_state` returned."""
+
+    def substep(self, action: Array, *, first: bool) -> None:
+        """One physics substep (2 ms); `first` in each control step, when the action becomes the goal."""
+
+
+class ExactController:
+    """robosuite's own controller in stock order (two extra forward passes per substep): for parity, not for speed."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    def get_state(self) -> Array:
+        robot = self._env.robots[0]
+        goal = robot.controller
+        gripper = np.broadcast_to(np.asarray(robot.gripper.current_action, dtype=np.float64), (2,))
+        return np.concatenate([goal.goal_pos, np.ravel(goal.goal_ori), gripper])
+
+    def set_state(self, state: Array) -> None:
+        robot = self._env.robots[0]
+        robot.controller.goal_pos = state[:3].copy()
+        robot.controller.goal_ori = state[3:12].reshape(3, 3).copy()
+        robot.controller.new_update = True
+        robot.gripper.current_action = state[12:14].copy()
+
+    def substep(self, action: Array, *, first: bool) -> None:
+        self._env.sim.forward()
+        self._env._pre_action(action, policy_step=first)
+        self._env.sim.step()
+
+
 class FastController:
     """OSC and gripper commands for the one Panda of a LIBERO scene.
 
-    Call `set_goal(action)` after the first `mj_step1` of a control step, and `apply()` after every `mj_step1`.
+    Controls are computed between `mj_step1` and `mj_step2`, from what the first has just computed.
     """
 
     def __init__(self, env: Any) -> None:
@@ -175,16 +213,21 @@ class FastController:
         self.gripper = np.zeros(2)
 
     def get_state(self) -> Array:
-        """State (14,) to be saved with an episode."""
         return np.concatenate([self.goal_pos, self.goal_ori.ravel(), self.gripper])
 
     def set_state(self, state: Array) -> None:
-        """Restore what `get_state` returned."""
         self.goal_pos = state[:3].copy()
         self.goal_ori = state[3:12].reshape(3, 3).copy()
         self.gripper = state[12:14].copy()
 
-    def set_goal(self, action: Array) -> None:
+    def substep(self, action: Array, *, first: bool) -> None:
+        mujoco.mj_step1(self._model, self._data)
+        if first:
+            self._set_goal(action)
+        self._apply()
+        mujoco.mj_step2(self._model, self._data)
+
+    def _set_goal(self, action: Array) -> None:
         """Turn an action (7,) in [-1, 1] into a pose goal relative to the present pose, and a gripper direction.
 
         As in robosuite, an action without rotation keeps the previous orientation goal.
@@ -195,7 +238,7 @@ class FastController:
             self.goal_ori = _rotation_matrix(delta[3:]) @ self._ee_mat
         self._gripper_step = np.array([-1.0, 1.0]) * _GRIPPER_SPEED * np.sign(action[6])
 
-    def apply(self) -> None:
+    def _apply(self) -> None:
         """Write the controls of one physics substep."""
         model, data = self._model, self._data
         mujoco.mj_jacSite(model, data, self._jacobian_6V[:3], self._jacobian_6V[3:], self._site)

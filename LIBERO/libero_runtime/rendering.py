@@ -44,13 +44,8 @@ class SceneRenderer:
         self.image_size = image_size
         self._model = model
         self._camera_ids = [self._camera_id(name) for name in cameras]
-        if look == "fast":
-            model.vis.quality.offsamples = 0
-            model.vis.quality.shadowsize = 0
-        model.vis.global_.offwidth = image_size
-        model.vis.global_.offheight = image_size
         _make_gl_current()
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        self._context = self._make_context(look)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
         if look == "fast":
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -63,6 +58,17 @@ class SceneRenderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._viewport = mujoco.MjrRect(0, 0, image_size, image_size)
         self._pixels_HWC = np.empty((image_size, image_size, 3), dtype=np.uint8)
+
+    def _make_context(self, look: Look) -> mujoco.MjrContext:
+        """Upload the model; its quality settings are read here only, and are left as they were."""
+        quality, window = self._model.vis.quality, self._model.vis.global_
+        before = quality.offsamples, quality.shadowsize, window.offwidth, window.offheight
+        if look == "fast":
+            quality.offsamples = quality.shadowsize = 0
+        window.offwidth = window.offheight = self.image_size
+        context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        quality.offsamples, quality.shadowsize, window.offwidth, window.offheight = before
+        return context
 
     def _camera_id(self, name: str) -> int:
         camera_id = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, name)

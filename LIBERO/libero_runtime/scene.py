@@ -9,7 +9,6 @@ N cameras, H and W pixels, C colours.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,9 +19,9 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.controller import FastController
-from libero_runtime.paths import LiberoPathError, prepare_libero
-from libero_runtime.rendering import Look, SceneRenderer
+from libero_runtime.controller import Controller, ExactController, FastController
+from libero_runtime.models import SharedModel, build_env
+from libero_runtime.rendering import Look
 from libero_runtime.success import SuccessTest
 from libero_runtime.suites import SuiteError, TaskSpec, init_states
 
@@ -35,7 +34,39 @@ _SUBSTEP_S = 0.002
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _START_CACHE_SIZE = 64  # finished resets kept per scene: a group of rollouts shares its start
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees."""
+
+    images_NHWC: NDArray[np.uint8]
+    proprio: NDArray[np.float32]  # (8,)
+
+
+@dataclass(frozen=True)
+class SampleClock:
+    """When stock LIBERO samples its observations, in its own floating-point arithmetic.
+
+    It looks once per 50 ms of simulated time, but its timer also counts the two forced looks of a reset: the look
+    falls on the 24th of the 25 substeps, not after the last. Only exact stepping reproduces this.
+    """
+
+    elapsed_s: float = 0.0
+    sampled: bool = False
+
+    def forced(self) -> SampleClock:
+        """After a look outside stepping."""
+        return SampleClock(self.elapsed_s + _SUBSTEP_S, True)
+
+    def tick(self) -> tuple[SampleClock, bool]:
+        """After one substep: the new clock, and whether stock looks now."""
+        elapsed, sampled, look = self.elapsed_s + _SUBSTEP_S, self.sampled, False
+        if not sampled and 1.0 / CONTROL_HZ >= elapsed:
+            sampled = look = True
+        if elapsed >= 1.0 / CONTROL_HZ:
+            look = look or not sampled
+            elapsed, sampled = elapsed % (1.0 / CONTROL_HZ), False
+        return SampleClock(elapsed, sampled), look
 
 
 @dataclass(frozen=True)
@@ -46,17 +77,10 @@ class Slot:
     controller: Array  # (14,) pose goal and gripper command
     fixture_pos: Array  # (num_fixtures, 3): not part of MuJoCo's state
     fixture_quat: Array  # (num_fixtures, 4)
-    clock: tuple[float, bool]  # stock's observation timer (exact stepping only): seconds, already sampled
     num_steps: int  # control steps since the idle steps ended
     success: bool  # goal predicate after the last step
-
-
-@dataclass(frozen=True)
-class View:
-    """What a policy sees."""
-
-    images_NHWC: NDArray[np.uint8]
-    proprio: NDArray[np.float32]  # (8,)
+    clock: SampleClock  # exact stepping only, with the last observation it took
+    sampled_view: View | None
 
 
 @dataclass(frozen=True)
@@ -82,28 +106,6 @@ def axis_angle(quat_wxyz: Array) -> Array:
     return (quat_wxyz[1:] * 2.0 * math.acos(w)) / scale
 
 
-def _build_env(task: TaskSpec) -> Any:
-    """robosuite's environment of a task: compiled model, samplers, goal; no renderer and no camera observables."""
-    prepare_libero()
-    from libero.libero.envs.env_wrapper import ControlEnv
-
-    try:
-        control = ControlEnv(
-            bddl_file_name=str(task.bddl_path),
-            use_camera_obs=False,
-            has_offscreen_renderer=False,
-            hard_reset=False,
-            ignore_done=True,
-        )
-    except FileNotFoundError as error:
-        raise LiberoPathError(
-            f"{task.suite} task {task.task_id} ({task.name}) needs an asset that is missing: {error.filename or error}"
-        ) from error
-    env = control.env
-    env.visualize(vis_settings={name: False for name in env._visualizations})  # stock's reset hides the marker sites
-    return env
-
-
 class Scene:
     """A task's model, controller, goal test and renderer. At any time it holds one loaded slot."""
 
@@ -120,26 +122,30 @@ class Scene:
         self.task = task
         self.exact = exact
         self.num_idle_steps = num_idle_steps
-        self.env = _build_env(task)
-        self.model: mujoco.MjModel = self.env.sim.model._model
+        self.env = build_env(task, control_hz=CONTROL_HZ)
+        self._shared: SharedModel = self.env.shared
+        self.model: mujoco.MjModel = self._shared.model
         self.data: mujoco.MjData = self.env.sim.data._data
         self.num_cameras = len(cameras)
         self.image_size = image_size
-        self._renderer = SceneRenderer(self.model, cameras=cameras, image_size=image_size, look=look)
+        self._renderer = self._shared.acquire_renderer(cameras=cameras, image_size=image_size, look=look)
         self._success_test = SuccessTest(self.env)
-        self._controller = FastController(self.env)
+        self._controller: Controller = ExactController(self.env) if exact else FastController(self.env)
         self._fresh_controller = self._controller.get_state()
         self._fixture_bodies = np.array(
             [self.env.sim.model.body_name2id(fixture.root_body) for fixture in self.env.fixtures_dict.values()],
             dtype=np.int64,
         )
+        self._fixture_pos = self._shared.body_pos[self._fixture_bodies]
+        self._fixture_quat = self._shared.body_quat[self._fixture_bodies]
         robot = self.env.robots[0]
         self._eef_site = int(robot.eef_site_id)
         self._eef_body = int(self.env.sim.model.body_name2id(robot.robot_model.eef_name))
         self._gripper_qpos = np.asarray(robot._ref_gripper_joint_pos_indexes, dtype=np.int64)
         self._starts: OrderedDict[tuple[int, int], tuple[Slot, View]] = OrderedDict()
         self._state_size = mujoco.mj_stateSize(self.model, _STATE)
-        self._clock = (0.0, False)
+        self._clock = SampleClock()
+        self._sampled_view: View | None = None
         self._num_steps = 0
         self._success = False
 
@@ -183,23 +189,34 @@ class Scene:
         return Slot(
             integration=integration,
             controller=self._controller.get_state(),
-            fixture_pos=self.model.body_pos[self._fixture_bodies].copy(),
-            fixture_quat=self.model.body_quat[self._fixture_bodies].copy(),
-            clock=self._clock,
+            fixture_pos=self._fixture_pos,
+            fixture_quat=self._fixture_quat,
             num_steps=self._num_steps,
             success=self._success,
+            clock=self._clock,
+            sampled_view=self._sampled_view,
         )
 
     def load(self, slot: Slot) -> None:
         """Make `slot` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
         mujoco.mj_setState(self.model, self.data, slot.integration, _STATE)
-        self.model.body_pos[self._fixture_bodies] = slot.fixture_pos
-        self.model.body_quat[self._fixture_bodies] = slot.fixture_quat
         self._controller.set_state(slot.controller)
-        self._clock, self._num_steps, self._success = slot.clock, slot.num_steps, slot.success
+        self._fixture_pos, self._fixture_quat = slot.fixture_pos, slot.fixture_quat
+        self._num_steps, self._success = slot.num_steps, slot.success
+        self._clock, self._sampled_view = slot.clock, slot.sampled_view
+        self._shared.owner = None
+
+    def _own_model(self) -> None:
+        """Write what the loaded episode keeps in the shared model, unless it is there already."""
+        if self._shared.owner is not self:
+            self.model.body_pos[self._fixture_bodies] = self._fixture_pos
+            self.model.body_quat[self._fixture_bodies] = self._fixture_quat
+            self.env._post_process()  # lights the stove's burner when its knob is turned
+            self._shared.owner = self
 
     def refresh(self) -> None:
         """Recompute poses and contacts of the loaded state without touching what the next step depends on."""
+        self._own_model()
         mujoco.mj_fwdPosition(self.model, self.data)
 
     @property
@@ -212,41 +229,66 @@ class Scene:
         """Goal predicate after the loaded episode's last step."""
         return self._success
 
-    def _draw_fixtures(self, seed: int) -> None:
-        """Place fixtures as a stock environment seeded with `seed` does in its reset."""
+    def _reset(self, state: Array, seed: int) -> None:
+        """Set an initial state (1 + nq + nv,) with the controller at rest and fixtures drawn with `seed`."""
+        self._shared.owner = None
+        self.model.body_pos[self._fixture_bodies] = self._shared.body_pos[self._fixture_bodies]
+        self.model.body_quat[self._fixture_bodies] = self._shared.body_quat[self._fixture_bodies]
+        mujoco.mj_resetData(self.model, self.data)
+        generator_before = np.random.get_state()  # LIBERO's samplers use numpy's global generator
+        np.random.seed(seed)
+        try:
+            if self.exact:
+                self._stock_reset()
+            else:
+                self._draw_fixtures()
+        finally:
+            np.random.set_state(generator_before)
+        self._fixture_pos = self.model.body_pos[self._fixture_bodies].copy()
+        self._fixture_quat = self.model.body_quat[self._fixture_bodies].copy()
+        self.data.time = state[0]
+        self.data.qpos[:] = state[1 : 1 + self.model.nq]
+        self.data.qvel[:] = state[1 + self.model.nq :]
+        self._controller.set_state(self._fresh_controller)
+        self._num_steps, self._success, self._sampled_view = 0, False, None
+        self._clock = SampleClock().forced().forced()
+        if self.exact:
+            self.env.sim.forward()
+
+    def _draw_fixtures(self) -> None:
+        """Place fixtures as a stock reset does: same order of random draws, without the rest of it."""
         from robosuite.utils.errors import RandomizationError
 
         env = self.env
-        before = np.random.get_state()
-        try:
-            np.random.seed(seed)
-            while True:
-                np.random.randn(len(env.robots[0].init_qpos))  # stock draws (and scales by zero) joint noise first
-                for initializer in env.object_property_initializers:
-                    initializer.sample()
-                try:
-                    placements = env.placement_initializer.sample()
-                except RandomizationError:  # no free place found: stock tries again, and so do we
-                    continue
-                break
-        finally:
-            np.random.set_state(before)
+        while True:
+            np.random.randn(len(env.robots[0].init_qpos))  # stock draws (and scales by zero) joint noise first
+            for initializer in env.object_property_initializers:
+                initializer.sample()
+            try:
+                placements = env.placement_initializer.sample()
+            except RandomizationError:  # no free place found: stock tries again, and so do we
+                continue
+            break
         for position, quat, placed in placements.values():
             if placed.name in env.fixtures_dict:
                 body = env.sim.model.body_name2id(placed.root_body)
                 self.model.body_pos[body] = position
                 self.model.body_quat[body] = quat
 
-    def _reset(self, state: Array, seed: int) -> None:
-        """Set an initial state (1 + nq + nv,) with the controller at rest."""
-        nq = self.model.nq
-        mujoco.mj_resetData(self.model, self.data)
-        self._draw_fixtures(seed)
-        self.data.time = state[0]
-        self.data.qpos[:] = state[1 : 1 + nq]
-        self.data.qvel[:] = state[1 + nq :]
-        self._controller.set_state(self._fresh_controller)
-        self._clock, self._num_steps, self._success = (0.0, False), 0, False
+    def _stock_reset(self) -> None:
+        """The physics calls of a stock hard reset, in order: each leaves a trace in the solver's warm start."""
+        from robosuite.utils.errors import RandomizationError
+
+        while True:
+            self.env.sim.forward()
+            self.env.sim.forward()  # stock's new renderer
+            try:
+                self.env._reset_internal()
+            except RandomizationError:
+                mujoco.mj_resetData(self.model, self.data)
+                continue
+            self.env.sim.forward()
+            return
 
     # Stepping ---------------------------------------------------------------------------------------------------
 
@@ -255,15 +297,16 @@ class Scene:
 
         action: (7,) six OSC deltas in [-1, 1] and the gripper, -1 open, +1 close.
         """
-        model, data, controller = self.model, self.data, self._controller
+        self._own_model()
         for substep in range(SUBSTEPS):
-            mujoco.mj_step1(model, data)
-            if substep == 0:
-                controller.set_goal(action)
-            controller.apply()
-            mujoco.mj_step2(model, data)
+            self._controller.substep(action, first=substep == 0)
+            if self.exact:
+                self._clock, stock_looks = self._clock.tick()
+                if stock_looks:
+                    self._sampled_view = View(images_NHWC=self._draw(self.num_cameras), proprio=self.proprio())
         self._num_steps += 1
         self._success = self._success_test()
+        self.env._post_process()
         return self._success
 
     def run(self, actions_CA: Array, *, stop_on_success: bool = False, record_every: int = 0) -> Outcome:
@@ -276,7 +319,7 @@ class Scene:
         for action in actions_CA:
             success.append(self.step(action))
             if record_every and self._num_steps % record_every == 0:
-                recorded.append(self.render(num_cameras=1)[0])
+                recorded.append(self.render()[0] if self.exact else self._draw(1)[0])
             if stop_on_success and success[-1]:
                 break
         return Outcome(success=success, view=self.view(), recorded=recorded)
@@ -291,19 +334,23 @@ class Scene:
             self.data.qpos[self._gripper_qpos],
         ]).astype(np.float32)
 
-    def render(self, *, num_cameras: int | None = None) -> NDArray[np.uint8]:
-        """Images (N, H, W, 3) of the first `num_cameras` cameras, rotated by 180 degrees. Call right after stepping."""
-        self.env._post_process()  # lights the stove's burner when its knob is turned
-        count = self.num_cameras if num_cameras is None else num_cameras
-        images = np.empty((count, self.image_size, self.image_size, 3), dtype=np.uint8)
-        self._renderer.render(self.data, images)
-        return images
+    def render(self) -> NDArray[np.uint8]:
+        """Images (N, H, W, 3) of all cameras, rotated by 180 degrees. Call right after stepping."""
+        return self.view().images_NHWC if self.exact else self._draw(self.num_cameras)
 
     def view(self) -> View:
         """Images of all cameras and proprioception. Call right after stepping."""
-        return View(images_NHWC=self.render(), proprio=self.proprio())
+        if self._sampled_view is not None:
+            return self._sampled_view
+        return View(images_NHWC=self._draw(self.num_cameras), proprio=self.proprio())
+
+    def _draw(self, num_cameras: int) -> NDArray[np.uint8]:
+        self._own_model()
+        images = np.empty((num_cameras, self.image_size, self.image_size, 3), dtype=np.uint8)
+        self._renderer.render(self.data, images)
+        return images
 
     def close(self) -> None:
         """Free rendering resources; the scene cannot be used afterwards."""
-        self._renderer.close()
+        self._shared.release_renderer(self._renderer)
         self._starts.clear()

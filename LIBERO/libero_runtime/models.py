@@ -1,0 +1,138 @@
+"""Builds robosuite's environment of a task; tasks whose XML is the same share one compiled model and one renderer.
+
+All ten LIBERO-Spatial tasks compile to the same model (they differ in where things start and in the goal), so ten
+scenes need the memory and the construction time of one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import hashlib
+import logging
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.paths import LiberoPathError, prepare_libero
+from libero_runtime.rendering import Look, SceneRenderer
+from libero_runtime.suites import TaskSpec
+
+logger = logging.getLogger(__name__)
+
+_RendererKey = tuple[tuple[str, ...], int, Look]
+
+
+@dataclass(eq=False)
+class SharedModel:
+    """A compiled model, its body poses as compiled, and the renderers made for it.
+
+    Some things an episode depends on live in the model (fixture poses, lit burners). `owner` is the scene whose
+    episode the model shows at present: a scene that finds another owner writes its own values first.
+    """
+
+    model: mujoco.MjModel
+    body_pos: NDArray[np.float64]
+    body_quat: NDArray[np.float64]
+    owner: object | None = None
+    _renderers: dict[_RendererKey, tuple[SceneRenderer, list[int]]] = field(default_factory=dict)
+
+    def acquire_renderer(self, *, cameras: Sequence[str], image_size: int, look: Look) -> SceneRenderer:
+        """A renderer for these settings, made on first use; to be given back with `release_renderer`."""
+        key = (tuple(cameras), image_size, look)
+        if key not in self._renderers:
+            renderer = SceneRenderer(self.model, cameras=cameras, image_size=image_size, look=look)
+            self._renderers[key] = (renderer, [0])
+        renderer, users = self._renderers[key]
+        users[0] += 1
+        return renderer
+
+    def release_renderer(self, renderer: SceneRenderer) -> None:
+        """Give a renderer back; the last user's return frees its meshes and textures."""
+        for key, (candidate, users) in list(self._renderers.items()):
+            if candidate is renderer:
+                users[0] -= 1
+                if users[0] == 0:
+                    renderer.close()
+                    del self._renderers[key]
+
+
+_compiled: weakref.WeakValueDictionary[str, SharedModel] = weakref.WeakValueDictionary()
+
+
+def _return_freed_memory() -> None:
+    """Hand the compiler's freed scratch memory (150 MB) back to the system, where the C library can."""
+    libc = ctypes.CDLL(ctypes.util.find_library("c"))
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _shared_model(xml: str) -> SharedModel:
+    key = hashlib.sha256(xml.encode()).hexdigest()
+    shared = _compiled.get(key)
+    if shared is None:
+        model = mujoco.MjModel.from_xml_string(xml)
+        shared = SharedModel(model=model, body_pos=model.body_pos.copy(), body_quat=model.body_quat.copy())
+        _compiled[key] = shared
+        _return_freed_memory()
+    return shared
+
+
+class _SharesModel:
+    """Mixed into LIBERO's problem classes: takes the compiled model from the shared ones."""
+
+    shared: SharedModel
+    sim: Any
+    model: Any
+    control_freq: float
+
+    def _initialize_sim(self, xml_string: str | None = None) -> None:
+        from robosuite.utils.binding_utils import MjSim
+
+        self.shared = _shared_model(xml_string or self.model.get_xml())
+        self.shared.owner = None
+        self.shared.model.body_pos[:] = self.shared.body_pos
+        self.shared.model.body_quat[:] = self.shared.body_quat
+        self.sim = MjSim(self.shared.model)
+        self.sim.forward()
+        self.initialize_time(self.control_freq)
+
+    def initialize_time(self, control_freq: float) -> None:
+        super().initialize_time(control_freq)  # type: ignore[misc]
+
+
+def build_env(task: TaskSpec, *, control_hz: int) -> Any:
+    """robosuite's environment of a task with LIBERO's own settings, but no renderer and no camera observables."""
+    prepare_libero()
+    import robosuite
+    from libero.libero.envs import TASK_MAPPING
+    from libero.libero.envs.bddl_utils import get_problem_info
+
+    problem = TASK_MAPPING[get_problem_info(str(task.bddl_path))["problem_name"]]
+    # LIBERO compares the class name with the problem's: keep it.
+    problem_class = type(problem.__name__, (_SharesModel, problem), {})
+    try:
+        env = problem_class(
+            str(task.bddl_path),
+            robots=["Panda"],
+            controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
+            gripper_types="default",
+            initialization_noise=None,
+            use_camera_obs=False,
+            has_renderer=False,
+            has_offscreen_renderer=False,
+            control_freq=control_hz,
+            ignore_done=True,
+            hard_reset=False,
+        )
+    except FileNotFoundError as error:
+        raise LiberoPathError(
+            f"{task.suite} task {task.task_id} ({task.name}) needs an asset that is missing: {error.filename or error}"
+        ) from error
+    env.visualize(vis_settings={name: False for name in env._visualizations})  # stock's reset hides the marker sites
+    return env
