@@ -76,7 +76,8 @@ def _shared_model(xml: str) -> SharedModel:
     key = hashlib.sha256(xml.encode()).hexdigest()
     shared = _compiled.get(key)
     if shared is None:
-        model = mujoco.MjModel.from_xml_string(xml)
+        # Not MjModel.from_xml_string: it keeps the parsed scene (130 MB) in a global for mj_saveLastXML.
+        model = mujoco.MjSpec.from_string(xml).compile()
         shared = SharedModel(model=model, body_pos=model.body_pos.copy(), body_quat=model.body_quat.copy())
         _compiled[key] = shared
         _return_freed_memory()
