@@ -1,0 +1,108 @@
+"""The command line of a launcher: signature, positional arguments, options, overrides."""
+
+import pytest
+
+from rlinf.cli.console import UsageError
+from rlinf.cli.launcher import Arguments, parse_signature, read_arguments
+
+SEQUENTIAL = "TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]"
+
+
+def read(*words: str, signature: str = SEQUENTIAL, settings: tuple[str, ...] = ("method=sequential",)) -> Arguments:
+    return read_arguments(["run.sh", signature, *words, "--", *settings])
+
+
+def test_signature_names_required_optional_and_default() -> None:
+    task, coeff, location = parse_signature("TASKS [ER_COEFF=0.03] LOCATION|base")
+    assert (task.name, task.is_required, task.default) == ("TASKS", True, "")
+    assert (coeff.name, coeff.is_required, coeff.default) == ("ER_COEFF", False, "0.03")
+    assert (location.name, location.is_required) == ("LOCATION", True)
+
+
+def test_positional_arguments_with_gaps() -> None:
+    arguments = read("0", "", "15", "", "42")
+    assert arguments.values == {
+        "TASK_ID_OR_RANGE": "0",
+        "CHECKPOINT_PATH": "",
+        "MAX_EPOCH": "15",
+        "CONFIG_NAME": "",
+        "SEED": "42",
+    }
+    assert not arguments.is_dry_run
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_dry_run_and_overrides_may_stand_anywhere(position: int) -> None:
+    words = ["0,1", "", "3"]
+    words[position:position] = ["--dry-run", "+algorithm.use_ewc=true", "env.fixed_task_ids=[0,1]"]
+    arguments = read(*words)
+    assert arguments.is_dry_run
+    assert arguments.overrides == ("+algorithm.use_ewc=true", "env.fixed_task_ids=[0,1]")
+    assert (arguments.value("TASK_ID_OR_RANGE"), arguments.value("MAX_EPOCH")) == ("0,1", "3")
+
+
+@pytest.mark.parametrize("word", ["a.b=1", "+a.b=1", "++a.b=1", "~a.b", "~a.b=1", "a=", "group@pkg=x", "suite=x"])
+def test_what_is_an_override(word: str) -> None:
+    assert read("0", word).user_overrides == (word,)
+
+
+@pytest.mark.parametrize("word", ["./runs/lr=3/actor", "/runs/lr=3/actor", "logs/sequential/task_0_seed1234", "0,4"])
+def test_what_is_a_positional_argument(word: str) -> None:
+    arguments = read("0", word)
+    assert arguments.user_overrides == ()
+    assert arguments.value("CHECKPOINT_PATH") == word
+
+
+def test_launcher_overrides_take_arguments_and_come_before_the_users() -> None:
+    arguments = read(
+        "0,4",
+        "0.1",
+        "algorithm.bc_coeff=0.2",
+        signature="TASK_ID_OR_RANGE [ER_COEFF=0.03] [SEED]",
+        settings=("method=er", "algorithm.use_experience_replay=true", "algorithm.bc_coeff={ER_COEFF}"),
+    )
+    assert arguments.settings.method == "er"
+    assert arguments.overrides == (
+        "algorithm.use_experience_replay=true",
+        "algorithm.bc_coeff=0.1",
+        "algorithm.bc_coeff=0.2",
+    )
+
+
+def test_default_of_the_signature_and_absent_argument() -> None:
+    settings = ("algorithm.bc_coeff={ER_COEFF}", "slca.lrs=[{LR_STRING}]")
+    given = read("0", signature="TASK [ER_COEFF=0.03] [LR_STRING]", settings=settings)
+    assert given.overrides == ("algorithm.bc_coeff=0.03",)
+    given = read("0", "", "2e-6,2e-6,1e-5", signature="TASK [ER_COEFF=0.03] [LR_STRING]", settings=settings)
+    assert given.overrides == ("algorithm.bc_coeff=0.03", "slca.lrs=[2e-6,2e-6,1e-5]")
+
+
+def test_overridden_key() -> None:
+    arguments = read("0", "+runner.eval_after=false")
+    assert arguments.overridden("runner.eval_after")
+    assert not arguments.overridden("runner.eval")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "TASK_ID_OR_RANGE is missing"),
+        (("",), "TASK_ID_OR_RANGE is missing"),
+        (("0", "--dryrun"), "unknown option '--dryrun'"),
+        (("0", "", "", "", "1", "more"), "5 arguments are expected, 6 given"),
+    ],
+)
+def test_wrong_command_lines_show_the_usage(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(*words)
+    assert message in str(caught.value)
+    assert f"usage: bash run.sh {SEQUENTIAL}" in str(caught.value)
+
+
+def test_help_needs_no_arguments() -> None:
+    assert read("--help").is_help
+
+
+def test_a_misspelt_setting_of_a_launcher_fails() -> None:
+    with pytest.raises(UsageError, match="order=reversed is not one of: range, listed, joint"):
+        read("0", settings=("order=reversed",))

@@ -1,0 +1,326 @@
+"""Planning: tasks, folders, checkpoints, commands, and what is skipped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlinf.custom.task_sequence import (
+    Evaluated,
+    EvaluationRequest,
+    Experiment,
+    SequenceError,
+    SequenceRequest,
+    Step,
+    Workspace,
+    find_actor,
+    parse_count,
+    parse_task_list,
+    parse_task_range,
+    plan_evaluation,
+    plan_sequence,
+    recorded_config,
+)
+
+EXPERIMENT = Experiment(config_name="crl/config", suite="libero_spatial", max_epochs=10)
+REQUEST = SequenceRequest(method="sequential", stages=((0,), (1,)), seed=7)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    return Workspace(root=tmp_path / "repository", called_from=tmp_path / "elsewhere")
+
+
+def save(folder: Path, step: int) -> Path:
+    actor = folder / "checkpoints" / f"global_step_{step}" / "actor"
+    actor.mkdir(parents=True)
+    (actor / "adapter_config.json").write_text("{}")
+    return actor
+
+
+def plan(workspace: Workspace, request: SequenceRequest = REQUEST, *ledger: Evaluated) -> tuple[Step, ...]:
+    return plan_sequence(request, EXPERIMENT, workspace=workspace, ledger=ledger)
+
+
+# ---------------------------------------------------------------------------------------------------------- tasks
+
+
+@pytest.mark.parametrize(("text", "ids"), [("0", (0,)), ("0,4", (0, 1, 2, 3, 4)), (" 3 , 3 ", (3,)), ("9", (9,))])
+def test_task_range(text: str, ids: tuple[int, ...]) -> None:
+    assert parse_task_range(text, num_tasks=10) == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("4,0", 'is reversed; write "0,4"'),
+        ("10", "task 10 .* tasks 0 to 9"),
+        ("0,10", "task 10 .* tasks 0 to 9"),
+        ("-1", "task -1 .* tasks 0 to 9"),
+        ("0,2,4", "has 3 numbers"),
+        ("0-4", "cannot read the tasks '0-4'"),
+        ("zero", "cannot read the tasks"),
+        ("0,", "cannot read the tasks"),
+        ("", "cannot read the tasks"),
+        ("²", "cannot read the tasks"),
+        ("1.5", "cannot read the tasks"),
+    ],
+)
+def test_task_range_errors(text: str, message: str) -> None:
+    with pytest.raises(SequenceError, match=message):
+        parse_task_range(text, num_tasks=10)
+
+
+def test_task_list() -> None:
+    assert parse_task_list("4,3,0", num_tasks=10) == (4, 3, 0)
+    with pytest.raises(SequenceError, match="names a task twice"):
+        parse_task_list("1,2,1", num_tasks=10)
+
+
+def test_counts() -> None:
+    assert parse_count("15", name="MAX_EPOCH", minimum=1) == 15
+    with pytest.raises(SequenceError, match="SEED must be a whole number, got 'abc'"):
+        parse_count("abc", name="SEED", minimum=0)
+    with pytest.raises(SequenceError, match="MAX_EPOCH must be at least 1, got 0"):
+        parse_count("0", name="MAX_EPOCH", minimum=1)
+
+
+# ------------------------------------------------------------------------------------------------------ sequences
+
+
+def test_a_fresh_sequence(workspace: Workspace) -> None:
+    first, second = plan(workspace)
+    assert first.folder == "logs/sequential/task_0_seed7"
+    assert first.start is None
+    assert first.result == "logs/sequential/task_0_seed7/checkpoints/global_step_10/actor"
+    assert first.todo == ("evaluate the base model", "train to epoch 10", "evaluate all tasks")
+    assert first.command == (
+        "examples/embodiment/train_embodied_agent.py",
+        "--config-name",
+        "crl/config",
+        "env.fixed_task_ids=[0]",
+        "runner.seed=7",
+        "runner.logger.log_path=logs/sequential/task_0_seed7",
+        "runner.eval_before=true",
+        "runner.eval_after=true",
+    )
+    assert second.start == first.result
+    assert second.todo == ("train to epoch 10", "evaluate all tasks")
+    assert second.command[3:] == (
+        "env.fixed_task_ids=[1]",
+        "runner.seed=7",
+        "runner.logger.log_path=logs/sequential/task_1_seed7",
+        "actor.model.lora_path=logs/sequential/task_0_seed7/checkpoints/global_step_10/actor",
+        "runner.eval_before=false",
+        "runner.eval_after=true",
+    )
+
+
+def test_overrides_come_last_and_max_epochs_is_passed(workspace: Workspace) -> None:
+    request = replace(REQUEST, max_epochs=3, overrides=("a.b=1", "+c=2"))
+    first, _ = plan(workspace, request)
+    assert first.command[-2:] == ("a.b=1", "+c=2")
+    assert "runner.max_epochs=3" in first.command
+    assert first.result == "logs/sequential/task_0_seed7/checkpoints/global_step_3/actor"
+
+
+@pytest.mark.parametrize(
+    ("suite", "log_root", "folder"),
+    [
+        ("libero_spatial", "logs", "logs/ewc/task_0_seed7"),
+        ("libero_object", "logs", "logs_libero_object/ewc/task_0_seed7"),
+        ("libero_object", "logs/quickstart", "logs/quickstart/ewc/task_0_seed7"),
+    ],
+)
+def test_log_root(workspace: Workspace, suite: str, log_root: str, folder: str) -> None:
+    experiment = replace(EXPERIMENT, suite=suite, log_root=log_root)
+    request = replace(REQUEST, method="ewc")
+    assert plan_sequence(request, experiment, workspace=workspace, ledger=())[0].folder == folder
+
+
+def test_log_root_outside_the_repository_is_shown_whole(workspace: Workspace, tmp_path: Path) -> None:
+    experiment = replace(EXPERIMENT, log_root=str(tmp_path / "runs"))
+    step = plan_sequence(REQUEST, experiment, workspace=workspace, ledger=())[0]
+    assert step.folder == str(tmp_path / "runs/sequential/task_0_seed7")
+
+
+def test_run_id_and_joint_stage(workspace: Workspace) -> None:
+    request = SequenceRequest(method="reorder", stages=((4, 0, 2),), seed=1, run_id="v1")
+    (step,) = plan(workspace, request)
+    assert step.folder == "logs/reorder/v1/tasks_4_0_2_seed1"
+    assert "env.fixed_task_ids=[4,0,2]" in step.command
+
+
+def test_what_is_done_is_skipped(workspace: Workspace) -> None:
+    folder = workspace.root / "logs/sequential/task_0_seed7"
+    actor = save(folder, 10)
+    base = Evaluated("base", 7, "model")
+    done = Evaluated("task_0", 7, str(actor))
+    first, second = plan(workspace, REQUEST, base, done)
+    assert first.todo == ()
+    assert second.todo == ("train to epoch 10", "evaluate all tasks")
+    assert second.start == "logs/sequential/task_0_seed7/checkpoints/global_step_10/actor"
+
+
+@pytest.mark.parametrize(
+    ("line", "todo"),
+    [
+        (Evaluated("task_0", 7, "logs/sequential/task_0_seed7/checkpoints/global_step_10"), ()),
+        (Evaluated("task_0", 7, "task_0_seed7/checkpoints/global_step_10/actor"), ()),
+        (Evaluated("task_0", 7, "task_0_seed7/checkpoints/global_step_5/actor"), ("evaluate all tasks",)),
+        (Evaluated("task_0", 8, "task_0_seed8/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
+        (Evaluated("task_1", 7, "task_1_seed7/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
+    ],
+)
+def test_only_an_evaluation_of_this_checkpoint_counts(
+    workspace: Workspace, line: Evaluated, todo: tuple[str, ...]
+) -> None:
+    save(workspace.root / "logs/sequential/task_0_seed7", 10)
+    first, _ = plan(workspace, REQUEST, Evaluated("base", 7, "model"), line)
+    assert first.todo == todo
+
+
+def test_an_interrupted_task_says_where_it_resumes(workspace: Workspace) -> None:
+    folder = workspace.root / "logs/sequential/task_0_seed7"
+    save(folder, 2)
+    save(folder, 4)
+    (folder / "checkpoints" / "global_step_9.tmp").mkdir()
+    first, _ = plan(workspace, REQUEST, Evaluated("base", 7, "model"))
+    assert first.todo == ("train to epoch 10, resuming after 4", "evaluate all tasks")
+
+
+def test_the_users_choice_of_evaluations_is_kept(workspace: Workspace) -> None:
+    experiment = replace(EXPERIMENT, eval_before=False, eval_after=False)
+    first, second = plan_sequence(REQUEST, experiment, workspace=workspace, ledger=())
+    assert not any("eval_" in word for word in (*first.command, *second.command))
+    assert first.todo == ("train to epoch 10",)
+    save(workspace.root / "logs/sequential/task_0_seed7", 10)
+    assert plan_sequence(REQUEST, experiment, workspace=workspace, ledger=())[0].todo == ()
+
+
+def test_a_start_from_a_checkpoint_is_not_the_base_row(workspace: Workspace) -> None:
+    actor = save(workspace.root / "logs/sequential/task_4_seed7", 10)
+    first, _ = plan(workspace, replace(REQUEST, checkpoint="logs/sequential/task_4_seed7"))
+    assert first.start == str(actor.relative_to(workspace.root))
+    assert "runner.eval_before=false" in first.command
+
+
+def test_a_forgotten_checkpoint_is_mentioned(workspace: Workspace) -> None:
+    save(workspace.root / "logs/sequential/task_1_seed7", 10)
+    request = replace(REQUEST, stages=((2,), (3,)))
+    first, second = plan(workspace, request)
+    assert first.notes == ("to continue from logs/sequential/task_1_seed7 instead, give it as CHECKPOINT_PATH",)
+    assert second.notes == ()
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("below", ["checkpoints/global_step_20/actor", "checkpoints/global_step_20", "checkpoints", ""])
+def test_find_actor_from_any_level(tmp_path: Path, below: str) -> None:
+    save(tmp_path, 3)
+    newest = save(tmp_path, 20)
+    assert find_actor(tmp_path / below, given=below) == newest
+
+
+def test_find_actor_passes_over_a_folder_without_adapter(tmp_path: Path) -> None:
+    older = save(tmp_path, 3)
+    (tmp_path / "checkpoints/global_step_4").mkdir()
+    assert find_actor(tmp_path, given="x") == older
+
+
+def test_find_actor_accepts_the_cnn(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
+    assert find_actor(tmp_path, given="x") == tmp_path
+
+
+def test_find_actor_names_what_it_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(SequenceError, match=r"the checkpoint 'gone' does not exist \(looked for .*/gone\)"):
+        find_actor(tmp_path / "gone", given="gone")
+    with pytest.raises(SequenceError, match=r"no checkpoint in 'x': expected adapter_config.json or model.pt"):
+        find_actor(tmp_path, given="x")
+
+
+def test_relative_paths_start_at_the_repository_then_at_the_caller(workspace: Workspace) -> None:
+    in_caller = workspace.called_from / "mine"
+    in_caller.mkdir()
+    assert workspace.find("mine") == in_caller
+    in_root = workspace.root / "mine"
+    in_root.mkdir()
+    assert workspace.find("mine") == in_root
+    assert workspace.find(str(in_caller)) == in_caller
+    assert workspace.find("nowhere") == workspace.root / "nowhere"
+
+
+# ----------------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluate(workspace: Workspace, location: str, step: int | None = None, suite: str = "libero_spatial") -> Step:
+    experiment = replace(EXPERIMENT, suite=suite)
+    return plan_evaluation(EvaluationRequest(location=location, step=step), experiment, workspace=workspace)
+
+
+def test_evaluation_of_the_base_model(workspace: Workspace) -> None:
+    assert evaluate(workspace, "base").command == (
+        "examples/embodiment/eval_embodied_agent.py",
+        "--config-name",
+        "crl/config",
+        "runner.seed=1234",
+        "runner.logger.log_path=logs/sequential/base_seed1234",
+    )
+
+
+def test_evaluation_takes_step_ten_by_default(workspace: Workspace) -> None:
+    folder = workspace.root / "logs/sequential/task_0_seed42"
+    for step in (5, 10, 20):
+        save(folder, step)
+    step = evaluate(workspace, "logs/sequential/task_0_seed42")
+    assert step.command[3:] == (
+        "actor.model.lora_path=logs/sequential/task_0_seed42/checkpoints/global_step_10/actor",
+        "runner.seed=42",
+        "runner.logger.log_path=logs/sequential/task_0_seed42",
+    )
+    assert step.notes == ()
+    assert "global_step_5/" in evaluate(workspace, "logs/sequential/task_0_seed42", suite="libero_10").command[3]
+    assert "global_step_20/" in evaluate(workspace, "logs/sequential/task_0_seed42", 20).command[3]
+
+
+def test_evaluation_names_the_newest_where_step_ten_is_missing(workspace: Workspace) -> None:
+    folder = workspace.root / "logs/sequential/task_0_seed1234"
+    save(folder, 1)
+    save(folder, 3)
+    step = evaluate(workspace, "logs/sequential/task_0_seed1234")
+    assert "global_step_3/" in step.command[3]
+    assert step.notes == ("there is no global_step_10; the newest checkpoint, global_step_3, is used",)
+    with pytest.raises(SequenceError, match="has no checkpoint of step 7; there are 1, 3"):
+        evaluate(workspace, "logs/sequential/task_0_seed1234", 7)
+
+
+def test_evaluation_of_an_adapter_folder_writes_to_its_task_folder(workspace: Workspace) -> None:
+    actor = save(workspace.root / "logs/sequential/task_0_seed1234", 3)
+    step = evaluate(workspace, str(actor))
+    assert step.folder == "logs/sequential/task_0_seed1234"
+
+
+def test_a_location_without_seed_is_enough_when_it_is_the_only_one(workspace: Workspace) -> None:
+    save(workspace.root / "logs/sequential/task_0_seed1", 10)
+    assert evaluate(workspace, "logs/sequential/task_0").folder == "logs/sequential/task_0_seed1"
+    save(workspace.root / "logs/sequential/task_0_seed2", 10)
+    with pytest.raises(SequenceError, match="there are logs/sequential/task_0_seed1, logs/sequential/task_0_seed2"):
+        evaluate(workspace, "logs/sequential/task_0")
+
+
+def test_recorded_config(tmp_path: Path) -> None:
+    actor = save(tmp_path, 3)
+    assert recorded_config(tmp_path) is None
+    (tmp_path / "run.json").write_text(json.dumps({"config_name": "crl/tiny"}))
+    assert recorded_config(tmp_path) == "crl/tiny"
+    assert recorded_config(actor) == "crl/tiny"
+
+
+def test_unknown_suite() -> None:
+    with pytest.raises(SequenceError, match="unknown suite 'metaworld'"):
+        _ = replace(EXPERIMENT, suite="metaworld").num_tasks
