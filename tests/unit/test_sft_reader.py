@@ -1,0 +1,155 @@
+"""HDF5 reader: orientation, resizing, order, packing, and what it says about bad files."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from openvla_oft import dataset, hdf5, pack
+from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
+from transformers_openvla_oft.processing import ImageSettings, PrismaticProcessor
+from transformers_openvla_oft.small import libero_sentences, train_tokenizer
+
+
+def scan(folder, **overrides):
+    return hdf5.scan(hdf5.find_files(folder, "libero_spatial"), **{"cameras": ("agentview",), **overrides})
+
+
+def load(folder, **overrides):
+    return dataset.load(folder, **{"suite": "libero_spatial", "cameras": ("agentview",), "image_size": 16, **overrides})
+
+
+def test_pictures_are_rotated_by_180_degrees(tmp_path):
+    path = write_file(tmp_path / "a_demo.hdf5", language="x", num_demos=1, num_steps=2, size=4)
+    with h5py.File(path) as file:
+        stored = file["data/demo_0/obs/agentview_rgb"][()]
+    (info,) = scan(tmp_path)
+    images = hdf5.read_demo(info, cameras=("agentview", "eye_in_hand"), image_size=4).images_TNHWC
+    assert images.shape == (2, 2, 4, 4, 3)
+    for row in range(4):
+        for column in range(4):
+            assert (images[:, 0, row, column] == stored[:, 3 - row, 3 - column]).all()
+    assert (images[:, 1] == 255 - images[:, 0]).all()
+
+
+def test_stored_pictures_give_the_processors_pixels():
+    """Resizing when reading, then the processor at the small size = the processor on the original picture."""
+    processor = PrismaticProcessor(
+        train_tokenizer(libero_sentences(), vocabulary_size=1024),
+        images=ImageSettings(image_size=24, means=((0.5, 0.4, 0.3),), stds=((0.2, 0.3, 0.4),)),
+        max_prompt_length=32,
+    )
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    small = hdf5.resize_images(images, image_size=24)
+    direct = processor.pixel_values(torch.from_numpy(images)[:, None])
+    assert torch.equal(processor.pixel_values(torch.from_numpy(small)[:, None]), direct)
+
+
+def test_demos_come_in_numeric_order_with_tasks_by_file(tmp_path):
+    write_file(tmp_path / "b_demo.hdf5", language="second", num_demos=11, num_steps=3)
+    write_file(tmp_path / "a_demo.hdf5", language="first", num_demos=1, num_steps=4)
+    infos = scan(tmp_path)
+    assert [info.name for info in infos] == ["demo_0"] + [f"demo_{i}" for i in range(11)]
+    demos = load(tmp_path)
+    assert demos.languages == ("first", "second")
+    assert demos.frame_tasks().tolist() == [0] * 4 + [1] * 33
+    assert demos.demo_starts_D.tolist() == [0, *range(4, 37, 3)]
+
+
+def test_language_falls_back_to_the_file_name(tmp_path):
+    path = write_file(tmp_path / "open_the_drawer_demo.hdf5", language="", num_demos=1, num_steps=2)
+    assert scan(tmp_path)[0].language == "open the drawer"
+    with h5py.File(path, "a") as file:
+        del file["data"].attrs["problem_info"]
+    assert scan(tmp_path)[0].language == "open the drawer"
+
+
+def test_workers_and_pack_give_the_same_frames(tmp_path):
+    write_suite(tmp_path / "demos")
+    direct = load(tmp_path / "demos")
+    parallel = load(tmp_path / "demos", num_workers=2)
+    arguments = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed")]
+    assert pack.main([*arguments, "--image-size", "16", "--num-workers", "0"]) == 0
+    packed = load(tmp_path / "packed")
+    for other in (parallel, packed):
+        assert np.array_equal(other.images_FNHWC, direct.images_FNHWC)
+        assert np.array_equal(other.actions_FA, direct.actions_FA)
+        assert np.array_equal(other.demo_lengths_D, direct.demo_lengths_D)
+        assert other.languages == direct.languages == LANGUAGES
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+    few = load(tmp_path / "packed", max_demos_per_task=1)
+    assert np.array_equal(few.images_FNHWC, load(tmp_path / "demos", max_demos_per_task=1).images_FNHWC)
+    assert len(few.demo_lengths_D) == 2
+    with pytest.raises(ValueError, match="packed for cameras .* 16 pixels"):
+        load(tmp_path / "packed", image_size=32)
+
+
+def test_pack_leaves_nothing_after_an_error(tmp_path, capsys):
+    actions = np.zeros((5, 7))
+    actions[3, 2] = np.nan
+    write_file(tmp_path / "demos" / "a_demo.hdf5", language="x", num_demos=1, num_steps=5, actions=actions)
+    command = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed"), "--num-workers", "0"]
+    assert pack.main(command) == 2
+    assert "a_demo.hdf5, demo_0: action nan at step 3, dimension 2" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["demos"]
+
+
+def test_missing_or_empty_folder(tmp_path):
+    with pytest.raises(hdf5.DemonstrationError, match="does not exist"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(hdf5.DemonstrationError, match=r"no \*\.hdf5 file"):
+        load(tmp_path)
+
+
+def test_a_file_that_is_not_hdf5(tmp_path):
+    (tmp_path / "a.hdf5").write_text("not HDF5")
+    with pytest.raises(hdf5.DemonstrationError, match=r"a\.hdf5 cannot be read as HDF5"):
+        load(tmp_path)
+
+
+def test_a_file_without_demonstrations(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file.create_group("data")
+    with pytest.raises(hdf5.DemonstrationError, match=r"a\.hdf5 holds no demonstration"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda demo: demo.__delitem__("actions"), "demo_1: no dataset 'actions'"),
+        (lambda demo: demo.__delitem__("obs/agentview_rgb"), "demo_1: no dataset obs/agentview_rgb"),
+        (lambda demo: replace(demo, "actions", np.zeros((10, 6))), r"demo_1: actions has shape \(10, 6\)"),
+        (lambda demo: replace(demo, "actions", np.zeros((0, 7))), r"demo_1: actions has shape \(0, 7\)"),
+        (lambda demo: replace(demo, "actions", np.full((10, 7), 1.5)), r"demo_1: an action of size 1\.5"),
+        (lambda demo: replace(demo, "actions", np.full((10, 7), np.inf)), "demo_1: action inf at step 0"),
+        (
+            lambda demo: replace(demo, "obs/agentview_rgb", np.zeros((9, 32, 32, 3), np.uint8)),
+            r"demo_1: obs/agentview_rgb is uint8 \(9, 32, 32, 3\)",
+        ),
+        (
+            lambda demo: replace(demo, "obs/agentview_rgb", np.zeros((10, 32, 32, 3), np.float32)),
+            "demo_1: obs/agentview_rgb is float32",
+        ),
+        (
+            lambda demo: replace(demo, "obs/agentview_rgb", np.zeros((10, 32, 24, 3), np.uint8)),
+            "demo_1: obs/agentview_rgb is uint8",
+        ),
+    ],
+)
+def test_malformed_demonstrations_are_named(tmp_path, change, message):
+    path = write_file(tmp_path / "a_demo.hdf5", language="x", num_demos=2, num_steps=10)
+    with h5py.File(path, "a") as file:
+        change(file["data/demo_1"])
+    with pytest.raises(hdf5.DemonstrationError, match=r"a_demo\.hdf5, " + message):
+        load(tmp_path)
+
+
+def test_unknown_camera(tmp_path):
+    write_suite(tmp_path)
+    with pytest.raises(hdf5.DemonstrationError, match="unknown camera 'side'"):
+        load(tmp_path, cameras=("side",))
+
+
+def replace(demo, name, values):
+    del demo[name]
+    demo.create_dataset(name, data=values)
