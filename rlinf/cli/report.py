@@ -1,0 +1,39 @@
+"""``python -m rlinf.cli.report FOLDER... --out report.html``: one offline page from the logs of experiments."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlinf.cli.console import run_cli
+from rlinf.reporting.report import collect, write_report
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the report; its path is the last line printed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlinf.cli.report",
+        description="Write one self-contained HTML report on the experiments below the given folders.",
+        epilog="example: python -m rlinf.cli.report logs/quickstart --out report.html",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="log folder; searched recursively")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (default: report.html)")
+    parser.add_argument("--title", default="", help="heading of the page (default: what was run)")
+    parser.add_argument(
+        "--max-videos", type=int, default=6, metavar="N", help="videos to embed per experiment (default: 6)"
+    )
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    experiments = collect(arguments.folders)
+    for experiment in experiments:
+        rows = ", ".join(record.row for record in experiment.records) or "no evaluation"
+        print(f"{experiment.method}, seed {experiment.seed} ({experiment.folder}): {rows}")
+    out = write_report(experiments, arguments.out, title=arguments.title, max_videos=arguments.max_videos)
+    print(out.resolve())
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,200 @@
+"""Find what a report shows: ledgers, training metrics, run descriptions and videos below some folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlinf.custom.metrics import MetricsError, SuccessMatrix
+from rlinf.reporting import ledger, run_info
+from rlinf.reporting.ledger import EvaluationRecord, LedgerError
+from rlinf.reporting.loggers import METRICS_NAME, read_metrics
+from rlinf.reporting.run_info import RunInfo
+
+VIDEO_TYPES = {".webp": "image/webp", ".gif": "image/gif", ".webm": "video/webm", ".mp4": "video/mp4"}
+_TASK_FOLDER = re.compile(r"tasks?_(\d+(?:[_,-]\d+)*)_seed(\d+)")
+
+
+class ReportError(ValueError):
+    """Nothing to report on, or a place that no report can be written to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """The training of one stage: its folder, the tasks trained on and the metrics by epoch."""
+
+    folder: Path
+    tasks: tuple[int, ...]
+    seed: int
+    metrics: dict[int, dict[str, float]]
+    info: RunInfo | None
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """(epoch, value) of one metric, where it was logged."""
+        return [(step, values[name]) for step, values in self.metrics.items() if name in values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """A video file and the row of the success matrix it belongs to ("" when unknown)."""
+
+    path: Path
+    row: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One method with one seed on one suite: what a section of the report is about.
+
+    ``records`` holds the last evaluation of each row in the order of learning. ``matrix`` is None when the rows
+    cannot share one; ``matrix_problem`` then says why.
+    """
+
+    folder: Path
+    method: str
+    suite: str
+    seed: int
+    records: tuple[EvaluationRecord, ...]
+    matrix: SuccessMatrix | None
+    matrix_problem: str
+    training: tuple[TrainingRun, ...]
+    info: RunInfo | None
+    videos: tuple[Video, ...]
+
+    @property
+    def languages(self) -> dict[int, str]:
+        """Task instructions, as far as any run of the experiment noted them."""
+        known: dict[int, str] = {}
+        for info in (self.info, *(run.info for run in self.training)):
+            known.update(info.languages if info else {})
+        return known
+
+
+def collect(folders: Sequence[Path]) -> list[Experiment]:
+    """All experiments below the folders, ordered by method, suite and seed."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ReportError(f"{folder} is no folder; give folders of results such as logs/quickstart")
+    ledgers = _find(folders, ledger.LEDGER_NAME)
+    runs = _training_runs(folders)
+    experiments = []
+    claimed: set[Path] = set()
+    for path in ledgers:
+        below = [run for run in runs if run.folder.is_relative_to(path.parent)]
+        claimed.update(run.folder for run in below)
+        experiments += _experiments_of(path, below)
+    orphans: dict[tuple[Path, int], list[TrainingRun]] = {}
+    for run in runs:
+        if run.folder not in claimed:
+            orphans.setdefault((run.folder.parent, run.seed), []).append(run)
+    experiments += [_without_ledger(folder, seed, group) for (folder, seed), group in orphans.items()]
+    if not experiments:
+        raise ReportError(
+            f"found neither {ledger.LEDGER_NAME} nor task_*_seed*/{METRICS_NAME} below "
+            f"{', '.join(map(str, folders))}: run an experiment first, or give its log folder"
+        )
+    return sorted(experiments, key=lambda one: (one.method, one.suite, one.seed, str(one.folder)))
+
+
+def _find(folders: Sequence[Path], name: str) -> list[Path]:
+    found = {path.resolve(): path for folder in folders for path in sorted(folder.rglob(name))}
+    return list(found.values())  # overlapping folders count once
+
+
+def _training_runs(folders: Sequence[Path]) -> list[TrainingRun]:
+    # run.json alone counts too: a run that has not finished its first epoch.
+    paths = _find(folders, METRICS_NAME) + _find(folders, run_info.RUN_INFO_NAME)
+    runs = []
+    for folder in dict.fromkeys(path.parent for path in paths):
+        if match := _TASK_FOLDER.fullmatch(folder.name):
+            tasks = tuple(int(task) for task in re.split(r"[_,-]", match[1]))
+            metrics = read_metrics(folder / METRICS_NAME) if (folder / METRICS_NAME).exists() else {}
+            runs.append(
+                TrainingRun(folder=folder, tasks=tasks, seed=int(match[2]), metrics=metrics, info=_info(folder))
+            )
+    return runs
+
+
+def _info(folder: Path) -> RunInfo | None:
+    path = folder / run_info.RUN_INFO_NAME
+    return run_info.read(path) if path.exists() else None
+
+
+def _experiments_of(path: Path, runs: Sequence[TrainingRun]) -> list[Experiment]:
+    groups: dict[tuple[str, str, int, float, str], list[EvaluationRecord]] = {}
+    for record in ledger.read(path):
+        key = (record.method, record.suite, record.seed, record.temperature, record.assets)
+        groups.setdefault(key, []).append(record)
+    experiments = []
+    for (method, suite, seed, _, _), group in groups.items():
+        latest = {record.learnt_tasks: record for record in group}
+        records = tuple(sorted(latest.values(), key=lambda record: len(record.learnt_tasks)))
+        matrix, problem = _matrix(records)
+        order = [row for record in records for row in ledger.row_tasks(record.row)]
+        training = sorted((run for run in runs if run.seed == seed), key=lambda run: _position(run, order))
+        experiments.append(
+            Experiment(
+                folder=path.parent,
+                method=method,
+                suite=suite,
+                seed=seed,
+                records=records,
+                matrix=matrix,
+                matrix_problem=problem,
+                training=tuple(training),
+                info=_info(path.parent) or next((run.info for run in training if run.info), None),
+                videos=_videos(path.parent, records),
+            )
+        )
+    return experiments
+
+
+def _matrix(records: Sequence[EvaluationRecord]) -> tuple[SuccessMatrix | None, str]:
+    first = records[0]
+    if not set.intersection(*(set(record.success) for record in records)):
+        return None, "no task was evaluated in every row"
+    try:
+        matrix = ledger.success_matrix(
+            records, method=first.method, seed=first.seed, require_base=False, common_tasks_only=True
+        )
+    except (LedgerError, MetricsError) as error:
+        return None, str(error)
+    return matrix, ""
+
+
+def _position(run: TrainingRun, order: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    """Evaluated stages in the order of learning, then what is not evaluated yet by task id."""
+    return (order.index(run.tasks[-1]) if run.tasks[-1] in order else len(order), run.tasks)
+
+
+def _without_ledger(folder: Path, seed: int, runs: Sequence[TrainingRun]) -> Experiment:
+    training = tuple(sorted(runs, key=lambda run: run.tasks))
+    info = next((run.info for run in training if run.info), None)
+    return Experiment(
+        folder=folder,
+        method=info.method if info and info.method else folder.name,
+        suite=info.suite if info else "",
+        seed=seed,
+        records=(),
+        matrix=None,
+        matrix_problem="nothing has been evaluated yet",
+        training=training,
+        info=info,
+        videos=_videos(folder, ()),
+    )
+
+
+def _videos(folder: Path, records: Sequence[EvaluationRecord]) -> tuple[Video, ...]:
+    found: dict[Path, Video] = {}
+    for record in records:
+        for name in record.videos:
+            path = next((base / name for base in (folder, Path()) if (base / name).is_file()), None)
+            if path is not None and path.suffix in VIDEO_TYPES:
+                found.setdefault(path.resolve(), Video(path=path, row=record.row))
+    if not records:
+        for path in sorted(folder.rglob("videos/*")):
+            if path.suffix in VIDEO_TYPES:
+                found.setdefault(path.resolve(), Video(path=path, row=""))
+    return tuple(found.values())
