@@ -86,6 +86,13 @@ class ActionTokenMap:
         digits = torch.bucketize(actions.double().clamp(-1.0, 1.0), edges, right=True)
         return self.num_bins - digits
 
+    def actions_to_nearest_bins(self, actions: Tensor) -> Tensor:
+        """Normalised actions -> bins with the nearest centre: the rule of the published replay code.
+
+        It differs from `actions_to_bins` only at exactly 1, which it puts in column 1 rather than 0.
+        """
+        return self.actions_to_bins(actions).clamp(min=1)
+
     def bins_to_actions(self, bins: Tensor) -> Tensor:
         """Bins -> float64 centres in (-1, 1).
 

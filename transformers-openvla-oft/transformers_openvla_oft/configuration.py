@@ -7,20 +7,21 @@ OFT policies as defaults: `num_actions_chunk`, `action_dim`, `num_images_in_inpu
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import LlamaConfig, PretrainedConfig
+from transformers import AutoConfig, LlamaConfig, PretrainedConfig
 
 DATASET_STATISTICS_FILE = "dataset_statistics.json"
 NO_NOOPS_SUFFIX = "_no_noops"
 
 
-class OpenVLAConfig(PretrainedConfig):
+class OpenVLAConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers
     """Vision towers by timm id, a LLaMA backbone, action bins and normalisation statistics."""
 
     model_type = "openvla"
-    sub_configs = {"text_config": LlamaConfig}
+    sub_configs: ClassVar[dict[str, type[PretrainedConfig]]] = {"text_config": LlamaConfig}
 
     vision_backbone_id: str = "siglip-vit-so400m"
     use_fused_vision_backbone: bool | None = None
@@ -47,7 +48,7 @@ class OpenVLAConfig(PretrainedConfig):
     num_images_in_input: int = 1
     max_prompt_length: int = 128
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         if self.timm_model_ids is None:
             self.timm_model_ids = ["vit_so400m_patch14_siglip_224"]
         num_towers = len(self.timm_model_ids)
@@ -66,12 +67,11 @@ class OpenVLAConfig(PretrainedConfig):
         elif isinstance(self.text_config, dict):
             self.text_config = LlamaConfig(**{k: v for k, v in self.text_config.items() if k != "model_type"})
         self._check_towers()
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def _check_towers(self) -> None:
         """Every per-tower list has one entry per tower, and all towers read one picture size."""
-        assert self.timm_model_ids is not None and self.image_sizes is not None
-        num_towers = len(self.timm_model_ids)
+        num_towers = self.num_towers
         if num_towers not in (1, 2):
             raise ValueError(f"timm_model_ids must name one or two vision towers, given {self.timm_model_ids}")
         if self.use_fused_vision_backbone != (num_towers == 2):
@@ -82,19 +82,21 @@ class OpenVLAConfig(PretrainedConfig):
         for name in ("image_sizes", "timm_override_act_layers", "timm_model_kwargs"):
             if len(getattr(self, name)) != num_towers:
                 raise ValueError(f"{name} must have one entry per tower ({num_towers}), given {getattr(self, name)}")
-        if len(set(self.image_sizes)) != 1:
+        if len(set(self.image_sizes or ())) != 1:
             raise ValueError(f"all towers must read the same image size, given image_sizes={self.image_sizes}")
 
     @classmethod
     def get_config_dict(
-        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        **kwargs: Any,  # noqa: ANN401
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read `config.json`, then merge `dataset_statistics.json` of the same folder over its `norm_stats`.
 
         Fine-tuning writes the statistics of its own data set beside the configuration, so they win.
         """
         config_dict, unused_kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        statistics_file = Path(str(pretrained_model_name_or_path)) / DATASET_STATISTICS_FILE
+        statistics_file = Path(pretrained_model_name_or_path) / DATASET_STATISTICS_FILE
         if statistics_file.is_file():
             statistics = json.loads(statistics_file.read_text(encoding="utf-8"))
             config_dict["norm_stats"] = {**(config_dict.get("norm_stats") or {}), **statistics}
@@ -142,3 +144,7 @@ class OpenVLAConfig(PretrainedConfig):
             f"no normalisation statistics for unnorm_key={unnorm_key!r} (nor {unnorm_key + NO_NOOPS_SUFFIX!r}); the "
             f"checkpoint has {sorted(stats)}. Choose one of them, or add {DATASET_STATISTICS_FILE} to the checkpoint."
         )
+
+
+# Without this, AutoTokenizer and PEFT warn about (or refuse) the model type of a checkpoint.
+AutoConfig.register(OpenVLAConfig.model_type, OpenVLAConfig)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 HIDDEN_SIZES = (512, 128)
 
@@ -26,7 +26,7 @@ class ValueHead(nn.Module):
 
     def forward(self, feature_BH: Tensor) -> Tensor:
         """(B, H) -> (B, num_outputs)."""
-        x = F.gelu(self.head_l1(feature_BH))
-        x = F.gelu(self.head_l2(x))
+        x = functional.gelu(self.head_l1(feature_BH))
+        x = functional.gelu(self.head_l2(x))
         values: Tensor = self.head_l3(x)
         return values

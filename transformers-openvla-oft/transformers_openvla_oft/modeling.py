@@ -41,14 +41,14 @@ class ActionOutput(NamedTuple):
     value_feature_BH: Tensor  # hidden state of the prompt's end token ("a0")
 
 
-class OpenVLAForActionPrediction(PreTrainedModel):
+class OpenVLAForActionPrediction(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers
     """Vision towers, projector and LLaMA; parameter names are those of the published checkpoints."""
 
     config_class = OpenVLAConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LlamaDecoderLayer", "VisionBlock"]
+    _no_split_modules = ["LlamaDecoderLayer", "VisionBlock"]  # noqa: RUF012 (an instance variable in the base class)
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -63,7 +63,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             fused=bool(config.use_fused_vision_backbone),
         )
         self.language_model = LlamaForCausalLM(config.llama)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -74,7 +74,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Fresh weights, for training from scratch; published weights replace them."""
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, VisionTransformer):
             init.trunc_normal_(module.pos_embed, std=TOKEN_INIT_STD)
             for name in ("cls_token", "reg_token"):
@@ -102,9 +102,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             [prompt_BLH[:, :1], patches_BPH, prompt_BLH[:, 1:], prompt_BLH.new_zeros(B, T, H)], dim=1
         )
         mask_BL = attention_mask_BL.to(torch.long)
-        mask_BS = torch.cat(
-            [mask_BL[:, :1], mask_BL.new_ones(B, P), mask_BL[:, 1:], mask_BL.new_ones(B, T)], dim=1
-        )
+        mask_BS = torch.cat([mask_BL[:, :1], mask_BL.new_ones(B, P), mask_BL[:, 1:], mask_BL.new_ones(B, T)], dim=1)
         # `is_causal` must reach the mask builder and every attention layer; the keyword argument does both.
         hidden_BSH = self.language_model.model(
             inputs_embeds=embeds_BSH,

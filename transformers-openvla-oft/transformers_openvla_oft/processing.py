@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from .configuration import OpenVLAConfig
@@ -189,7 +189,7 @@ class PrismaticProcessor:
         if (height, width) == (size, size):
             return images_BNHWC
         images = images_BNHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
-        images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+        images = functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
         # Bicubic overshoots the range of uint8.
         return images.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).reshape(B, N, size, size, 3)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from .configuration import OpenVLAConfig
@@ -128,7 +129,7 @@ def train_tokenizer(sentences: Sequence[str], *, vocabulary_size: int) -> PreTra
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse()])
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in [*specials, PAD]])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers
         tokenizer_object=tokenizer,
         unk_token=UNK,
         bos_token=BOS,
@@ -170,11 +171,12 @@ def create_small_checkpoint(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = OpenVLAForActionPrediction(config)
-    model.to(dtype).save_pretrained(path)
+    nn.Module.to(model, dtype)  # the override in transformers has no types
+    model.save_pretrained(path)
     processor.save_pretrained(path)
 
 
-def _pre_tokenizer() -> Any:
+def _pre_tokenizer() -> pre_tokenizers.Sequence:
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(PROMPT_SUFFIX, behavior="isolated"),

@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration import OpenVLAConfig
@@ -149,7 +149,7 @@ class Attention(nn.Module):
         B, P, D = x_BPD.shape
         qkv = self.qkv(x_BPD).view(B, P, 3, self.num_heads, D // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
         out_BPD: Tensor = self.proj(mixed.transpose(1, 2).reshape(B, P, D))
         return out_BPD
 
@@ -181,7 +181,7 @@ class LayerScale(nn.Module):
         return x_BPD * self.scale_factor
 
 
-class VisionBlock(GradientCheckpointingLayer):
+class VisionBlock(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]  # transformers
     """Pre-norm transformer block."""
 
     def __init__(self, spec: TowerSpec) -> None:
@@ -195,8 +195,8 @@ class VisionBlock(GradientCheckpointingLayer):
 
     def forward(self, x_BPD: Tensor) -> Tensor:
         x_BPD = x_BPD + self.ls1(self.attn(self.norm1(x_BPD)))
-        x_BPD = x_BPD + self.ls2(self.mlp(self.norm2(x_BPD)))
-        return x_BPD
+        out_BPD: Tensor = x_BPD + self.ls2(self.mlp(self.norm2(x_BPD)))
+        return out_BPD
 
 
 class AttentionPoolWeights(nn.Module):
@@ -245,7 +245,8 @@ class VisionTransformer(nn.Module):
             x_BPD = torch.cat([*prefix, x_BPD], dim=1)
         for block in self.blocks[:-1]:
             x_BPD = block(x_BPD)
-        return x_BPD[:, self.spec.num_prefix_tokens :]
+        features_BPD: Tensor = x_BPD[:, self.spec.num_prefix_tokens :]
+        return features_BPD
 
 
 class PrismaticVisionBackbone(nn.Module):
@@ -266,6 +267,7 @@ class PrismaticVisionBackbone(nn.Module):
 
     @property
     def towers(self) -> list[nn.Module]:
+        """The towers in the order of their channels."""
         return [self.featurizer, *([self.fused_featurizer] if hasattr(self, "fused_featurizer") else [])]
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -301,7 +303,7 @@ class PrismaticProjector(nn.Module):
         self.fused = fused
 
     def forward(self, features_BPD: Tensor) -> Tensor:
-        x_BPH: Tensor = self.fc2(F.gelu(self.fc1(features_BPD)))
+        x_BPH: Tensor = self.fc2(functional.gelu(self.fc1(features_BPD)))
         if self.fused:
-            x_BPH = self.fc3(F.gelu(x_BPH))
+            x_BPH = self.fc3(functional.gelu(x_BPH))
         return x_BPH
