@@ -10,6 +10,7 @@ J = 7 arm joints, V = degrees of freedom of the scene.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mujoco
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 ACTION_DIM = 7
-STATE_SIZE = 14  # goal position 3, goal orientation 9, gripper command 2
 _POSTURE_KP = 10.0
 _POSTURE_KV = 2.0 * math.sqrt(10.0)
+_GRIPPER_SIGNS = np.array([-1.0, 1.0])  # the fingers move in opposite directions
 _GRIPPER_SPEED = 0.01  # change of the normalised finger command per substep
 
 
@@ -143,8 +144,15 @@ def _rotation_matrix(rotvec: Array) -> Array:
 class Controller(Protocol):
     """Advances a scene by physics substeps under an action, and owns the state that an episode must keep."""
 
+    def reset(self) -> None:
+        """Back to rest: gripper command zero, and the pose of the robot's default joints as the present goal.
+
+        As in stock LIBERO, where the controller is made before the initial state is set, the first action after a
+        reset is relative to that default pose, and its first substep is computed there.
+        """
+
     def get_state(self) -> Array:
-        """State (14,) to be saved with an episode."""
+        """State (15,) to be saved with an episode: goal position 3 and rotation 9, gripper command 2, at rest 1."""
 
     def set_state(self, state: Array) -> None:
         """Restore what `get_state` returned."""
@@ -154,16 +162,22 @@ class Controller(Protocol):
 
 
 class ExactController:
-    """robosuite's own controller in stock order (two extra forward passes per substep): for parity, not for speed."""
+    """robosuite's own controller in stock order (two extra forward passes per substep): for parity, not for speed.
+
+    A state saved at rest, before any step, does not hold all that robosuite's controller remembers.
+    """
 
     def __init__(self, env: Any) -> None:
         self._env = env
+
+    def reset(self) -> None:
+        pass  # robosuite makes a new controller in its own reset
 
     def get_state(self) -> Array:
         robot = self._env.robots[0]
         goal = robot.controller
         gripper = np.broadcast_to(np.asarray(robot.gripper.current_action, dtype=np.float64), (2,))
-        return np.concatenate([goal.goal_pos, np.ravel(goal.goal_ori), gripper])
+        return np.concatenate([goal.goal_pos, np.ravel(goal.goal_ori), gripper, [0.0]])
 
     def set_state(self, state: Array) -> None:
         robot = self._env.robots[0]
@@ -176,6 +190,18 @@ class ExactController:
         self._env.sim.forward()
         self._env._pre_action(action, policy_step=first)
         self._env.sim.step()
+
+
+@dataclass(frozen=True)
+class _ArmState:
+    """What the control law reads of the robot. The live one is views of MuJoCo's arrays and two scratch matrices."""
+
+    ee_pos: Array  # (3,)
+    ee_mat: Array  # (3, 3)
+    jacobian_6V: Array
+    mass_VV: Array
+    qpos: Array
+    qvel: Array
 
 
 class FastController:
@@ -203,50 +229,79 @@ class FastController:
         self._kd = np.array(stock.kd, dtype=np.float64)
         self._scale = np.array(stock.output_max, dtype=np.float64)
         self._posture = np.array(stock.initial_joint, dtype=np.float64)
-        self._jacobian_6V = np.zeros((6, self._model.nv))
-        self._mass_VV = np.zeros((self._model.nv, self._model.nv))
-        self._ee_pos: Array = self._data.site_xpos[self._site]
-        self._ee_mat: Array = self._data.site_xmat[self._site].reshape(3, 3)
         self._gripper_step = np.zeros(2)
-        self.goal_pos = np.array(stock.goal_pos, dtype=np.float64)
-        self.goal_ori = np.array(stock.goal_ori, dtype=np.float64)
-        self.gripper = np.zeros(2)
+        self._live = _ArmState(
+            ee_pos=self._data.site_xpos[self._site],
+            ee_mat=self._data.site_xmat[self._site].reshape(3, 3),
+            jacobian_6V=np.zeros((6, self._model.nv)),
+            mass_VV=np.zeros((self._model.nv, self._model.nv)),
+            qpos=self._data.qpos,
+            qvel=self._data.qvel,
+        )
+        self._rest = self._state_at_rest(stock)
+        self.reset()
+
+    def _state_at_rest(self, stock: Any) -> _ArmState:
+        """What robosuite's controller remembers from its making, in the layout of the live state."""
+        rest = _ArmState(
+            ee_pos=np.array(stock.initial_ee_pos),
+            ee_mat=np.array(stock.initial_ee_ori_mat),
+            jacobian_6V=np.zeros((6, self._model.nv)),
+            mass_VV=np.zeros((self._model.nv, self._model.nv)),
+            qpos=np.zeros(self._model.nq),
+            qvel=np.zeros(self._model.nv),
+        )
+        rest.jacobian_6V[:, self._dof_index] = stock.J_full
+        rest.mass_VV[np.ix_(self._dof_index, self._dof_index)] = stock.mass_matrix
+        rest.qpos[self._qpos_index] = stock.joint_pos
+        return rest
+
+    def reset(self) -> None:
+        self._goal_pos, self._goal_mat = self._rest.ee_pos, self._rest.ee_mat
+        self._gripper = np.zeros(2)
+        self._at_rest = True
 
     def get_state(self) -> Array:
-        return np.concatenate([self.goal_pos, self.goal_ori.ravel(), self.gripper])
+        return np.concatenate([self._goal_pos, self._goal_mat.ravel(), self._gripper, [float(self._at_rest)]])
 
     def set_state(self, state: Array) -> None:
-        self.goal_pos = state[:3].copy()
-        self.goal_ori = state[3:12].reshape(3, 3).copy()
-        self.gripper = state[12:14].copy()
+        self._goal_pos = state[:3].copy()
+        self._goal_mat = state[3:12].reshape(3, 3).copy()
+        self._gripper = state[12:14].copy()
+        self._at_rest = bool(state[14])
 
     def substep(self, action: Array, *, first: bool) -> None:
-        mujoco.mj_step1(self._model, self._data)
+        model, data = self._model, self._data
+        mujoco.mj_step1(model, data)
+        if self._at_rest:
+            arm, self._at_rest = self._rest, False
+        else:
+            arm = self._live
+            mujoco.mj_jacSite(model, data, arm.jacobian_6V[:3], arm.jacobian_6V[3:], self._site)
+            mujoco.mj_fullM(model, arm.mass_VV, data.qM)
         if first:
-            self._set_goal(action)
-        self._apply()
-        mujoco.mj_step2(self._model, self._data)
+            self._set_goal(action, arm)
+        self._apply(arm)
+        mujoco.mj_step2(model, data)
 
-    def _set_goal(self, action: Array) -> None:
+    def _set_goal(self, action: Array, arm: _ArmState) -> None:
         """Turn an action (7,) in [-1, 1] into a pose goal relative to the present pose, and a gripper direction.
 
         As in robosuite, an action without rotation keeps the previous orientation goal.
         """
         delta = np.clip(action[:6], -1.0, 1.0) * self._scale
-        self.goal_pos = self._ee_pos + delta[:3]
+        self._goal_pos = arm.ee_pos + delta[:3]
         if delta[3:].any():
-            self.goal_ori = _rotation_matrix(delta[3:]) @ self._ee_mat
-        self._gripper_step = np.array([-1.0, 1.0]) * _GRIPPER_SPEED * np.sign(action[6])
+            self._goal_mat = _rotation_matrix(delta[3:]) @ arm.ee_mat
+        self._gripper_step = _GRIPPER_SIGNS * _GRIPPER_SPEED * np.sign(action[6])
 
-    def _apply(self) -> None:
+    def _apply(self, arm: _ArmState) -> None:
         """Write the controls of one physics substep."""
-        model, data = self._model, self._data
-        mujoco.mj_jacSite(model, data, self._jacobian_6V[:3], self._jacobian_6V[3:], self._site)
-        mujoco.mj_fullM(model, self._mass_VV, data.qM)
+        ctrl = self._data.ctrl
         torques = _osc_torques(
-            self._ee_pos, self._ee_mat, self._jacobian_6V, self._mass_VV, data.qpos, data.qvel, data.qfrc_bias,
-            self._qpos_index, self._dof_index, self.goal_pos, self.goal_ori, self._posture, self._kp, self._kd,
+            arm.ee_pos, arm.ee_mat, arm.jacobian_6V, arm.mass_VV, arm.qpos, arm.qvel, self._data.qfrc_bias,
+            self._qpos_index, self._dof_index, self._goal_pos, self._goal_mat, self._posture, self._kp, self._kd,
         )
-        data.ctrl[self._arm_ctrl] = np.minimum(np.maximum(torques, self._torque_low), self._torque_high)
-        self.gripper = np.minimum(np.maximum(self.gripper + self._gripper_step, -1.0), 1.0)
-        data.ctrl[self._gripper_ctrl] = self._gripper_center + self._gripper_half_range * self.gripper
+        ctrl[self._arm_ctrl] = np.minimum(np.maximum(torques, self._torque_low), self._torque_high)
+        self._gripper = np.minimum(np.maximum(self._gripper + self._gripper_step, -1.0), 1.0)
+        ctrl[self._gripper_ctrl] = self._gripper_center + self._gripper_half_range * self._gripper

@@ -74,7 +74,7 @@ class Slot:
     """One episode at rest, as plain arrays; valid for any `Scene` built for the same task and options."""
 
     integration: Array  # MuJoCo's integration state
-    controller: Array  # (14,) pose goal and gripper command
+    controller: Array  # (15,) see Controller.get_state
     fixture_pos: Array  # (num_fixtures, 3): not part of MuJoCo's state
     fixture_quat: Array  # (num_fixtures, 4)
     num_steps: int  # control steps since the idle steps ended
@@ -119,6 +119,8 @@ class Scene:
         num_idle_steps: int = 10,
         exact: bool = False,
     ) -> None:
+        if exact and num_idle_steps < 1:
+            raise ValueError(f"exact stepping needs num_idle_steps >= 1 (stock states at rest), given {num_idle_steps}")
         self.task = task
         self.exact = exact
         self.num_idle_steps = num_idle_steps
@@ -131,7 +133,6 @@ class Scene:
         self._renderer = self._shared.acquire_renderer(cameras=cameras, image_size=image_size, look=look)
         self._success_test = SuccessTest(self.env)
         self._controller: Controller = ExactController(self.env) if exact else FastController(self.env)
-        self._fresh_controller = self._controller.get_state()
         self._fixture_bodies = np.array(
             [self.env.sim.model.body_name2id(fixture.root_body) for fixture in self.env.fixtures_dict.values()],
             dtype=np.int64,
@@ -249,7 +250,7 @@ class Scene:
         self.data.time = state[0]
         self.data.qpos[:] = state[1 : 1 + self.model.nq]
         self.data.qvel[:] = state[1 + self.model.nq :]
-        self._controller.set_state(self._fresh_controller)
+        self._controller.reset()
         self._num_steps, self._success, self._sampled_view = 0, False, None
         self._clock = SampleClock().forced().forced()
         if self.exact:
