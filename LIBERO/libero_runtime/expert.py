@@ -27,6 +27,8 @@ POSITION_PER_ACTION_M = 0.05
 ROTATION_PER_ACTION_RAD = 0.5
 OPEN, CLOSE = -1.0, 1.0
 
+_ROBOT_XY = np.array([-0.66, 0.0])  # the arm's first axis, for LIBERO's table
+_WRIST_HEIGHT_M = 0.21  # from between the finger pads up to the wrist
 _HAND_SITE = "gripper0_grip_site"
 _FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
 _DRAWER_REGIONS = ("top_region", "middle_region", "bottom_region")
@@ -54,6 +56,7 @@ class ExpertConfig:
     tolerance_z: float = 0.010
     held_gap: float = 0.012  # the fingers are closed on the rim below this opening
     lost_distance: float = 0.035  # the rim is this far from the fingers: the bowl was lost
+    straight_reach: float = 0.74  # furthest from the robot's axis that the hand points straight down
     max_close_steps: int = 14
     max_release_steps: int = 8
 
@@ -121,7 +124,9 @@ class StateReader:
             center = self._data.site_xpos[site]
             rotation = self._data.site_xmat[site].reshape(3, 3)
             # The region's box stands on its side: its local z runs across the drawer, y along it, x up.
-            if np.all(np.abs(rotation.T @ (bowl - center)) < size + np.array([0.02, 0.0, 0.0])):
+            local = rotation.T @ (bowl - center)
+            # A bowl's origin is at its bottom, which rests at the lower end of the region.
+            if np.all(np.abs(local) < size + np.array([0.02, 0.0, 0.0])) and bowl[2] < center[2]:
                 across, along = rotation[:2, 2], -rotation[:2, 1]
                 return Drawer(center=center.copy(), side=across.copy(), out=along.copy(), top=center[2] + size[0])
         return None
@@ -160,18 +165,22 @@ def rotation_vector(matrix: Array) -> Array:
     return vector
 
 
-def _hand_matrix(finger_axis: Array) -> Array:
-    """Hand pointing straight down with the fingers opening along a horizontal unit vector (2,)."""
+def _hand_matrix(finger_axis: Array, tilt: float = 0.0) -> Array:
+    """Hand pointing down with the fingers opening along a horizontal unit vector (2,).
+
+    `tilt` (rad) leans the fingers outwards around that axis, away from the robot.
+    """
     x, y = float(finger_axis[0]), float(finger_axis[1])
-    return np.array([[x, y, 0.0], [y, -x, 0.0], [0.0, 0.0, -1.0]])
+    sine, cosine = math.sin(tilt), math.cos(tilt)
+    return np.array([[x, y * cosine, y * sine], [y, -x * cosine, -x * sine], [0.0, sine, -cosine]])
 
 
 @dataclass(frozen=True)
 class _Grasp:
-    """Where the hand has to be relative to the bowl's origin, and how it is turned."""
+    """Where the hand has to be relative to the bowl's origin, and the axis along which its fingers open."""
 
     offset: Array  # (3,)
-    hand_mat: Array  # (3, 3)
+    finger_axis: Array  # (2,)
 
 
 class ScriptedExpert:
@@ -187,9 +196,11 @@ class ScriptedExpert:
         self.phase = Phase.APPROACH
         self.num_grasps = 0
         self._phase_steps = 0
-        self._lift_from = 0.0
+        self._picked_at = np.zeros(3)
         self._gate = 0.0
-        self._hold_mat: Array | None = None
+        self._gate_radius = 0.0
+        self._grip_point = np.zeros(3)
+        self._finger_axis: Array | None = None
 
     def act(self) -> Array:
         """Action (7,) for the loaded episode: six deltas in [-1, 1], gripper -1 open / +1 close."""
@@ -202,7 +213,7 @@ class ScriptedExpert:
         if self.phase is Phase.APPROACH:
             return self._approach(state)
         if self.phase is Phase.GRASP:
-            return self._action(state, np.zeros(3), self._hand_mat(state), CLOSE)
+            return self._action(state, self._grip_point - state.hand_pos, CLOSE)
         if self.phase is Phase.CARRY:
             return self._carry(state)
         return self._release(state)
@@ -218,10 +229,12 @@ class ScriptedExpert:
         if self.phase is Phase.APPROACH:
             error = self._grasp_point(state) - state.hand_pos
             if np.hypot(error[0], error[1]) < config.tolerance_xy and abs(error[2]) < config.tolerance_z:
-                self._hold_mat = self._grasp(state).hand_mat
-                self._lift_from = float(state.bowl[2])
-                gate = self._lift_from + config.lift
-                self._gate = gate if state.drawer is None else max(gate, state.drawer.top + 0.012)
+                self._grip_point = self._grasp_point(state)
+                self._finger_axis = self._grasp(state).finger_axis
+                self._picked_at = state.bowl.copy()
+                self._gate, self._gate_radius = float(state.bowl[2]) + config.lift, 0.03
+                if state.drawer is not None:
+                    self._gate, self._gate_radius = state.drawer.top + 0.012, 0.15
                 self.num_grasps += 1
                 self._enter(Phase.GRASP)
         elif self.phase is Phase.GRASP:
@@ -241,7 +254,8 @@ class ScriptedExpert:
         target = self._grasp_point(state)
         distance = float(np.hypot(*(target - state.hand_pos)[:2]))
         target[2] += min(config.hover, config.approach_slope * max(0.0, distance - config.tolerance_xy))
-        return self._action(state, target - state.hand_pos, self._grasp(state).hand_mat, OPEN)
+        self._finger_axis = None
+        return self._action(state, target - state.hand_pos, OPEN)
 
     def _carry(self, state: ExpertState) -> Array:
         """Lift, move sideways once clear, and come down over the plate."""
@@ -254,15 +268,15 @@ class ScriptedExpert:
         # Sideways only as far as the bowl has risen out of what it stood in.
         clear = np.clip(1 - (self._gate - state.bowl[2]) / 0.02, 0.0, 1.0) if self._near_start(state) else 1.0
         error[:2] *= clear
-        return self._action(state, error, self._hand_mat(state), CLOSE)
+        return self._action(state, error, CLOSE)
 
     def _near_start(self, state: ExpertState) -> bool:
-        return float(np.hypot(*(state.plate - state.bowl)[:2])) > 0.06 and state.bowl[2] < self._gate
+        return float(np.hypot(*(state.bowl - self._picked_at)[:2])) < self._gate_radius
 
     def _release(self, state: ExpertState) -> Array:
         """Open the hand where it is, then pull it up."""
         up = 0.05 if self._phase_steps > 4 else 0.0
-        return self._action(state, np.array([0.0, 0.0, up]), self._hand_mat(state), OPEN)
+        return self._action(state, np.array([0.0, 0.0, up]), OPEN)
 
     # Geometry ---------------------------------------------------------------------------------------------------
 
@@ -277,13 +291,21 @@ class ScriptedExpert:
             axis = -direction  # the same finger axis, reached by the smaller turn of the wrist
             radius = 0.036  # the open hand does not fit between rim and wall: closing it shifts the bowl
         offset = np.array([*(radius * direction), config.rim_height - config.grip_depth])
-        return _Grasp(offset=offset, hand_mat=_hand_matrix(axis))
+        return _Grasp(offset=offset, finger_axis=axis)
 
     def _grasp_point(self, state: ExpertState) -> Array:
         return state.bowl + self._grasp(state).offset
 
     def _hand_mat(self, state: ExpertState) -> Array:
-        return self._grasp(state).hand_mat if self._hold_mat is None else self._hold_mat
+        """Straight down where the arm can; leaning outwards where it would be stretched to its singularity."""
+        axis = self._grasp(state).finger_axis if self._finger_axis is None else self._finger_axis
+        reach = state.hand_pos[:2] - _ROBOT_XY
+        distance = float(np.hypot(reach[0], reach[1]))
+        lean = float(axis[1] * reach[0] - axis[0] * reach[1]) / distance
+        if lean < 0.7:  # tilting around this finger axis would not bring the wrist back
+            return _hand_matrix(axis)
+        sine = np.clip((distance - self.config.straight_reach) / _WRIST_HEIGHT_M, 0.0, 0.5)
+        return _hand_matrix(axis, math.asin(float(sine)))
 
     def _rim_distance(self, state: ExpertState) -> float:
         """How far the hand is from the nearest point of the rim."""
@@ -294,8 +316,9 @@ class ScriptedExpert:
     def _over_plate(self, state: ExpertState) -> bool:
         return float(np.hypot(*(state.plate - state.bowl)[:2])) < 0.02
 
-    def _action(self, state: ExpertState, move: Array, hand_mat: Array, gripper: float) -> Array:
-        """Action towards a displacement (3,) and an orientation; directions are kept when the speed saturates."""
+    def _action(self, state: ExpertState, move: Array, gripper: float) -> Array:
+        """Action towards a displacement (3,) and the hand's orientation; saturated speed keeps its direction."""
+        hand_mat = self._hand_mat(state)
         position = self.config.position_gain * move / POSITION_PER_ACTION_M
         turn = self.config.rotation_gain * rotation_vector(hand_mat @ state.hand_mat.T) / ROTATION_PER_ACTION_RAD
         for part in (position, turn):

@@ -125,23 +125,22 @@ def wall_ring(
     """A slanted round wall made of boxes, as primitive collision needs it.
 
     `lower` and `upper` are the (radius, height) of the outer surface's two edges, `thickness` is measured
-    across the wall, inwards. The corners of the boxes lie on the given radii, and on the x and y axes
-    when `num_boxes` is a multiple of four, so the bounding box is exact.
+    across the wall, inwards. The middles of the boxes lie on the given radii, and on the x and y axes when
+    `num_boxes` is a multiple of four, so the bounding box is exact and fingers along an axis meet a flat side.
     """
     (radius_low, z_low), (radius_high, z_high) = lower, upper
-    shrink = math.cos(math.pi / num_boxes)
-    run, rise = (radius_high - radius_low) * shrink, z_high - z_low
+    run, rise = radius_high - radius_low, z_high - z_low
     length = math.hypot(run, rise)
-    half_width = max(radius_low, radius_high) * math.sin(math.pi / num_boxes)
+    half_width = max(radius_low, radius_high) * math.tan(math.pi / num_boxes)
     cx, cy, cz = _triple(center)
     boxes = []
     for index in range(num_boxes):
-        angle = 2 * math.pi * (index + 0.5) / num_boxes
+        angle = 2 * math.pi * index / num_boxes
         outward = np.array([math.cos(angle), math.sin(angle), 0.0])
         up = np.array([0.0, 0.0, 1.0])
         along = (run * outward + rise * up) / length
         inward = (-rise * outward + run * up) / length
-        middle = outward * (radius_low + radius_high) / 2 * shrink + up * (z_low + z_high) / 2 + inward * thickness / 2
+        middle = outward * (radius_low + radius_high) / 2 + up * (z_low + z_high) / 2 + inward * thickness / 2
         rotation = np.stack([np.cross(inward, along), inward, along], axis=1)
         boxes.append(
             Primitive(

@@ -23,7 +23,7 @@ def round_wall(
     walls: list[Primitive] = []
     for index, (lower, upper) in enumerate(zip(outer[:-1], outer[1:], strict=True)):
         if index == len(outer) - 2:
-            run = (upper[0] - lower[0]) * math.cos(math.pi / num_boxes)
+            run = upper[0] - lower[0]
             height = top - lower[1]
             # inner edge = outer edge + thickness * run / length; one step of the fixed point is exact to microns
             raised = thickness * run / math.hypot(run, height)
