@@ -1,4 +1,4 @@
-"""Charts as HTML and SVG fragments: every size is relative, every colour a CSS variable, so that they fit any screen."""
+"""Charts as HTML and SVG fragments: sizes are relative, colours CSS variables, so that they fit any screen."""
 
 from __future__ import annotations
 
@@ -161,8 +161,7 @@ def timeline(
             )
         shapes.append(_curve(segment, start, colour, at, show, right - left))
         start += segment.width
-    for x in _whole_ticks(total):
-        labels.append(f'<span class="x" style="left:{100 * (x - 0.5) / total:.2f}%">{x}</span>')
+    labels += [f'<span class="x" style="left:{100 * (x - 0.5) / total:.2f}%">{x}</span>' for x in _whole_ticks(total)]
     return (
         '<div class="plot"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img">'
         f"{''.join(shapes)}</svg>{''.join(labels)}</div>"

@@ -42,7 +42,7 @@ def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: in
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # A page that is opened from disk and sent around must not fetch anything, even if a value in it looks like HTML.
+        # A page that is sent around must not fetch anything, even if a value in it looked like HTML.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; media-src data:; '
         "style-src 'unsafe-inline'\">"
         f"<title>{escape(heading)}</title><style>{_STYLE.read_text(encoding='utf-8')}</style></head>"

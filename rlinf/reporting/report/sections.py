@@ -370,7 +370,8 @@ def evaluations_table(experiment: Experiment) -> str:
         )
         cells = "".join(f'<td class="num">{escape(number)}</td>' for number in numbers)
         lines.append(
-            f'<tr><th scope="row">{escape(record.row)}</th>{cells}<td><code>{escape(record.checkpoint)}</code></td></tr>'
+            f'<tr><th scope="row">{escape(record.row)}</th>{cells}'
+            f"<td><code>{escape(record.checkpoint)}</code></td></tr>"
         )
     titles = "".join(f"<th{'' if name in ('Row', 'Checkpoint') else ' class=num'}>{name}</th>" for name in head)
     return (

@@ -1,0 +1,360 @@
+"""The HTML report on full, partial and hostile data."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlinf.cli import report as cli
+from rlinf.reporting import ledger, run_info
+from rlinf.reporting.ledger import EvaluationRecord
+from rlinf.reporting.loggers import MetricLogger
+from rlinf.reporting.report import ReportError, collect, write_report
+from rlinf.reporting.run_info import RunInfo
+from rlinf.reporting.video import Caption, write_video
+
+PLACES = (
+    "between the plate and the ramekin", "next to the ramekin", "from table center", "on the cookie box",
+    "in the top drawer of the wooden cabinet", "on the ramekin", "next to the cookie box", "on the stove",
+    "next to the plate", "on the wooden cabinet",
+)  # fmt: skip
+LANGUAGES = {task: f"pick up the black bowl {place} and place it on the plate" for task, place in enumerate(PLACES)}
+BASE = (0.44, 0.52, 0.40, 0.62, 0.18, 0.36, 0.50, 0.58, 0.46, 0.24)
+AFTER_0 = (0.68, 0.58, 0.44, 0.60, 0.20, 0.40, 0.54, 0.62, 0.44, 0.26)
+AFTER_1 = (0.64, 0.80, 0.46, 0.66, 0.18, 0.44, 0.60, 0.60, 0.50, 0.22)
+
+
+def write_evaluation(
+    folder: Path,
+    rates: Sequence[float],
+    learnt: tuple[int, ...] = (),
+    *,
+    seed: int = 1234,
+    method: str = "sequential",
+    tasks: Sequence[int] | None = None,
+    videos: tuple[str, ...] = (),
+    checkpoint: str | None = None,
+    episodes: int = 50,
+) -> EvaluationRecord:
+    ids = range(len(rates)) if tasks is None else tasks
+    row = f"task_{learnt[-1]}" if learnt else "base"
+    record = EvaluationRecord(
+        method=method,
+        row=row,
+        learnt_tasks=learnt,
+        seed=seed,
+        suite="libero_spatial",
+        checkpoint=checkpoint or (f"{row}_seed{seed}/checkpoints/global_step_10/actor" if learnt else "base"),
+        success=dict(zip(ids, rates, strict=True)),
+        episodes=dict.fromkeys(ids, episodes),
+        success_once=float(np.mean(rates)),
+        success_at_end=float(np.mean(rates)) * 0.97,
+        mean_return=5 * float(np.mean(rates)),
+        mean_episode_len=150.0,
+        temperature=1.0,
+        assets="generated stand-ins",
+        config_hash="5f0c1d2e3a4b",
+        versions={"torch": "2.13.0", "mujoco": "3.3.2"},
+        time="2026-05-04T10:20:30+00:00",
+        wall_seconds=75.0,
+        videos=videos,
+    )
+    ledger.append(folder / ledger.LEDGER_NAME, record)
+    return record
+
+
+def write_training(folder: Path, task: int, *, epochs: int = 10, seed: int = 1234, start: float = 0.45) -> None:
+    rng = np.random.default_rng(task)
+    run = folder / f"task_{task}_seed{seed}"
+    with MetricLogger(run, backends=[], project="p", experiment="e", config={}) as log:
+        for epoch in range(1, epochs + 1):
+            progress = 1 - np.exp(-epoch / 4)
+            log.log(
+                {
+                    "rollout/success_rate": float(np.clip(start + 0.3 * progress + rng.normal(0, 0.03), 0, 1)),
+                    "rollout/episode_len": 170 - 60 * progress + rng.normal(0, 4),
+                    "train/loss/policy": -0.01 + rng.normal(0, 0.004),
+                    "train/approx_kl": 0.004 + 0.003 * rng.random(),
+                    "train/clip_fraction": 0.04 + 0.03 * rng.random(),
+                    "train/grad_norm": 0.5 + 0.2 * rng.random(),
+                    "train/entropy": 2.2 - 0.5 * progress,
+                    "time/rollout": 24.0,
+                    "time/update": 7.5,
+                    "time/epoch": 32.5,
+                },
+                step=epoch,
+            )
+    run_info.write(run, describe(seed))
+
+
+def describe(seed: int = 1234) -> RunInfo:
+    return RunInfo(
+        config_name="crl_experiment/libero_spatial_grpo_tiny",
+        method="sequential",
+        suite="libero_spatial",
+        seed=seed,
+        assets="generated stand-ins",
+        command="python examples/embodiment/train_embodied_agent.py --config-name x",
+        started="2026-05-04T10:00:00+00:00",
+        languages=LANGUAGES,
+        config={"algorithm": {"group_size": 8, "clip_ratio_high": 0.28}, "actor": {"optim": {"lr": 2e-5}}, "x": None},
+        versions={"python": "3.11.2", "torch": "2.13.0"},
+        hardware={"processor": "Some CPU", "cores": "2", "memory": "8 GiB", "gpu": "none"},
+    )
+
+
+def write_film(path: Path, *, success: bool) -> str:
+    frames = []
+    for number in range(20):
+        frame = np.full((128, 128, 3), (196, 188, 172), np.uint8)
+        frame[70:, :] = (150, 120, 90)
+        frame[30 + number : 60 + number, 20 + 3 * number : 40 + 3 * number] = (40, 40, 45)
+        frames.append(frame)
+    write_video(path, frames, caption=Caption(task=LANGUAGES[0], success=success))
+    return f"{path.parent.name}/{path.name}"
+
+
+def write_sequence(folder: Path, *, seed: int = 1234, method: str = "sequential") -> Path:
+    """Two tasks learnt in sequence, ten evaluated, with videos: what the quick start leaves behind."""
+    before = write_film(folder / "videos" / "base_task_0_failure.webp", success=False)
+    after = write_film(folder / "videos" / "task_0_task_0_success.webp", success=True)
+    shift = (seed % 7) / 100
+    write_evaluation(folder, BASE, seed=seed, method=method, videos=(before,))
+    write_training(folder, 0, seed=seed)
+    write_evaluation(folder, [r + shift for r in AFTER_0], (0,), seed=seed, method=method, videos=(after,))
+    write_training(folder, 1, seed=seed, start=0.56)
+    write_evaluation(folder, [r + shift for r in AFTER_1], (0, 1), seed=seed, method=method)
+    return folder
+
+
+class Page(HTMLParser):
+    """Collects tags, checks that they nest, and keeps the visible text."""
+
+    VOID = frozenset({"meta", "img", "br", "line", "path"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.feed(html)
+        assert self.open == [], f"unclosed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "title"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def page_of(folders: Sequence[Path], out: Path) -> Page:
+    html = write_report(collect(folders), out).read_text(encoding="utf-8")
+    page = Page(html)
+    outside = [link for link in page.links if not link.startswith(("data:", "#"))]
+    assert outside == []
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(|<script|<link", html), "the page must fetch nothing"
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", page.text), page.text
+    return page
+
+
+def test_a_full_sequence(tmp_path: Path) -> None:
+    page = page_of([write_sequence(tmp_path / "sequential")], tmp_path / "report.html")
+    text = page.text
+    assert "Sequential fine-tuning on LIBERO-Spatial" in text
+    # AVG (0.64 + 0.80) / 2 and base (0.44 + 0.52) / 2, shifted by 2 points for seed 1234
+    assert "succeeds in 74% of the episodes there, against 48% of the base model" in text
+    assert "A gain of 26 points" in text
+    # NBT is 0.68 minus 0.64, FWT 0.60 minus 0.52
+    assert re.search(r"Forgetting NBT \+4 points", text)
+    assert re.search(r"Forward transfer FWT \+8 points", text)
+    assert re.search(r"Held-out tasks ZS 4\d%", text)
+    assert "generated stand-in assets" in text
+    assert "20 epochs in 2 stages" in text
+    assert "An epoch took 32 s on average (24 s rollout, 7.5 s update)." in text
+    assert "pick up the black bowl on the cookie box" in text
+    assert "actor.optim.lr" in text
+    assert page.tags.count("img") == 2
+    assert page.tags.count("svg") == 7
+    assert "base model: task 0 failure" in text
+    assert "after task 0: task 0 success" in text
+
+
+def test_only_the_base_was_evaluated(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "sequential", BASE)
+    text = page_of([tmp_path], tmp_path / "report.html").text
+    assert "Nothing has been learnt yet" in text
+    assert "NBT" not in text.split("All metrics")[0]
+    assert "after task" not in text
+    assert "at the end" not in text.split("All metrics")[0]
+
+
+def test_one_task_has_no_forgetting_yet(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "sequential", BASE)
+    write_evaluation(tmp_path / "sequential", AFTER_0, (0,))
+    text = page_of([tmp_path], tmp_path / "report.html").text
+    assert "After reinforcement learning on task 0, the policy succeeds in 68% of the episodes of that task" in text
+    assert re.search(r"Forgetting NBT –", text)
+    assert "Needs a task that was learnt before the last one." in text
+
+
+def test_noise_is_called_noise(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "s", BASE, episodes=8)
+    write_evaluation(tmp_path / "s", [rate + 0.05 for rate in BASE], (0,), episodes=8)
+    assert "lies within the noise of the evaluation" in page_of([tmp_path], tmp_path / "report.html").text
+
+
+def test_training_without_evaluations(tmp_path: Path) -> None:
+    write_training(tmp_path / "logs" / "sequential", 3, epochs=1)
+    text = page_of([tmp_path], tmp_path / "report.html").text
+    assert "nothing has been evaluated yet" in text
+    assert "1 epoch in 1 stage" in text
+    assert "Task 3" in text
+
+
+def test_without_a_base_evaluation(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "s", AFTER_0, (0,))
+    write_evaluation(tmp_path / "s", AFTER_1, (0, 1))
+    text = page_of([tmp_path], tmp_path / "report.html").text
+    assert "The base model was not evaluated" in text
+    assert re.search(r"Forward transfer FWT –", text)
+    assert re.search(r"Forgetting NBT \+4 points", text)
+
+
+def test_rows_with_a_gap_say_so_instead_of_guessing(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "s", BASE)
+    write_evaluation(tmp_path / "s", AFTER_1, (0, 1))
+    text = page_of([tmp_path], tmp_path / "report.html").text
+    assert "an evaluation is missing" in text
+    assert "Success matrix" not in text
+    assert "task_1" in text, "the evaluations themselves are still listed"
+
+
+def test_rows_that_evaluate_different_tasks_use_the_common_ones(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "s", BASE)
+    write_evaluation(tmp_path / "s", AFTER_0[:3], (0,))
+    text = page_of([tmp_path], tmp_path / "report.html").text
+    assert "Left out, as not every evaluation covers them: tasks 3, 4, 5, 6, 7, 8 and 9" in text
+
+
+def test_several_methods_and_seeds_are_compared(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_sequence(tmp_path / "logs" / "sequential", seed=seed)
+    write_sequence(tmp_path / "logs" / "ewc", method="ewc")
+    experiments = collect([tmp_path / "logs", tmp_path / "logs" / "ewc"])
+    assert [(one.method, one.seed) for one in experiments] == [
+        ("ewc", 1234), ("sequential", 1), ("sequential", 2), ("sequential", 3),
+    ]  # fmt: skip
+    assert [run.seed for run in experiments[2].training] == [2, 2]
+    page = page_of([tmp_path], tmp_path / "report.html")
+    assert "mean of 3 seeds" in page.text
+    assert [link for link in page.links if link.startswith("#")] == [f"#experiment-{n}" for n in range(1, 5)]
+
+
+def test_stages_appear_in_the_order_of_learning(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, BASE)
+    write_evaluation(tmp_path, AFTER_1, (1,))
+    write_evaluation(tmp_path, AFTER_1, (1, 0))
+    for task in (0, 1, 2):
+        write_training(tmp_path, task, epochs=2)
+    (experiment,) = collect([tmp_path])
+    assert [run.tasks for run in experiment.training] == [(1,), (0,), (2,)]
+
+
+def test_text_from_files_cannot_become_markup(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, BASE, method="<script>alert(1)</script>", checkpoint='"><img src=https://x.org/a.png>')
+    html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "&lt;script&gt;" in html.lower()
+
+
+def test_broken_numbers_in_metrics_do_not_break_the_page(tmp_path: Path) -> None:
+    with MetricLogger(tmp_path / "task_0_seed1", backends=[], project="p", experiment="e", config={}) as log:
+        for step, value in enumerate([float("nan"), 0.0, 0.0, float("inf")]):
+            log.log({"rollout/success_rate": 0.5, "train/approx_kl": value, "train/entropy": 2.0}, step=step)
+    page = page_of([tmp_path], tmp_path / "report.html")
+    assert page.tags.count("svg") == 3
+
+
+def test_videos_are_limited_and_counted(tmp_path: Path) -> None:
+    names = tuple(write_film(tmp_path / "videos" / f"base_task_{n}.webp", success=True) for n in range(4))
+    write_evaluation(tmp_path, BASE, videos=(*names, "videos/lost.webp"))
+    html = write_report(collect([tmp_path]), tmp_path / "r.html", max_videos=3).read_text()
+    assert html.count("data:image/webp") == 3
+    assert "1 more video in the log folder" in html
+
+
+def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"neither evaluations.jsonl nor task_\*_seed\*/metrics.jsonl"):
+        collect([tmp_path])
+    with pytest.raises(ReportError, match="missing is no folder"):
+        collect([tmp_path / "missing"])
+    write_evaluation(tmp_path, BASE)
+    with pytest.raises(ReportError, match="is a folder"):
+        write_report(collect([tmp_path]), tmp_path)
+
+
+def test_run_json_comes_back(tmp_path: Path) -> None:
+    info = describe()
+    assert run_info.read(run_info.write(tmp_path, info)) == info
+    (tmp_path / "run.json").write_text('{"seed": 3, "unknown": 1, "languages": {"0": "pick"}}')
+    assert run_info.read(tmp_path / "run.json") == RunInfo(seed=3, languages={0: "pick"})
+    for text, message in (("{", "no JSON"), ("[]", "JSON object"), ('{"seed": "a"}', "seed must be int")):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(run_info.RunInfoError, match=message):
+            run_info.read(tmp_path / "run.json")
+
+
+def test_this_process_is_described_without_host_or_user() -> None:
+    info = run_info.describe(
+        config_name="c", method="sequential", suite="libero_spatial", seed=1, assets="a", languages={0: "t"}, config={}
+    )
+    assert info.versions["torch"].startswith("2.")
+    assert int(info.hardware["cores"]) >= 1
+    assert "python" in info.command
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sequence(tmp_path / "logs" / "sequential")
+    out = tmp_path / "deep" / "report.html"
+    assert cli.main([str(tmp_path / "logs"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    assert out.stat().st_size > 20_000
+
+
+def test_command_line_errors_are_one_message_and_exit_code_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rlinf.cli.report", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: found neither evaluations.jsonl")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
