@@ -28,7 +28,6 @@ ROTATION_PER_ACTION_RAD = 0.5
 OPEN, CLOSE = -1.0, 1.0
 
 _ROBOT_XY = np.array([-0.66, 0.0])  # the arm's first axis, for LIBERO's table
-_WRIST_HEIGHT_M = 0.21  # from between the finger pads up to the wrist
 _HAND_SITE = "gripper0_grip_site"
 _FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
 _DRAWER_REGIONS = ("top_region", "middle_region", "bottom_region")
@@ -56,7 +55,8 @@ class ExpertConfig:
     tolerance_z: float = 0.010
     held_gap: float = 0.012  # the fingers are closed on the rim below this opening
     lost_distance: float = 0.035  # the rim is this far from the fingers: the bowl was lost
-    straight_reach: float = 0.74  # furthest from the robot's axis that the hand points straight down
+    straight_reach: float = 0.62  # furthest from the robot's axis that the hand points straight down
+    tilt_per_metre: float = 1.7  # lean beyond that: at 0.8 m the wrist must stay 6 cm behind the fingers
     max_close_steps: int = 14
     max_release_steps: int = 8
 
@@ -289,7 +289,7 @@ class ScriptedExpert:
             side = state.drawer.side if state.drawer.side[0] > 0 else -state.drawer.side
             direction = math.cos(angle) * side + math.sin(angle) * state.drawer.out
             axis = -direction  # the same finger axis, reached by the smaller turn of the wrist
-            radius = 0.036  # the open hand does not fit between rim and wall: closing it shifts the bowl
+            radius = 0.028  # the open hand does not fit between rim and wall: closing it shifts the bowl
         offset = np.array([*(radius * direction), config.rim_height - config.grip_depth])
         return _Grasp(offset=offset, finger_axis=axis)
 
@@ -304,8 +304,7 @@ class ScriptedExpert:
         lean = float(axis[1] * reach[0] - axis[0] * reach[1]) / distance
         if lean < 0.7:  # tilting around this finger axis would not bring the wrist back
             return _hand_matrix(axis)
-        sine = np.clip((distance - self.config.straight_reach) / _WRIST_HEIGHT_M, 0.0, 0.5)
-        return _hand_matrix(axis, math.asin(float(sine)))
+        return _hand_matrix(axis, self.config.tilt_per_metre * max(0.0, distance - self.config.straight_reach))
 
     def _rim_distance(self, state: ExpertState) -> float:
         """How far the hand is from the nearest point of the rim."""
