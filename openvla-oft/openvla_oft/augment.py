@@ -1,7 +1,7 @@
 """Picture augmentation on the device that holds the frames: shift, brightness, contrast, colour and noise.
 
 A policy trained on pictures of one renderer (EGL on a GPU) also has to work on another's (software rendering), whose
-edges, shading and colours differ slightly; and the camera is fixed, so small shifts are the geometry worth being robust to.
+edges, shading and colours differ slightly; the camera is fixed, so small shifts are the geometry to be robust to.
 
 Random numbers are drawn by ``draw`` and used by the pure ``fetch`` and ``jitter``, so these can be compiled and tested.
 Shapes: F frames in memory, B samples, N cameras, H = W pixels, C = 3 colour channels.

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
+
+from openvla_oft.dataset import DemonstrationSet, chunk_actions
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.processing import PrismaticProcessor
-
-from openvla_oft.dataset import DemonstrationSet, chunk_actions
 
 AFTER_END = ("hold", "mask")
 COPY_FRAMES = 4096

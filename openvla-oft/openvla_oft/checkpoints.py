@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
+from openvla_oft.statistics import Statistics
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
-
-from openvla_oft.statistics import Statistics
 
 STATISTICS_FILE = "dataset_statistics.json"
 TRAINING_FILE = "training.json"
@@ -35,7 +35,7 @@ def save_checkpoint(
     statistics: Mapping[str, Statistics],
     save_dtype: str,
 ) -> None:
-    """Write weights, config, tokenizer, processor and statistics into an existing folder; the model is cast in place."""
+    """Write weights, config, tokenizer, processor and statistics into an existing folder; casts the model in place."""
     dtype = SAVE_DTYPES[save_dtype]
     largest = max(float(parameter.detach().abs().max()) for parameter in model.parameters())
     if not largest <= torch.finfo(dtype).max:

@@ -1,4 +1,4 @@
-"""All demonstrations in memory: frames, actions and which frame belongs to which demonstration; chunk targets; the split.
+"""All demonstrations in memory: frames, actions, which frame belongs to which demonstration; chunk targets; the split.
 
 Shapes: F frames over all demonstrations, D demonstrations, K tasks, N cameras, H x W pixels, C colour channels,
 T steps of an action chunk, A action dimensions.
@@ -86,9 +86,10 @@ def chunk_actions(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The next ``num_steps`` actions from every frame, and which of them the demonstration really holds.
 
-    After a demonstration's end the target is "stay": zero motion with the last gripper command. All 56 tokens are sampled
-    in RL, so an untrained position near the end, just where the object is released, would be random motion. Staying cannot
-    freeze the policy: the first step of every target is always the expert's own.
+    After a demonstration's end the target is "stay": zero motion with the last gripper command. All 56 tokens are
+    sampled in RL, so an untrained position near the end, just where the object is released, would be random motion.
+    Staying cannot freeze the policy: the first step of every target is always the expert's own.
+
     Returns (F, T, A) and a mask (F, T), True inside the demonstration.
     """
     ends_F = np.repeat(np.cumsum(demo_lengths_D), demo_lengths_D)
@@ -146,7 +147,7 @@ def pack(
     max_demos_per_task: int | None = None,
     num_workers: int = 0,
 ) -> DemonstrationSet:
-    """Write the resized frames once, as a folder of .npy files that ``load`` memory-maps; several trainings share it."""
+    """Write the resized frames once, as .npy files that ``load`` memory-maps, so that several trainings share them."""
     if output.exists():
         raise DemonstrationError(f"{output} exists; remove it or give another --output")
     infos = _select(
@@ -181,8 +182,8 @@ def _load_pack(
     images_FNHWC = np.load(folder / "images.npy", mmap_mode="r")
     if tuple(description["cameras"]) != tuple(cameras) or images_FNHWC.shape[2] != image_size:
         raise DemonstrationError(
-            f"{folder} was packed for cameras {description['cameras']} at {images_FNHWC.shape[2]} pixels, but the model "
-            f"wants {list(cameras)} at {image_size}; pack again with these"
+            f"{folder} was packed for cameras {description['cameras']} at {images_FNHWC.shape[2]} pixels, but "
+            f"{list(cameras)} at {image_size} are wanted; pack again with these"
         )
     demos = DemonstrationSet(
         images_FNHWC=images_FNHWC,

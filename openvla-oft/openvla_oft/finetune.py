@@ -1,8 +1,9 @@
 """``python -m openvla_oft.finetune``: from LIBERO demonstrations to an OpenVLA-OFT checkpoint.
 
-Reads the demonstrations (HDF5, or packed by ``openvla_oft.pack``), starts from a fresh small policy or from a checkpoint,
-trains all weights on the next eight actions of every frame, and writes a Hugging Face folder: safetensors, config, tokenizer,
-processor, ``dataset_statistics.json``, ``training.json`` (command, data, seconds, losses) and ``training_log.jsonl``.
+Reads the demonstrations (HDF5, or packed by ``openvla_oft.pack``), starts from a fresh small policy or a checkpoint,
+trains all weights on the next eight actions of every frame, and writes a Hugging Face folder: safetensors, config,
+tokenizer, processor, ``dataset_statistics.json``, ``training.json`` (command, data, seconds, losses) and
+``training_log.jsonl``.
 """
 
 import argparse
@@ -19,10 +20,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers_openvla_oft.action_tokens import ActionTokenMap
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
-from transformers_openvla_oft.processing import PrismaticProcessor
-from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSizes, create_small_checkpoint
 
 from openvla_oft import batches, checkpoints, cli, dataset
 from openvla_oft.augment import AugmentConfig
@@ -30,6 +27,10 @@ from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.statistics import ACTION_BOUNDS, Statistics, action_statistics
 from openvla_oft.training import TrainConfig, TrainResult, logits_function, train
 from openvla_oft.validation import evaluate
+from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from transformers_openvla_oft.processing import PrismaticProcessor
+from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSizes, create_small_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ def _small_sizes(options: argparse.Namespace) -> SmallSizes:
 
 
 def _statistics(options: argparse.Namespace, model: OpenVLAForActionPrediction, demos: DemonstrationSet) -> Statistics:
-    """Those of the checkpoint for this suite where it has them, so that its tokens keep their meaning; else the data's."""
+    """The checkpoint's own for this suite where it has them, so that tokens keep their meaning; else the data's."""
     known = (model.config.norm_stats or {}).get(checkpoints.norm_stats_key(options.suite))
     if known is not None:
         logger.info("keeping the checkpoint's action statistics for %s", options.suite)

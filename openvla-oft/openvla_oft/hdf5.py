@@ -2,8 +2,8 @@
 
 Shapes: T steps of one demonstration, N cameras, H x W pixels, C colour channels, A = 7 action dimensions.
 
-Orientation. LIBERO stores pictures as the simulator's OpenGL buffer gives them; the policy sees them rotated by 180 degrees
-(both image axes reversed), as OpenVLA's data preparation and its LIBERO evaluation do. The reader rotates.
+Orientation. LIBERO stores pictures as the simulator's OpenGL buffer gives them; the policy sees them rotated by 180
+degrees (both image axes reversed), as OpenVLA's data preparation and its LIBERO evaluation do. The reader rotates.
 
 Timing. ``obs[t]`` is what the policy saw when it chose ``actions[t]``.
 
@@ -19,8 +19,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 
 ACTION_DIM = 7
 CAMERA_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
@@ -51,7 +51,7 @@ class Demo:
 
 
 def find_files(folder: Path, suite: str) -> list[Path]:
-    """The suite's HDF5 files, sorted by name: ``folder/<suite>/*.hdf5`` where that folder exists, else ``folder/*.hdf5``."""
+    """The suite's files, sorted by name: ``folder/<suite>/*.hdf5`` where that folder exists, else ``folder/*.hdf5``."""
     if not folder.is_dir():
         raise DemonstrationError(
             f"demonstrations folder {folder} does not exist; expected LIBERO HDF5 files there, for example made by "
@@ -102,14 +102,17 @@ def rotate_180(images_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def resize_images(images_THWC: NDArray[np.uint8], *, image_size: int) -> NDArray[np.uint8]:
     """Bicubic with antialiasing in float32, clamped and rounded: the policy's own image path up to its uint8 step.
 
-    The result is stored as uint8, so resizing once here and again (to the same size, an identity) in the processor gives
-    the policy exactly the picture it sees in the environment. torch's uint8 kernel is faster but differs by several levels.
+    The result is stored as uint8, so resizing once here and again (to the same size, an identity) in the processor
+    gives exactly the picture the policy sees in the environment. torch's uint8 kernel is faster but differs by
+    several levels.
     """
     if images_THWC.shape[1:3] == (image_size, image_size):
         return images_THWC
     pixels_TCHW = torch.from_numpy(images_THWC).permute(0, 3, 1, 2).to(torch.float32)
     size = (image_size, image_size)
-    resized_TCHW = F.interpolate(pixels_TCHW, size=size, mode="bicubic", align_corners=False, antialias=True)
+    resized_TCHW = nn.functional.interpolate(
+        pixels_TCHW, size=size, mode="bicubic", align_corners=False, antialias=True
+    )
     resized: NDArray[np.uint8] = (
         resized_TCHW.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
     )

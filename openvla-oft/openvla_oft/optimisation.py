@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def learning_rate(
     *, step: int, progress: float, base: float, num_warmup_steps: int, final_fraction: float = 0.01
 ) -> float:
-    """Linear warmup over the first steps, then a cosine in ``progress`` (0 to 1 of the steps or of the time) to the end."""
+    """Linear warmup over the first steps times a cosine in ``progress`` (0 to 1 of the steps or of the time)."""
     warmup = min(1.0, (step + 1) / max(1, num_warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
     return base * warmup * (final_fraction + (1 - final_fraction) * cosine)

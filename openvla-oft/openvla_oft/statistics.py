@@ -1,12 +1,14 @@
 """Action statistics as OpenVLA writes them to ``dataset_statistics.json``, with bounds that suit a scripted expert.
 
-OpenVLA maps [q01, q99] of each motion dimension to [-1, 1] and cuts that into 255 bins. For human demonstrations q01 and q99
-are the 1 % and 99 % quantiles. A scripted expert saturates at +-1, is exactly zero for long, and may never move some
-dimension, so plain quantiles can coincide (the inverse then divides by 1e-8) and put zero, its most frequent action, between
-two bin centres: a policy told "stay" would drift. Hence ``symmetric`` bounds by default, q99 = -q01 = max(|1 %|, |99 %|):
-zero is then exactly the centre of the middle bin. The true quantiles are kept beside them as ``quantile_01/99``.
+OpenVLA maps [q01, q99] of each motion dimension to [-1, 1] and cuts that into 255 bins. For human demonstrations q01
+and q99 are the 1 % and 99 % quantiles. A scripted expert saturates at +-1, is exactly zero for long, and may never move
+some dimension, so plain quantiles can coincide (encoding then divides by 1e-8) and put zero, its most frequent action,
+between two bin centres: a policy told "stay" would drift. Hence ``symmetric`` bounds by default,
+q99 = -q01 = max(|1 %|, |99 %|): zero is then exactly the centre of the middle bin. The true quantiles are kept beside
+them as ``quantile_01`` and ``quantile_99``.
 
-Shapes: F frames, A = 7 action dimensions. The gripper is stored OpenVLA's way, 0 = closed and 1 = open, and is not normalised.
+Shapes: F frames, A = 7 action dimensions. The gripper is stored OpenVLA's way, 0 = closed and 1 = open, and is not
+normalised.
 """
 
 import numpy as np
@@ -40,8 +42,8 @@ def action_statistics(
         flat = high_A[motion] - low_A[motion] < 2 * MIN_BOUND / 255
         if flat.any():
             raise ValueError(
-                f"action bounds 'quantile': dimensions {np.flatnonzero(flat).tolist()} have (nearly) equal 1 % and 99 % "
-                f"quantiles; use 'symmetric' or 'unit'"
+                f"action bounds 'quantile': dimensions {np.flatnonzero(flat).tolist()} have (nearly) equal 1 % and "
+                f"99 % quantiles; use 'symmetric' or 'unit'"
             )
     arrays = {
         "mean": values_FA.mean(axis=0),

@@ -1,7 +1,7 @@
 """The training loop: one model on one device, data already there.
 
-Throughput decides how good a policy a few minutes give, so a step never waits for the device: frames are indexed on the GPU,
-losses are summed there and read every ``log_every`` steps, forward and loss are one compiled function.
+Throughput decides how good a policy a few minutes give, so a step never waits for the device: frames are indexed on
+the GPU, losses are summed there and read every ``log_every`` steps, forward and loss are one compiled function.
 
 Shapes: B samples, T = 56 action tokens, V action columns.
 """
@@ -19,8 +19,6 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from tqdm import tqdm
-from transformers_openvla_oft.action_tokens import ActionTokenMap
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 
 from openvla_oft import augment, losses
 from openvla_oft.augment import AugmentConfig, AugmentDraw
@@ -28,6 +26,8 @@ from openvla_oft.batches import DeviceData, shuffled_batches
 from openvla_oft.dataset import Split
 from openvla_oft.optimisation import WeightAverage, learning_rate, parameter_groups
 from openvla_oft.validation import evaluate
+from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def train(
     token_map: ActionTokenMap,
     log_path: Path,
 ) -> TrainResult:
-    """Train in place and leave the averaged weights in the model; write one JSON line per log interval to ``log_path``."""
+    """Train in place and leave the averaged weights in the model; append JSON lines to ``log_path``."""
     device = data.device
     generator = torch.Generator(device).manual_seed(config.seed)
     train_frames = torch.from_numpy(split.train_frames).to(device)

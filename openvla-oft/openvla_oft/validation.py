@@ -7,11 +7,10 @@ Shapes: B samples, T = 56 action tokens, V action columns, S chunk steps, A acti
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from transformers_openvla_oft.action_tokens import ActionTokenMap
+from torch import Tensor, nn
 
 from openvla_oft.batches import DeviceData
+from transformers_openvla_oft.action_tokens import ActionTokenMap
 
 GRIPPER = 6
 LogitsFunction = Callable[[Tensor], Tensor]
@@ -29,9 +28,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Means over the counted tokens of the given frames.
 
-    ``cross_entropy`` (hard labels, nats), ``accuracy`` (same bin), ``near_accuracy`` (at most two bins off), ``entropy``
-    (nats), ``motion_l1`` and ``first_motion_l1`` (greedy action against the expert's, environment units, whole chunk and
-    its first step), ``gripper_accuracy``.
+    ``cross_entropy`` (hard labels, nats), ``accuracy`` (same bin), ``near_accuracy`` (at most two bins off),
+    ``entropy`` (nats), ``motion_l1`` and ``first_motion_l1`` (greedy action against the expert's, environment units,
+    whole chunk and its first step), ``gripper_accuracy``.
     """
     totals: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
@@ -47,8 +46,12 @@ def evaluate(
         logits_BTV = logits_of(frames_B).float()
         targets_BT, mask_BT = data.targets_FT[frames_B].long(), data.inside_FT[frames_B]
         greedy_BT = logits_BTV.argmax(dim=-1)
-        log_probs_BTV = F.log_softmax(logits_BTV, dim=-1)
-        add("cross_entropy", F.nll_loss(log_probs_BTV.transpose(1, 2), targets_BT, reduction="none"), mask_BT)
+        log_probs_BTV = nn.functional.log_softmax(logits_BTV, dim=-1)
+        add(
+            "cross_entropy",
+            nn.functional.nll_loss(log_probs_BTV.transpose(1, 2), targets_BT, reduction="none"),
+            mask_BT,
+        )
         add("accuracy", (greedy_BT == targets_BT).double(), mask_BT)
         add("near_accuracy", ((greedy_BT - targets_BT).abs() <= 2).double(), mask_BT)
         add("entropy", -(log_probs_BTV.exp() * log_probs_BTV).sum(dim=-1), mask_BT)

@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+
 from openvla_oft import dataset, hdf5, pack
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
 from transformers_openvla_oft.processing import ImageSettings, PrismaticProcessor
@@ -79,7 +80,7 @@ def test_workers_and_pack_give_the_same_frames(tmp_path):
     few = load(tmp_path / "packed", max_demos_per_task=1)
     assert np.array_equal(few.images_FNHWC, load(tmp_path / "demos", max_demos_per_task=1).images_FNHWC)
     assert len(few.demo_lengths_D) == 2
-    with pytest.raises(ValueError, match="packed for cameras .* 16 pixels"):
+    with pytest.raises(ValueError, match=r"packed for cameras .* 16 pixels"):
         load(tmp_path / "packed", image_size=32)
 
 

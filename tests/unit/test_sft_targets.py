@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from openvla_oft import batches
 from openvla_oft.dataset import DemonstrationSet, chunk_actions, split_demonstrations
 from openvla_oft.statistics import action_statistics
@@ -98,7 +99,9 @@ def test_split_holds_out_whole_demonstrations_of_every_task():
     split = split_demonstrations(demos, validation_fraction=0.02, seed=1)
     assert sorted([*split.train_frames, *split.validation_frames]) == list(range(25))
     held_out = set(split.validation_frames)
-    spans = [set(range(start, start + length)) for start, length in zip(demos.demo_starts_D, demos.demo_lengths_D)]
+    spans = [
+        set(range(start, start + length)) for start, length in zip(demos.demo_starts_D, (3, 4, 5, 6, 7), strict=True)
+    ]
     assert [span & held_out in (span, set()) for span in spans] == [True] * 5
     assert sum(span <= held_out for span in spans[:3]) == 1
     assert not held_out & (spans[3] | spans[4])  # a single demonstration of a task is for training

@@ -1,0 +1,279 @@
+"""The trainer from demonstrations to a checkpoint: learns, repeats, resumes from a checkpoint, explains errors."""
+
+import functools
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from openvla_oft import batches, checkpoints, dataset, finetune, training
+from openvla_oft.augment import AugmentConfig
+from openvla_oft.validation import evaluate
+from tests.unit.sft_demos import write_suite
+from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.processing import PrismaticProcessor
+
+TINY = [
+    "--image-size",
+    "32",
+    "--patch-size",
+    "16",
+    "--vit-dim",
+    "16",
+    "--vit-depth",
+    "1",
+    "--vit-heads",
+    "2",
+    "--llm-hidden",
+    "32",
+    "--llm-layers",
+    "2",
+    "--llm-heads",
+    "2",
+    "--llm-intermediate",
+    "48",
+    "--device",
+    "cpu",
+    "--num-workers",
+    "0",
+    "--batch-size",
+    "8",
+    "--warmup-steps",
+    "2",
+    "--lr",
+    "1e-3",
+    "--log-every",
+    "1",
+]
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
+
+
+def run(demos, output, *extra):
+    return finetune.main(["--demonstrations", str(demos), "--output", str(output), *TINY, *extra])
+
+
+def logged(folder, name):
+    lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def ingredients(demos, folder):
+    """What ``training.train`` takes, from a tiny checkpoint."""
+    model, processor = checkpoints.load_for_training(folder)
+    data_set = dataset.load(demos, suite="libero_spatial", cameras=("agentview",), image_size=32)
+    token_map = ActionTokenMap.from_config(model.config, "libero_spatial")
+    data = batches.to_device(
+        data_set,
+        config=model.config,
+        processor=processor,
+        token_map=token_map,
+        after_end="mask",
+        device=torch.device("cpu"),
+    )
+    split = dataset.split_demonstrations(data_set, validation_fraction=0.1, seed=0)
+    return {"model": model, "data": data, "split": split, "token_map": token_map}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(demos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first") / "policy"
+    assert run(demos, folder, "--steps", "2", "--save-dtype", "float32") == 0
+    return folder
+
+
+def test_checkpoint_folder_is_complete_and_loads(checkpoint):
+    names = {path.name for path in checkpoint.iterdir()}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "preprocessor_config.json",
+        "dataset_statistics.json",
+        "training.json",
+        "training_log.jsonl",
+    }
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["policy"]
+    statistics = json.loads((checkpoint / "dataset_statistics.json").read_text())
+    assert list(statistics) == ["libero_spatial_no_noops"]
+    report = json.loads((checkpoint / "training.json").read_text())
+    assert report["steps"] == 2
+    assert report["data"]["demonstrations"] == 6
+    assert "--steps 2" in report["command"]
+    assert len(report["validation_of_saved_weights"]) == 2
+    model, processor = checkpoints.load_for_training(checkpoint)
+    picture = torch.zeros(1, 1, 256, 256, 3, dtype=torch.uint8)
+    batch = processor(picture, ["pick up the black bowl on the stove and place it on the plate"])
+    with torch.no_grad():
+        output = model(**{name: getattr(batch, name) for name in ("input_ids_BL", "attention_mask_BL", "pixel_values")})
+    bins = output.logits_BTV.argmax(dim=-1)
+    actions = ActionTokenMap.from_config(model.config, "libero_spatial").env_actions(bins)
+    assert actions.shape == (1, 8, 7)
+    assert set(actions[..., 6].unique().tolist()) <= {-1.0, 1.0}
+
+
+def test_training_lowers_the_loss(demos, checkpoint, tmp_path):
+    parts = ingredients(demos, checkpoint)
+    config = training.TrainConfig(
+        num_steps=20, batch_size=16, learning_rate=3e-3, num_warmup_steps=3, ema_decay=0.0, log_every=1,
+        augment=AugmentConfig.off(),
+    )  # fmt: skip
+    result = training.train(config, **parts, log_path=tmp_path / "training_log.jsonl")
+    losses = logged(tmp_path, "train_loss")
+    assert len(losses) == 21  # one per step and the last line
+    assert losses[0] > 5.0  # near log 256 = 5.5
+    assert result.train_loss == losses[-1]
+    assert losses[-1] < losses[0] - 0.4
+    assert 0 < result.validation["cross_entropy"] < losses[0]
+    assert 0 <= result.validation["accuracy"] <= result.validation["near_accuracy"] <= 1
+
+
+def test_same_seed_same_weights_other_seed_others(demos, checkpoint, tmp_path):
+    for name, seed in (("a", "0"), ("b", "1")):
+        assert run(demos, tmp_path / name, "--steps", "2", "--save-dtype", "float32", "--seed", seed) == 0
+    first, again, other = (
+        load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "a", tmp_path / "b")
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_training_goes_on_from_a_checkpoint_with_its_statistics(demos, checkpoint, tmp_path):
+    assert run(demos, tmp_path / "next", "--init", str(checkpoint), "--steps", "1", "--action-bounds", "unit") == 0
+    before, after = (
+        json.loads((folder / "dataset_statistics.json").read_text()) for folder in (checkpoint, tmp_path / "next")
+    )
+    assert after == before  # not the unit bounds: tokens keep their meaning
+    start = logged(tmp_path / "next", "train_loss")[0]
+    assert start == pytest.approx(logged(checkpoint, "train_loss")[-1], abs=0.3)
+    weights = load_file(tmp_path / "next" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+
+
+def test_two_cameras_two_towers_soft_labels_and_masked_ends(demos, tmp_path):
+    extra = [
+        "--steps",
+        "1",
+        "--cameras",
+        "agentview,eye_in_hand",
+        "--towers",
+        "dinov2,siglip",
+        "--label-sigma",
+        "1.5",
+        "--after-end",
+        "mask",
+    ]
+    assert run(demos, tmp_path / "policy", *extra, "--save-dtype", "bfloat16") == 0
+    config = json.loads((tmp_path / "policy" / "config.json").read_text())
+    assert (config["num_images_in_input"], len(config["timm_model_ids"])) == (2, 2)
+
+
+def test_pixels_are_the_processors(demos, checkpoint):
+    parts = ingredients(demos, checkpoint)
+    images = parts["data"].images_FNHWC[:4]
+    processor = PrismaticProcessor.from_pretrained(checkpoint)
+    ours = parts["data"].to_pixel_values(images.float() / 255)
+    torch.testing.assert_close(ours, processor.pixel_values(images), atol=1e-5, rtol=0)
+
+
+def test_validation_by_hand(demos, checkpoint):
+    """A model that is sure of the right bin, except for one motion token that it puts two bins off."""
+    parts = ingredients(demos, checkpoint)
+    data, token_map = parts["data"], parts["token_map"]
+    frames = torch.arange(3)  # of a demonstration of ten steps: all eight targets count
+    targets = data.targets_FT[frames].long()
+    guess = targets.clone()
+    guess[0, 0] += 2 if targets[0, 0] < 128 else -2
+    logits = torch.full((3, 56, 256), -1e4).scatter(-1, guess[..., None], 0.0)
+    metrics = evaluate(lambda _: logits, data, frames, token_map=token_map, batch_size=3)
+    assert metrics["accuracy"] == pytest.approx(1 - 1 / 168)
+    assert metrics["near_accuracy"] == 1
+    assert metrics["gripper_accuracy"] == 1
+    assert metrics["entropy"] == pytest.approx(0, abs=1e-6)
+    assert metrics["cross_entropy"] == pytest.approx(1e4 / 168)
+    two_bins = 2 * (token_map.high_A[0] - token_map.low_A[0]) / 255
+    assert metrics["first_motion_l1"] == pytest.approx(two_bins / 18, rel=1e-3)
+    assert metrics["motion_l1"] == pytest.approx(two_bins / 144, rel=1e-3)
+
+
+def test_minutes_end_the_training_and_the_cosine(demos, checkpoint, tmp_path):
+    config = training.TrainConfig(minutes=0.05, batch_size=4, num_warmup_steps=0, log_every=1, validate_every=10**6)
+    result = training.train(config, **ingredients(demos, checkpoint), log_path=tmp_path / "training_log.jsonl")
+    assert 3.0 <= result.seconds < 6.0
+    rates = logged(tmp_path, "learning_rate")
+    assert result.num_steps == len(rates) > 3
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.8 * config.learning_rate
+    assert rates[-1] < 0.2 * config.learning_rate
+
+
+def test_compile_failure_is_a_warning(demos, checkpoint, tmp_path, monkeypatch, caplog):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(training.torch, "compile", functools.partial(torch.compile, backend=broken))
+    config = training.TrainConfig(num_steps=1, batch_size=4, use_compile=True)
+    result = training.train(config, **ingredients(demos, checkpoint), log_path=tmp_path / "training_log.jsonl")
+    assert not result.compiled
+    assert result.num_steps == 1
+    assert "torch.compile failed" in caplog.text
+
+
+def test_diverged_loss_is_reported(demos, checkpoint, tmp_path):
+    parts = ingredients(demos, checkpoint)
+    with torch.no_grad():
+        parts["model"].language_model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(training.TrainingDivergedError, match="the loss is nan at step 0; lower --lr"):
+        training.train(training.TrainConfig(num_steps=1), **parts, log_path=tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ([], "give num_steps"),
+        (["--steps", "0"], "num_steps=0 must be positive"),
+        (["--steps", "1", "--lr", "-1"], r"learning_rate=-1.0 must be positive"),
+        (["--steps", "1", "--init", "nowhere"], "--init nowhere: no config.json"),
+        (["--steps", "1", "--cameras", "side"], "unknown camera 'side'"),
+        (["--steps", "1", "--towers", "clip"], "unknown ['clip']"),
+        (["--steps", "1", "--label-sigma", "-1"], "label sigma -1.0"),
+        (["--steps", "1", "--validation-fraction", "2"], "validation_fraction=2.0"),
+        (["--steps", "1", "--demonstrations", "nowhere"], "demonstrations folder nowhere does not exist"),
+        (["--steps", "1", "--image-size", "40"], "patch_size=16"),
+        (["--steps", "1", "--ema", "1"], "ema decay 1.0"),
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_leave_nothing(demos, tmp_path, capsys, extra, message):
+    assert run(demos, tmp_path / "policy", *extra) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_kept_unless_asked(demos, tmp_path, capsys):
+    output = tmp_path / "policy"
+    output.mkdir()
+    (output / "mine.txt").write_text("keep")
+    assert run(demos, output, "--steps", "1") == 2
+    assert "exists; give another folder, or --overwrite" in capsys.readouterr().err
+    assert (output / "mine.txt").exists()
+    assert run(demos, output, "--steps", "1", "--overwrite") == 0
+    assert not (output / "mine.txt").exists()
+    assert (output / "model.safetensors").exists()
+
+
+def test_nan_actions_are_named_by_the_command(demos, tmp_path, capsys):
+    broken = write_suite(tmp_path / "broken", num_demos=1, num_steps=4)
+    path = broken / "libero_spatial" / "task_1_demo.hdf5"
+    with h5py.File(path, "a") as file:
+        file["data/demo_0/actions"][2, 5] = np.nan
+    assert run(broken, tmp_path / "policy", "--steps", "1") == 2
+    assert "task_1_demo.hdf5, demo_0: action nan at step 2, dimension 5" in capsys.readouterr().err
+    assert not (tmp_path / "policy").exists()
