@@ -16,6 +16,7 @@ from rlinf.cli.console import REPOSITORY, print_error, run_cli
 from rlinf.cli.launcher import Arguments, read_arguments
 from rlinf.config import Config, load_config, validate
 from rlinf.custom.task_sequence import (
+    DEFAULT_SEED,
     TRAIN_SCRIPT,
     Evaluated,
     EvaluationRequest,
@@ -33,8 +34,6 @@ from rlinf.custom.task_sequence import (
     recorded_config,
 )
 from rlinf.reporting import ledger
-
-DEFAULT_SEED = "1234"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
 
 def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
     """Training runs, one per task (``order=joint``: one for all)."""
-    seed = parse_count(arguments.value("SEED") or DEFAULT_SEED, name="SEED", minimum=0)
+    seed = parse_count(arguments.value("SEED") or str(DEFAULT_SEED), name="SEED", minimum=0)
     epochs_text = arguments.value("MAX_EPOCH")
     max_epochs = parse_count(epochs_text, name="MAX_EPOCH", minimum=1) if epochs_text else None
     config_name = arguments.value("CONFIG_NAME") or arguments.settings.config

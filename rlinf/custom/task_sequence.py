@@ -24,6 +24,7 @@ EVALUATE_SCRIPT = "examples/embodiment/eval_embodied_agent.py"
 ACTOR_FILES = ("adapter_config.json", "model.pt")  # a PEFT adapter, or the CNN policy's whole state
 RUN_RECORD = "run.json"  # what training notes about itself in its folder
 BASE_ROW = "base"
+DEFAULT_SEED = 1234
 
 _STEP_FOLDER = re.compile(r"global_step_(\d+)")
 _SEED_SUFFIX = re.compile(r"_seed(\d+)$")
@@ -226,12 +227,18 @@ def plan_sequence(
     if request.checkpoint:
         start = find_actor(workspace.find(request.checkpoint), given=request.checkpoint)
     steps = []
-    for position, task_ids in enumerate(request.stages):
+    results = method_folder(request, experiment, workspace)
+    wants_base = experiment.eval_before is None and start is None and not _has_base(ledger, request.seed)
+    if wants_base and saved_steps(results / _stage_name(request.stages[0], request)):  # too late for its own run
+        steps.append(_base_evaluation(results, request.seed, request.overrides, experiment, workspace=workspace))
+        wants_base = False
+    for task_ids in request.stages:
         step = _plan_stage(
-            task_ids, start, request, experiment, workspace=workspace, ledger=ledger, is_first=position == 0
+            task_ids, start, request, experiment, workspace=workspace, ledger=ledger, wants_base=wants_base
         )
         steps.append(step)
         start = workspace.root / (step.result or "")
+        wants_base = False
     return tuple(steps)
 
 
@@ -243,10 +250,10 @@ def _plan_stage(
     *,
     workspace: Workspace,
     ledger: Collection[Evaluated],
-    is_first: bool,
+    wants_base: bool,
 ) -> Step:
     name = task_name(task_ids)
-    folder = method_folder(request, experiment, workspace) / f"{name}_seed{request.seed}"
+    folder = method_folder(request, experiment, workspace) / _stage_name(task_ids, request)
     max_epochs = request.max_epochs or experiment.max_epochs
     result = folder / "checkpoints" / f"global_step_{max_epochs}" / "actor"
     settings = [
@@ -261,7 +268,6 @@ def _plan_stage(
 
     todo = []
     if experiment.eval_before is None:
-        wants_base = is_first and start is None and not _has_base(ledger, request.seed)
         settings.append(f"runner.eval_before={str(wants_base).lower()}")
         if wants_base:
             todo.append("evaluate the base model")
@@ -280,8 +286,12 @@ def _plan_stage(
         result=workspace.show(result),
         command=(TRAIN_SCRIPT, "--config-name", experiment.config_name, *settings, *request.overrides),
         todo=tuple(todo),
-        notes=_continuation_note(task_ids, folder, start, is_first=is_first, workspace=workspace),
+        notes=_continuation_note(task_ids, folder, start, workspace=workspace),
     )
+
+
+def _stage_name(task_ids: Sequence[int], request: SequenceRequest) -> str:
+    return f"{task_name(task_ids)}_seed{request.seed}"
 
 
 def _has_base(ledger: Collection[Evaluated], seed: int) -> bool:
@@ -289,22 +299,19 @@ def _has_base(ledger: Collection[Evaluated], seed: int) -> bool:
 
 
 def _has_result(ledger: Collection[Evaluated], actor: Path, *, row: str, seed: int) -> bool:
-    """Whether this very checkpoint was evaluated; the ledger may spell its path otherwise, with or without actor/."""
-    step = actor.parent
-    tail = (step.parent.parent.name, "checkpoints", step.name)
-    for line in ledger:
-        parts = Path(line.checkpoint).parts
-        spelt = parts[:-1] if parts[-1:] == ("actor",) else parts
-        if (line.row, line.seed, spelt[-3:]) == (row, seed, tail):
-            return True
-    return False
+    """Whether this very checkpoint was evaluated; the ledger may spell its path in full or as ``task_0_seed7/...``."""
+
+    def spelt(path: Path) -> tuple[str, ...]:
+        return tuple(part for part in path.parts if part not in ("checkpoints", "actor"))[-2:]
+
+    return any((line.row, line.seed, spelt(Path(line.checkpoint))) == (row, seed, spelt(actor)) for line in ledger)
 
 
 def _continuation_note(
-    task_ids: tuple[int, ...], folder: Path, start: Path | None, *, is_first: bool, workspace: Workspace
+    task_ids: tuple[int, ...], folder: Path, start: Path | None, *, workspace: Workspace
 ) -> tuple[str, ...]:
     """Starting at task 2 from the base model is allowed, but often a forgotten checkpoint."""
-    if not is_first or start is not None or len(task_ids) != 1:
+    if start is not None or len(task_ids) != 1:
         return ()
     seed = _SEED_SUFFIX.search(folder.name)
     earlier = folder.with_name(f"task_{task_ids[0] - 1}{seed.group() if seed else ''}")
@@ -326,30 +333,46 @@ class EvaluationRequest:
 
 
 def plan_evaluation(request: EvaluationRequest, experiment: Experiment, *, workspace: Workspace) -> Step:
-    """One step that evaluates all tasks and writes beside the checkpoint (the base model: in its own folder)."""
-    notes: tuple[str, ...] = ()
-    actor: Path | None = None
+    """One step that evaluates all tasks and reports to the ledger that the checkpoint's own training reports to."""
     if request.location == BASE_ROW:
-        seed = 1234
-        folder = workspace.root / experiment.root / "sequential" / f"{BASE_ROW}_seed{seed}"
-        title = "base model"
-    else:
-        folder = find_location(request.location, workspace=workspace)
-        actor, notes = _checkpoint_at(folder, request, experiment, workspace=workspace)
-        folder = task_folder_of(actor)
-        suffix = _SEED_SUFFIX.search(folder.name)
-        seed = int(suffix.group(1)) if suffix else 1234
-        title = workspace.show(actor)
-    command = [EVALUATE_SCRIPT, "--config-name", experiment.config_name]
-    if actor is not None:
-        command.append(f"actor.model.lora_path={workspace.show(actor)}")
-    command += [f"runner.seed={seed}", f"runner.logger.log_path={workspace.show(folder)}"]
+        results = workspace.root / experiment.root / "sequential"
+        return _base_evaluation(results, DEFAULT_SEED, request.overrides, experiment, workspace=workspace)
+    actor, notes = _checkpoint_at(find_location(request.location, workspace=workspace), request, experiment, workspace)
+    folder = task_folder_of(actor)
+    if folder is None:  # an adapter from elsewhere: leave its folder alone
+        name = actor.parent.name if actor.name == "actor" else actor.name
+        folder = workspace.root / experiment.root / "evaluations" / name
+    suffix = _SEED_SUFFIX.search(folder.name)
+    seed = int(suffix.group(1)) if suffix else DEFAULT_SEED
+    return _evaluation(actor, folder, seed, request.overrides, experiment, workspace=workspace, notes=notes)
+
+
+def _base_evaluation(
+    results: Path, seed: int, overrides: tuple[str, ...], experiment: Experiment, *, workspace: Workspace
+) -> Step:
+    return _evaluation(None, results / f"{BASE_ROW}_seed{seed}", seed, overrides, experiment, workspace=workspace)
+
+
+def _evaluation(
+    actor: Path | None,
+    folder: Path,
+    seed: int,
+    overrides: tuple[str, ...],
+    experiment: Experiment,
+    *,
+    workspace: Workspace,
+    notes: tuple[str, ...] = (),
+) -> Step:
+    start = None if actor is None else workspace.show(actor)
+    settings = [f"runner.seed={seed}", f"runner.logger.log_path={workspace.show(folder)}"]
+    if start is not None:
+        settings.insert(0, f"actor.model.lora_path={start}")
     return Step(
-        title=title,
+        title=start or "base model",
         folder=workspace.show(folder),
-        start=None if actor is None else workspace.show(actor),
+        start=start,
         result=None,
-        command=(*command, *request.overrides),
+        command=(EVALUATE_SCRIPT, "--config-name", experiment.config_name, *settings, *overrides),
         todo=("evaluate all tasks",),
         notes=notes,
     )
@@ -370,10 +393,10 @@ def find_location(text: str, *, workspace: Workspace) -> Path:
     )
 
 
-def task_folder_of(actor: Path) -> Path:
-    """The task folder of ``.../checkpoints/global_step_N/actor``; an adapter elsewhere is its own folder."""
+def task_folder_of(actor: Path) -> Path | None:
+    """The task folder of ``.../checkpoints/global_step_N/actor``; None for an adapter from elsewhere."""
     is_ours = actor.name == "actor" and actor.parent.parent.name == "checkpoints"
-    return actor.parents[2] if is_ours else actor
+    return actor.parents[2] if is_ours else None
 
 
 def recorded_config(folder: Path) -> str | None:
@@ -387,7 +410,7 @@ def recorded_config(folder: Path) -> str | None:
 
 
 def _checkpoint_at(
-    folder: Path, request: EvaluationRequest, experiment: Experiment, *, workspace: Workspace
+    folder: Path, request: EvaluationRequest, experiment: Experiment, workspace: Workspace
 ) -> tuple[Path, tuple[str, ...]]:
     steps = saved_steps(folder)
     if not steps:

@@ -169,7 +169,8 @@ def test_what_is_done_is_skipped(workspace: Workspace) -> None:
     ("line", "todo"),
     [
         (Evaluated("task_0", 7, "logs/sequential/task_0_seed7/checkpoints/global_step_10"), ()),
-        (Evaluated("task_0", 7, "task_0_seed7/checkpoints/global_step_10/actor"), ()),
+        (Evaluated("task_0", 7, "/copied/to/task_0_seed7/checkpoints/global_step_10/actor"), ()),
+        (Evaluated("task_0", 7, "task_0_seed7/global_step_10"), ()),
         (Evaluated("task_0", 7, "task_0_seed7/checkpoints/global_step_5/actor"), ("evaluate all tasks",)),
         (Evaluated("task_0", 8, "task_0_seed8/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
         (Evaluated("task_1", 7, "task_1_seed7/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
@@ -181,6 +182,22 @@ def test_only_an_evaluation_of_this_checkpoint_counts(
     save(workspace.root / "logs/sequential/task_0_seed7", 10)
     first, _ = plan(workspace, REQUEST, Evaluated("base", 7, "model"), line)
     assert first.todo == todo
+
+
+def test_a_base_row_that_was_missed_is_made_up_for(workspace: Workspace) -> None:
+    save(workspace.root / "logs/sequential/task_0_seed7", 10)
+    base, first, second = plan(workspace, replace(REQUEST, overrides=("a.b=1",)))
+    assert base.command == (
+        "examples/embodiment/eval_embodied_agent.py",
+        "--config-name",
+        "crl/config",
+        "runner.seed=7",
+        "runner.logger.log_path=logs/sequential/base_seed7",
+        "a.b=1",
+    )
+    assert first.todo == ("evaluate all tasks",)
+    assert "runner.eval_before=false" in first.command
+    assert second.start == first.result
 
 
 def test_an_interrupted_task_says_where_it_resumes(workspace: Workspace) -> None:
@@ -303,6 +320,16 @@ def test_evaluation_of_an_adapter_folder_writes_to_its_task_folder(workspace: Wo
     actor = save(workspace.root / "logs/sequential/task_0_seed1234", 3)
     step = evaluate(workspace, str(actor))
     assert step.folder == "logs/sequential/task_0_seed1234"
+
+
+def test_evaluation_of_an_adapter_from_elsewhere_leaves_its_folder_alone(workspace: Workspace) -> None:
+    adapter = workspace.called_from / "downloads" / "someones-adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    step = evaluate(workspace, "downloads/someones-adapter")
+    assert step.start == str(adapter)
+    assert step.folder == "logs/evaluations/someones-adapter"
+    assert "runner.seed=1234" in step.command
 
 
 def test_a_location_without_seed_is_enough_when_it_is_the_only_one(workspace: Workspace) -> None:
