@@ -28,6 +28,7 @@ ROTATION_PER_ACTION_RAD = 0.5
 OPEN, CLOSE = -1.0, 1.0
 
 _ROBOT_XY = np.array([-0.66, 0.0])  # the arm's first axis, for LIBERO's table
+_FACET_RAD = math.pi / 8  # the stand-in bowl's wall has sixteen flat sides
 _HAND_SITE = "gripper0_grip_site"
 _FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
 _DRAWER_REGIONS = ("top_region", "middle_region", "bottom_region")
@@ -46,6 +47,8 @@ class ExpertConfig:
     rim_radius: float = 0.0505  # middle of the bowl's wall at the rim
     rim_height: float = 0.0521  # rim above the bowl's own origin
     grip_depth: float = 0.008  # the finger pads' middle below the rim
+    drawer_radius: float = 0.030  # the same two in a drawer, where there is no room for the outer finger
+    drawer_depth: float = 0.014
     hover: float = 0.10  # height above the grasp while still far from it
     approach_slope: float = 2.0  # rise of the approach per metre of remaining distance
     carry_slope: float = 1.0
@@ -283,14 +286,15 @@ class ScriptedExpert:
     def _grasp(self, state: ExpertState) -> _Grasp:
         """The rim's side facing +y; inside a drawer, the side where the outer finger finds most room."""
         config = self.config
-        radius, direction, axis = config.rim_radius, np.array([0.0, 1.0]), np.array([0.0, 1.0])
+        radius, depth, direction, axis = config.rim_radius, config.grip_depth, np.array([0.0, 1.0]), np.array([0.0, 1.0])
         if state.drawer is not None:
-            angle = math.radians(15.0)
             side = state.drawer.side if state.drawer.side[0] > 0 else -state.drawer.side
-            direction = math.cos(angle) * side + math.sin(angle) * state.drawer.out
+            angle = _FACET_RAD * round(math.atan2(side[1], side[0]) / _FACET_RAD)
+            direction = np.array([math.cos(angle), math.sin(angle)])
             axis = -direction  # the same finger axis, reached by the smaller turn of the wrist
-            radius = 0.028  # the open hand does not fit between rim and wall: closing it shifts the bowl
-        offset = np.array([*(radius * direction), config.rim_height - config.grip_depth])
+            # The open hand does not fit between rim and wall: it stays inside, and closing it shifts the bowl.
+            radius, depth = config.drawer_radius, config.drawer_depth
+        offset = np.array([*(radius * direction), config.rim_height - depth])
         return _Grasp(offset=offset, finger_axis=axis)
 
     def _grasp_point(self, state: ExpertState) -> Array:
