@@ -10,18 +10,23 @@ from html import escape
 from rlinf.custom.metrics import SuccessMatrix, wilson_interval
 
 NUM_COLOURS = 6
-_DARK_TEXT_UNTIL = 0.52  # success rate from which a cell's text is drawn in the light ink
+# Success rates from which a cell's text changes its ink, to stay readable: "middle" does so on dark pages only.
+_MIDDLE, _STRONG = 0.55, 0.7
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Points (x, y) of one training stage in a timeline; ``colour`` is an index into the palette."""
+    """One training stage in a timeline.
+
+    ``points`` are (epoch from 1 on, value), ``marks`` (epoch from 0 on, value) drawn as rings: what was measured
+    between epochs. ``colour`` is an index into the palette, ``width`` the stage's number of epochs.
+    """
 
     label: str
     colour: int
     points: Sequence[tuple[float, float]]
     width: int
-    """Length of the stage on the x axis (epochs), also where nothing was logged."""
+    marks: Sequence[tuple[float, float]] = ()
 
 
 def percent(rate: float) -> str:
@@ -83,7 +88,7 @@ def _cell(matrix: SuccessMatrix, row: int, column: int, *, row_name: str, title:
     rate, episodes = float(matrix.success_RK[row, column]), int(matrix.episodes_RK[row, column])
     task = matrix.tasks[column]
     own = matrix.own_row(task) if task in matrix.learnt_tasks else None
-    classes = ["strong"] if rate > _DARK_TEXT_UNTIL else []
+    classes = ["strong"] if rate > _STRONG else ["middle"] if rate > _MIDDLE else []
     if own is not None and row >= own:
         classes.append("own" if row == own else "kept")
     low, high = wilson_interval(rate, episodes)
@@ -99,7 +104,7 @@ def task_bars(matrix: SuccessMatrix, languages: Mapping[int, str]) -> str:
     rows = []
     for task in [*learnt, *matrix.held_out_tasks]:
         tag = f'<span class="tag">learnt {ordinal(learnt.index(task) + 1)}</span>' if task in learnt else ""
-        words = f"<br><span>{escape(languages[task])}</span>" if task in languages else ""
+        words = f'<br><span class="words">{escape(languages[task])}</span>' if task in languages else ""
         shown = [(0, "base")] if matrix.has_base else []
         shown += [(last, "end")] if last > 0 or not matrix.has_base else []
         bars = "".join(_bar(matrix, row, task, kind, only=len(shown) == 1) for row, kind in shown)
@@ -109,7 +114,8 @@ def task_bars(matrix: SuccessMatrix, languages: Mapping[int, str]) -> str:
             f'<div class="task-row"><div class="label"><b>Task {task}</b>{tag}{words}</div>'
             f'<div class="track">{bars}</div><div class="values">{text}</div></div>'
         )
-    return f'<div class="bars">{"".join(rows)}</div>'
+    brief = "" if set(matrix.tasks) & set(languages) else " brief"
+    return f'<div class="bars{brief}">{"".join(rows)}</div>'
 
 
 def _bar(matrix: SuccessMatrix, row: int, task: int, kind: str, *, only: bool) -> str:
@@ -129,11 +135,12 @@ def timeline(
     *,
     show: Callable[[float], str],
     limits: tuple[float, float] | None = None,
-    stage_names: bool = False,
+    is_wide: bool = False,
 ) -> str:
     """Training stages one after another on one time axis, each in its colour.
 
-    ``show`` writes a value, ``limits`` fixes the y axis (otherwise it fits the finite values).
+    ``show`` writes a value, ``limits`` fixes the y axis (otherwise it fits the finite values). A wide plot has room
+    for the stages' names and more epoch numbers.
     """
     finite = [y for segment in segments for _, y in segment.points if math.isfinite(y)]
     low, high, ticks = _axis(finite, limits)
@@ -154,14 +161,16 @@ def timeline(
         if number:
             shapes.append(f'<line class="split" x1="{left:.2f}" x2="{left:.2f}" y1="0" y2="100"/>')
         colour = f"var(--t{segment.colour % NUM_COLOURS})"
-        if stage_names:
+        if is_wide:
             labels.append(
                 f'<span class="stage" style="left:{left:.2f}%;max-width:{right - left:.2f}%;color:{colour}">'
                 f"{escape(segment.label)}</span>"
             )
         shapes.append(_curve(segment, start, colour, at, show, right - left))
         start += segment.width
-    labels += [f'<span class="x" style="left:{100 * (x - 0.5) / total:.2f}%">{x}</span>' for x in _whole_ticks(total)]
+    ticks_x = _whole_ticks(total, 10 if is_wide else 5)
+    labels += [f'<span class="x" style="left:{100 * (x - 0.5) / total:.2f}%">{x}</span>' for x in ticks_x]
+    labels.append('<span class="axis">epoch</span>')
     return (
         '<div class="plot"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img">'
         f"{''.join(shapes)}</svg>{''.join(labels)}</div>"
@@ -188,7 +197,11 @@ def _curve(
         for x, y, px, _ in places
     )
     style = f'style="stroke:{colour}"'
-    return f'<path class="line" {style} d="{line}"/><path class="dots" {style} d="{dots}"/>{hits}'
+    rings = "".join("M{:.2f} {:.2f}h0".format(*at(start + x, y)) for x, y in segment.marks)
+    shapes = f'<path class="line" {style} d="{line}"/><path class="dots" {style} d="{dots}"/>'
+    if rings:
+        shapes += f'<path class="ring" {style} d="{rings}"/><path class="hole" d="{rings}"/>'
+    return shapes + hits
 
 
 def _axis(values: Sequence[float], limits: tuple[float, float] | None) -> tuple[float, float, list[float]]:
@@ -206,7 +219,7 @@ def _axis(values: Sequence[float], limits: tuple[float, float] | None) -> tuple[
     return ticks[0], ticks[-1], ticks
 
 
-def _whole_ticks(total: int) -> list[int]:
-    """At most ten whole epoch numbers from 1 on."""
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**9) if total / step <= 10)
-    return [1, *range(step, total + 1, step)] if step > 1 else list(range(1, total + 1))
+def _whole_ticks(total: int, most: int) -> list[int]:
+    """About ``most`` epoch numbers: all of them, or the multiples of a round step (and 1 where it does not crowd)."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**9) if total / step <= most)
+    return ([1] if step > 2 else []) + list(range(step, total + 1, step))

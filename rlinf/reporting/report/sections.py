@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -34,7 +34,7 @@ METHOD_NAMES = {
 # Metric, title of its panel, how a value is written.
 PANELS: tuple[tuple[str, str, str], ...] = (
     ("train/entropy", "Policy entropy", ".2f"),
-    ("train/approx_kl", "Approximate KL to the rollout policy", ".2g"),
+    ("train/approx_kl", "Approximate KL", ".2g"),
     ("train/clip_fraction", "Clipped ratios", ".1%"),
     ("train/grad_norm", "Gradient norm", ".2g"),
     ("train/loss/policy", "Policy loss", ".2g"),
@@ -67,14 +67,15 @@ def lead(experiment: Experiment) -> str:
         text = f"The base model was evaluated on {_count(len(matrix.tasks), 'task')} and succeeds in "
         text += f"{percent(float(matrix.success_RK[0].mean()))} of the episodes. Nothing has been learnt yet."
         return f'<p class="lead">{text}</p>'
-    order = " one after the other" if len(matrix.stages) > 2 else ""
+    order = ", one after the other" if len(matrix.stages) > 2 else ""
     names = _listing([str(task) for task in learnt])
     average, gain = metrics.average_success(matrix), metrics.improvement(matrix)
     assert average is not None  # something was learnt
-    text = f"After reinforcement learning on task{'s' if len(learnt) > 1 else ''} {names}{order}, the policy succeeds "
-    text += f"in {percent(average.value)} of the episodes {'there' if len(learnt) > 1 else 'of that task'}"
+    noun = "task" if len(learnt) == 1 else "tasks"
+    text = f"After reinforcement learning on {noun} {names}{order}, the policy succeeds in {percent(average.value)} of "
+    text += "its episodes" if len(learnt) == 1 else "their episodes"
     if gain is not None:
-        text += f", against {percent(average.value - gain.value)} of the base model. {_verdict(gain)}"
+        text += f"; the base model succeeds in {percent(average.value - gain.value)}. {_verdict(gain)}"
     else:
         text += ". The base model was not evaluated, so there is nothing to compare with."
     return f'<p class="lead">{text}</p>'
@@ -224,8 +225,16 @@ def training_section(experiment: Experiment) -> str:
     parts = []
     success = _segments(runs, "rollout/success_rate")
     if any(segment.points for segment in success):
-        plot = charts.timeline(success, show=percent, limits=(0.0, 1.0), stage_names=True)
-        parts.append(f'<div class="card"><h3>Success during training rollouts</h3>{plot}</div>')
+        matrix = experiment.matrix
+        if matrix is not None:
+            success = [replace(one, marks=_evaluations(matrix, run)) for one, run in zip(success, runs, strict=True)]
+        legend = '<span><i class="dot"></i>training rollouts</span>'
+        if any(segment.marks for segment in success):
+            legend += '<span><i class="ring"></i>evaluation of the same task before and after its training</span>'
+        plot = charts.timeline(success, show=percent, limits=(0.0, 1.0), is_wide=True)
+        parts.append(
+            f'<div class="card"><h3>Success during training</h3>{plot}<div class="legend">{legend}</div></div>'
+        )
     panels = []
     for name, title, form in PANELS:
         segments = _segments(runs, name)
@@ -249,8 +258,21 @@ def _segments(runs: Sequence[TrainingRun], name: str) -> list[Segment]:
     return segments
 
 
+def _evaluations(matrix: SuccessMatrix, run: TrainingRun) -> list[tuple[float, float]]:
+    """Evaluated success of the run's tasks before its first and after its last epoch, where there is such a row."""
+    if not all(task in matrix.learnt_tasks for task in run.tasks) or not run.metrics:
+        return []
+    own = matrix.own_row(run.tasks[0])
+    rows = [(0.0, own - 1), (float(max(run.metrics) - min(run.metrics) + 1), own)]
+    return [
+        (epoch, sum(matrix.success(row, task) for task in run.tasks) / len(run.tasks))
+        for epoch, row in rows
+        if row >= 0
+    ]
+
+
 def _shower(form: str) -> Callable[[float], str]:
-    return lambda value: f"{value:{form}}" if abs(value) > 1e-12 else "0"
+    return lambda value: f"{value:{form}}".replace("-", "−") if abs(value) > 1e-12 else "0"
 
 
 def _training_words(runs: Sequence[TrainingRun]) -> str:
@@ -309,10 +331,15 @@ def _spread(videos: Sequence[Video], limit: int) -> list[Video]:
 
 
 def _video_label(video: Video) -> str:
-    row = {"": "", "base": "base model"}.get(video.row, video.row.replace("task_", "after task ").replace("_", " "))
-    name = re.sub(r"\btask (\d+)", r"task \1", video.path.stem.replace("_", " "))
-    name = name.removeprefix(video.row.replace("_", " ")).strip() if video.row else name
-    return ": ".join(part for part in (row, name) if part)
+    name = video.path.stem
+    if video.row:
+        name = name.removeprefix(video.row).lstrip("_")
+    words = name.replace("_", " ")
+    if video.row == "base":
+        words = f"base model: {words}"
+    elif video.row:
+        words = f"after {video.row.replace('_', ' ')}: {words}"
+    return words.removesuffix(": ")[:1].upper() + words.removesuffix(": ")[1:]
 
 
 def metrics_table(matrix: SuccessMatrix) -> str:
@@ -390,12 +417,10 @@ def settings_tables(experiment: Experiment) -> str:
     if info is not None:
         run = {"command": info.command, "started": info.started, "config": info.config_name}
         groups.append(("Command", {name: text for name, text in run.items() if text}))
-    groups.append(("Versions", versions))
+    hashes = ", ".join(dict.fromkeys(record.config_hash for record in experiment.records))
+    groups.append(("Versions", {**versions, **({"configuration hash": hashes} if hashes else {})}))
     if info is not None:
         groups += [("Hardware", info.hardware), ("Settings", dict(_flat(info.config)))]
-    hashes = dict.fromkeys(record.config_hash for record in experiment.records)
-    if hashes:
-        groups.append(("Configuration hashes", {"evaluations": ", ".join(hashes)}))
     return "".join(_plain_table(title, rows) for title, rows in groups if rows)
 
 
@@ -448,7 +473,7 @@ def comparison(experiments: Sequence[Experiment], anchors: Sequence[str]) -> str
             lines.append(f'<tr><th scope="row">{name}<br><small>{seeds}</small></th>{"".join(cells)}</tr>')
     head = "".join(f"<th class=num>{name}</th>" for name in ("Base", "AVG", "NBT", "FWT", "Zero-shot"))
     return (
-        '<div class="card scroll"><table class="plain wide"><thead><tr><th>Experiment</th>'
+        '<div class="card scroll"><table class="plain wide names"><thead><tr><th>Experiment</th>'
         f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
         '<p class="hint">Base: base model on the tasks learnt later. AVG: learnt tasks at the end. NBT: forgetting in '
         "points, lower is better. FWT: forward transfer in points. Small print: 95% confidence interval, from the "
@@ -481,6 +506,7 @@ def _listing(items: Sequence[str]) -> str:
 
 
 def _seconds(seconds: float) -> str:
+    space = "\N{NO-BREAK SPACE}"
     if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.0f}{space}s" if seconds >= 10 else f"{seconds:.1f}{space}s"
+    return f"{seconds / 60:.0f}{space}min" if seconds < 5400 else f"{seconds / 3600:.1f}{space}h"
