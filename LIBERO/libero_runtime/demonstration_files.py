@@ -1,0 +1,108 @@
+"""LIBERO's demonstration files: one HDF5 file per task, `<task name>_demo.hdf5`, with a group `data/demo_<i>` per episode.
+
+As in the stock files, pictures are stored as OpenGL delivers them: rotated by 180 degrees from what policies are given
+(readers of LIBERO data turn them). Unlike there, an observation is the one before the action of the same index.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from libero_runtime.episodes import Demonstration, EpisodePlan
+from libero_runtime.suites import TaskSpec
+
+_STOCK_CAMERA_KEYS = {"agentview": "agentview_rgb", "robot0_eye_in_hand": "eye_in_hand_rgb"}
+COMPRESSIONS = ("none", "lzf", "gzip")
+
+
+def camera_key(camera: str) -> str:
+    """Name of a camera's dataset in the file."""
+    return _STOCK_CAMERA_KEYS.get(camera, f"{camera}_rgb")
+
+
+def demonstration_file(folder: Path, task: TaskSpec) -> Path:
+    """Where the demonstrations of a task are."""
+    return folder / f"{task.name}_demo.hdf5"
+
+
+def write_part(
+    path: Path, demo: Demonstration, plan: EpisodePlan, *, cameras: Sequence[str], compression: str
+) -> None:
+    """Write one episode as a file of its own, whose group `demo` is later copied as it is."""
+    proprio = demo.proprio_TP
+    num_steps = len(demo.actions_TA)
+    last = np.zeros(num_steps, dtype=np.uint8)
+    last[-1] = 1
+    with h5py.File(path, "w") as file:
+        group = file.create_group("demo")
+        group.attrs["num_samples"] = num_steps
+        group.attrs["init_state"] = demo.states_TS[0]
+        group.attrs["init_index"] = plan.init_index
+        group.attrs["seed"] = plan.seed
+        group["actions"] = demo.actions_TA
+        group["states"] = demo.states_TS
+        group["robot_states"] = np.concatenate([proprio[:, 6:8], proprio[:, :6]], axis=1)
+        group["rewards"] = last
+        group["dones"] = last
+        obs = group.create_group("obs")
+        obs["ee_pos"] = proprio[:, :3]
+        obs["ee_ori"] = proprio[:, 3:6]
+        obs["ee_states"] = proprio[:, :6]
+        obs["gripper_states"] = proprio[:, 6:8]
+        obs["joint_states"] = demo.joints_TJ
+        for index, camera in enumerate(cameras):
+            images_THWC = demo.images_TNHWC[:, index, ::-1, ::-1]
+            obs.create_dataset(
+                camera_key(camera),
+                data=images_THWC,
+                chunks=(1, *images_THWC.shape[1:]),
+                compression=None if compression == "none" else compression,
+                compression_opts=1 if compression == "gzip" else None,
+            )
+
+
+def merge_parts(
+    target: Path, parts: Sequence[Path], task: TaskSpec, *, cameras: Sequence[str], image_size: int, options: str
+) -> None:
+    """Write a task's file from its parts, under a temporary name first.
+
+    `options` describes the run that made the demonstrations (JSON) and is kept in the file.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    with h5py.File(partial, "w") as file:
+        data = file.create_group("data")
+        total = 0
+        for index, part in enumerate(parts):
+            with h5py.File(part, "r") as source:
+                source.copy("demo", data, name=f"demo_{index}")
+            total += int(data[f"demo_{index}"].attrs["num_samples"])
+        env_kwargs = {
+            "robots": ["Panda"],
+            "controller": "OSC_POSE",
+            "control_freq": 20,
+            "camera_names": list(cameras),
+            "camera_heights": image_size,
+            "camera_widths": image_size,
+        }
+        data.attrs["env_args"] = json.dumps(
+            {"type": 1, "env_name": task.suite, "bddl_file": task.bddl_path.name, "env_kwargs": env_kwargs}
+        )
+        data.attrs["problem_info"] = json.dumps({
+            "problem_name": task.name,
+            "domain_name": "robosuite",
+            "language_instruction": task.language,
+        })
+        data.attrs["env_name"] = task.suite
+        data.attrs["bddl_file_name"] = f"{task.suite}/{task.bddl_path.name}"
+        data.attrs["macros_image_convention"] = "opengl"
+        data.attrs["num_demos"] = len(parts)
+        data.attrs["total"] = total
+        data.attrs["tag"] = "scripted-expert-v1"
+        data.attrs["options"] = options
+    os.replace(partial, target)

@@ -1,0 +1,382 @@
+"""Record demonstrations of the scripted expert with many processes.
+
+    python -m libero_runtime.demonstrations --suite libero_spatial --tasks 0-9 --episodes-per-task 100 \\
+        --output DIR --num-workers 16 --noise 0.05 --seed 0
+
+Writes one HDF5 file per task in LIBERO's own layout (see `demonstration_files`). Only successful episodes are kept; an
+attempt that fails is replaced by another one. The same options give the same demonstrations whatever the number of
+workers. Episode i starts from initial state i modulo the number of initial states; repeats differ by their seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from libero_runtime.demonstration_files import COMPRESSIONS, demonstration_file, merge_parts, write_part
+from libero_runtime.episodes import EpisodeOptions, EpisodePlan, run_episode
+from libero_runtime.opengl import select_opengl
+from libero_runtime.paths import asset_kind, prepare_libero
+from libero_runtime.scene import Scene
+from libero_runtime.suites import Suite, load_suite
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS_PER_EPISODE = 4  # give a task up when this many attempts per wanted episode did not suffice
+_MAX_DEATHS_IN_A_ROW = 3
+
+
+class DemonstrationError(ValueError):
+    """Options that do not fit, or a run that cannot produce what was asked for."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything that decides what is recorded."""
+
+    suite: str
+    tasks: tuple[int, ...]
+    episodes_per_task: int
+    seed: int
+    init_indices: tuple[int, ...]
+    cameras: tuple[str, ...]
+    image_size: int
+    compression: str
+    episode: EpisodeOptions
+
+
+@dataclass(frozen=True)
+class EpisodeReport:
+    """What a worker answers."""
+
+    task_id: int
+    attempt: int
+    success: bool
+    num_steps: int
+
+
+# Planning -----------------------------------------------------------------------------------------------------------
+
+
+def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> EpisodePlan:
+    """The attempt-th episode of a task: initial states in turn, seeds from the run's seed."""
+    scene_seed, seed = np.random.SeedSequence([options.seed, task_id, attempt]).generate_state(2)
+    return EpisodePlan(
+        task_id=task_id,
+        attempt=attempt,
+        init_index=options.init_indices[attempt % len(options.init_indices)],
+        scene_seed=int(scene_seed),
+        seed=int(seed),
+    )
+
+
+class TaskBook:
+    """Keeps count of a task's attempts: those to do, running, and done."""
+
+    def __init__(self, task_id: int, num_wanted: int) -> None:
+        self.task_id = task_id
+        self.num_wanted = num_wanted
+        self.pending = list(range(num_wanted))[::-1]
+        self.num_running = 0
+        self.successes: list[int] = []
+        self.lengths: list[int] = []
+        self.num_attempts = num_wanted
+
+    def next_attempt(self) -> int:
+        self.num_running += 1
+        return self.pending.pop()
+
+    def finish(self, report: EpisodeReport) -> None:
+        """Book a result; a failure is replaced by one more attempt."""
+        self.num_running -= 1
+        if report.success:
+            self.successes.append(report.attempt)
+            self.lengths.append(report.num_steps)
+            return
+        if self.num_attempts >= _ATTEMPTS_PER_EPISODE * self.num_wanted:
+            raise DemonstrationError(
+                f"task {self.task_id}: only {len(self.successes)} of {self.num_wanted} demonstrations after "
+                f"{self.num_attempts} attempts; lower --noise or --init-jitter, or raise --max-steps"
+            )
+        self.pending.insert(0, self.num_attempts)
+        self.num_attempts += 1
+
+
+# Workers ------------------------------------------------------------------------------------------------------------
+
+
+def _worker(connection: Connection, options: RunOptions, parts: Path) -> None:
+    """Run attempts as they are asked for, keeping the scene of the last task."""
+    prepare_libero()
+    suite = load_suite(options.suite)
+    scene: Scene | None = None
+    while True:
+        plan: EpisodePlan | None = connection.recv()
+        if plan is None:
+            break
+        if scene is None or scene.task.task_id != plan.task_id:
+            if scene is not None:
+                scene.close()
+            scene = Scene(suite.task(plan.task_id), cameras=options.cameras, image_size=options.image_size)
+        demo = run_episode(scene, plan, options.episode)
+        if demo.success:
+            path = part_path(parts, plan.task_id, plan.attempt)
+            write_part(path, demo, plan, cameras=options.cameras, compression=options.compression)
+        connection.send(EpisodeReport(plan.task_id, plan.attempt, demo.success, len(demo.actions_TA)))
+    if scene is not None:
+        scene.close()
+
+
+def part_path(parts: Path, task_id: int, attempt: int) -> Path:
+    """File of one episode until the task is complete."""
+    return parts / f"task{task_id}_attempt{attempt:06d}.hdf5"
+
+
+@dataclass
+class _Handle:
+    """The main process's end of a worker."""
+
+    process: BaseProcess
+    connection: Connection
+    task_id: int | None = None
+    attempt: int | None = None
+
+
+class _Team:
+    """A fixed number of worker processes; one that dies is replaced."""
+
+    def __init__(self, num_workers: int, options: RunOptions, parts: Path) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._options, self._parts = options, parts
+        self._deaths_in_a_row = 0
+        self.handles = [self._start() for _ in range(num_workers)]
+
+    def _start(self) -> _Handle:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_worker, args=(theirs, self._options, self._parts), daemon=True)
+        process.start()
+        theirs.close()
+        return _Handle(process, ours)
+
+    def assign(self, handle: _Handle, plan: EpisodePlan) -> None:
+        handle.task_id, handle.attempt = plan.task_id, plan.attempt
+        # A worker that has just died is noticed when its answer is awaited.
+        with contextlib.suppress(BrokenPipeError):
+            handle.connection.send(plan)
+
+    def reports(self) -> Iterator[EpisodeReport]:
+        """Wait for at least one worker; an attempt whose worker died counts as a failure."""
+        busy = {handle.connection: handle for handle in self.handles if handle.attempt is not None}
+        for connection in wait(list(busy)):
+            handle = busy[connection]  # type: ignore[index]
+            assert handle.task_id is not None and handle.attempt is not None
+            try:
+                report: EpisodeReport = handle.connection.recv()
+                self._deaths_in_a_row = 0
+            except (EOFError, ConnectionResetError):
+                report = self._replace(handle)
+            handle.attempt = None
+            yield report
+
+    def _replace(self, handle: _Handle) -> EpisodeReport:
+        assert handle.task_id is not None and handle.attempt is not None
+        handle.process.join()
+        self._deaths_in_a_row += 1
+        message = (
+            f"a worker ended with exit code {handle.process.exitcode} in attempt {handle.attempt} of task "
+            f"{handle.task_id} (its own error is printed above)"
+        )
+        if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:
+            raise DemonstrationError(f"{message}; {self._deaths_in_a_row} in a row: giving up")
+        logger.warning("%s; starting another", message)
+        self.handles[self.handles.index(handle)] = self._start()
+        return EpisodeReport(handle.task_id, handle.attempt, False, 0)
+
+    def close(self) -> None:
+        """Let idle workers finish; end those still in an episode."""
+        for handle in self.handles:
+            if handle.attempt is None and handle.process.is_alive():
+                with contextlib.suppress(BrokenPipeError):
+                    handle.connection.send(None)
+            else:
+                handle.process.terminate()
+        for handle in self.handles:
+            handle.process.join()
+
+
+def _choose(handle: _Handle, books: dict[int, TaskBook], handles: Sequence[_Handle]) -> TaskBook | None:
+    """Stay with the task whose scene is compiled; else help where most attempts wait per worker."""
+    if handle.task_id is not None and books[handle.task_id].pending:
+        return books[handle.task_id]
+    waiting = [book for book in books.values() if book.pending]
+    if not waiting:
+        return None
+    workers = {book.task_id: sum(other.task_id == book.task_id for other in handles) for book in waiting}
+    return max(waiting, key=lambda book: len(book.pending) / (1 + workers[book.task_id]))
+
+
+# The run ------------------------------------------------------------------------------------------------------------
+
+
+def record(options: RunOptions, *, output: Path, num_workers: int, show_progress: bool = True) -> dict[int, TaskBook]:
+    """Record all demonstrations and write the files; returns the count of each task."""
+    suite = load_suite(options.suite)
+    output.mkdir(parents=True, exist_ok=True)
+    prepare_libero()  # generates the assets once, before the workers look for them
+    description = json.dumps({**dataclasses.asdict(options), "assets": asset_kind()})
+    books = {task_id: TaskBook(task_id, options.episodes_per_task) for task_id in options.tasks}
+    unwritten = set(options.tasks)
+    parts = Path(tempfile.mkdtemp(prefix=".parts-", dir=output))
+    team: _Team | None = None
+    try:
+        team = _Team(min(num_workers, options.episodes_per_task * len(books)), options, parts)
+        with tqdm(total=options.episodes_per_task * len(books), unit="demo", disable=not show_progress) as bar:
+            while unwritten:
+                for handle in team.handles:
+                    if handle.attempt is None and (book := _choose(handle, books, team.handles)) is not None:
+                        team.assign(handle, plan_attempt(options, book.task_id, book.next_attempt()))
+                for report in team.reports():
+                    book = books[report.task_id]
+                    book.finish(report)
+                    bar.update(report.success)
+                    if len(book.successes) == book.num_wanted:
+                        _write(book, options, suite, parts, output, description)
+                        unwritten.remove(book.task_id)
+    finally:
+        if team is not None:
+            team.close()
+        shutil.rmtree(parts, ignore_errors=True)
+    return books
+
+
+def _write(book: TaskBook, options: RunOptions, suite: Suite, parts: Path, output: Path, description: str) -> None:
+    task = suite.task(book.task_id)
+    files = [part_path(parts, book.task_id, attempt) for attempt in sorted(book.successes)]
+    target = demonstration_file(output, task)
+    merge_parts(
+        target, files, task, cameras=options.cameras, image_size=options.image_size, options=description
+    )
+    for file in files:
+        file.unlink()
+
+
+# Command line -------------------------------------------------------------------------------------------------------
+
+
+def parse_numbers(text: str) -> tuple[int, ...]:
+    """Numbers and ranges: "0-3,7" is 0, 1, 2, 3, 7."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise DemonstrationError(f"expected numbers and ranges such as 0-3,7, given {text!r}")
+        numbers += range(int(first), int(last or first) + 1)
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise DemonstrationError(f"{text!r} names no number, or one of them twice")
+    return tuple(numbers)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m libero_runtime.demonstrations",
+        description="Record demonstrations of the scripted expert in LIBERO's HDF5 layout.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--suite", default="libero_spatial", help="task suite (the expert knows libero_spatial)")
+    parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
+    parser.add_argument("--episodes-per-task", type=int, default=50, help="demonstrations to keep of each task")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes, one per core")
+    parser.add_argument("--noise", type=float, default=0.05, help="spread of the noise on the executed motion")
+    parser.add_argument("--record", choices=("expert", "executed"), default="expert",
+                        help="action kept: the expert's at the visited state, or the noisy one that was executed")  # fmt: skip
+    parser.add_argument("--init-range", default="0-49", help="initial states to start from")
+    parser.add_argument("--init-jitter", type=float, default=0.0, help="metres by which objects are moved at the start")
+    parser.add_argument("--cameras", default="agentview", help="camera names, separated by commas")
+    parser.add_argument("--image-size", type=int, default=256, help="pixels (LIBERO's own files have 128)")
+    parser.add_argument("--compression", choices=COMPRESSIONS, default="lzf", help="of the pictures")
+    parser.add_argument("--max-steps", type=int, default=220, help="an episode is given up after so many steps")
+    parser.add_argument("--max-grasps", type=int, default=3, help="an episode is given up after so many grasps")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    for name in ("episodes_per_task", "num_workers", "image_size", "max_steps", "max_grasps"):
+        if getattr(arguments, name) < 1:
+            raise DemonstrationError(f"--{name.replace('_', '-')} must be at least 1, given {getattr(arguments, name)}")
+    for name in ("noise", "init_jitter", "seed"):
+        if getattr(arguments, name) < 0:
+            raise DemonstrationError(f"--{name.replace('_', '-')} must not be negative, given {getattr(arguments, name)}")
+    tasks = parse_numbers(arguments.tasks)
+    suite = load_suite(arguments.suite)
+    for task_id in tasks:
+        suite.task(task_id)
+    return RunOptions(
+        suite=arguments.suite,
+        tasks=tasks,
+        episodes_per_task=arguments.episodes_per_task,
+        seed=arguments.seed,
+        init_indices=parse_numbers(arguments.init_range),
+        cameras=tuple(arguments.cameras.split(",")),
+        image_size=arguments.image_size,
+        compression=arguments.compression,
+        episode=EpisodeOptions(
+            noise=arguments.noise,
+            record=arguments.record,
+            init_jitter=arguments.init_jitter,
+            max_steps=arguments.max_steps,
+            max_grasps=arguments.max_grasps,
+        ),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # One process per core: threads inside them would only get into each other's way. Inherited by the workers.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[variable] = "1"
+    started = time.monotonic()
+    try:
+        options = _options(parsed)
+        select_opengl()
+        books = record(options, output=parsed.output, num_workers=parsed.num_workers)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    seconds = time.monotonic() - started
+    num_demos = sum(len(book.successes) for book in books.values())
+    for book in books.values():
+        print(
+            f"task {book.task_id}: {len(book.successes)} demonstrations of {book.num_attempts} attempts, "
+            f"mean length {np.mean(book.lengths):.1f}, longest {max(book.lengths)}"
+        )
+    steps = sum(sum(book.lengths) for book in books.values())
+    print(
+        f"{num_demos} demonstrations, {steps} steps in {seconds:.1f} s: {num_demos / seconds:.2f} demonstrations/s, "
+        f"{steps / seconds:.0f} steps/s; written to {parsed.output}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""One demonstration: run the scripted expert in a scene and keep what LIBERO's datasets keep.
+
+T control steps, N cameras, H and W pixels. Every observation is what was seen *before* the action of the same index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.expert import ScriptedExpert
+from libero_runtime.scene import IDLE_ACTION, Scene
+
+_STACKED_M = 0.03  # objects whose centres are closer than this in the plane stand on each other: they are moved together
+_NUM_SETTLE_STEPS = 5
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """Everything an episode depends on."""
+
+    task_id: int
+    attempt: int  # running number within the task; names the episode
+    init_index: int
+    scene_seed: int  # poses of the fixtures
+    seed: int  # noise and jitter
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """What all episodes of a run share."""
+
+    noise: float = 0.05
+    record: str = "expert"  # which action is kept: the "expert"'s at the visited state, or the one "executed"
+    init_jitter: float = 0.0
+    max_steps: int = 220
+    max_grasps: int = 3
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A recorded episode; images in the scene's orientation (upright, rotated by 180 degrees from LIBERO's files)."""
+
+    actions_TA: NDArray[np.float32]
+    states_TS: NDArray[np.float64]  # time, qpos, qvel
+    proprio_TP: NDArray[np.float32]  # end-effector position 3, axis-angle 3, finger positions 2
+    joints_TJ: NDArray[np.float32]
+    images_TNHWC: NDArray[np.uint8]
+    success: bool
+    num_grasps: int
+
+
+def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Demonstration:
+    """Run one episode to its success, or to `max_steps` or `max_grasps`."""
+    rng = np.random.default_rng(plan.seed)
+    slot, _ = scene.start(init_index=plan.init_index, seed=plan.scene_seed)
+    scene.load(slot)
+    if options.init_jitter > 0:
+        _jitter_objects(scene, rng, options.init_jitter)
+    scene.refresh()
+    expert = ScriptedExpert(scene)
+    arm = [int(scene.model.joint(f"robot0_joint{number}").qposadr[0]) for number in range(1, 8)]
+    actions, states, proprio, joints, images = [], [], [], [], []
+    success = False
+    for _ in range(options.max_steps):
+        wanted = expert.act()
+        if expert.num_grasps > options.max_grasps:
+            break
+        executed = wanted.copy()
+        executed[:6] = np.clip(executed[:6] + options.noise * rng.standard_normal(6), -1.0, 1.0)
+        actions.append(wanted if options.record == "expert" else executed)
+        data = scene.data
+        states.append(np.concatenate([[data.time], data.qpos, data.qvel]))
+        proprio.append(scene.proprio())
+        joints.append(data.qpos[arm].copy())
+        images.append(scene.render())
+        success = scene.step(executed)
+        if success:
+            break
+    return Demonstration(
+        actions_TA=np.asarray(actions, dtype=np.float32),
+        states_TS=np.asarray(states, dtype=np.float64),
+        proprio_TP=np.asarray(proprio, dtype=np.float32),
+        joints_TJ=np.asarray(joints, dtype=np.float32),
+        images_TNHWC=np.asarray(images, dtype=np.uint8),
+        success=success,
+        num_grasps=expert.num_grasps,
+    )
+
+
+def _jitter_objects(scene: Scene, rng: np.random.Generator, reach: float) -> None:
+    """Shift every stack of movable objects by up to `reach` metres along x and y, and let it come to rest."""
+    model, data = scene.model, scene.data
+    free = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
+    addresses = [int(model.jnt_qposadr[joint]) for joint in free]
+    shifted: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    for address in addresses:
+        position = data.qpos[address : address + 2].copy()
+        # One draw per object whether it is used or not, so that a stack does not change the others' shifts.
+        shift = rng.uniform(-reach, reach, size=2)
+        for other, other_shift in shifted:
+            if np.linalg.norm(position - other) < _STACKED_M:
+                shift = other_shift
+        shifted.append((position, shift))
+        data.qpos[address : address + 2] += shift
+    for _ in range(_NUM_SETTLE_STEPS):
+        scene.step(IDLE_ACTION)
