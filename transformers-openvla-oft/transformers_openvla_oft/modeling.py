@@ -112,9 +112,10 @@ class OpenVLAForActionPrediction(PreTrainedModel):  # type: ignore[no-untyped-ca
             use_cache=False,
         ).last_hidden_state
 
-        hidden_BTH = hidden_BSH[:, -(T + 1) : -1]
+        # Copies, so that the output keeps no whole sequence alive and FSDP2 hooks no view.
+        hidden_BTH = hidden_BSH[:, -(T + 1) : -1].clone()
         logits_BTV = self.language_model.lm_head(hidden_BTH)[..., config.action_token_begin : config.action_token_end]
-        return ActionOutput(logits_BTV.float(), hidden_BTH, hidden_BTH[:, 0])
+        return ActionOutput(logits_BTV.to(torch.float32, copy=True), hidden_BTH, hidden_BTH[:, 0].clone())
 
 
 def fsdp_units(model: nn.Module) -> list[nn.Module]:

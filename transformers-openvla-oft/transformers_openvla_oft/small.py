@@ -26,6 +26,7 @@ from .processing import PROMPT, ImageSettings, PrismaticProcessor
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<PAD>"
 NUM_ACTION_BINS = 256
 PAD_TO_MULTIPLE_OF = 64
+MIN_LEARNT_PIECES = 128
 # Split at spaces, which stay at the front of a word as in Llama; the fixed end of the prompt stays in one piece.
 PROMPT_SUFFIX = Regex(r"\?\nOut:")
 
@@ -119,6 +120,11 @@ def train_tokenizer(sentences: Sequence[str], *, vocabulary_size: int) -> PreTra
     specials = [UNK, BOS, EOS]
     byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
     num_learnt = vocabulary_size - len(specials) - len(byte_pieces) - NUM_ACTION_BINS
+    if num_learnt < MIN_LEARNT_PIECES:
+        raise ValueError(
+            f"vocabulary_size={vocabulary_size} leaves {num_learnt} pieces beside special tokens, bytes and actions; "
+            f"give at least {vocabulary_size - num_learnt + MIN_LEARNT_PIECES}"
+        )
     pieces, merges = _learn_pieces(sentences, max_pieces=num_learnt)
     unused = [f"<unused_{i}>" for i in range(num_learnt - len(pieces))]
     actions = [f"<action_{i}>" for i in range(NUM_ACTION_BINS)]
