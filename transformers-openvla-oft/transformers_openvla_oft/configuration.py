@@ -17,7 +17,7 @@ DATASET_STATISTICS_FILE = "dataset_statistics.json"
 NO_NOOPS_SUFFIX = "_no_noops"
 
 
-class OpenVLAConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers
+class OpenVLAConfig(PretrainedConfig):
     """Vision towers by timm id, a LLaMA backbone, action bins and normalisation statistics."""
 
     model_type = "openvla"
@@ -48,7 +48,7 @@ class OpenVLAConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # trans
     num_images_in_input: int = 1
     max_prompt_length: int = 128
 
-    def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.timm_model_ids is None:
             self.timm_model_ids = ["vit_so400m_patch14_siglip_224"]
         num_towers = len(self.timm_model_ids)
@@ -89,7 +89,7 @@ class OpenVLAConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # trans
     def get_config_dict(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read `config.json`, then merge `dataset_statistics.json` of the same folder over its `norm_stats`.
 

@@ -41,7 +41,7 @@ class ActionOutput(NamedTuple):
     value_feature_BH: Tensor  # hidden state of the prompt's end token ("a0")
 
 
-class OpenVLAForActionPrediction(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers
+class OpenVLAForActionPrediction(PreTrainedModel):
     """Vision towers, projector and LLaMA; parameter names are those of the published checkpoints."""
 
     config_class = OpenVLAConfig

@@ -135,7 +135,7 @@ def train_tokenizer(sentences: Sequence[str], *, vocabulary_size: int) -> PreTra
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse()])
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in [*specials, PAD]])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=UNK,
         bos_token=BOS,

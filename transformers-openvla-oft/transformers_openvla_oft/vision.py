@@ -181,7 +181,7 @@ class LayerScale(nn.Module):
         return x_BPD * self.scale_factor
 
 
-class VisionBlock(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]  # transformers
+class VisionBlock(GradientCheckpointingLayer):
     """Pre-norm transformer block."""
 
     def __init__(self, spec: TowerSpec) -> None:
