@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from openvla_oft.statistics import Statistics
 from transformers_openvla_oft.configuration import OpenVLAConfig
@@ -41,7 +42,8 @@ def save_checkpoint(
     if not largest <= torch.finfo(dtype).max:
         raise ValueError(f"weights reach {largest:g} and do not fit {save_dtype}; use --save-dtype bfloat16 or float32")
     model.config.norm_stats = {**(model.config.norm_stats or {}), **statistics}
-    model.to(dtype).save_pretrained(folder)
+    nn.Module.to(model, dtype)  # transformers hides the types of its own `to`
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / STATISTICS_FILE).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
 

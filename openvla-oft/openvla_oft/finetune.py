@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch import nn
 
 from openvla_oft import batches, checkpoints, cli, dataset
 from openvla_oft.augment import AugmentConfig
@@ -119,7 +120,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig) ->
         demos, config=model.config, processor=processor, token_map=token_map, after_end=options.after_end, device=device
     )
     copying = time.perf_counter() - start
-    model.to(device)
+    nn.Module.to(model, device)
     result = train(
         config, model=model, data=data, split=split, token_map=token_map, log_path=folder / "training_log.jsonl"
     )
@@ -127,8 +128,10 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig) ->
         folder, model=model, processor=processor, statistics={key: statistics}, save_dtype=options.save_dtype
     )
     saved, _ = checkpoints.load_for_training(folder)
+    nn.Module.to(saved, device)
+    saved.train(mode=False)
     seconds = _Seconds(reading=reading, copying=copying, training=result.seconds, first_step=result.first_step_seconds)
-    per_task = _validate_saved(saved.to(device).eval(), data, demos, split, token_map, config)
+    per_task = _validate_saved(saved, data, demos, split, token_map, config)
     report = _report(options, config, demos, split, result, seconds, per_task)
     (folder / checkpoints.TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     logger.info("%d steps in %.0f s; validation %s", result.num_steps, result.seconds, _rounded(result.validation))

@@ -122,7 +122,7 @@ def train(
     def validate() -> dict[str, float]:
         if validation_frames.numel() == 0:
             return {}
-        model.eval()
+        model.train(mode=False)
         with average.applied():
             logits_of = logits_function(model, data, bf16=config.bf16)
             metrics = evaluate(logits_of, data, validation_frames, token_map=token_map, batch_size=config.batch_size)
@@ -174,7 +174,7 @@ def train(
         record({"train_loss": train_loss, "validation": validation})
         bar.update(100 - bar.n)
     average.swap()
-    model.eval()
+    model.train(mode=False)
     return TrainResult(
         num_steps=step,
         seconds=seconds,

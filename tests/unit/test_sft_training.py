@@ -1,7 +1,9 @@
 """The trainer from demonstrations to a checkpoint: learns, repeats, resumes from a checkpoint, explains errors."""
 
 import functools
+import itertools
 import json
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -130,7 +132,7 @@ def test_training_lowers_the_loss(demos, checkpoint, tmp_path):
     assert losses[0] > 5.0  # near log 256 = 5.5
     assert result.train_loss == losses[-1]
     assert losses[-1] < losses[0] - 0.4
-    assert 0 < result.validation["cross_entropy"] < losses[0]
+    assert 0 < result.validation["cross_entropy"] < 6.0
     assert 0 <= result.validation["accuracy"] <= result.validation["near_accuracy"] <= 1
 
 
@@ -202,15 +204,18 @@ def test_validation_by_hand(demos, checkpoint):
     assert metrics["motion_l1"] == pytest.approx(two_bins / 144, rel=1e-3)
 
 
-def test_minutes_end_the_training_and_the_cosine(demos, checkpoint, tmp_path):
+def test_minutes_end_the_training_and_the_cosine(demos, checkpoint, tmp_path, monkeypatch):
+    """On a clock that moves 0.05 s at every look; one look per step, one per log line, one per progress update."""
+    looks = itertools.count()
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: 0.05 * next(looks)))
     config = training.TrainConfig(minutes=0.05, batch_size=4, num_warmup_steps=0, log_every=1, validate_every=10**6)
     result = training.train(config, **ingredients(demos, checkpoint), log_path=tmp_path / "training_log.jsonl")
-    assert 3.0 <= result.seconds < 6.0
+    assert 3.0 <= result.seconds <= 3.2
     rates = logged(tmp_path, "learning_rate")
-    assert result.num_steps == len(rates) > 3
+    assert result.num_steps == len(rates) > 10
     assert rates == sorted(rates, reverse=True)
-    assert rates[0] > 0.8 * config.learning_rate
-    assert rates[-1] < 0.2 * config.learning_rate
+    assert rates[0] > 0.95 * config.learning_rate
+    assert rates[-1] < 0.05 * config.learning_rate
 
 
 def test_compile_failure_is_a_warning(demos, checkpoint, tmp_path, monkeypatch, caplog):
