@@ -26,7 +26,7 @@ _GRIPPER_SIGNS = np.array([-1.0, 1.0])  # the fingers move in opposite direction
 _GRIPPER_SPEED = 0.01  # change of the normalised finger command per substep
 
 
-@njit(cache=True)  # type: ignore[misc]
+@njit(cache=True)
 def _cholesky(matrix: Array) -> Array:
     """Lower factor of a symmetric positive matrix; directions without extent are dropped, as a pseudo-inverse does."""
     n = matrix.shape[0]
@@ -43,7 +43,7 @@ def _cholesky(matrix: Array) -> Array:
     return lower
 
 
-@njit(cache=True)  # type: ignore[misc]
+@njit(cache=True)
 def _solve(lower: Array, rhs: Array) -> Array:
     """Solve L L^T x = rhs for a vector."""
     n = lower.shape[0]
@@ -61,7 +61,7 @@ def _solve(lower: Array, rhs: Array) -> Array:
     return x
 
 
-@njit(cache=True)  # type: ignore[misc]
+@njit(cache=True)
 def _osc_torques(
     ee_pos: Array, ee_mat: Array, jacobian_6V: Array, mass_VV: Array, qpos: Array, qvel: Array, bias: Array,
     qpos_index: NDArray[np.int64], dof_index: NDArray[np.int64], goal_pos: Array, goal_ori: Array, posture: Array,

@@ -13,17 +13,17 @@ import logging
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import LiberoPathError, prepare_libero
 from libero_runtime.rendering import Look, SceneRenderer
 from libero_runtime.suites import TaskSpec
-
-logger = logging.getLogger(__name__)
 
 _RendererKey = tuple[tuple[str, ...], int, Look]
 
@@ -84,6 +84,11 @@ def _shared_model(xml: str) -> SharedModel:
     return shared
 
 
+def _is_no_macro_notice(record: logging.LogRecord) -> bool:
+    """False for robosuite's advice at import to write a private macro file: nothing here uses one."""
+    return Path(record.pathname).name != "macros.py"
+
+
 class _SharesModel:
     """Mixed into LIBERO's problem classes: takes the compiled model from the shared ones."""
 
@@ -109,7 +114,9 @@ class _SharesModel:
 
 def build_env(task: TaskSpec, *, control_hz: int) -> Any:
     """robosuite's environment of a task with LIBERO's own settings, but no renderer and no camera observables."""
+    select_opengl()  # robosuite decides for EGL while it is imported, unless told otherwise before
     prepare_libero()
+    logging.getLogger("robosuite_logs").addFilter(_is_no_macro_notice)
     import robosuite
     from libero.libero.envs import TASK_MAPPING
     from libero.libero.envs.bddl_utils import get_problem_info
@@ -135,5 +142,5 @@ def build_env(task: TaskSpec, *, control_hz: int) -> Any:
         raise LiberoPathError(
             f"{task.suite} task {task.task_id} ({task.name}) needs an asset that is missing: {error.filename or error}"
         ) from error
-    env.visualize(vis_settings={name: False for name in env._visualizations})  # stock's reset hides the marker sites
+    env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))  # stock's reset hides the marker sites
     return env

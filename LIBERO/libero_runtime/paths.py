@@ -148,12 +148,12 @@ def _write_config(paths: LiberoPaths) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False) as part:
             part.write(text)
-        os.replace(part.name, target)
+        Path(part.name).replace(target)
     return folder
 
 
 def prepare_libero() -> LiberoPaths:
-    """Make `import libero.libero` safe (no prompt) and pointed at our paths; returns them. Call before building envs."""
+    """Make `import libero.libero` safe (no prompt) and pointed at our paths, which are returned."""
     paths = resolve_paths()
     os.environ["LIBERO_CONFIG_PATH"] = str(_write_config(paths))
     import libero.libero

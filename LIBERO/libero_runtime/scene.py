@@ -13,7 +13,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mujoco
 import numpy as np
@@ -61,7 +60,7 @@ class SampleClock:
     def tick(self) -> tuple[SampleClock, bool]:
         """After one substep: the new clock, and whether stock looks now."""
         elapsed, sampled, look = self.elapsed_s + _SUBSTEP_S, self.sampled, False
-        if not sampled and 1.0 / CONTROL_HZ >= elapsed:
+        if not sampled and elapsed <= 1.0 / CONTROL_HZ:
             sampled = look = True
         if elapsed >= 1.0 / CONTROL_HZ:
             look = look or not sampled

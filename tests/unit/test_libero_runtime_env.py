@@ -1,0 +1,252 @@
+"""Episodes on real LIBERO scenes: determinism, interleaving, parity with stock, bad input."""
+
+import mujoco
+import numpy as np
+import pytest
+
+from libero_runtime import controller, scene
+from libero_runtime.expert import ScriptedExpert
+from libero_runtime.paths import prepare_libero
+from libero_runtime.suites import SuiteError, init_states, load_suite
+from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, VectorEnvError
+
+SUITE = "libero_spatial"
+TASK = 1
+IDLE_CHUNK = np.tile(scene.IDLE_ACTION, (1, 1, 1))
+
+
+def random_actions(num_envs: int, num_actions: int, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, (num_envs, num_actions, 7)).astype(np.float32)
+
+
+def physics(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
+    state = np.empty(mujoco.mj_stateSize(model, scene._STATE))
+    mujoco.mj_getState(model, data, state, scene._STATE)
+    return state
+
+
+@pytest.fixture(scope="module")
+def env():
+    vector_env = LiberoVectorEnv(num_envs=4)
+    yield vector_env
+    vector_env.close()
+
+
+@pytest.fixture(scope="module")
+def expert_episode():
+    """Actions of a successful scripted episode, and its start."""
+    task = load_suite(SUITE).task(TASK)
+    live = scene.Scene(task, image_size=32)
+    try:
+        for init_index in range(3):
+            slot, _ = live.start(init_index=init_index, seed=5)
+            live.load(slot)
+            live.refresh()
+            expert, actions = ScriptedExpert(live), []
+            while len(actions) < 250:
+                actions.append(np.asarray(expert.act(), dtype=np.float64))
+                if live.step(actions[-1]):
+                    return init_index, np.array(actions)
+    finally:
+        live.close()
+    pytest.fail("the expert failed on three initial states in a row")
+
+
+def test_same_start_same_bits(env):
+    starts = [EpisodeStart(SUITE, TASK, 4, seed=seed) for seed in (9, 9, 10)] + [EpisodeStart(SUITE, 2, 4)]
+    first = env.reset(starts)
+    other = LiberoVectorEnv(num_envs=1)
+    fresh = other.reset(starts[:1])
+    assert first.images_BNHWC.shape == (4, 1, 256, 256, 3)
+    assert np.array_equal(first.images_BNHWC[0], first.images_BNHWC[1])
+    assert np.array_equal(first.images_BNHWC[0], fresh.images_BNHWC[0])
+    assert np.array_equal(first.proprio_BP[0], fresh.proprio_BP[0])
+    assert not np.array_equal(first.images_BNHWC[0], first.images_BNHWC[2])  # another seed moves the cabinet
+    assert first.languages[3] == "pick up the black bowl from table center and place it on the plate"
+    actions = random_actions(1, 8)
+    one, two = env.step_chunk(actions, [1]), other.step_chunk(actions)
+    assert np.array_equal(one.frames.images_BNHWC, two.frames.images_BNHWC)
+    assert np.array_equal(env._episodes[1].slot.integration, other._episodes[0].slot.integration)
+    other.close()
+
+
+def test_interleaved_equals_alone(env):
+    """Slots share a model (also across tasks) and are advanced in turns: no bit may depend on that."""
+    starts = [EpisodeStart(SUITE, task, index) for task, index in ((0, 0), (0, 1), (3, 0), (3, 7))]
+    env.reset(starts)
+    actions = random_actions(4, 12)
+    env.step_chunk(actions[:, :5])
+    env.step_chunk(actions[2:, 5:9], [2, 3])
+    env.step_chunk(actions[:2, 5:9], [0, 1])
+    last = env.step_chunk(actions[[3, 1, 0, 2], 9:], [3, 1, 0, 2])
+    alone = LiberoVectorEnv(num_envs=1)
+    for i, env_id in enumerate((3, 1, 0, 2)):
+        alone.reset([starts[env_id]])
+        result = alone.step_chunk(actions[env_id : env_id + 1])
+        assert np.array_equal(result.frames.images_BNHWC[0], last.frames.images_BNHWC[i])
+        assert np.array_equal(result.frames.proprio_BP[0], last.frames.proprio_BP[i])
+        mine, theirs = alone._episodes[0].slot, env._episodes[env_id].slot
+        assert np.array_equal(mine.integration, theirs.integration)
+        assert np.array_equal(mine.controller, theirs.controller)
+    alone.close()
+
+
+def test_dropped_scenes_are_rebuilt():
+    starts = [EpisodeStart(SUITE, task, 0) for task in (0, 1)]
+    small, large = LiberoVectorEnv(num_envs=2, max_scenes=1, image_size=64), LiberoVectorEnv(num_envs=2, image_size=64)
+    small.reset(starts)
+    large.reset(starts)
+    for chunk in range(2):
+        actions = random_actions(2, 2, seed=chunk)
+        one, two = small.step_chunk(actions), large.step_chunk(actions)
+        assert np.array_equal(one.frames.images_BNHWC, two.frames.images_BNHWC)
+    assert (len(small._scenes), len(large._scenes)) == (1, 2)
+    small.close()
+    large.close()
+
+
+def test_reset_of_a_subset_leaves_the_others(env):
+    starts = [EpisodeStart(SUITE, TASK, i) for i in range(4)]
+    env.reset(starts)
+    before = env.step_chunk(random_actions(4, 2)).frames
+    kept = env._episodes[0].slot
+    again = env.reset([EpisodeStart(SUITE, 2, 0)], [2])
+    assert again.languages == (load_suite(SUITE).task(2).language,)
+    frozen = env.step_chunk(random_actions(2, 3), [0, 2], max_steps_B=[0, 3])
+    assert env._episodes[0].slot is kept
+    assert np.array_equal(frozen.frames.images_BNHWC[0], before.images_BNHWC[0])
+    assert frozen.num_steps_B.tolist() == [0, 3]
+
+
+def test_expert_episode_has_the_bits_of_stock(expert_episode):
+    """exact=True against stock OffScreenRenderEnv: states and success over a whole scripted episode, images and
+    proprioception over its first steps (stock draws every one)."""
+    prepare_libero()
+    from libero.libero.envs import OffScreenRenderEnv
+    from robosuite.utils.transform_utils import quat2axisangle
+
+    num_drawn = 12
+    init_index, actions = expert_episode
+    task = load_suite(SUITE).task(TASK)
+    ours = scene.Scene(task, look="official", exact=True)
+    slot, started = ours.start(init_index=init_index, seed=5)
+    ours.load(slot)
+    stock = OffScreenRenderEnv(
+        bddl_file_name=str(task.bddl_path), camera_names=["agentview"], camera_heights=256, camera_widths=256
+    )
+    stock.seed(scene.start_seed(task_id=TASK, init_index=init_index, seed=5))
+    stock.reset()
+    stock.set_init_state(init_states(task)[init_index])
+    stock_data = stock.sim.data._data
+
+    def same_observation(stock_obs, view):
+        position, fingers = stock_obs["robot0_eef_pos"], stock_obs["robot0_gripper_qpos"]
+        rotation = quat2axisangle(np.array(stock_obs["robot0_eef_quat"]))
+        expected = np.concatenate([position, rotation, fingers]).astype(np.float32)
+        np.testing.assert_allclose(view.proprio, expected, rtol=1e-6, atol=1e-7)
+        assert np.array_equal(stock_obs["agentview_image"][::-1, ::-1], view.images_NHWC[0])
+
+    for _ in range(10):
+        stock_obs, _, _, _ = stock.step(scene.IDLE_ACTION)
+    same_observation(stock_obs, started)
+    for count, action in enumerate(actions):
+        stock.sim._render_context_offscreen.gl_ctx.make_current()  # stock leaves out what two contexts need
+        stock_obs, reward, done, _ = stock.step(action)
+        assert ours.step(action) == done == bool(reward)
+        assert np.array_equal(physics(stock.sim.model._model, stock_data), physics(ours.model, ours.data))
+        if count < num_drawn:
+            same_observation(stock_obs, ours.view())
+        elif count == num_drawn:
+            stock.env.modify_observable("agentview_image", "enabled", False)
+    assert done
+    ours.close()
+    stock.close()
+
+
+def test_fast_follows_exact(expert_episode):
+    """The fast path is the same law with other roundings: equal starts, micrometres apart before contact, and the
+    same success."""
+    init_index, actions = expert_episode
+    task = load_suite(SUITE).task(TASK)
+    fast, exact = scene.Scene(task, image_size=16), scene.Scene(task, image_size=16, exact=True)
+    for live in (fast, exact):
+        live.load(live.start(init_index=init_index, seed=5)[0])
+    assert np.array_equal(fast.save().fixture_pos, exact.save().fixture_pos)
+    for count, action in enumerate(actions):
+        success = fast.step(action), exact.step(action)
+        if count < 30:
+            np.testing.assert_allclose(fast.data.qpos, exact.data.qpos, atol=1e-5)
+    assert success == (True, True)
+    fast.close()
+    exact.close()
+
+
+def test_success_stops_the_episode(expert_episode, env):
+    init_index, actions = expert_episode
+    env.reset([EpisodeStart(SUITE, TASK, init_index, seed=5)], [1])
+    before, last = actions[None, :-3], np.concatenate([actions[-3:], np.tile(actions[-1], (4, 1))])[None]
+    assert not env.step_chunk(before, [1]).success_BC.any()
+    result = env.step_chunk(last, [1])
+    assert result.success_BC.tolist() == [[False, False, True, True, True, True, True]]
+    assert result.num_steps_B.tolist() == [3]
+    assert env.step_chunk(last, [1]).num_steps_B.tolist() == [0]
+    assert env.step_chunk(last, [1], stop_on_success=False).num_steps_B.tolist() == [7]
+
+
+def test_recording(env):
+    env.reset([EpisodeStart(SUITE, TASK, 0)], [3])
+    first = env.step_chunk(random_actions(1, 5), [3], record_every=2)
+    second = env.step_chunk(random_actions(1, 5), [3], record_every=2)
+    assert [len(first.recorded), len(second.recorded)] == [2, 3]  # after steps 2, 4 and 6, 8, 10
+    assert np.array_equal(second.recorded[-1], second.frames.images_BNHWC[0, 0])
+
+
+def test_controller_matches_robosuite_torques():
+    """The compiled law against robosuite's, in a configuration away from rest."""
+    task = load_suite(SUITE).task(TASK)
+    ours, stock = scene.Scene(task, image_size=16), scene.Scene(task, image_size=16, exact=True)
+    slot, _ = ours.start(init_index=0)
+    ours.load(slot)
+    for action in random_actions(1, 6)[0].astype(np.float64):
+        ours.step(action)
+    stock.load(ours.save())
+    action = np.array([0.3, -0.8, 0.5, 0.2, -0.1, 0.9, 1.0])
+    for first in (True, False):
+        for live in (ours, stock):
+            live._controller.substep(action, first=first)
+        np.testing.assert_allclose(ours.data.ctrl, stock.data.ctrl, rtol=1e-6, atol=1e-6)
+    ours.close()
+    stock.close()
+
+
+def test_cholesky_drops_flat_directions():
+    """A singular system is solved in its range, like a pseudo-inverse, and gives no infinities."""
+    lower = controller._cholesky(np.diag([4.0, 0.0, 9.0]))
+    assert controller._solve(lower, np.array([8.0, 1.0, 9.0])).tolist() == [2.0, 0.0, 1.0]
+
+
+def test_bad_input(env):
+    start = EpisodeStart(SUITE, TASK, 0)
+    env.reset([start] * 4)
+    with pytest.raises(VectorEnvError, match=r"env_ids \[4\] are out of range: there are environments 0 to 3"):
+        env.reset([start], [4])
+    with pytest.raises(VectorEnvError, match="different environments"):
+        env.reset([start] * 2, [1, 1])
+    with pytest.raises(VectorEnvError, match="one start per environment, 4 in all, given 1"):
+        env.reset([start])
+    with pytest.raises(VectorEnvError, match=r"shape \(2, C, 7\).*given \(2, 8, 6\)"):
+        env.step_chunk(np.zeros((2, 8, 6), np.float32), [0, 1])
+    bad = np.zeros((1, 8, 7), np.float32)
+    bad[0, 2, 3] = np.nan
+    with pytest.raises(VectorEnvError, match=r"finite, given nan at index \(0, 2, 3\)"):
+        env.step_chunk(bad, [0])
+    with pytest.raises(VectorEnvError, match="max_steps_B must hold 1 numbers"):
+        env.step_chunk(IDLE_CHUNK, [0], max_steps_B=[1, 2])
+    with pytest.raises(SuiteError, match=r"init_index 50 is out of range.*0 to 49"):
+        env.reset([EpisodeStart(SUITE, TASK, 50)], [0])
+    with pytest.raises(VectorEnvError, match="environment 0 has no episode"):
+        LiberoVectorEnv(num_envs=1).step_chunk(IDLE_CHUNK)
+    with pytest.raises(VectorEnvError, match="look='shiny' must be one of fast, official"):
+        LiberoVectorEnv(num_envs=1, look="shiny")
+    with pytest.raises(ValueError, match=r"unknown camera 'top': this scene has .*agentview"):
+        LiberoVectorEnv(num_envs=1, cameras=["top"]).reset([start])

@@ -1,0 +1,152 @@
+"""Where LIBERO's files come from, and what is said when they are not there."""
+
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from libero_runtime import opengl, paths, suites
+
+
+@pytest.fixture(autouse=True)
+def fresh_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    paths._resolve.cache_clear()
+    yield
+    paths._resolve.cache_clear()
+
+
+def make_checkout(root: Path, *, without: str = "") -> Path:
+    inner = root / "libero" / "libero"
+    assets = (f"assets/{name}" for name in paths._ASSET_FOLDERS)
+    for name in ("bddl_files/libero_spatial", "init_files/libero_spatial", *assets):
+        if name != without:
+            (inner / name).mkdir(parents=True)
+    return root
+
+
+def test_checkout_is_used_for_everything(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIBERO_REPO_PATH", str(make_checkout(tmp_path / "repo")))
+    found = paths.resolve_paths()
+    inner = (tmp_path / "repo" / "libero").resolve()
+    assert (found.assets, found.bddl_files) == (inner / "libero" / "assets", inner / "libero" / "bddl_files")
+    assert found.datasets == inner / "datasets"
+    assert found.asset_kind == paths.asset_kind() == "official"
+
+
+def test_every_missing_folder_of_a_checkout_is_named(monkeypatch, tmp_path):
+    repo = make_checkout(tmp_path / "repo", without="assets/scenes")
+    (repo / "libero/libero/init_files/libero_spatial").rmdir()
+    (repo / "libero/libero/init_files").rmdir()
+    monkeypatch.setenv("LIBERO_REPO_PATH", str(repo))
+    with pytest.raises(paths.LiberoPathError, match="LIBERO_REPO_PATH") as error:
+        paths.resolve_paths()
+    assert str(Path("libero/init_files")) in str(error.value)
+    assert str(Path("assets/scenes")) in str(error.value)
+    assert "assets/textures" not in str(error.value)
+
+
+def test_every_missing_task_file_is_named(monkeypatch, tmp_path):
+    repo = make_checkout(tmp_path / "repo")
+    names = suites._task_map()["libero_spatial"]
+    for folder, suffix in (("bddl_files", ".bddl"), ("init_files", ".pruned_init")):
+        for name in names[:9]:
+            (repo / "libero/libero" / folder / "libero_spatial" / f"{name}{suffix}").touch()
+    monkeypatch.setenv("LIBERO_REPO_PATH", str(repo))
+    with pytest.raises(paths.LiberoPathError, match="2 of 20 task files are missing") as error:
+        suites.load_suite("libero_spatial")
+    assert f"{names[9]}.bddl" in str(error.value)
+    assert f"{names[9]}.pruned_init" in str(error.value)
+    assert names[0] not in str(error.value)
+
+
+def test_repo_path_must_be_a_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIBERO_REPO_PATH", str(tmp_path / "nothing"))
+    with pytest.raises(paths.LiberoPathError, match="not a folder"):
+        paths.resolve_paths()
+
+
+@pytest.mark.parametrize("value", ["", str(paths.BUNDLED_FOLDER)])
+def test_bundled_folder_is_the_default(monkeypatch, value):
+    monkeypatch.setenv("LIBERO_REPO_PATH", value)
+    found = paths.resolve_paths()
+    assert found.bddl_files == paths.hf_libero_folder() / "bddl_files"
+    assert found.datasets == paths.BUNDLED_FOLDER / "libero" / "datasets"
+    assert found.asset_kind == "official" or found.asset_kind.startswith("stand-in ")
+
+
+def test_import_never_prompts(tmp_path):
+    """hf-libero asks on standard input without a configuration: closed here, so a prompt would fail."""
+    code = (
+        "from libero_runtime.paths import prepare_libero; p = prepare_libero();"
+        "import libero.libero as l; assert l.get_assets_path() == str(p.assets);"
+        "assert l.get_libero_path('bddl_files') == str(p.bddl_files)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdin=subprocess.DEVNULL, timeout=60)
+    configs = list((tmp_path / "cache").rglob("config.yaml"))
+    assert len(configs) == 1
+    assert set(yaml.safe_load(configs[0].read_text())) == {
+        "assets", "bddl_files", "benchmark_root", "datasets", "init_states",
+    }
+
+
+def test_suite_tasks_and_languages():
+    suite = suites.load_suite("libero_spatial")
+    assert len(suite.tasks) == 10
+    assert suite.task(3).language == "pick up the black bowl on the cookie box and place it on the plate"
+    assert suites.language_of("KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet") == (
+        "close the top drawer of the cabinet"
+    )
+    assert suites.init_states(suite.task(0)).shape == (50, 92)
+
+
+def test_suite_errors():
+    with pytest.raises(suites.SuiteError, match=r"unknown suite 'libero_spacial'.*libero_spatial"):
+        suites.load_suite("libero_spacial")
+    with pytest.raises(suites.SuiteError, match="task id 10 is out of range: libero_spatial has tasks 0 to 9"):
+        suites.load_suite("libero_spatial").task(10)
+
+
+class _Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("evil"),))
+
+
+def test_init_states_do_not_run_code(tmp_path):
+    path = tmp_path / "states.pruned_init"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(_Evil()))
+    with pytest.raises(pickle.UnpicklingError, match="not allowed"):
+        suites._read_init_states(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(np.arange(6.0).reshape(2, 3)))
+    assert suites._read_init_states(path).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
+def test_opengl_errors(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with pytest.raises(opengl.OpenGLError, match="expected one of egl, osmesa"):
+        opengl.select_opengl()
+    monkeypatch.delenv("MUJOCO_GL")
+    monkeypatch.setattr(opengl, "_probe", lambda backend: f"no {backend} here")
+    with pytest.raises(opengl.OpenGLError, match=r"no egl here; osmesa: no osmesa here.*apt-get install -y libosmesa6"):
+        opengl.select_opengl()
+
+
+def test_opengl_falls_back_and_remembers(monkeypatch):
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", opengl._CHECKED):
+        monkeypatch.setenv(name, "")
+    asked = []
+
+    def probe(backend):
+        asked.append(backend)
+        return None if backend == "osmesa" else "broken"
+
+    monkeypatch.setattr(opengl, "_probe", probe)
+    assert opengl.select_opengl() == opengl.select_opengl() == "osmesa"
+    assert asked == ["egl", "osmesa"]
