@@ -235,6 +235,20 @@ def test_prompt_layout(folder):
     assert text == "In: What action should the robot take to pick up the black bowl?\nOut: "
 
 
+def test_resized_pictures_give_the_same_pixel_values(folder):
+    """A rollout may keep the small uint8 pictures; a bright edge makes bicubic overshoot the range of uint8."""
+    processor = PrismaticProcessor.from_pretrained(folder)
+    images = torch.zeros(1, 2, 64, 48, 3, dtype=torch.uint8)
+    images[:, :, 20:45, 11:] = 255
+    small = processor.resize(images)
+    assert small.shape == (1, 2, 32, 32, 3)
+    assert small.dtype == torch.uint8
+    assert torch.equal(processor.resize(small), small)
+    assert torch.equal(processor.pixel_values(small), processor.pixel_values(images))
+    lit = processor.pixel_values(images).view(1, 2, 2, 3, 32, 32)[..., 16, 20]
+    assert_close(lit[:, :, 1], torch.ones(1, 2, 3))  # white, in SigLIP's normalisation
+
+
 def test_any_english_prompt_has_tokens(folder):
     tokenizer = PrismaticProcessor.from_pretrained(folder).tokenizer
     sentence = "Grab Zoë's “quartz” jug, quickly: 3 times!"
