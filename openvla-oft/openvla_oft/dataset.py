@@ -4,11 +4,13 @@ Shapes: F frames over all demonstrations, D demonstrations, K tasks, N cameras, 
 T steps of an action chunk, A action dimensions.
 """
 
+import functools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -20,13 +22,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from openvla_oft import hdf5
-from openvla_oft.hdf5 import Demo, DemoInfo, DemonstrationError
+from openvla_oft.hdf5 import DemoInfo, DemonstrationError
 
 logger = logging.getLogger(__name__)
 
 PACK_FILE = "pack.json"
 PACK_VERSION = 1
+IMAGES_FILE = "images.npy"
 GRIPPER = 6
+
+_Part = tuple[NDArray[np.float32], NDArray[np.uint8] | None]
+"""Actions of a demonstration, and its pictures unless they were written to a file."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +163,15 @@ def pack(
     partial.mkdir(parents=True)
     try:
         shape = (sum(info.num_steps for info in infos), len(cameras), image_size, image_size, 3)
-        images_FNHWC = np.lib.format.open_memmap(partial / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        demos = _fill(infos, images_FNHWC, cameras=cameras, action_key=action_key, num_workers=num_workers)
+        images_FNHWC = np.lib.format.open_memmap(partial / IMAGES_FILE, mode="w+", dtype=np.uint8, shape=shape)
+        demos = _fill(
+            infos,
+            images_FNHWC,
+            cameras=cameras,
+            action_key=action_key,
+            num_workers=num_workers,
+            file=partial / IMAGES_FILE,
+        )
         images_FNHWC.flush()
         np.save(partial / "actions.npy", demos.actions_FA)
         np.save(partial / "demo_lengths.npy", demos.demo_lengths_D)
@@ -179,7 +192,7 @@ def _load_pack(
         raise DemonstrationError(
             f"{folder / PACK_FILE}: version {description.get('version')}, expected {PACK_VERSION}; pack again"
         )
-    images_FNHWC = np.load(folder / "images.npy", mmap_mode="r")
+    images_FNHWC = np.load(folder / IMAGES_FILE, mmap_mode="r")
     if tuple(description["cameras"]) != tuple(cameras) or images_FNHWC.shape[2] != image_size:
         raise DemonstrationError(
             f"{folder} was packed for cameras {description['cameras']} at {images_FNHWC.shape[2]} pixels, but "
@@ -233,18 +246,25 @@ def _fill(
     cameras: Sequence[str],
     action_key: str,
     num_workers: int,
+    file: Path | None = None,
 ) -> DemonstrationSet:
-    """Read every demonstration into its slice of ``images_FNHWC``; the order of arrival does not matter."""
+    """Read every demonstration into its slice of ``images_FNHWC``.
+
+    Where that array is a memory map of ``file``, the workers write there themselves: passing gigabytes of pictures
+    between processes would take longer than reading them.
+    """
     lengths_D = np.array([info.num_steps for info in infos], dtype=np.int64)
     starts_D = np.cumsum(lengths_D) - lengths_D
     actions_FA = np.empty((images_FNHWC.shape[0], hdf5.ACTION_DIM), dtype=np.float32)
-    reader = _read_all(
-        infos, cameras=cameras, image_size=images_FNHWC.shape[2], action_key=action_key, num_workers=num_workers
+    job = functools.partial(
+        _read_part, cameras=tuple(cameras), image_size=images_FNHWC.shape[2], action_key=action_key, file=file
     )
-    for index, demo in tqdm(reader, total=len(infos), desc="reading demonstrations", unit="demo"):
-        frames = slice(starts_D[index], starts_D[index] + lengths_D[index])
-        images_FNHWC[frames] = demo.images_TNHWC
-        actions_FA[frames] = demo.actions_TA
+    parts = _map_in_order(job, list(zip(infos, starts_D.tolist(), strict=True)), num_workers=num_workers)
+    bar = tqdm(parts, total=len(infos), desc="reading demonstrations", unit="demo")
+    for start, length, (actions_TA, images_TNHWC) in zip(starts_D, lengths_D, bar, strict=True):
+        actions_FA[start : start + length] = actions_TA
+        if images_TNHWC is not None:
+            images_FNHWC[start : start + length] = images_TNHWC
     languages = tuple(dict.fromkeys(info.language for info in infos))
     tasks_D = np.array([languages.index(info.language) for info in infos], dtype=np.int64)
     return DemonstrationSet(
@@ -257,28 +277,34 @@ def _fill(
     )
 
 
-def _read_all(
-    infos: Sequence[DemoInfo], *, cameras: Sequence[str], image_size: int, action_key: str, num_workers: int
-) -> Iterator[tuple[int, Demo]]:
-    """Yield (index, demonstration); with workers, at most four per worker wait in memory and order is kept."""
+def _read_part(
+    part: tuple[DemoInfo, int], *, cameras: tuple[str, ...], image_size: int, action_key: str, file: Path | None
+) -> _Part:
+    """Read one demonstration; write its pictures into ``file`` from the given frame on, or return them."""
+    info, start = part
+    demo = hdf5.read_demo(info, cameras=cameras, image_size=image_size, action_key=action_key)
+    if file is None:
+        return demo.actions_TA, demo.images_TNHWC
+    np.load(file, mmap_mode="r+")[start : start + info.num_steps] = demo.images_TNHWC
+    return demo.actions_TA, None
+
+
+def _map_in_order(
+    job: Callable[[tuple[DemoInfo, int]], _Part], items: Sequence[tuple[DemoInfo, int]], *, num_workers: int
+) -> Iterator[_Part]:
+    """Results in the order of the items; with workers, at most four per worker wait in memory."""
     if num_workers < 2:
-        for index, info in enumerate(infos):
-            yield index, hdf5.read_demo(info, cameras=cameras, image_size=image_size, action_key=action_key)
+        yield from map(job, items)
         return
     # "spawn": a forked child of a process that used OpenMP or CUDA can hang.
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        pending: list[Future[Demo]] = []
-        done = 0
-        for info in infos:
-            pending.append(
-                pool.submit(hdf5.read_demo, info, cameras=cameras, image_size=image_size, action_key=action_key)
-            )
+        pending: deque[Future[_Part]] = deque()
+        for item in items:
+            pending.append(pool.submit(job, item))
             if len(pending) >= 4 * num_workers:
-                yield done, pending.pop(0).result()
-                done += 1
-        for future in pending:
-            yield done, future.result()
-            done += 1
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _one_thread() -> None:

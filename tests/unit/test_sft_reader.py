@@ -71,7 +71,10 @@ def test_workers_and_pack_give_the_same_frames(tmp_path):
     arguments = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed")]
     assert pack.main([*arguments, "--image-size", "16", "--num-workers", "0"]) == 0
     packed = load(tmp_path / "packed")
-    for other in (parallel, packed):
+    options = {"suite": "libero_spatial", "cameras": ("agentview",), "image_size": 16, "num_workers": 2}
+    dataset.pack(tmp_path / "demos", tmp_path / "packed_by_two", **options)
+    packed_by_two = load(tmp_path / "packed_by_two")
+    for other in (parallel, packed, packed_by_two):
         assert np.array_equal(other.images_FNHWC, direct.images_FNHWC)
         assert np.array_equal(other.actions_FA, direct.actions_FA)
         assert np.array_equal(other.demo_lengths_D, direct.demo_lengths_D)
