@@ -43,7 +43,9 @@ def run_child(
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in FORWARDED}
+    # an ignored signal stays ignored, for us and the child: that is what nohup and `command &` in a script ask for
+    heeded = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         process = subprocess.Popen(
             command,

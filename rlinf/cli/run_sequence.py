@@ -151,7 +151,8 @@ def run_steps(steps: Sequence[Step]) -> int:
             print(line, flush=True)
         code = run_child([sys.executable, *step.command], cwd=REPOSITORY, env=child_environment())
         if code:
-            print_error(f"{step.title} ended with exit code {code}; run the same command again to continue")
+            how = f"was stopped (exit code {code})" if code > 128 else f"failed with exit code {code}"
+            print_error(f"{step.title} {how}; run the same command again to continue")
             return code
         if step.result is not None and not (REPOSITORY / step.result).is_dir():
             print_error(f"{step.title} ended without the checkpoint it should have written: {step.result}")

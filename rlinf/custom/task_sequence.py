@@ -368,7 +368,7 @@ def _evaluation(
     if start is not None:
         settings.insert(0, f"actor.model.lora_path={start}")
     return Step(
-        title=start or "base model",
+        title="base model" if actor is None else f"{folder.name}, {actor.parent.name}",
         folder=workspace.show(folder),
         start=start,
         result=None,

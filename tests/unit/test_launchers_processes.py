@@ -40,7 +40,9 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def start_parent(tmp_path: Path, child_code: str, grace_seconds: float = 30.0) -> tuple["subprocess.Popen[bytes]", int]:
+def start_parent(
+    tmp_path: Path, child_code: str, grace_seconds: float = 30.0, wrapper: Sequence[str] = ()
+) -> tuple["subprocess.Popen[bytes]", int]:
     """A process that runs ``child_code`` by ``run_child``; returns it and the child's pid, once the child is ready."""
     ready = tmp_path / "ready"
     child = f"import os\n{child_code}\n"
@@ -50,7 +52,7 @@ def start_parent(tmp_path: Path, child_code: str, grace_seconds: float = 30.0) -
         f"sys.exit(run_child([sys.executable, '-c', {child!r}], cwd=Path('.'), env=os.environ, "
         f"grace_seconds={grace_seconds}))"
     )
-    process = subprocess.Popen(python(parent), cwd=REPOSITORY)
+    process = subprocess.Popen([*wrapper, *python(parent)], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     assert wait_until(lambda: ready.exists() and bool(ready.read_text()))
     return process, int(ready.read_text())
 
@@ -79,6 +81,17 @@ def test_signals_reach_the_child_which_may_tidy_up(tmp_path: Path, number: signa
     process.send_signal(number)
     assert process.wait(10) == 128 + number
     assert tidied.read_text() == str(int(number))
+    assert not is_alive(child)
+
+
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    process, child = start_parent(tmp_path, "import time\nREADY\ntime.sleep(60)", wrapper=["nohup"])
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    assert is_alive(child)
+    process.terminate()
+    assert process.wait(10) == 128 + signal.SIGTERM
     assert not is_alive(child)
 
 
@@ -137,7 +150,7 @@ def test_a_failed_step_ends_the_sequence_with_its_exit_code(tmp_path: Path, capf
     second = step(tmp_path, "second", "")
     assert run_sequence.run_steps([first, second]) == 3
     assert not (tmp_path / "second").exists()
-    assert "first ended with exit code 3" in capfd.readouterr().err
+    assert "first failed with exit code 3" in capfd.readouterr().err
 
 
 def test_a_step_without_its_checkpoint_is_a_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
