@@ -15,6 +15,7 @@ from rlinf.cli.child import run_child
 from rlinf.cli.console import REPOSITORY, print_error, run_cli
 from rlinf.cli.launcher import Arguments, read_arguments
 from rlinf.config import Config, load_config, validate
+from rlinf.custom.checkpoint_paths import Workspace, find_location, recorded_config
 from rlinf.custom.task_sequence import (
     DEFAULT_SEED,
     TRAIN_SCRIPT,
@@ -23,15 +24,12 @@ from rlinf.custom.task_sequence import (
     Experiment,
     SequenceRequest,
     Step,
-    Workspace,
-    find_location,
     method_folder,
     parse_count,
     parse_task_list,
     parse_task_range,
     plan_evaluation,
     plan_sequence,
-    recorded_config,
 )
 from rlinf.reporting import ledger
 

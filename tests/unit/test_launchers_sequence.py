@@ -6,21 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from rlinf.custom.checkpoint_paths import SequenceError, Workspace, find_actor, recorded_config
 from rlinf.custom.task_sequence import (
     Evaluated,
     EvaluationRequest,
     Experiment,
-    SequenceError,
     SequenceRequest,
     Step,
-    Workspace,
-    find_actor,
     parse_count,
     parse_task_list,
     parse_task_range,
     plan_evaluation,
     plan_sequence,
-    recorded_config,
 )
 
 EXPERIMENT = Experiment(config_name="crl/config", suite="libero_spatial", max_epochs=10)
