@@ -121,6 +121,25 @@ def read(path: Path) -> list[EvaluationRecord]:
     return [_from_json(path, number, entry) for number, entry in read_lines(path)]
 
 
+def rows(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
+    """One record for each set of learnt tasks, in the order of learning.
+
+    Of several, the one of the latest checkpoint counts; of those the one over the most tasks; of those the last. So
+    neither looking at an earlier checkpoint nor trying out a single task changes a result.
+    """
+    best: dict[tuple[int, ...], EvaluationRecord] = {}
+    for record in records:
+        other = best.get(record.learnt_tasks)
+        if other is None or _rank(record) >= _rank(other):
+            best[record.learnt_tasks] = record
+    return sorted(best.values(), key=lambda record: len(record.learnt_tasks))
+
+
+def _rank(record: EvaluationRecord) -> tuple[int, int]:
+    steps = re.findall(r"global_step_(\d+)", record.checkpoint)
+    return (int(steps[-1]) if steps else -1, len(record.success))
+
+
 def success_matrix(
     records: Sequence[EvaluationRecord],
     *,
@@ -131,8 +150,9 @@ def success_matrix(
 ) -> SuccessMatrix:
     """The success matrix of one run: base first, then one row per stage in the order of learning.
 
-    Of several records of one row the last counts. Rows must be comparable: same suite, temperature and assets, no
-    stage missing in between, and the same tasks in each row (``common_tasks_only`` keeps the tasks all rows have).
+    Of several records of one row, ``rows`` says which counts. Rows must be comparable: same suite, temperature and
+    assets, no stage missing in between, and the same tasks in each row (``common_tasks_only`` keeps the tasks that all
+    rows have).
     """
     chosen = [record for record in records if record.method == method and record.seed == seed]
     if not chosen:
@@ -144,12 +164,12 @@ def success_matrix(
                 f"evaluations of '{method}' seed {seed} differ in {name}: {sorted(values)}; they cannot share a "
                 "matrix, so filter the records first"
             )
-    rows = sorted({record.learnt_tasks: record for record in chosen}.values(), key=lambda row: len(row.learnt_tasks))
-    if require_base and rows[0].learnt_tasks:
+    chosen = rows(chosen)
+    if require_base and chosen[0].learnt_tasks:
         raise LedgerError(f"the base model was not evaluated for '{method}' seed {seed}: use runner.eval_before=true")
     before: tuple[int, ...] = ()
     stages = []
-    for record in rows:
+    for record in chosen:
         added = row_tasks(record.row)
         if before + added != record.learnt_tasks:
             raise LedgerError(
@@ -158,16 +178,16 @@ def success_matrix(
             )
         stages.append(added)
         before = record.learnt_tasks
-    task_sets = [set(record.success) for record in rows]
+    task_sets = [set(record.success) for record in chosen]
     tasks = sorted(set.intersection(*task_sets))
     if not common_tasks_only and len(tasks) < len(set.union(*task_sets)):
-        listing = "; ".join(f"{record.row}: {sorted(record.success)}" for record in rows)
+        listing = "; ".join(f"{record.row}: {sorted(record.success)}" for record in chosen)
         raise LedgerError(f"rows of '{method}' seed {seed} evaluate different tasks ({listing})")
     return SuccessMatrix(
         tasks=tuple(tasks),
         stages=tuple(stages),
-        success_RK=np.array([[record.success[task] for task in tasks] for record in rows], dtype=np.float64),
-        episodes_RK=np.array([[record.episodes[task] for task in tasks] for record in rows], dtype=np.int64),
+        success_RK=np.array([[record.success[task] for task in tasks] for record in chosen], dtype=np.float64),
+        episodes_RK=np.array([[record.episodes[task] for task in tasks] for record in chosen], dtype=np.int64),
     )
 
 

@@ -1,144 +1,114 @@
-"""``run.json``: what a run was (settings, versions, hardware), written once into its folder and shown by the report."""
+"""``run.json`` and ``config.yaml``: what a run was, as its folder tells it, for people to read."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rlinf.reporting.ledger import utc_now
+import yaml
 
 RUN_INFO_NAME = "run.json"
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "ray",
-    "hydra-core",
-    "numpy",
-    "mujoco",
-    "robosuite",
-    "hf-libero",
-)
+CONFIG_NAME = "config.yaml"
 
 
 class RunInfoError(ValueError):
-    """A ``run.json`` that cannot be read."""
+    """A ``run.json`` or ``config.yaml`` that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """One run. ``languages`` maps task ids to instructions; ``config`` is the resolved configuration as plain data."""
+    """One run, in words. What its folder does not tell is empty.
+
+    ``languages`` maps task ids to instructions; ``config`` is the whole configuration by dotted key.
+    """
 
     config_name: str = ""
     method: str = ""
     suite: str = ""
     seed: int | None = None
-    assets: str = ""
-    command: str = ""
+    overrides: str = ""
     started: str = ""
     languages: dict[int, str] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, str] = field(default_factory=dict)
+    config: dict[str, str] = field(default_factory=dict)
 
 
-def describe(
-    *,
-    config_name: str,
-    method: str,
-    suite: str,
-    seed: int,
-    assets: str,
-    languages: Mapping[int, str],
-    config: Mapping[str, Any],
-) -> RunInfo:
-    """The run of this process: adds the command line, versions, hardware and the time."""
-    return RunInfo(
-        config_name=config_name,
-        method=method,
-        suite=suite,
-        seed=seed,
-        assets=assets,
-        command=shlex.join([Path(sys.executable).name, *sys.argv]),
-        started=utc_now(),
-        languages=dict(languages),
-        config=dict(config),
-        versions=versions(),
-        hardware=hardware(),
-    )
-
-
-def write(folder: Path, info: RunInfo) -> Path:
-    """Write ``run.json`` under a temporary name, then rename it."""
-    folder.mkdir(parents=True, exist_ok=True)
+def read(folder: Path) -> RunInfo | None:
+    """What the folder of a run tells; None without ``run.json``. Keys that are unknown here are left out."""
     path = folder / RUN_INFO_NAME
-    entry = dataclasses.asdict(info)
-    entry["languages"] = {str(task): text for task, text in sorted(info.languages.items())}
-    partial = folder / f".{RUN_INFO_NAME}.{os.getpid()}"
-    partial.write_text(json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return path
-
-
-def read(path: Path) -> RunInfo:
-    """Read ``run.json``; fields that are absent keep their defaults, fields unknown here are left out."""
+    if not path.is_file():
+        return None
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunInfoError(f"{path} is no JSON ({error}); remove it, the next run writes it again") from error
     if not isinstance(entry, dict):
         raise RunInfoError(f"{path} must hold a JSON object, given {type(entry).__name__}")
-    values: dict[str, Any] = {}
-    for known in dataclasses.fields(RunInfo):
-        if entry.get(known.name) is None:
-            continue
-        value = entry[known.name]
-        kind = int if known.name == "seed" else str if known.type == "str" else dict
-        if not isinstance(value, kind):
-            raise RunInfoError(f"{path}: {known.name} must be {kind.__name__}, given {value!r}")
-        values[known.name] = value
-    languages = values.get("languages", {})
+    seed, overrides, languages = entry.get("seed"), entry.get("overrides") or [], _mapping(path, entry, "languages")
+    if seed is not None and not isinstance(seed, int):
+        raise RunInfoError(f"{path}: seed must be an integer, given {seed!r}")
+    if not isinstance(overrides, list):
+        raise RunInfoError(f"{path}: overrides must be a list, given {overrides!r}")
     if not all(re.fullmatch(r"\d+", task) for task in languages):
         raise RunInfoError(f"{path}: languages must have task ids as keys, given {sorted(languages)}")
-    values["languages"] = {int(task): str(text) for task, text in languages.items()}
-    return RunInfo(**values)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of the packages that results depend on, and of this repository's commit."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    commit = _commit()
-    return found if commit is None else {**found, "commit": commit}
+    return RunInfo(
+        config_name=str(entry.get("config_name") or ""),
+        method=str(entry.get("method") or ""),
+        suite=str(entry.get("suite") or ""),
+        seed=seed,
+        overrides=shlex.join(map(str, overrides)),
+        started=str(entry.get("time") or ""),
+        languages={int(task): text for task, text in languages.items()},
+        versions=_mapping(path, entry, "versions"),
+        hardware=_mapping(path, entry, "hardware"),
+        config=_config(folder / CONFIG_NAME),
+    )
 
 
 def hardware() -> dict[str, str]:
-    """Processor, cores this process may use, memory and GPUs; no host name."""
-    facts = {
-        "processor": _proc_value("/proc/cpuinfo", "model name") or platform.machine(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "system": f"{platform.system()} {platform.release()}",
-    }
+    """Processor, cores that this process may use, memory and GPUs; no host name."""
+    facts = {"processor": _proc_value("/proc/cpuinfo", "model name") or platform.machine()}
+    facts["cores"] = str(len(os.sched_getaffinity(0)))
     if memory := _proc_value("/proc/meminfo", "MemTotal"):
         facts["memory"] = f"{int(memory.split()[0]) / 2**20:.0f} GiB"
-    gpus = _gpus()
-    facts["gpu"] = ", ".join(gpus) if gpus else "none"
+    facts["gpus"] = ", ".join(_gpus()) or "none"
     return facts
+
+
+def _mapping(path: Path, entry: Mapping[str, Any], name: str) -> dict[str, str]:
+    value = entry.get(name) or {}
+    if not isinstance(value, dict):
+        raise RunInfoError(f"{path}: {name} must be an object, given {value!r}")
+    return {str(key): str(one) for key, one in value.items()}
+
+
+def _config(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RunInfoError(f"{path} is no YAML: {error}") from error
+    return dict(_flat(config)) if isinstance(config, dict) else {}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((f"{prefix}{name}", "null" if value is None else str(value)))
+    return pairs
 
 
 def _proc_value(path: str, name: str) -> str | None:
@@ -155,22 +125,9 @@ def _proc_value(path: str, name: str) -> str | None:
 
 def _gpus() -> list[str]:
     # nvidia-smi instead of torch.cuda: it must not create a CUDA context in the driver process.
-    output = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    return [line.strip() for line in (output or "").splitlines() if line.strip()]
-
-
-def _commit() -> str | None:
-    root = str(Path(__file__).parents[2])
-    commit = _output("git", "-C", root, "rev-parse", "--short=12", "HEAD")
-    if not commit:
-        return None
-    changed = _output("git", "-C", root, "status", "--porcelain", "--untracked-files=no")
-    return commit + (" (with changes)" if changed else "")
-
-
-def _output(*command: str) -> str | None:
+    command = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):  # not installed, or hanging: the fact is left out
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):  # no driver: no GPU of the kind we can use
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]

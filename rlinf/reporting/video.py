@@ -31,7 +31,8 @@ class Caption:
     """What stands under the frames.
 
     ``task`` is the instruction, ``success`` the episode's outcome (``None``: unknown), ``frame_steps`` the environment
-    step of each frame. The outcome is shown on the last frame and held for ``hold_seconds``.
+    step of each frame (``None``: frames are counted instead). The outcome is shown on the last frame, which is held for
+    ``hold_seconds``.
     """
 
     task: str
@@ -86,8 +87,9 @@ def _captioned(frames: Sequence[NDArray[np.uint8]], caption: Caption) -> list[Im
         for row, line in enumerate(lines):
             draw.text((_MARGIN, height + _MARGIN + row * _LINE_HEIGHT), line, font=font, fill=_INK)
         baseline = height + _MARGIN + len(lines) * _LINE_HEIGHT
-        step = number if caption.frame_steps is None else caption.frame_steps[number]
-        draw.text((_MARGIN, baseline), f"step {step}", font=font, fill=_MUTED)
+        steps = caption.frame_steps
+        position = f"frame {number + 1} of {len(frames)}" if steps is None else f"step {steps[number]}"
+        draw.text((_MARGIN, baseline), position, font=font, fill=_MUTED)
         if number == len(frames) - 1 and caption.success is not None:
             text, colour = ("success", _SUCCESS) if caption.success else ("failure", _FAILURE)
             draw.text((page.width - _MARGIN, baseline), text, font=font, fill=colour, anchor="ra")

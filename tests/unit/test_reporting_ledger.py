@@ -192,6 +192,15 @@ def test_the_last_evaluation_of_a_row_counts() -> None:
     assert matrix.success_RK.tolist() == [[1.0, 1.0, 1.0]]
 
 
+def test_earlier_checkpoints_and_partial_evaluations_do_not_replace_a_row() -> None:
+    final = record("task_0", (0,), checkpoint="logs/task_0_seed1234/checkpoints/global_step_10/actor")
+    early = record("task_0", (0,), checkpoint="task_0_seed1234/global_step_5", success={0: 0.0, 1: 0.0, 10: 0.0})
+    partial = record("task_0", (0,), checkpoint="task_0_seed1234/global_step_10", success={1: 0.0}, episodes={1: 2})
+    again = record("task_0", (0,), checkpoint="task_0_seed1234/global_step_10", success={0: 0.1, 1: 0.2, 10: 0.3})
+    assert ledger.rows([record(), final, early, partial]) == [record(), final]
+    assert ledger.rows([final, again, early, record()]) == [record(), again]
+
+
 def test_joint_training_is_one_stage() -> None:
     matrix = ledger.success_matrix([record(), record("tasks_0_10", (0, 10))], method="sequential", seed=1234)
     assert matrix.stages == ((), (0, 10))

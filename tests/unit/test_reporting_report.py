@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -91,23 +92,28 @@ def write_training(folder: Path, task: int, *, epochs: int = 10, seed: int = 123
                 },
                 step=epoch,
             )
-    run_info.write(run, describe(seed))
+    write_run(run, seed)
 
 
-def describe(seed: int = 1234) -> RunInfo:
-    return RunInfo(
-        config_name="crl_experiment/libero_spatial_grpo_tiny",
-        method="sequential",
-        suite="libero_spatial",
-        seed=seed,
-        assets="generated stand-ins",
-        command="python examples/embodiment/train_embodied_agent.py --config-name x",
-        started="2026-05-04T10:00:00+00:00",
-        languages=LANGUAGES,
-        config={"algorithm": {"group_size": 8, "clip_ratio_high": 0.28}, "actor": {"optim": {"lr": 2e-5}}, "x": None},
-        versions={"python": "3.11.2", "torch": "2.13.0"},
-        hardware={"processor": "Some CPU", "cores": "2", "memory": "8 GiB", "gpu": "none"},
-    )
+def write_run(folder: Path, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "config_name": "crl_experiment/libero_spatial_grpo_tiny",
+        "overrides": ["env.fixed_task_ids=[0]", "runner.logger.log_path=logs/a b"],
+        "config_hash": "5f0c1d2e3a4b",
+        "method": "sequential",
+        "suite": "libero_spatial",
+        "task_ids": [0],
+        "seed": seed,
+        "max_epochs": 10,
+        "assets": "generated stand-ins",
+        "languages": {str(task): text for task, text in LANGUAGES.items()},
+        "versions": {"python": "3.11.2", "torch": "2.13.0"},
+        "hardware": {"cpus": 2, "gpus": 0, "machine": "x86_64"},
+        "time": "2026-05-04T10:00:00+00:00",
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "config.yaml").write_text("actor:\n  optim: {lr: 2.0e-05}\nalgorithm:\n  use_ewc: null\n  ids: [1, 2]\n")
 
 
 def write_film(path: Path, *, success: bool) -> str:
@@ -123,8 +129,8 @@ def write_film(path: Path, *, success: bool) -> str:
 
 def write_sequence(folder: Path, *, seed: int = 1234, method: str = "sequential") -> Path:
     """Two tasks learnt in sequence, ten evaluated, with videos: what the quick start leaves behind."""
-    before = write_film(folder / "videos" / "base_task_0_failure.webp", success=False)
-    after = write_film(folder / "videos" / "task_0_task_0_success.webp", success=True)
+    before = write_film(folder / "videos" / "evaluation_before_task_0_init_3.webp", success=False)
+    after = write_film(folder / "videos" / "evaluation_after_task_0_task_0_init_3.webp", success=True)
     shift = (seed % 7) / 100
     write_evaluation(folder, BASE, seed=seed, method=method, videos=(before,))
     write_training(folder, 0, seed=seed)
@@ -194,14 +200,14 @@ def test_a_full_sequence(tmp_path: Path) -> None:
     assert re.search(r"Held-out tasks ZS 4\d%", text)
     assert "generated stand-in assets" in text
     assert "20 epochs in 2 stages" in text
-    assert "evaluation of the same task before and after its training" in text
+    assert "evaluations of the task in training" in text
     assert "An epoch took 32 s on average (24 s rollout, 7.5 s update)." in text
     assert "pick up the black bowl on the cookie box" in text
     assert "actor.optim.lr" in text
     assert page.tags.count("img") == 2
     assert page.tags.count("svg") == 7
-    assert "Base model: task 0 failure" in text
-    assert "After task 0: task 0 success" in text
+    assert "Base model: task 0, initial state 3" in text
+    assert "After task 0: task 0, initial state 3" in text
 
 
 def test_only_the_base_was_evaluated(tmp_path: Path) -> None:
@@ -293,6 +299,25 @@ def test_text_from_files_cannot_become_markup(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in html.lower()
 
 
+def test_evaluations_logged_with_the_metrics_are_no_epochs(tmp_path: Path) -> None:
+    with MetricLogger(tmp_path / "task_0_seed1", backends=[], project="p", experiment="e", config={}) as log:
+        log.log({"eval/env_info/task_0_success": 0.25}, step=0)
+        for step in (1, 2, 3, 4):
+            log.log({"rollout/success_rate": 0.5}, step=step)
+        log.log({"eval/env_info/task_0_success": 0.75, "eval/env_info/task_1_success": 0.1}, step=4)
+    html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    assert "4 epochs in 1 stage" in html
+    # Dots at the middle of each quarter, rings at the two ends, both at their heights from the top.
+    assert 'd="M12.50 50.00h0M37.50 50.00h0M62.50 50.00h0M87.50 50.00h0"' in html
+    assert 'class="ring" style="stroke:var(--t0)" d="M0.00 75.00h0M100.00 25.00h0"' in html
+
+
+def test_joint_training_of_all_tasks(tmp_path: Path) -> None:
+    with MetricLogger(tmp_path / "tasks_all_seed1", backends=[], project="p", experiment="e", config={}) as log:
+        log.log({"rollout/success_rate": 0.5}, step=1)
+    assert "All tasks" in page_of([tmp_path], tmp_path / "report.html").text
+
+
 def test_broken_numbers_in_metrics_do_not_break_the_page(tmp_path: Path) -> None:
     with MetricLogger(tmp_path / "task_0_seed1", backends=[], project="p", experiment="e", config={}) as log:
         for step, value in enumerate([float("nan"), 0.0, 0.0, float("inf")]):
@@ -319,24 +344,45 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
         write_report(collect([tmp_path]), tmp_path)
 
 
-def test_run_json_comes_back(tmp_path: Path) -> None:
-    info = describe()
-    assert run_info.read(run_info.write(tmp_path, info)) == info
-    (tmp_path / "run.json").write_text('{"seed": 3, "unknown": 1, "languages": {"0": "pick"}}')
-    assert run_info.read(tmp_path / "run.json") == RunInfo(seed=3, languages={0: "pick"})
-    for text, message in (("{", "no JSON"), ("[]", "JSON object"), ('{"seed": "a"}', "seed must be int")):
-        (tmp_path / "run.json").write_text(text)
-        with pytest.raises(run_info.RunInfoError, match=message):
-            run_info.read(tmp_path / "run.json")
+def test_a_run_folder_is_read(tmp_path: Path) -> None:
+    assert run_info.read(tmp_path) is None
+    write_run(tmp_path, 7)
+    info = run_info.read(tmp_path)
+    assert info is not None
+    assert (info.seed, info.suite, info.started) == (7, "libero_spatial", "2026-05-04T10:00:00+00:00")
+    assert info.overrides == "'env.fixed_task_ids=[0]' 'runner.logger.log_path=logs/a b'"
+    assert info.hardware == {"cpus": "2", "gpus": "0", "machine": "x86_64"}
+    assert info.config == {"actor.optim.lr": "2e-05", "algorithm.use_ewc": "null", "algorithm.ids": "[1, 2]"}
+    assert info.languages[3] == LANGUAGES[3]
 
 
-def test_this_process_is_described_without_host_or_user() -> None:
-    info = run_info.describe(
-        config_name="c", method="sequential", suite="libero_spatial", seed=1, assets="a", languages={0: "t"}, config={}
-    )
-    assert info.versions["torch"].startswith("2.")
-    assert int(info.hardware["cores"]) >= 1
-    assert "python" in info.command
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ("[]", "JSON object"),
+        ('{"seed": "a"}', "seed must be an integer, given 'a'"),
+        ('{"versions": []}', None),
+        ('{"versions": ["a"]}', "versions must be an object"),
+        ('{"languages": {"a": "b"}}', "task ids as keys"),
+        ('{"unknown": 1}', None),
+    ],
+)
+def test_run_folders_of_the_wrong_shape_are_named(tmp_path: Path, text: str, message: str | None) -> None:
+    (tmp_path / "run.json").write_text(text)
+    if message is None:
+        assert run_info.read(tmp_path) == RunInfo()
+        return
+    with pytest.raises(run_info.RunInfoError, match=message) as caught:
+        run_info.read(tmp_path)
+    assert str(tmp_path / "run.json") in str(caught.value)
+
+
+def test_hardware_is_described() -> None:
+    facts = run_info.hardware()
+    assert int(facts["cores"]) >= 1
+    assert facts["processor"]
+    assert facts["gpus"]
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

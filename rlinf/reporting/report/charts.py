@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from rlinf.custom.metrics import SuccessMatrix, wilson_interval
+from rlinf.reporting.report.words import ordinal, percent, task_title
 
 NUM_COLOURS = 6
 # Success rates from which a cell's text changes its ink, to stay readable: "middle" does so on dark pages only.
@@ -27,28 +28,6 @@ class Segment:
     points: Sequence[tuple[float, float]]
     width: int
     marks: Sequence[tuple[float, float]] = ()
-
-
-def percent(rate: float) -> str:
-    """62%"""
-    return f"{100 * rate:.0f}%"
-
-
-def points_text(difference: float) -> str:
-    """A difference of rates in points, with its sign: +12, -3, 0."""
-    rounded = round(100 * difference)
-    return f"{'+' if rounded > 0 else '−' if rounded < 0 else ''}{abs(rounded)}"
-
-
-def ordinal(number: int) -> str:
-    """1st, 2nd, 3rd, 4th, 11th, 21st."""
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
-
-
-def task_title(task: int, languages: Mapping[int, str]) -> str:
-    """Task number with its instruction, if known."""
-    return f"Task {task}: {languages[task]}" if task in languages else f"Task {task}"
 
 
 def row_names(matrix: SuccessMatrix) -> list[str]:

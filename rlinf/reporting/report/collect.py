@@ -11,10 +11,11 @@ from rlinf.custom.metrics import MetricsError, SuccessMatrix
 from rlinf.reporting import ledger, run_info
 from rlinf.reporting.ledger import EvaluationRecord, LedgerError
 from rlinf.reporting.loggers import METRICS_NAME, read_metrics
+from rlinf.reporting.report.words import method_name, suite_name
 from rlinf.reporting.run_info import RunInfo
 
 VIDEO_TYPES = {".webp": "image/webp", ".gif": "image/gif", ".webm": "video/webm", ".mp4": "video/mp4"}
-_TASK_FOLDER = re.compile(r"tasks?_(\d+(?:[_,-]\d+)*)_seed(\d+)")
+_TASK_FOLDER = re.compile(r"tasks?_(all|\d+(?:[_,-]\d+)*)_seed(\d+)")
 
 
 class ReportError(ValueError):
@@ -23,7 +24,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """The training of one stage: its folder, the tasks trained on and the metrics by epoch."""
+    """The training of one stage: its folder, the tasks trained on (none: all) and what was logged by epoch."""
 
     folder: Path
     tasks: tuple[int, ...]
@@ -31,9 +32,19 @@ class TrainingRun:
     metrics: dict[int, dict[str, float]]
     info: RunInfo | None
 
-    def series(self, name: str) -> list[tuple[int, float]]:
-        """(epoch, value) of one metric, where it was logged."""
-        return [(step, values[name]) for step, values in self.metrics.items() if name in values]
+    @property
+    def epochs(self) -> range:
+        """Numbers of the epochs trained; evaluations may be logged outside of them."""
+        trained = [step for step, values in self.metrics.items() if any(_is_training(name) for name in values)]
+        return range(trained[0], trained[-1] + 1) if trained else range(0)
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """(epoch from 1 on, value) of one metric, where it was logged."""
+        return [
+            (float(step - self.epochs.start + 1), values[name])
+            for step, values in self.metrics.items()
+            if name in values
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +73,11 @@ class Experiment:
     training: tuple[TrainingRun, ...]
     info: RunInfo | None
     videos: tuple[Video, ...]
+
+    @property
+    def title(self) -> str:
+        """Method and suite."""
+        return f"{method_name(self.method)} on {suite_name(self.suite)}"
 
     @property
     def languages(self) -> dict[int, str]:
@@ -109,17 +125,16 @@ def _training_runs(folders: Sequence[Path]) -> list[TrainingRun]:
     runs = []
     for folder in dict.fromkeys(path.parent for path in paths):
         if match := _TASK_FOLDER.fullmatch(folder.name):
-            tasks = tuple(int(task) for task in re.split(r"[_,-]", match[1]))
+            tasks = () if match[1] == "all" else tuple(int(task) for task in re.split(r"[_,-]", match[1]))
             metrics = read_metrics(folder / METRICS_NAME) if (folder / METRICS_NAME).exists() else {}
             runs.append(
-                TrainingRun(folder=folder, tasks=tasks, seed=int(match[2]), metrics=metrics, info=_info(folder))
+                TrainingRun(folder=folder, tasks=tasks, seed=int(match[2]), metrics=metrics, info=run_info.read(folder))
             )
     return runs
 
 
-def _info(folder: Path) -> RunInfo | None:
-    path = folder / run_info.RUN_INFO_NAME
-    return run_info.read(path) if path.exists() else None
+def _is_training(name: str) -> bool:
+    return name.startswith(("rollout/", "train/"))
 
 
 def _experiments_of(path: Path, runs: Sequence[TrainingRun]) -> list[Experiment]:
@@ -129,8 +144,7 @@ def _experiments_of(path: Path, runs: Sequence[TrainingRun]) -> list[Experiment]
         groups.setdefault(key, []).append(record)
     experiments = []
     for (method, suite, seed, _, _), group in groups.items():
-        latest = {record.learnt_tasks: record for record in group}
-        records = tuple(sorted(latest.values(), key=lambda record: len(record.learnt_tasks)))
+        records = tuple(ledger.rows(group))
         matrix, problem = _matrix(records)
         order = [row for record in records for row in ledger.row_tasks(record.row)]
         training = sorted((run for run in runs if run.seed == seed), key=lambda run: _position(run, order))
@@ -144,7 +158,7 @@ def _experiments_of(path: Path, runs: Sequence[TrainingRun]) -> list[Experiment]
                 matrix=matrix,
                 matrix_problem=problem,
                 training=tuple(training),
-                info=_info(path.parent) or next((run.info for run in training if run.info), None),
+                info=run_info.read(path.parent) or next((run.info for run in training if run.info), None),
                 videos=_videos(path.parent, records),
             )
         )
@@ -166,7 +180,8 @@ def _matrix(records: Sequence[EvaluationRecord]) -> tuple[SuccessMatrix | None, 
 
 def _position(run: TrainingRun, order: Sequence[int]) -> tuple[int, tuple[int, ...]]:
     """Evaluated stages in the order of learning, then what is not evaluated yet by task id."""
-    return (order.index(run.tasks[-1]) if run.tasks[-1] in order else len(order), run.tasks)
+    last = run.tasks[-1] if run.tasks else -1
+    return (order.index(last) if last in order else len(order), run.tasks)
 
 
 def _without_ledger(folder: Path, seed: int, runs: Sequence[TrainingRun]) -> Experiment:

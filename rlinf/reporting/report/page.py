@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from rlinf.reporting.ledger import utc_now
-from rlinf.reporting.report import sections
+from rlinf.reporting.report import sections, tables, training
 from rlinf.reporting.report.collect import Experiment, ReportError
 
 _STYLE = Path(__file__).with_name("style.css")
@@ -30,13 +30,11 @@ def write_report(experiments: Sequence[Experiment], out: Path, *, title: str = "
 def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: int = 6) -> str:
     """The whole page. One experiment is its own headline; several are compared first."""
     several = len(experiments) > 1
-    heading = title or (
-        "Continual reinforcement learning, compared" if several else sections.experiment_title(experiments[0])
-    )
+    heading = title or ("Continual reinforcement learning, compared" if several else experiments[0].title)
     anchors = [f"experiment-{number}" for number in range(1, len(experiments) + 1)]
     body = [f'<p class="overline">Continual RL of vision-language-action models</p><h1>{escape(heading)}</h1>']
     if several:
-        body.append(sections.comparison(experiments, anchors))
+        body.append(tables.comparison(experiments, anchors))
     for experiment, anchor in zip(experiments, anchors, strict=True):
         body.append(_experiment(experiment, anchor, is_named=several or bool(title), max_videos=max_videos))
     return (
@@ -54,7 +52,7 @@ def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: in
 def _experiment(experiment: Experiment, anchor: str, *, is_named: bool, max_videos: int) -> str:
     parts = []
     if is_named:
-        parts.append(f"<h2>{escape(sections.experiment_title(experiment))}, seed {experiment.seed}</h2>")
+        parts.append(f"<h2>{escape(experiment.title)}, seed {experiment.seed}</h2>")
     parts += [sections.lead(experiment), sections.facts(experiment)]
     if experiment.matrix is not None:
         parts.append(sections.headline(experiment.matrix))
@@ -62,12 +60,12 @@ def _experiment(experiment: Experiment, anchor: str, *, is_named: bool, max_vide
         sections.notes(experiment),
         sections.success_section(experiment),
         sections.task_section(experiment),
-        sections.training_section(experiment),
+        training.section(experiment),
         sections.video_section(experiment.videos, limit=max_videos, max_bytes=MAX_VIDEO_BYTES),
     ]
-    details = sections.evaluations_table(experiment) + sections.settings_tables(experiment)
+    details = tables.evaluations_table(experiment) + tables.settings_tables(experiment)
     if experiment.matrix is not None:
-        details = sections.metrics_table(experiment.matrix) + details
+        details = tables.metrics_table(experiment.matrix) + details
     if details:
         parts.append(f'<h2>Details</h2><div class="card">{details}</div>')
     return f'<section class="experiment" id="{anchor}">{"".join(parts)}</section>'

@@ -1,60 +1,17 @@
-"""The parts of a report in words and tables; each function returns an HTML fragment, empty when there is no data."""
+"""The parts of a report in words; each function returns an HTML fragment, empty when there is no data."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 from rlinf.custom import metrics
 from rlinf.custom.metrics import Estimate, SuccessMatrix
 from rlinf.reporting.report import charts
-from rlinf.reporting.report.charts import Segment, percent, points_text
-from rlinf.reporting.report.collect import VIDEO_TYPES, Experiment, TrainingRun, Video
-
-SUITE_NAMES = {
-    "libero_spatial": "LIBERO-Spatial",
-    "libero_object": "LIBERO-Object",
-    "libero_goal": "LIBERO-Goal",
-    "libero_10": "LIBERO-Long",
-    "libero_90": "LIBERO-90",
-}
-METHOD_NAMES = {
-    "sequential": "Sequential fine-tuning",
-    "ewc": "Elastic weight consolidation",
-    "er": "Experience replay",
-    "der": "Dark experience replay",
-    "weight_merge": "Weight merge",
-    "slca": "SLCA",
-    "multitask": "Multitask training",
-    "simple_cnn": "Simple CNN policy",
-}
-# Metric, title of its panel, how a value is written.
-PANELS: tuple[tuple[str, str, str], ...] = (
-    ("train/entropy", "Policy entropy", ".2f"),
-    ("train/approx_kl", "Approximate KL", ".2g"),
-    ("train/clip_fraction", "Clipped ratios", ".1%"),
-    ("train/grad_norm", "Gradient norm", ".2g"),
-    ("train/loss/policy", "Policy loss", ".2g"),
-    ("rollout/episode_len", "Episode length (steps)", ".0f"),
-)
-
-
-def method_name(method: str) -> str:
-    """A method's name for people."""
-    return METHOD_NAMES.get(method, method.replace("_", " ").capitalize())
-
-
-def suite_name(suite: str) -> str:
-    """A suite's name for people."""
-    return SUITE_NAMES.get(suite, suite or "unknown suite")
-
-
-def experiment_title(experiment: Experiment) -> str:
-    """Method and suite."""
-    return f"{method_name(experiment.method)} on {suite_name(experiment.suite)}"
+from rlinf.reporting.report.collect import VIDEO_TYPES, Experiment, Video
+from rlinf.reporting.report.words import count, listing, percent, points_text
 
 
 def lead(experiment: Experiment) -> str:
@@ -64,11 +21,11 @@ def lead(experiment: Experiment) -> str:
         return f'<p class="lead">No success matrix: {escape(experiment.matrix_problem)}.</p>'
     learnt = matrix.learnt_tasks
     if not learnt:
-        text = f"The base model was evaluated on {_count(len(matrix.tasks), 'task')} and succeeds in "
+        text = f"The base model was evaluated on {count(len(matrix.tasks), 'task')} and succeeds in "
         text += f"{percent(float(matrix.success_RK[0].mean()))} of the episodes. Nothing has been learnt yet."
         return f'<p class="lead">{text}</p>'
     order = ", one after the other" if len(matrix.stages) > 2 else ""
-    names = _listing([str(task) for task in learnt])
+    names = listing([str(task) for task in learnt])
     average, gain = metrics.average_success(matrix), metrics.improvement(matrix)
     assert average is not None  # something was learnt
     noun = "task" if len(learnt) == 1 else "tasks"
@@ -96,12 +53,18 @@ def facts(experiment: Experiment) -> str:
         ]
     info = experiment.info
     if info is not None and info.hardware:
-        cores = info.hardware.get("cores", "")
-        gpu = info.hardware.get("gpu", "none")
-        rows.append(("Hardware", gpu if gpu != "none" else f"{cores} CPU cores, no GPU"))
+        rows.append(("Hardware", _hardware_words(info.hardware)))
     if info is not None and info.config_name:
         rows.append(("Config", info.config_name))
     return '<dl class="facts">' + "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in rows) + "</dl>"
+
+
+def _hardware_words(hardware: Mapping[str, str]) -> str:
+    cores = hardware.get("cores") or hardware.get("cpus") or "?"
+    gpus = hardware.get("gpus", "none")
+    if gpus in ("none", "0", ""):
+        return f"{cores} CPU cores, no GPU"
+    return f"{gpus}{' GPU(s)' if gpus.isdigit() else ''}, {cores} CPU cores"
 
 
 def notes(experiment: Experiment) -> str:
@@ -115,7 +78,7 @@ def notes(experiment: Experiment) -> str:
     if experiment.records and experiment.matrix is not None:
         evaluated = set().union(*(record.success for record in experiment.records))
         if dropped := sorted(evaluated - set(experiment.matrix.tasks)):
-            texts.append(f"Left out, as not every evaluation covers them: tasks {_listing(list(map(str, dropped)))}.")
+            texts.append(f"Left out, as not every evaluation covers them: tasks {listing(list(map(str, dropped)))}.")
     return "".join(f'<p class="note">{text}</p>' for text in texts)
 
 
@@ -217,80 +180,6 @@ def task_section(experiment: Experiment) -> str:
     )
 
 
-def training_section(experiment: Experiment) -> str:
-    """Learning curves: one timeline over all tasks, success first."""
-    runs = [run for run in experiment.training if run.metrics]
-    if not runs:
-        return ""
-    parts = []
-    success = _segments(runs, "rollout/success_rate")
-    if any(segment.points for segment in success):
-        matrix = experiment.matrix
-        if matrix is not None:
-            success = [replace(one, marks=_evaluations(matrix, run)) for one, run in zip(success, runs, strict=True)]
-        legend = '<span><i class="dot"></i>training rollouts</span>'
-        if any(segment.marks for segment in success):
-            legend += '<span><i class="ring"></i>evaluation of the same task before and after its training</span>'
-        plot = charts.timeline(success, show=percent, limits=(0.0, 1.0), is_wide=True)
-        parts.append(
-            f'<div class="card"><h3>Success during training</h3>{plot}<div class="legend">{legend}</div></div>'
-        )
-    panels = []
-    for name, title, form in PANELS:
-        segments = _segments(runs, name)
-        if any(segment.points for segment in segments):
-            plot = charts.timeline(segments, show=_shower(form))
-            panels.append(f'<div class="card"><h3>{title}</h3>{plot}</div>')
-    if panels:
-        parts.append(f'<div class="panels">{"".join(panels)}</div>')
-    if not parts:
-        return ""
-    return f'<h2>Learning curves</h2><p class="hint">{_training_words(runs)}</p>{"".join(parts)}'
-
-
-def _segments(runs: Sequence[TrainingRun], name: str) -> list[Segment]:
-    segments = []
-    for number, run in enumerate(runs):
-        first = min(run.metrics)
-        label = ("Task " if len(run.tasks) == 1 else "Tasks ") + ", ".join(map(str, run.tasks))
-        shown = [(float(step - first + 1), value) for step, value in run.series(name)]
-        segments.append(Segment(label=label, colour=number, points=shown, width=max(run.metrics) - first + 1))
-    return segments
-
-
-def _evaluations(matrix: SuccessMatrix, run: TrainingRun) -> list[tuple[float, float]]:
-    """Evaluated success of the run's tasks before its first and after its last epoch, where there is such a row."""
-    if not all(task in matrix.learnt_tasks for task in run.tasks) or not run.metrics:
-        return []
-    own = matrix.own_row(run.tasks[0])
-    rows = [(0.0, own - 1), (float(max(run.metrics) - min(run.metrics) + 1), own)]
-    return [
-        (epoch, sum(matrix.success(row, task) for task in run.tasks) / len(run.tasks))
-        for epoch, row in rows
-        if row >= 0
-    ]
-
-
-def _shower(form: str) -> Callable[[float], str]:
-    return lambda value: f"{value:{form}}".replace("-", "−") if abs(value) > 1e-12 else "0"
-
-
-def _training_words(runs: Sequence[TrainingRun]) -> str:
-    epochs = sum(max(run.metrics) - min(run.metrics) + 1 for run in runs)
-    words = f"Epochs on the horizontal axis, {_count(epochs, 'epoch')} in {_count(len(runs), 'stage')}. "
-    words += "Rollouts explore at the training temperature, so their success may differ from the evaluations above."
-    means = {}
-    for name in ("time/epoch", "time/rollout", "time/update"):
-        values = [value for run in runs for _, value in run.series(name)]
-        if values:
-            means[name] = sum(values) / len(values)
-    if "time/epoch" in means:
-        words += f" An epoch took {_seconds(means['time/epoch'])} on average"
-        shares = [f"{_seconds(means[k])} {k.split('/')[1]}" for k in ("time/rollout", "time/update") if k in means]
-        words += f" ({', '.join(shares)})." if shares else "."
-    return words
-
-
 def video_section(videos: Sequence[Video], *, limit: int, max_bytes: int) -> str:
     """Videos inside the page; those over the limits are only counted."""
     figures, total = [], 0
@@ -311,7 +200,7 @@ def video_section(videos: Sequence[Video], *, limit: int, max_bytes: int) -> str
     if not figures:
         return ""
     more = len(videos) - len(figures)
-    hint = f'<p class="hint">{_count(more, "more video")} in the log folder.</p>' if more else ""
+    hint = f'<p class="hint">{count(more, "more video")} in the log folder.</p>' if more else ""
     return f'<h2>Episodes</h2><div class="videos">{"".join(figures)}</div>{hint}'
 
 
@@ -331,161 +220,12 @@ def _spread(videos: Sequence[Video], limit: int) -> list[Video]:
 
 
 def _video_label(video: Video) -> str:
-    name = video.path.stem
-    if video.row:
-        name = name.removeprefix(video.row).lstrip("_")
-    words = name.replace("_", " ")
-    if video.row == "base":
-        words = f"base model: {words}"
-    elif video.row:
-        words = f"after {video.row.replace('_', ' ')}: {words}"
-    return words.removesuffix(": ")[:1].upper() + words.removesuffix(": ")[1:]
-
-
-def metrics_table(matrix: SuccessMatrix) -> str:
-    """All metrics with their definitions."""
-    rows: list[tuple[str, Estimate | float | None, bool, str]] = [
-        ("AVG", metrics.average_success(matrix), False, "mean success on the learnt tasks after the last one"),
-        ("Improvement", metrics.improvement(matrix), True, "AVG minus the base model on the same tasks"),
-        ("Plasticity", metrics.plasticity(matrix), False, "mean success on each task right after learning it"),
-        ("NBT (final)", metrics.nbt_final(matrix), True, "right after learning minus at the end (arXiv:2603.11653)"),
-        (
-            "NBT (LIBERO)",
-            metrics.nbt_libero(matrix),
-            True,
-            "right after learning minus the mean over all later rows (arXiv:2306.03310)",
-        ),
-        ("BWT", metrics.backward_transfer(matrix), True, "the negative of NBT (final) (GEM, arXiv:1706.08840)"),
-        ("FWT", metrics.forward_transfer(matrix), True, "just before a task’s own training minus base (GEM)"),
-        ("Forgetting", metrics.forgetting(matrix), True, "best earlier success minus the final one (arXiv:1801.10112)"),
-        ("Zero-shot", metrics.zero_shot_success(matrix), False, "mean final success on tasks never trained on"),
-        ("Zero-shot change", metrics.zero_shot_change(matrix), True, "Zero-shot minus the base model on these tasks"),
-    ]
-    lines = []
-    for name, value, is_difference, words in rows:
-        show = points_text if is_difference else percent
-        if value is None:
-            number, span = "–", ""
-        elif isinstance(value, Estimate):
-            number, span = show(value.value), f"{show(value.low)} to {show(value.high)}"
-        else:
-            number, span = show(value), ""
-        lines.append(
-            f'<tr><th scope="row">{name}</th><td class="num"><b>{number}</b></td><td class="num"><small>{span}</small>'
-            f'</td><td class="words">{words}</td></tr>'
-        )
-    return (
-        '<details><summary>All metrics and their definitions</summary><div class="scroll"><table class="plain wide">'
-        f"<tbody>{''.join(lines)}</tbody></table></div></details>"
-    )
-
-
-def evaluations_table(experiment: Experiment) -> str:
-    """Every row's evaluation as recorded."""
-    if not experiment.records:
-        return ""
-    head = ("Row", "Success once", "At the end", "Return", "Steps", "Episodes", "Took", "Checkpoint")
-    lines = []
-    for record in experiment.records:
-        numbers = (
-            percent(record.success_once),
-            percent(record.success_at_end),
-            f"{record.mean_return:.2f}",
-            f"{record.mean_episode_len:.0f}",
-            f"{sum(record.episodes.values())}",
-            _seconds(record.wall_seconds),
-        )
-        cells = "".join(f'<td class="num">{escape(number)}</td>' for number in numbers)
-        lines.append(
-            f'<tr><th scope="row">{escape(record.row)}</th>{cells}'
-            f"<td><code>{escape(record.checkpoint)}</code></td></tr>"
-        )
-    titles = "".join(f"<th{'' if name in ('Row', 'Checkpoint') else ' class=num'}>{name}</th>" for name in head)
-    return (
-        '<details><summary>Evaluations</summary><div class="scroll"><table class="plain wide"><thead><tr>'
-        f"{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></details>"
-    )
-
-
-def settings_tables(experiment: Experiment) -> str:
-    """Command, versions, hardware and the whole configuration."""
-    info = experiment.info
-    groups: list[tuple[str, Mapping[str, str]]] = []
-    versions = info.versions if info and info.versions else {}
-    if not versions and experiment.records:
-        versions = experiment.records[-1].versions
-    if info is not None:
-        run = {"command": info.command, "started": info.started, "config": info.config_name}
-        groups.append(("Command", {name: text for name, text in run.items() if text}))
-    hashes = ", ".join(dict.fromkeys(record.config_hash for record in experiment.records))
-    groups.append(("Versions", {**versions, **({"configuration hash": hashes} if hashes else {})}))
-    if info is not None:
-        groups += [("Hardware", info.hardware), ("Settings", dict(_flat(info.config)))]
-    return "".join(_plain_table(title, rows) for title, rows in groups if rows)
-
-
-def _plain_table(title: str, rows: Mapping[str, str]) -> str:
-    lines = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td><code>{escape(text)}</code></td></tr>'
-        for name, text in rows.items()
-    )
-    return f'<details><summary>{title}</summary><table class="plain"><tbody>{lines}</tbody></table></details>'
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            pairs += _flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((f"{prefix}{name}", "null" if value is None else str(value)))
-    return pairs
-
-
-def comparison(experiments: Sequence[Experiment], anchors: Sequence[str]) -> str:
-    """One line per experiment, for reports on several, and the mean over seeds of each method."""
-    lines = []
-    columns: tuple[tuple[Callable[[SuccessMatrix], Estimate | None], Callable[[float], str]], ...] = (
-        (metrics.base_success, percent),
-        (metrics.average_success, percent),
-        (metrics.nbt_final, points_text),
-        (metrics.forward_transfer, points_text),
-        (metrics.zero_shot_success, percent),
-    )
-    groups: dict[tuple[str, str], list[SuccessMatrix]] = {}
-    for experiment, anchor in zip(experiments, anchors, strict=True):
-        cells = []
-        for measure, show in columns:
-            estimate = measure(experiment.matrix) if experiment.matrix is not None else None
-            cells.append(_estimate_cell(estimate, show))
-        if experiment.matrix is not None:
-            groups.setdefault((experiment.method, experiment.suite), []).append(experiment.matrix)
-        link = f'<a href="#{anchor}">{escape(experiment_title(experiment))}</a>'
-        lines.append(f'<tr><th scope="row">{link}<br><small>seed {experiment.seed}</small></th>{"".join(cells)}</tr>')
-    for (method, suite), matrices in groups.items():
-        if len(matrices) > 1:
-            cells = []
-            for measure, show in columns:
-                values = [estimate.value for matrix in matrices if (estimate := measure(matrix)) is not None]
-                cells.append(_estimate_cell(metrics.over_seeds(values), show))
-            name = escape(f"{method_name(method)} on {suite_name(suite)}")
-            seeds = f"mean of {len(matrices)} seeds"
-            lines.append(f'<tr><th scope="row">{name}<br><small>{seeds}</small></th>{"".join(cells)}</tr>')
-    head = "".join(f"<th class=num>{name}</th>" for name in ("Base", "AVG", "NBT", "FWT", "Zero-shot"))
-    return (
-        '<div class="card scroll"><table class="plain wide names"><thead><tr><th>Experiment</th>'
-        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-        '<p class="hint">Base: base model on the tasks learnt later. AVG: learnt tasks at the end. NBT: forgetting in '
-        "points, lower is better. FWT: forward transfer in points. Small print: 95% confidence interval, from the "
-        "evaluation episodes for one seed and from the spread for a mean over seeds.</p>"
-    )
-
-
-def _estimate_cell(estimate: Estimate | None, show: Callable[[float], str]) -> str:
-    if estimate is None:
-        return '<td class="num">–</td>'
-    span = f"{show(estimate.low)} to {show(estimate.high)}"
-    return f'<td class="num"><b>{show(estimate.value)}</b><br><small>{span}</small></td>'
+    """Row, task and initial state, as far as the file's name tells them; otherwise the name."""
+    row = {"": "", "base": "base model"}.get(video.row, f"after {video.row.replace('_', ' ')}")
+    match = re.search(r"task_(\d+)_init_(\d+)$", video.path.stem)
+    episode = f"task {match[1]}, initial state {match[2]}" if match else video.path.stem.replace("_", " ")
+    words = ": ".join(part for part in (row, episode) if part)
+    return words[:1].upper() + words[1:]
 
 
 def _verdict(gain: Estimate) -> str:
@@ -495,18 +235,3 @@ def _verdict(gain: Estimate) -> str:
     if gain.high < 0:
         return f"A loss of {points_text(gain.value).removeprefix('−')} points ({span})."
     return f"The difference of {points_text(gain.value)} points lies within the noise of the evaluation ({span})."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _listing(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def _seconds(seconds: float) -> str:
-    space = "\N{NO-BREAK SPACE}"
-    if seconds < 90:
-        return f"{seconds:.0f}{space}s" if seconds >= 10 else f"{seconds:.1f}{space}s"
-    return f"{seconds / 60:.0f}{space}min" if seconds < 5400 else f"{seconds / 3600:.1f}{space}h"

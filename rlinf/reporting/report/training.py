@@ -1,0 +1,105 @@
+"""Learning curves: one timeline over all tasks, success first, then what tells why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rlinf.custom.metrics import SuccessMatrix
+from rlinf.reporting.report import charts
+from rlinf.reporting.report.charts import Segment
+from rlinf.reporting.report.collect import Experiment, TrainingRun
+from rlinf.reporting.report.words import count, duration, percent
+
+# Metric, title of its panel, how a value is written.
+PANELS: tuple[tuple[str, str, str], ...] = (
+    ("train/entropy", "Policy entropy", ".2f"),
+    ("train/approx_kl", "Approximate KL", ".2g"),
+    ("train/clip_fraction", "Clipped ratios", ".1%"),
+    ("train/grad_norm", "Gradient norm", ".2g"),
+    ("train/loss/policy", "Policy loss", ".2g"),
+    ("rollout/episode_len", "Episode length (steps)", ".0f"),
+)
+
+
+def section(experiment: Experiment) -> str:
+    """Learning curves: one timeline over all tasks, success first."""
+    runs = [run for run in experiment.training if run.epochs]
+    if not runs:
+        return ""
+    parts = []
+    success = _segments(runs, "rollout/success_rate")
+    if any(segment.points for segment in success):
+        success = [
+            replace(segment, marks=_evaluations(experiment.matrix, run))
+            for segment, run in zip(success, runs, strict=True)
+        ]
+        legend = '<span><i class="dot"></i>training rollouts</span>'
+        if any(segment.marks for segment in success):
+            legend += '<span><i class="ring"></i>evaluations of the task in training</span>'
+        plot = charts.timeline(success, show=percent, limits=(0.0, 1.0), is_wide=True)
+        parts.append(
+            f'<div class="card"><h3>Success during training</h3>{plot}<div class="legend">{legend}</div></div>'
+        )
+    panels = []
+    for name, title, form in PANELS:
+        segments = _segments(runs, name)
+        if any(segment.points for segment in segments):
+            plot = charts.timeline(segments, show=_shower(form))
+            panels.append(f'<div class="card"><h3>{title}</h3>{plot}</div>')
+    if panels:
+        parts.append(f'<div class="panels">{"".join(panels)}</div>')
+    if not parts:
+        return ""
+    return f'<h2>Learning curves</h2><p class="hint">{_training_words(runs)}</p>{"".join(parts)}'
+
+
+def _segments(runs: Sequence[TrainingRun], name: str) -> list[Segment]:
+    return [
+        Segment(label=_stage_name(run), colour=number, points=run.series(name), width=len(run.epochs))
+        for number, run in enumerate(runs)
+    ]
+
+
+def _stage_name(run: TrainingRun) -> str:
+    if not run.tasks:
+        return "All tasks"
+    return ("Task " if len(run.tasks) == 1 else "Tasks ") + ", ".join(map(str, run.tasks))
+
+
+def _evaluations(matrix: SuccessMatrix | None, run: TrainingRun) -> list[tuple[float, float]]:
+    """Evaluated success on the run's tasks: before its first epoch, after its last, and in between where logged."""
+    marks: dict[float, float] = {}
+    if matrix is not None and run.tasks and all(task in matrix.learnt_tasks for task in run.tasks):
+        own = matrix.own_row(run.tasks[0])
+        for epoch, row in ((0.0, own - 1), (float(len(run.epochs)), own)):
+            if row >= 0:
+                marks[epoch] = sum(matrix.success(row, task) for task in run.tasks) / len(run.tasks)
+    logged: dict[float, list[float]] = {}
+    for task in run.tasks:
+        for epoch, rate in run.series(f"eval/env_info/task_{task}_success"):
+            logged.setdefault(epoch, []).append(rate)
+    for epoch, rates in logged.items():
+        if len(rates) == len(run.tasks) and 0 <= epoch <= len(run.epochs):
+            marks.setdefault(epoch, sum(rates) / len(rates))
+    return sorted(marks.items())
+
+
+def _shower(form: str) -> Callable[[float], str]:
+    return lambda value: f"{value:{form}}".replace("-", "−") if abs(value) > 1e-12 else "0"
+
+
+def _training_words(runs: Sequence[TrainingRun]) -> str:
+    epochs = sum(len(run.epochs) for run in runs)
+    words = f"Epochs on the horizontal axis, {count(epochs, 'epoch')} in {count(len(runs), 'stage')}. "
+    words += "Rollouts explore at the training temperature, so their success may differ from the evaluations above."
+    means = {}
+    for name in ("time/epoch", "time/rollout", "time/update"):
+        values = [value for run in runs for _, value in run.series(name)]
+        if values:
+            means[name] = sum(values) / len(values)
+    if "time/epoch" in means:
+        words += f" An epoch took {duration(means['time/epoch'])} on average"
+        shares = [f"{duration(means[k])} {k.split('/')[1]}" for k in ("time/rollout", "time/update") if k in means]
+        words += f" ({', '.join(shares)})." if shares else "."
+    return words

@@ -1,0 +1,73 @@
+"""Names and numbers for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+SUITE_NAMES = {
+    "libero_spatial": "LIBERO-Spatial",
+    "libero_object": "LIBERO-Object",
+    "libero_goal": "LIBERO-Goal",
+    "libero_10": "LIBERO-Long",
+    "libero_90": "LIBERO-90",
+}
+METHOD_NAMES = {
+    "sequential": "Sequential fine-tuning",
+    "ewc": "Elastic weight consolidation",
+    "er": "Experience replay",
+    "der": "Dark experience replay",
+    "weight_merge": "Weight merge",
+    "slca": "SLCA",
+    "multitask": "Multitask training",
+    "simple_cnn": "Simple CNN policy",
+}
+
+
+def method_name(method: str) -> str:
+    """A method's name for people."""
+    return METHOD_NAMES.get(method, method.replace("_", " ").capitalize())
+
+
+def suite_name(suite: str) -> str:
+    """A suite's name for people."""
+    return SUITE_NAMES.get(suite, suite or "unknown suite")
+
+
+def percent(rate: float) -> str:
+    """62%"""
+    return f"{100 * rate:.0f}%"
+
+
+def points_text(difference: float) -> str:
+    """A difference of rates in points, with its sign: +12, −3, 0."""
+    rounded = round(100 * difference)
+    return f"{'+' if rounded > 0 else '−' if rounded < 0 else ''}{abs(rounded)}"
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def task_title(task: int, languages: Mapping[int, str]) -> str:
+    """Task number with its instruction, if known."""
+    return f"Task {task}: {languages[task]}" if task in languages else f"Task {task}"
+
+
+def count(number: int, noun: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listing(items: Sequence[str]) -> str:
+    """a, b and c."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """7.5 s, 32 s, 12 min, 2.5 h."""
+    space = "\N{NO-BREAK SPACE}"
+    if seconds < 90:
+        return f"{seconds:.0f}{space}s" if seconds >= 10 else f"{seconds:.1f}{space}s"
+    return f"{seconds / 60:.0f}{space}min" if seconds < 5400 else f"{seconds / 3600:.1f}{space}h"
