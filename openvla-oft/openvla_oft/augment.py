@@ -17,8 +17,8 @@ from torch import Tensor
 class AugmentConfig:
     """Half-widths of uniform distributions; zero switches one off."""
 
-    shift: int = 4
-    """Pixels in each direction; edges are repeated."""
+    shift: int = 2
+    """Pixels in each direction; edges are repeated. The camera is fixed, so a large shift hides where things are."""
     brightness: float = 0.15
     contrast: float = 0.15
     colour: float = 0.05

@@ -111,7 +111,9 @@ def _copy_frames(images_FNHWC: NDArray[np.uint8], device: torch.device) -> Tenso
     if device.type == "cpu":
         return torch.from_numpy(np.array(images_FNHWC))
     frames = torch.empty(images_FNHWC.shape, dtype=torch.uint8, device=device)
-    for start in tqdm(range(0, len(images_FNHWC), COPY_FRAMES), desc="copying frames to the GPU", unit="slice"):
+    for start in tqdm(
+        range(0, len(images_FNHWC), COPY_FRAMES), desc="copying frames to the GPU", unit="slice", mininterval=1.0
+    ):
         part = np.array(images_FNHWC[start : start + COPY_FRAMES])  # a copy: a memory map is read-only
         frames[start : start + len(part)].copy_(torch.from_numpy(part))
     return frames

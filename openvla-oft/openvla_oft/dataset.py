@@ -260,7 +260,7 @@ def _fill(
         _read_part, cameras=tuple(cameras), image_size=images_FNHWC.shape[2], action_key=action_key, file=file
     )
     parts = _map_in_order(job, list(zip(infos, starts_D.tolist(), strict=True)), num_workers=num_workers)
-    bar = tqdm(parts, total=len(infos), desc="reading demonstrations", unit="demo")
+    bar = tqdm(parts, total=len(infos), desc="reading demonstrations", unit="demo", mininterval=1.0)
     for start, length, (actions_TA, images_TNHWC) in zip(starts_D, lengths_D, bar, strict=True):
         actions_FA[start : start + length] = actions_TA
         if images_TNHWC is not None:

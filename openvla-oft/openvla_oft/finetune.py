@@ -248,6 +248,7 @@ def _rounded(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _train_config(options: argparse.Namespace) -> TrainConfig:
+    on_gpu = options.device.startswith("cuda")
     augmentation = AugmentConfig(
         shift=options.shift,
         brightness=options.brightness,
@@ -266,8 +267,8 @@ def _train_config(options: argparse.Namespace) -> TrainConfig:
         label_sigma=options.label_sigma,
         ema_decay=options.ema,
         seed=options.seed,
-        bf16=options.bf16,
-        use_compile=options.compile,
+        bf16=on_gpu if options.bf16 is None else options.bf16,
+        use_compile=on_gpu if options.compile is None else options.compile,
         log_every=options.log_every,
         validate_every=options.validate_every,
         num_validation_frames=options.validation_frames,
@@ -288,8 +289,14 @@ def _add_training_arguments(arguments: argparse.ArgumentParser) -> None:
     group.add_argument("--label-sigma", type=float, default=default.label_sigma, help="label smoothing width in bins")
     group.add_argument("--ema", type=float, default=default.ema_decay, help="decay of the weight average; 0: none")
     group.add_argument("--seed", type=int, default=default.seed)
-    group.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
-    group.add_argument("--compile", action="store_true", help="torch.compile; trains without it if that fails")
+    switch = argparse.BooleanOptionalAction
+    group.add_argument("--bf16", action=switch, default=None, help="bfloat16 autocast (default: on a GPU)")
+    group.add_argument(
+        "--compile",
+        action=switch,
+        default=None,
+        help="torch.compile (default: on a GPU); goes on without if that fails",
+    )
     group.add_argument("--log-every", type=int, default=default.log_every)
     group.add_argument("--validate-every", type=int, default=default.validate_every)
     group.add_argument("--validation-frames", type=int, default=default.num_validation_frames)
