@@ -218,6 +218,11 @@ def _plan_stage(
             todo.append("evaluate the base model")
     if not is_actor(result):
         newest = max(saved_steps(folder), default=0)
+        if newest > max_epochs:
+            raise SequenceError(
+                f"{workspace.show(folder)} was trained to epoch {newest} and has no checkpoint of epoch {max_epochs}, "
+                f"which is asked for; give {newest} as MAX_EPOCH, or another runner.logger.log_root"
+            )
         todo.append(f"train to epoch {max_epochs}" + (f", resuming after {newest}" if newest else ""))
     if experiment.eval_after is None:
         wants_result = not _has_result(ledger, result, row=name, seed=request.seed)

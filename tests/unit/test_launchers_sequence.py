@@ -206,6 +206,12 @@ def test_an_interrupted_task_says_where_it_resumes(workspace: Workspace) -> None
     assert first.todo == ("train to epoch 10, resuming after 4", "evaluate all tasks")
 
 
+def test_a_task_trained_beyond_what_is_asked_is_not_trained_again(workspace: Workspace) -> None:
+    save(workspace.root / "logs/sequential/task_0_seed7", 20)
+    with pytest.raises(SequenceError, match="was trained to epoch 20 and has no checkpoint of epoch 10"):
+        plan(workspace)
+
+
 def test_the_users_choice_of_evaluations_is_kept(workspace: Workspace) -> None:
     experiment = replace(EXPERIMENT, eval_before=False, eval_after=False)
     first, second = plan_sequence(REQUEST, experiment, workspace=workspace, ledger=())
