@@ -295,7 +295,7 @@ def _add_training_arguments(arguments: argparse.ArgumentParser) -> None:
         "--compile",
         action=switch,
         default=None,
-        help="torch.compile (default: on a GPU); goes on without if that fails",
+        help="torch.compile (default: on a GPU); goes on without if it fails",
     )
     group.add_argument("--log-every", type=int, default=default.log_every)
     group.add_argument("--validate-every", type=int, default=default.validate_every)
