@@ -28,7 +28,14 @@ ROTATION_PER_ACTION_RAD = 0.5
 OPEN, CLOSE = -1.0, 1.0
 
 _ROBOT_XY = np.array([-0.66, 0.0])  # the arm's first axis, for LIBERO's table
-_FACET_RAD = math.pi / 8  # the stand-in bowl's wall has sixteen flat sides
+_FINGER_REACH_M = 0.053  # from between the half-closed fingers to the outer side of one
+_FINGER_HALF_WIDTH_M = 0.011
+_WALL_GAP_M = 0.004
+_DRAWER_BACK_M = 0.016  # at its back, this much of an open drawer stays below the cabinet's top
+# Sides of the bowl to take it by in a drawer, in order of preference: towards the robot, where the arm is not
+# stretched. The stand-in's wall has flat sides every 22.5 degrees.
+_DRAWER_ANGLES_DEG = (180.0, 135.0, 157.5)
+_WORTH_ANOTHER_SIDE_M = 0.003
 _HAND_SITE = "gripper0_grip_site"
 _FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
 _DRAWER_REGIONS = ("top_region", "middle_region", "bottom_region")
@@ -47,8 +54,8 @@ class ExpertConfig:
     rim_radius: float = 0.0505  # middle of the bowl's wall at the rim
     rim_height: float = 0.0521  # rim above the bowl's own origin
     grip_depth: float = 0.008  # the finger pads' middle below the rim
-    drawer_radius: float = 0.030  # the same two in a drawer, where there is no room for the outer finger
-    drawer_depth: float = 0.014
+    drawer_depth: float = 0.010  # the same in a drawer
+    drawer_hover: float = 0.05  # start to close this far above the grasp in a drawer
     hover: float = 0.10  # height above the grasp while still far from it
     approach_slope: float = 2.0  # rise of the approach per metre of remaining distance
     carry_slope: float = 1.0
@@ -69,8 +76,9 @@ class Drawer:
     """The inside of the drawer that the bowl is in."""
 
     center: Array  # (3,)
-    side: Array  # (2,) horizontal unit vector across the drawer
+    side: Array  # (2,) horizontal unit vector across the drawer, away from the robot
     out: Array  # (2,) horizontal unit vector along which the drawer opens
+    half: Array  # (2,) half extents of the inside along `side` and `out`
     top: float  # height of its walls' upper edge
 
 
@@ -131,7 +139,10 @@ class StateReader:
             # A bowl's origin is at its bottom, which rests at the lower end of the region.
             if np.all(np.abs(local) < size + np.array([0.02, 0.0, 0.0])) and bowl[2] < center[2]:
                 across, along = rotation[:2, 2], -rotation[:2, 1]
-                return Drawer(center=center.copy(), side=across.copy(), out=along.copy(), top=center[2] + size[0])
+                side = across if across[0] > 0 else -across
+                return Drawer(
+                    center=center.copy(), side=side.copy(), out=along.copy(), half=size[[2, 1]], top=center[2] + size[0]
+                )
         return None
 
 
@@ -178,6 +189,31 @@ def _hand_matrix(finger_axis: Array, tilt: float = 0.0) -> Array:
     return np.array([[x, y * cosine, y * sine], [y, -x * cosine, -x * sine], [0.0, sine, -cosine]])
 
 
+def _drawer_grasp(bowl: Array, drawer: Drawer, rim_radius: float) -> tuple[float, Array]:
+    """Distance (m) from the bowl's middle and direction (2,) of the grasp that fits the hand into a drawer.
+
+    Where the outer finger would meet a wall even half closed, the hand stays closer to the bowl's middle: closing it
+    then pulls the rim in between the fingers.
+    """
+    offset = bowl[:2] - drawer.center[:2]
+    across, along = float(offset @ drawer.side), float(offset @ drawer.out)
+    half_across, half_along = drawer.half - _WALL_GAP_M
+    best_radius, best_direction = -math.inf, drawer.side
+    for degrees in _DRAWER_ANGLES_DEG:
+        direction = np.array([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
+        sideways, outwards = float(direction @ drawer.side), float(direction @ drawer.out)
+        room_across = half_across - math.copysign(across, sideways * across)
+        room_along = half_along - along if outwards > 0 else half_along - _DRAWER_BACK_M + along
+        radius = min(
+            rim_radius,
+            (room_across - _FINGER_HALF_WIDTH_M * abs(outwards)) / abs(sideways) - _FINGER_REACH_M,
+            (room_along - _FINGER_HALF_WIDTH_M * abs(sideways)) / max(abs(outwards), 1e-6) - _FINGER_REACH_M,
+        )
+        if radius > best_radius + _WORTH_ANOTHER_SIDE_M:
+            best_radius, best_direction = radius, direction
+    return best_radius, best_direction
+
+
 @dataclass(frozen=True)
 class _Grasp:
     """Where the hand has to be relative to the bowl's origin, and the axis along which its fingers open."""
@@ -199,6 +235,7 @@ class ScriptedExpert:
         self.phase = Phase.APPROACH
         self.num_grasps = 0
         self._phase_steps = 0
+        self._in_drawer = False
         self._picked_at = np.zeros(3)
         self._gate = 0.0
         self._gate_radius = 0.0
@@ -216,7 +253,7 @@ class ScriptedExpert:
         if self.phase is Phase.APPROACH:
             return self._approach(state)
         if self.phase is Phase.GRASP:
-            return self._action(state, self._grip_point - state.hand_pos, CLOSE)
+            return self._grip(state)
         if self.phase is Phase.CARRY:
             return self._carry(state)
         return self._release(state)
@@ -231,7 +268,9 @@ class ScriptedExpert:
         config = self.config
         if self.phase is Phase.APPROACH:
             error = self._grasp_point(state) - state.hand_pos
+            error[2] += config.drawer_hover if state.drawer is not None else 0.0
             if np.hypot(error[0], error[1]) < config.tolerance_xy and abs(error[2]) < config.tolerance_z:
+                self._in_drawer = state.drawer is not None
                 self._grip_point = self._grasp_point(state)
                 self._finger_axis = self._grasp(state).finger_axis
                 self._picked_at = state.bowl.copy()
@@ -257,8 +296,17 @@ class ScriptedExpert:
         target = self._grasp_point(state)
         distance = float(np.hypot(*(target - state.hand_pos)[:2]))
         target[2] += min(config.hover, config.approach_slope * max(0.0, distance - config.tolerance_xy))
+        if state.drawer is not None:
+            target[2] += config.drawer_hover
         self._finger_axis = None
         return self._action(state, target - state.hand_pos, OPEN)
+
+    def _grip(self, state: ExpertState) -> Array:
+        """Close the hand; in a drawer it comes down as it closes, to pass between bowl and wall."""
+        target = self._grip_point - state.hand_pos
+        if self._in_drawer:
+            target[2] += np.clip(3 * (state.finger_gap - 0.045), 0.0, self.config.drawer_hover)
+        return self._action(state, target, CLOSE)
 
     def _carry(self, state: ExpertState) -> Array:
         """Lift, move sideways once clear, and come down over the plate."""
@@ -288,12 +336,10 @@ class ScriptedExpert:
         config = self.config
         radius, depth, direction, axis = config.rim_radius, config.grip_depth, np.array([0.0, 1.0]), np.array([0.0, 1.0])
         if state.drawer is not None:
-            side = state.drawer.side if state.drawer.side[0] > 0 else -state.drawer.side
-            angle = _FACET_RAD * round(math.atan2(side[1], side[0]) / _FACET_RAD)
-            direction = np.array([math.cos(angle), math.sin(angle)])
-            axis = -direction  # the same finger axis, reached by the smaller turn of the wrist
-            # The open hand does not fit between rim and wall: it stays inside, and closing it shifts the bowl.
-            radius, depth = config.drawer_radius, config.drawer_depth
+            radius, direction = _drawer_grasp(state.bowl, state.drawer, config.rim_radius)
+            # Both ways round the fingers are on the same axis; take the smaller turn of the wrist.
+            axis = direction if direction[1] > 0 or direction[0] < 0 else -direction
+            depth = config.drawer_depth
         offset = np.array([*(radius * direction), config.rim_height - depth])
         return _Grasp(offset=offset, finger_axis=axis)
 
