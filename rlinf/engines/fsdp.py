@@ -4,6 +4,7 @@ Under FSDP2 a parameter is a ``DTensor`` that holds this rank's shard. Functions
 tensors, and which ranks must call them.
 """
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -26,6 +27,8 @@ def shard(
 
     param_dtype: precision of forward and backward; gradients are reduced in float32.
     """
+    # Outputs are never changed in place, which is what this warning is about.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy(param_dtype=DTYPES[param_dtype], reduce_dtype=torch.float32)
     for unit in units:
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)

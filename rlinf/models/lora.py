@@ -1,5 +1,6 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685): attach, load, name."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def attach_lora(
     Raises:
         ConfigError: the stored adapter has another rank than the configuration asks for, or does not fit the model.
     """
+    with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        wrapped = _wrap(model, target_modules, rank, alpha, path, seed)
+    for name, parameter in wrapped.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return wrapped
+
+
+def _wrap(
+    model: nn.Module, target_modules: Sequence[str], rank: int, alpha: int | None, path: Path | None, seed: int
+) -> PeftModel:
     if path is None:
         config = LoraConfig(
             r=rank,
@@ -44,10 +58,6 @@ def attach_lora(
         wrapped = get_peft_model(model, stored)  # type: ignore[arg-type]
         assert isinstance(wrapped, PeftModel)
         _load_adapter(wrapped, path)
-    for name, parameter in wrapped.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
     return wrapped
 
 

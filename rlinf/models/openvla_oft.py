@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers.utils.logging import disable_progress_bar
 from transformers_openvla_oft import (
     ActionTokenMap,
     OpenVLAForActionPrediction,
@@ -105,6 +106,7 @@ def load_openvla_oft(
     Raises:
         ConfigError: the checkpoint does not fit the configuration.
     """
+    disable_progress_bar()  # transformers' own; in a worker it is noise
     model = OpenVLAForActionPrediction.from_pretrained(checkpoint, dtype=base_dtype)
     if model.config.num_actions_chunk != config.num_action_chunks:
         raise ConfigError(

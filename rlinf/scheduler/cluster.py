@@ -10,6 +10,7 @@ log = logging.getLogger(__name__)
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A busy simulator process must not be mistaken for a memory leak on small machines.
     "RAY_memory_monitor_refresh_ms": "0",
@@ -35,6 +36,8 @@ class Cluster:
         os.environ.update({key: os.environ.get(key, value) for key, value in _QUIET.items()})
         import ray
 
+        # Ray announces at every start that token authentication, its default, is on.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         address = os.environ.get("RAY_ADDRESS")
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)

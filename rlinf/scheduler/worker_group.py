@@ -58,7 +58,7 @@ class WorkerGroup:
         simulator must not, since OpenGL contexts belong to one thread."""
         self.name = name
         self.timeout_s = timeout_s
-        remote = ray.remote(worker_class)
+        remote = ray.remote(concurrency_groups={WATCH: 1})(worker_class) if watched else ray.remote(worker_class)
         self.workers: list[ActorHandle[Any]] = []
         for index in range(count):
             options: dict[str, Any] = {
@@ -66,8 +66,6 @@ class WorkerGroup:
                 "num_gpus": placement.num_gpus,
                 "max_restarts": 0,
             }
-            if watched:
-                options["concurrency_groups"] = {WATCH: 1}
             if placement.env_vars:
                 options["runtime_env"] = {"env_vars": placement.env_vars}
             if placement.group is not None:

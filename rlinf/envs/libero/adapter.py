@@ -31,7 +31,7 @@ def asset_kind() -> str:
 def prepare() -> None:
     """Find OpenGL and make sure that the scene models are there, once, before workers start."""
     select_opengl()
-    paths.configure()
+    paths.prepare_libero()
 
 
 class LiberoEnv:

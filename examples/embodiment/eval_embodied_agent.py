@@ -1,0 +1,7 @@
+"""Evaluate a policy: python examples/embodiment/eval_embodied_agent.py --config-name NAME [key=value ...]."""
+
+from rlinf.cli.console import run_cli
+from rlinf.cli.evaluate import main
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,46 @@
+"""``python examples/embodiment/eval_embodied_agent.py --config-name NAME [key=value ...]``: per-task success."""
+
+import logging
+import pprint
+from collections.abc import Sequence
+
+from rlinf.cli.train import configure_process, parse
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate the base model, or the adapter in ``actor.model.lora_path``; returns the exit code."""
+    request = parse(argv, prog="eval_embodied_agent.py", description="Measure per-task success of a policy.")
+    if request is None:
+        return 0
+    configure_process()
+    from rlinf.envs import suite_tasks
+    from rlinf.envs.registry import simulator
+    from rlinf.reporting import ledger
+    from rlinf.runners.embodied import make_record
+    from rlinf.runners.evaluation import evaluate
+    from rlinf.runners.run_folder import LEDGER_FILE, Lineage, run_folder, task_tag
+    from rlinf.scheduler import Cluster
+    from rlinf.workers.launch import attach_envs, start_workers
+
+    config = request.config
+    sim = simulator(config.env.simulator)
+    sim.prepare()
+    lineage = Lineage.load(request.adapter) if request.adapter else None
+    folder = run_folder(config)
+    with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:
+        workers = start_workers(config, cluster.resources, checkpoint=request.model, learn=False)
+        attach_envs(workers)
+        asked = config.env.eval_task_ids
+        tasks = list(range(len(suite_tasks(config.env)))) if asked is None else asked
+        outcome = evaluate(workers, config, task_ids=tasks, label="evaluation", video_folder=folder / "videos")
+    learnt = lineage.learnt_tasks if lineage else ()
+    row = ledger.BASE_ROW if request.adapter is None else task_tag(learnt[-1:])
+    if request.adapter is None or learnt:
+        path = folder.parent / LEDGER_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = str(request.adapter or "base")
+        ledger.append(path, make_record(config, outcome, row, learnt, checkpoint, sim.asset_kind(), path.parent))
+    pprint.pprint(outcome.metrics(), sort_dicts=False)
+    return 0

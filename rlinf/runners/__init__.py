@@ -1,0 +1,1 @@
+"""The loops: training and evaluation. A step reads like the paper."""

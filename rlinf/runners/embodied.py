@@ -1,0 +1,307 @@
+"""Training: sync weights, collect, update, log, save; again."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from rlinf.config import Config, config_hash, resolve_adapter
+from rlinf.custom.methods import TaskContext
+from rlinf.engines.checkpoint import Checkpoint, checkpoints, prune, publish, temporary_folder
+from rlinf.envs import suite_tasks
+from rlinf.envs.episodes import training_plans
+from rlinf.reporting import ledger
+from rlinf.reporting.loggers import MetricLogger
+from rlinf.reporting.progress import Progress
+from rlinf.runners.collect import Collection, collect
+from rlinf.runners.evaluation import EvaluationOutcome, evaluate
+from rlinf.runners.run_folder import LEDGER_FILE, Lineage, task_tag, versions
+from rlinf.scheduler import WorkerGroup
+from rlinf.workers.launch import Workers, attach_envs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run has come before it is started."""
+
+    folder: Path
+    checkpoint: Checkpoint | None
+    task_ids: tuple[int, ...]
+    learnt_before: tuple[int, ...]
+    evaluated_base: bool
+    evaluated_after: bool
+
+    @property
+    def epoch(self) -> int:
+        return self.checkpoint.step if self.checkpoint else 0
+
+    @property
+    def learnt_tasks(self) -> tuple[int, ...]:
+        return (*self.learnt_before, *self.task_ids)
+
+
+def find_state(config: Config, folder: Path) -> RunState:
+    """Look at a run's folder: its newest checkpoint, where it started from, and what was evaluated."""
+    found = checkpoints(folder)
+    num_tasks = len(suite_tasks(config.env))
+    task_ids = tuple(config.env.fixed_task_ids if config.env.fixed_task_ids is not None else range(num_tasks))
+    before: tuple[int, ...] = ()
+    if config.actor.model.lora_path:
+        lineage = Lineage.load(resolve_adapter(config.actor.model.lora_path))
+        before = lineage.learnt_tasks if lineage else ()
+    records = ledger.read(folder.parent / LEDGER_FILE) if (folder.parent / LEDGER_FILE).is_file() else []
+    own = [r for r in records if r.method == config.method.name and r.seed == config.runner.seed]
+    return RunState(
+        folder=folder,
+        checkpoint=found[-1] if found else None,
+        task_ids=task_ids,
+        learnt_before=before,
+        evaluated_base=any(not record.learnt_tasks for record in own),
+        evaluated_after=any(record.learnt_tasks == (*before, *task_ids) for record in own),
+    )
+
+
+class EmbodiedRunner:
+    """Trains one task (or several jointly) and evaluates before and after, as configured."""
+
+    def __init__(self, config: Config, workers: Workers, state: RunState, *, assets: str) -> None:
+        self.config = config
+        self.workers = workers
+        self.state = state
+        self.assets = assets
+        self.task = TaskContext(state.task_ids, state.folder, state.learnt_before)
+        self.epoch = 0
+        log_config = config.runner.logger
+        self.logger = MetricLogger(
+            state.folder,
+            backends=log_config.logger_backends,
+            project=log_config.project_name,
+            experiment=log_config.experiment_name or state.folder.name,
+            config=asdict(config),
+        )
+
+    @property
+    def actor(self) -> WorkerGroup:
+        """The learners; only a training run has them."""
+        if self.workers.actor is None:
+            raise RuntimeError("this run was started without learners")
+        return self.workers.actor
+
+    def setup(self) -> None:
+        """Wait until all workers are ready; learners take back what the newest checkpoint holds."""
+        resume = self.state.checkpoint.actor if self.state.checkpoint else None
+        address, port = ray.get(self.actor.workers[0].rendezvous.remote())
+        with Progress("starting workers", total=2, unit="groups") as bar:
+            self.epoch = self.actor.call("setup", address, port, resume)[0]
+            bar.advance()
+            attach_envs(self.workers)
+            bar.advance()
+        self.actor.call("begin_task", self.task)
+        if resume:
+            log.info("resuming at epoch %d of %d from %s", self.epoch, self.config.runner.max_epochs, resume)
+
+    def run(self) -> None:
+        """Evaluate the start, train up to ``max_epochs``, evaluate what was learnt."""
+        runner = self.config.runner
+        if runner.eval_before and not self.state.evaluated_base and self.epoch == 0:
+            self.sync_weights()
+            self.evaluate(row="base" if not self.state.learnt_before else None, label="evaluation before")
+        while self.epoch < runner.max_epochs:
+            self.train_epoch()
+        if runner.eval_after and not self.state.evaluated_after:
+            self.sync_weights()
+            self.evaluate(row=task_tag(self.state.task_ids), label=f"evaluation after {task_tag(self.state.task_ids)}")
+        self.logger.close()
+
+    def train_epoch(self) -> None:
+        """One epoch: sync weights, collect, update, save, log."""
+        metrics: dict[str, float] = {}
+        started = time.monotonic()
+        with _timed(metrics, "time/sync_weights"):
+            self.sync_weights()
+        with _timed(metrics, "time/rollout"):
+            rollouts = self.collect()
+        with _timed(metrics, "time/update"):
+            metrics |= self.update(rollouts)
+        self.epoch += 1
+        last = self.epoch == self.config.runner.max_epochs
+        if last:
+            self.actor.call("end_task", self.task, rollouts.batches)
+        with _timed(metrics, "time/save"):
+            if last or self.epoch % self.config.runner.save_interval == 0:
+                self.save()
+        interval = self.config.runner.val_check_interval
+        if interval > 0 and self.epoch % interval == 0:
+            self.sync_weights()
+            metrics |= self.measure(list(self.state.task_ids), label=f"evaluation at epoch {self.epoch}").metrics()
+        metrics |= rollouts.metrics | rollout_metrics(rollouts)
+        metrics["time/epoch"] = time.monotonic() - started
+        metrics["rollout/steps_per_second"] = metrics["rollout/num_steps"] / metrics["time/rollout"]
+        self.logger.log(metrics, self.epoch)
+        log.info("epoch %d/%d: %s", self.epoch, self.config.runner.max_epochs, _summary(metrics))
+
+    def sync_weights(self) -> None:
+        """Trainable tensors go from the learners to inference through the object store."""
+        tensors = self.actor.call("weights")[0]
+        reference = ray.put(tensors)
+        self.workers.rollout.call("load_weights", reference)
+
+    def collect(self) -> Collection:
+        """Groups of rollouts from the initial states that this epoch draws."""
+        algorithm = self.config.algorithm
+        infos = suite_tasks(self.config.env)
+        plans = training_plans(
+            suite=self.config.env.suite,
+            task_ids=self.state.task_ids,
+            num_init_states=[infos[task].num_init_states for task in self.state.task_ids],
+            num_groups=algorithm.num_group_envs * algorithm.rollout_epoch,
+            group_size=algorithm.group_size,
+            seed=self.config.runner.seed,
+            epoch=self.epoch,
+        )
+        return collect(
+            self.workers,
+            plans,
+            split=self.config.env.train,
+            temperature=algorithm.sampling_params.temperature_train,
+            stream=(self.config.runner.seed, self.epoch),
+            keep_samples=True,
+            label=f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} rollouts",
+        )
+
+    def update(self, rollouts: Collection) -> dict[str, float]:
+        """One epoch of policy updates on all ranks."""
+        seed = self.config.runner.seed + self.epoch
+        refs = self.actor.submit("update", rollouts.batches, seed)
+        with Progress(f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} update", total=100, unit="%") as bar:
+            watch = _UpdateWatch(self.actor, bar)
+            metrics: list[dict[str, float]] = self.actor.wait(refs, tick=watch.tick)
+            watch.show(1.0)
+        return metrics[0]
+
+    def save(self) -> None:
+        """Write a checkpoint under a temporary name, then give it its own."""
+        folder = self.state.folder
+        writing = temporary_folder(folder, self.epoch)
+        self.actor.call("save", writing / "actor", self.epoch)
+        Lineage(
+            method=self.config.method.name,
+            suite=self.config.env.suite,
+            seed=self.config.runner.seed,
+            learnt_tasks=self.state.learnt_tasks,
+            base_model=self.config.actor.checkpoint_load_path,
+        ).save(writing / "actor")
+        publish(folder, self.epoch)
+        if self.config.runner.keep_checkpoints:
+            prune(folder, self.config.runner.keep_checkpoints)
+
+    def measure(self, task_ids: list[int], *, label: str) -> EvaluationOutcome:
+        """Play the evaluation episodes with the weights that inference holds."""
+        return evaluate(
+            self.workers, self.config, task_ids=task_ids, label=label, video_folder=self.state.folder / "videos"
+        )
+
+    def evaluate(self, *, row: str | None, label: str) -> None:
+        """Evaluate all tasks; ``row`` names the row of the success matrix that the result becomes."""
+        tasks = self.config.env.eval_task_ids
+        all_tasks = list(range(len(suite_tasks(self.config.env)))) if tasks is None else tasks
+        outcome = self.measure(all_tasks, label=label)
+        self.logger.log(outcome.metrics(), self.epoch)
+        if row is not None:
+            learnt = self.state.learnt_tasks if row != ledger.BASE_ROW else ()
+            checkpoint = "base" if row == ledger.BASE_ROW else f"{self.state.folder.name}/global_step_{self.epoch}"
+            path = self.state.folder.parent / LEDGER_FILE
+            ledger.append(path, make_record(self.config, outcome, row, learnt, checkpoint, self.assets, path.parent))
+        log.info("%s: success %.1f %%", label, 100 * outcome.success_once)
+
+
+def make_record(
+    config: Config,
+    outcome: EvaluationOutcome,
+    row: str,
+    learnt: tuple[int, ...],
+    checkpoint: str,
+    assets: str,
+    ledger_folder: Path,
+) -> ledger.EvaluationRecord:
+    """A ledger line of an evaluation."""
+    return ledger.EvaluationRecord(
+        method=config.method.name,
+        row=row,
+        learnt_tasks=learnt,
+        seed=config.runner.seed,
+        suite=config.env.suite,
+        checkpoint=checkpoint,
+        success=outcome.success,
+        episodes=outcome.episodes,
+        success_once=outcome.success_once,
+        success_at_end=outcome.success_at_end,
+        mean_return=outcome.mean_return,
+        mean_episode_len=outcome.mean_episode_len,
+        temperature=config.algorithm.sampling_params.temperature_eval,
+        assets=assets,
+        config_hash=config_hash(config),
+        versions=versions(),
+        time=ledger.utc_now(),
+        wall_seconds=outcome.wall_seconds,
+        videos=tuple(str(video.relative_to(ledger_folder)) for video in outcome.videos),
+    )
+
+
+def rollout_metrics(rollouts: Collection) -> dict[str, float]:
+    """Averages over the episodes of a collection."""
+    results = rollouts.results
+    count = len(results)
+    return {
+        "rollout/success_rate": sum(result.success_once for result in results) / count,
+        "rollout/return": sum(result.total_reward for result in results) / count,
+        "rollout/episode_len": sum(result.num_steps for result in results) / count,
+        "rollout/num_episodes": float(count),
+    }
+
+
+class _UpdateWatch:
+    """Moves the bar to what the first learner reports."""
+
+    def __init__(self, actor: WorkerGroup, bar: Progress) -> None:
+        self._actor, self._bar = actor, bar
+        self._ref: ray.ObjectRef[Any] | None = None
+
+    def tick(self) -> None:
+        if self._ref is not None:
+            if not ray.wait([self._ref], timeout=0)[0]:
+                return
+            self.show(ray.get(self._ref))
+        self._ref = self._actor.watch("progress")[0]
+
+    def show(self, fraction: float) -> None:
+        percent = int(100 * fraction)
+        if percent > self._bar.done:
+            self._bar.advance(percent - self._bar.done)
+
+
+@contextmanager
+def _timed(metrics: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    metrics[name] = time.monotonic() - started
+
+
+def _summary(metrics: Mapping[str, float]) -> str:
+    shown = {
+        "rollout/success_rate": "success",
+        "train/loss/policy": "loss",
+        "train/approx_kl": "kl",
+        "train/entropy": "entropy",
+        "train/grad_norm": "grad",
+        "time/rollout": "rollout s",
+        "time/update": "update s",
+    }
+    return ", ".join(f"{label} {metrics[name]:.4g}" for name, label in shown.items() if name in metrics)

@@ -1,0 +1,111 @@
+"""Evaluation: per-task success of a policy over published initial states."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlinf.config.schema import Config
+from rlinf.data import EpisodeResult
+from rlinf.envs import suite_tasks
+from rlinf.envs.episodes import evaluation_plans
+from rlinf.reporting.video import Caption, write_video
+from rlinf.runners.collect import collect
+from rlinf.workers.launch import Workers
+
+log = logging.getLogger(__name__)
+
+EVALUATION_STREAM = 1_000_003  # keeps the action noise of evaluations apart from that of training
+
+
+@dataclass(frozen=True)
+class EvaluationOutcome:
+    """What an evaluation measured; success and episodes by task id."""
+
+    success: dict[int, float]
+    episodes: dict[int, int]
+    success_once: float
+    success_at_end: float
+    mean_return: float
+    mean_episode_len: float
+    wall_seconds: float
+    videos: tuple[Path, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """The dictionary of the user's document."""
+        values: dict[str, float] = {}
+        for task in sorted(self.success):
+            values[f"eval/env_info/task_{task}_success"] = self.success[task]
+            values[f"eval/env_info/task_{task}_success_total"] = float(self.episodes[task])
+        values["eval/env_info/success_once"] = self.success_once
+        values["eval/env_info/success_at_end"] = self.success_at_end
+        values["eval/env_info/return"] = self.mean_return
+        values["eval/env_info/episode_len"] = self.mean_episode_len
+        return values
+
+
+def evaluate(
+    workers: Workers, config: Config, *, task_ids: Sequence[int], label: str, video_folder: Path | None
+) -> EvaluationOutcome:
+    """Play ``env.eval.episodes_per_task`` episodes of each task with the weights that the workers hold.
+
+    Same seed, same initial states and action noise: differences between two evaluations come from the weights.
+    """
+    started = time.monotonic()
+    infos = suite_tasks(config.env)
+    plans = evaluation_plans(
+        suite=config.env.suite,
+        task_ids=task_ids,
+        num_init_states=[infos[task].num_init_states for task in task_ids],
+        episodes_per_task=config.env.eval.episodes_per_task,
+        seed=config.runner.seed,
+    )
+    filmed = frozenset[int]()
+    if video_folder is not None and config.env.video_episodes:
+        shown = config.env.fixed_task_ids or task_ids
+        candidates = sorted(plans, key=lambda plan: (plan.init_index, plan.task_id not in shown, plan.task_id))
+        filmed = frozenset(plan.episode for plan in candidates[: config.env.video_episodes])
+    collection = collect(
+        workers,
+        plans,
+        split=config.env.eval,
+        temperature=config.algorithm.sampling_params.temperature_eval,
+        stream=(config.runner.seed, EVALUATION_STREAM),
+        keep_samples=False,
+        film=filmed,
+        label=label,
+    )
+    videos = []
+    for result, frames in collection.videos:
+        name = f"{label.replace(' ', '_')}_task_{result.plan.task_id}_init_{result.plan.init_index}.webp"
+        caption = Caption(task=infos[result.plan.task_id].language, success=result.success_once)
+        videos.append(write_video(_required(video_folder) / name, frames, caption=caption))
+    return summarize(collection.results, wall_seconds=time.monotonic() - started, videos=tuple(videos))
+
+
+def summarize(
+    results: Sequence[EpisodeResult], *, wall_seconds: float, videos: tuple[Path, ...] = ()
+) -> EvaluationOutcome:
+    """Averages over episodes, per task and over all; a task's success counts success at any time in the episode."""
+    by_task: dict[int, list[bool]] = defaultdict(list)
+    for result in results:
+        by_task[result.plan.task_id].append(result.success_once)
+    count = len(results)
+    return EvaluationOutcome(
+        success={task: sum(wins) / len(wins) for task, wins in sorted(by_task.items())},
+        episodes={task: len(wins) for task, wins in sorted(by_task.items())},
+        success_once=sum(result.success_once for result in results) / count,
+        success_at_end=sum(result.success_at_end for result in results) / count,
+        mean_return=sum(result.total_reward for result in results) / count,
+        mean_episode_len=sum(result.num_steps for result in results) / count,
+        wall_seconds=wall_seconds,
+        videos=videos,
+    )
+
+
+def _required(folder: Path | None) -> Path:
+    if folder is None:
+        raise ValueError("videos were recorded without a folder to write them to")
+    return folder

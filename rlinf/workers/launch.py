@@ -1,0 +1,114 @@
+"""Starting the worker groups of a run where they belong."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlinf.config import ConfigError
+from rlinf.config.schema import Config
+from rlinf.scheduler.cluster import Resources
+from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
+from rlinf.workers.actor import ActorWorker
+from rlinf.workers.env import EnvWorker
+from rlinf.workers.rollout import RolloutWorker
+
+GPU_SHARE = 0.4  # of a GPU, for the learner and for inference each; the rest is for drawing
+
+
+@dataclass(frozen=True)
+class WorkerCounts:
+    """Workers of each kind."""
+
+    actor: int
+    rollout: int
+    env: int
+
+
+@dataclass
+class Workers:
+    """The groups of a run; ``actor`` is None where nothing is learnt."""
+
+    actor: WorkerGroup | None
+    rollout: WorkerGroup
+    env: WorkerGroup
+
+    def stop(self) -> None:
+        """End all workers."""
+        for group in (self.actor, self.rollout, self.env):
+            if group is not None:
+                group.stop()
+
+
+def count_workers(config: Config, resources: Resources) -> WorkerCounts:
+    """Fill in the counts that the configuration leaves open (-1).
+
+    Raises:
+        ConfigError: a count that cannot work.
+    """
+    per_gpu = max(resources.num_gpus, 1)
+    asked = config.cluster
+    actor = asked.num_actor_workers if asked.num_actor_workers != -1 else per_gpu
+    rollout = asked.num_rollout_workers if asked.num_rollout_workers != -1 else per_gpu
+    spare = resources.num_cpus - resources.num_gpus
+    env = asked.num_env_workers if asked.num_env_workers != -1 else max(spare, rollout)
+    for key, count in (("num_actor_workers", actor), ("num_rollout_workers", rollout), ("num_env_workers", env)):
+        if count < 1:
+            raise ConfigError(f"cluster.{key}={count} must be at least 1, or -1 to choose by the machine")
+    if env < rollout:
+        raise ConfigError(
+            f"cluster.num_env_workers={env} must be at least cluster.num_rollout_workers={rollout}: every inference "
+            "worker needs a simulator process"
+        )
+    if resources.num_gpus and max(actor, rollout) > resources.num_gpus:
+        raise ConfigError(
+            f"cluster.num_actor_workers={actor} and cluster.num_rollout_workers={rollout} must not exceed the "
+            f"{resources.num_gpus} GPUs of the cluster"
+        )
+    unit = config.actor.micro_batch_size * actor
+    if config.actor.global_batch_size % unit:
+        raise ConfigError(
+            f"actor.global_batch_size={config.actor.global_batch_size} must be a multiple of "
+            f"actor.micro_batch_size * ranks = {config.actor.micro_batch_size} * {actor}"
+        )
+    return WorkerCounts(actor, rollout, env)
+
+
+def start_workers(config: Config, resources: Resources, *, checkpoint: Path, learn: bool) -> Workers:
+    """Start simulators and inference, and learners when ``learn``; returns before they are ready."""
+    counts = count_workers(config, resources)
+    timeout = config.runner.call_timeout_s
+    placement = Placement()
+    if resources.num_gpus:
+        bundles = range(max(counts.actor, counts.rollout))
+        placement = Placement(num_gpus=GPU_SHARE, group=gpu_bundles(len(bundles)), bundles=bundles)
+    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    env = WorkerGroup(
+        "env", EnvWorker, counts.env, lambda _: (config.env,), placement=Placement(env_vars=single), timeout_s=timeout
+    )
+    rollout = WorkerGroup(
+        "rollout",
+        RolloutWorker,
+        counts.rollout,
+        lambda _: (config, checkpoint),
+        placement=placement,
+        timeout_s=timeout,
+        watched=True,
+    )
+    actor = None
+    if learn:
+        actor = WorkerGroup(
+            "actor",
+            ActorWorker,
+            counts.actor,
+            lambda rank: (rank, counts.actor, config, checkpoint),
+            placement=placement,
+            timeout_s=timeout,
+            watched=True,
+        )
+    return Workers(actor, rollout, env)
+
+
+def attach_envs(workers: Workers) -> None:
+    """Give every inference worker its share of the simulator processes."""
+    count = len(workers.rollout)
+    shares = [(workers.env.workers[index::count],) for index in range(count)]
+    workers.rollout.wait(workers.rollout.submit_each("attach", shares))
