@@ -252,13 +252,17 @@ class _Clock:
         self.num_steps = config.num_steps
         self.begin = start + spent
         self.limit = None if config.minutes is None else 60 * config.minutes - spent
+        if self.limit is not None and self.limit <= 0:
+            raise ValueError(
+                f"--minutes {config.minutes:g} are over after the first step, which took {spent:.0f} s (compilation "
+                f"included); give more minutes or use --no-compile"
+            )
 
     def progress(self, step: int) -> float:
         by_steps = 0.0 if self.num_steps is None else step / self.num_steps
         if self.limit is None:
             return by_steps
-        by_time = 1.0 if self.limit <= 0 else (time.perf_counter() - self.begin) / self.limit
-        return max(by_steps, by_time)
+        return max(by_steps, (time.perf_counter() - self.begin) / self.limit)
 
 
 def _validation_frames(config: TrainConfig, split: Split, device: torch.device) -> Tensor:

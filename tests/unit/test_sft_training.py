@@ -253,6 +253,7 @@ def test_diverged_loss_is_reported(demos, checkpoint, tmp_path):
         ([], "give num_steps"),
         (["--steps", "0"], "num_steps=0 must be positive"),
         (["--steps", "1", "--lr", "-1"], r"learning_rate=-1.0 must be positive"),
+        (["--minutes", "1e-6"], "--minutes 1e-06 are over after the first step"),
         (["--steps", "1", "--init", "nowhere"], "--init nowhere: no config.json"),
         (["--steps", "1", "--cameras", "side"], "unknown camera 'side'"),
         (["--steps", "1", "--towers", "clip"], "unknown ['clip']"),
