@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
         tasks = list(range(len(suite_tasks(config.env)))) if asked is None else asked
         outcome = evaluate(workers, config, task_ids=tasks, label="evaluation", video_folder=folder / "videos")
     learnt = lineage.learnt_tasks if lineage else ()
-    row = ledger.BASE_ROW if request.adapter is None else task_tag(learnt[-1:])
-    if request.adapter is None or learnt:
+    row = task_tag(lineage.stage) if lineage else ledger.BASE_ROW
+    if lineage is not None or request.adapter is None:  # an adapter of unknown origin has no place in the matrix
         path = folder.parent / LEDGER_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = str(request.adapter or "base")

@@ -49,7 +49,8 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
 
 def configure_process() -> None:
     """Log lines with a time; SIGTERM unwinds like Ctrl-C, so that workers are ended."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S")
     for noisy in ("httpx", "OpenGL", "matplotlib", "robosuite_logs"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
     if request is None:
         return 0
     configure_process()
+    from rlinf.envs import suite_tasks
     from rlinf.envs.registry import simulator
     from rlinf.runners.embodied import EmbodiedRunner, find_state
     from rlinf.runners.run_folder import run_folder, write_run
@@ -78,8 +80,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     sim = simulator(config.env.simulator)
     sim.prepare()
-    if state.checkpoint is not None:
-        config.actor.model.lora_path = str(state.checkpoint.actor)
     with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:
         resources = cluster.resources
         count_workers(config, resources)
@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
             config_name=request.config_name,
             overrides=request.overrides,
             assets=sim.asset_kind(),
-            num_gpus=resources.num_gpus,
+            languages=[task.language for task in suite_tasks(config.env)],
         )
         workers = start_workers(config, resources, checkpoint=request.model, learn=True)
         runner = EmbodiedRunner(config, workers, state, assets=sim.asset_kind())

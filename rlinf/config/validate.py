@@ -15,14 +15,15 @@ def validate(config: Config, *, num_tasks: int) -> None:
     """Check a configuration for a suite of ``num_tasks`` tasks before anything is started or written."""
     rules: tuple[Callable[[Config], None], ...] = (
         _choices,
+        _one_model,
         _positive,
         _sampling,
         _batches,
     )
     for rule in rules:
         rule(config)
-    for key, ids in (("env.fixed_task_ids", config.env.fixed_task_ids), ("env.eval_task_ids", config.env.eval_task_ids)):
-        _task_ids(key, ids, num_tasks, config.env.suite)
+    _task_ids("env.fixed_task_ids", config.env.fixed_task_ids, num_tasks, config.env.suite)
+    _task_ids("env.eval_task_ids", config.env.eval_task_ids, num_tasks, config.env.suite)
 
 
 def resolve_model(path: str, *, key: str) -> Path:
@@ -84,6 +85,15 @@ def _choices(config: Config) -> None:
             raise ConfigError(f"algorithm.{key}=True asks for a method this version does not have yet; remove it")
 
 
+def _one_model(config: Config) -> None:
+    actor, rollout = config.actor.checkpoint_load_path, config.rollout.model_dir
+    if Path(actor).expanduser().resolve() != Path(rollout).expanduser().resolve():
+        raise ConfigError(
+            f"actor.checkpoint_load_path={actor} and rollout.model_dir={rollout} must name the same model: "
+            "rollouts and updates would use different policies"
+        )
+
+
 def _positive(config: Config) -> None:
     counts = {
         "runner.max_epochs": config.runner.max_epochs,
@@ -118,7 +128,9 @@ def _sampling(config: Config) -> None:
             "reinforcement learning needs exploration"
         )
     if sampling.temperature_eval < 0:
-        raise ConfigError(f"algorithm.sampling_params.temperature_eval={sampling.temperature_eval} must not be negative")
+        raise ConfigError(
+            f"algorithm.sampling_params.temperature_eval={sampling.temperature_eval} must not be negative"
+        )
 
 
 def _batches(config: Config) -> None:

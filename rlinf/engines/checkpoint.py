@@ -5,7 +5,6 @@ Layout of ``checkpoints/global_step_<n>/actor/``: a PEFT adapter (``adapter_conf
 ``global_step_<n>`` folder that exists is complete: it is written under a temporary name and renamed.
 """
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ def publish(run_folder: Path, step: int) -> Checkpoint:
     """Give a fully written checkpoint its name; one of the same step that was there is replaced."""
     target = run_folder / "checkpoints" / f"global_step_{step}"
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(run_folder / "checkpoints" / f".writing_global_step_{step}", target)
+    (run_folder / "checkpoints" / f".writing_global_step_{step}").replace(target)
     return Checkpoint(step, target)
 
 

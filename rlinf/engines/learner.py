@@ -1,7 +1,6 @@
 """One epoch of policy updates from collected experience. Torch only; runs alone or as one rank of many."""
 
 import logging
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,18 +120,25 @@ class PolicyLearner:
         totals = _Totals(self.device)
         if len(experience.kept_S) == 0:
             log.warning("no group has both successes and failures: no update in this epoch")
-        for passage in range(self.algorithm.update_epoch if len(experience.kept_S) else 0):
-            rng = np.random.default_rng([seed, passage])
-            batches = minibatches(experience.kept_S, batch_size=self.global_batch, rng=rng)
-            for number, samples in enumerate(batches):
-                self._step(experience, samples, scale=len(batches), totals=totals)
-                if progress is not None:
-                    progress.advance((passage * len(batches) + number + 1) / (self.algorithm.update_epoch * len(batches)))
+        steps = self._schedule(experience, seed)
+        for number, (samples, scale) in enumerate(steps):
+            self._step(experience, samples, scale=scale, totals=totals)
+            if progress is not None:
+                progress.advance((number + 1) / len(steps))
         metrics = totals.reduce()
         metrics["train/num_samples"] = float(len(experience.kept_S))
         metrics["train/kept_episodes"] = experience.kept_episodes
         metrics["train/lr"] = float(self.optimizer.param_groups[0]["lr"])
         return metrics
+
+    def _schedule(self, experience: Experience, seed: int) -> list[tuple[NDArray[np.int64], float]]:
+        """Minibatches of all passes; a pass of ``k`` minibatches scales each by ``k`` to stand for the whole."""
+        steps: list[tuple[NDArray[np.int64], float]] = []
+        for passage in range(self.algorithm.update_epoch if len(experience.kept_S) else 0):
+            rng = np.random.default_rng([seed, passage])
+            batches = minibatches(experience.kept_S, batch_size=self.global_batch, rng=rng)
+            steps += [(samples, float(len(batches))) for samples in batches]
+        return steps
 
     def _step(self, experience: Experience, samples: NDArray[np.int64], *, scale: float, totals: "_Totals") -> None:
         """One optimizer step over one minibatch. The loss is a sum over ranks of weighted tokens; FSDP averages
@@ -146,7 +152,7 @@ class PolicyLearner:
             for name, term in terms.items():
                 totals.add_mean(f"train/loss/{name}", term.detach(), len(shares))
                 loss = loss + term / (len(shares) * self.world_size)
-            (loss * self.world_size).backward()  # type: ignore[no-untyped-call]
+            (loss * self.world_size).backward()
         self.method.on_backward(self.policy)
         norm = clip_gradients(self.parameters, self.optim.clip_grad)
         self.optimizer.step()
@@ -223,7 +229,7 @@ class _Totals:
         self._norm = self._norm + norm.to(self._norm.device)
         self._steps += 1
 
-    def reduce(self) -> Mapping[str, float] | dict[str, float]:
+    def reduce(self) -> dict[str, float]:
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(self._sums)
         loss, clipped, kl, entropy, tokens = self._sums.tolist()
@@ -238,9 +244,3 @@ class _Totals:
             metrics["train/grad_norm"] = float(self._norm) / self._steps
             metrics |= {name: float(value) / self._steps for name, value in self._terms.items()}
         return metrics
-
-
-def chunked(count: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover ``range(count)``."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))

@@ -27,14 +27,14 @@ def training_plans(
     rng = np.random.default_rng([seed, epoch])
     queues: dict[int, list[int]] = {task: [] for task in task_ids}
     offset = int(rng.integers(len(task_ids)))
-    plans = []
+    plans: list[EpisodePlan] = []
     for group in range(num_groups):
         position = (group + offset) % len(task_ids)
         task = task_ids[position]
         queues[task] = queues[task] or rng.permutation(num_init_states[position]).tolist()
         init_index = queues[task].pop()
-        for member in range(group_size):
-            plans.append(EpisodePlan(group * group_size + member, group, suite, task, init_index, seed))
+        members = range(group * group_size, (group + 1) * group_size)
+        plans += [EpisodePlan(episode, group, suite, task, init_index, seed) for episode in members]
     return plans
 
 
@@ -42,7 +42,7 @@ def evaluation_plans(
     *, suite: str, task_ids: Sequence[int], num_init_states: Sequence[int], episodes_per_task: int, seed: int
 ) -> list[EpisodePlan]:
     """``episodes_per_task`` episodes of each task from initial states 0, 1, ... (again from 0 when they run out)."""
-    plans = []
+    plans: list[EpisodePlan] = []
     for task, num_states in zip(task_ids, num_init_states, strict=True):
         for index in range(episodes_per_task):
             round_seed = seed + index // num_states
@@ -109,8 +109,8 @@ class EpisodeRecorder:
         for row, number in enumerate(episodes):
             episode = self._running[number]
             if keep_samples:
-                sample = (frames_BNHWC[row], bins_BCA[row], logprobs_BCA[row], step.executed_BC[row], step.rewards_BC[row])
-                episode.samples.append(sample)
+                acted = (frames_BNHWC[row], bins_BCA[row], logprobs_BCA[row])
+                episode.samples.append((*acted, step.executed_BC[row], step.rewards_BC[row]))
             episode.language = languages[row]
             executed = step.executed_BC[row]
             episode.num_steps += int(executed.sum())

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from rlinf.config.schema import EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
 
+VIDEO_STRIDE = 2
+"""Simulator steps between two frames of a video."""
+
 
 class VectorEnv(Protocol):
     """``num_envs`` episodes side by side in one process; each call names the environments it is about."""

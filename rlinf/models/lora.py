@@ -45,7 +45,7 @@ def _wrap(
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            wrapped = get_peft_model(model, config)  # type: ignore[arg-type]  # peft asks for PreTrainedModel only
+            wrapped = get_peft_model(model, config)
         assert isinstance(wrapped, PeftModel)
     else:
         stored = LoraConfig.from_pretrained(str(path))
@@ -55,7 +55,7 @@ def _wrap(
                 f"give actor.model.lora_rank={stored.r} or another adapter"
             )
         stored.inference_mode = False
-        wrapped = get_peft_model(model, stored)  # type: ignore[arg-type]
+        wrapped = get_peft_model(model, stored)
         assert isinstance(wrapped, PeftModel)
         _load_adapter(wrapped, path)
     return wrapped

@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
+
+from rlinf.config import ConfigError, resolve_adapter
+from rlinf.config.schema import ModelConfig
+from rlinf.data import Observation
+from rlinf.models.lora import attach_lora, trainable_parameters
+from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput
 from transformers_openvla_oft import (
     ActionTokenMap,
     OpenVLAForActionPrediction,
@@ -18,12 +24,6 @@ from transformers_openvla_oft import (
     fsdp_units,
     lora_target_modules,
 )
-
-from rlinf.config import ConfigError, resolve_adapter
-from rlinf.config.schema import ModelConfig
-from rlinf.data import Observation
-from rlinf.models.lora import attach_lora, trainable_parameters
-from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput
 
 
 class OpenVLAOFTPolicy:
@@ -116,7 +116,7 @@ def load_openvla_oft(
     if not config.is_lora:
         raise ConfigError("actor.model.is_lora=false: this version trains openvla_oft through an adapter only")
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
     path = resolve_adapter(config.lora_path) if config.lora_path else None
     targets = lora_target_modules(model)
     module: PeftModel = attach_lora(

@@ -97,7 +97,7 @@ class EmbodiedRunner:
     def setup(self) -> None:
         """Wait until all workers are ready; learners take back what the newest checkpoint holds."""
         resume = self.state.checkpoint.actor if self.state.checkpoint else None
-        address, port = ray.get(self.actor.workers[0].rendezvous.remote())
+        address, port = self.actor.call("rendezvous")[0]
         with Progress("starting workers", total=2, unit="groups") as bar:
             self.epoch = self.actor.call("setup", address, port, resume)[0]
             bar.advance()
@@ -196,6 +196,7 @@ class EmbodiedRunner:
             suite=self.config.env.suite,
             seed=self.config.runner.seed,
             learnt_tasks=self.state.learnt_tasks,
+            stage=self.state.task_ids,
             base_model=self.config.actor.checkpoint_load_path,
         ).save(writing / "actor")
         publish(folder, self.epoch)

@@ -11,6 +11,7 @@ from rlinf.config.schema import Config
 from rlinf.data import EpisodeResult
 from rlinf.envs import suite_tasks
 from rlinf.envs.episodes import evaluation_plans
+from rlinf.envs.vector_env import VIDEO_STRIDE
 from rlinf.reporting.video import Caption, write_video
 from rlinf.runners.collect import collect
 from rlinf.workers.launch import Workers
@@ -80,7 +81,8 @@ def evaluate(
     videos = []
     for result, frames in collection.videos:
         name = f"{label.replace(' ', '_')}_task_{result.plan.task_id}_init_{result.plan.init_index}.webp"
-        caption = Caption(task=infos[result.plan.task_id].language, success=result.success_once)
+        steps = [min((1 + frame) * VIDEO_STRIDE, result.num_steps) for frame in range(len(frames))]
+        caption = Caption(task=infos[result.plan.task_id].language, success=result.success_once, frame_steps=steps)
         videos.append(write_video(_required(video_folder) / name, frames, caption=caption))
     return summarize(collection.results, wall_seconds=time.monotonic() - started, videos=tuple(videos))
 

@@ -9,7 +9,6 @@
 """
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from rlinf.config import REPOSITORY, Config, config_hash, config_yaml
 from rlinf.reporting.ledger import utc_now
+from rlinf.reporting.run_info import hardware
 
 LINEAGE_FILE = "lineage.json"
 LEDGER_FILE = "evaluations.jsonl"
@@ -28,13 +28,14 @@ _RECORDED = ("torch", "transformers", "peft", "ray", "mujoco", "robosuite", "hf-
 class Lineage:
     """Where an adapter comes from; stored beside it.
 
-    learnt_tasks: tasks it was trained on, in order.
+    learnt_tasks: tasks it was trained on, in order; stage: the last of them, several when learnt together.
     """
 
     method: str
     suite: str
     seed: int
     learnt_tasks: tuple[int, ...]
+    stage: tuple[int, ...]
     base_model: str
 
     def save(self, actor_folder: Path) -> None:
@@ -48,7 +49,7 @@ class Lineage:
         if not path.is_file():
             return None
         values = json.loads(path.read_text())
-        return Lineage(**{**values, "learnt_tasks": tuple(values["learnt_tasks"])})
+        return Lineage(**{**values, "learnt_tasks": tuple(values["learnt_tasks"]), "stage": tuple(values["stage"])})
 
 
 def task_tag(task_ids: Sequence[int] | None) -> str:
@@ -80,7 +81,7 @@ def versions() -> dict[str, str]:
 
 
 def write_run(
-    folder: Path, config: Config, *, config_name: str, overrides: Sequence[str], assets: str, num_gpus: int
+    folder: Path, config: Config, *, config_name: str, overrides: Sequence[str], assets: str, languages: Sequence[str]
 ) -> None:
     """Record what is about to run."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +96,9 @@ def write_run(
         "seed": config.runner.seed,
         "max_epochs": config.runner.max_epochs,
         "assets": assets,
+        "languages": dict(enumerate(languages)),
         "versions": versions(),
-        "hardware": {"cpus": os.cpu_count(), "gpus": num_gpus, "machine": platform.machine()},
+        "hardware": hardware(),
         "time": utc_now(),
     }
     (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -35,7 +35,7 @@ class Placement:
 
 def gpu_bundles(num_gpus: int) -> PlacementGroup:
     """One bundle per GPU, packed on as few nodes as possible, so that colocated workers share a GPU."""
-    group = ray.util.placement_group([{"GPU": 1.0, "CPU": 1.0}] * num_gpus, strategy="PACK")
+    group: PlacementGroup = ray.util.placement_group([{"GPU": 1.0, "CPU": 1.0}] * num_gpus, strategy="PACK")
     ray.get(group.ready())
     return group
 
@@ -58,7 +58,9 @@ class WorkerGroup:
         simulator must not, since OpenGL contexts belong to one thread."""
         self.name = name
         self.timeout_s = timeout_s
-        remote = ray.remote(concurrency_groups={WATCH: 1})(worker_class) if watched else ray.remote(worker_class)
+        # Ray's types know neither concurrency groups nor classes that are not literals.
+        remote: Any = ray.remote(concurrency_groups={WATCH: 1}) if watched else ray.remote  # type: ignore[call-overload]
+        actor_class = remote(worker_class)
         self.workers: list[ActorHandle[Any]] = []
         for index in range(count):
             options: dict[str, Any] = {
@@ -72,7 +74,7 @@ class WorkerGroup:
                 options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                     placement.group, placement_group_bundle_index=placement.bundles[index % len(placement.bundles)]
                 )
-            self.workers.append(remote.options(**options).remote(*arguments(index)))
+            self.workers.append(actor_class.options(**options).remote(*arguments(index)))
 
     def __len__(self) -> int:
         return len(self.workers)

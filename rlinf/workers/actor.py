@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rlinf.models import load_policy
 
 
 class ActorWorker:
-    """Holds a shard of the policy and its optimizer. All methods but ``rendezvous`` are collective."""
+    """Holds a shard of the policy and its optimizer. Methods are collective."""
 
     def __init__(self, rank: int, world_size: int, config: Config, checkpoint: Path) -> None:
         torch.set_num_threads(config.actor.num_threads or max(1, (os.cpu_count() or 1) // world_size))
@@ -34,11 +35,14 @@ class ActorWorker:
         self._progress = Progress()
 
     def rendezvous(self) -> tuple[str, int]:
-        """Address and a free port of this worker's machine, for rank 0 to open the group at."""
+        """Address and a free port of this worker's machine; those of rank 0 are where the group meets."""
         return ray.util.get_node_ip_address(), free_port()
 
     def setup(self, address: str, port: int, resume_from: Path | None) -> int:
-        """Join the group, build and shard the policy; returns the epoch to go on from."""
+        """Join the group, build and shard the policy; returns the epoch to go on from.
+
+        resume_from: a checkpoint of this run; its adapter and training state replace the configured start.
+        """
         config = self._config
         mesh = join_group(
             rank=self._rank,
@@ -47,8 +51,9 @@ class ActorWorker:
             port=port,
             own_address=ray.util.get_node_ip_address(),
         )
+        model = config.actor.model
         policy = load_policy(
-            config.actor.model,
+            replace(model, lora_path=str(resume_from)) if resume_from else model,
             checkpoint=self._checkpoint,
             unnorm_key=config.actor.model.unnorm_key or config.env.suite,
             base_dtype=DTYPES[config.actor.fsdp.param_dtype],

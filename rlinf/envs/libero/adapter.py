@@ -4,16 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
 from libero_runtime import paths
 from libero_runtime.opengl import select_opengl
 from libero_runtime.suites import init_states, load_suite
-from numpy.typing import NDArray
-
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
 from rlinf.envs.registry import TaskInfo
-
-VIDEO_STRIDE = 2  # simulator steps between two frames of a video
+from rlinf.envs.vector_env import VIDEO_STRIDE
 
 
 def tasks(suite: str) -> tuple[TaskInfo, ...]:
