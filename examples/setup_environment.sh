@@ -70,12 +70,15 @@ crl_install_torch() {
     return
   fi
   if ! crl_has_nvidia_gpu; then
-    local cpu=("torch==$CRL_TORCH+cpu" --extra-index-url "$CRL_CPU_INDEX")
-    if crl_pip_install --dry-run --quiet --no-deps --retries 0 --timeout 15 "${cpu[@]}" >/dev/null 2>&1; then
-      crl_say "installing torch $CRL_TORCH, CPU build"
-      crl_pip_install "${cpu[@]}"
-      return
-    fi
+    local index
+    for index in "" "--extra-index-url=$CRL_CPU_INDEX"; do
+      if crl_pip_install "torch==$CRL_TORCH+cpu" ${index:+"$index"} --dry-run --quiet --no-deps --retries 0 \
+        --timeout 15 >/dev/null 2>&1; then
+        crl_say "installing torch $CRL_TORCH, CPU build"
+        crl_pip_install "torch==$CRL_TORCH+cpu" ${index:+"$index"}
+        return
+      fi
+    done
     crl_say "no CPU build of torch $CRL_TORCH can be reached; the package index's own build is used (a large download)"
   fi
   crl_say "installing torch $CRL_TORCH"

@@ -108,11 +108,13 @@ def test_an_installed_torch_is_kept(machine: Machine) -> None:
     assert machine.pip_calls() == []
 
 
-def test_without_gpu_the_cpu_build_is_taken(machine: Machine) -> None:
-    machine.command("python", NO_TORCH.format(dry_run=0))
+@pytest.mark.parametrize("index", ["", " --extra-index-url=https://download.pytorch.org/whl/cpu"])
+def test_without_gpu_the_cpu_build_is_taken_from_where_it_is(machine: Machine, index: str) -> None:
+    found = f'[[ "$*" == *"+cpu{index}"* ]] && exit 0 || exit 1'
+    machine.command("python", f'case "$*" in *importlib.metadata*) exit 1 ;; *--dry-run*) {found} ;; esac')
     machine.command("nvidia-smi", "exit 9")
     assert machine.run("crl_install_torch").returncode == 0
-    assert machine.pip_calls()[-1] == ("torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu")
+    assert machine.pip_calls()[-1] == f"torch==2.13.0+cpu{index}"
 
 
 def test_without_gpu_and_cpu_build_the_indexs_own_is_taken(machine: Machine) -> None:
