@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import LiberoPathError, prepare_libero
 from libero_runtime.rendering import Look, SceneRenderer
+from libero_runtime.robot_meshes import with_coarse_robot
 from libero_runtime.suites import TaskSpec
 
 _RendererKey = tuple[tuple[str, ...], int, Look]
@@ -92,6 +93,7 @@ def _is_no_macro_notice(record: logging.LogRecord) -> bool:
 class _SharesModel:
     """Mixed into LIBERO's problem classes: takes the compiled model from the shared ones."""
 
+    coarse_robot: bool
     shared: SharedModel
     sim: Any
     model: Any
@@ -100,7 +102,8 @@ class _SharesModel:
     def _initialize_sim(self, xml_string: str | None = None) -> None:
         from robosuite.utils.binding_utils import MjSim
 
-        self.shared = _shared_model(xml_string or self.model.get_xml())
+        xml = xml_string or self.model.get_xml()
+        self.shared = _shared_model(with_coarse_robot(xml) if self.coarse_robot else xml)
         self.shared.owner = None
         self.shared.model.body_pos[:] = self.shared.body_pos
         self.shared.model.body_quat[:] = self.shared.body_quat
@@ -112,7 +115,7 @@ class _SharesModel:
         super().initialize_time(control_freq)  # type: ignore[misc]
 
 
-def build_env(task: TaskSpec, *, control_hz: int) -> Any:
+def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
     """robosuite's environment of a task with LIBERO's own settings, but no renderer and no camera observables."""
     select_opengl()  # robosuite decides for EGL while it is imported, unless told otherwise before
     prepare_libero()
@@ -123,7 +126,7 @@ def build_env(task: TaskSpec, *, control_hz: int) -> Any:
 
     problem = TASK_MAPPING[get_problem_info(str(task.bddl_path))["problem_name"]]
     # LIBERO compares the class name with the problem's: keep it.
-    problem_class = type(problem.__name__, (_SharesModel, problem), {})
+    problem_class = type(problem.__name__, (_SharesModel, problem), {"coarse_robot": look == "fast"})
     try:
         env = problem_class(
             str(task.bddl_path),

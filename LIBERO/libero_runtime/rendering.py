@@ -37,7 +37,7 @@ class SceneRenderer:
     """Renders the named cameras of one compiled model.
 
     `look="official"` gives the pixels of stock LIBERO; `look="fast"` leaves out multisampling, reflections and the
-    shadow map (no light in LIBERO casts shadows), which makes software rendering about three times as fast.
+    shadow map (no light in LIBERO casts shadows), and goes with a coarser robot (`robot_meshes`).
     """
 
     def __init__(self, model: mujoco.MjModel, *, cameras: Sequence[str], image_size: int, look: Look) -> None:

@@ -123,7 +123,7 @@ class Scene:
         self.task = task
         self.exact = exact
         self.num_idle_steps = num_idle_steps
-        self.env = build_env(task, control_hz=CONTROL_HZ)
+        self.env = build_env(task, control_hz=CONTROL_HZ, look=look)
         self._shared: SharedModel = self.env.shared
         self.model: mujoco.MjModel = self._shared.model
         self.data: mujoco.MjData = self.env.sim.data._data

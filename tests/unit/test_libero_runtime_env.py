@@ -1,11 +1,14 @@
 """Episodes on real LIBERO scenes: determinism, interleaving, parity with stock, bad input."""
 
+import multiprocessing
+
 import mujoco
 import numpy as np
 import pytest
 
-from libero_runtime import controller, scene
+from libero_runtime import controller, robot_meshes, scene
 from libero_runtime.expert import ScriptedExpert
+from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.suites import SuiteError, init_states, load_suite
 from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, VectorEnvError
@@ -118,49 +121,60 @@ def test_reset_of_a_subset_leaves_the_others(env):
     assert frozen.num_steps_B.tolist() == [0, 3]
 
 
-def test_expert_episode_has_the_bits_of_stock(expert_episode):
-    """exact=True against stock OffScreenRenderEnv: states and success over a whole scripted episode, images and
-    proprioception over its first steps (stock draws every one)."""
+NUM_DRAWN = 12
+
+
+def stock_episode(init_index: int, actions: np.ndarray) -> dict[str, np.ndarray]:
+    """The episode in stock OffScreenRenderEnv. Observations are kept for the start and the first steps only: stock
+    would draw every one. To be run in a process of its own, because robosuite's renderer takes over the thread's GL."""
+    select_opengl()
     prepare_libero()
     from libero.libero.envs import OffScreenRenderEnv
     from robosuite.utils.transform_utils import quat2axisangle
 
-    num_drawn = 12
-    init_index, actions = expert_episode
     task = load_suite(SUITE).task(TASK)
-    ours = scene.Scene(task, look="official", exact=True)
-    slot, started = ours.start(init_index=init_index, seed=5)
-    ours.load(slot)
     stock = OffScreenRenderEnv(
         bddl_file_name=str(task.bddl_path), camera_names=["agentview"], camera_heights=256, camera_widths=256
     )
     stock.seed(scene.start_seed(task_id=TASK, init_index=init_index, seed=5))
     stock.reset()
     stock.set_init_state(init_states(task)[init_index])
-    stock_data = stock.sim.data._data
-
-    def same_observation(stock_obs, view):
-        position, fingers = stock_obs["robot0_eef_pos"], stock_obs["robot0_gripper_qpos"]
-        rotation = quat2axisangle(np.array(stock_obs["robot0_eef_quat"]))
-        expected = np.concatenate([position, rotation, fingers]).astype(np.float32)
-        np.testing.assert_allclose(view.proprio, expected, rtol=1e-6, atol=1e-7)
-        assert np.array_equal(stock_obs["agentview_image"][::-1, ::-1], view.images_NHWC[0])
-
-    for _ in range(10):
-        stock_obs, _, _, _ = stock.step(scene.IDLE_ACTION)
-    same_observation(stock_obs, started)
-    for count, action in enumerate(actions):
-        stock.sim._render_context_offscreen.gl_ctx.make_current()  # stock leaves out what two contexts need
-        stock_obs, reward, done, _ = stock.step(action)
-        assert ours.step(action) == done == bool(reward)
-        assert np.array_equal(physics(stock.sim.model._model, stock_data), physics(ours.model, ours.data))
-        if count < num_drawn:
-            same_observation(stock_obs, ours.view())
-        elif count == num_drawn:
+    record = {"physics": [], "reward": [], "done": [], "images": [], "proprio": []}
+    for count, action in enumerate([*[scene.IDLE_ACTION] * 10, *actions]):
+        obs, reward, done, _ = stock.step(action)
+        if count < 9:
+            continue
+        record["physics"].append(physics(stock.sim.model._model, stock.sim.data._data))
+        record["reward"].append(reward)
+        record["done"].append(done)
+        if count < 10 + NUM_DRAWN:
+            rotation = quat2axisangle(np.array(obs["robot0_eef_quat"]))
+            record["images"].append(obs["agentview_image"][::-1, ::-1])
+            record["proprio"].append(np.concatenate([obs["robot0_eef_pos"], rotation, obs["robot0_gripper_qpos"]]))
+        else:
             stock.env.modify_observable("agentview_image", "enabled", False)
-    assert done
+    return {name: np.array(values) for name, values in record.items()}
+
+
+def test_expert_episode_has_the_bits_of_stock(expert_episode):
+    """exact=True against stock: states, reward and success over a whole scripted episode, and what is observed."""
+    init_index, actions = expert_episode
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        stock = pool.apply(stock_episode, (init_index, actions))
+    ours = scene.Scene(load_suite(SUITE).task(TASK), look="official", exact=True)
+    slot, view = ours.start(init_index=init_index, seed=5)
+    ours.load(slot)
+    for count in range(len(actions) + 1):
+        if count:
+            success = ours.step(actions[count - 1])
+            assert success == stock["done"][count] == bool(stock["reward"][count])
+            view = ours.view()
+        assert np.array_equal(stock["physics"][count], physics(ours.model, ours.data))
+        if count <= NUM_DRAWN:
+            assert np.array_equal(stock["images"][count], view.images_NHWC[0])
+            np.testing.assert_allclose(view.proprio, stock["proprio"][count], rtol=1e-6, atol=1e-7)
+    assert success
     ours.close()
-    stock.close()
 
 
 def test_fast_follows_exact(expert_episode):
@@ -250,3 +264,29 @@ def test_bad_input(env):
         LiberoVectorEnv(num_envs=1, look="shiny")
     with pytest.raises(ValueError, match=r"unknown camera 'top': this scene has .*agentview"):
         LiberoVectorEnv(num_envs=1, cameras=["top"]).reset([start])
+
+
+def test_merging_vertices_keeps_shape_and_orientation():
+    """A square and its near copy: a cell of 0.05 makes them one, a cell larger than both leaves nothing."""
+    square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=np.float32)
+    near = square + np.array([0.01, 0.0, 0.0], dtype=np.float32)  # a duplicate within the cell: merged and averaged
+    vertices = np.concatenate([square, near])
+    faces = np.array([[0, 1, 2], [0, 2, 3], [5, 6, 4], [6, 7, 4]], dtype=np.int32)
+    merged, kept = robot_meshes.merge_vertices(vertices, faces, cell_m=0.05)
+    assert (len(merged), len(kept)) == (4, 2)
+    assert sorted(merged[:, 0].tolist()) == pytest.approx([0.005, 0.005, 1.005, 1.005])
+    a, b, c = (merged[kept[:, i]] for i in range(3))
+    assert (np.cross(b - a, c - a)[:, 2] > 0).all()
+    assert len(robot_meshes.merge_vertices(vertices, faces, cell_m=2.0)[1]) == 0
+
+
+def test_fast_look_is_close_and_has_the_same_physics():
+    task = load_suite(SUITE).task(TASK)
+    fast, official = (scene.Scene(task, look=look) for look in ("fast", "official"))
+    (fast_slot, fast_view), (official_slot, official_view) = (live.start(init_index=0) for live in (fast, official))
+    assert np.array_equal(fast_slot.integration, official_slot.integration)
+    assert fast.model.nmeshface < 0.6 * official.model.nmeshface
+    difference = np.abs(fast_view.images_NHWC.astype(float) - official_view.images_NHWC)
+    assert 0.0 < difference.mean() < 2.5
+    fast.close()
+    official.close()
