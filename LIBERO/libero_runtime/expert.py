@@ -28,13 +28,13 @@ ROTATION_PER_ACTION_RAD = 0.5
 OPEN, CLOSE = -1.0, 1.0
 
 _ROBOT_XY = np.array([-0.66, 0.0])  # the arm's first axis, for LIBERO's table
-_FINGER_REACH_M = 0.053  # from between the half-closed fingers to the outer side of one
+_FINGER_REACH_M = 0.046  # from between the half-closed fingers to the outer side of one
 _FINGER_HALF_WIDTH_M = 0.011
-_WALL_GAP_M = 0.004
+_WALL_GAP_M = 0.003
 _DRAWER_BACK_M = 0.016  # at its back, this much of an open drawer stays below the cabinet's top
 # Sides of the bowl to take it by in a drawer, in order of preference: towards the robot, where the arm is not
 # stretched. The stand-in's wall has flat sides every 22.5 degrees.
-_DRAWER_ANGLES_DEG = (180.0, 135.0, 157.5)
+_DRAWER_ANGLES_DEG = (135.0, 112.5)
 _WORTH_ANOTHER_SIDE_M = 0.003
 _HAND_SITE = "gripper0_grip_site"
 _FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
@@ -63,6 +63,7 @@ class ExpertConfig:
     lift: float = 0.035  # rise before moving sideways
     tolerance_xy: float = 0.010
     tolerance_z: float = 0.010
+    open_gap: float = 0.07
     held_gap: float = 0.012  # the fingers are closed on the rim below this opening
     lost_distance: float = 0.035  # the rim is this far from the fingers: the bowl was lost
     straight_reach: float = 0.62  # furthest from the robot's axis that the hand points straight down
@@ -179,14 +180,12 @@ def rotation_vector(matrix: Array) -> Array:
     return vector
 
 
-def _hand_matrix(finger_axis: Array, tilt: float = 0.0) -> Array:
-    """Hand pointing down with the fingers opening along a horizontal unit vector (2,).
-
-    `tilt` (rad) leans the fingers outwards around that axis, away from the robot.
-    """
+def _hand_matrix(finger_axis: Array, tilt: float) -> Array:
+    """Hand whose fingers open along a horizontal unit vector (2,) and point down, leaning by `tilt` (rad) towards +x."""
     x, y = float(finger_axis[0]), float(finger_axis[1])
     sine, cosine = math.sin(tilt), math.cos(tilt)
-    return np.array([[x, y * cosine, y * sine], [y, -x * cosine, -x * sine], [0.0, sine, -cosine]])
+    upright = np.array([[x, y, 0.0], [y, -x, 0.0], [0.0, 0.0, -1.0]])
+    return np.array([[cosine, 0.0, -sine], [0.0, 1.0, 0.0], [sine, 0.0, cosine]]) @ upright
 
 
 def _drawer_grasp(bowl: Array, drawer: Drawer, rim_radius: float) -> tuple[float, Array]:
@@ -269,7 +268,8 @@ class ScriptedExpert:
         if self.phase is Phase.APPROACH:
             error = self._grasp_point(state) - state.hand_pos
             error[2] += config.drawer_hover if state.drawer is not None else 0.0
-            if np.hypot(error[0], error[1]) < config.tolerance_xy and abs(error[2]) < config.tolerance_z:
+            aligned = np.hypot(error[0], error[1]) < config.tolerance_xy and abs(error[2]) < config.tolerance_z
+            if aligned and state.finger_gap > config.open_gap:
                 self._in_drawer = state.drawer is not None
                 self._grip_point = self._grasp_point(state)
                 self._finger_axis = self._grasp(state).finger_axis
@@ -347,14 +347,10 @@ class ScriptedExpert:
         return state.bowl + self._grasp(state).offset
 
     def _hand_mat(self, state: ExpertState) -> Array:
-        """Straight down where the arm can; leaning outwards where it would be stretched to its singularity."""
+        """Straight down near the robot; leaning outwards where the arm would be stretched to its singularity."""
         axis = self._grasp(state).finger_axis if self._finger_axis is None else self._finger_axis
-        reach = state.hand_pos[:2] - _ROBOT_XY
-        distance = float(np.hypot(reach[0], reach[1]))
-        lean = float(axis[1] * reach[0] - axis[0] * reach[1]) / distance
-        if lean < 0.7:  # tilting around this finger axis would not bring the wrist back
-            return _hand_matrix(axis)
-        return _hand_matrix(axis, self.config.tilt_per_metre * max(0.0, distance - self.config.straight_reach))
+        reach = float(np.hypot(*(state.hand_pos[:2] - _ROBOT_XY)))
+        return _hand_matrix(axis, self.config.tilt_per_metre * max(0.0, reach - self.config.straight_reach))
 
     def _rim_distance(self, state: ExpertState) -> float:
         """How far the hand is from the nearest point of the rim."""
