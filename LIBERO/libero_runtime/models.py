@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import LiberoPathError, prepare_libero
+from libero_runtime.paths import LiberoPathError, prepare_libero, resolve_paths
 from libero_runtime.rendering import Look, SceneRenderer
 from libero_runtime.robot_meshes import with_coarse_robot
 from libero_runtime.suites import TaskSpec
@@ -78,7 +78,13 @@ def _shared_model(xml: str) -> SharedModel:
     shared = _compiled.get(key)
     if shared is None:
         # Not MjModel.from_xml_string: it keeps the parsed scene (130 MB) in a global for mj_saveLastXML.
-        model = mujoco.MjSpec.from_string(xml).compile()
+        try:
+            model = mujoco.MjSpec.from_string(xml).compile()
+        except ValueError as error:
+            raise LiberoPathError(
+                f"the scene does not compile with the assets in {resolve_paths().assets}: {error}. "
+                "Use a complete LIBERO checkout (LIBERO_REPO_PATH), or unset it to use stand-ins"
+            ) from error
         shared = SharedModel(model=model, body_pos=model.body_pos.copy(), body_quat=model.body_quat.copy())
         _compiled[key] = shared
         _return_freed_memory()
@@ -143,7 +149,8 @@ def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
         )
     except FileNotFoundError as error:
         raise LiberoPathError(
-            f"{task.suite} task {task.task_id} ({task.name}) needs an asset that is missing: {error.filename or error}"
+            f"{task.suite} task {task.task_id} ({task.name}) needs an asset that is missing: "
+            f"{error.filename or error}. Set LIBERO_REPO_PATH to an official checkout to run this suite"
         ) from error
     env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))  # stock's reset hides the marker sites
     return env

@@ -113,8 +113,9 @@ def _installed_paths() -> LiberoPaths:
 
 @lru_cache(maxsize=8)
 def _resolve(repo: str) -> LiberoPaths:
-    if repo and Path(repo).expanduser().resolve() != BUNDLED_FOLDER:
-        folder = Path(repo).expanduser().resolve()
+    folder = Path(repo).expanduser().resolve()
+    ours = folder == BUNDLED_FOLDER and not (folder / "libero" / "libero").is_dir()
+    if repo and not ours:
         if not folder.is_dir():
             raise LiberoPathError(
                 f"LIBERO_REPO_PATH={repo!r} is not a folder: expected an official LIBERO checkout, or unset it"

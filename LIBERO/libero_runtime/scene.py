@@ -31,7 +31,7 @@ PROPRIO_DIM = 8
 IDLE_ACTION = np.array([0.0] * 6 + [-1.0])
 _SUBSTEP_S = 0.002
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_START_CACHE_SIZE = 64  # finished resets kept per scene: a group of rollouts shares its start
+_START_CACHE_SIZE = 16  # finished resets kept per scene: a group of rollouts shares its start
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,18 @@ class Outcome:
 def start_seed(*, task_id: int, init_index: int, seed: int) -> int:
     """32-bit seed of everything random in an episode start."""
     return int(np.random.SeedSequence([task_id, init_index, seed]).generate_state(1)[0])
+
+
+def check_start(task: TaskSpec, *, init_index: int, seed: int) -> None:
+    """Raise when a task has no such initial state, or the seed is not one."""
+    num_states = len(init_states(task))
+    if not 0 <= init_index < num_states:
+        raise SuiteError(
+            f"init_index {init_index} is out of range: task {task.task_id} of {task.suite} has "
+            f"initial states 0 to {num_states - 1}"
+        )
+    if seed < 0:
+        raise SuiteError(f"seed {seed} of an episode start must not be negative")
 
 
 def axis_angle(quat_wxyz: Array) -> Array:
@@ -160,12 +172,8 @@ class Scene:
         if key in self._starts:
             self._starts.move_to_end(key)
             return self._starts[key]
+        check_start(self.task, init_index=init_index, seed=seed)
         states = init_states(self.task)
-        if not 0 <= init_index < len(states):
-            raise SuiteError(
-                f"init_index {init_index} is out of range: task {self.task.task_id} of {self.task.suite} has "
-                f"initial states 0 to {len(states) - 1}"
-            )
         expected = 1 + self.model.nq + self.model.nv
         if states.shape[1] != expected:
             raise SuiteError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.controller import ACTION_DIM
 from libero_runtime.rendering import LOOKS, Look
-from libero_runtime.scene import PROPRIO_DIM, Scene, Slot
+from libero_runtime.scene import PROPRIO_DIM, Scene, Slot, check_start
 from libero_runtime.suites import TaskSpec, load_suite
 
 __all__ = ["ChunkResult", "EpisodeStart", "Frames", "LiberoVectorEnv", "VectorEnvError"]
@@ -109,6 +109,8 @@ class LiberoVectorEnv:
         if len(starts) != len(ids):
             raise VectorEnvError(f"expected one start per environment, {len(ids)} in all, given {len(starts)}")
         tasks = [load_suite(start.suite).task(start.task_id) for start in starts]
+        for task, start in zip(tasks, starts, strict=True):
+            check_start(task, init_index=start.init_index, seed=start.seed)
         for i in sorted(range(len(ids)), key=lambda i: (starts[i].suite, starts[i].task_id)):
             slot, view = self._scene(tasks[i]).start(init_index=starts[i].init_index, seed=starts[i].seed)
             self._episodes[ids[i]] = _Episode(start=starts[i], task=tasks[i], slot=slot)

@@ -258,6 +258,8 @@ def test_bad_input(env):
         env.step_chunk(IDLE_CHUNK, [0], max_steps_B=[1, 2])
     with pytest.raises(SuiteError, match=r"init_index 50 is out of range.*0 to 49"):
         env.reset([EpisodeStart(SUITE, TASK, 50)], [0])
+    with pytest.raises(SuiteError, match="seed -1 of an episode start must not be negative"):
+        env.reset([EpisodeStart(SUITE, TASK, 0, seed=-1)], [0])
     with pytest.raises(VectorEnvError, match="environment 0 has no episode"):
         LiberoVectorEnv(num_envs=1).step_chunk(IDLE_CHUNK)
     with pytest.raises(VectorEnvError, match="look='shiny' must be one of fast, official"):
