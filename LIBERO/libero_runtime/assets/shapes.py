@@ -125,10 +125,12 @@ def wall_ring(
     """A slanted round wall made of boxes, as primitive collision needs it.
 
     `lower` and `upper` are the (radius, height) of the outer surface's two edges, `thickness` is measured
-    across the wall, inwards. The middles of the boxes lie on the given radii, and on the x and y axes when
-    `num_boxes` is a multiple of four, so the bounding box is exact and fingers along an axis meet a flat side.
+    across the wall, inwards. The corners of the boxes lie on the given radii (nothing sticks out, and published
+    initial states place some objects within a millimetre of each other), their middles on the x and y axes when
+    `num_boxes` is a multiple of four, so that fingers along an axis meet a flat side.
     """
-    (radius_low, z_low), (radius_high, z_high) = lower, upper
+    shrink = math.cos(math.pi / num_boxes)
+    (radius_low, z_low), (radius_high, z_high) = (lower[0] * shrink, lower[1]), (upper[0] * shrink, upper[1])
     run, rise = radius_high - radius_low, z_high - z_low
     length = math.hypot(run, rise)
     half_width = max(radius_low, radius_high) * math.tan(math.pi / num_boxes)

@@ -23,7 +23,7 @@ def round_wall(
     walls: list[Primitive] = []
     for index, (lower, upper) in enumerate(zip(outer[:-1], outer[1:], strict=True)):
         if index == len(outer) - 2:
-            run = upper[0] - lower[0]
+            run = (upper[0] - lower[0]) * math.cos(math.pi / num_boxes)
             height = top - lower[1]
             # inner edge = outer edge + thickness * run / length; one step of the fixed point is exact to microns
             raised = thickness * run / math.hypot(run, height)
@@ -53,7 +53,8 @@ def bowl(facts: ObjectFacts) -> dict[str, Parts]:
     body = facts.body("object")
     bottom, top = float(body.bounds[0][2]), float(body.bounds[1][2])
     rim = float(max(body.half[:2]))
-    outer = [(0.0290, bottom + 0.0006), (0.0427, 0.0142), (rim, top)]
+    # The published states of one task put bowl and plate so close that their lower edges touch: keep them slim there.
+    outer = [(0.0290, bottom + 0.0006), (0.0408, 0.0145), (rim, top)]
     collision = [floor_box(body, 0.0330, 0.0068), *round_wall(outer, 0.0025, body)]
     black = Paint((0.075, 0.075, 0.085), specular=0.6, shininess=0.6)
     profile = [
@@ -74,7 +75,7 @@ def plate(facts: ObjectFacts) -> dict[str, Parts]:
     body = facts.body("object")
     bottom, top = float(body.bounds[0][2]), float(body.bounds[1][2])
     rim = float(max(body.half[:2]))
-    outer = [(0.0450, 0.0010), (rim, top)]
+    outer = [(0.0450, 0.0010), (rim - 0.0005, top)]
     collision = [floor_box(body, 0.0480, 0.0045), *round_wall(outer, 0.0050, body)]
     white = Paint((0.93, 0.92, 0.90), specular=0.4, shininess=0.5)
     red = Paint((0.62, 0.10, 0.10), specular=0.4, shininess=0.5)
