@@ -73,8 +73,10 @@ def test_same_start_same_bits(env):
     other.close()
 
 
-def test_interleaved_equals_alone(env):
+@pytest.mark.parametrize("exact", [False, True])
+def test_interleaved_equals_alone(exact):
     """Slots share a model (also across tasks) and are advanced in turns: no bit may depend on that."""
+    env = LiberoVectorEnv(num_envs=4, exact=exact, image_size=64)
     starts = [EpisodeStart(SUITE, task, index) for task, index in ((0, 0), (0, 1), (3, 0), (3, 7))]
     env.reset(starts)
     actions = random_actions(4, 12)
@@ -82,7 +84,7 @@ def test_interleaved_equals_alone(env):
     env.step_chunk(actions[2:, 5:9], [2, 3])
     env.step_chunk(actions[:2, 5:9], [0, 1])
     last = env.step_chunk(actions[[3, 1, 0, 2], 9:], [3, 1, 0, 2])
-    alone = LiberoVectorEnv(num_envs=1)
+    alone = LiberoVectorEnv(num_envs=1, exact=exact, image_size=64)
     for i, env_id in enumerate((3, 1, 0, 2)):
         alone.reset([starts[env_id]])
         result = alone.step_chunk(actions[env_id : env_id + 1])
@@ -92,6 +94,7 @@ def test_interleaved_equals_alone(env):
         assert np.array_equal(mine.integration, theirs.integration)
         assert np.array_equal(mine.controller, theirs.controller)
     alone.close()
+    env.close()
 
 
 def test_dropped_scenes_are_rebuilt():
