@@ -34,17 +34,17 @@ def clipped_policy_loss(
     weights_SC weighs an action's tokens and is zero for actions that were not executed; see ``token_weights``.
     ``approx_kl_sum`` adds ``r - 1 - log r`` over unmasked tokens (Schulman's k3 estimator).
     """
-    log_ratio_SCA = logprobs_SCA - old_logprobs_SCA
+    mask_SCA = (weights_SC > 0)[..., None].expand_as(logprobs_SCA)
+    # Masked before the exponential: an overflow outside the mask would turn into NaN gradients inside it.
+    log_ratio_SCA = torch.where(mask_SCA, logprobs_SCA - old_logprobs_SCA, torch.zeros_like(logprobs_SCA))
     ratio_SCA = log_ratio_SCA.exp()
     advantages_S11 = advantages_S[:, None, None]
     unclipped_SCA = -advantages_S11 * ratio_SCA
     clipped_SCA = -advantages_S11 * ratio_SCA.clamp(1 - clip_low, 1 + clip_high)
     loss_SCA = torch.maximum(unclipped_SCA, clipped_SCA)
-    mask_SCA = (weights_SC > 0)[..., None].expand_as(loss_SCA)
-    # torch.where and not a product: an overflowing ratio outside the mask must not poison the sum.
-    weighted_SCA = torch.where(mask_SCA, loss_SCA * weights_SC[..., None], torch.zeros_like(loss_SCA))
+    weighted_SCA = loss_SCA * weights_SC[..., None]
     with torch.no_grad():
-        kl_SCA = torch.where(mask_SCA, ratio_SCA - 1 - log_ratio_SCA, torch.zeros_like(ratio_SCA))
+        kl_SCA = ratio_SCA - 1 - log_ratio_SCA  # zero where masked
         clipped = (clipped_SCA > unclipped_SCA) & mask_SCA
     return PolicyLoss(weighted_SCA.sum(), clipped.sum(), kl_SCA.sum(), mask_SCA.sum())
 

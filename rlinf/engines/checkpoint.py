@@ -96,7 +96,8 @@ def load_training_state(learner: PolicyLearner, folder: Path) -> int:
     if not path.is_file():
         raise ConfigError(f"cannot resume from {folder}: it holds no training_state.pt")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    # Not strict: parameters that never got a gradient (blocks the model does not run) have no optimizer state.
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
     set_optimizer_state_dict(learner.policy.module, learner.optimizer, state["optimizer"], options=options)
     learner.method.load_state_dict(state["method"])
     return int(state["epoch"])

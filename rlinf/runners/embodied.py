@@ -56,6 +56,7 @@ def find_state(config: Config, folder: Path) -> RunState:
     if config.actor.model.lora_path:
         lineage = Lineage.load(resolve_adapter(config.actor.model.lora_path))
         before = lineage.learnt_tasks if lineage else ()
+    result = checkpoint_name(folder, config.runner.max_epochs)
     records = ledger.read(folder.parent / LEDGER_FILE) if (folder.parent / LEDGER_FILE).is_file() else []
     own = [r for r in records if r.method == config.method.name and r.seed == config.runner.seed]
     return RunState(
@@ -64,8 +65,13 @@ def find_state(config: Config, folder: Path) -> RunState:
         task_ids=task_ids,
         learnt_before=before,
         evaluated_base=any(not record.learnt_tasks for record in own),
-        evaluated_after=any(record.learnt_tasks == (*before, *task_ids) for record in own),
+        evaluated_after=any(r.learnt_tasks == (*before, *task_ids) and r.checkpoint == result for r in own),
     )
+
+
+def checkpoint_name(folder: Path, step: int) -> str:
+    """How the ledger names a checkpoint of a run."""
+    return f"{folder.name}/global_step_{step}"
 
 
 class EmbodiedRunner:
@@ -217,7 +223,7 @@ class EmbodiedRunner:
         self.logger.log(outcome.metrics(), self.epoch)
         if row is not None:
             learnt = self.state.learnt_tasks if row != ledger.BASE_ROW else ()
-            checkpoint = "base" if row == ledger.BASE_ROW else f"{self.state.folder.name}/global_step_{self.epoch}"
+            checkpoint = "base" if row == ledger.BASE_ROW else checkpoint_name(self.state.folder, self.epoch)
             path = self.state.folder.parent / LEDGER_FILE
             ledger.append(path, make_record(self.config, outcome, row, learnt, checkpoint, self.assets, path.parent))
         log.info("%s: success %.1f %%", label, 100 * outcome.success_once)

@@ -1,0 +1,66 @@
+"""Sharded training over two gloo processes equals one process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlinf.engines.distributed import free_port
+from tests.small_policy import write_policy
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def _train(world_size: int, checkpoint: Path, output: Path, resume: Path | None = None) -> list[dict[str, np.ndarray]]:
+    output.mkdir()
+    port = free_port()
+    arguments = [str(world_size), str(port), str(checkpoint), str(output), *([str(resume)] if resume else [])]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.distributed.two_ranks", str(rank), *arguments],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    for rank, text in zip(ranks, outputs, strict=True):
+        assert rank.returncode == 0, text[-3000:]
+    return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    checkpoint = write_policy(folder / "small")
+    one = _train(1, checkpoint, folder / "one")
+    two = _train(2, checkpoint, folder / "two")
+    return folder, checkpoint, one, two
+
+
+def _weights(result):
+    return {name: value for name, value in result.items() if not name.startswith("metric:")}
+
+
+def test_two_ranks_give_the_weights_of_one(runs):
+    _, _, one, two = runs
+    for name, value in _weights(one[0]).items():
+        np.testing.assert_allclose(two[0][name], value, atol=2e-5, err_msg=name)
+        np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)
+
+
+def test_two_ranks_report_the_metrics_of_one(runs):
+    _, _, one, two = runs
+    for name in (key for key in one[0] if key.startswith("metric:")):
+        np.testing.assert_allclose(two[0][name], one[0][name], rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_a_checkpoint_of_two_ranks_resumes_on_one(runs):
+    folder, checkpoint, one, _ = runs
+    resumed = _train(1, checkpoint, folder / "resumed", resume=folder / "two" / "first" / "actor")
+    for name, value in _weights(one[0]).items():
+        np.testing.assert_allclose(resumed[0][name], value, atol=2e-5, err_msg=name)

@@ -1,0 +1,50 @@
+"""One rank of a sharded training run; started by ``test_two_ranks.py``."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from rlinf.config.schema import AlgorithmConfig, OptimConfig
+from rlinf.custom.methods import ContinualMethod
+from rlinf.engines.checkpoint import load_training_state, save_actor
+from rlinf.engines.distributed import join_group
+from rlinf.engines.fsdp import gather_trainable, shard
+from rlinf.engines.learner import PolicyLearner
+from tests.small_policy import make_rollouts, read_policy
+
+
+def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path, resume: Path | None) -> None:
+    """Train two epochs (one when resuming), write weights, metrics and a checkpoint."""
+    torch.set_num_threads(1)
+    mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
+    policy = read_policy(checkpoint, lora_path=resume)
+    shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
+    learner = PolicyLearner(
+        policy,
+        ContinualMethod(),
+        algorithm=AlgorithmConfig(),
+        optim=OptimConfig(lr=1e-3),
+        global_batch=12,
+        micro_batch=3,
+        device=torch.device("cpu"),
+    )
+    start = load_training_state(learner, resume) if resume else 0
+    for epoch in range(start, 2):
+        metrics = learner.update(make_rollouts(), seed=epoch)
+        if epoch == 0:
+            folder = output / "first" / "actor"
+            folder.mkdir(parents=True, exist_ok=True)
+            dist.barrier()
+            save_actor(learner, folder, epoch=1)
+    weights = gather_trainable(policy.module)
+    np.savez(output / f"rank_{rank}.npz", **weights, **{f"metric:{name}": value for name, value in metrics.items()})
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    rank, world_size, port = map(int, sys.argv[1:4])
+    resume = Path(sys.argv[6]) if len(sys.argv) > 6 else None
+    main(rank, world_size, port, Path(sys.argv[4]), Path(sys.argv[5]), resume)

@@ -1,0 +1,57 @@
+"""A random policy small enough for tests, and rollouts to train it on."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers_openvla_oft import SmallSizes, TowerSizes, create_small_checkpoint
+from transformers_openvla_oft.small import DINOV2, SIGLIP
+
+from rlinf.config.schema import ModelConfig
+from rlinf.data import EpisodePlan, EpisodeResult, RolloutBatch
+from rlinf.models import Policy, load_policy
+
+LANGUAGE = "pick up the black bowl next to the plate and place it on the plate"
+
+
+def write_policy(path: Path) -> Path:
+    """Write a checkpoint with about 0.2 million random weights."""
+    towers = tuple(TowerSizes(timm_id=name, embed_dim=32, depth=1, num_heads=2) for name in (DINOV2, SIGLIP))
+    sizes = SmallSizes(
+        image_size=32, patch_size=16, towers=towers, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64
+    )
+    bounds = {"q01": [-1.0] * 6 + [0.0], "q99": [1.0] * 7, "mask": [True] * 6 + [False]}
+    create_small_checkpoint(path, sizes=sizes, norm_stats={"libero_spatial_no_noops": {"action": bounds}})
+    return path
+
+
+def read_policy(path: Path, *, lora_path: Path | None = None, rank: int = 4) -> Policy:
+    """Load it with a LoRA adapter."""
+    model = ModelConfig(lora_rank=rank, lora_path=str(lora_path) if lora_path else None)
+    return load_policy(model, checkpoint=path, unnorm_key="libero_spatial", base_dtype=torch.float32, seed=3)
+
+
+def make_rollouts(*, num_groups: int = 2, group_size: int = 4, chunks: int = 3, seed: int = 0) -> RolloutBatch:
+    """Random pictures and bins; every second episode of a group succeeds one action before its last chunk ends."""
+    rng = np.random.default_rng(seed)
+    num_episodes = num_groups * group_size
+    episodes = tuple(
+        EpisodeResult(
+            EpisodePlan(e, e // group_size, "libero_spatial", 0, 0, 0), bool(e % 2), bool(e % 2), 5.0 * (e % 2), 24
+        )
+        for e in range(num_episodes)
+    )
+    count = num_episodes * chunks
+    executed = np.ones((count, 8), np.bool_)
+    executed[chunks - 1 :: 2 * chunks, -1] = False
+    return RolloutBatch(
+        frames_SNHWC=rng.integers(0, 256, (count, 1, 32, 32, 3), dtype=np.uint8),
+        languages=(LANGUAGE,),
+        language_S=np.zeros(count, np.int64),
+        bins_SCA=rng.integers(0, 256, (count, 8, 7)),
+        logprobs_SCA=np.full((count, 8, 7), -np.log(256), np.float32),
+        executed_SC=executed,
+        rewards_SC=np.zeros((count, 8), np.float32),
+        episode_S=np.repeat(np.arange(num_episodes), chunks),
+        episodes=episodes,
+    )

@@ -1,0 +1,119 @@
+"""Which episodes are played where, and how their steps become experience."""
+
+import numpy as np
+import pytest
+
+from rlinf.data import EnvStep, EpisodePlan, Observation
+from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, evaluation_plans, training_plans
+from rlinf.runners.collect import divide_plans
+
+
+def _training(**changes):
+    arguments = {
+        "suite": "libero_spatial", "task_ids": [3, 5], "num_init_states": [4, 4], "num_groups": 6, "group_size": 3,
+        "seed": 1, "epoch": 0,
+    }  # fmt: skip
+    return training_plans(**(arguments | changes))
+
+
+def test_a_group_shares_task_state_and_seed():
+    plans = _training()
+    assert [plan.episode for plan in plans] == list(range(18))
+    for group in range(6):
+        members = [plan for plan in plans if plan.group == group]
+        assert len(members) == 3
+        assert len({(plan.task_id, plan.init_index, plan.seed) for plan in members}) == 1
+
+
+def test_states_are_drawn_without_replacement_and_tasks_take_turns():
+    plans = _training(num_groups=8)
+    for task in (3, 5):
+        states = [plan.init_index for plan in plans[::3] if plan.task_id == task]
+        assert sorted(states) == [0, 1, 2, 3]
+
+
+def test_the_draw_depends_on_seed_and_epoch_alone():
+    assert _training() == _training()
+    assert _training() != _training(epoch=1)
+    assert _training() != _training(seed=2)
+
+
+def test_evaluation_starts_again_from_state_zero_with_another_seed():
+    plans = evaluation_plans(suite="s", task_ids=[2], num_init_states=[3], episodes_per_task=4, seed=10)
+    assert [(plan.init_index, plan.seed) for plan in plans] == [(0, 10), (1, 10), (2, 10), (0, 11)]
+
+
+def test_groups_are_not_divided_between_workers():
+    shares = divide_plans(_training(), 2)
+    assert [len(share) for share in shares] == [9, 9]
+    owners = {plan.group: {i for i, share in enumerate(shares) if plan in share} for plan in _training()}
+    assert all(len(owner) == 1 for owner in owners.values())
+
+
+def test_queue_keeps_a_worker_on_its_task_and_hands_out_everything_once():
+    plans = evaluation_plans(suite="s", task_ids=[0, 1], num_init_states=[9, 9], episodes_per_task=3, seed=0)
+    queue = EpisodeQueue(plans)
+    first = [queue.next(worker) for worker in (0, 1)]
+    assert {plan.task_id for plan in first} == {0, 1}, "idle workers spread over tasks"
+    follow = queue.next(0)
+    assert follow.task_id == first[0].task_id
+    rest = [queue.next(0) for _ in range(3)]
+    assert queue.next(1) is None
+    assert sorted(plan.episode for plan in [*first, follow, *rest]) == list(range(6))
+
+
+def _step(rewards, executed, success, terminated, truncated):
+    count = len(rewards)
+    return EnvStep(
+        observation=Observation(
+            np.zeros((count, 1, 4, 4, 3), np.uint8), np.zeros((count, 8), np.float32), ("lift",) * count
+        ),
+        rewards_BC=np.array(rewards, np.float32),
+        executed_BC=np.array(executed),
+        success_BC=np.array(success),
+        terminated_B=np.array(terminated),
+        truncated_B=np.array(truncated),
+    )
+
+
+def _record(recorder, episodes, step, value):
+    count = len(episodes)
+    return recorder.add(
+        episodes,
+        frames_BNHWC=np.full((count, 1, 2, 2, 3), value, np.uint8),
+        languages=["lift"] * count,
+        bins_BCA=np.full((count, 2, 7), value, np.int64),
+        logprobs_BCA=np.zeros((count, 2, 7), np.float32),
+        step=step,
+    )
+
+
+def test_recorder_turns_whole_episodes_into_samples_in_order():
+    recorder = EpisodeRecorder()
+    for number in (0, 1, 2):
+        recorder.start(EpisodePlan(number, 0, "s", 4, number, 0))
+    both = [[True, True]] * 2
+    nothing = [[0.0, 0.0]] * 2
+    _record(recorder, [1, 0], _step(nothing, both, [[False, False]] * 2, [False] * 2, [False] * 2), 1)
+    # Episode 1 succeeds with its third action; episode 0 runs into the limit; episode 2 never ends.
+    done = _record(
+        recorder,
+        [1, 0],
+        _step([[5.0, 0.0], [0.0, 0.0]], [[True, False], [True, True]], [[True, True], [False, False]],
+              [True, False], [False, True]),
+        2,
+    )  # fmt: skip
+    assert [result.plan.episode for result in done] == [1, 0]
+    batch = recorder.batch()
+    assert [result.plan.episode for result in batch.episodes] == [0, 1]
+    assert batch.episode_S.tolist() == [0, 0, 1, 1]
+    assert batch.bins_SCA[:, 0, 0].tolist() == [1, 2, 1, 2]
+    assert batch.executed_SC.tolist() == [[True, True], [True, True], [True, True], [True, False]]
+    lost, won = batch.episodes
+    assert (lost.success_once, lost.total_reward, lost.num_steps) == (False, 0.0, 4)
+    assert (won.success_once, won.success_at_end, won.total_reward, won.num_steps) == (True, True, 5.0, 3)
+
+
+def test_shapes_are_checked_when_data_is_built():
+    with pytest.raises(ValueError, match=r"images_BNHWC must be uint8 of shape \(1, any, any, any, 3\)"):
+        Observation(np.zeros((2, 1, 4, 4, 3), np.uint8), np.zeros((1, 8), np.float32), ("a",))

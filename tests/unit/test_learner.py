@@ -1,0 +1,226 @@
+"""Policy, adapter and updates in one process."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlinf.config import ConfigError
+from rlinf.config.schema import AlgorithmConfig, OptimConfig
+from rlinf.custom.methods import ContinualMethod
+from rlinf.data import Observation
+from rlinf.engines.checkpoint import checkpoints, load_training_state, prune, publish, save_actor, temporary_folder
+from rlinf.engines.fsdp import gather_trainable, load_trainable
+from rlinf.engines.learner import PolicyLearner, minibatches, rank_share
+from rlinf.models import PolicyInputs
+from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_policy
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return write_policy(tmp_path_factory.mktemp("policy") / "small")
+
+
+def _learner(checkpoint: Path, *, lora_path: Path | None = None, micro_batch: int = 8) -> PolicyLearner:
+    return PolicyLearner(
+        read_policy(checkpoint, lora_path=lora_path),
+        ContinualMethod(),
+        algorithm=AlgorithmConfig(),
+        optim=OptimConfig(lr=1e-3),
+        global_batch=12,
+        micro_batch=micro_batch,
+        device=torch.device("cpu"),
+    )
+
+
+def _observation(count: int) -> Observation:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 1, 256, 256, 3), dtype=np.uint8)
+    return Observation(images, np.zeros((count, 8), np.float32), (LANGUAGE,) * count)
+
+
+def test_actions_depend_on_their_random_numbers_and_not_on_the_batch(checkpoint):
+    policy = read_policy(checkpoint)
+    uniforms = np.random.default_rng(1).random((3, 8, 7))
+    inputs = policy.prepare(_observation(3))
+    together = policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
+    alone = policy.act(
+        PolicyInputs(inputs.frames_BNHWC[2:], inputs.languages[2:]), temperature=1.0, uniforms_BCA=uniforms[2:]
+    )
+    assert together.bins_BCA.shape == (3, 8, 7)
+    assert torch.equal(together.bins_BCA[2], alone.bins_BCA[0])
+    assert np.abs(together.env_actions_BCA).max() <= 1
+
+
+def test_sampling_follows_the_distribution(checkpoint):
+    policy = read_policy(checkpoint)
+    count = 400
+    inputs = policy.prepare(_observation(1))
+    repeated = PolicyInputs(inputs.frames_BNHWC.repeat(count, 1, 1, 1, 1), inputs.languages * count)
+    uniforms = np.random.default_rng(2).random((count, 8, 7))
+    output = policy.act(repeated, temperature=0.05, uniforms_BCA=uniforms)  # sharpened, so that few bins share the mass
+    expected = policy.evaluate_actions(repeated, output.bins_BCA, temperature=0.05)
+    assert torch.allclose(output.logprobs_BCA, expected.logprobs_BCA, atol=1e-4)
+    # The mean negative log-probability of samples estimates the entropy.
+    gap = (-output.logprobs_BCA.mean(0) - expected.entropy_BCA[0]).abs().mean()
+    assert gap < 0.1
+
+
+def test_greedy_is_the_limit_of_low_temperature(checkpoint):
+    policy = read_policy(checkpoint)
+    inputs = policy.prepare(_observation(2))
+    uniforms = np.random.default_rng(3).random((2, 8, 7))
+    greedy = policy.act(inputs, temperature=0, uniforms_BCA=uniforms)
+    cold = policy.act(inputs, temperature=1e-5, uniforms_BCA=uniforms)
+    assert torch.equal(greedy.bins_BCA, cold.bins_BCA)
+
+
+def test_log_probabilities_of_a_rollout_are_those_of_the_learner(checkpoint):
+    policy = read_policy(checkpoint)
+    inputs = policy.prepare(_observation(4))
+    output = policy.act(inputs, temperature=1.6, uniforms_BCA=np.random.default_rng(4).random((4, 8, 7)))
+    again = policy.evaluate_actions(inputs, output.bins_BCA, temperature=1.6)
+    assert torch.allclose(output.logprobs_BCA, again.logprobs_BCA, atol=1e-5)
+
+
+def test_minibatches_cover_every_sample_once():
+    kept = np.arange(100, 125)
+    batches = minibatches(kept, batch_size=10, rng=np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == [9, 8, 8]
+    assert sorted(np.concatenate(batches)) == list(kept)
+
+
+def test_ranks_share_a_minibatch_without_counting_a_sample_twice():
+    samples = np.arange(7)
+    shares = [rank_share(samples, rank=rank, world_size=3, micro_batch=2) for rank in range(3)]
+    assert len({len(share) for share in shares}) == 1, "sharded forwards are collective"
+    counted = [sample for share in shares for micro, count in share for sample in micro[:count]]
+    assert sorted(counted) == list(range(7))
+
+
+def test_update_raises_the_probability_of_what_succeeded(checkpoint):
+    learner = _learner(checkpoint)
+    rollouts = make_rollouts()
+    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
+    bins = torch.from_numpy(rollouts.bins_SCA)
+
+    def margin() -> float:
+        with torch.no_grad():
+            logprobs = learner.policy.evaluate_actions(inputs, bins, temperature=1.6).logprobs_BCA.mean((1, 2))
+        won = torch.tensor([rollouts.episodes[e].success_once for e in rollouts.episode_S])
+        return float(logprobs[won].mean() - logprobs[~won].mean())
+
+    before = margin()
+    for epoch in range(3):
+        metrics = learner.update(rollouts, seed=epoch)
+    assert margin() > before + 1e-3
+    assert metrics["train/num_samples"] == 24
+    assert metrics["train/num_steps"] == 2
+    assert metrics["train/grad_norm"] > 0
+
+
+def test_micro_batches_do_not_change_the_update(checkpoint):
+    results = []
+    for micro_batch in (12, 5):
+        learner = _learner(checkpoint, micro_batch=micro_batch)
+        learner.update(make_rollouts(), seed=0)
+        results.append(gather_trainable(learner.policy.module))
+    for name, tensor in results[0].items():
+        np.testing.assert_allclose(tensor, results[1][name], atol=2e-5, err_msg=name)
+
+
+def test_groups_without_contrast_change_nothing(checkpoint):
+    learner = _learner(checkpoint)
+    before = copy.deepcopy(gather_trainable(learner.policy.module))
+    rollouts = make_rollouts(group_size=2)
+    always = tuple(_won(episode) for episode in rollouts.episodes)
+    metrics = learner.update(_with_episodes(rollouts, always), seed=0)
+    assert metrics["train/num_samples"] == 0
+    assert metrics["train/kept_episodes"] == 0
+    after = gather_trainable(learner.policy.module)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def _won(episode):
+    return type(episode)(episode.plan, True, True, 5.0, episode.num_steps)
+
+
+def _with_episodes(rollouts, episodes):
+    from dataclasses import replace
+
+    return replace(rollouts, episodes=episodes)
+
+
+def test_a_bad_loss_stops_the_run_before_any_weight_changes(checkpoint):
+    learner = _learner(checkpoint)
+    before = copy.deepcopy(gather_trainable(learner.policy.module))
+    rollouts = make_rollouts()
+    rollouts.logprobs_SCA[:] = np.nan
+    with pytest.raises(FloatingPointError, match="policy loss is nan"):
+        learner.update(rollouts, seed=0)
+    after = gather_trainable(learner.policy.module)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_weights_travel_to_another_copy(checkpoint):
+    learner = _learner(checkpoint)
+    learner.update(make_rollouts(), seed=0)
+    other = read_policy(checkpoint)
+    load_trainable(other.module, gather_trainable(learner.policy.module))
+    uniforms = np.random.default_rng(5).random((2, 8, 7))
+    inputs = other.prepare(_observation(2))
+    mine = learner.policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
+    theirs = other.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
+    assert torch.equal(mine.logprobs_BCA, theirs.logprobs_BCA)
+    with pytest.raises(ValueError, match="names differ"):
+        load_trainable(other.module, {})
+
+
+def test_resuming_equals_going_on(checkpoint, tmp_path):
+    rollouts = make_rollouts()
+    straight = _learner(checkpoint)
+    straight.update(rollouts, seed=0)
+    folder = temporary_folder(tmp_path, 1) / "actor"
+    save_actor(straight, folder, epoch=1)
+    saved = publish(tmp_path, 1)
+    straight.update(rollouts, seed=1)
+
+    resumed = _learner(checkpoint, lora_path=saved.actor)
+    assert load_training_state(resumed, saved.actor) == 1
+    resumed.update(rollouts, seed=1)
+    for name, tensor in gather_trainable(straight.policy.module).items():
+        np.testing.assert_array_equal(tensor, gather_trainable(resumed.policy.module)[name], err_msg=name)
+
+
+def test_interrupted_writes_are_not_checkpoints(checkpoint, tmp_path):
+    assert checkpoints(tmp_path) == []
+    learner = _learner(checkpoint)
+    for step in (1, 2, 10):
+        save_actor(learner, temporary_folder(tmp_path, step) / "actor", epoch=step)
+        publish(tmp_path, step)
+    save_actor(learner, temporary_folder(tmp_path, 11) / "actor", epoch=11)
+    assert [found.step for found in checkpoints(tmp_path)] == [1, 2, 10]
+    prune(tmp_path, keep=2)
+    assert [found.step for found in checkpoints(tmp_path)] == [2, 10]
+
+
+def test_an_adapter_that_does_not_fit_is_refused(checkpoint, tmp_path):
+    learner = _learner(checkpoint)
+    save_actor(learner, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    folder = publish(tmp_path, 1).actor
+    with pytest.raises(ConfigError, match=r"has rank 4, but actor\.model\.lora_rank=8"):
+        read_policy(checkpoint, lora_path=folder, rank=8)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match="1 of"):
+        read_policy(checkpoint, lora_path=folder)
+
+
+def test_modules_have_their_published_names(checkpoint):
+    modules = read_policy(checkpoint).trainable_modules()
+    assert sorted(modules) == ["head", "llm", "vision"]
+    assert all(modules.values())
