@@ -299,7 +299,7 @@ def test_fast_look_is_close_and_has_the_same_physics():
 
 @pytest.mark.parametrize("task_id", range(10))
 def test_goal_bowl_settles_where_it_was_put(task_id):
-    """It falls some 7 cm and stays: MuJoCo 3.4 moves the bowl on the ramekin (task 5) by 34 mm, which the pin avoids."""
+    """It falls some 7 cm and stays. MuJoCo 3.4 moves the bowl on the ramekin (task 5) by 34 mm: hence the pin."""
     live = scene.Scene(load_suite(SUITE).task(task_id), image_size=16, num_idle_steps=20)
     slot, _ = live.start(init_index=0)
     live.load(slot)
