@@ -1,4 +1,4 @@
-"""LIBERO's demonstration files: one HDF5 file per task, `<task name>_demo.hdf5`, with a group `data/demo_<i>` per episode.
+"""LIBERO's demonstration files: one HDF5 per task, `<task name>_demo.hdf5`, with a group `data/demo_<i>` per episode.
 
 As in the stock files, pictures are stored as OpenGL delivers them: rotated by 180 degrees from what policies are given
 (readers of LIBERO data turn them). Unlike there, an observation is the one before the action of the same index.
@@ -7,12 +7,12 @@ As in the stock files, pictures are stored as OpenGL delivers them: rotated by 1
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from libero_runtime.episodes import Demonstration, EpisodePlan
 from libero_runtime.suites import TaskSpec
@@ -31,6 +31,13 @@ def demonstration_file(folder: Path, task: TaskSpec) -> Path:
     return folder / f"{task.name}_demo.hdf5"
 
 
+def quaternions(rotvecs_T3: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Quaternions (T, 4) in the order x, y, z, w of rotation vectors."""
+    angles_T1 = np.linalg.norm(rotvecs_T3, axis=1, keepdims=True)
+    axes_T3 = rotvecs_T3 / np.maximum(angles_T1, 1e-9)
+    return np.concatenate([axes_T3 * np.sin(angles_T1 / 2), np.cos(angles_T1 / 2)], axis=1).astype(np.float32)
+
+
 def write_part(
     path: Path, demo: Demonstration, plan: EpisodePlan, *, cameras: Sequence[str], compression: str
 ) -> None:
@@ -47,7 +54,7 @@ def write_part(
         group.attrs["seed"] = plan.seed
         group["actions"] = demo.actions_TA
         group["states"] = demo.states_TS
-        group["robot_states"] = np.concatenate([proprio[:, 6:8], proprio[:, :6]], axis=1)
+        group["robot_states"] = np.concatenate([proprio[:, 6:8], proprio[:, :3], quaternions(proprio[:, 3:6])], axis=1)
         group["rewards"] = last
         group["dones"] = last
         obs = group.create_group("obs")
@@ -105,4 +112,4 @@ def merge_parts(
         data.attrs["total"] = total
         data.attrs["tag"] = "scripted-expert-v1"
         data.attrs["options"] = options
-    os.replace(partial, target)
+    partial.replace(target)

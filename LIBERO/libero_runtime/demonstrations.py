@@ -155,8 +155,8 @@ class _Handle:
 
     process: BaseProcess
     connection: Connection
-    task_id: int | None = None
-    attempt: int | None = None
+    plan: EpisodePlan | None = None  # the attempt it is at
+    task_id: int | None = None  # the task whose scene it has
 
 
 class _Team:
@@ -176,43 +176,43 @@ class _Team:
         return _Handle(process, ours)
 
     def assign(self, handle: _Handle, plan: EpisodePlan) -> None:
-        handle.task_id, handle.attempt = plan.task_id, plan.attempt
+        handle.plan, handle.task_id = plan, plan.task_id
         # A worker that has just died is noticed when its answer is awaited.
         with contextlib.suppress(BrokenPipeError):
             handle.connection.send(plan)
 
     def reports(self) -> Iterator[EpisodeReport]:
         """Wait for at least one worker; an attempt whose worker died counts as a failure."""
-        busy = {handle.connection: handle for handle in self.handles if handle.attempt is not None}
-        for connection in wait(list(busy)):
-            handle = busy[connection]  # type: ignore[index]
-            assert handle.task_id is not None and handle.attempt is not None
+        busy = [(handle, handle.plan) for handle in self.handles if handle.plan is not None]
+        ready = wait([handle.connection for handle, _ in busy])
+        for handle, plan in busy:
+            if handle.connection not in ready:
+                continue
+            handle.plan = None
             try:
                 report: EpisodeReport = handle.connection.recv()
                 self._deaths_in_a_row = 0
             except (EOFError, ConnectionResetError):
-                report = self._replace(handle)
-            handle.attempt = None
+                report = self._replace(handle, plan)
             yield report
 
-    def _replace(self, handle: _Handle) -> EpisodeReport:
-        assert handle.task_id is not None and handle.attempt is not None
+    def _replace(self, handle: _Handle, plan: EpisodePlan) -> EpisodeReport:
         handle.process.join()
         self._deaths_in_a_row += 1
         message = (
-            f"a worker ended with exit code {handle.process.exitcode} in attempt {handle.attempt} of task "
-            f"{handle.task_id} (its own error is printed above)"
+            f"a worker ended with exit code {handle.process.exitcode} in attempt {plan.attempt} of task "
+            f"{plan.task_id} (its own error is printed above)"
         )
         if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:
             raise DemonstrationError(f"{message}; {self._deaths_in_a_row} in a row: giving up")
         logger.warning("%s; starting another", message)
         self.handles[self.handles.index(handle)] = self._start()
-        return EpisodeReport(handle.task_id, handle.attempt, False, 0)
+        return EpisodeReport(plan.task_id, plan.attempt, False, 0)
 
     def close(self) -> None:
         """Let idle workers finish; end those still in an episode."""
         for handle in self.handles:
-            if handle.attempt is None and handle.process.is_alive():
+            if handle.plan is None and handle.process.is_alive():
                 with contextlib.suppress(BrokenPipeError):
                     handle.connection.send(None)
             else:
@@ -250,7 +250,7 @@ def record(options: RunOptions, *, output: Path, num_workers: int, show_progress
         with tqdm(total=options.episodes_per_task * len(books), unit="demo", disable=not show_progress) as bar:
             while unwritten:
                 for handle in team.handles:
-                    if handle.attempt is None and (book := _choose(handle, books, team.handles)) is not None:
+                    if handle.plan is None and (book := _choose(handle, books, team.handles)) is not None:
                         team.assign(handle, plan_attempt(options, book.task_id, book.next_attempt()))
                 for report in team.reports():
                     book = books[report.task_id]
@@ -305,8 +305,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder for the files")
     parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes, one per core")
     parser.add_argument("--noise", type=float, default=0.05, help="spread of the noise on the executed motion")
-    parser.add_argument("--record", choices=("expert", "executed"), default="expert",
-                        help="action kept: the expert's at the visited state, or the noisy one that was executed")  # fmt: skip
+    parser.add_argument(
+        "--record",
+        choices=("expert", "executed"),
+        default="expert",
+        help="action kept: the expert's at the visited state, or the noisy one that was executed",
+    )
     parser.add_argument("--init-range", default="0-49", help="initial states to start from")
     parser.add_argument("--init-jitter", type=float, default=0.0, help="metres by which objects are moved at the start")
     parser.add_argument("--cameras", default="agentview", help="camera names, separated by commas")
@@ -318,13 +322,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _options(arguments: argparse.Namespace) -> RunOptions:
     for name in ("episodes_per_task", "num_workers", "image_size", "max_steps", "max_grasps"):
         if getattr(arguments, name) < 1:
-            raise DemonstrationError(f"--{name.replace('_', '-')} must be at least 1, given {getattr(arguments, name)}")
+            raise DemonstrationError(f"{_flag(name)} must be at least 1, given {getattr(arguments, name)}")
     for name in ("noise", "init_jitter", "seed"):
         if getattr(arguments, name) < 0:
-            raise DemonstrationError(f"--{name.replace('_', '-')} must not be negative, given {getattr(arguments, name)}")
+            raise DemonstrationError(f"{_flag(name)} must not be negative, given {getattr(arguments, name)}")
     tasks = parse_numbers(arguments.tasks)
     suite = load_suite(arguments.suite)
     for task_id in tasks:
@@ -348,6 +356,21 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
     )
 
 
+def _summary(books: dict[int, TaskBook], seconds: float) -> str:
+    lines = [
+        f"task {book.task_id}: {len(book.successes)} demonstrations of {book.num_attempts} attempts, "
+        f"mean length {np.mean(book.lengths):.1f}, longest {max(book.lengths)}"
+        for book in books.values()
+    ]
+    num_demos = sum(len(book.successes) for book in books.values())
+    steps = sum(sum(book.lengths) for book in books.values())
+    lines.append(
+        f"{num_demos} demonstrations, {steps} steps in {seconds:.1f} s: {num_demos / seconds:.2f} demonstrations/s, "
+        f"{steps / seconds:.0f} steps/s"
+    )
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parsed = _parser().parse_args(arguments)
@@ -361,20 +384,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         select_opengl()
         books = record(options, output=parsed.output, num_workers=parsed.num_workers)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 2
     seconds = time.monotonic() - started
-    num_demos = sum(len(book.successes) for book in books.values())
-    for book in books.values():
-        print(
-            f"task {book.task_id}: {len(book.successes)} demonstrations of {book.num_attempts} attempts, "
-            f"mean length {np.mean(book.lengths):.1f}, longest {max(book.lengths)}"
-        )
-    steps = sum(sum(book.lengths) for book in books.values())
-    print(
-        f"{num_demos} demonstrations, {steps} steps in {seconds:.1f} s: {num_demos / seconds:.2f} demonstrations/s, "
-        f"{steps / seconds:.0f} steps/s; written to {parsed.output}"
-    )
+    sys.stdout.write(_summary(books, seconds) + f"\nwritten to {parsed.output}\n")
     return 0
 
 

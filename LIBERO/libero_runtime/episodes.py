@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from libero_runtime.expert import ScriptedExpert
 from libero_runtime.scene import IDLE_ACTION, Scene
 
-_STACKED_M = 0.03  # objects whose centres are closer than this in the plane stand on each other: they are moved together
+_STACKED_M = 0.03  # objects whose centres are closer than this in the plane stand on each other: they move together
 _NUM_SETTLE_STEPS = 5
 
 

@@ -181,11 +181,12 @@ def rotation_vector(matrix: Array) -> Array:
 
 
 def _hand_matrix(finger_axis: Array, tilt: float) -> Array:
-    """Hand whose fingers open along a horizontal unit vector (2,) and point down, leaning by `tilt` (rad) towards +x."""
+    """Hand whose fingers open along a horizontal unit vector (2,) and point down, leaning by `tilt` towards +x."""
     x, y = float(finger_axis[0]), float(finger_axis[1])
     sine, cosine = math.sin(tilt), math.cos(tilt)
     upright = np.array([[x, y, 0.0], [y, -x, 0.0], [0.0, 0.0, -1.0]])
-    return np.array([[cosine, 0.0, -sine], [0.0, 1.0, 0.0], [sine, 0.0, cosine]]) @ upright
+    leaning: Array = np.array([[cosine, 0.0, -sine], [0.0, 1.0, 0.0], [sine, 0.0, cosine]]) @ upright
+    return leaning
 
 
 def _drawer_grasp(bowl: Array, drawer: Drawer, rim_radius: float) -> tuple[float, Array]:
@@ -334,7 +335,8 @@ class ScriptedExpert:
     def _grasp(self, state: ExpertState) -> _Grasp:
         """The rim's side facing +y; inside a drawer, the side where the outer finger finds most room."""
         config = self.config
-        radius, depth, direction, axis = config.rim_radius, config.grip_depth, np.array([0.0, 1.0]), np.array([0.0, 1.0])
+        radius, depth = config.rim_radius, config.grip_depth
+        direction = axis = np.array([0.0, 1.0])
         if state.drawer is not None:
             radius, direction = _drawer_grasp(state.bowl, state.drawer, config.rim_radius)
             # Both ways round the fingers are on the same axis; take the smaller turn of the wrist.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -68,7 +67,7 @@ def ensure_assets(cache_folder: Path) -> Path:
         # mkdtemp gives access to the owner only
         partial.chmod(0o755)
         try:
-            os.rename(partial, target)
+            partial.rename(target)
         except OSError:
             # Another process finished first: its folder has the same content.
             if not target.is_dir():

@@ -53,7 +53,7 @@ def _material(asset: ET.Element, name: str, texture: str, repeat: str, *, unifor
 def _assets(root: ET.Element) -> None:
     asset = ET.SubElement(root, "asset")
     sky = {"builtin": "gradient", "rgb1": ".9 .9 1", "rgb2": ".2 .3 .4", "width": "64", "height": "64"}
-    ET.SubElement(asset, "texture", type="skybox", **sky)
+    ET.SubElement(asset, "texture", {"type": "skybox", **sky})
     # hf-libero replaces the files of `texplane` and `tex-wall` by those of the problem's style.
     _texture(asset, "texplane", "light-gray-floor-tile", "2d")
     _texture(asset, "tex-wall", "light-gray-plaster", "2d")

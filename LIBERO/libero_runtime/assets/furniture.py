@@ -83,9 +83,10 @@ def flat_stove(facts: ObjectFacts) -> dict[str, Parts]:
     steel = Paint((0.42, 0.42, 0.43), specular=0.6, shininess=0.6)
     dark = Paint((0.13, 0.13, 0.14), specular=0.5, shininess=0.5)
     red = Paint((0.55, 0.12, 0.08), specular=0.3)
+    discs = [(0.070, red), (0.062, dark), (0.045, red), (0.037, dark), (0.018, red)]
     rings = [
         Visual(cylinder((0.0, 0.0, z1 - 0.0006 + 0.0003 * index), radius, 0.0008), paint)
-        for index, (radius, paint) in enumerate([(0.070, red), (0.062, dark), (0.045, red), (0.037, dark), (0.018, red)])
+        for index, (radius, paint) in enumerate(discs)
     ]
     burner_visuals = [Visual(block, steel), Visual(plate, dark), *rings]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +175,7 @@ def lathe(name: str, profile: Profile, *, center: Point = (0.0, 0.0, 0.0), num_s
             angle = 2 * math.pi * side / num_sides
             vertices.append((cx + radius * math.cos(angle), cy + radius * math.sin(angle), cz + height))
     faces = []
-    for below, above in zip(rows[:-1], rows[1:], strict=True):
+    for below, above in pairwise(rows):
         for side in range(num_sides):
             following = (side + 1) % num_sides
             a, b, c, d = below[side], below[following], above[following], above[side]

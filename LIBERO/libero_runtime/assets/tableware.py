@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from libero_runtime.assets.facts import BodyFacts, ObjectFacts
 from libero_runtime.assets.shapes import Mesh, Paint, Parts, Primitive, Profile, Visual, box, lathe, wall_ring
@@ -21,7 +22,7 @@ def round_wall(
     top = float(body.bounds[1][2])
     center = (float(body.center[0]), float(body.center[1]), 0.0)
     walls: list[Primitive] = []
-    for index, (lower, upper) in enumerate(zip(outer[:-1], outer[1:], strict=True)):
+    for index, (lower, upper) in enumerate(pairwise(outer)):
         if index == len(outer) - 2:
             run = (upper[0] - lower[0]) * math.cos(math.pi / num_boxes)
             height = top - lower[1]

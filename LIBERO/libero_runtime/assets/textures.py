@@ -26,7 +26,8 @@ def _noise(rng: np.random.Generator, scale_x: float, scale_y: float) -> Field:
     frequency_y, frequency_x = np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE), indexing="ij")
     smooth = np.exp(-2 * np.pi**2 * ((frequency_x * scale_x) ** 2 + (frequency_y * scale_y) ** 2))
     field: Field = np.real(np.fft.ifft2(white * smooth))
-    return field / field.std()
+    field /= field.std()
+    return field
 
 
 def _shade(color: Color, brightness: Field) -> Picture:
