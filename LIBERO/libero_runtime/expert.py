@@ -51,9 +51,9 @@ class ExpertConfig:
 
     position_gain: float = 2.5  # action per goal distance, in units of one action's reach
     rotation_gain: float = 1.5
-    rim_radius: float = 0.0495  # middle of the bowl's wall at the rim
+    rim_radius: float = 0.0490  # middle of the bowl's wall at the rim
     rim_height: float = 0.0521  # rim above the bowl's own origin
-    grip_depth: float = 0.008  # the finger pads' middle below the rim
+    grip_depth: float = 0.017  # the finger pads' middle below the rim
     drawer_depth: float = 0.010  # the same in a drawer
     drawer_hover: float = 0.05  # start to close this far above the grasp in a drawer
     hover: float = 0.10  # height above the grasp while still far from it
