@@ -189,7 +189,7 @@ def _hand_matrix(finger_axis: Array, tilt: float) -> Array:
     return leaning
 
 
-def _drawer_grasp(bowl: Array, drawer: Drawer, rim_radius: float) -> tuple[float, Array]:
+def drawer_grasp(bowl: Array, drawer: Drawer, rim_radius: float) -> tuple[float, Array]:
     """Distance (m) from the bowl's middle and direction (2,) of the grasp that fits the hand into a drawer.
 
     Where the outer finger would meet a wall even half closed, the hand stays closer to the bowl's middle: closing it
@@ -338,7 +338,7 @@ class ScriptedExpert:
         radius, depth = config.rim_radius, config.grip_depth
         direction = axis = np.array([0.0, 1.0])
         if state.drawer is not None:
-            radius, direction = _drawer_grasp(state.bowl, state.drawer, config.rim_radius)
+            radius, direction = drawer_grasp(state.bowl, state.drawer, config.rim_radius)
             # Both ways round the fingers are on the same axis; take the smaller turn of the wrist.
             axis = direction if direction[1] > 0 or direction[0] < 0 else -direction
             depth = config.drawer_depth

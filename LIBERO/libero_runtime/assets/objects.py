@@ -88,6 +88,8 @@ class _Document:
         self.category = category
         self.texture_folder = texture_folder
         self.root = ET.Element("mujoco", model=category)
+        # robosuite replaces the compiler's settings by its own, which agree; with these the file stands by itself.
+        ET.SubElement(self.root, "compiler", angle="radian", inertiagrouprange="0 0")
         self.asset = ET.SubElement(self.root, "asset")
         self.materials: dict[Paint, str] = {}
         self.meshes: dict[str, Mesh] = {}

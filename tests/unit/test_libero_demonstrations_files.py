@@ -1,0 +1,130 @@
+"""Demonstration files: planning, a real recording with two processes, and the command line's errors."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from libero_runtime.demonstration_files import quaternions
+from libero_runtime.demonstrations import (
+    DemonstrationError,
+    EpisodeReport,
+    RunOptions,
+    TaskBook,
+    main,
+    parse_numbers,
+    plan_attempt,
+)
+from libero_runtime.episodes import EpisodeOptions, run_episode
+from libero_runtime.scene import Scene
+from libero_runtime.suites import load_suite
+
+TASK = 2  # the shortest one
+FLAGS = ["--tasks", str(TASK), "--episodes-per-task", "2", "--image-size", "64", "--noise", "0.1", "--seed", "7"]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demonstrations")
+    assert main([*FLAGS, "--init-jitter", "0.01", "--num-workers", "2", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options() -> RunOptions:
+    return RunOptions(
+        suite="libero_spatial",
+        tasks=(TASK,),
+        episodes_per_task=2,
+        seed=7,
+        init_indices=tuple(range(50)),
+        cameras=("agentview",),
+        image_size=64,
+        compression="lzf",
+        episode=EpisodeOptions(noise=0.1, init_jitter=0.01),
+    )
+
+
+def test_layout_is_liberos(recorded):
+    task = load_suite("libero_spatial").task(TASK)
+    assert [path.name for path in recorded.iterdir()] == [f"{task.name}_demo.hdf5"]
+    with h5py.File(recorded / f"{task.name}_demo.hdf5") as file:
+        data = file["data"]
+        assert sorted(data) == ["demo_0", "demo_1"]
+        assert json.loads(data.attrs["problem_info"])["language_instruction"] == task.language
+        assert data.attrs["num_demos"] == 2
+        assert data.attrs["total"] == sum(demo.attrs["num_samples"] for demo in data.values())
+        for demo in data.values():
+            steps = int(demo.attrs["num_samples"])
+            assert demo["actions"].shape == (steps, 7)
+            assert demo["obs/agentview_rgb"].shape == (steps, 64, 64, 3)
+            assert demo["obs/agentview_rgb"].dtype == np.uint8
+            assert demo["states"].shape == (steps, 92)
+            np.testing.assert_array_equal(demo.attrs["init_state"], demo["states"][0])
+            assert demo["obs/ee_states"].shape == (steps, 6)
+            assert demo["obs/joint_states"].shape == (steps, 7)
+            assert demo["robot_states"].shape == (steps, 9)
+            assert list(np.flatnonzero(demo["dones"])) == [steps - 1]
+            assert list(np.flatnonzero(demo["rewards"])) == [steps - 1]
+
+
+def test_recording_equals_an_episode_run_here(recorded, options):
+    """Whatever process ran it: same plan, same numbers; pictures are turned by 180 degrees in the file."""
+    task = load_suite("libero_spatial").task(TASK)
+    scene = Scene(task, image_size=64)
+    try:
+        demo = run_episode(scene, plan_attempt(options, TASK, 1), options.episode)
+    finally:
+        scene.close()
+    with h5py.File(recorded / f"{task.name}_demo.hdf5") as file:
+        stored = file["data/demo_1"]
+        np.testing.assert_array_equal(stored["actions"], demo.actions_TA)
+        np.testing.assert_array_equal(stored["obs/ee_pos"], demo.proprio_TP[:, :3])
+        np.testing.assert_array_equal(stored["obs/agentview_rgb"], demo.images_TNHWC[:, 0, ::-1, ::-1])
+
+
+def test_attempts_differ_but_repeat(options):
+    plans = [plan_attempt(options, TASK, attempt) for attempt in (0, 50, 0)]
+    assert plans[0] == plans[2]
+    assert plans[0].init_index == plans[1].init_index == 0
+    assert plans[0].seed != plans[1].seed
+    assert plans[0].scene_seed != plans[1].scene_seed
+
+
+def test_failed_attempts_are_replaced_until_it_is_hopeless():
+    book = TaskBook(0, 2)
+    assert [book.next_attempt(), book.next_attempt()] == [0, 1]
+    book.finish(EpisodeReport(0, 0, True, 60))
+    book.finish(EpisodeReport(0, 1, False, 220))
+    assert book.pending == [2]
+    for attempt in range(2, 8):
+        assert book.next_attempt() == attempt
+        if attempt < 7:
+            book.finish(EpisodeReport(0, attempt, False, 220))
+    with pytest.raises(DemonstrationError, match="only 1 of 2 demonstrations after 8 attempts"):
+        book.finish(EpisodeReport(0, 7, False, 220))
+
+
+def test_parse_numbers():
+    assert parse_numbers("0-3,7") == (0, 1, 2, 3, 7)
+    for text in ("", "a", "3-1", "1,1"):
+        with pytest.raises(DemonstrationError):
+            parse_numbers(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--episodes-per-task", "0"], "--episodes-per-task must be at least 1"),
+        (["--noise", "-1"], "--noise must not be negative"),
+        (["--tasks", "10"], "task id 10 is out of range"),
+    ],
+)
+def test_user_errors_exit_with_2(tmp_path, capsys, flags, message):
+    assert main([*flags, "--output", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_quaternion_of_a_half_turn():
+    np.testing.assert_allclose(quaternions(np.array([[np.pi, 0, 0]], dtype=np.float32)), [[1, 0, 0, 0]], atol=1e-6)
