@@ -1,0 +1,118 @@
+"""Two tasks through the launcher, killed on the way and finished by the same command: real scenes, Ray and FSDP."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from rlinf.reporting import ledger
+from tests.small_policy import write_policy
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCHER = REPOSITORY / "examples" / "crl_experiment" / "run_embodiment_sequential.sh"
+SEED = 7
+
+
+def _command(model: Path, logs: Path, *extra: str) -> list[str]:
+    return [
+        "bash", str(LAUNCHER), "0,1", "", "2", "crl_experiment/libero_spatial_grpo_tiny", str(SEED),
+        f"actor.checkpoint_load_path={model}", f"rollout.model_dir={model}", f"actor.tokenizer.tokenizer_model={model}",
+        f"runner.logger.log_root={logs}", "actor.model.lora_rank=4",
+        "algorithm.num_group_envs=1", "algorithm.group_size=2", "algorithm.filter_rewards=false",
+        "env.num_envs_per_worker=2", "env.train.max_episode_steps=16", "env.eval.max_episode_steps=16",
+        "env.eval.episodes_per_task=1", "env.eval_task_ids=[0,1]", "cluster.num_env_workers=1",
+        "actor.global_batch_size=8", "actor.micro_batch_size=4", *extra,
+    ]  # fmt: skip
+
+
+def _processes_of(marker: str) -> list[str]:
+    """Command lines of running processes that carry ``marker`` in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+        except OSError:  # the process has ended meanwhile, or is not ours
+            continue
+    return found
+
+
+def _wait_for(condition, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.mark.slow
+def test_a_killed_sequence_is_finished_by_the_same_command(tmp_path):
+    model, logs = write_policy(tmp_path / "small"), tmp_path / "logs"
+    marker = f"CRL_E2E_MARKER={tmp_path.name}_{os.getpid()}"
+    environment = {**os.environ, "CRL_E2E_MARKER": marker.partition("=")[2]}
+    first = logs / "sequential" / f"task_0_seed{SEED}" / "checkpoints" / "global_step_1"
+
+    with (tmp_path / "first.log").open("w") as output:
+        process = subprocess.Popen(
+            _command(model, logs), env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        reached = _wait_for(lambda: first.is_dir() or process.poll() is not None, 240)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert reached, (tmp_path / "first.log").read_text()[-3000:]
+    assert first.is_dir(), (tmp_path / "first.log").read_text()[-3000:]
+    assert _wait_for(lambda: not _processes_of(marker), 60), _processes_of(marker)
+
+    finished = subprocess.run(
+        _command(model, logs), env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
+    text = finished.stdout + finished.stderr
+    assert finished.returncode == 0, text[-5000:]
+    assert "resuming at epoch 1 of 2" in text
+    for task in (0, 1):
+        actor = logs / "sequential" / f"task_{task}_seed{SEED}" / "checkpoints" / "global_step_2" / "actor"
+        assert {path.name for path in actor.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+        lineage = json.loads((actor / "lineage.json").read_text())
+        assert lineage["learnt_tasks"] == list(range(task + 1))
+    records = ledger.read(logs / "sequential" / "evaluations.jsonl")
+    assert sorted(record.row for record in records) == ["base", "task_0", "task_1"]
+    matrix = ledger.success_matrix(records, method="sequential", seed=SEED)
+    assert matrix.success_RK.shape == (3, 2)
+    assert _wait_for(lambda: not _processes_of(marker), 60), _processes_of(marker)
+
+    started = time.monotonic()
+    again = subprocess.run(
+        _command(model, logs), env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert ledger.read(logs / "sequential" / "evaluations.jsonl") == records
+    assert "ray" not in again.stderr.lower(), f"nothing was left to do after {time.monotonic() - started:.0f} s"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["10"], "out of range"),
+        (["3,1"], "reversed"),
+        (["0", "", "", "", "12x"], "SEED"),
+        (["0", "nowhere"], "nowhere"),
+        (["0"], "hf download"),
+        (["0", "", "", "crl_experiment/libero_spatial_grpo_tiny", "", "actor.optim.learning_rate=1"], "learning_rate"),
+        (["0", "", "", "crl_experiment/libero_spatial_grpo_tiny", "", "actor.global_batch_size=33"], "multiple of"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_two(arguments, message, tmp_path):
+    logs = tmp_path / "logs"
+    result = subprocess.run(
+        ["bash", str(LAUNCHER), *arguments, f"runner.logger.log_root={logs}"],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.rglob("*.json*")), "nothing half-written"
