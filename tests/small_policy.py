@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers_openvla_oft import SmallSizes, TowerSizes, create_small_checkpoint
-from transformers_openvla_oft.small import DINOV2, SIGLIP
 
 from rlinf.config.schema import ModelConfig
 from rlinf.data import EpisodePlan, EpisodeResult, RolloutBatch
-from rlinf.models import Policy, load_policy
+from rlinf.models import Policy, PolicySource, load_policy
+from transformers_openvla_oft import SmallSizes, TowerSizes, create_small_checkpoint
+from transformers_openvla_oft.small import DINOV2, SIGLIP
 
 LANGUAGE = "pick up the black bowl next to the plate and place it on the plate"
 
@@ -28,7 +28,7 @@ def write_policy(path: Path) -> Path:
 def read_policy(path: Path, *, lora_path: Path | None = None, rank: int = 4) -> Policy:
     """Load it with a LoRA adapter."""
     model = ModelConfig(lora_rank=rank, lora_path=str(lora_path) if lora_path else None)
-    return load_policy(model, checkpoint=path, unnorm_key="libero_spatial", base_dtype=torch.float32, seed=3)
+    return load_policy(model, PolicySource(path, unnorm_key="libero_spatial", seed=3), base_dtype=torch.float32)
 
 
 def make_rollouts(*, num_groups: int = 2, group_size: int = 4, chunks: int = 3, seed: int = 0) -> RolloutBatch:

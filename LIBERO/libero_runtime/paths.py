@@ -97,10 +97,10 @@ def _installed_paths() -> LiberoPaths:
     if all((official / name).is_dir() for name in _ASSET_FOLDERS):
         assets, kind = official, "official"
     else:
-        from libero_runtime.assets import ensure_assets, source_hash
+        from libero_runtime.assets import content_hash, ensure_assets
 
         assets = ensure_assets(cache_folder())
-        kind = f"stand-in {source_hash()}"
+        kind = f"stand-in {content_hash(assets)}"
         logger.info("LIBERO's own assets are not installed: using generated stand-ins (%s) in %s", kind, assets)
     return LiberoPaths(
         bddl_files=inner / "bddl_files",

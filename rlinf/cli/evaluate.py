@@ -3,10 +3,18 @@
 import logging
 import pprint
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from rlinf.cli.train import configure_process, parse
+from rlinf.cli.request import configure_process, parse
+from rlinf.config import REPOSITORY
 
 log = logging.getLogger(__name__)
+
+
+def shown(path: Path) -> str:
+    """A path as the ledger names it: relative to the repository where it lies inside."""
+    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     from rlinf.envs import suite_tasks
     from rlinf.envs.registry import simulator
     from rlinf.reporting import ledger
+    from rlinf.reporting.loggers import MetricLogger
     from rlinf.runners.embodied import make_record
     from rlinf.runners.evaluation import evaluate
     from rlinf.runners.run_folder import LEDGER_FILE, Lineage, run_folder, task_tag
@@ -30,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     lineage = Lineage.load(request.adapter) if request.adapter else None
     folder = run_folder(config)
     with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:
-        workers = start_workers(config, cluster.resources, checkpoint=request.model, learn=False)
+        workers = start_workers(config, cluster.resources, source=request.source, learn=False)
         attach_envs(workers)
         asked = config.env.eval_task_ids
         tasks = list(range(len(suite_tasks(config.env)))) if asked is None else asked
@@ -40,7 +49,16 @@ def main(argv: Sequence[str]) -> int:
     if lineage is not None or request.adapter is None:  # an adapter of unknown origin has no place in the matrix
         path = folder.parent / LEDGER_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint = str(request.adapter or "base")
+        checkpoint = shown(request.adapter) if request.adapter else "base"
         ledger.append(path, make_record(config, outcome, row, learnt, checkpoint, sim.asset_kind(), path.parent))
+    logger = config.runner.logger
+    with MetricLogger(
+        folder,
+        backends=logger.logger_backends,
+        project=logger.project_name,
+        experiment=f"{logger.experiment_name or folder.name} evaluation",
+        config=asdict(config),
+    ) as metrics:
+        metrics.log(outcome.metrics(), 0)
     pprint.pprint(outcome.metrics(), sort_dicts=False)
     return 0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlinf.cli.child import run_child
-from rlinf.cli.console import REPOSITORY, print_error, run_cli
+from rlinf.cli.console import REPOSITORY, UsageError, print_error, run_cli
 from rlinf.cli.launcher import Arguments, read_arguments
 from rlinf.config import Config, load_config, validate
 from rlinf.custom.checkpoint_paths import Workspace, find_location, recorded_config
@@ -32,6 +32,14 @@ from rlinf.custom.task_sequence import (
     plan_sequence,
 )
 from rlinf.reporting import ledger
+
+PLANNED = {
+    "runner.seed": "the argument SEED",
+    "runner.max_epochs": "the argument MAX_EPOCH",
+    "runner.logger.log_path": "runner.logger.log_root=FOLDER",
+    "env.fixed_task_ids": "the argument TASK_ID_OR_RANGE",
+    "actor.model.lora_path": "the argument CHECKPOINT_PATH",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
     """Training runs, one per task (``order=joint``: one for all)."""
+    refuse_planned(arguments)
     seed = parse_count(arguments.value("SEED") or str(DEFAULT_SEED), name="SEED", minimum=0)
     epochs_text = arguments.value("MAX_EPOCH")
     max_epochs = parse_count(epochs_text, name="MAX_EPOCH", minimum=1) if epochs_text else None
@@ -82,6 +91,13 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
         f"seed {seed}; config {config_name}; results in {workspace.show(folder)}"
     )
     return heading, steps
+
+
+def refuse_planned(arguments: Arguments) -> None:
+    """Overrides that would send a command elsewhere than the plan says."""
+    for key, instead in PLANNED.items():
+        if arguments.overridden(key):
+            raise UsageError(f"{key} is set by the launcher for every task; give {instead} instead")
 
 
 def evaluation_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:

@@ -1,6 +1,7 @@
 """Rules that span several keys. Each raises ``ConfigError`` with the numbers; none edits the configuration."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rlinf.config.compose import REPOSITORY
@@ -75,14 +76,17 @@ def _choices(config: Config) -> None:
     for backend in config.runner.logger.logger_backends:
         if backend not in ("tensorboard", "wandb"):
             raise ConfigError(f"runner.logger.logger_backends names {backend!r}; expected any of: tensorboard, wandb")
+        if backend == "wandb" and find_spec("wandb") is None:
+            raise ConfigError("runner.logger.logger_backends names wandb, which is not installed: pip install wandb")
     for key, flag in (
         ("use_ewc", config.algorithm.use_ewc),
         ("use_experience_replay", config.algorithm.use_experience_replay),
         ("use_reference_logits_bc", config.algorithm.use_reference_logits_bc),
         ("use_cached_bc_logits", config.algorithm.use_cached_bc_logits),
+        ("bc_coeff", config.algorithm.bc_coeff),
     ):
         if flag:
-            raise ConfigError(f"algorithm.{key}=True asks for a method this version does not have yet; remove it")
+            raise ConfigError(f"algorithm.{key}={flag} belongs to a method this version does not have yet; remove it")
 
 
 def _one_model(config: Config) -> None:

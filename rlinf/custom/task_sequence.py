@@ -25,6 +25,7 @@ from rlinf.custom.checkpoint_paths import (
 )
 
 NUM_TASKS = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
+DEFAULT_LOG_ROOT = "logs"
 DEFAULT_SUITE = "libero_spatial"  # its logs carry no suite in their name
 TRAIN_SCRIPT = "examples/embodiment/train_embodied_agent.py"
 EVALUATE_SCRIPT = "examples/embodiment/eval_embodied_agent.py"
@@ -41,7 +42,7 @@ class Experiment:
     config_name: str
     suite: str
     max_epochs: int
-    log_root: str = "logs"
+    log_root: str = DEFAULT_LOG_ROOT
     eval_before: bool | None = None  # what the user asks for; None: the planner decides
     eval_after: bool | None = None
 
@@ -54,9 +55,9 @@ class Experiment:
     @property
     def root(self) -> str:
         """The folder of all methods' results: the default one carries the suite's name, a chosen one is kept."""
-        if self.log_root != "logs" or self.suite == DEFAULT_SUITE:
+        if self.log_root != DEFAULT_LOG_ROOT or self.suite == DEFAULT_SUITE:
             return self.log_root
-        return f"logs_{self.suite}"
+        return f"{DEFAULT_LOG_ROOT}_{self.suite}"
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,7 @@ def prepare_experience(rollouts: RolloutBatch, config: AlgorithmConfig) -> Exper
     return Experience(rollouts, advantages_E[episode_S], weights_SC, kept_S, float(kept_E.float().mean()))
 
 
-def minibatches(
-    kept_S: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
+def minibatches(kept_S: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
     """Shuffle samples into the fewest nearly equal minibatches of at most ``batch_size``."""
     count = -(-len(kept_S) // batch_size)
     return [part for part in np.array_split(rng.permutation(kept_S), max(count, 1)) if len(part)]

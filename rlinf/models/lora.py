@@ -64,7 +64,7 @@ def _wrap(
 def _load_adapter(wrapped: PeftModel, path: Path) -> None:
     """Load every tensor of the adapter; published adapters hold base weights beside it, which are left out."""
     stored = {key: value for key, value in load_file(path / "adapter_model.safetensors").items() if "lora_" in key}
-    expected = get_peft_model_state_dict(wrapped)
+    expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     wrong = [
         key
         for key in sorted(stored.keys() | expected.keys())

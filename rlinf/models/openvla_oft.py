@@ -1,7 +1,6 @@
 """OpenVLA-OFT as a ``Policy``: discrete actions, a whole chunk decoded in parallel (arXiv:2502.19645)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from rlinf.config import ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models.lora import attach_lora, trainable_parameters
-from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput
+from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
 from transformers_openvla_oft import (
     ActionTokenMap,
     OpenVLAForActionPrediction,
@@ -98,20 +97,18 @@ class OpenVLAOFTPolicy:
         return logits_BTV
 
 
-def load_openvla_oft(
-    config: ModelConfig, checkpoint: Path, unnorm_key: str, base_dtype: torch.dtype, seed: int
-) -> OpenVLAOFTPolicy:
+def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> OpenVLAOFTPolicy:
     """Load checkpoint and adapter; see ``load_policy``.
 
     Raises:
         ConfigError: the checkpoint does not fit the configuration.
     """
     disable_progress_bar()  # transformers' own; in a worker it is noise
-    model = OpenVLAForActionPrediction.from_pretrained(checkpoint, dtype=base_dtype)
+    model = OpenVLAForActionPrediction.from_pretrained(source.checkpoint, dtype=base_dtype)
     if model.config.num_actions_chunk != config.num_action_chunks:
         raise ConfigError(
-            f"actor.model.num_action_chunks={config.num_action_chunks}, but the checkpoint in {checkpoint} decodes "
-            f"{model.config.num_actions_chunk} actions at a time"
+            f"actor.model.num_action_chunks={config.num_action_chunks}, but the checkpoint in {source.checkpoint} "
+            f"decodes {model.config.num_actions_chunk} actions at a time"
         )
     if not config.is_lora:
         raise ConfigError("actor.model.is_lora=false: this version trains openvla_oft through an adapter only")
@@ -120,8 +117,10 @@ def load_openvla_oft(
     path = resolve_adapter(config.lora_path) if config.lora_path else None
     targets = lora_target_modules(model)
     module: PeftModel = attach_lora(
-        model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=seed
+        model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=source.seed
     )
     module.train()  # there is no dropout: training mode only lets gradient checkpointing work
-    processor = PrismaticProcessor.from_pretrained(checkpoint, max_prompt_length=config.max_prompt_length)
-    return OpenVLAOFTPolicy(module, processor, ActionTokenMap.from_config(model.config, unnorm_key))
+    processor = PrismaticProcessor.from_pretrained(
+        source.checkpoint, max_prompt_length=config.max_prompt_length, tokenizer=source.tokenizer
+    )
+    return OpenVLAOFTPolicy(module, processor, ActionTokenMap.from_config(model.config, source.unnorm_key))

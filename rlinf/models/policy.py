@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlinf.data import Observation
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """What a policy is loaded from.
+
+    checkpoint: base checkpoint, a Hugging Face folder; tokenizer: a folder with another tokenizer than its own.
+    unnorm_key: key of the action statistics.
+    seed: of a fresh adapter; every rank and every rollout worker must give the same.
+    """
+
+    checkpoint: Path
+    unnorm_key: str
+    seed: int
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True)

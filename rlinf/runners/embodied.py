@@ -44,7 +44,7 @@ class RunState:
 
     @property
     def learnt_tasks(self) -> tuple[int, ...]:
-        return (*self.learnt_before, *self.task_ids)
+        return learnt_with(self.learnt_before, self.task_ids)
 
 
 def find_state(config: Config, folder: Path) -> RunState:
@@ -65,8 +65,13 @@ def find_state(config: Config, folder: Path) -> RunState:
         task_ids=task_ids,
         learnt_before=before,
         evaluated_base=any(not record.learnt_tasks for record in own),
-        evaluated_after=any(r.learnt_tasks == (*before, *task_ids) and r.checkpoint == result for r in own),
+        evaluated_after=any(r.learnt_tasks == learnt_with(before, task_ids) and r.checkpoint == result for r in own),
     )
+
+
+def learnt_with(before: tuple[int, ...], task_ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Tasks learnt after ``task_ids``, in order; a task that is learnt again keeps its first place."""
+    return tuple(dict.fromkeys((*before, *task_ids)))
 
 
 def checkpoint_name(folder: Path, step: int) -> str:

@@ -1,11 +1,11 @@
 """A run's folder: what was run, from where it started, and the ledger it reports to.
 
-    <log_root>/<method>/evaluations.jsonl                      every evaluation of the sequence
-    <log_root>/<method>/task_<ids>_seed<seed>/run.json         settings, versions, machine
-                                             /config.yaml      the whole configuration
-                                             /metrics.jsonl    one line per epoch
-                                             /checkpoints/global_step_<n>/actor/
-                                             /videos/
+<log_root>/<method>/evaluations.jsonl                      every evaluation of the sequence
+<log_root>/<method>/task_<ids>_seed<seed>/run.json         settings, versions, machine
+                                         /config.yaml      the whole configuration
+                                         /metrics.jsonl    one line per epoch
+                                         /checkpoints/global_step_<n>/actor/
+                                         /videos/
 """
 
 import json
@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rlinf.config import REPOSITORY, Config, config_hash, config_yaml
+from rlinf.custom.task_sequence import DEFAULT_LOG_ROOT, DEFAULT_SUITE
 from rlinf.reporting.ledger import utc_now
 from rlinf.reporting.run_info import hardware
 
@@ -63,7 +64,10 @@ def task_tag(task_ids: Sequence[int] | None) -> str:
 def run_folder(config: Config) -> Path:
     """The configured folder of this run, absolute; relative paths start at the repository's root."""
     log = config.runner.logger
-    path = log.log_path or f"{log.log_root}/{config.method.name}/{task_tag(config.env.fixed_task_ids)}" + (
+    root = log.log_root
+    if root == DEFAULT_LOG_ROOT and config.env.suite != DEFAULT_SUITE:
+        root = f"{root}_{config.env.suite}"
+    path = log.log_path or f"{root}/{config.method.name}/{task_tag(config.env.fixed_task_ids)}" + (
         f"_seed{config.runner.seed}"
     )
     return Path(path) if Path(path).is_absolute() else REPOSITORY / path

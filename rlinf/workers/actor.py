@@ -19,19 +19,19 @@ from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.distributed import free_port, join_group, local_device
 from rlinf.engines.fsdp import DTYPES, gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner, Progress
-from rlinf.models import load_policy
+from rlinf.models import PolicySource, load_policy
 
 
 class ActorWorker:
     """Holds a shard of the policy and its optimizer. Methods are collective."""
 
-    def __init__(self, rank: int, world_size: int, config: Config, checkpoint: Path) -> None:
+    def __init__(self, rank: int, world_size: int, config: Config, source: PolicySource) -> None:
         torch.set_num_threads(config.actor.num_threads or max(1, (os.cpu_count() or 1) // world_size))
         torch.backends.cuda.matmul.allow_tf32 = True
         self._rank = rank
         self._world_size = world_size
         self._config = config
-        self._checkpoint = checkpoint
+        self._source = source
         self._progress = Progress()
 
     def rendezvous(self) -> tuple[str, int]:
@@ -54,10 +54,8 @@ class ActorWorker:
         model = config.actor.model
         policy = load_policy(
             replace(model, lora_path=str(resume_from)) if resume_from else model,
-            checkpoint=self._checkpoint,
-            unnorm_key=config.actor.model.unnorm_key or config.env.suite,
+            self._source,
             base_dtype=DTYPES[config.actor.fsdp.param_dtype],
-            seed=config.runner.seed,
         )
         device = local_device()
         policy.to(device)

@@ -1,5 +1,6 @@
 """One simulator process."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,9 @@ class PlayResult:
 class EnvWorker:
     """Plays episodes on request; holds ``env.num_envs_per_worker`` environments."""
 
-    def __init__(self, config: EnvConfig) -> None:
+    def __init__(self, config: EnvConfig, drawing_gpu: int | None) -> None:
+        if drawing_gpu is not None:  # EGL counts all GPUs of the machine; without this every process draws on the first
+            os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(drawing_gpu))
         self._env = make_env(config)
 
     def configure(self, split: EnvSplitConfig) -> None:

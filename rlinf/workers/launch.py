@@ -1,10 +1,10 @@
 """Starting the worker groups of a run where they belong."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rlinf.config import ConfigError
 from rlinf.config.schema import Config
+from rlinf.models import PolicySource
 from rlinf.scheduler.cluster import Resources
 from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
 from rlinf.workers.actor import ActorWorker
@@ -75,23 +75,30 @@ def count_workers(config: Config, resources: Resources) -> WorkerCounts:
     return WorkerCounts(actor, rollout, env)
 
 
-def start_workers(config: Config, resources: Resources, *, checkpoint: Path, learn: bool) -> Workers:
+def start_workers(config: Config, resources: Resources, *, source: PolicySource, learn: bool) -> Workers:
     """Start simulators and inference, and learners when ``learn``; returns before they are ready."""
     counts = count_workers(config, resources)
     timeout = config.runner.call_timeout_s
     placement = Placement(env_vars=KEEP_MEMORY)
     if resources.num_gpus:
         bundles = range(max(counts.actor, counts.rollout))
-        placement = Placement(num_gpus=GPU_SHARE, group=gpu_bundles(len(bundles)), bundles=bundles, env_vars=KEEP_MEMORY)
+        group = gpu_bundles(len(bundles))
+        placement = Placement(num_gpus=GPU_SHARE, group=group, bundles=bundles, env_vars=KEEP_MEMORY)
+    gpus_per_node = resources.num_gpus // resources.num_nodes
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     env = WorkerGroup(
-        "env", EnvWorker, counts.env, lambda _: (config.env,), placement=Placement(env_vars=single), timeout_s=timeout
+        "env",
+        EnvWorker,
+        counts.env,
+        lambda index: (config.env, index % gpus_per_node if gpus_per_node else None),
+        placement=Placement(env_vars=single),
+        timeout_s=timeout,
     )
     rollout = WorkerGroup(
         "rollout",
         RolloutWorker,
         counts.rollout,
-        lambda _: (config, checkpoint),
+        lambda _: (config, source),
         placement=placement,
         timeout_s=timeout,
         watched=True,
@@ -102,7 +109,7 @@ def start_workers(config: Config, resources: Resources, *, checkpoint: Path, lea
             "actor",
             ActorWorker,
             counts.actor,
-            lambda rank: (rank, counts.actor, config, checkpoint),
+            lambda rank: (rank, counts.actor, config, source),
             placement=placement,
             timeout_s=timeout,
             watched=True,

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from rlinf.data import EpisodePlan, EpisodeResult, Observation
 from rlinf.engines.distributed import local_device
 from rlinf.engines.fsdp import DTYPES, load_trainable
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder
-from rlinf.models import PolicyOutput, load_policy
+from rlinf.models import PolicyOutput, PolicySource, load_policy
 from rlinf.workers.env import PlayRequest, PlayResult, split_lanes
 
 
@@ -68,17 +67,11 @@ class _Lane:
 class RolloutWorker:
     """Holds one copy of the policy."""
 
-    def __init__(self, config: Config, checkpoint: Path) -> None:
+    def __init__(self, config: Config, source: PolicySource) -> None:
         torch.set_num_threads(config.rollout.num_threads or os.cpu_count() or 1)
         torch.backends.cuda.matmul.allow_tf32 = True
         self._config = config
-        self._policy = load_policy(
-            config.actor.model,
-            checkpoint=checkpoint,
-            unnorm_key=config.actor.model.unnorm_key or config.env.suite,
-            base_dtype=DTYPES[config.rollout.precision],
-            seed=config.runner.seed,
-        )
+        self._policy = load_policy(config.actor.model, source, base_dtype=DTYPES[config.rollout.precision])
         self._policy.to(local_device())
         self._envs: list[ActorHandle[Any]] = []
         self._done = 0

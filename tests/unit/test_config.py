@@ -86,7 +86,7 @@ def test_missing_adapter_names_the_files(tmp_path):
 def test_hash_sees_settings_and_not_folders():
     base = load_config(TINY)
     assert config_hash(base) == config_hash(load_config(TINY, ["runner.logger.log_root=elsewhere"]))
-    assert config_hash(base) != config_hash(load_config(TINY, ["actor.optim.lr=1e-3"]))
+    assert config_hash(base) != config_hash(load_config(TINY, ["actor.optim.lr=3e-3"]))
 
 
 def test_yaml_is_the_whole_configuration():

@@ -214,7 +214,7 @@ def test_an_adapter_that_does_not_fit_is_refused(checkpoint, tmp_path):
     with pytest.raises(ConfigError, match=r"has rank 4, but actor\.model\.lora_rank=8"):
         read_policy(checkpoint, lora_path=folder, rank=8)
     tensors = load_file(folder / "adapter_model.safetensors")
-    tensors.pop(sorted(tensors)[0])
+    tensors.pop(min(tensors))
     save_file(tensors, folder / "adapter_model.safetensors")
     with pytest.raises(ConfigError, match="1 of"):
         read_policy(checkpoint, lora_path=folder)

@@ -91,7 +91,11 @@ def test_import_never_prompts(tmp_path):
     configs = list((tmp_path / "cache").rglob("config.yaml"))
     assert len(configs) == 1
     assert set(yaml.safe_load(configs[0].read_text())) == {
-        "assets", "bddl_files", "benchmark_root", "datasets", "init_states",
+        "assets",
+        "bddl_files",
+        "benchmark_root",
+        "datasets",
+        "init_states",
     }
 
 

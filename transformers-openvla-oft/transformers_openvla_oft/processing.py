@@ -99,13 +99,18 @@ class PrismaticProcessor:
         self._prompt_ids: dict[str, tuple[int, ...]] = {}
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, max_prompt_length: int | None = None) -> PrismaticProcessor:
-        """From a checkpoint folder; `max_prompt_length` defaults to the one of its `config.json`."""
+    def from_pretrained(
+        cls, path: str | Path, *, max_prompt_length: int | None = None, tokenizer: str | Path | None = None
+    ) -> PrismaticProcessor:
+        """From a checkpoint folder; `max_prompt_length` defaults to the one of its `config.json`.
+
+        tokenizer: a folder with another tokenizer than the checkpoint's own.
+        """
         config = OpenVLAConfig.from_pretrained(path)
         fields = json.loads((Path(path) / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
         # The published tokenizer classes differ in how they rebuild the tokenizer; the file is the same for all.
         return cls(
-            PreTrainedTokenizerFast.from_pretrained(path),
+            PreTrainedTokenizerFast.from_pretrained(tokenizer or path),
             images=ImageSettings.from_dict(fields),
             max_prompt_length=max_prompt_length or config.max_prompt_length,
             num_images=config.num_images_in_input,

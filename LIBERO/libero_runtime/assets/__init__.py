@@ -1,8 +1,8 @@
 """Stand-ins for LIBERO's object and scene models, generated from measured facts.
 
 LIBERO's meshes and textures must be downloaded. Without them this package writes an assets folder of the same layout,
-with the same bodies, masses, joints, sites and sizes, so that every task runs and every initial state loads. Shapes are
-primitives and turned meshes; only the looks differ from the official ones.
+with the same bodies, masses, joints, sites and sizes, so that tasks run and initial states load; so far for
+LIBERO-Spatial. Shapes are primitives and turned meshes; only the looks differ from the official ones.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from libero_runtime.assets.arenas import ARENAS, build_arena
 from libero_runtime.assets.objects import ARTICULATED, GROCERIES, HOUSEHOLD, OBJECTS, SCANNED, build_object
 from libero_runtime.assets.textures import TEXTURES, build_texture
 
-__all__ = ["build_files", "ensure_assets", "source_hash"]
+__all__ = ["build_files", "content_hash", "ensure_assets", "source_hash"]
 
 logger = logging.getLogger(__name__)
 
+_HASH_FILE = "content_hash.txt"
 _FOLDERS = ("scenes", "textures", ARTICULATED, GROCERIES, SCANNED, HOUSEHOLD)
 
 
@@ -31,6 +32,11 @@ def source_hash() -> str:
     for path in sorted([*folder.glob("*.py"), *folder.glob("*.json")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def content_hash(assets: Path) -> str:
+    """Twelve hex digits of what a generated folder holds: equal for equal scenes, whatever code wrote them."""
+    return (assets / _HASH_FILE).read_text(encoding="utf-8").strip()
 
 
 def build_files() -> dict[PurePosixPath, bytes]:
@@ -60,10 +66,13 @@ def ensure_assets(cache_folder: Path) -> Path:
     try:
         for folder in _FOLDERS:
             (partial / folder).mkdir()
-        for path, content in build_files().items():
+        digest = hashlib.sha256()
+        for path, content in sorted(build_files().items()):
             file = partial / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
+            digest.update(str(path).encode() + b"\0" + content)
+        (partial / _HASH_FILE).write_text(digest.hexdigest()[:12] + "\n", encoding="utf-8")
         # mkdtemp gives access to the owner only
         partial.chmod(0o755)
         try:

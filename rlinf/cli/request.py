@@ -1,0 +1,67 @@
+"""Command lines of training and evaluation: composed, checked, and nothing started yet."""
+
+import argparse
+import logging
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rlinf.config import Config, config_yaml, load_config, resolve_adapter, resolve_model, validate
+from rlinf.config.compose import CONFIG_FOLDER
+from rlinf.models import PolicySource
+
+DEFAULT_CONFIG = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command line: nothing was started or written yet."""
+
+    config: Config
+    config_name: str
+    overrides: tuple[str, ...]
+    source: PolicySource
+    adapter: Path | None
+
+
+def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None:
+    """Compose and check the configuration; None when the user only asked to see it (``--cfg``)."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--config-name", default=DEFAULT_CONFIG, help="configuration below --config-path")
+    parser.add_argument("--config-path", type=Path, default=CONFIG_FOLDER, help="folder of configurations")
+    parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config_name, arguments.overrides, folder=arguments.config_path.resolve())
+    if arguments.cfg:
+        print(config_yaml(config), end="")
+        return None
+    from rlinf.envs import suite_tasks  # reads the suite's files: only now that the configuration is known to be good
+
+    model = resolve_model(config.actor.checkpoint_load_path, key="actor.checkpoint_load_path")
+    asked = config.actor.tokenizer.tokenizer_model
+    tokenizer = resolve_model(asked, key="actor.tokenizer.tokenizer_model") if asked else model
+    validate(config, num_tasks=len(suite_tasks(config.env)))
+    adapter = resolve_adapter(config.actor.model.lora_path) if config.actor.model.lora_path else None
+    source = PolicySource(
+        checkpoint=model,
+        unnorm_key=config.actor.model.unnorm_key or config.env.suite,
+        seed=config.runner.seed,
+        tokenizer=tokenizer if tokenizer != model else None,
+    )
+    return Request(config, arguments.config_name, tuple(arguments.overrides), source, adapter)
+
+
+def configure_process() -> None:
+    """Log lines with a time; SIGTERM unwinds like Ctrl-C, so that workers are ended."""
+    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S")
+    for noisy in ("httpx", "OpenGL", "matplotlib", "robosuite_logs"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
