@@ -16,7 +16,8 @@ RUNS = {
 def read(name: str) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """(epoch, success) of training rollouts and of evaluations."""
     lines = [json.loads(line) for line in (FOLDER / "data" / f"{name}.jsonl").read_text().splitlines()]
-    rollouts = [(e["step"], e["metrics"]["rollout/success_rate"]) for e in lines if "rollout/success_rate" in e["metrics"]]
+    name = "rollout/success_rate"
+    rollouts = [(entry["step"], entry["metrics"][name]) for entry in lines if name in entry["metrics"]]
     found = {e["step"]: e["metrics"]["eval/env_info/success_once"] for e in lines if _evaluated(e["metrics"])}
     return rollouts, sorted(found.items())
 
