@@ -162,7 +162,7 @@ class RolloutConfig:
     max_batch: int = 64
     """Largest inference batch."""
     num_threads: int | None = None
-    """CPU threads of one rollout worker; null: all cores of the machine."""
+    """CPU threads of one rollout worker; null: half of the cores, since simulators run at the same time."""
 
 
 @dataclass
@@ -226,7 +226,7 @@ class ActorConfig:
     micro_batch_size: int = 32
     """Chunk samples per forward pass on one rank."""
     num_threads: int | None = None
-    """CPU threads of one rank; null: all cores of the machine."""
+    """CPU threads of one rank; null: all cores, divided among the ranks."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -11,9 +11,16 @@ from rlinf.workers.actor import ActorWorker
 from rlinf.workers.env import EnvWorker
 from rlinf.workers.rollout import RolloutWorker
 
-# Keep freed memory: giving tens of megabytes back to the system after every layer and faulting them in again costs more
-# than the layer on virtual machines.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
+TORCH_ENVIRONMENT = {
+    # Threads that wait for each other spin for some microseconds only: on a machine that does anything else beside,
+    # the default makes small layers ten times slower, and not to spin at all half slower on an idle one
+    # (docs/benchmarks.md).
+    "GOMP_SPINCOUNT": "20000",
+    # Freed memory is kept: giving it back to the system after every layer and faulting it in again costs more than the
+    # layer on virtual machines.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**36),
+}
 GPU_SHARE = 0.4  # of a GPU, for the learner and for inference each; the rest is for drawing
 
 
@@ -79,11 +86,11 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
     """Start simulators and inference, and learners when ``learn``; returns before they are ready."""
     counts = count_workers(config, resources)
     timeout = config.runner.call_timeout_s
-    placement = Placement(env_vars=KEEP_MEMORY)
+    placement = Placement(env_vars=TORCH_ENVIRONMENT)
     if resources.num_gpus:
         bundles = range(max(counts.actor, counts.rollout))
         group = gpu_bundles(len(bundles))
-        placement = Placement(num_gpus=GPU_SHARE, group=group, bundles=bundles, env_vars=KEEP_MEMORY)
+        placement = Placement(num_gpus=GPU_SHARE, group=group, bundles=bundles, env_vars=TORCH_ENVIRONMENT)
     gpus_per_node = resources.num_gpus // resources.num_nodes
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     env = WorkerGroup(

@@ -68,7 +68,7 @@ class RolloutWorker:
     """Holds one copy of the policy."""
 
     def __init__(self, config: Config, source: PolicySource) -> None:
-        torch.set_num_threads(config.rollout.num_threads or os.cpu_count() or 1)
+        torch.set_num_threads(config.rollout.num_threads or max(1, (os.cpu_count() or 1) // 2))
         torch.backends.cuda.matmul.allow_tf32 = True
         self._config = config
         self._policy = load_policy(config.actor.model, source, base_dtype=DTYPES[config.rollout.precision])
