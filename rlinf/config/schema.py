@@ -103,10 +103,33 @@ class AlgorithmConfig:
 
 
 @dataclass
+class ReplayConfig:
+    """Replay of expert demonstrations (methods ``er`` and ``der``)."""
+
+    coeff: float = 0.03
+    """Weight of the replay loss beside the policy loss."""
+    tasks: str = "all"
+    """Whose demonstrations: ``all`` tasks of the suite, or those ``seen`` before the task being learnt."""
+    demonstrations_per_task: int | None = 1
+    """Demonstrations of each task; null: all there are."""
+    demonstrations: str = "LIBERO/libero/datasets"
+    """Folder of demonstration files, or of one folder of them per suite; relative to the repository."""
+    batch_size: int | None = None
+    """Demonstration samples per micro-batch on one rank; null: ``actor.micro_batch_size``."""
+    targets: str = "nearest"
+    """Bins of the expert's actions (``er``): the ``nearest`` centre as in the published replay, or ``digitize`` as in
+    supervised training. They differ at exactly 1, such as an open gripper, where two bins mean the same action."""
+    cached_logits: bool = False
+    """Read the base model's logits (``der``) from files written by compute_base_logits_embodiment.sh; false: compute
+    them when they are needed."""
+
+
+@dataclass
 class MethodConfig:
     """The continual-learning method."""
 
     name: str = "sequential"
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
 
 
 @dataclass

@@ -87,7 +87,13 @@ class EmbodiedRunner:
         self.workers = workers
         self.state = state
         self.assets = assets
-        self.task = TaskContext(state.task_ids, state.folder, state.learnt_before)
+        self.task = TaskContext(
+            state.task_ids,
+            state.folder,
+            state.learnt_before,
+            suite=config.env.suite,
+            micro_batch=config.actor.micro_batch_size,
+        )
         self.epoch = 0
         log_config = config.runner.logger
         self.logger = MetricLogger(
@@ -242,8 +248,13 @@ def make_record(
     checkpoint: str,
     assets: str,
     ledger_folder: Path,
+    *,
+    lora_scale: float = 1.0,
+    previous_coeff: float | None = None,
+    probe: bool = False,
 ) -> ledger.EvaluationRecord:
-    """A ledger line of an evaluation."""
+    """A ledger line of an evaluation; ``probe`` for a policy changed for the evaluation only (another LoRA scale)."""
+    temperature = config.algorithm.sampling_params.temperature_eval
     return ledger.EvaluationRecord(
         method=config.method.name,
         row=row,
@@ -257,7 +268,12 @@ def make_record(
         success_at_end=outcome.success_at_end,
         mean_return=outcome.mean_return,
         mean_episode_len=outcome.mean_episode_len,
-        temperature=config.algorithm.sampling_params.temperature_eval,
+        temperature=temperature,
+        decoding="sample" if temperature > 0 else "greedy",
+        init_states=outcome.init_states,
+        lora_scale=lora_scale,
+        previous_coeff=previous_coeff,
+        probe=probe,
         assets=assets,
         config_hash=config_hash(config),
         versions=versions(),

@@ -13,11 +13,16 @@ from rlinf.models import Policy
 
 @dataclass(frozen=True)
 class TaskContext:
-    """The task being learnt: its ids, the run's folder, and the tasks learnt before it."""
+    """The task being learnt: its ids, the run's folder, and the tasks learnt before it.
+
+    suite: whose tasks they are; micro_batch: samples per forward pass on one rank.
+    """
 
     task_ids: tuple[int, ...]
     folder: Path
     learnt_before: tuple[int, ...] = ()
+    suite: str = "libero_spatial"
+    micro_batch: int = 32
 
 
 @dataclass(frozen=True)
