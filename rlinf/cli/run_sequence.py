@@ -83,7 +83,7 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
     folder = method_folder(request, experiment, workspace)
     ledger_path = folder / ledger.LEDGER_NAME
     records = ledger.read(ledger_path) if ledger_path.exists() else []
-    evaluated = [Evaluated(record.row, record.seed, record.checkpoint) for record in records]
+    evaluated = [Evaluated(one.row, one.seed, one.checkpoint) for one in records if not one.probe]
     steps = plan_sequence(request, experiment, workspace=workspace, ledger=evaluated)
     tasks = ", then ".join("+".join(str(task_id) for task_id in stage) for stage in stages)
     heading = (

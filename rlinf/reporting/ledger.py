@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ class EvaluationRecord:
     ``success`` maps task ids to success rates (success at any point of the episode), ``episodes`` to episode counts.
     ``mean_return`` is in reward units, ``mean_episode_len`` in environment steps, ``time`` UTC in ISO format.
     ``videos`` are paths relative to the ledger's folder.
+
+    Fields that came later have defaults, so that older lines can still be read: ``init_states`` maps task ids to the
+    initial states played (``"0-49"``), ``decoding`` is ``sample`` or ``greedy`` ("" in older lines, see
+    ``decoding_words``), ``lora_scale`` what the adapter was scaled by and ``previous_coeff`` what earlier adapters were
+    merged into the base with (None: nothing was merged). ``probe`` marks a policy changed for the evaluation only, such
+    as another LoRA scale: it belongs to a curve over scales and never to the success matrix.
     """
 
     method: str
@@ -54,6 +60,11 @@ class EvaluationRecord:
     time: str
     wall_seconds: float
     videos: tuple[str, ...] = ()
+    decoding: str = ""
+    init_states: dict[int, str] = field(default_factory=dict)
+    lora_scale: float = 1.0
+    previous_coeff: float | None = None
+    probe: bool = False
 
     def __post_init__(self) -> None:
         for name in ("method", "row", "suite", "checkpoint", "assets", "config_hash", "time"):
@@ -83,6 +94,19 @@ class EvaluationRecord:
             "{package: version}",
             self.versions,
         )
+        _require(
+            self.init_states.keys() <= self.success.keys()
+            and all(isinstance(states, str) for states in self.init_states.values()),
+            "init_states",
+            f"{{task id: states such as '0-49'}} for tasks among {sorted(self.success)}",
+            self.init_states,
+        )
+        expected = ("", "sample" if self.temperature > 0 else "greedy")
+        _require(self.decoding in expected, "decoding", f"one of {expected} at this temperature", self.decoding)
+        _require(_is_number(self.lora_scale), "lora_scale", "a finite number", self.lora_scale)
+        coefficient = self.previous_coeff
+        _require(coefficient is None or _is_number(coefficient), "previous_coeff", "a number or null", coefficient)
+        _require(isinstance(self.probe, bool), "probe", "true or false", self.probe)
         _require(len(set(self.learnt_tasks)) == len(self.learnt_tasks), "learnt_tasks", "no repeats", self.learnt_tasks)
         added = row_tasks(self.row)
         if not added and self.learnt_tasks:
@@ -94,6 +118,11 @@ class EvaluationRecord:
         except ValueError as error:
             raise LedgerError(f"time must be an ISO date and time, given '{self.time}'") from error
         _require(stamp.tzinfo is not None, "time", "with a time zone (UTC)", self.time)
+
+    @property
+    def decoding_words(self) -> str:
+        """Greedy, or sampled with its temperature; older lines tell by the temperature alone."""
+        return f"sampled at temperature {self.temperature:g}" if self.temperature > 0 else "greedy"
 
 
 def utc_now() -> str:
@@ -121,14 +150,27 @@ def read(path: Path) -> list[EvaluationRecord]:
     return [_from_json(path, number, entry) for number, entry in read_lines(path)]
 
 
+def index_ranges(indices: Iterable[int]) -> str:
+    """Indices as ranges, for ``init_states``: 0, 1, 2, 7 becomes ``0-2,7``."""
+    ranges: list[list[int]] = []
+    for index in sorted(set(indices)):
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
 def rows(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
-    """One record for each set of learnt tasks, in the order of learning.
+    """One record for each set of learnt tasks, in the order of learning; probes are left out.
 
     Of several, the one of the latest checkpoint counts; of those the one over the most tasks; of those the last. So
     neither looking at an earlier checkpoint nor trying out a single task changes a result.
     """
     best: dict[tuple[int, ...], EvaluationRecord] = {}
     for record in records:
+        if record.probe:
+            continue
         other = best.get(record.learnt_tasks)
         if other is None or _rank(record) >= _rank(other):
             best[record.learnt_tasks] = record
@@ -155,8 +197,9 @@ def success_matrix(
     rows have).
     """
     chosen = [record for record in records if record.method == method and record.seed == seed]
+    chosen = [record for record in chosen if not record.probe]
     if not chosen:
-        known = sorted({(record.method, record.seed) for record in records})
+        known = sorted({(record.method, record.seed) for record in records if not record.probe})
         raise LedgerError(f"no evaluation of method '{method}' with seed {seed}; there are (method, seed): {known}")
     for name in ("suite", "temperature", "assets"):
         if len(values := {getattr(record, name) for record in chosen}) > 1:
@@ -193,18 +236,20 @@ def success_matrix(
 
 def _to_json(record: EvaluationRecord) -> dict[str, Any]:
     entry = dataclasses.asdict(record)
-    for name in ("success", "episodes"):  # JSON keys are strings; sorted, so that equal records are equal lines
+    # JSON keys are strings; sorted, so that equal records are equal lines.
+    for name in ("success", "episodes", "init_states"):
         entry[name] = {str(task): entry[name][task] for task in sorted(entry[name])}
     return entry
 
 
 def _from_json(path: Path, number: int, entry: Mapping[str, Any]) -> EvaluationRecord:
     fields = dataclasses.fields(EvaluationRecord)
-    names = {field.name for field in fields}
-    required = {field.name for field in fields if field.default is dataclasses.MISSING}
+    names = {one.name for one in fields}
+    missing = dataclasses.MISSING
+    required = {one.name for one in fields if one.default is missing and one.default_factory is missing}
     where = f"{path} line {number}"
-    if missing := sorted(required - entry.keys()):
-        raise LedgerError(f"{where} lacks {missing}")
+    if lacking := sorted(required - entry.keys()):
+        raise LedgerError(f"{where} lacks {lacking}")
     if unknown := sorted(entry.keys() - names):
         raise LedgerError(f"{where} has unknown fields {unknown}; known: {sorted(names)}")
     values = dict(entry)
@@ -213,9 +258,10 @@ def _from_json(path: Path, number: int, entry: Mapping[str, Any]) -> EvaluationR
             if name in values:
                 _require(isinstance(values[name], list), name, "a list", values[name])
                 values[name] = tuple(values[name])
-        for name in ("success", "episodes", "versions"):
+        values.setdefault("init_states", {})
+        for name in ("success", "episodes", "versions", "init_states"):
             _require(isinstance(values[name], dict), name, "an object", values[name])
-        for name in ("success", "episodes"):
+        for name in ("success", "episodes", "init_states"):
             _require(all(re.fullmatch(r"\d+", task) for task in values[name]), name, "task ids as keys", values[name])
             values[name] = {int(task): value for task, value in values[name].items()}
         return EvaluationRecord(**values)

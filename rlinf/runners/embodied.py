@@ -58,7 +58,7 @@ def find_state(config: Config, folder: Path) -> RunState:
         before = lineage.learnt_tasks if lineage else ()
     result = checkpoint_name(folder, config.runner.max_epochs)
     records = ledger.read(folder.parent / LEDGER_FILE) if (folder.parent / LEDGER_FILE).is_file() else []
-    own = [r for r in records if r.method == config.method.name and r.seed == config.runner.seed]
+    own = [r for r in records if r.method == config.method.name and r.seed == config.runner.seed and not r.probe]
     return RunState(
         folder=folder,
         checkpoint=found[-1] if found else None,

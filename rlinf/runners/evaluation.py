@@ -12,6 +12,7 @@ from rlinf.data import EpisodeResult
 from rlinf.envs import suite_tasks
 from rlinf.envs.episodes import evaluation_plans
 from rlinf.envs.vector_env import VIDEO_STRIDE
+from rlinf.reporting.ledger import index_ranges
 from rlinf.reporting.video import Caption, write_video
 from rlinf.runners.collect import collect
 from rlinf.workers.launch import Workers
@@ -23,7 +24,7 @@ EVALUATION_STREAM = 1_000_003  # keeps the action noise of evaluations apart fro
 
 @dataclass(frozen=True)
 class EvaluationOutcome:
-    """What an evaluation measured; success and episodes by task id."""
+    """What an evaluation measured; success, episodes and initial states (as ``0-49``) by task id."""
 
     success: dict[int, float]
     episodes: dict[int, int]
@@ -33,6 +34,7 @@ class EvaluationOutcome:
     mean_episode_len: float
     wall_seconds: float
     videos: tuple[Path, ...]
+    init_states: dict[int, str]
 
     def metrics(self) -> dict[str, float]:
         """The dictionary of the user's document."""
@@ -92,8 +94,10 @@ def summarize(
 ) -> EvaluationOutcome:
     """Averages over episodes, per task and over all; a task's success counts success at any time in the episode."""
     by_task: dict[int, list[bool]] = defaultdict(list)
+    states: dict[int, set[int]] = defaultdict(set)
     for result in results:
         by_task[result.plan.task_id].append(result.success_once)
+        states[result.plan.task_id].add(result.plan.init_index)
     count = len(results)
     return EvaluationOutcome(
         success={task: sum(wins) / len(wins) for task, wins in sorted(by_task.items())},
@@ -104,6 +108,7 @@ def summarize(
         mean_episode_len=sum(result.num_steps for result in results) / count,
         wall_seconds=wall_seconds,
         videos=videos,
+        init_states={task: index_ranges(indices) for task, indices in sorted(states.items())},
     )
 
 

@@ -52,6 +52,48 @@ def test_records_come_back_equal_and_in_order(tmp_path: Path) -> None:
     assert first["learnt_tasks"] == []
 
 
+def test_decoding_states_and_scales_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    scaled = record(
+        "task_1", (0, 1), decoding="sample", init_states={0: "0-7", 10: "0-3,9"}, lora_scale=0.5, previous_coeff=0.8,
+        probe=True,
+    )  # fmt: skip
+    ledger.append(path, scaled)
+    assert ledger.read(path) == [scaled]
+    assert json.loads(path.read_text())["init_states"] == {"0": "0-7", "10": "0-3,9"}
+    assert scaled.decoding_words == "sampled at temperature 1.6"
+    assert record(temperature=0.0, decoding="greedy").decoding_words == "greedy"
+
+
+def test_lines_from_before_these_fields_can_still_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    ledger.append(path, record())
+    entry = json.loads(path.read_text())
+    for name in ("decoding", "init_states", "lora_scale", "previous_coeff", "probe", "videos"):
+        del entry[name]
+    path.write_text(json.dumps(entry) + "\n")
+    (old,) = ledger.read(path)
+    assert (old.lora_scale, old.previous_coeff, old.probe, old.init_states) == (1.0, None, False, {})
+    assert old.decoding_words == "sampled at temperature 1.6"
+
+
+def test_probes_never_enter_the_matrix() -> None:
+    own = record("task_0", (0,), success={0: 0.9, 1: 0.7, 10: 0.5})
+    probe = record("task_0", (0,), success={0: 0.0, 1: 0.0, 10: 0.0}, lora_scale=0.25, probe=True)
+    assert ledger.rows([record(), own, probe]) == [record(), own]
+    matrix = ledger.success_matrix([record(), own, probe], method="sequential", seed=1234)
+    assert matrix.success_RK[1].tolist() == [0.9, 0.7, 0.5]
+    with pytest.raises(LedgerError, match="no evaluation of method"):
+        ledger.success_matrix([probe], method="sequential", seed=1234)
+
+
+@pytest.mark.parametrize(
+    ("indices", "text"), [([], ""), ([4], "4"), ([2, 0, 1, 1], "0-2"), ([0, 1, 7, 9, 10], "0-1,7,9-10")]
+)
+def test_index_ranges(indices: list[int], text: str) -> None:
+    assert ledger.index_ranges(indices) == text
+
+
 def test_utc_now_is_accepted() -> None:
     record(time=ledger.utc_now())
 
@@ -74,6 +116,13 @@ def test_utc_now_is_accepted() -> None:
         ({"time": "yesterday"}, "ISO"),
         ({"time": "2026-01-02T03:04:05"}, "time zone"),
         ({"versions": {"torch": 2}}, "versions"),
+        ({"decoding": "greedy"}, r"decoding must be one of \('', 'sample'\) at this temperature, given 'greedy'"),
+        ({"decoding": "sample", "temperature": 0.0}, "'greedy'"),
+        ({"init_states": {3: "0-7"}}, r"init_states must be .* among \[0, 1, 10\]"),
+        ({"init_states": {0: 8}}, "init_states"),
+        ({"lora_scale": float("inf")}, "lora_scale must be a finite number"),
+        ({"previous_coeff": "0.8"}, "previous_coeff must be a number or null"),
+        ({"probe": 1}, "probe must be true or false"),
     ],
 )
 def test_wrong_values_are_refused(changes: dict[str, Any], message: str) -> None:
