@@ -73,9 +73,9 @@ class AlgorithmConfig:
     """Reinforcement learning."""
 
     adv_type: str = "grpo"
-    """Advantage estimator: ``grpo``."""
+    """Advantage estimator: ``grpo`` (an episode against its group) or ``gae`` (a chunk against a value head)."""
     loss_type: str = "grpo"
-    """Policy loss: ``grpo`` (clipped surrogate without a value function)."""
+    """Loss: ``grpo`` (clipped surrogate) with ``adv_type: grpo``; ``ppo`` (and a value loss) with ``gae``."""
     num_group_envs: int = 8
     """Groups per rollout round; each group starts from one state."""
     group_size: int = 8
@@ -94,6 +94,14 @@ class AlgorithmConfig:
     """Drop groups whose mean return is outside the bounds below: they teach nothing."""
     rewards_lower_bound: float = 0.1
     rewards_upper_bound: float = 4.9
+    gamma: float = 0.99
+    """PPO: discount per chunk."""
+    gae_lambda: float = 0.95
+    """PPO: 0 trusts the value head after one chunk, 1 only the rewards of the episode."""
+    value_clip: float = 0.2
+    """PPO: how far a value may move from that of the rollout before the loss stops asking for more."""
+    huber_delta: float = 10.0
+    """PPO: error from which the value loss grows linearly."""
     sampling_params: SamplingConfig = field(default_factory=SamplingConfig)
     use_ewc: bool | None = None
     use_experience_replay: bool | None = None
@@ -201,6 +209,10 @@ class OptimConfig:
     """AdamW (arXiv:1711.05101)."""
 
     lr: float = 2.0e-5
+    value_lr: float = 3.0e-3
+    """Learning rate of the value head (PPO)."""
+    critic_warmup_steps: int = 0
+    """Optimizer steps at the start of a run that train the value head alone (PPO)."""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_eps: float = 1.0e-5

@@ -21,6 +21,7 @@ class RolloutBatch:
     executed_SC: bool, the loss mask: actions after the end of an episode are not trained on.
     rewards_SC: float32 rewards of each action.
     episode_S: int64 index into ``episodes``; samples of an episode are in order of time.
+    values_S: float32 what the value head said before each chunk; None for policies without one.
     """
 
     frames_SNHWC: NDArray[np.uint8]
@@ -32,6 +33,7 @@ class RolloutBatch:
     rewards_SC: NDArray[np.float32]
     episode_S: NDArray[np.int64]
     episodes: tuple[EpisodeResult, ...]
+    values_S: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         num_samples, chunk, action_dim = self.bins_SCA.shape
@@ -42,6 +44,8 @@ class RolloutBatch:
         check_array("executed_SC", self.executed_SC, (num_samples, chunk), np.bool_)
         check_array("rewards_SC", self.rewards_SC, (num_samples, chunk), np.float32)
         check_array("episode_S", self.episode_S, (num_samples,), np.int64)
+        if self.values_S is not None:
+            check_array("values_S", self.values_S, (num_samples,), np.float32)
         if num_samples and int(self.episode_S.max()) >= len(self.episodes):
             raise ValueError(f"episode_S points to {int(self.episode_S.max())} of {len(self.episodes)} episodes")
 
@@ -55,6 +59,9 @@ class RolloutBatch:
         languages = tuple(dict.fromkeys(language for part in parts for language in part.languages))
         renumber = {language: index for index, language in enumerate(languages)}
         starts = np.cumsum([0, *(len(part.episodes) for part in parts)])
+        values = [part.values_S for part in parts if part.values_S is not None]
+        if len(values) not in (0, len(parts)):
+            raise ValueError(f"{len(values)} of {len(parts)} collections have values_S; either all or none must")
         return RolloutBatch(
             frames_SNHWC=np.concatenate([part.frames_SNHWC for part in parts]),
             languages=languages,
@@ -67,6 +74,7 @@ class RolloutBatch:
             rewards_SC=np.concatenate([part.rewards_SC for part in parts]),
             episode_S=np.concatenate([part.episode_S + start for part, start in zip(parts, starts, strict=False)]),
             episodes=tuple(episode for part in parts for episode in part.episodes),
+            values_S=np.concatenate(values) if values else None,
         )
 
     def select(self, keep_S: NDArray[np.int64]) -> "RolloutBatch":
@@ -81,4 +89,5 @@ class RolloutBatch:
             rewards_SC=self.rewards_SC[keep_S],
             episode_S=self.episode_S[keep_S],
             episodes=self.episodes,
+            values_S=None if self.values_S is None else self.values_S[keep_S],
         )

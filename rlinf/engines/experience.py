@@ -1,0 +1,115 @@
+"""What the update needs to know of a collection, and how its samples are shared out. The same on every rank."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlinf.algorithms.advantages import generalized_advantages, group_advantages, informative_groups, standardize
+from rlinf.algorithms.policy_losses import token_weights
+from rlinf.config.schema import AlgorithmConfig
+from rlinf.data import RolloutBatch
+
+
+@dataclass(frozen=True)
+class Critic:
+    """What the value function is trained with: its answers during the rollouts, and the returns to come closer to."""
+
+    values_S: Tensor
+    returns_S: Tensor
+
+    def explained_variance(self, kept_S: NDArray[np.int64]) -> float:
+        """Share of the returns' variance that the rollouts' values explain: 1 is perfect, 0 or less is useless."""
+        returns_S, values_S = self.returns_S[kept_S], self.values_S[kept_S]
+        spread = returns_S.var(correction=0)
+        return float(1 - (returns_S - values_S).var(correction=0) / spread) if spread > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A collection with what the update needs to know of it: advantages and token weights per sample.
+
+    kept_S: positions of the samples that carry a signal.
+    critic: None without a value function (GRPO).
+    """
+
+    rollouts: RolloutBatch
+    advantages_S: Tensor
+    weights_SC: Tensor
+    kept_S: NDArray[np.int64]
+    kept_episodes: float
+    """Share of episodes in groups that were kept."""
+    critic: Critic | None = None
+
+
+def prepare_experience(rollouts: RolloutBatch, config: AlgorithmConfig) -> Experience:
+    """Advantages, token weights and the reward filter; the same on every rank."""
+    returns_E = torch.tensor([episode.total_reward for episode in rollouts.episodes])
+    group_E = torch.tensor([episode.plan.group for episode in rollouts.episodes])
+    kept_E = torch.ones_like(group_E, dtype=torch.bool)
+    if config.filter_rewards:
+        kept_E = informative_groups(
+            returns_E, group_E, lower=config.rewards_lower_bound, upper=config.rewards_upper_bound
+        )
+    episode_S = torch.from_numpy(rollouts.episode_S)
+    weights_SC = token_weights(
+        torch.from_numpy(rollouts.executed_SC),
+        episode_S,
+        num_action_dims=rollouts.bins_SCA.shape[2],
+        num_episodes=len(rollouts.episodes),
+        by=config.loss_aggregation,
+    )
+    kept_S = np.flatnonzero(kept_E[episode_S].numpy())
+    critic = None
+    if config.adv_type == "gae":
+        advantages_S, critic = _critic_advantages(rollouts, kept_S, config)
+    else:
+        advantages_S = group_advantages(returns_E, group_E, normalize=config.normalize_advantages)[episode_S]
+    return Experience(rollouts, advantages_S, weights_SC, kept_S, float(kept_E.float().mean()), critic)
+
+
+def _critic_advantages(
+    rollouts: RolloutBatch, kept_S: NDArray[np.int64], config: AlgorithmConfig
+) -> tuple[Tensor, Critic]:
+    """Advantages of chunks against the values that the policy gave while it played.
+
+    A step of the estimator is a chunk, rewarded with the sum of its actions' rewards. After the last chunk of an
+    episode comes nothing, whether it ended by success or by the step limit: the limit belongs to the task, which asks
+    for success within it, and the published code treats both alike.
+    """
+    if rollouts.values_S is None:
+        raise ValueError("adv_type=gae needs the values of the rollouts, but the policy that played has no value head")
+    values_S = torch.from_numpy(rollouts.values_S)
+    advantages_S, returns_S = generalized_advantages(
+        torch.from_numpy(rollouts.rewards_SC).sum(1),
+        values_S,
+        torch.from_numpy(rollouts.episode_S),
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+    )
+    if config.normalize_advantages and len(kept_S):
+        advantages_S = standardize(advantages_S, torch.from_numpy(kept_S))
+    return advantages_S, Critic(values_S, returns_S)
+
+
+def minibatches(kept_S: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Shuffle samples into the fewest nearly equal minibatches of at most ``batch_size``."""
+    count = -(-len(kept_S) // batch_size)
+    return [part for part in np.array_split(rng.permutation(kept_S), max(count, 1)) if len(part)]
+
+
+def rank_share(
+    samples: NDArray[np.int64], *, rank: int, world_size: int, micro_batch: int
+) -> list[tuple[NDArray[np.int64], int]]:
+    """This rank's micro-batches of a minibatch, each with how many of its first samples count.
+
+    Every rank gets the same number of micro-batches (sharded forwards are collective): where samples do not divide,
+    the last one is repeated and does not count.
+    """
+    per_rank = -(-len(samples) // world_size)
+    mine = samples[rank * per_rank : (rank + 1) * per_rank]
+    padded = np.concatenate([mine, np.repeat(samples[-1:], per_rank - len(mine))])
+    starts = range(0, per_rank, micro_batch)
+    return [(padded[i : i + micro_batch], min(max(len(mine) - i, 0), micro_batch)) for i in starts]
