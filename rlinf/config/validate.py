@@ -8,6 +8,8 @@ from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+WHOLE_FILES = ("model.pt",)  # of a policy that is trained without an adapter
 PRECISIONS = ("fp32", "bf16")
 SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
 
@@ -44,14 +46,16 @@ def resolve_model(path: str, *, key: str) -> Path:
     )
 
 
-def resolve_adapter(path: str, *, key: str = "actor.model.lora_path") -> Path:
-    """The folder of a LoRA adapter; relative paths start at the repository's root."""
+def resolve_adapter(path: str, *, key: str = "actor.model.lora_path", files: Sequence[str] | None = None) -> Path:
+    """The folder of trained weights; relative paths start at the repository's root.
+
+    files: what it must hold; None: a LoRA adapter or all weights, whichever is there.
+    """
     folder = Path(path) if Path(path).is_absolute() else REPOSITORY / path
-    if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
-        raise ConfigError(
-            f"{key}={path} is not an adapter folder: expected adapter_config.json and adapter_model.safetensors in "
-            f"{folder}"
-        )
+    kinds = (ADAPTER_FILES, WHOLE_FILES) if files is None else (files,)
+    if not any(all((folder / name).is_file() for name in kind) for kind in kinds):
+        expected = ", or ".join(" and ".join(kind) for kind in kinds)
+        raise ConfigError(f"{key}={path} is not an adapter folder: expected {expected} in {folder}")
     return folder
 
 

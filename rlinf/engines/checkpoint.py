@@ -1,8 +1,8 @@
-"""Checkpoints of an adapter and of what resuming needs.
+"""Checkpoints of trained weights and of what resuming needs.
 
-Layout of ``checkpoints/global_step_<n>/actor/``: a PEFT adapter (``adapter_config.json``,
-``adapter_model.safetensors``, loadable by PEFT alone) and ``training_state.pt`` (optimizer, epoch, method). A
-``global_step_<n>`` folder that exists is complete: it is written under a temporary name and renamed.
+Layout of ``checkpoints/global_step_<n>/actor/``: the weights as the policy writes them (a PEFT adapter, or
+``model.pt``) and ``training_state.pt`` (optimizer, epoch, method). A ``global_step_<n>`` folder that exists is
+complete: it is written under a temporary name and renamed.
 """
 
 import re
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -24,6 +22,7 @@ from rlinf.config import ConfigError
 from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
 
+TRAINING_STATE = "training_state.pt"
 _STEP = re.compile(r"global_step_(\d+)")
 
 
@@ -44,7 +43,7 @@ def checkpoints(run_folder: Path) -> list[Checkpoint]:
     found = []
     for folder in (run_folder / "checkpoints").glob("global_step_*"):
         match = _STEP.fullmatch(folder.name)
-        if match and (folder / "actor" / "adapter_config.json").is_file():
+        if match and (folder / "actor" / TRAINING_STATE).is_file():
             found.append(Checkpoint(int(match[1]), folder))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
@@ -72,29 +71,27 @@ def prune(run_folder: Path, keep: int) -> None:
 
 
 def save_actor(learner: PolicyLearner, folder: Path, *, epoch: int) -> None:
-    """Write the adapter and the training state. Collective; rank 0 writes."""
+    """Write the weights and the training state. Collective; rank 0 writes."""
     module = learner.policy.module
-    assert isinstance(module, PeftModel)
-    adapter = {name.replace(".default.", "."): value for name, value in gather_trainable(module).items()}
+    tensors = gather_trainable(module)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     optimizer = get_optimizer_state_dict(module, learner.optimizer, options=options)
     if learner.rank != 0:
         return
-    module.peft_config["default"].save_pretrained(str(folder))
-    save_file({name: torch.from_numpy(value) for name, value in adapter.items()}, folder / "adapter_model.safetensors")
+    learner.policy.save(folder, tensors)
     state = {"epoch": epoch, "optimizer": optimizer, "method": learner.method.state_dict()}
-    torch.save(state, folder / "training_state.pt")
+    torch.save(state, folder / TRAINING_STATE)
 
 
 def load_training_state(learner: PolicyLearner, folder: Path) -> int:
     """Take back optimizer and method state for weights loaded from the same folder; returns the epoch. Collective.
 
     Raises:
-        ConfigError: the folder holds an adapter without training state.
+        ConfigError: the folder holds weights without training state.
     """
-    path = folder / "training_state.pt"
+    path = folder / TRAINING_STATE
     if not path.is_file():
-        raise ConfigError(f"cannot resume from {folder}: it holds no training_state.pt")
+        raise ConfigError(f"cannot resume from {folder}: it holds no {TRAINING_STATE}")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     # Not strict: parameters that never got a gradient (blocks the model does not run) have no optimizer state.
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)

@@ -1,12 +1,14 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685): attach, load, name."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rlinf.config import ConfigError
@@ -76,6 +78,13 @@ def _load_adapter(wrapped: PeftModel, path: Path) -> None:
             f"unknown or of another shape, the first is {wrong[0]}"
         )
     set_peft_model_state_dict(wrapped, stored)
+
+
+def save_adapter(wrapped: PeftModel, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write whole adapter tensors, by their names in ``wrapped``, in PEFT's own format."""
+    wrapped.peft_config["default"].save_pretrained(str(folder))
+    adapter = {name.replace(".default.", "."): torch.from_numpy(value) for name, value in tensors.items()}
+    save_file(adapter, folder / "adapter_model.safetensors")
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

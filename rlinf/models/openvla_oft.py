@@ -1,6 +1,7 @@
 """OpenVLA-OFT as a ``Policy``: discrete actions, a whole chunk decoded in parallel (arXiv:2502.19645)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,17 +10,16 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
-from rlinf.config import ConfigError, resolve_adapter
+from rlinf.config import ADAPTER_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
-from rlinf.models.lora import attach_lora, trainable_parameters
+from rlinf.models.decoding import evaluate_chunk, sample_chunk
+from rlinf.models.lora import attach_lora, save_adapter, trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
 from transformers_openvla_oft import (
     ActionTokenMap,
     OpenVLAForActionPrediction,
     PrismaticProcessor,
-    action_entropy,
-    action_log_probs,
     fsdp_units,
     lora_target_modules,
 )
@@ -42,34 +42,12 @@ class OpenVLAOFTPolicy:
 
     @torch.no_grad()
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
-        """Sample a chunk by inverting the cumulative distribution; temperature 0 takes the arg max.
-
-        Log-probabilities are those at ``temperature`` (at 1 for the arg max).
-        """
-        logits_BTV = self._logits(inputs)
-        log_probs_BTV = torch.log_softmax(logits_BTV / (temperature or 1.0), dim=-1)
-        if temperature == 0:
-            bins_BT = logits_BTV.argmax(-1)
-        else:
-            uniforms_BT1 = torch.from_numpy(uniforms_BCA).to(self.device).flatten(1)[..., None]
-            cumulative_BTV = log_probs_BTV.double().exp().cumsum(-1)
-            # The sum of probabilities is 1 up to rounding; scaling by it keeps the last bin within reach and in range.
-            bins_BT = torch.searchsorted(cumulative_BTV, uniforms_BT1 * cumulative_BTV[..., -1:], right=True)[..., 0]
-            bins_BT = bins_BT.clamp(max=logits_BTV.shape[-1] - 1)
-        logprobs_BT = log_probs_BTV.gather(-1, bins_BT[..., None])[..., 0]
-        shape = (len(inputs), -1, self.actions.action_dim)
-        return PolicyOutput(
-            env_actions_BCA=self.actions.env_actions(bins_BT).cpu().numpy(),
-            bins_BCA=bins_BT.view(shape),
-            logprobs_BCA=logprobs_BT.view(shape),
-        )
+        """Sample a chunk; see ``sample_chunk``."""
+        return sample_chunk(self._logits(inputs), self.actions, temperature=temperature, uniforms_BCA=uniforms_BCA)
 
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
         """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
-        logits_BTV = self._logits(inputs)
-        logprobs_BT = action_log_probs(logits_BTV, bins_BCA.flatten(1), temperature=temperature)
-        entropy_BT = action_entropy(logits_BTV, temperature=temperature)
-        return PolicyEval(logprobs_BT.view(bins_BCA.shape), entropy_BT.view(bins_BCA.shape))
+        return evaluate_chunk(self._logits(inputs), bins_BCA, temperature=temperature)
 
     def units(self) -> Sequence[nn.Module]:
         """Transformer blocks of the towers and of the language model."""
@@ -87,6 +65,11 @@ class OpenVLAOFTPolicy:
         """Move the policy."""
         self.module.to(device)
         self.device = device
+
+    def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write a PEFT adapter, loadable by PEFT alone."""
+        assert isinstance(self.module, PeftModel)
+        save_adapter(self.module, folder, tensors)
 
     def _logits(self, inputs: PolicyInputs) -> Tensor:
         batch = self.processor(inputs.frames_BNHWC, inputs.languages)
@@ -114,7 +97,7 @@ def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torc
         raise ConfigError("actor.model.is_lora=false: this version trains openvla_oft through an adapter only")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
-    path = resolve_adapter(config.lora_path) if config.lora_path else None
+    path = resolve_adapter(config.lora_path, files=ADAPTER_FILES) if config.lora_path else None
     targets = lora_target_modules(model)
     module: PeftModel = attach_lora(
         model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=source.seed

@@ -1,6 +1,6 @@
 """What a policy must offer to rollouts and learners."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,7 +64,7 @@ class Policy(Protocol):
     """A policy over chunks of binned actions."""
 
     module: nn.Module
-    """What is trained, sharded and saved; a LoRA model when the policy has an adapter."""
+    """What is trained and sharded; a LoRA model when the policy has an adapter."""
 
     chunk_shape: tuple[int, int]
     """Actions per chunk and action dimensions, (C, A)."""
@@ -89,3 +89,6 @@ class Policy(Protocol):
 
     def to(self, device: torch.device) -> None:
         """Move the policy."""
+
+    def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write whole trainable tensors, by name, into ``folder``, so that ``actor.model.lora_path`` can name it."""
