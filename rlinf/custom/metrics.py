@@ -8,6 +8,7 @@ Sources of the definitions:
 - LIBERO, arXiv:2306.03310, section 5.1: FWT, NBT and AUC.
 - Gradient Episodic Memory (GEM), arXiv:1706.08840, equations 2 to 4: ACC, BWT and FWT.
 - Riemannian Walk, Chaudhry et al., arXiv:1801.10112, section 5: forgetting.
+- Mammoth, github.com/aimagelab/mammoth, utils/metrics.py: BWT, FWT and forgetting as most tables compute them.
 - Hu et al., arXiv:2603.11653, appendix B: AVG, NBT (final only), FWT and zero-shot success for VLA models.
 - Intervals: Wilson, JASA 1927, for one cell; the MOVER of Zou and Donner, Statistics in Medicine 2008 (27:1693), for
   weighted sums of cells, of which Newcombe's interval for a difference of two proportions is a special case.
@@ -19,7 +20,7 @@ interval come from the same formula. A metric that the data cannot tell (NBT aft
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -193,7 +194,7 @@ def nbt_libero(matrix: SuccessMatrix) -> Estimate | None:
 
 
 def backward_transfer(matrix: SuccessMatrix) -> Estimate | None:
-    """BWT of GEM (arXiv:1706.08840): ``1/(T-1) sum_{j<T} (S[T, j] - S[j, j])``, the negative of ``nbt_final``."""
+    """BWT of GEM (arXiv:1706.08840) and Mammoth: ``1/(T-1) sum_{j<T} (S[T, j] - S[j, j])``, minus ``nbt_final``."""
     nbt = nbt_final(matrix)
     return None if nbt is None else Estimate(0.0 - nbt.value, 0.0 - nbt.high, 0.0 - nbt.low)
 
@@ -201,9 +202,9 @@ def backward_transfer(matrix: SuccessMatrix) -> Estimate | None:
 def forward_transfer(matrix: SuccessMatrix) -> Estimate | None:
     """FWT: what learning the earlier tasks did for a task before it was trained itself.
 
-    ``FWT = 1/(T-1) sum_{j=2..T} (S[j-1, j] - S[0, j])``: GEM's formula (arXiv:1706.08840, equation 4) with the base
-    model's measured success in place of a random network's, as a pretrained policy starts above chance. ``None``
-    without a base row or with fewer than two stages.
+    ``FWT = 1/(T-1) sum_{j=2..T} (S[j-1, j] - S[0, j])``: GEM's formula (arXiv:1706.08840, equation 4; Mammoth's
+    ``forward_transfer``) with the base model's measured success in place of a random network's, as a pretrained policy
+    starts above chance. ``None`` without a base row or with fewer than two stages.
     """
     if not matrix.has_base:
         return None
@@ -218,14 +219,28 @@ def forgetting(matrix: SuccessMatrix) -> float | None:
     no weighted sum and biased upwards by evaluation noise (a maximum of noisy numbers), so it has no interval.
     """
     last = len(matrix.stages) - 1
-    first = 1 if matrix.has_base else 0
-    earlier = [task for task in matrix.learnt_tasks if matrix.own_row(task) < last]
-    if not earlier:
-        return None
+    return _mean_drop(matrix, lambda task: range(1 if matrix.has_base else 0, last))
+
+
+def forgetting_mammoth(matrix: SuccessMatrix) -> float | None:
+    """Forgetting as Mammoth computes it: never below zero.
+
+    ``F = 1/(T-1) sum_{j<T} (max_{j<=r<=T} S[r, j] - S[T, j])``: the maximum runs over the rows from the task's own one
+    on (Mammoth pads what came before with zeros) and includes the last, so a task that ends at its best counts zero
+    where ``forgetting`` counts the gain.
+    """
+    return _mean_drop(matrix, lambda task: range(matrix.own_row(task), len(matrix.stages)))
+
+
+def _mean_drop(matrix: SuccessMatrix, rows_of: Callable[[int], range]) -> float | None:
+    """Mean over the tasks before the last stage of their best success in ``rows_of(task)`` minus the final one."""
+    last = len(matrix.stages) - 1
     drops = [
-        float(matrix.success_RK[first:last, matrix.column(task)].max()) - matrix.success(last, task) for task in earlier
+        max(matrix.success(row, task) for row in rows_of(task)) - matrix.success(last, task)
+        for task in matrix.learnt_tasks
+        if matrix.own_row(task) < last
     ]
-    return float(np.mean(drops))
+    return float(np.mean(drops)) if drops else None
 
 
 def zero_shot_success(matrix: SuccessMatrix) -> Estimate | None:
@@ -249,28 +264,35 @@ def improvement(matrix: SuccessMatrix) -> Estimate | None:
     return _mean_difference(matrix, [((last, task), (0, task)) for task in matrix.learnt_tasks])
 
 
-def libero_forward_transfer(curves: Mapping[int, Sequence[float]]) -> float:
+def libero_forward_transfer(curves: Mapping[int, Sequence[float]], *, hold_peak: bool = False) -> float:
     """FWT as LIBERO defines it: how fast tasks are learnt.
 
     ``FWT_k`` is the mean success on task ``k`` over the evaluations made *while* learning it (LIBERO: epochs 0, 5,
-    ..., 50), ``FWT`` the mean over tasks. ``curves[k]`` holds those success rates in order.
+    ..., 50), ``FWT`` the mean over tasks. ``curves[k]`` holds those success rates in order. LIBERO's code goes on with
+    the best checkpoint of a task and therefore counts every evaluation after the (first) peak as the peak:
+    ``hold_peak``. Leave it off for runs that go on with the last checkpoint, as ours do.
     """
     if not curves:
         raise MetricsError("LIBERO's forward transfer needs the learning curve of at least one task")
+    means = []
     for task, curve in curves.items():
         if not curve or not all(0 <= rate <= 1 for rate in curve):
             raise MetricsError(f"the curve of task {task} must hold success rates in 0..1, given {list(curve)}")
-    return float(np.mean([np.mean(curve) for curve in curves.values()]))
+        peak = int(np.argmax(curve))
+        held = [*curve[:peak], *[curve[peak]] * (len(curve) - peak)] if hold_peak else curve
+        means.append(np.mean(held))
+    return float(np.mean(means))
 
 
-def libero_auc(matrix: SuccessMatrix, curves: Mapping[int, Sequence[float]]) -> float:
+def libero_auc(matrix: SuccessMatrix, curves: Mapping[int, Sequence[float]], *, hold_peak: bool = False) -> float:
     """AUC of LIBERO: ``AUC_k = (FWT_k + sum_{r>k} S[r, k]) / (T - k + 1)``, then the mean over learnt tasks."""
     if missing := [task for task in matrix.learnt_tasks if task not in curves]:
         raise MetricsError(f"no learning curve for learnt tasks {missing}; curves given: {sorted(curves)}")
     areas = []
     for task in matrix.learnt_tasks:
         later = matrix.success_RK[matrix.own_row(task) + 1 :, matrix.column(task)]
-        areas.append((libero_forward_transfer({task: curves[task]}) + float(later.sum())) / (1 + len(later)))
+        speed = libero_forward_transfer({task: curves[task]}, hold_peak=hold_peak)
+        areas.append((speed + float(later.sum())) / (1 + len(later)))
     if not areas:
         raise MetricsError("LIBERO's AUC needs at least one learnt task")
     return float(np.mean(areas))
@@ -308,8 +330,11 @@ def summary(matrix: SuccessMatrix) -> dict[str, float]:
         "continual/zero_shot_change": zero_shot_change(matrix),
     }
     values = {name: estimate.value for name, estimate in estimates.items() if estimate is not None}
-    drop = forgetting(matrix)
-    return values if drop is None else {**values, "continual/forgetting": drop}
+    drops = {
+        "continual/forgetting": forgetting(matrix),
+        "continual/forgetting_mammoth": forgetting_mammoth(matrix),
+    }
+    return values | {name: drop for name, drop in drops.items() if drop is not None}
 
 
 Cell = tuple[int, int]  # (row, task id)
