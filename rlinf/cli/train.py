@@ -17,17 +17,18 @@ def main(argv: Sequence[str]) -> int:
     from rlinf.custom.methods import make_method
     from rlinf.envs import suite_tasks
     from rlinf.envs.registry import simulator
-    from rlinf.runners.embodied import EmbodiedRunner, find_state
+    from rlinf.runners.embodied import EmbodiedRunner, find_state, task_context
     from rlinf.runners.run_folder import run_folder, write_run
     from rlinf.scheduler import Cluster
     from rlinf.workers.launch import count_workers, start_workers
 
     config = request.config
-    make_method(config.method)  # an unknown method is an error now and not in a worker
+    method = make_method(config.method)  # an unknown method is an error now and not in a worker
     state = find_state(config, run_folder(config))
     if state.epoch >= config.runner.max_epochs and (state.evaluated_after or not config.runner.eval_after):
         log.info("%s: all %d epochs are done", state.folder, config.runner.max_epochs)
         return 0
+    method.check(task_context(config, state))
     sim = simulator(config.env.simulator)
     sim.prepare()
     with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:

@@ -133,11 +133,76 @@ class ReplayConfig:
 
 
 @dataclass
+class EWCConfig:
+    """Elastic weight consolidation."""
+
+    coeff: float = 1.0e6
+    """Weight of the penalty ``coeff * sum(F * (theta - theta*)**2)``."""
+    fisher: str = "per_sample"
+    """``per_sample``: squares of each sample's own gradient; ``published``: squares of the gradient that accumulates
+    over micro-batches, as in the published code (not a Fisher information; for comparison)."""
+    num_samples: int = 1024
+    """Chunk samples of a task's last rollouts that the Fisher information is estimated from; 0: all."""
+
+
+@dataclass
+class SLCAConfig:
+    """Learning rates per module."""
+
+    vision: float = 4.0e-6
+    llm: float = 4.0e-6
+    head: float = 4.0e-5
+
+
+@dataclass
+class AGEMConfig:
+    """Averaged gradient episodic memory."""
+
+    memory_per_task: int = 256
+    """Chunk samples kept of each task's successful rollouts."""
+    batch_size: int = 64
+    """Samples replayed at every optimizer step, over all ranks."""
+
+
+@dataclass
+class LwFConfig:
+    """Distillation from the previous policy."""
+
+    coeff: float = 1.0
+    """Weight of the Kullback-Leibler divergence beside the policy loss."""
+
+
+@dataclass
+class MergeConfig:
+    """Weight merge."""
+
+    coeff: float = 0.8
+    """Factor, 0 to 1, on the adapters of earlier tasks when they are merged into the base, and on the last one in
+    evaluations."""
+
+
+@dataclass
 class MethodConfig:
     """The continual-learning method."""
 
     name: str = "sequential"
+    """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, or one that an installed package brings
+    (entry point group ``rlinf.methods``)."""
+    label: str = ""
+    """Names its results, folder and ledger: one method may be run in several ways; empty: the method's name."""
+    options: dict[str, float | str] = field(default_factory=dict)
+    """Settings of a method that another package brings: ``+method.options.NAME=VALUE``."""
+    ewc: EWCConfig = field(default_factory=EWCConfig)
+    slca: SLCAConfig = field(default_factory=SLCAConfig)
+    agem: AGEMConfig = field(default_factory=AGEMConfig)
+    lwf: LwFConfig = field(default_factory=LwFConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+
+    @property
+    def results_name(self) -> str:
+        """Folder of the results, and what the ledger and adapters call the method."""
+        return self.label or self.name
 
 
 @dataclass
@@ -160,6 +225,8 @@ class EnvConfig:
     suite: str = "libero_spatial"
     fixed_task_ids: list[int] | None = None
     """Tasks to train on; null means all."""
+    first_task: int = 0
+    """The task that sequences of the published experiments start with: tasks before it precede no other."""
     eval_task_ids: list[int] | None = None
     """Tasks to evaluate; null means all."""
     num_envs_per_worker: int = 8
@@ -233,6 +300,13 @@ class ModelConfig:
     """LoRA scale is ``lora_alpha / lora_rank``; null: alpha = rank."""
     lora_path: str | None = None
     """Adapter folder to start from; null: a fresh adapter."""
+    previous_lora_paths: list[str] = field(default_factory=list)
+    """Adapter folders of earlier tasks, merged into the base model when it is loaded."""
+    previous_lora_coeff: float | None = None
+    """Factor, 0 to 1, on those; null: ``method.merge.coeff`` for weight merge, else 1."""
+    lora_scale: float | None = None
+    """Evaluation: factor on the adapter (training always uses 1); null: ``method.merge.coeff`` for weight merge, else
+    1."""
     unnorm_key: str | None = None
     """Key of the action statistics; null: the suite's name."""
     num_action_chunks: int = 8

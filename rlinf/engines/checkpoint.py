@@ -1,7 +1,8 @@
 """Checkpoints of trained weights and of what resuming needs.
 
 Layout of ``checkpoints/global_step_<n>/actor/``: the weights as the policy writes them (a PEFT adapter, or
-``model.pt``) and ``training_state.pt`` (optimizer, epoch, method). A ``global_step_<n>`` folder that exists is
+``model.pt``) and ``training_state.pt`` (optimizer, epoch) and, where the
+method keeps any, ``method_state.safetensors``. A ``global_step_<n>`` folder that exists is
 complete: it is written under a temporary name and renamed.
 """
 
@@ -19,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from rlinf.config import ConfigError
+from rlinf.custom.methods.state import gather_state, read_state, write_state
 from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
 
@@ -74,12 +76,14 @@ def save_actor(learner: PolicyLearner, folder: Path, *, epoch: int) -> None:
     """Write the weights and the training state. Collective; rank 0 writes."""
     module = learner.policy.module
     tensors = gather_trainable(module)
+    memory = gather_state(learner.method.state_dict())
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     optimizer = get_optimizer_state_dict(module, learner.optimizer, options=options)
     if learner.rank != 0:
         return
     learner.policy.save(folder, tensors)
-    state = {"epoch": epoch, "optimizer": optimizer, "method": learner.method.state_dict()}
+    write_state(folder, memory)
+    state = {"epoch": epoch, "optimizer": optimizer}
     torch.save(state, folder / TRAINING_STATE)
 
 
@@ -96,5 +100,5 @@ def load_training_state(learner: PolicyLearner, folder: Path) -> int:
     # Not strict: parameters that never got a gradient (blocks the model does not run) have no optimizer state.
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
     set_optimizer_state_dict(learner.policy.module, learner.optimizer, state["optimizer"], options=options)
-    learner.method.load_state_dict(state["method"])
+    learner.method.load_state_dict(read_state(folder))
     return int(state["epoch"])

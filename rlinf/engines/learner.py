@@ -1,7 +1,8 @@
 """One epoch of policy updates from collected experience. Torch only; runs alone or as one rank of many."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,77 +11,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from rlinf.algorithms.advantages import group_advantages, informative_groups
-from rlinf.algorithms.policy_losses import clipped_policy_loss, masked_entropy_sum, token_weights
+from rlinf.algorithms.policy_losses import clipped_policy_loss, masked_entropy_sum
+from rlinf.algorithms.value_losses import clipped_value_loss
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
-from rlinf.custom.methods import ContinualMethod
+from rlinf.custom.methods import ContinualMethod, ParamGroup
 from rlinf.data import RolloutBatch
+from rlinf.engines.experience import Critic, Experience, minibatches, prepare_experience, rank_share, save_samples
 from rlinf.engines.fsdp import clip_gradients
 from rlinf.models import Policy, PolicyInputs
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Experience:
-    """A collection with what the update needs to know of it: advantages and token weights per sample.
-
-    kept_S: positions of the samples that carry a signal.
-    """
-
-    rollouts: RolloutBatch
-    advantages_S: Tensor
-    weights_SC: Tensor
-    kept_S: NDArray[np.int64]
-    kept_episodes: float
-    """Share of episodes in groups that were kept."""
-
-
-def prepare_experience(rollouts: RolloutBatch, config: AlgorithmConfig) -> Experience:
-    """Advantages, token weights and the reward filter; the same on every rank."""
-    returns_E = torch.tensor([episode.total_reward for episode in rollouts.episodes])
-    group_E = torch.tensor([episode.plan.group for episode in rollouts.episodes])
-    advantages_E = group_advantages(returns_E, group_E, normalize=config.normalize_advantages)
-    kept_E = torch.ones_like(group_E, dtype=torch.bool)
-    if config.filter_rewards:
-        kept_E = informative_groups(
-            returns_E, group_E, lower=config.rewards_lower_bound, upper=config.rewards_upper_bound
-        )
-    episode_S = torch.from_numpy(rollouts.episode_S)
-    weights_SC = token_weights(
-        torch.from_numpy(rollouts.executed_SC),
-        episode_S,
-        num_action_dims=rollouts.bins_SCA.shape[2],
-        num_episodes=len(rollouts.episodes),
-        by=config.loss_aggregation,
-    )
-    kept_S = np.flatnonzero(kept_E[episode_S].numpy())
-    return Experience(rollouts, advantages_E[episode_S], weights_SC, kept_S, float(kept_E.float().mean()))
-
-
-def minibatches(kept_S: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Shuffle samples into the fewest nearly equal minibatches of at most ``batch_size``."""
-    count = -(-len(kept_S) // batch_size)
-    return [part for part in np.array_split(rng.permutation(kept_S), max(count, 1)) if len(part)]
-
-
-def rank_share(
-    samples: NDArray[np.int64], *, rank: int, world_size: int, micro_batch: int
-) -> list[tuple[NDArray[np.int64], int]]:
-    """This rank's micro-batches of a minibatch, each with how many of its first samples count.
-
-    Every rank gets the same number of micro-batches (sharded forwards are collective): where samples do not divide,
-    the last one is repeated and does not count.
-    """
-    per_rank = -(-len(samples) // world_size)
-    mine = samples[rank * per_rank : (rank + 1) * per_rank]
-    padded = np.concatenate([mine, np.repeat(samples[-1:], per_rank - len(mine))])
-    starts = range(0, per_rank, micro_batch)
-    return [(padded[i : i + micro_batch], min(max(len(mine) - i, 0), micro_batch)) for i in starts]
+BAD_BATCH_FILE = "bad_batch.npz"
 
 
 class PolicyLearner:
-    """AdamW updates of a policy's trainable parameters, with a continual-learning method's hooks."""
+    """AdamW updates of a policy's trainable parameters, with a continual-learning method's hooks.
+
+    folder: the run's; a batch without a finite loss is saved there.
+    num_updates: optimizer steps of the run so far.
+    """
 
     def __init__(
         self,
@@ -102,7 +52,12 @@ class PolicyLearner:
         self.device = device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.folder: Path | None = None
+        self.num_updates = 0
         groups = method.param_groups(policy, optim.lr)
+        self._policy_parameters = [p for group in groups for p in group.params]
+        if policy.value_head is not None:
+            groups = [*groups, ParamGroup("value", list(policy.value_head.parameters()), optim.value_lr)]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group.params]
         self.optimizer = torch.optim.AdamW(
             [{"params": group.params, "lr": group.lr, "name": group.name} for group in groups],
@@ -126,6 +81,8 @@ class PolicyLearner:
         metrics = totals.reduce()
         metrics["train/num_samples"] = float(len(experience.kept_S))
         metrics["train/kept_episodes"] = experience.kept_episodes
+        if experience.critic is not None:
+            metrics["train/explained_variance"] = experience.critic.explained_variance(experience.kept_S)
         metrics["train/lr"] = float(self.optimizer.param_groups[0]["lr"])
         return metrics
 
@@ -145,18 +102,27 @@ class PolicyLearner:
         shares = rank_share(samples, rank=self.rank, world_size=self.world_size, micro_batch=self.micro_batch)
         for position, (micro, counted) in enumerate(shares):
             self._sync_gradients(position == len(shares) - 1)
-            loss = self._loss(experience, micro, counted, totals) * scale
+            losses = self._losses(experience, micro, counted, totals)
             terms = self.method.loss_terms(self.policy)
+            self._require_finite({**losses, **terms}, experience, micro)
+            loss = sum(losses.values(), start=torch.zeros((), device=self.device)) * scale
             for name, term in terms.items():
                 totals.add_mean(f"train/loss/{name}", term.detach(), len(shares))
                 loss = loss + term / (len(shares) * self.world_size)
             (loss * self.world_size).backward()
         self.method.on_backward(self.policy)
+        if self.policy.value_head is not None and self.num_updates < self.optim.critic_warmup_steps:
+            for parameter in self._policy_parameters:
+                parameter.grad = None
         norm = clip_gradients(self.parameters, self.optim.clip_grad)
         self.optimizer.step()
+        self.num_updates += 1
         totals.add_step(norm)
 
-    def _loss(self, experience: Experience, micro: NDArray[np.int64], counted: int, totals: "_Totals") -> Tensor:
+    def _losses(
+        self, experience: Experience, micro: NDArray[np.int64], counted: int, totals: "_Totals"
+    ) -> dict[str, Tensor]:
+        """Losses of a micro-batch by name; their sum is minimised."""
         part = experience.rollouts.select(micro)
         chosen = torch.from_numpy(micro)
         weights_SC = experience.weights_SC[chosen].to(self.device)
@@ -166,6 +132,7 @@ class PolicyLearner:
             tuple(part.languages[index] for index in part.language_S),
         )
         bins_SCA = torch.from_numpy(part.bins_SCA).to(self.device)
+        self.method.before_forward(self.policy, inputs, weights_SC > 0)
         temperature = self.algorithm.sampling_params.temperature_train
         out = self.policy.evaluate_actions(inputs, bins_SCA, temperature=temperature)
         result = clipped_policy_loss(
@@ -185,10 +152,43 @@ class PolicyLearner:
             entropy=(out.entropy_BCA.detach() * mask_SC[..., None]).sum(),
             tokens=result.num_tokens,
         )
-        loss = result.loss - self.algorithm.entropy_bonus * entropy
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"policy loss is {loss.item()} for samples {micro[:8].tolist()}...")
-        return loss
+        losses = {"policy": result.loss - self.algorithm.entropy_bonus * entropy}
+        if experience.critic is not None:
+            assert out.values_B is not None
+            losses["value"] = self._value_loss(out.values_B, experience.critic, chosen, weights_SC, totals)
+        return losses
+
+    def _value_loss(
+        self, values_S: Tensor, critic: Critic, chosen: Tensor, weights_SC: Tensor, totals: "_Totals"
+    ) -> Tensor:
+        """A chunk weighs as much as all its tokens do in the policy loss."""
+        result = clipped_value_loss(
+            values_S,
+            critic.values_S[chosen].to(self.device),
+            critic.returns_S[chosen].to(self.device),
+            weights_SC.sum(1) * self.policy.chunk_shape[1],
+            value_clip=self.algorithm.value_clip,
+            huber_delta=self.algorithm.huber_delta,
+        )
+        totals.add_values(loss=result.loss, clipped=result.clipped_samples, samples=result.num_samples)
+        return result.loss
+
+    def _require_finite(self, losses: Mapping[str, Tensor], experience: Experience, micro: NDArray[np.int64]) -> None:
+        """Stop before any weight changes when a loss is NaN or infinite; what gave it is saved.
+
+        Raises:
+            FloatingPointError: names the loss, the samples and the file.
+        """
+        bad = {name: loss.item() for name, loss in losses.items() if not torch.isfinite(loss)}
+        if not bad:
+            return
+        saved = ""
+        if self.folder is not None:
+            path = self.folder / BAD_BATCH_FILE
+            save_samples(path, experience, micro)
+            saved = f"; the micro-batch is in {path}"
+        what = " and ".join(f"{name} loss is {value}" for name, value in bad.items())
+        raise FloatingPointError(f"{what} for samples {micro[:8].tolist()}... of rank {self.rank}{saved}")
 
     def _sync_gradients(self, last: bool) -> None:
         """Reduce gradients over ranks only with the last micro-batch; the others accumulate locally."""
@@ -209,7 +209,7 @@ class Progress:
 class _Totals:
     """Sums over an epoch, reduced over ranks in one collective at its end."""
 
-    NAMES = ("loss", "clipped", "kl", "entropy", "tokens")
+    NAMES = ("loss", "clipped", "kl", "entropy", "tokens", "value_loss", "clipped_values", "samples")
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(len(self.NAMES), device=device, dtype=torch.float64)
@@ -218,7 +218,10 @@ class _Totals:
         self._terms: dict[str, Tensor] = {}
 
     def add_tokens(self, *, loss: Tensor, clipped: Tensor, kl: Tensor, entropy: Tensor, tokens: Tensor) -> None:
-        self._sums += torch.stack([x.detach().double() for x in (loss, clipped, kl, entropy, tokens)])
+        self._sums[:5] += torch.stack([x.detach().double() for x in (loss, clipped, kl, entropy, tokens)])
+
+    def add_values(self, *, loss: Tensor, clipped: Tensor, samples: Tensor) -> None:
+        self._sums[5:] += torch.stack([x.detach().double() for x in (loss, clipped, samples)])
 
     def add_mean(self, name: str, value: Tensor, count: int) -> None:
         self._terms[name] = self._terms.get(name, torch.zeros_like(value)) + value / count
@@ -230,7 +233,7 @@ class _Totals:
     def reduce(self) -> dict[str, float]:
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(self._sums)
-        loss, clipped, kl, entropy, tokens = self._sums.tolist()
+        loss, clipped, kl, entropy, tokens, value_loss, clipped_values, samples = self._sums.tolist()
         metrics = {"train/loss/policy": loss, "train/num_steps": float(self._steps)}
         if tokens:
             metrics |= {
@@ -238,6 +241,8 @@ class _Totals:
                 "train/approx_kl": kl / tokens,
                 "train/entropy": entropy / tokens,
             }
+        if samples:
+            metrics |= {"train/loss/value": value_loss, "train/value_clip_fraction": clipped_values / samples}
         if self._steps:
             metrics["train/grad_norm"] = float(self._norm) / self._steps
             metrics |= {name: float(value) / self._steps for name, value in self._terms.items()}

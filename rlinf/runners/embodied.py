@@ -69,6 +69,21 @@ def find_state(config: Config, folder: Path) -> RunState:
     )
 
 
+def task_context(config: Config, state: RunState) -> TaskContext:
+    """What a continual-learning method is told about the task of a run."""
+    start = config.actor.model.lora_path
+    return TaskContext(
+        state.task_ids,
+        state.folder,
+        state.learnt_before,
+        suite=config.env.suite,
+        micro_batch=config.actor.micro_batch_size,
+        previous=resolve_adapter(start) if start else None,
+        temperature=config.algorithm.sampling_params.temperature_train,
+        seed=config.runner.seed,
+    )
+
+
 def learnt_with(before: tuple[int, ...], task_ids: tuple[int, ...]) -> tuple[int, ...]:
     """Tasks learnt after ``task_ids``, in order; a task that is learnt again keeps its first place."""
     return tuple(dict.fromkeys((*before, *task_ids)))
@@ -87,13 +102,7 @@ class EmbodiedRunner:
         self.workers = workers
         self.state = state
         self.assets = assets
-        self.task = TaskContext(
-            state.task_ids,
-            state.folder,
-            state.learnt_before,
-            suite=config.env.suite,
-            micro_batch=config.actor.micro_batch_size,
-        )
+        self.task = task_context(config, state)
         self.epoch = 0
         log_config = config.runner.logger
         self.logger = MetricLogger(

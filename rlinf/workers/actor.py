@@ -79,7 +79,7 @@ class ActorWorker:
 
     def begin_task(self, task: TaskContext) -> None:
         """Let the method prepare for a task."""
-        self._learner.method.on_task_start(task, self._learner.policy)
+        self._learner.method.on_task_start(replace(task, device=self._learner.device), self._learner.policy)
 
     def weights(self) -> dict[str, NDArray[np.float32]] | None:
         """Whole trainable tensors, from rank 0."""
@@ -99,6 +99,7 @@ class ActorWorker:
 
     def end_task(self, task: TaskContext, batches: "Sequence[ray.ObjectRef[Any]]") -> None:
         """Let the method take stock of a learnt task."""
+        task = replace(task, device=self._learner.device)
         self._learner.method.on_task_end(task, self._learner.policy, RolloutBatch.cat(ray.get(list(batches))))
 
     def save(self, folder: Path, epoch: int) -> None:

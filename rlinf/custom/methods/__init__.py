@@ -1,21 +1,46 @@
-"""Continual-learning methods. A new one is one file here and one row in ``METHODS``."""
+"""Continual-learning methods. A new one is one file here and one row in ``METHODS``, or an entry point elsewhere."""
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
 
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import MethodConfig
 from rlinf.custom.methods.base import ContinualMethod, ParamGroup, TaskContext
 
-METHODS: dict[str, type[ContinualMethod]] = {"sequential": ContinualMethod}
+MethodFactory = Callable[[MethodConfig], ContinualMethod]
+
+METHODS: dict[str, MethodFactory] = {
+    "sequential": lambda config: ContinualMethod(),
+}
+
+ENTRY_POINTS = "rlinf.methods"
+"""Group in which another package names its methods: a name and a ``MethodFactory``, such as a class whose constructor
+takes the ``MethodConfig`` (docs/adding_a_method.md)."""
+
+
+def method_names() -> list[str]:
+    """All methods that can be asked for: ours first, then those of installed packages."""
+    return [*METHODS, *sorted({found.name for found in entry_points(group=ENTRY_POINTS)} - METHODS.keys())]
 
 
 def make_method(config: MethodConfig) -> ContinualMethod:
-    """The configured method.
+    """The configured method; a name of ours goes before the same name of another package.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or what the other package names is not a method.
     """
-    if config.name not in METHODS:
-        raise ConfigError(f"method.name={config.name} is not known; expected one of: {', '.join(METHODS)}")
-    return METHODS[config.name]()
+    if config.name in METHODS:
+        return METHODS[config.name](config)
+    found = [point for point in entry_points(group=ENTRY_POINTS) if point.name == config.name]
+    if not found:
+        raise ConfigError(f"method.name={config.name} is not known; expected one of: {', '.join(method_names())}")
+    method = found[0].load()(config)
+    if not isinstance(method, ContinualMethod):
+        raise ConfigError(
+            f"method.name={config.name}: {found[0].value} made a {type(method).__name__}, expected a subclass of "
+            "rlinf.custom.methods.ContinualMethod"
+        )
+    return method
 
 
-__all__ = ["METHODS", "ContinualMethod", "ParamGroup", "TaskContext", "make_method"]
+__all__ = ["METHODS", "ContinualMethod", "ParamGroup", "TaskContext", "make_method", "method_names"]

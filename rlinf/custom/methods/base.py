@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rlinf.data import RolloutBatch
-from rlinf.models import Policy
+from rlinf.models import Policy, PolicyInputs
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,10 @@ class TaskContext:
     """The task being learnt: its ids, the run's folder, and the tasks learnt before it.
 
     suite: whose tasks they are; micro_batch: samples per forward pass on one rank.
+    previous: the actor folder that the run started from, None where it started from the base model; a method finds
+        there what it stored for later tasks (see ``state.py``).
+    temperature: of rollouts and of the log-probabilities that are trained on; seed: of the run.
+    device: where the policy is; the learner fills it in.
     """
 
     task_ids: tuple[int, ...]
@@ -23,6 +30,10 @@ class TaskContext:
     learnt_before: tuple[int, ...] = ()
     suite: str = "libero_spatial"
     micro_batch: int = 32
+    previous: Path | None = None
+    temperature: float = 1.0
+    seed: int = 0
+    device: torch.device = CPU
 
 
 @dataclass(frozen=True)
@@ -41,12 +52,19 @@ class ContinualMethod:
     element by element is right on any shard.
     """
 
+    def check(self, task: TaskContext) -> None:
+        """Raise ``ConfigError`` where something that the method needs is missing; before anything is started."""
+
     def on_task_start(self, task: TaskContext, policy: Policy) -> None:
-        """Before the first epoch of a task."""
+        """Before the first epoch of a task, and again when a run resumes (after ``load_state_dict``)."""
 
     def param_groups(self, policy: Policy, lr: float) -> list[ParamGroup]:
         """Trainable parameters, in groups with a learning rate each."""
         return [ParamGroup(name, params, lr) for name, params in policy.trainable_modules().items() if params]
+
+    def before_forward(self, policy: Policy, inputs: PolicyInputs, executed_SC: Tensor) -> None:
+        """Before the forward pass of a micro-batch, with what it is about to learn from; the last moment at which
+        weights may be exchanged for a while, since gradients refer to them from then on."""
 
     def loss_terms(self, policy: Policy) -> dict[str, Tensor]:
         """Scalars to add to the policy loss, by name; asked for in every micro-batch, averaged over them and ranks."""
@@ -58,9 +76,10 @@ class ContinualMethod:
     def on_task_end(self, task: TaskContext, policy: Policy, rollouts: RolloutBatch) -> None:
         """After the last epoch of a task, with its last rollouts."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What resuming needs, beside weights and optimizer."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """What resuming and later tasks need beside weights and optimizer, shards or whole tensors, by name; written
+        with every checkpoint as ``method_state.safetensors``."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back, as whole tensors, what ``state_dict`` gave when this run was interrupted."""
