@@ -1,6 +1,7 @@
 """What the update needs to know of a collection, and how its samples are shared out. The same on every rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -113,3 +114,25 @@ def rank_share(
     padded = np.concatenate([mine, np.repeat(samples[-1:], per_rank - len(mine))])
     starts = range(0, per_rank, micro_batch)
     return [(padded[i : i + micro_batch], min(max(len(mine) - i, 0), micro_batch)) for i in starts]
+
+
+def save_samples(path: Path, experience: Experience, samples: NDArray[np.int64]) -> None:
+    """Write everything that is known of ``samples`` as arrays, for ``numpy.load``: the fields of ``RolloutBatch`` and
+    each sample's position, advantage, weights, instruction, task and initial state, and return with a critic."""
+    part = experience.rollouts.select(samples)
+    arrays = {field.name: getattr(part, field.name) for field in fields(part)}
+    plans = [part.episodes[index].plan for index in part.episode_S]
+    kept = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    kept |= {
+        "position_S": samples,
+        "advantages_S": experience.advantages_S[torch.from_numpy(samples)].numpy(),
+        "weights_SC": experience.weights_SC[torch.from_numpy(samples)].numpy(),
+        "languages_S": np.array([part.languages[index] for index in part.language_S]),
+        "task_id_S": np.array([plan.task_id for plan in plans]),
+        "init_index_S": np.array([plan.init_index for plan in plans]),
+    }
+    if experience.critic is not None:
+        kept["returns_S"] = experience.critic.returns_S[torch.from_numpy(samples)].numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(file, **kept)
