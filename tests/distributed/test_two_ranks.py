@@ -13,10 +13,12 @@ from tests.small_policy import write_policy
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def _train(world_size: int, checkpoint: Path, output: Path, resume: Path | None = None) -> list[dict[str, np.ndarray]]:
+def _train(
+    world_size: int, checkpoint: Path, output: Path, *, param_dtype: str = "fp32", resume: Path | None = None
+) -> list[dict[str, np.ndarray]]:
     output.mkdir()
     port = free_port()
-    arguments = [str(world_size), str(port), str(checkpoint), str(output), *([str(resume)] if resume else [])]
+    arguments = [str(world_size), str(port), str(checkpoint), str(output), param_dtype, *([str(resume)] if resume else [])]
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.distributed.two_ranks", str(rank), *arguments],
@@ -64,3 +66,11 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one(runs):
     resumed = _train(1, checkpoint, folder / "resumed", resume=folder / "two" / "first" / "actor")
     for name, value in _weights(one[0]).items():
         np.testing.assert_allclose(resumed[0][name], value, atol=2e-5, err_msg=name)
+
+
+def test_mixed_precision_follows_full_precision(runs):
+    folder, checkpoint, one, _ = runs
+    mixed = _train(2, checkpoint, folder / "mixed", param_dtype="bf16")
+    for name in ("metric:train/loss/policy", "metric:train/entropy", "metric:train/grad_norm"):
+        np.testing.assert_allclose(mixed[0][name], one[0][name], rtol=0.1, atol=1e-3, err_msg=name)
+    np.testing.assert_array_equal(*(_weights(mixed[rank])[sorted(_weights(mixed[0]))[0]] for rank in (0, 1)))

@@ -16,12 +16,14 @@ from rlinf.engines.learner import PolicyLearner
 from tests.small_policy import make_rollouts, read_policy
 
 
-def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path, resume: Path | None) -> None:
+def main(
+    rank: int, world_size: int, port: int, checkpoint: Path, output: Path, param_dtype: str, resume: Path | None
+) -> None:
     """Train two epochs (one when resuming), write weights, metrics and a checkpoint."""
     torch.set_num_threads(1)
     mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
     policy = read_policy(checkpoint, lora_path=resume)
-    shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
+    shard(policy.module, policy.units(), mesh, param_dtype=param_dtype, reshard_after_forward=True)
     learner = PolicyLearner(
         policy,
         ContinualMethod(),
@@ -46,5 +48,5 @@ def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path, 
 
 if __name__ == "__main__":
     rank, world_size, port = map(int, sys.argv[1:4])
-    resume = Path(sys.argv[6]) if len(sys.argv) > 6 else None
-    main(rank, world_size, port, Path(sys.argv[4]), Path(sys.argv[5]), resume)
+    resume = Path(sys.argv[7]) if len(sys.argv) > 7 else None
+    main(rank, world_size, port, Path(sys.argv[4]), Path(sys.argv[5]), sys.argv[6], resume)

@@ -44,7 +44,7 @@ def shapes(tensors):
 def test_7b_sizes(model_7b):
     parameters = list(model_7b.parameters())
     assert (len(parameters), sum(p.numel() for p in parameters)) == (NUM_TENSORS_7B, NUM_PARAMS_7B)
-    assert len(fsdp_units(model_7b)) == 32 + 24 + 27
+    assert len(fsdp_units(model_7b)) == 32 + 23 + 26  # the last block of each tower never runs
     config = model_7b.config
     assert (config.action_token_begin, config.action_token_end, config.num_action_tokens) == (31744, 32000, 56)
     assert config.llama.rms_norm_eps == 1e-6
@@ -74,7 +74,7 @@ def test_lora_tensor_names_are_the_published_ones(model_7b):
     adapter = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     assert shapes(adapter.items()) == {name: shape for name, (shape, _) in facts["params"].items()}
     assert sum(tensor.numel() for tensor in adapter.values()) == NUM_LORA_PARAMS
-    assert len(fsdp_units(wrapped)) == 32 + 24 + 27
+    assert len(fsdp_units(wrapped)) == 32 + 23 + 26  # the last block of each tower never runs
 
 
 def test_value_head_size():

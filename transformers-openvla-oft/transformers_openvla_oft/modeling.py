@@ -119,8 +119,14 @@ class OpenVLAForActionPrediction(PreTrainedModel):
 
 
 def fsdp_units(model: nn.Module) -> list[nn.Module]:
-    """Blocks to shard one by one: LLaMA decoder layers and ViT blocks, in order, with or without LoRA around."""
-    return [module for module in model.modules() if isinstance(module, LlamaDecoderLayer | VisionBlock)]
+    """Blocks to shard one by one: LLaMA decoder layers and ViT blocks, in order, with or without LoRA around.
+
+    The last block of each tower is left out: it never runs, and FSDP2 fails in the backward pass of a unit that it has
+    never gathered. It is sharded with the root.
+    """
+    idle = {tower.blocks[-1] for tower in model.modules() if isinstance(tower, VisionTransformer)}
+    blocks = [module for module in model.modules() if isinstance(module, LlamaDecoderLayer | VisionBlock)]
+    return [block for block in blocks if block not in idle]
 
 
 def lora_target_modules(model: OpenVLAForActionPrediction) -> list[str]:
