@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlinf.config.errors import ConfigError
+from rlinf.config.resolve import resolve
 from rlinf.config.schema import Config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -43,7 +44,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, folder: Path = CONF
             composed = compose(config_name=name, overrides=list(overrides))
     except HydraException as error:
         raise ConfigError(f"configuration {name!r} does not compose: {_flat(error)}{_suggestion(error)}") from error
-    return typed_config(composed)
+    return resolve(typed_config(composed))
 
 
 def typed_config(composed: DictConfig) -> Config:

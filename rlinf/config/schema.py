@@ -186,8 +186,8 @@ class MethodConfig:
     """The continual-learning method."""
 
     name: str = "sequential"
-    """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, or one that an installed package brings
-    (entry point group ``rlinf.methods``)."""
+    """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, or one that an installed
+    package brings (entry point group ``rlinf.methods``)."""
     label: str = ""
     """Names its results, folder and ledger: one method may be run in several ways; empty: the method's name."""
     options: dict[str, float | str] = field(default_factory=dict)

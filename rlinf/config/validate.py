@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 
 from rlinf.config.compose import REPOSITORY
@@ -21,6 +22,7 @@ def validate(config: Config, *, num_tasks: int) -> None:
         _one_model,
         _positive,
         _sampling,
+        _factors,
         _batches,
     )
     for rule in rules:
@@ -82,15 +84,6 @@ def _choices(config: Config) -> None:
             raise ConfigError(f"runner.logger.logger_backends names {backend!r}; expected any of: tensorboard, wandb")
         if backend == "wandb" and find_spec("wandb") is None:
             raise ConfigError("runner.logger.logger_backends names wandb, which is not installed: pip install wandb")
-    for key, flag in (
-        ("use_ewc", config.algorithm.use_ewc),
-        ("use_experience_replay", config.algorithm.use_experience_replay),
-        ("use_reference_logits_bc", config.algorithm.use_reference_logits_bc),
-        ("use_cached_bc_logits", config.algorithm.use_cached_bc_logits),
-        ("bc_coeff", config.algorithm.bc_coeff),
-    ):
-        if flag:
-            raise ConfigError(f"algorithm.{key}={flag} belongs to a method this version does not have yet; remove it")
 
 
 def _one_model(config: Config) -> None:
@@ -139,6 +132,18 @@ def _sampling(config: Config) -> None:
         raise ConfigError(
             f"algorithm.sampling_params.temperature_eval={sampling.temperature_eval} must not be negative"
         )
+
+
+def _factors(config: Config) -> None:
+    model = config.actor.model
+    for key, factor in (
+        ("method.merge.coeff", config.method.merge.coeff),
+        ("actor.model.previous_lora_coeff", model.previous_lora_coeff),
+    ):
+        if factor is not None and not 0 <= factor <= 1:
+            raise ConfigError(f"{key}={factor} must be between 0 and 1")
+    if model.lora_scale is not None and not (isfinite(model.lora_scale) and model.lora_scale >= 0):
+        raise ConfigError(f"actor.model.lora_scale={model.lora_scale} must be 0 or greater")
 
 
 def _batches(config: Config) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from rlinf.config import ConfigError, config_hash, load_config, resolve_adapter, resolve_model, validate
 from rlinf.config.compose import config_names, config_yaml
+from rlinf.config.resolve import resolve
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
 SEVEN_B = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
@@ -26,9 +27,55 @@ def test_published_values():
     assert algorithm.sampling_params.temperature_train == 1.6
 
 
-def test_null_keys_take_a_plus_or_none():
-    assert load_config(TINY, ["+algorithm.bc_coeff=0.03"]).algorithm.bc_coeff == 0.03
-    assert load_config(TINY, ["algorithm.bc_coeff=0.03"]).algorithm.bc_coeff == 0.03
+@pytest.mark.parametrize("plus", ["", "+"])
+@pytest.mark.parametrize(
+    ("keys", "method"),
+    [
+        (["use_ewc=True"], "ewc"),
+        (["use_experience_replay=True", "bc_coeff=0.1"], "er"),
+        (["use_experience_replay=True", "bc_coeff=0.1", "use_reference_logits_bc=True"], "der"),
+        (["use_reference_logits_bc=True", "use_cached_bc_logits=True"], "der"),
+        (["use_experience_replay=True", "use_reference_logits_bc=False"], "er"),
+        (["use_ewc=False", "use_experience_replay=False"], "sequential"),
+    ],
+)
+def test_the_documents_keys_select_methods_with_and_without_plus(plus, keys, method):
+    config = load_config(TINY, [f"{plus}algorithm.{key}" for key in keys])
+    assert config.method.name == method
+    assert config == resolve(config), "resolving twice changes nothing"
+    given = [f"method={method}", *(f"algorithm.{key}" for key in keys)]
+    assert config == load_config(TINY, given), "the keys and the group agree"
+    if "bc_coeff=0.1" in keys:
+        assert config.method.replay.coeff == 0.1
+    assert config.method.replay.cached_logits == ("use_cached_bc_logits=True" in keys)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algorithm.use_ewc=True", "algorithm.use_experience_replay=True"], "one method at a time"),
+        (["method=ewc", "algorithm.use_experience_replay=True"], "selects method=er, but method=ewc is given"),
+        (["method=er", "algorithm.use_reference_logits_bc=True"], "selects method=der, but method=er is given"),
+        (["method=ewc", "algorithm.use_ewc=False"], "contradicts method=ewc"),
+        (
+            ["algorithm.use_reference_logits_bc=True", "algorithm.use_experience_replay=False"],
+            "use_experience_replay=false contradicts method=der",
+        ),
+        (["algorithm.bc_coeff=0.1"], "method=sequential replays nothing"),
+        (["algorithm.use_experience_replay=True", "algorithm.use_cached_bc_logits=True"], "needs base-model logits"),
+    ],
+)
+def test_contradictory_method_settings_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(TINY, overrides)
+
+
+def test_weight_merge_has_one_factor_for_all_adapters():
+    model = load_config(TINY, ["method=weight_merge", "method.merge.coeff=0.3"]).actor.model
+    assert (model.previous_lora_coeff, model.lora_scale) == (0.3, 0.3)
+    model = load_config(TINY, ["method=weight_merge", "actor.model.lora_scale=0"]).actor.model
+    assert (model.previous_lora_coeff, model.lora_scale) == (0.8, 0.0)
+    assert load_config(TINY).actor.model.lora_scale == 1.0
 
 
 @pytest.mark.parametrize(
@@ -63,7 +110,9 @@ def test_unknown_configuration_lists_the_known_ones():
         ("algorithm.sampling_params.temperature_train=0", "must be greater than 0"),
         ("rollout.model_dir=elsewhere", "must name the same model"),
         ("runner.logger.logger_backends=[mlflow]", "tensorboard, wandb"),
-        ("+algorithm.use_ewc=True", "does not have yet"),
+        ("method.merge.coeff=1.2", "must be between 0 and 1"),
+        ("actor.model.previous_lora_coeff=-0.1", "must be between 0 and 1"),
+        ("actor.model.lora_scale=-1", "must be 0 or greater"),
         ("runner.max_epochs=0", "must be at least 1"),
     ],
 )

@@ -1,0 +1,86 @@
+"""Settings that follow from others: the method that the keys of the user's document select, factors on adapters.
+
+Pure: a new configuration is returned. Resolving twice changes nothing, and settings that mean the same are equal after.
+"""
+
+from dataclasses import replace
+
+from rlinf.config.errors import ConfigError
+from rlinf.config.schema import ActorConfig, AlgorithmConfig, Config, MethodConfig, ReplayConfig
+
+DEFAULT_METHOD = "sequential"
+MERGING_METHOD = "weight_merge"
+REPLAY_METHODS = ("er", "der")
+SELECTED_BY = {  # key of the user's document -> methods that it goes with, the one it selects first
+    "use_ewc": ("ewc",),
+    "use_reference_logits_bc": ("der",),
+    "use_experience_replay": REPLAY_METHODS,
+}
+
+
+def resolve(config: Config) -> Config:
+    """Fill in what follows from other settings.
+
+    Raises:
+        ConfigError: settings contradict each other.
+    """
+    method = _method(config)
+    return replace(config, method=method, algorithm=_agreeing(config.algorithm, method), actor=_actor(config, method))
+
+
+def _method(config: Config) -> MethodConfig:
+    algorithm, chosen = config.algorithm, config.method.name
+    asked = [key for key in SELECTED_BY if getattr(algorithm, key)]
+    if "use_ewc" in asked and len(asked) > 1:
+        raise ConfigError(f"algorithm.use_ewc=true and algorithm.{asked[1]}=true: one method at a time; remove one")
+    name = SELECTED_BY[asked[0]][0] if asked else chosen
+    if asked and chosen not in (DEFAULT_METHOD, *SELECTED_BY[asked[0]]):
+        raise ConfigError(f"algorithm.{asked[0]}=true selects method={name}, but method={chosen} is given; remove one")
+    if chosen != DEFAULT_METHOD:
+        name = chosen
+    for key, methods in SELECTED_BY.items():
+        if getattr(algorithm, key) is False and name in methods:
+            raise ConfigError(f"algorithm.{key}=false contradicts method={name}; remove one of them")
+    return replace(config.method, name=name, replay=_replay(config, name))
+
+
+def _replay(config: Config, name: str) -> ReplayConfig:
+    algorithm, replay = config.algorithm, config.method.replay
+    if algorithm.bc_coeff is not None:
+        if name not in REPLAY_METHODS:
+            raise ConfigError(
+                f"algorithm.bc_coeff={algorithm.bc_coeff} weighs the replay loss, but method={name} replays nothing; "
+                "add algorithm.use_experience_replay=True or remove it"
+            )
+        replay = replace(replay, coeff=algorithm.bc_coeff)
+    if algorithm.use_cached_bc_logits is not None:
+        if algorithm.use_cached_bc_logits and name != "der":
+            raise ConfigError(
+                f"algorithm.use_cached_bc_logits=true needs base-model logits to replay, but method={name}; "
+                "add +algorithm.use_reference_logits_bc=True or remove it"
+            )
+        replay = replace(replay, cached_logits=algorithm.use_cached_bc_logits)
+    return replay
+
+
+def _agreeing(algorithm: AlgorithmConfig, method: MethodConfig) -> AlgorithmConfig:
+    """The document's keys, saying what the method says."""
+    replays = method.name in REPLAY_METHODS
+    is_der = method.name == "der"
+    return replace(
+        algorithm,
+        use_ewc=True if method.name == "ewc" else None,
+        use_experience_replay=True if replays else None,
+        bc_coeff=method.replay.coeff if replays else None,
+        use_reference_logits_bc=True if is_der else None,
+        use_cached_bc_logits=method.replay.cached_logits if is_der else None,
+    )
+
+
+def _actor(config: Config, method: MethodConfig) -> ActorConfig:
+    """Factors on the adapters: weight merge has one for all of them."""
+    model = config.actor.model
+    factor = method.merge.coeff if method.name == MERGING_METHOD else 1.0
+    previous = factor if model.previous_lora_coeff is None else model.previous_lora_coeff
+    scale = factor if model.lora_scale is None else model.lora_scale
+    return replace(config.actor, model=replace(model, previous_lora_coeff=previous, lora_scale=scale))
