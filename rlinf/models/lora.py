@@ -1,13 +1,15 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685): attach, load, name."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -90,3 +92,21 @@ def save_adapter(wrapped: PeftModel, folder: Path, tensors: Mapping[str, NDArray
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that are trained, by name; names are equal with and without sharding."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+@contextmanager
+def adapter_off(module: nn.Module) -> Iterator[None]:
+    """The base model, for a while: every adapter's scale is 0.
+
+    PEFT's own ``disable_adapter`` also switches off ``requires_grad``; under FSDP2, a parameter that is first gathered
+    meanwhile would never get a gradient again.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    scales = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            layer.scaling.update(dict.fromkeys(layer.scaling, 0.0))
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling.update(scale)

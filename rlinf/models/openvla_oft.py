@@ -1,6 +1,7 @@
 """OpenVLA-OFT as a ``Policy``: discrete actions, a whole chunk decoded in parallel (arXiv:2502.19645)."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from rlinf.config import ADAPTER_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models.decoding import evaluate_chunk, sample_chunk
-from rlinf.models.lora import attach_lora, save_adapter, trainable_parameters
+from rlinf.models.identity import checkpoint_hash
+from rlinf.models.lora import adapter_off, attach_lora, save_adapter, trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
 from transformers_openvla_oft import (
     ActionTokenMap,
@@ -28,11 +30,15 @@ from transformers_openvla_oft import (
 class OpenVLAOFTPolicy:
     """Joins model, processor and action tokens; see the ``Policy`` protocol for shapes."""
 
-    def __init__(self, module: nn.Module, processor: PrismaticProcessor, actions: ActionTokenMap) -> None:
+    def __init__(
+        self, module: nn.Module, processor: PrismaticProcessor, actions: ActionTokenMap, *, checkpoint: Path
+    ) -> None:
         self.module = module
         self.processor = processor
         self.actions = actions
         self.chunk_shape = (actions.num_actions_chunk, actions.action_dim)
+        self.num_images = processor.num_images
+        self.checkpoint = checkpoint
         self.device = torch.device("cpu")
 
     def prepare(self, observation: Observation) -> PolicyInputs:
@@ -48,6 +54,31 @@ class OpenVLAOFTPolicy:
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
         """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
         return evaluate_chunk(self._logits(inputs), bins_BCA, temperature=temperature)
+
+    def action_logits(self, inputs: PolicyInputs) -> Tensor:
+        """Logits of the 256 bins, before any temperature, differentiable."""
+        return self._logits(inputs)
+
+    @torch.no_grad()
+    def base_logits(self, inputs: PolicyInputs) -> Tensor:
+        """The same of the base checkpoint, with every adapter switched off."""
+        with adapter_off(self.module):
+            return self._logits(inputs)
+
+    def encode_actions(self, actions_BCA: Tensor, *, nearest: bool) -> Tensor:
+        """Bins (B, T) of the environment's actions."""
+        return self.actions.encode_env_actions(actions_BCA, nearest=nearest)
+
+    def base_identity(self, language: str) -> dict[str, str]:
+        """Checkpoint, prompt and image pipeline, as texts to compare."""
+        ids = ",".join(map(str, self.processor.prompt_ids(language)))
+        images = self.processor.images
+        return {
+            "model": checkpoint_hash(self.checkpoint),
+            "prompt": f"{language} (tokens {blake2b(ids.encode(), digest_size=6).hexdigest()})",
+            "image pipeline": f"{self.num_images} picture(s), bicubic with antialiasing to {images.image_size} px, "
+            f"rounded to uint8, means {images.means}, standard deviations {images.stds}",
+        }
 
     def units(self) -> Sequence[nn.Module]:
         """Transformer blocks of the towers and of the language model."""
@@ -106,4 +137,5 @@ def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torc
     processor = PrismaticProcessor.from_pretrained(
         source.checkpoint, max_prompt_length=config.max_prompt_length, tokenizer=source.tokenizer
     )
-    return OpenVLAOFTPolicy(module, processor, ActionTokenMap.from_config(model.config, source.unnorm_key))
+    actions = ActionTokenMap.from_config(model.config, source.unnorm_key)
+    return OpenVLAOFTPolicy(module, processor, actions, checkpoint=source.checkpoint)

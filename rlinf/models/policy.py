@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -92,3 +92,27 @@ class Policy(Protocol):
 
     def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Write whole trainable tensors, by name, into ``folder``, so that ``actor.model.lora_path`` can name it."""
+
+
+@runtime_checkable
+class ReplayablePolicy(Policy, Protocol):
+    """A policy that can learn from demonstrations and from the logits of the base model it adapts.
+
+    Shapes: T tokens of a chunk (actions times dimensions), V bins.
+    """
+
+    num_images: int
+    """Pictures per observation: the main camera, then the wrist's."""
+
+    def action_logits(self, inputs: PolicyInputs) -> Tensor:
+        """Logits of the bins (B, T, V), float32, before any temperature; differentiable."""
+
+    def base_logits(self, inputs: PolicyInputs) -> Tensor:
+        """The same of the base model, its adapter switched off; without gradients."""
+
+    def encode_actions(self, actions_BCA: Tensor, *, nearest: bool) -> Tensor:
+        """Bins (B, T) of the environment's actions: of the ``nearest`` centre, else as in supervised training."""
+
+    def base_identity(self, language: str) -> dict[str, str]:
+        """What the base model's logits depend on beside the pictures, as texts to compare: ``model``, ``prompt`` and
+        ``image pipeline``."""

@@ -123,13 +123,17 @@ class ActionTokenMap:
         gripper_BC = torch.where(actions_BCA[..., -1] > GRIPPER_OPEN_ABOVE, -1.0, 1.0)
         return torch.cat([actions_BCA[..., :-1].clamp(-1.0, 1.0), gripper_BC[..., None]], dim=-1).float()
 
-    def encode_env_actions(self, actions_BCA: Tensor) -> Tensor:
-        """Inverse of `env_actions` up to the width of a bin: env actions (B, C, A) -> bins (B, T), int64."""
+    def encode_env_actions(self, actions_BCA: Tensor, *, nearest: bool = False) -> Tensor:
+        """Inverse of `env_actions` up to the width of a bin: env actions (B, C, A) -> bins (B, T), int64.
+
+        nearest: by the rule of `actions_to_nearest_bins` instead of `actions_to_bins`.
+        """
         self._check_chunk(actions_BCA)
         actions_BCA = actions_BCA.double()
         gripper_BC1 = ((1.0 - actions_BCA[..., -1:]) / 2.0).clamp(0.0, 1.0)
-        bins_BCA = self.actions_to_bins(self.normalize(torch.cat([actions_BCA[..., :-1], gripper_BC1], dim=-1)))
-        return bins_BCA.flatten(1)
+        normalised_BCA = self.normalize(torch.cat([actions_BCA[..., :-1], gripper_BC1], dim=-1))
+        encode = self.actions_to_nearest_bins if nearest else self.actions_to_bins
+        return encode(normalised_BCA).flatten(1)
 
     def _to_chunk(self, bins_BT: Tensor) -> Tensor:
         num_tokens = self.num_actions_chunk * self.action_dim
