@@ -21,17 +21,28 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def shard(
-    module: nn.Module, units: Iterable[nn.Module], mesh: DeviceMesh, *, param_dtype: str, reshard_after_forward: bool
+    module: nn.Module,
+    units: Iterable[nn.Module],
+    mesh: DeviceMesh,
+    *,
+    param_dtype: str,
+    reshard_after_forward: bool,
+    value_head: nn.Module | None = None,
 ) -> FSDPModule:
     """Shard ``units`` one by one and the rest of ``module`` as the root. Collective.
 
     param_dtype: precision of forward and backward; gradients are reduced in float32.
+    value_head: a part of ``module`` that computes in float32 whatever ``param_dtype`` is: half a per cent of a return
+        is more than the difference between two states.
     """
     # Outputs are never changed in place, which is what this warning is about.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy(param_dtype=DTYPES[param_dtype], reduce_dtype=torch.float32)
     for unit in units:
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
+    if value_head is not None:
+        exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32)
+        fully_shard(value_head, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard_after_forward)
     fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
     assert isinstance(module, FSDPModule)
     return module

@@ -1,6 +1,7 @@
 """OpenVLA-OFT as a ``Policy``: discrete actions, a whole chunk decoded in parallel (arXiv:2502.19645)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from rlinf.models.decoding import evaluate_chunk, sample_chunk
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import adapter_off, attach_lora, save_adapter, trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
+from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
 from transformers_openvla_oft import (
+    ActionOutput,
     ActionTokenMap,
     OpenVLAForActionPrediction,
     PrismaticProcessor,
+    ValueHead,
     fsdp_units,
     lora_target_modules,
 )
@@ -31,9 +35,16 @@ class OpenVLAOFTPolicy:
     """Joins model, processor and action tokens; see the ``Policy`` protocol for shapes."""
 
     def __init__(
-        self, module: nn.Module, processor: PrismaticProcessor, actions: ActionTokenMap, *, checkpoint: Path
+        self,
+        module: nn.Module,
+        processor: PrismaticProcessor,
+        actions: ActionTokenMap,
+        *,
+        checkpoint: Path,
+        value_head: ValueHead | None = None,
     ) -> None:
         self.module = module
+        self.value_head: nn.Module | None = value_head
         self.processor = processor
         self.actions = actions
         self.chunk_shape = (actions.num_actions_chunk, actions.action_dim)
@@ -49,21 +60,25 @@ class OpenVLAOFTPolicy:
     @torch.no_grad()
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
         """Sample a chunk; see ``sample_chunk``."""
-        return sample_chunk(self._logits(inputs), self.actions, temperature=temperature, uniforms_BCA=uniforms_BCA)
+        output = self._forward(inputs)
+        sampled = sample_chunk(output.logits_BTV, self.actions, temperature=temperature, uniforms_BCA=uniforms_BCA)
+        return replace(sampled, values_B=_single(output.values_BO))
 
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
         """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
-        return evaluate_chunk(self._logits(inputs), bins_BCA, temperature=temperature)
+        output = self._forward(inputs)
+        evaluated = evaluate_chunk(output.logits_BTV, bins_BCA, temperature=temperature)
+        return replace(evaluated, values_B=_single(output.values_BO))
 
     def action_logits(self, inputs: PolicyInputs) -> Tensor:
         """Logits of the 256 bins, before any temperature, differentiable."""
-        return self._logits(inputs)
+        return self._forward(inputs).logits_BTV
 
     @torch.no_grad()
     def base_logits(self, inputs: PolicyInputs) -> Tensor:
         """The same of the base checkpoint, with every adapter switched off."""
         with adapter_off(self.module):
-            return self._logits(inputs)
+            return self._forward(inputs).logits_BTV
 
     def encode_actions(self, actions_BCA: Tensor, *, nearest: bool) -> Tensor:
         """Bins (B, T) of the environment's actions."""
@@ -88,6 +103,8 @@ class OpenVLAOFTPolicy:
         """``vision`` (towers and projector), ``llm`` and ``head`` (the language model's output layer)."""
         modules: dict[str, list[nn.Parameter]] = {"vision": [], "llm": [], "head": []}
         for name, parameter in trainable_parameters(self.module).items():
+            if in_value_head(name):
+                continue
             part = "head" if ".lm_head." in name else "llm" if ".language_model." in name else "vision"
             modules[part].append(parameter)
         return modules
@@ -98,17 +115,21 @@ class OpenVLAOFTPolicy:
         self.device = device
 
     def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write a PEFT adapter, loadable by PEFT alone."""
+        """Write a PEFT adapter, loadable by PEFT alone, and the value head beside it."""
         assert isinstance(self.module, PeftModel)
-        save_adapter(self.module, folder, tensors)
+        save_adapter(self.module, folder, {name: t for name, t in tensors.items() if not in_value_head(name)})
+        save_value_head(folder, tensors)
 
-    def _logits(self, inputs: PolicyInputs) -> Tensor:
+    def _forward(self, inputs: PolicyInputs) -> ActionOutput:
         batch = self.processor(inputs.frames_BNHWC, inputs.languages)
-        output = self.module(
+        output: ActionOutput = self.module(
             input_ids_BL=batch.input_ids_BL, attention_mask_BL=batch.attention_mask_BL, pixel_values=batch.pixel_values
         )
-        logits_BTV: Tensor = output.logits_BTV
-        return logits_BTV
+        return output
+
+
+def _single(values_BO: Tensor | None) -> Tensor | None:
+    return None if values_BO is None else values_BO[:, 0]
 
 
 def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> OpenVLAOFTPolicy:
@@ -138,4 +159,6 @@ def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torc
         source.checkpoint, max_prompt_length=config.max_prompt_length, tokenizer=source.tokenizer
     )
     actions = ActionTokenMap.from_config(model.config, source.unnorm_key)
-    return OpenVLAOFTPolicy(module, processor, actions, checkpoint=source.checkpoint)
+    # After the adapter, which freezes everything else.
+    head = attach_value_head(model, path=path, seed=source.seed) if source.critic else None
+    return OpenVLAOFTPolicy(module, processor, actions, checkpoint=source.checkpoint, value_head=head)

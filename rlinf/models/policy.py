@@ -20,12 +20,14 @@ class PolicySource:
     checkpoint: base checkpoint, a Hugging Face folder; tokenizer: a folder with another tokenizer than its own.
     unnorm_key: key of the action statistics.
     seed: of a fresh adapter; every rank and every rollout worker must give the same.
+    critic: the policy has a value head, which is trained and saved with it (PPO).
     """
 
     checkpoint: Path
     unnorm_key: str
     seed: int
     tokenizer: Path | None = None
+    critic: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,27 @@ class PolicyInputs:
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """Sampled actions: env_actions_BCA float32 for the simulator, bins_BCA int64, logprobs_BCA float32."""
+    """Sampled actions: env_actions_BCA float32 for the simulator, bins_BCA int64, logprobs_BCA float32.
+
+    values_B: float32, what the value head says of the observations; None without one.
+    """
 
     env_actions_BCA: NDArray[np.float32]
     bins_BCA: Tensor
     logprobs_BCA: Tensor
+    values_B: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class PolicyEval:
-    """Log-probabilities and entropies (nats) of given bins, float32 (B, C, A), with gradients."""
+    """Log-probabilities and entropies (nats) of given bins, float32 (B, C, A), with gradients.
+
+    values_B: what the value head says of the observations; None without one.
+    """
 
     logprobs_BCA: Tensor
     entropy_BCA: Tensor
+    values_B: Tensor | None = None
 
 
 class Policy(Protocol):
@@ -65,6 +75,9 @@ class Policy(Protocol):
 
     module: nn.Module
     """What is trained and sharded; a LoRA model when the policy has an adapter."""
+
+    value_head: nn.Module | None
+    """Part of ``module`` that estimates returns; None where ``PolicySource.critic`` is false."""
 
     chunk_shape: tuple[int, int]
     """Actions per chunk and action dimensions, (C, A)."""
@@ -85,7 +98,8 @@ class Policy(Protocol):
         """Blocks to shard one by one."""
 
     def trainable_modules(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters by module: ``vision``, ``llm``, ``head``."""
+        """Trainable parameters by module: ``vision``, ``llm``, ``head``. Those of the value head are left out: what is
+        kept of earlier tasks is what the policy does."""
 
     def to(self, device: torch.device) -> None:
         """Move the policy."""

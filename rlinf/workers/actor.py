@@ -65,6 +65,7 @@ class ActorWorker:
             mesh,
             param_dtype=config.actor.fsdp.param_dtype,
             reshard_after_forward=config.actor.fsdp.reshard_after_forward,
+            value_head=policy.value_head,
         )
         self._learner = PolicyLearner(
             policy,
@@ -79,6 +80,7 @@ class ActorWorker:
 
     def begin_task(self, task: TaskContext) -> None:
         """Let the method prepare for a task."""
+        self._learner.folder = task.folder
         self._learner.method.on_task_start(replace(task, device=self._learner.device), self._learner.policy)
 
     def weights(self) -> dict[str, NDArray[np.float32]] | None:

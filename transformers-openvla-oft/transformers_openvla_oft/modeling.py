@@ -21,6 +21,7 @@ from transformers import initialization as init
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from .configuration import OpenVLAConfig
+from .heads import ValueHead
 from .vision import (
     AttentionPoolWeights,
     LayerScale,
@@ -39,6 +40,7 @@ class ActionOutput(NamedTuple):
     logits_BTV: Tensor  # float32, before any temperature
     hidden_BTH: Tensor  # after the final norm, at the positions of the logits
     value_feature_BH: Tensor  # hidden state of the prompt's end token ("a0")
+    values_BO: Tensor | None = None  # what the value head says, float32; None without one
 
 
 class OpenVLAForActionPrediction(PreTrainedModel):
@@ -63,6 +65,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             fused=bool(config.use_fused_vision_backbone),
         )
         self.language_model = LlamaForCausalLM(config.llama)
+        self.value_head: ValueHead | None = None  # published checkpoints have none; who needs one sets it
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
@@ -115,7 +118,11 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         # Copies, so that the output keeps no whole sequence alive and FSDP2 hooks no view.
         hidden_BTH = hidden_BSH[:, -(T + 1) : -1].clone()
         logits_BTV = self.language_model.lm_head(hidden_BTH)[..., config.action_token_begin : config.action_token_end]
-        return ActionOutput(logits_BTV.to(torch.float32, copy=True), hidden_BTH, hidden_BTH[:, 0].clone())
+        feature_BH = hidden_BTH[:, 0].clone()
+        values_BO = None
+        if self.value_head is not None:
+            values_BO = self.value_head(feature_BH.to(self.value_head.head_l1.weight.dtype)).float()
+        return ActionOutput(logits_BTV.to(torch.float32, copy=True), hidden_BTH, feature_BH, values_BO)
 
 
 def fsdp_units(model: nn.Module) -> list[nn.Module]:

@@ -1,0 +1,50 @@
+"""The critic's head of a policy: attach, load, save, name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from rlinf.config import ConfigError
+from transformers_openvla_oft import OpenVLAForActionPrediction, ValueHead
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+_MARK = ".value_head."
+
+
+def attach_value_head(model: OpenVLAForActionPrediction, *, path: Path | None, seed: int) -> ValueHead:
+    """Give ``model`` a trainable value head, float32: the one beside the adapter in ``path``, else a fresh one.
+
+    A start that was trained without a critic gets a fresh one; it depends on ``seed`` alone.
+
+    Raises:
+        ConfigError: the stored head does not fit the model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = ValueHead(model.config.llama.hidden_size).float()
+    file = path / VALUE_HEAD_FILE if path is not None else None
+    if file is not None and file.is_file():
+        stored, expected = load_file(file), head.state_dict()
+        for name in sorted(stored.keys() | expected.keys()):
+            have, want = (tuple(tensors[name].shape) if name in tensors else None for tensors in (stored, expected))
+            if have != want:
+                raise ConfigError(f"the value head in {file} does not fit: {name} is {have}, the model needs {want}")
+        head.load_state_dict(stored)
+    model.value_head = head
+    return head
+
+
+def in_value_head(name: str) -> bool:
+    """Whether a parameter of a policy belongs to its value head."""
+    return _MARK in name
+
+
+def save_value_head(folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write the value head's tensors among ``tensors`` under their published names; nothing where there are none."""
+    head = {name.split(_MARK)[1]: torch.from_numpy(value) for name, value in tensors.items() if in_value_head(name)}
+    if head:
+        save_file(head, folder / VALUE_HEAD_FILE)
