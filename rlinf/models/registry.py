@@ -1,17 +1,37 @@
 """The table of policies, and the one place that reads a model's name."""
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from rlinf.config import ConfigError
+from rlinf.config import ADAPTER_FILES, WHOLE_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.models.openvla_oft import load_openvla_oft
 from rlinf.models.policy import Policy, PolicySource
+from rlinf.models.simple_cnn import load_simple_cnn
 
 Loader = Callable[[ModelConfig, PolicySource, torch.dtype], Policy]
 
-POLICIES: dict[str, Loader] = {"openvla_oft": load_openvla_oft}
+
+@dataclass(frozen=True)
+class PolicyKind:
+    """A row of the table.
+
+    model_type: what the ``config.json`` of its checkpoints says; weight_files: what its ``save`` writes.
+    """
+
+    load: Loader
+    model_type: str
+    weight_files: tuple[str, ...]
+
+
+POLICIES: dict[str, PolicyKind] = {
+    "openvla_oft": PolicyKind(load_openvla_oft, "openvla", ADAPTER_FILES),
+    "simple_cnn": PolicyKind(load_simple_cnn, "simple_cnn", WHOLE_FILES),
+}
 
 
 def load_policy(model: ModelConfig, source: PolicySource, *, base_dtype: torch.dtype) -> Policy:
@@ -22,6 +42,31 @@ def load_policy(model: ModelConfig, source: PolicySource, *, base_dtype: torch.d
     Raises:
         ConfigError: there is no such policy, or checkpoint and configuration do not fit.
     """
+    return policy_kind(model).load(model, source, base_dtype)
+
+
+def policy_kind(model: ModelConfig) -> PolicyKind:
+    """The table's row for ``model``.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if model.model_name not in POLICIES:
         raise ConfigError(f"actor.model.model_name={model.model_name} is not known; expected: {', '.join(POLICIES)}")
-    return POLICIES[model.model_name](model, source, base_dtype)
+    return POLICIES[model.model_name]
+
+
+def find_weights(model: ModelConfig, checkpoint: Path) -> Path | None:
+    """The folder of trained weights to start from; None: the base checkpoint's own.
+
+    Raises:
+        ConfigError: base checkpoint or weights are another policy's than ``model`` names.
+    """
+    kind = policy_kind(model)
+    found = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if found != kind.model_type:
+        raise ConfigError(
+            f"actor.model.model_name={model.model_name} reads checkpoints of type {kind.model_type!r}, but the one in "
+            f"{checkpoint} is of type {found!r}: give another actor.checkpoint_load_path or another configuration"
+        )
+    return resolve_adapter(model.lora_path, files=kind.weight_files) if model.lora_path else None

@@ -4,7 +4,7 @@ from .action_tokens import ActionTokenMap, action_entropy, action_log_probs
 from .configuration import OpenVLAConfig
 from .heads import ValueHead
 from .modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units, lora_target_modules
-from .processing import ImageSettings, PolicyBatch, PrismaticProcessor
+from .processing import ImageSettings, PolicyBatch, PrismaticProcessor, resize_pictures
 from .small import SmallSizes, TowerSizes, create_small_checkpoint, libero_sentences
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "fsdp_units",
     "libero_sentences",
     "lora_target_modules",
+    "resize_pictures",
 ]

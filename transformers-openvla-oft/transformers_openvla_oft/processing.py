@@ -189,17 +189,21 @@ class PrismaticProcessor:
 
         This is all that a rollout needs to keep of a picture: the published path stores the resized one as uint8.
         """
-        size = self.images.image_size
-        B, N, height, width, _ = images_BNHWC.shape
-        if (height, width) == (size, size):
-            return images_BNHWC
-        images = images_BNHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
-        images = functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
-        # Bicubic overshoots the range of uint8.
-        return images.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).reshape(B, N, size, size, 3)
+        return resize_pictures(images_BNHWC, size=self.images.image_size)
 
     def _token_id(self, name: str, token: str | None) -> int:
         token_id = None if token is None else self.tokenizer.convert_tokens_to_ids(token)
         if not isinstance(token_id, int) or token_id == self.tokenizer.unk_token_id:
             raise ValueError(f"the tokenizer has no {name} ({token!r}); it must have the structure of Llama's")
         return token_id
+
+
+def resize_pictures(images_BNHWC: Tensor, *, size: int) -> Tensor:
+    """uint8 pictures of any size -> uint8 (B, N, size, size, 3): bicubic with antialiasing, on their device."""
+    B, N, height, width, _ = images_BNHWC.shape
+    if (height, width) == (size, size):
+        return images_BNHWC
+    images = images_BNHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
+    images = functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    # Bicubic overshoots the range of uint8.
+    return images.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).reshape(B, N, size, size, 3)

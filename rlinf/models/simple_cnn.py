@@ -1,0 +1,311 @@
+"""A small convolutional policy: the baseline that has no language model and no pretraining on other robots.
+
+It sees what the VLA policies see, the camera pictures and the instruction, and answers with the same 8 x 7 bins in one
+pass, so that the same reinforcement learning trains it. All of its weights are trained; there is no adapter.
+
+A checkpoint is a folder with ``config.json`` (sizes and action statistics) and ``model.pt`` (a state dict); the
+supervised start is made by ``python -m rlinf.cli.pretrain_simple_cnn``.
+
+Shapes: B samples, N pictures, K channels, D instruction features, H features, T action tokens, V bins.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlinf.config import WHOLE_FILES, ConfigError, resolve_adapter
+from rlinf.config.schema import ModelConfig
+from rlinf.data import Observation
+from rlinf.models.decoding import evaluate_chunk, sample_chunk
+from rlinf.models.lora import trainable_parameters
+from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
+from transformers_openvla_oft import ActionTokenMap, ValueHead, resize_pictures
+
+MODEL_TYPE = "simple_cnn"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = WHOLE_FILES[0]
+INSTRUCTION_SIZE = 256
+NORM_GROUPS = 8
+VALUE_HEAD = "value_head."
+
+
+@dataclass(frozen=True)
+class CNNSettings:
+    """Contents of ``config.json``.
+
+    norm_stats: action statistics by suite, as OpenVLA checkpoints have them (``q01``, ``q99``, ``mask``).
+    """
+
+    image_size: int = 128
+    num_images: int = 1
+    channels: tuple[int, ...] = (32, 64, 128, 128)
+    squeezed_channels: int = 32
+    hidden_size: int = 384
+    token_size: int = 24
+    num_actions_chunk: int = 8
+    action_dim: int = 7
+    n_action_bins: int = 256
+    norm_stats: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.channels or any(count % NORM_GROUPS for count in self.channels):
+            raise ConfigError(f"channels={list(self.channels)} must be multiples of {NORM_GROUPS}")
+        if self.image_size % self.stride:
+            raise ConfigError(
+                f"image_size={self.image_size} must be a multiple of {self.stride}: each of the "
+                f"{len(self.channels)} convolutions halves it"
+            )
+
+    @property
+    def stride(self) -> int:
+        return int(2 ** len(self.channels))
+
+    @property
+    def num_action_tokens(self) -> int:
+        return self.num_actions_chunk * self.action_dim
+
+    @staticmethod
+    def load(folder: Path) -> "CNNSettings":
+        """Read ``config.json``.
+
+        Raises:
+            ConfigError: it is not that of a simple CNN.
+        """
+        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        if values.pop("model_type", None) != MODEL_TYPE:
+            raise ConfigError(f"{folder / CONFIG_FILE} is not the configuration of a {MODEL_TYPE} policy")
+        unknown = sorted(values.keys() - {item.name for item in fields(CNNSettings)})
+        if unknown:
+            raise ConfigError(f"{folder / CONFIG_FILE}: unknown keys {', '.join(unknown)}")
+        return CNNSettings(**{**values, "channels": tuple(values["channels"])})
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json``."""
+        values = {"model_type": MODEL_TYPE, **asdict(self)}
+        (folder / CONFIG_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    def action_map(self, unnorm_key: str) -> ActionTokenMap:
+        """Bins and actions under the statistics of ``unnorm_key``.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if unnorm_key not in self.norm_stats:
+            raise ConfigError(
+                f"no action statistics for {unnorm_key!r}; the checkpoint has {sorted(self.norm_stats)}: choose one "
+                "with actor.model.unnorm_key"
+            )
+        stats = self.norm_stats[unnorm_key]["action"]
+        return ActionTokenMap(
+            action_token_begin=0,
+            num_bins=self.n_action_bins,
+            num_actions_chunk=self.num_actions_chunk,
+            low_A=tuple(stats["q01"]),
+            high_A=tuple(stats["q99"]),
+            mask_A=tuple(stats["mask"]),
+        )
+
+
+@lru_cache(maxsize=1024)
+def embed_instruction(text: str) -> NDArray[np.float32]:
+    """A fixed vector (D,) for any sentence: the sum of random signs that words and pairs of neighbours hash to.
+
+    Nothing is learnt and no vocabulary is stored, so tasks of other suites have a place too; sentences that share words
+    lie near each other. Elements have about unit variance.
+    """
+    words = text.lower().split()
+    pieces = [*words, *(f"{first} {second}" for first, second in pairwise(words))]
+    total_D = np.zeros(INSTRUCTION_SIZE, np.float32)
+    for piece in pieces:
+        digest = blake2b(piece.encode(), digest_size=INSTRUCTION_SIZE // 8).digest()
+        total_D += 2.0 * np.unpackbits(np.frombuffer(digest, np.uint8)) - 1.0
+    return total_D / np.float32(max(len(pieces), 1) ** 0.5)
+
+
+class FilmBlock(nn.Module):
+    """A strided convolution whose channels the instruction scales and shifts (FiLM, arXiv:1709.07871)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(NORM_GROUPS, out_channels)
+        self.film = nn.Linear(INSTRUCTION_SIZE, 2 * out_channels)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x_BKHW: Tensor, instruction_BD: Tensor) -> Tensor:
+        scale_BK, shift_BK = self.film(instruction_BD).chunk(2, dim=-1)
+        x_BKHW = self.norm(self.conv(x_BKHW))
+        return functional.gelu(x_BKHW * (1 + scale_BK[..., None, None]) + shift_BK[..., None, None])
+
+
+class CNNOutput(NamedTuple):
+    """Logits of all action tokens and, with a critic, values. A named tuple: FSDP2 looks for its tensors."""
+
+    logits_BTV: Tensor
+    values_B: Tensor | None
+
+
+class SimpleCNN(nn.Module):
+    """Convolutions, two hidden layers, one small output layer per action token; with ``critic``, a value head."""
+
+    def __init__(self, settings: CNNSettings, *, critic: bool) -> None:
+        super().__init__()
+        widths = (3 * settings.num_images, *settings.channels)
+        self.blocks = nn.ModuleList(FilmBlock(first, second) for first, second in pairwise(widths))
+        self.squeeze = nn.Conv2d(widths[-1], settings.squeezed_channels, kernel_size=1)
+        side = settings.image_size // settings.stride
+        flat = settings.squeezed_channels * side**2
+        self.hidden_1 = nn.Linear(flat + INSTRUCTION_SIZE, settings.hidden_size)
+        self.hidden_2 = nn.Linear(settings.hidden_size, settings.hidden_size)
+        self.tokens = nn.Linear(settings.hidden_size, settings.num_action_tokens * settings.token_size)
+        shape = (settings.num_action_tokens, settings.token_size, settings.n_action_bins)
+        self.output_TEV = nn.Parameter(torch.randn(shape) * 0.1 / settings.token_size**0.5)
+        self.bias_TV = nn.Parameter(torch.zeros(settings.num_action_tokens, settings.n_action_bins))
+        self.value_head = ValueHead(settings.hidden_size) if critic else None
+
+    def forward(self, pixels_BKHW: Tensor, instruction_BD: Tensor) -> CNNOutput:
+        """pixels in [-1, 1], the colours of N pictures as channels; instruction: see ``embed_instruction``."""
+        x = pixels_BKHW
+        for block in self.blocks:
+            x = block(x, instruction_BD)
+        flat_BF = functional.gelu(self.squeeze(x)).flatten(1)
+        x = functional.gelu(self.hidden_1(torch.cat([flat_BF, instruction_BD], dim=-1)))
+        feature_BH = functional.gelu(self.hidden_2(x))
+        tokens_BTE = functional.gelu(self.tokens(feature_BH)).unflatten(-1, (self.output_TEV.shape[0], -1))
+        logits_BTV = torch.einsum("bte,tev->btv", tokens_BTE, self.output_TEV) + self.bias_TV
+        values_B = None if self.value_head is None else self.value_head(feature_BH)[:, 0].float()
+        return CNNOutput(logits_BTV.float(), values_B)
+
+
+def to_pixels(frames_BNHWC: Tensor) -> Tensor:
+    """uint8 pictures, or floats in [0, 1], to what the network reads: (B, 3 N, H, W) in [-1, 1]."""
+    scale = 1 / 127.5 if frames_BNHWC.dtype == torch.uint8 else 2.0
+    return (frames_BNHWC.float() * scale - 1.0).permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+def fresh_cnn(settings: CNNSettings, *, seed: int, critic: bool = False) -> SimpleCNN:
+    """Random weights that depend on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SimpleCNN(settings, critic=critic)
+
+
+def save_cnn(folder: Path, settings: CNNSettings, tensors: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint into an existing folder."""
+    settings.save(folder)
+    torch.save(dict(tensors), folder / WEIGHTS_FILE)
+
+
+def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) -> SimpleCNN:
+    """A network with the weights in ``folder``; where they have no value head, ``seed`` determines a fresh one.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    module = fresh_cnn(settings, seed=seed, critic=critic)
+    expected = module.state_dict()
+    stored: dict[str, Tensor] = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+    stored = {name: value for name, value in stored.items() if name in expected or not name.startswith(VALUE_HEAD)}
+    stored = {**{name: value for name, value in expected.items() if name.startswith(VALUE_HEAD)}, **stored}
+    wrong = [
+        name
+        for name in sorted(stored.keys() | expected.keys())
+        if name not in stored or name not in expected or stored[name].shape != expected[name].shape
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{folder / WEIGHTS_FILE} does not fit the policy: {len(wrong)} tensors are missing, unknown or of another "
+            f"shape, the first is {wrong[0]}"
+        )
+    module.load_state_dict(stored)
+    return module
+
+
+class SimpleCNNPolicy:
+    """Joins network, picture path and actions; see the ``Policy`` protocol for shapes."""
+
+    def __init__(self, module: SimpleCNN, settings: CNNSettings, actions: ActionTokenMap) -> None:
+        self.module: nn.Module = module
+        self.value_head: nn.Module | None = module.value_head
+        self.settings = settings
+        self.actions = actions
+        self.chunk_shape = (actions.num_actions_chunk, actions.action_dim)
+        self.device = torch.device("cpu")
+
+    def prepare(self, observation: Observation) -> PolicyInputs:
+        """Resize to the network's resolution, on the policy's device."""
+        images = torch.from_numpy(observation.images_BNHWC).to(self.device)
+        return PolicyInputs(resize_pictures(images, size=self.settings.image_size), observation.languages)
+
+    @torch.no_grad()
+    def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
+        """Sample a chunk; see ``sample_chunk``."""
+        logits_BTV, values_B = self._forward(inputs)
+        output = sample_chunk(logits_BTV, self.actions, temperature=temperature, uniforms_BCA=uniforms_BCA)
+        return replace(output, values_B=values_B)
+
+    def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
+        """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
+        logits_BTV, values_B = self._forward(inputs)
+        return replace(evaluate_chunk(logits_BTV, bins_BCA, temperature=temperature), values_B=values_B)
+
+    def units(self) -> Sequence[nn.Module]:
+        """The convolution blocks."""
+        return [module for module in self.module.modules() if isinstance(module, FilmBlock)]
+
+    def trainable_modules(self) -> dict[str, list[nn.Parameter]]:
+        """``vision`` (convolutions), ``llm`` (where the instruction acts on them) and ``head`` (what comes after)."""
+        modules: dict[str, list[nn.Parameter]] = {"vision": [], "llm": [], "head": []}
+        for name, parameter in trainable_parameters(self.module).items():
+            if name.startswith(VALUE_HEAD):
+                continue
+            part = "llm" if ".film." in name else "vision" if name.startswith(("blocks.", "squeeze.")) else "head"
+            modules[part].append(parameter)
+        return modules
+
+    def to(self, device: torch.device) -> None:
+        """Move the policy."""
+        self.module.to(device)
+        self.device = device
+
+    def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write ``model.pt`` and ``config.json``: a folder that is a checkpoint of its own."""
+        save_cnn(folder, self.settings, {name: torch.from_numpy(value) for name, value in tensors.items()})
+
+    def _forward(self, inputs: PolicyInputs) -> CNNOutput:
+        instruction_BD = torch.from_numpy(np.stack([embed_instruction(text) for text in inputs.languages]))
+        output: CNNOutput = self.module(to_pixels(inputs.frames_BNHWC), instruction_BD.to(self.device))
+        return output
+
+
+def load_simple_cnn(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> SimpleCNNPolicy:
+    """Load a checkpoint, and the weights in ``actor.model.lora_path`` instead of its own where that is given.
+
+    base_dtype: of frozen weights, of which there are none.
+
+    Raises:
+        ConfigError: the checkpoint does not fit the configuration.
+    """
+    if config.is_lora:
+        raise ConfigError(f"actor.model.is_lora=true: {MODEL_TYPE} has no adapter, all of its weights are trained")
+    settings = CNNSettings.load(source.checkpoint)
+    if settings.num_actions_chunk != config.num_action_chunks:
+        raise ConfigError(
+            f"actor.model.num_action_chunks={config.num_action_chunks}, but the checkpoint in {source.checkpoint} "
+            f"decodes {settings.num_actions_chunk} actions at a time"
+        )
+    folder = resolve_adapter(config.lora_path, files=WHOLE_FILES) if config.lora_path else source.checkpoint
+    module = load_cnn(folder, settings, seed=source.seed, critic=source.critic)
+    return SimpleCNNPolicy(module, settings, settings.action_map(source.unnorm_key))
