@@ -18,6 +18,7 @@ from rlinf.data import Observation
 from rlinf.models.decoding import evaluate_chunk, sample_chunk
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import adapter_off, attach_lora, save_adapter, trainable_parameters
+from rlinf.models.merge import merge_adapters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
 from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
 from transformers_openvla_oft import (
@@ -150,6 +151,13 @@ def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torc
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
     path = resolve_adapter(config.lora_path, files=ADAPTER_FILES) if config.lora_path else None
+    previous = [
+        resolve_adapter(earlier, key="actor.model.previous_lora_paths", files=ADAPTER_FILES)
+        for earlier in config.previous_lora_paths
+    ]
+    if previous:
+        coeff = config.previous_lora_coeff
+        merge_adapters(model, previous, coeff=1.0 if coeff is None else coeff)
     targets = lora_target_modules(model)
     module: PeftModel = attach_lora(
         model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=source.seed

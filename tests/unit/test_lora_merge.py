@@ -1,0 +1,185 @@
+"""Earlier adapters merged into the base, and the scale of the one on top."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rlinf.config import ConfigError
+from rlinf.config.schema import ModelConfig
+from rlinf.data import Observation
+from rlinf.models import Policy, PolicySource, load_policy
+from rlinf.models.merge import merge_adapters, scale_adapter
+from tests.small_policy import LANGUAGE, write_policy
+from transformers_openvla_oft import OpenVLAForActionPrediction
+
+RANK = 4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return write_policy(tmp_path_factory.mktemp("policy") / "small")
+
+
+@pytest.fixture(scope="module")
+def adapters(checkpoint, tmp_path_factory) -> list[Path]:
+    """Three adapters with random weights, the second with another alpha."""
+    folder = tmp_path_factory.mktemp("adapters")
+    return [_write_adapter(checkpoint, folder / str(seed), seed=seed, alpha=(4, 2, 4)[seed]) for seed in range(3)]
+
+
+def _load(checkpoint: Path, *, precision: torch.dtype = torch.float32, **settings) -> Policy:
+    source = PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3)
+    return load_policy(ModelConfig(lora_rank=RANK, **settings), source, base_dtype=precision)
+
+
+def _write_adapter(checkpoint: Path, folder: Path, *, seed: int, alpha: int) -> Path:
+    policy = _load(checkpoint, lora_alpha=alpha)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: 0.1 * torch.randn(parameter.shape, generator=generator).numpy()
+        for name, parameter in policy.module.named_parameters()
+        if parameter.requires_grad
+    }
+    folder.mkdir()
+    policy.save(folder, tensors)
+    return folder
+
+
+def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    model = OpenVLAForActionPrediction.from_pretrained(checkpoint)
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def _base_weights(policy: Policy) -> dict[str, torch.Tensor]:
+    """Weights beneath the adapter, by the names that they have without one."""
+    return {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): parameter.detach()
+        for name, parameter in policy.module.named_parameters()
+        if "lora_" not in name
+    }
+
+
+def _logprobs(policy: Policy) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 1, 256, 256, 3), dtype=np.uint8)
+    inputs = policy.prepare(Observation(images, np.zeros((2, 8), np.float32), (LANGUAGE,) * 2))
+    with torch.no_grad():
+        return policy.evaluate_actions(inputs, torch.arange(112).view(2, 8, 7), temperature=1.0).logprobs_BCA
+
+
+def test_three_merged_adapters_are_the_sum_of_their_scaled_changes(checkpoint, adapters):
+    """Changes are recomputed here from the files, by PEFT's own rule ``alpha / r * B A``."""
+    before = _weights(checkpoint)
+    merged = _base_weights(_load(checkpoint, previous_lora_paths=[str(p) for p in adapters], previous_lora_coeff=0.3))
+    assert merged.keys() == before.keys()
+    expected = {name: weight.clone() for name, weight in before.items()}
+    for folder, factor in zip(adapters, (1.0, 0.5, 1.0), strict=True):
+        tensors = load_file(folder / "adapter_model.safetensors")
+        for key in (key for key in tensors if "lora_A" in key):
+            name = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+            a, b = tensors[key], tensors[key.replace("lora_A", "lora_B")]
+            product = b @ a if a.dim() == 2 else torch.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
+            expected[name] += 0.3 * factor * product
+    changed = [name for name in before if not torch.equal(before[name], merged[name])]
+    assert any("patch_embed" in name for name in changed), "convolutions too"
+    assert any("lm_head" in name for name in changed)
+    for name, weight in expected.items():
+        torch.testing.assert_close(merged[name], weight, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_a_merged_adapter_acts_like_the_adapter_itself(checkpoint, adapters):
+    """PEFT runs the adapter beside the weights; merged with coefficient 1 it is inside them."""
+    beside = _logprobs(_load(checkpoint, lora_path=str(adapters[0])))
+    inside = _logprobs(_load(checkpoint, previous_lora_paths=[str(adapters[0])], previous_lora_coeff=1.0))
+    base = _logprobs(_load(checkpoint))
+    torch.testing.assert_close(inside, beside, atol=2e-4, rtol=1e-4)
+    assert (beside - base).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("settings", "is_base"), [({"previous_lora_coeff": 0.0}, True), ({}, False)])
+def test_coefficient_zero_is_the_base_and_null_is_one(checkpoint, adapters, settings, is_base):
+    policy = _load(checkpoint, previous_lora_paths=[str(adapters[0])], **settings)
+    before = _weights(checkpoint)
+    same = all(torch.equal(before[name], weight) for name, weight in _base_weights(policy).items())
+    assert same == is_base
+
+
+def test_a_fresh_adapter_on_merged_ones_changes_nothing_yet(checkpoint, adapters):
+    settings = {"previous_lora_paths": [str(adapters[0])], "previous_lora_coeff": 0.8}
+    policy = _load(checkpoint, **settings)
+    trained = _logprobs(_load(checkpoint, **settings, lora_path=str(adapters[1])))
+    fresh = _logprobs(policy)
+    scale_adapter(policy.module, 0.0)
+    assert torch.equal(fresh, _logprobs(policy))
+    assert not torch.allclose(fresh, trained, atol=1e-3)
+
+
+def test_scale_zero_is_the_base_and_one_is_as_trained(checkpoint, adapters):
+    policy = _load(checkpoint, lora_path=str(adapters[1]))  # stored alpha 2, rank 4
+    trained = _logprobs(policy)
+    scale_adapter(policy.module, 0.0)
+    assert torch.equal(_logprobs(policy), _logprobs(_load(checkpoint)))
+    scale_adapter(policy.module, 1.0)
+    assert torch.equal(_logprobs(policy), trained)
+
+
+def test_half_a_scale_is_half_the_change(checkpoint, adapters, tmp_path):
+    policy = _load(checkpoint, lora_path=str(adapters[0]))
+    scale_adapter(policy.module, 0.5)
+    tensors = load_file(adapters[0] / "adapter_model.safetensors")
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "adapter_config.json").write_text((adapters[0] / "adapter_config.json").read_text())
+    halved = {key: value * (0.5 if "lora_B" in key else 1.0) for key, value in tensors.items()}
+    save_file(halved, half / "adapter_model.safetensors")
+    torch.testing.assert_close(_logprobs(policy), _logprobs(_load(checkpoint, lora_path=str(half))), atol=1e-5, rtol=0)
+
+
+def test_in_half_precision_the_sum_is_rounded_once(tmp_path):
+    model = nn.Sequential(nn.Linear(1, 1, bias=False)).to(torch.bfloat16)
+    nn.init.constant_(model[0].weight, 1.0)
+    step = 2.0**-9  # a quarter of bfloat16's step at 1: each alone is rounded away, four are not
+
+    def adapter(folder: Path) -> Path:
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}))
+        tensors = {"lora_A": torch.ones(1, 1), "lora_B": torch.full((1, 1), step)}
+        save_file(
+            {f"base_model.model.0.{name}.weight": value for name, value in tensors.items()},
+            folder / "adapter_model.safetensors",
+        )
+        return folder
+
+    merge_adapters(model, [adapter(tmp_path / str(index)) for index in range(4)], coeff=1.0)
+    assert model[0].weight.item() == 1.0 + 4 * step
+
+
+def test_an_adapter_of_another_model_is_refused(adapters):
+    with pytest.raises(ConfigError, match=r"which the model does not have"):
+        merge_adapters(nn.Sequential(nn.Linear(2, 2)), [adapters[0]], coeff=1.0)
+
+
+def test_an_adapter_of_another_shape_is_refused(checkpoint, adapters, tmp_path):
+    tensors = load_file(adapters[0] / "adapter_model.safetensors")
+    key = next(key for key in tensors if key.endswith("lora_B.weight"))
+    tensors[key] = tensors[key][:-1].clone()
+    (tmp_path / "adapter_config.json").write_text((adapters[0] / "adapter_config.json").read_text())
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match="does not fit the model"):
+        _load(checkpoint, previous_lora_paths=[str(tmp_path)])
+
+
+def test_a_missing_earlier_adapter_is_named(checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match=r"actor\.model\.previous_lora_paths=.*gone is not an adapter folder"):
+        _load(checkpoint, previous_lora_paths=[str(tmp_path / "gone")])
+
+
+def test_what_has_no_adapter_cannot_be_scaled():
+    scale_adapter(nn.Linear(2, 2), 1.0)
+    with pytest.raises(ConfigError, match="no adapter to scale"):
+        scale_adapter(nn.Linear(2, 2), 0.5)
