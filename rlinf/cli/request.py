@@ -50,6 +50,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
         unnorm_key=config.actor.model.unnorm_key or config.env.suite,
         seed=config.runner.seed,
         tokenizer=tokenizer if tokenizer != model else None,
+        critic=config.algorithm.adv_type == "gae",
     )
     return Request(config, arguments.config_name, tuple(arguments.overrides), source, adapter)
 

@@ -12,6 +12,7 @@ from rlinf.config.schema import Config
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 WHOLE_FILES = ("model.pt",)  # of a policy that is trained without an adapter
 PRECISIONS = ("fp32", "bf16")
+LOSS_OF_ADVANTAGE = {"grpo": "grpo", "gae": "ppo"}
 SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
 
 
@@ -22,6 +23,7 @@ def validate(config: Config, *, num_tasks: int) -> None:
         _one_model,
         _positive,
         _sampling,
+        _critic,
         _factors,
         _batches,
     )
@@ -69,8 +71,8 @@ def episodes_per_epoch(config: Config) -> int:
 
 def _choices(config: Config) -> None:
     one_of: tuple[tuple[str, str, Sequence[str]], ...] = (
-        ("algorithm.adv_type", config.algorithm.adv_type, ("grpo",)),
-        ("algorithm.loss_type", config.algorithm.loss_type, ("grpo",)),
+        ("algorithm.adv_type", config.algorithm.adv_type, tuple(LOSS_OF_ADVANTAGE)),
+        ("algorithm.loss_type", config.algorithm.loss_type, tuple(LOSS_OF_ADVANTAGE.values())),
         ("algorithm.loss_aggregation", config.algorithm.loss_aggregation, ("episode", "token")),
         ("env.look", config.env.look, ("fast", "official")),
         ("rollout.precision", config.rollout.precision, PRECISIONS),
@@ -146,11 +148,32 @@ def _factors(config: Config) -> None:
         raise ConfigError(f"actor.model.lora_scale={model.lora_scale} must be 0 or greater")
 
 
-def _batches(config: Config) -> None:
-    if config.algorithm.group_size < 2:
+def _critic(config: Config) -> None:
+    algorithm, optim = config.algorithm, config.actor.optim
+    loss = LOSS_OF_ADVANTAGE[algorithm.adv_type]
+    if algorithm.loss_type != loss:
         raise ConfigError(
-            f"algorithm.group_size={config.algorithm.group_size} must be at least 2: GRPO compares rollouts of a group"
+            f"algorithm.adv_type={algorithm.adv_type} goes with algorithm.loss_type={loss}, "
+            f"got loss_type={algorithm.loss_type}"
         )
+    if algorithm.group_size < 2 and (algorithm.adv_type == "grpo" or algorithm.filter_rewards):
+        why = "GRPO compares" if algorithm.adv_type == "grpo" else "algorithm.filter_rewards=true judges"
+        raise ConfigError(f"algorithm.group_size={algorithm.group_size} must be at least 2: {why} rollouts of a group")
+    for key, share in (("gamma", algorithm.gamma), ("gae_lambda", algorithm.gae_lambda)):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"algorithm.{key}={share} must be between 0 and 1")
+    for key, size in (
+        ("algorithm.value_clip", algorithm.value_clip),
+        ("algorithm.huber_delta", algorithm.huber_delta),
+        ("actor.optim.value_lr", optim.value_lr),
+    ):
+        if not size > 0:
+            raise ConfigError(f"{key}={size} must be greater than 0")
+    if optim.critic_warmup_steps < 0:
+        raise ConfigError(f"actor.optim.critic_warmup_steps={optim.critic_warmup_steps} must not be negative")
+
+
+def _batches(config: Config) -> None:
     if config.env.num_envs_per_worker % config.env.pipeline_stages:
         raise ConfigError(
             f"env.num_envs_per_worker={config.env.num_envs_per_worker} must be a multiple of "

@@ -103,6 +103,7 @@ class EpisodeRecorder:
         logprobs_BCA: NDArray[np.float32],
         step: EnvStep,
         keep_samples: bool = True,
+        values_B: NDArray[np.float32] | None = None,
     ) -> list[EpisodeResult]:
         """Record one chunk of each of ``episodes``; returns the results of those that it ended."""
         finished = []
@@ -111,6 +112,8 @@ class EpisodeRecorder:
             if keep_samples:
                 acted = (frames_BNHWC[row], bins_BCA[row], logprobs_BCA[row])
                 episode.samples.append((*acted, step.executed_BC[row], step.rewards_BC[row]))
+                if values_B is not None:
+                    episode.values.append(values_B[row])
             episode.language = languages[row]
             executed = step.executed_BC[row]
             episode.num_steps += int(executed.sum())
@@ -136,6 +139,7 @@ class EpisodeRecorder:
         samples = [sample for episode in episodes for sample in episode.samples]
         languages = tuple(dict.fromkeys(episode.language for episode in episodes))
         counts = [len(episode.samples) for episode in episodes]
+        values = [value for episode in episodes for value in episode.values]
         return RolloutBatch(
             frames_SNHWC=np.stack([sample[0] for sample in samples]),
             languages=languages,
@@ -146,6 +150,7 @@ class EpisodeRecorder:
             rewards_SC=np.stack([sample[4] for sample in samples]),
             episode_S=np.repeat(np.arange(len(episodes)), counts).astype(np.int64),
             episodes=tuple(episode.result() for episode in episodes),
+            values_S=np.array(values, np.float32) if values else None,
         )
 
 
@@ -158,6 +163,7 @@ class _Episode:
     def __init__(self, plan: EpisodePlan) -> None:
         self.plan = plan
         self.samples: list[_Sample] = []
+        self.values: list[np.float32] = []
         self.language = ""
         self.num_steps = 0
         self.total_reward = 0.0

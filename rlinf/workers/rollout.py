@@ -50,6 +50,16 @@ class Collected:
     num_chunks: int
 
 
+@dataclass(frozen=True)
+class _Acted:
+    """What an environment was shown and what the policy answered: one row of a rollout."""
+
+    frames_NHWC: NDArray[np.uint8]
+    bins_CA: NDArray[np.int64]
+    logprobs_CA: NDArray[np.float32]
+    value: np.float32 | None
+
+
 @dataclass
 class _Lane:
     """A group of environments of one simulator process, and the observation each one waits to act on."""
@@ -59,9 +69,7 @@ class _Lane:
     episode_of: dict[int, EpisodePlan] = field(default_factory=dict)
     chunk_of: dict[int, int] = field(default_factory=dict)
     request: PlayRequest | None = None
-    step_inputs: dict[int, tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]] = field(
-        default_factory=dict
-    )
+    step_inputs: dict[int, _Acted] = field(default_factory=dict)
 
 
 class RolloutWorker:
@@ -158,16 +166,18 @@ class RolloutWorker:
         seen: list[Observation] = []
         step_ids = list(lane.request.step_ids)
         if result.step is not None:
-            inputs = [lane.step_inputs[env_id] for env_id in step_ids]
+            acted = [lane.step_inputs[env_id] for env_id in step_ids]
+            values = [item.value for item in acted if item.value is not None]
             numbers = [lane.episode_of[env_id].episode for env_id in step_ids]
             finished = recorder.add(
                 numbers,
-                frames_BNHWC=np.stack([item[0] for item in inputs]),
+                frames_BNHWC=np.stack([item.frames_NHWC for item in acted]),
                 languages=result.step.observation.languages,
-                bins_BCA=np.stack([item[1] for item in inputs]),
-                logprobs_BCA=np.stack([item[2] for item in inputs]),
+                bins_BCA=np.stack([item.bins_CA for item in acted]),
+                logprobs_BCA=np.stack([item.logprobs_CA for item in acted]),
                 step=result.step,
                 keep_samples=keep_samples,
+                values_B=np.array(values, np.float32) if values else None,
             )
             if lane.request.film_first:
                 films[numbers[0]].extend(result.step.video_frames)
@@ -201,9 +211,11 @@ class RolloutWorker:
         output: PolicyOutput = self._policy.act(inputs, temperature=request.temperature, uniforms_BCA=uniforms)
         frames = inputs.frames_BNHWC.cpu().numpy()
         bins, logprobs = output.bins_BCA.cpu().numpy(), output.logprobs_BCA.float().cpu().numpy()
+        values = None if output.values_B is None else output.values_B.float().cpu().numpy()
         actions = {}
         for row, (lane, env_id) in enumerate(acting):
-            lane.step_inputs[env_id] = (frames[row], bins[row], logprobs[row])
+            value = None if values is None else values[row]
+            lane.step_inputs[env_id] = _Acted(frames[row], bins[row], logprobs[row], value)
             lane.chunk_of[env_id] += 1
             actions[id(lane), env_id] = output.env_actions_BCA[row]
         return actions
