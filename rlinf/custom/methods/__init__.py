@@ -6,11 +6,15 @@ from importlib.metadata import entry_points
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import MethodConfig
 from rlinf.custom.methods.base import ContinualMethod, ParamGroup, TaskContext
+from rlinf.custom.methods.der import DarkExperienceReplay
+from rlinf.custom.methods.er import ExperienceReplay
 
 MethodFactory = Callable[[MethodConfig], ContinualMethod]
 
 METHODS: dict[str, MethodFactory] = {
     "sequential": lambda config: ContinualMethod(),
+    "er": lambda config: ExperienceReplay(config.replay),
+    "der": lambda config: DarkExperienceReplay(config.replay),
 }
 
 ENTRY_POINTS = "rlinf.methods"

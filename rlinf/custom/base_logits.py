@@ -1,0 +1,110 @@
+"""Base-model logits of demonstrations, stored beside them: one file per demonstration, for dark experience replay.
+
+``<folder of the demonstrations>/base_logits/<file name>/<demonstration>.safetensors`` holds ``logits_FTV`` (frames F,
+tokens T of a chunk, bins V) in float32 and, in its header, what they depend on. A file appears complete or not at all.
+"""
+
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlinf.config.errors import UserError
+from rlinf.custom.libero_trajectory_dataset import Demonstration, DemonstrationRef
+from rlinf.models import ReplayablePolicy
+
+FOLDER = "base_logits"
+TENSOR = "logits_FTV"
+COMMAND = "bash examples/embodiment/compute_base_logits_embodiment.sh CONFIG_NAME"
+
+
+class StaleLogitsError(UserError):
+    """Stored logits are missing or belong to something else; the message says what differs and how to renew them."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What logits of a demonstration depend on, each as a text to compare."""
+
+    texts: dict[str, str]
+
+    @staticmethod
+    def of(ref: DemonstrationRef, demo: Demonstration, policy: ReplayablePolicy) -> "Identity":
+        """The identity of the logits that ``policy``'s base model has for a demonstration now."""
+        shape = "x".join(map(str, demo.images_TNHWC.shape))
+        digest = blake2b(demo.images_TNHWC.tobytes(), digest_size=8).hexdigest()
+        return Identity({**policy.base_identity(ref.language), "pictures": f"{shape} {digest}"})
+
+    def differences(self, stored: dict[str, str]) -> list[str]:
+        """Where stored texts are others, in words."""
+        return [
+            f"{name}: they were computed for {stored.get(name, 'an unknown one')}, this run has {text}"
+            for name, text in self.texts.items()
+            if stored.get(name) != text
+        ]
+
+
+def logits_path(ref: DemonstrationRef) -> Path:
+    """Where the logits of a demonstration are."""
+    return ref.path.parent / FOLDER / ref.path.name / f"{ref.name}.safetensors"
+
+
+def is_current(ref: DemonstrationRef, identity: Identity) -> bool:
+    """Whether stored logits need not be computed again."""
+    path = logits_path(ref)
+    return path.is_file() and not identity.differences(_stored(path))
+
+
+def write_logits(ref: DemonstrationRef, identity: Identity, logits_FTV: Tensor) -> None:
+    """Store logits under a temporary name, then give the file its own."""
+    path = logits_path(ref)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        save_file({TENSOR: logits_FTV.float().cpu().contiguous()}, partial, metadata=identity.texts)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_logits(ref: DemonstrationRef, identity: Identity) -> Tensor:
+    """Stored logits (F, T, V), float32.
+
+    Raises:
+        StaleLogitsError: there are none, or they were computed for something else; says what differs.
+    """
+    path = logits_path(ref)
+    require_logits(ref)
+    differing = identity.differences(_stored(path))
+    if differing:
+        raise StaleLogitsError(
+            f"the base-model logits in {path} do not belong to this run:\n  " + "\n  ".join(differing) + "\n"
+            f"Compute them again with {COMMAND}, or use method.replay.cached_logits=false"
+        )
+    with safe_open(path, framework="pt") as file:
+        logits_FTV: Tensor = file.get_tensor(TENSOR)
+    if len(logits_FTV) != ref.num_steps:
+        raise StaleLogitsError(f"{path} has logits of {len(logits_FTV)} frames, the demonstration {ref.num_steps}")
+    return logits_FTV
+
+
+def require_logits(ref: DemonstrationRef) -> None:
+    """Raise ``StaleLogitsError`` where no logits of a demonstration are stored."""
+    if not logits_path(ref).is_file():
+        raise StaleLogitsError(
+            f"method.replay.cached_logits=true, but there are no base-model logits in {logits_path(ref)}: compute them "
+            f"with {COMMAND}, or use method.replay.cached_logits=false"
+        )
+
+
+def _stored(path: Path) -> dict[str, str]:
+    """What the header says; empty for a file that cannot be read, which then differs in everything."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError:
+        return {}

@@ -1,0 +1,45 @@
+"""Dark experience replay (Buzzega et al., arXiv:2004.07211) on demonstrations: the policy's logits stay near those
+of the base model, in mean squared error over the raw logits of all bins."""
+
+import torch
+from torch import Tensor
+
+from rlinf.custom.base_logits import Identity, read_logits, require_logits
+from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, LiberoTrajectoryDataset, read_demonstration
+from rlinf.custom.loss import logits_mse
+from rlinf.custom.methods.base import TaskContext
+from rlinf.custom.methods.replay import DemonstrationReplay, replayable
+from rlinf.models import Policy, ReplayablePolicy
+
+
+class DarkExperienceReplay(DemonstrationReplay):
+    """Compares with logits stored beside the demonstrations, or computes them with the adapter switched off."""
+
+    _cached_FTV: Tensor | None = None
+
+    def check(self, task: TaskContext) -> None:
+        """Demonstrations, and stored logits where they are asked for, are there."""
+        for ref in self.find(task):
+            if self.config.cached_logits:
+                require_logits(ref)
+
+    def load(self, refs: list[DemonstrationRef], policy: ReplayablePolicy) -> LiberoTrajectoryDataset:
+        """Read demonstrations, and their stored logits after checking that they belong to this run."""
+        dataset = super().load(refs, policy)
+        if self.config.cached_logits:
+            demos = (read_demonstration(ref, num_images=policy.num_images) for ref in refs)
+            parts = [read_logits(ref, Identity.of(ref, demo, policy)) for ref, demo in zip(refs, demos, strict=True)]
+            self._cached_FTV = torch.cat(parts)
+        return dataset
+
+    def loss_terms(self, policy: Policy) -> dict[str, Tensor]:
+        """``coeff`` times the mean squared distance to the base model's logits."""
+        if self.dataset is None:
+            return {}
+        frames, model = self.draw(), replayable(policy)
+        inputs = self.dataset.inputs(frames, self.device)
+        if self._cached_FTV is None:
+            reference_BTV = model.base_logits(inputs)
+        else:
+            reference_BTV = self._cached_FTV[torch.from_numpy(frames)].to(self.device)
+        return {"replay": self.config.coeff * logits_mse(model.action_logits(inputs), reference_BTV)}

@@ -1,0 +1,106 @@
+"""What methods that replay demonstrations share: finding, reading and drawing them."""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlinf.config.errors import ConfigError
+from rlinf.config.schema import ReplayConfig
+from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, LiberoTrajectoryDataset, find_demonstrations
+from rlinf.custom.methods.base import ContinualMethod, TaskContext
+from rlinf.models import Policy, ReplayablePolicy
+
+log = logging.getLogger(__name__)
+
+SCOPES = ("all", "seen")
+TARGETS = ("nearest", "digitize")
+
+
+class DemonstrationReplay(ContinualMethod):
+    """Adds a loss on random frames of demonstrations to every micro-batch. Subclasses say which."""
+
+    def __init__(self, config: ReplayConfig) -> None:
+        _check_config(config)
+        self.config = config
+        self.dataset: LiberoTrajectoryDataset | None = None
+        self._task: TaskContext | None = None
+        self._draws = 0
+
+    def check(self, task: TaskContext) -> None:
+        """Demonstrations of every replayed task are there."""
+        self.find(task)
+
+    def find(self, task: TaskContext) -> list[DemonstrationRef]:
+        """The demonstrations to replay; none before a first task where only seen tasks are replayed."""
+        seen = None if self.config.tasks == "all" else task.learnt_before
+        return find_demonstrations(self.config, suite=task.suite, task_ids=seen)
+
+    def on_task_start(self, task: TaskContext, policy: Policy) -> None:
+        """Read the demonstrations."""
+        refs = self.find(task)
+        self._task = task
+        self.dataset = self.load(refs, replayable(policy)) if refs else None
+        if not refs:
+            log.info("replay: no task was learnt before, nothing to replay")
+
+    def load(self, refs: list[DemonstrationRef], policy: ReplayablePolicy) -> LiberoTrajectoryDataset:
+        """Read demonstrations."""
+        nearest = self.config.targets == "nearest"
+        return LiberoTrajectoryDataset.load(refs, policy, nearest_bins=nearest)
+
+    def draw(self) -> NDArray[np.int64]:
+        """Random frames of the demonstrations, others on every rank and in every micro-batch; the same when a run is
+        resumed."""
+        assert self.dataset is not None
+        assert self._task is not None
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        rng = np.random.default_rng([self._task.seed, self._draws, rank])
+        self._draws += 1
+        return rng.integers(0, len(self.dataset), self.config.batch_size or self._task.micro_batch)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        assert self._task is not None
+        return self._task.device
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """How many batches were drawn."""
+        return {"replay_draws": torch.tensor(self._draws)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on drawing where an interrupted run stopped."""
+        self._draws = int(state["replay_draws"])
+
+
+def replayable(policy: Policy) -> ReplayablePolicy:
+    """The same policy, known to have what replay needs.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if not isinstance(policy, ReplayablePolicy):
+        raise ConfigError(
+            f"methods er and der need a policy with raw logits and a base model, which {type(policy).__name__} does "
+            "not offer (see ReplayablePolicy in rlinf/models/policy.py); choose another method or policy"
+        )
+    return policy
+
+
+def _check_config(config: ReplayConfig) -> None:
+    for key, value, allowed in (("tasks", config.tasks, SCOPES), ("targets", config.targets, TARGETS)):
+        if value not in allowed:
+            raise ConfigError(f"method.replay.{key}={value} is not known; expected one of: {', '.join(allowed)}")
+    if not config.coeff >= 0:
+        raise ConfigError(f"method.replay.coeff={config.coeff} must not be negative")
+    for key, count in (
+        ("demonstrations_per_task", config.demonstrations_per_task),
+        ("batch_size", config.batch_size),
+    ):
+        if count is not None and count < 1:
+            raise ConfigError(f"method.replay.{key}={count} must be at least 1, or null")
