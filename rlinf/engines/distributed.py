@@ -42,6 +42,8 @@ def join_group(*, rank: int, world_size: int, address: str, port: int, own_addre
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
     on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_device())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         init_method=f"tcp://{address}:{port}",
