@@ -5,14 +5,22 @@ from importlib.metadata import entry_points
 
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import MethodConfig
+from rlinf.custom.methods.agem import AGEM
 from rlinf.custom.methods.base import ContinualMethod, ParamGroup, TaskContext
 from rlinf.custom.methods.der import DarkExperienceReplay
 from rlinf.custom.methods.er import ExperienceReplay
+from rlinf.custom.methods.ewc import EWC
+from rlinf.custom.methods.lwf import LwF
+from rlinf.custom.methods.slca import SLCA
 
 MethodFactory = Callable[[MethodConfig], ContinualMethod]
 
 METHODS: dict[str, MethodFactory] = {
     "sequential": lambda config: ContinualMethod(),
+    "ewc": lambda config: EWC(config.ewc),
+    "slca": lambda config: SLCA(config.slca),
+    "agem": lambda config: AGEM(config.agem),
+    "lwf": lambda config: LwF(config.lwf),
     "er": lambda config: ExperienceReplay(config.replay),
     "der": lambda config: DarkExperienceReplay(config.replay),
 }

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from rlinf.data import RolloutBatch
 from rlinf.models import Policy, PolicyInputs
 
-
 CPU = torch.device("cpu")
 
 

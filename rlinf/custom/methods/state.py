@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from rlinf.config import ConfigError
+from rlinf.config.errors import ConfigError
+from rlinf.custom.methods.base import TaskContext
+from rlinf.models import Policy
+from rlinf.models.lora import trainable_parameters
 
 METHOD_STATE = "method_state.safetensors"
 
@@ -31,25 +33,57 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     return load_file(path) if path.is_file() else {}
 
 
-def require_state(folder: Path, *, method: str) -> Path:
-    """The file with a method's state.
+def check_tasks(task: TaskContext, *, method: str) -> None:
+    """Make sure that the run starts from what ``method`` stored of all tasks learnt before.
 
     Raises:
-        ConfigError: it is missing; names it.
+        ConfigError: the file is missing or leaves tasks out; names file and tasks.
     """
-    path = folder / METHOD_STATE
+    if task.previous is None or not task.learnt_before:
+        return
+    path = task.previous / METHOD_STATE
+    advice = f"Start from the last checkpoint of a sequence trained with method={method}, or from the base model"
     if not path.is_file():
         raise ConfigError(
-            f"method {method} needs what it stored at the end of the earlier tasks, but {path} does not exist: "
-            f"the checkpoint was not trained with {method}. Train the earlier tasks with method={method}, or start "
-            "from the base model"
+            f"method {method} needs what it stored of the earlier tasks {list(task.learnt_before)}, but {path} does "
+            f"not exist. {advice}"
         )
-    return path
+    with safe_open(path, framework="pt") as stored:
+        covered = stored.get_tensor("tasks").tolist() if "tasks" in stored.keys() else []  # noqa: SIM118 - no mapping
+    missing = sorted(set(task.learnt_before) - set(covered))
+    if missing:
+        raise ConfigError(
+            f"{path} holds what method {method} stored of the tasks {covered}; missing: {missing}. What is learnt of a "
+            f"task is stored with its last epoch. {advice}"
+        )
+
+
+def read_earlier(task: TaskContext) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """What was stored of earlier tasks, as whole tensors, and which tasks these are; empty at the start."""
+    stored = read_state(task.previous) if task.previous and task.learnt_before else {}
+    return stored, tuple(stored["tasks"].tolist()) if stored else ()
+
+
+def named_shards(stored: Mapping[str, Tensor], prefix: str, policy: Policy) -> dict[str, Tensor]:
+    """Stored tensors under ``prefix`` by the name of the parameter they belong to, sharded like it.
+
+    Raises:
+        ConfigError: the policy has no such parameter, or one of another shape.
+    """
+    parameters = trainable_parameters(policy.module)
+    found = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+    for name, value in found.items():
+        if name not in parameters or parameters[name].shape != value.shape:
+            raise ConfigError(
+                f"{METHOD_STATE} holds {prefix}{name} of shape {tuple(value.shape)}, which is not a trained parameter "
+                "of this policy: the earlier tasks were trained with another model or adapter rank"
+            )
+    return {name: shard_like(value, parameters[name]) for name, value in found.items()}
 
 
 def shard_like(whole: Tensor, like: Tensor) -> Tensor:
     """This rank's part of ``whole``, placed as ``like`` is; every rank must give the same ``whole``."""
-    tensor = whole.to(device=like.device, dtype=like.dtype)
+    tensor = whole.to(device=like.device, dtype=like.dtype).detach()
     if not isinstance(like, DTensor):
         return tensor
     # Every rank has read the same file: nothing is sent.
@@ -59,14 +93,3 @@ def shard_like(whole: Tensor, like: Tensor) -> Tensor:
 def local(tensor: Tensor) -> Tensor:
     """The elements of a parameter or gradient that this rank holds; changing them in place changes the tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def inner_product(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
-    """Sum of products over all elements of tensors in both, float64. Collective where tensors are sharded."""
-    pairs = [(left[name], right[name]) for name in left if name in right]
-    total = torch.zeros((), dtype=torch.float64, device=local(pairs[0][0]).device if pairs else "cpu")
-    for a, b in pairs:
-        total += (local(a).double() * local(b).double()).sum()
-    if any(isinstance(a, DTensor) for a, _ in pairs):
-        dist.all_reduce(total)
-    return total

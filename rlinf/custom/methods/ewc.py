@@ -1,0 +1,63 @@
+"""Elastic weight consolidation."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlinf.config.errors import ConfigError
+from rlinf.config.schema import EWCConfig
+from rlinf.custom.methods.base import ContinualMethod, TaskContext
+from rlinf.custom.methods.fisher import ESTIMATORS, Fisher
+from rlinf.custom.methods.samples import Samples
+from rlinf.custom.methods.state import check_tasks, named_shards, read_earlier
+from rlinf.data import RolloutBatch
+from rlinf.models import Policy
+from rlinf.models.lora import trainable_parameters
+
+
+class EWC(ContinualMethod):
+    """Hold parameters that earlier tasks' behaviour depends on, by the diagonal Fisher information, near their values
+    (EWC, arXiv:1612.00796), with one Fisher summed over tasks and the newest anchor (online EWC, arXiv:1805.06370)."""
+
+    def __init__(self, config: EWCConfig) -> None:
+        if config.fisher not in ESTIMATORS:
+            raise ConfigError(f"method.ewc.fisher={config.fisher} is not known; expected: {', '.join(ESTIMATORS)}")
+        if config.coeff < 0 or config.num_samples < 0:
+            raise ConfigError(f"method.ewc.coeff and num_samples must not be negative, got {config}")
+        self.config = config
+        self.fisher: Fisher = {}
+        self.anchor: dict[str, Tensor] = {}
+        self.tasks: tuple[int, ...] = ()
+
+    def check(self, task: TaskContext) -> None:
+        check_tasks(task, method="ewc")
+
+    def on_task_start(self, task: TaskContext, policy: Policy) -> None:
+        """What the earlier tasks left, also when this task is resumed: it does not change before the task's end."""
+        self.check(task)
+        stored, self.tasks = read_earlier(task)
+        self.fisher = named_shards(stored, "fisher.", policy)
+        self.anchor = named_shards(stored, "anchor.", policy)
+
+    @torch.no_grad()
+    def on_backward(self, policy: Policy) -> None:
+        """Add the gradient of ``coeff * sum(F * (theta - theta*)**2)``; element by element, so right on any shard."""
+        for name, parameter in trainable_parameters(policy.module).items():
+            if name in self.fisher:
+                pull = 2 * self.config.coeff * self.fisher[name] * (parameter - self.anchor[name])
+                parameter.grad = pull if parameter.grad is None else parameter.grad + pull
+
+    def on_task_end(self, task: TaskContext, policy: Policy, rollouts: RolloutBatch) -> None:
+        """Add this task's Fisher information, from its last rollouts, and move the anchor here."""
+        positions = np.random.default_rng([task.seed, *task.task_ids]).permutation(rollouts.num_samples)
+        samples = Samples.of(rollouts, np.sort(positions[: self.config.num_samples or None]))
+        for name, value in ESTIMATORS[self.config.fisher](policy, samples, task).items():
+            self.fisher[name] = self.fisher[name] + value if name in self.fisher else value
+        parameters = trainable_parameters(policy.module)
+        self.anchor = {name: parameters[name].detach().clone() for name in self.fisher}
+        self.tasks = (*self.tasks, *task.task_ids)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        named = {f"fisher.{name}": value for name, value in self.fisher.items()}
+        named |= {f"anchor.{name}": value for name, value in self.anchor.items()}
+        return named | {"tasks": torch.tensor(self.tasks, dtype=torch.int64)} if named else {}

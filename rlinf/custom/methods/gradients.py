@@ -1,0 +1,51 @@
+"""Gradients beside those of the policy loss, and their geometry. Right on shards, of which every rank holds its own."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from rlinf.custom.methods.base import TaskContext
+from rlinf.custom.methods.samples import Samples
+from rlinf.custom.methods.state import local
+from rlinf.models import Policy
+from rlinf.models.lora import trainable_parameters
+
+
+@torch.enable_grad()
+def loss_gradient(policy: Policy, samples: Samples, task: TaskContext) -> dict[str, Tensor]:
+    """Gradient of the mean negative log-likelihood per executed token, by name; ``p.grad`` is used up.
+
+    Collective: every rank gives the same samples and works on its share of them.
+    """
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    per_rank = -(-len(samples) // world_size)
+    positions = np.arange(rank * per_rank, (rank + 1) * per_rank)
+    # Forward passes are collective: a rank without samples of its own repeats the last one, which does not count.
+    counts = torch.from_numpy(positions < len(samples))
+    share = samples.select(np.minimum(positions, len(samples) - 1))
+    share = replace(share, executed_MC=share.executed_MC & counts[:, None])
+    policy.module.zero_grad(set_to_none=True)
+    for micro in np.array_split(np.arange(per_rank), -(-per_rank // task.micro_batch)):
+        likelihood = share.select(micro).log_likelihood(policy, temperature=task.temperature, device=task.device)
+        # FSDP averages gradients over ranks; here they are parts of one sum.
+        (-likelihood * (world_size / max(samples.num_tokens, 1))).backward()
+    parameters = trainable_parameters(policy.module)
+    gradient = {name: p.grad.detach() for name, p in parameters.items() if p.grad is not None}
+    policy.module.zero_grad(set_to_none=True)
+    return gradient
+
+
+def inner_product(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
+    """Sum of products over all elements of the tensors that are in both, float64. Collective where they are sharded."""
+    pairs = [(left[name], right[name]) for name in left if name in right]
+    total = torch.zeros((), dtype=torch.float64, device=local(pairs[0][0]).device if pairs else None)
+    for a, b in pairs:
+        total += (local(a).double() * local(b).double()).sum()
+    if any(isinstance(a, DTensor) for a, _ in pairs):
+        dist.all_reduce(total)
+    return total
