@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlinf.cli.request import configure_process, parse
-from rlinf.config import REPOSITORY
+from rlinf.config import RANDOM_ACTION, REPOSITORY
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
     if lineage is not None or request.adapter is None:  # an adapter of unknown origin has no place in the matrix
         path = folder.parent / LEDGER_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint = shown(request.adapter) if request.adapter else "base"
+        nobody = "random actions" if config.rollout.worker == RANDOM_ACTION else ledger.BASE_ROW
+        checkpoint = shown(request.adapter) if request.adapter else nobody
         ledger.append(path, make_record(config, outcome, row, learnt, checkpoint, sim.asset_kind(), path.parent))
     logger = config.runner.logger
     with MetricLogger(

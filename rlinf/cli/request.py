@@ -4,13 +4,13 @@ import argparse
 import logging
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from rlinf.config import Config, config_yaml, load_config, resolve_adapter, resolve_model, validate
+from rlinf.config import RANDOM_ACTION, REPOSITORY, Config, config_yaml, load_config, resolve_model, validate
 from rlinf.config.compose import CONFIG_FOLDER
-from rlinf.models import PolicySource
+from rlinf.models import PolicySource, find_weights, policy_kind
 
 DEFAULT_CONFIG = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
 
@@ -40,11 +40,17 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
         return None
     from rlinf.envs import suite_tasks  # reads the suite's files: only now that the configuration is known to be good
 
-    model = resolve_model(config.actor.checkpoint_load_path, key="actor.checkpoint_load_path")
+    if config.rollout.worker == RANDOM_ACTION:
+        validate(config, num_tasks=len(suite_tasks(config.env)))
+        named = replace(config, method=replace(config.method, label=RANDOM_ACTION))
+        nothing = PolicySource(REPOSITORY, unnorm_key="", seed=config.runner.seed)
+        return Request(named, arguments.config_name, tuple(arguments.overrides), nothing, None)
+    obtain = policy_kind(config.actor.model).obtain
+    model = resolve_model(config.actor.checkpoint_load_path, key="actor.checkpoint_load_path", obtain=obtain)
     asked = config.actor.tokenizer.tokenizer_model
     tokenizer = resolve_model(asked, key="actor.tokenizer.tokenizer_model") if asked else model
     validate(config, num_tasks=len(suite_tasks(config.env)))
-    adapter = resolve_adapter(config.actor.model.lora_path) if config.actor.model.lora_path else None
+    adapter = find_weights(config.actor.model, model)
     source = PolicySource(
         checkpoint=model,
         unnorm_key=config.actor.model.unnorm_key or config.env.suite,

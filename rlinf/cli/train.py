@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from rlinf.cli.request import configure_process, parse
+from rlinf.config import RANDOM_ACTION, ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     from rlinf.workers.launch import count_workers, start_workers
 
     config = request.config
+    if config.rollout.worker == RANDOM_ACTION:
+        raise ConfigError(f"rollout.worker={RANDOM_ACTION} learns nothing: evaluate it with eval_embodied_agent.py")
     method = make_method(config.method)  # an unknown method is an error now and not in a worker
     state = find_state(config, run_folder(config))
     if state.epoch >= config.runner.max_epochs and (state.evaluated_after or not config.runner.eval_after):

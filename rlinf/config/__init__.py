@@ -3,11 +3,21 @@
 from rlinf.config.compose import CONFIG_FOLDER, REPOSITORY, config_hash, config_yaml, load_config
 from rlinf.config.errors import ConfigError, UserError
 from rlinf.config.schema import Config
-from rlinf.config.validate import ADAPTER_FILES, WHOLE_FILES, resolve_adapter, resolve_model, validate
+from rlinf.config.validate import (
+    ADAPTER_FILES,
+    DOWNLOAD,
+    RANDOM_ACTION,
+    WHOLE_FILES,
+    resolve_adapter,
+    resolve_model,
+    validate,
+)
 
 __all__ = [
     "ADAPTER_FILES",
     "CONFIG_FOLDER",
+    "DOWNLOAD",
+    "RANDOM_ACTION",
     "REPOSITORY",
     "WHOLE_FILES",
     "Config",

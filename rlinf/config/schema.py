@@ -253,6 +253,8 @@ class EnvConfig:
 class RolloutConfig:
     """Inference."""
 
+    worker: str = "policy"
+    """Who acts: the ``policy``, or ``random_action`` (uniformly random actions, evaluation only; reads no model)."""
     model_dir: str = "model/Openvla-oft-SFT-libero-spatial-traj1"
     """Base checkpoint of the rollout policy; must be the actor's."""
     precision: str = "bf16"
@@ -293,13 +295,15 @@ class ModelConfig:
     """The trained policy."""
 
     model_name: str = "openvla_oft"
-    """A row of the table of policies: ``openvla_oft``."""
+    """A row of the table of policies: ``openvla_oft`` or ``simple_cnn``."""
     is_lora: bool = True
+    """Train an adapter and leave the rest as it is; ``simple_cnn`` has none and needs false."""
     lora_rank: int = 32
     lora_alpha: int | None = None
     """LoRA scale is ``lora_alpha / lora_rank``; null: alpha = rank."""
     lora_path: str | None = None
-    """Adapter folder to start from; null: a fresh adapter."""
+    """Folder of trained weights to start from: an adapter, or ``model.pt`` of a policy without one; null: a fresh
+    adapter, or the base checkpoint's own weights."""
     previous_lora_paths: list[str] = field(default_factory=list)
     """Adapter folders of earlier tasks, merged into the base model when it is loaded."""
     previous_lora_coeff: float | None = None

@@ -11,6 +11,8 @@ from rlinf.config.schema import Config
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 WHOLE_FILES = ("model.pt",)  # of a policy that is trained without an adapter
+RANDOM_ACTION = "random_action"
+DOWNLOAD = "Download it:      hf download Haozhan72/{name} --local-dir ./model/{name}"
 PRECISIONS = ("fp32", "bf16")
 LOSS_OF_ADVANTAGE = {"grpo": "grpo", "gae": "ppo"}
 SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
@@ -33,8 +35,10 @@ def validate(config: Config, *, num_tasks: int) -> None:
     _task_ids("env.eval_task_ids", config.env.eval_task_ids, num_tasks, config.env.suite)
 
 
-def resolve_model(path: str, *, key: str) -> Path:
+def resolve_model(path: str, *, key: str, obtain: str = DOWNLOAD) -> Path:
     """The folder of a base checkpoint; relative paths start at the repository's root.
+
+    obtain: how to get one, where ``{name}`` stands for the folder's name.
 
     Raises:
         ConfigError: nothing is there; says what to download, and the small alternative.
@@ -45,7 +49,7 @@ def resolve_model(path: str, *, key: str) -> Path:
     what = "holds no config.json" if folder.is_dir() else "does not exist"
     raise ConfigError(
         f"the model that {key} names {what}: {folder}\n"
-        f"Download it:      hf download Haozhan72/{folder.name} --local-dir ./model/{folder.name}\n"
+        f"{obtain.format(name=folder.name)}\n"
         f"or use the small policy that comes with the repository: CONFIG_NAME {SMALL_CONFIG}"
     )
 
@@ -74,6 +78,7 @@ def _choices(config: Config) -> None:
         ("algorithm.adv_type", config.algorithm.adv_type, tuple(LOSS_OF_ADVANTAGE)),
         ("algorithm.loss_type", config.algorithm.loss_type, tuple(LOSS_OF_ADVANTAGE.values())),
         ("algorithm.loss_aggregation", config.algorithm.loss_aggregation, ("episode", "token")),
+        ("rollout.worker", config.rollout.worker, ("policy", RANDOM_ACTION)),
         ("env.look", config.env.look, ("fast", "official")),
         ("rollout.precision", config.rollout.precision, PRECISIONS),
         ("actor.fsdp.param_dtype", config.actor.fsdp.param_dtype, PRECISIONS),

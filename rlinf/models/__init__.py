@@ -1,7 +1,7 @@
 """Policies behind one protocol. A new model is one file here and one row in ``POLICIES``."""
 
 from rlinf.models.policy import Policy, PolicyEval, PolicyInputs, PolicyOutput, PolicySource, ReplayablePolicy
-from rlinf.models.registry import POLICIES, load_policy
+from rlinf.models.registry import POLICIES, find_weights, load_policy, policy_kind
 
 __all__ = [
     "POLICIES",
@@ -11,5 +11,7 @@ __all__ = [
     "PolicyOutput",
     "PolicySource",
     "ReplayablePolicy",
+    "find_weights",
     "load_policy",
+    "policy_kind",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from rlinf.config import ADAPTER_FILES, WHOLE_FILES, ConfigError, resolve_adapter
+from rlinf.config import ADAPTER_FILES, DOWNLOAD, WHOLE_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.models.openvla_oft import load_openvla_oft
 from rlinf.models.policy import Policy, PolicySource
@@ -21,16 +21,23 @@ class PolicyKind:
     """A row of the table.
 
     model_type: what the ``config.json`` of its checkpoints says; weight_files: what its ``save`` writes.
+    obtain: how a user gets a base checkpoint; ``{name}`` stands for its folder's name.
     """
 
     load: Loader
     model_type: str
     weight_files: tuple[str, ...]
+    obtain: str = DOWNLOAD
 
 
 POLICIES: dict[str, PolicyKind] = {
     "openvla_oft": PolicyKind(load_openvla_oft, "openvla", ADAPTER_FILES),
-    "simple_cnn": PolicyKind(load_simple_cnn, "simple_cnn", WHOLE_FILES),
+    "simple_cnn": PolicyKind(
+        load_simple_cnn,
+        "simple_cnn",
+        WHOLE_FILES,
+        "Make it:          python -m rlinf.cli.pretrain_simple_cnn --demonstrations FOLDER --output model/{name}",
+    ),
 }
 
 

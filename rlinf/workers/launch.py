@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from rlinf.config import ConfigError
+from rlinf.config import RANDOM_ACTION, ConfigError
 from rlinf.config.schema import Config
+from rlinf.custom.random_action_rollout_worker import RandomActionRolloutWorker
 from rlinf.models import PolicySource
 from rlinf.scheduler.cluster import Resources
 from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
@@ -20,6 +21,10 @@ TORCH_ENVIRONMENT = {
     # layer on virtual machines.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**36),
+}
+ROLLOUT_WORKERS: dict[str, type[RolloutWorker]] = {
+    "policy": RolloutWorker,
+    RANDOM_ACTION: RandomActionRolloutWorker,
 }
 GPU_SHARE = 0.4  # of a GPU, for the learner and for inference each; the rest is for drawing
 
@@ -103,7 +108,7 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
     )
     rollout = WorkerGroup(
         "rollout",
-        RolloutWorker,
+        ROLLOUT_WORKERS[config.rollout.worker],
         counts.rollout,
         lambda _: (config, source),
         placement=placement,

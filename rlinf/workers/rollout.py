@@ -17,7 +17,7 @@ from rlinf.data import EpisodePlan, EpisodeResult, Observation
 from rlinf.engines.distributed import local_device
 from rlinf.engines.fsdp import DTYPES, load_trainable
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder
-from rlinf.models import PolicyOutput, PolicySource, load_policy
+from rlinf.models import Policy, PolicyOutput, PolicySource, load_policy
 from rlinf.workers.env import PlayRequest, PlayResult, split_lanes
 
 
@@ -79,11 +79,15 @@ class RolloutWorker:
         torch.set_num_threads(config.rollout.num_threads or max(1, (os.cpu_count() or 1) // 2))
         torch.backends.cuda.matmul.allow_tf32 = True
         self._config = config
-        self._policy = load_policy(config.actor.model, source, base_dtype=DTYPES[config.rollout.precision])
+        self._policy = self.load(config, source)
         self._policy.to(local_device())
         self._envs: list[ActorHandle[Any]] = []
         self._done = 0
         self._successes = 0
+
+    def load(self, config: Config, source: PolicySource) -> Policy:
+        """The policy that acts, on the CPU."""
+        return load_policy(config.actor.model, source, base_dtype=DTYPES[config.rollout.precision])
 
     def attach(self, envs: "Sequence[ActorHandle[Any]]") -> None:
         """The simulator processes that this worker plays in."""
