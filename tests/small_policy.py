@@ -25,14 +25,20 @@ def write_policy(path: Path) -> Path:
     return path
 
 
-def read_policy(path: Path, *, lora_path: Path | None = None, rank: int = 4) -> Policy:
-    """Load it with a LoRA adapter."""
+def read_policy(path: Path, *, lora_path: Path | None = None, rank: int = 4, critic: bool = False) -> Policy:
+    """Load it with a LoRA adapter, and a value head for a ``critic``."""
+    source = PolicySource(path, unnorm_key="libero_spatial", seed=3, critic=critic)
     model = ModelConfig(lora_rank=rank, lora_path=str(lora_path) if lora_path else None)
-    return load_policy(model, PolicySource(path, unnorm_key="libero_spatial", seed=3), base_dtype=torch.float32)
+    return load_policy(model, source, base_dtype=torch.float32)
 
 
-def make_rollouts(*, num_groups: int = 2, group_size: int = 4, chunks: int = 3, seed: int = 0) -> RolloutBatch:
-    """Random pictures and bins; every second episode of a group succeeds one action before its last chunk ends."""
+def make_rollouts(
+    *, num_groups: int = 2, group_size: int = 4, chunks: int = 3, seed: int = 0, critic: bool = False
+) -> RolloutBatch:
+    """Random pictures and bins; every second episode of a group succeeds one action before its last chunk ends.
+
+    critic: with the values that a fresh value head gives, which are zero.
+    """
     rng = np.random.default_rng(seed)
     num_episodes = num_groups * group_size
     episodes = tuple(
@@ -44,6 +50,8 @@ def make_rollouts(*, num_groups: int = 2, group_size: int = 4, chunks: int = 3, 
     count = num_episodes * chunks
     executed = np.ones((count, 8), np.bool_)
     executed[chunks - 1 :: 2 * chunks, -1] = False
+    rewards = np.zeros((count, 8), np.float32)
+    rewards[2 * chunks - 1 :: 2 * chunks, -1] = 5.0
     return RolloutBatch(
         frames_SNHWC=rng.integers(0, 256, (count, 1, 32, 32, 3), dtype=np.uint8),
         languages=(LANGUAGE,),
@@ -51,7 +59,8 @@ def make_rollouts(*, num_groups: int = 2, group_size: int = 4, chunks: int = 3, 
         bins_SCA=rng.integers(0, 256, (count, 8, 7)),
         logprobs_SCA=np.full((count, 8, 7), -np.log(256), np.float32),
         executed_SC=executed,
-        rewards_SC=np.zeros((count, 8), np.float32),
+        rewards_SC=rewards,
         episode_S=np.repeat(np.arange(num_episodes), chunks),
         episodes=episodes,
+        values_S=np.zeros(count, np.float32) if critic else None,
     )

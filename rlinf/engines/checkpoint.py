@@ -83,7 +83,7 @@ def save_actor(learner: PolicyLearner, folder: Path, *, epoch: int) -> None:
         return
     learner.policy.save(folder, tensors)
     write_state(folder, memory)
-    state = {"epoch": epoch, "optimizer": optimizer}
+    state = {"epoch": epoch, "optimizer": optimizer, "num_updates": learner.num_updates}
     torch.save(state, folder / TRAINING_STATE)
 
 
@@ -101,4 +101,5 @@ def load_training_state(learner: PolicyLearner, folder: Path) -> int:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
     set_optimizer_state_dict(learner.policy.module, learner.optimizer, state["optimizer"], options=options)
     learner.method.load_state_dict(read_state(folder))
+    learner.num_updates = int(state.get("num_updates", 0))  # checkpoints from before PPO have none and need none
     return int(state["epoch"])
