@@ -23,35 +23,54 @@ def main(argv: Sequence[str]) -> int:
     if request is None:
         return 0
     configure_process()
+    from rlinf.custom.lineage import Lineage, is_as_trained
     from rlinf.envs import suite_tasks
     from rlinf.envs.registry import simulator
     from rlinf.reporting import ledger
     from rlinf.reporting.loggers import MetricLogger
     from rlinf.runners.embodied import make_record
     from rlinf.runners.evaluation import evaluate
-    from rlinf.runners.run_folder import LEDGER_FILE, Lineage, run_folder, task_tag
+    from rlinf.runners.run_folder import LEDGER_FILE, run_folder, task_tag
     from rlinf.scheduler import Cluster
     from rlinf.workers.launch import attach_envs, start_workers
 
     config = request.config
+    model = config.actor.model
+    lineage = Lineage.load(request.adapter) if request.adapter else None
+    probe = not is_as_trained(config, lineage)
+    scale = 1.0 if model.lora_scale is None else model.lora_scale
     sim = simulator(config.env.simulator)
     sim.prepare()
-    lineage = Lineage.load(request.adapter) if request.adapter else None
     folder = run_folder(config)
     with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:
         workers = start_workers(config, cluster.resources, source=request.source, learn=False)
         attach_envs(workers)
+        label = f"evaluation at scale {scale:g}" if probe else "evaluation"
         asked = config.env.eval_task_ids
         tasks = list(range(len(suite_tasks(config.env)))) if asked is None else asked
-        outcome = evaluate(workers, config, task_ids=tasks, label="evaluation", video_folder=folder / "videos")
+        outcome = evaluate(workers, config, task_ids=tasks, label=label, video_folder=folder / "videos")
     learnt = lineage.learnt_tasks if lineage else ()
     row = task_tag(lineage.stage) if lineage else ledger.BASE_ROW
-    if lineage is not None or request.adapter is None:  # an adapter of unknown origin has no place in the matrix
+    is_base = request.adapter is None and not model.previous_lora_paths
+    if lineage is not None or is_base:  # an adapter of unknown origin has no place in the matrix
         path = folder.parent / LEDGER_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         nobody = "random actions" if config.rollout.worker == RANDOM_ACTION else ledger.BASE_ROW
         checkpoint = shown(request.adapter) if request.adapter else nobody
-        ledger.append(path, make_record(config, outcome, row, learnt, checkpoint, sim.asset_kind(), path.parent))
+        record = make_record(
+            config,
+            outcome,
+            row,
+            learnt,
+            checkpoint,
+            sim.asset_kind(),
+            path.parent,
+            lora_scale=scale,
+            previous_coeff=model.previous_lora_coeff if model.previous_lora_paths else None,
+            probe=probe,
+            method=lineage.method if lineage else None,
+        )
+        ledger.append(path, record)
     logger = config.runner.logger
     with MetricLogger(
         folder,

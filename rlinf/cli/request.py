@@ -8,8 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from rlinf.config import RANDOM_ACTION, REPOSITORY, Config, config_yaml, load_config, resolve_model, validate
+from rlinf.config import (
+    RANDOM_ACTION,
+    REPOSITORY,
+    Config,
+    config_yaml,
+    load_config,
+    resolve_adapter,
+    resolve_model,
+    validate,
+)
 from rlinf.config.compose import CONFIG_FOLDER
+from rlinf.custom.lineage import check_lineage
 from rlinf.models import PolicySource, find_weights, policy_kind
 
 DEFAULT_CONFIG = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
@@ -51,6 +61,10 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
     tokenizer = resolve_model(asked, key="actor.tokenizer.tokenizer_model") if asked else model
     validate(config, num_tasks=len(suite_tasks(config.env)))
     adapter = find_weights(config.actor.model, model)
+    for path in config.actor.model.previous_lora_paths:
+        check_lineage(config, resolve_adapter(path, key="actor.model.previous_lora_paths"), is_merged=True)
+    if adapter is not None:
+        check_lineage(config, adapter)
     source = PolicySource(
         checkpoint=model,
         unnorm_key=config.actor.model.unnorm_key or config.env.suite,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from rlinf.cli.request import configure_process, parse
 from rlinf.config import RANDOM_ACTION, ConfigError
+from rlinf.config.differences import refuse_other_settings
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     if config.rollout.worker == RANDOM_ACTION:
         raise ConfigError(f"rollout.worker={RANDOM_ACTION} learns nothing: evaluate it with eval_embodied_agent.py")
     method = make_method(config.method)  # an unknown method is an error now and not in a worker
+    refuse_other_settings(run_folder(config), config)
     state = find_state(config, run_folder(config))
     if state.epoch >= config.runner.max_epochs and (state.evaluated_after or not config.runner.eval_after):
         log.info("%s: all %d epochs are done", state.folder, config.runner.max_epochs)

@@ -45,10 +45,11 @@ def collect(
     stream: tuple[int, ...],
     keep_samples: bool,
     film: frozenset[int] = frozenset(),
+    lora_scale: float = 1.0,
     label: str,
 ) -> Collection:
     """Play ``plans``; see ``CollectRequest`` for the arguments."""
-    request = CollectRequest((), split, temperature, stream, keep_samples, film)
+    request = CollectRequest((), split, temperature, stream, keep_samples, film, lora_scale)
     shares = divide_plans(plans, len(workers.rollout))
     requests = [(replace(request, plans=share),) for share in shares]
     with Progress(label, total=len(plans), unit="episodes") as bar:

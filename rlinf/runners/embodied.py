@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from rlinf.config import Config, config_hash, resolve_adapter
+from rlinf.custom.lineage import Lineage
 from rlinf.custom.methods import TaskContext
 from rlinf.engines.checkpoint import Checkpoint, checkpoints, prune, publish, temporary_folder
 from rlinf.envs import suite_tasks
@@ -20,7 +21,7 @@ from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.progress import Progress
 from rlinf.runners.collect import Collection, collect
 from rlinf.runners.evaluation import EvaluationOutcome, evaluate
-from rlinf.runners.run_folder import LEDGER_FILE, Lineage, task_tag, versions
+from rlinf.runners.run_folder import LEDGER_FILE, task_tag, versions
 from rlinf.scheduler import WorkerGroup
 from rlinf.workers.launch import Workers, attach_envs
 
@@ -53,12 +54,15 @@ def find_state(config: Config, folder: Path) -> RunState:
     num_tasks = len(suite_tasks(config.env))
     task_ids = tuple(config.env.fixed_task_ids if config.env.fixed_task_ids is not None else range(num_tasks))
     before: tuple[int, ...] = ()
-    if config.actor.model.lora_path:
-        lineage = Lineage.load(resolve_adapter(config.actor.model.lora_path))
-        before = lineage.learnt_tasks if lineage else ()
+    model = config.actor.model
+    for path in [*model.previous_lora_paths, *([model.lora_path] if model.lora_path else [])]:
+        lineage = Lineage.load(resolve_adapter(path))
+        before = learnt_with(before, lineage.learnt_tasks) if lineage else before
     result = checkpoint_name(folder, config.runner.max_epochs)
     records = ledger.read(folder.parent / LEDGER_FILE) if (folder.parent / LEDGER_FILE).is_file() else []
-    own = [r for r in records if r.method == config.method.name and r.seed == config.runner.seed and not r.probe]
+    own = [
+        r for r in records if r.method == config.method.results_name and r.seed == config.runner.seed and not r.probe
+    ]
     return RunState(
         folder=folder,
         checkpoint=found[-1] if found else None,
@@ -216,14 +220,17 @@ class EmbodiedRunner:
         """Write a checkpoint under a temporary name, then give it its own."""
         folder = self.state.folder
         writing = temporary_folder(folder, self.epoch)
+        model = self.config.actor.model
         self.actor.call("save", writing / "actor", self.epoch)
         Lineage(
-            method=self.config.method.name,
+            method=self.config.method.results_name,
             suite=self.config.env.suite,
             seed=self.config.runner.seed,
             learnt_tasks=self.state.learnt_tasks,
             stage=self.state.task_ids,
             base_model=self.config.actor.checkpoint_load_path,
+            merged=tuple(model.previous_lora_paths),
+            merge_coeff=model.previous_lora_coeff if model.previous_lora_paths else None,
         ).save(writing / "actor")
         publish(folder, self.epoch)
         if self.config.runner.keep_checkpoints:
@@ -245,7 +252,20 @@ class EmbodiedRunner:
             learnt = self.state.learnt_tasks if row != ledger.BASE_ROW else ()
             checkpoint = "base" if row == ledger.BASE_ROW else checkpoint_name(self.state.folder, self.epoch)
             path = self.state.folder.parent / LEDGER_FILE
-            ledger.append(path, make_record(self.config, outcome, row, learnt, checkpoint, self.assets, path.parent))
+            model = self.config.actor.model
+            trained = row != ledger.BASE_ROW
+            record = make_record(
+                self.config,
+                outcome,
+                row,
+                learnt,
+                checkpoint,
+                self.assets,
+                path.parent,
+                lora_scale=model.lora_scale if trained and model.lora_scale is not None else 1.0,
+                previous_coeff=model.previous_lora_coeff if trained and model.previous_lora_paths else None,
+            )
+            ledger.append(path, record)
         log.info("%s: success %.1f %%", label, 100 * outcome.success_once)
 
 
@@ -261,11 +281,15 @@ def make_record(
     lora_scale: float = 1.0,
     previous_coeff: float | None = None,
     probe: bool = False,
+    method: str | None = None,
 ) -> ledger.EvaluationRecord:
-    """A ledger line of an evaluation; ``probe`` for a policy changed for the evaluation only (another LoRA scale)."""
+    """A ledger line of an evaluation; ``probe`` for a policy changed for the evaluation only (another LoRA scale).
+
+    method: what the evaluated checkpoint was trained with; None: as configured.
+    """
     temperature = config.algorithm.sampling_params.temperature_eval
     return ledger.EvaluationRecord(
-        method=config.method.name,
+        method=method or config.method.results_name,
         row=row,
         learnt_tasks=learnt,
         seed=config.runner.seed,

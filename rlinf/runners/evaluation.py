@@ -77,6 +77,7 @@ def evaluate(
         temperature=config.algorithm.sampling_params.temperature_eval,
         stream=(config.runner.seed, EVALUATION_STREAM),
         keep_samples=False,
+        lora_scale=1.0 if config.actor.model.lora_scale is None else config.actor.model.lora_scale,
         film=filmed,
         label=label,
     )

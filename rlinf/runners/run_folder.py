@@ -11,46 +11,17 @@
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rlinf.config import REPOSITORY, Config, config_hash, config_yaml
+from rlinf.config.differences import CONFIG_FILE
 from rlinf.custom.task_sequence import DEFAULT_LOG_ROOT, DEFAULT_SUITE
 from rlinf.reporting.ledger import utc_now
 from rlinf.reporting.run_info import hardware
 
-LINEAGE_FILE = "lineage.json"
 LEDGER_FILE = "evaluations.jsonl"
 _RECORDED = ("torch", "transformers", "peft", "ray", "mujoco", "robosuite", "hf-libero", "numpy")
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Where an adapter comes from; stored beside it.
-
-    learnt_tasks: tasks it was trained on, in order; stage: the last of them, several when learnt together.
-    """
-
-    method: str
-    suite: str
-    seed: int
-    learnt_tasks: tuple[int, ...]
-    stage: tuple[int, ...]
-    base_model: str
-
-    def save(self, actor_folder: Path) -> None:
-        """Write beside an adapter."""
-        (actor_folder / LINEAGE_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
-
-    @staticmethod
-    def load(actor_folder: Path) -> "Lineage | None":
-        """Read from beside an adapter; None where an adapter comes from elsewhere."""
-        path = actor_folder / LINEAGE_FILE
-        if not path.is_file():
-            return None
-        values = json.loads(path.read_text())
-        return Lineage(**{**values, "learnt_tasks": tuple(values["learnt_tasks"]), "stage": tuple(values["stage"])})
 
 
 def task_tag(task_ids: Sequence[int] | None) -> str:
@@ -67,7 +38,7 @@ def run_folder(config: Config) -> Path:
     root = log.log_root
     if root == DEFAULT_LOG_ROOT and config.env.suite != DEFAULT_SUITE:
         root = f"{root}_{config.env.suite}"
-    path = log.log_path or f"{root}/{config.method.name}/{task_tag(config.env.fixed_task_ids)}" + (
+    path = log.log_path or f"{root}/{config.method.results_name}/{task_tag(config.env.fixed_task_ids)}" + (
         f"_seed{config.runner.seed}"
     )
     return Path(path) if Path(path).is_absolute() else REPOSITORY / path
@@ -89,12 +60,12 @@ def write_run(
 ) -> None:
     """Record what is about to run."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(config_yaml(config))
+    (folder / CONFIG_FILE).write_text(config_yaml(config))
     record = {
         "config_name": config_name,
         "overrides": list(overrides),
         "config_hash": config_hash(config),
-        "method": config.method.name,
+        "method": config.method.results_name,
         "suite": config.env.suite,
         "task_ids": config.env.fixed_task_ids,
         "seed": config.runner.seed,

@@ -18,6 +18,7 @@ from rlinf.engines.distributed import local_device
 from rlinf.engines.fsdp import DTYPES, load_trainable
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder
 from rlinf.models import Policy, PolicyOutput, PolicySource, load_policy
+from rlinf.models.merge import scale_adapter
 from rlinf.workers.env import PlayRequest, PlayResult, split_lanes
 
 
@@ -28,6 +29,7 @@ class CollectRequest:
     stream: seeds the action noise together with an episode's number and the chunk's position in it, and nothing else.
     keep_samples: keep experience for the learner (training) or results only (evaluation).
     film: numbers of episodes whose frames are kept, at most one per environment group at a time.
+    lora_scale: factor on the adapter; training always uses 1.
     """
 
     plans: tuple[EpisodePlan, ...]
@@ -36,6 +38,7 @@ class CollectRequest:
     stream: tuple[int, ...]
     keep_samples: bool
     film: frozenset[int] = frozenset()
+    lora_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class RolloutWorker:
         self._config = config
         self._policy = self.load(config, source)
         self._policy.to(local_device())
+        self._lora_scale = 1.0
         self._envs: list[ActorHandle[Any]] = []
         self._done = 0
         self._successes = 0
@@ -108,6 +112,9 @@ class RolloutWorker:
         Each simulator process works on one of its lanes while the others' observations are looked at here; all lanes
         that have answered are looked at together.
         """
+        if request.lora_scale != self._lora_scale:
+            scale_adapter(self._policy.module, request.lora_scale)
+            self._lora_scale = request.lora_scale
         ray.get([env.configure.remote(request.split) for env in self._envs])
         queue, recorder = EpisodeQueue(request.plans), EpisodeRecorder()
         films: dict[int, list[NDArray[np.uint8]]] = {number: [] for number in sorted(request.film)}

@@ -12,6 +12,7 @@ from rlinf.custom.methods.er import ExperienceReplay
 from rlinf.custom.methods.ewc import EWC
 from rlinf.custom.methods.lwf import LwF
 from rlinf.custom.methods.slca import SLCA
+from rlinf.custom.methods.weight_merge import WeightMerge
 
 MethodFactory = Callable[[MethodConfig], ContinualMethod]
 
@@ -19,6 +20,7 @@ METHODS: dict[str, MethodFactory] = {
     "sequential": lambda config: ContinualMethod(),
     "ewc": lambda config: EWC(config.ewc),
     "slca": lambda config: SLCA(config.slca),
+    "weight_merge": lambda config: WeightMerge(),
     "agem": lambda config: AGEM(config.agem),
     "lwf": lambda config: LwF(config.lwf),
     "er": lambda config: ExperienceReplay(config.replay),

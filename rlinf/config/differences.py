@@ -1,0 +1,114 @@
+"""Whether two runs have the same settings, as far as their results depend on them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rlinf.config.errors import ConfigError
+from rlinf.config.schema import Config
+
+CONFIG_FILE = "config.yaml"  # of a run's folder
+
+FREE = (  # settings that may change while results stay comparable: how long, how often, on what machine, where to
+    "runner.max_epochs",
+    "runner.save_interval",
+    "runner.keep_checkpoints",
+    "runner.eval_before",
+    "runner.eval_after",
+    "runner.val_check_interval",
+    "runner.call_timeout_s",
+    "runner.logger",
+    "cluster",
+    "env.num_envs_per_worker",
+    "env.pipeline_stages",
+    "env.video_episodes",
+    "rollout.max_batch",
+    "rollout.num_threads",
+    "actor.micro_batch_size",
+    "actor.num_threads",
+    "actor.model.gradient_checkpointing",
+    "actor.fsdp.reshard_after_forward",
+)
+OWN = (  # settings in which the tasks and seeds of one experiment differ
+    "runner.seed",
+    "env.fixed_task_ids",
+    "actor.model.lora_path",
+    "actor.model.previous_lora_paths",
+)
+_NUM_PARTS = {  # folders may be moved together: how much of a path's end must agree
+    "actor.checkpoint_load_path": 1,
+    "rollout.model_dir": 1,
+    "actor.tokenizer.tokenizer_model": 1,
+    "actor.model.lora_path": 4,  # task_0_seed1234/checkpoints/global_step_10/actor
+    "actor.model.previous_lora_paths": 4,
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key with the values of two runs."""
+
+    key: str
+    old: object
+    new: object
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, beside: bool = False) -> list[Difference]:
+    """Keys of which two configurations have different values; keys that only one of them knows are left out.
+
+    beside: compare two runs of one experiment, which have tasks and seeds of their own.
+    """
+    ignored = (*FREE, *OWN) if beside else FREE
+    old_values, new_values = _flat(old), _flat(new)
+    return [
+        Difference(key, old_values[key], value)
+        for key, value in new_values.items()
+        if key in old_values
+        and not any(key == free or key.startswith(f"{free}.") for free in ignored)
+        and _comparable(key, old_values[key]) != _comparable(key, value)
+    ]
+
+
+def refuse_other_settings(folder: Path, config: Config) -> None:
+    """Raise where ``folder`` or a run beside it holds checkpoints of other settings; results would be mixed up.
+
+    Raises:
+        ConfigError: shows each difference.
+    """
+    new = asdict(config)
+    for other in sorted({folder, *_siblings(folder)}, key=lambda path: (path != folder, path.name)):
+        if not (other / CONFIG_FILE).is_file() or not any((other / "checkpoints").glob("global_step_*")):
+            continue
+        old = OmegaConf.to_container(OmegaConf.load(other / CONFIG_FILE))
+        assert isinstance(old, dict)
+        found = differences({str(key): value for key, value in old.items()}, new, beside=other != folder)
+        if found:
+            lines = "\n".join(f"  {one.key}: {one.old} there, {one.new} now" for one in found)
+            raise ConfigError(
+                f"{other} was trained with other settings, and results of one folder must be comparable:\n{lines}\n"
+                "Give the same settings to continue, or keep these apart with runner.logger.log_root=FOLDER"
+            )
+
+
+def _siblings(folder: Path) -> list[Path]:
+    return [path.parent for path in folder.parent.glob(f"*/{CONFIG_FILE}")]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        flat |= _flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
+    return flat
+
+
+def _comparable(key: str, value: object) -> object:
+    count = _NUM_PARTS.get(key)
+    if count is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [Path(item).parts[-count:] for item in value]
+    return Path(str(value)).parts[-count:]
