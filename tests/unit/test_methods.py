@@ -1,0 +1,327 @@
+"""Continual-learning methods on a policy of two parameters, worked out by hand, and against published numbers."""
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlinf.config import ConfigError
+from rlinf.config.schema import AGEMConfig, EWCConfig, LwFConfig, MethodConfig, SLCAConfig
+from rlinf.custom.methods import make_method
+from rlinf.custom.methods.agem import AGEM
+from rlinf.custom.methods.ewc import EWC
+from rlinf.custom.methods.fisher import per_sample_fisher, published_fisher
+from rlinf.custom.methods.lwf import LwF
+from rlinf.custom.methods.samples import Samples
+from rlinf.custom.methods.slca import SLCA
+from rlinf.custom.methods.state import METHOD_STATE, gather_state, read_state, write_state
+from tests.toy_policy import Score, ToyPolicy, toy_inputs, toy_rollouts, toy_task
+
+REFERENCE = Path(
+    os.environ.get("OPENVLA_REFERENCE", Path(__file__).resolve().parents[3] / "shared/fixtures/openvla_reference")
+)
+needs_reference = pytest.mark.skipif(not (REFERENCE / "algorithms.npz").is_file(), reason="no reference fixtures")
+
+
+def _features(*rows: tuple[float, float]) -> Tensor:
+    """(B, 1, 2): one token per sample."""
+    return torch.tensor(rows)[:, None, :]
+
+
+def _bins(*bins: int) -> np.ndarray:
+    return np.array(bins)[:, None, None]
+
+
+def _all(rollouts) -> Samples:
+    return Samples.of(rollouts, np.arange(rollouts.num_samples))
+
+
+# --- EWC
+
+
+def test_fisher_squares_each_sample_by_itself_at_the_training_temperature():
+    # At w = 0 both bins have probability 1/2; scores (bin - 1/2) x / temperature: (1, 0), (0, -1/2), (-1/2, 0).
+    policy = ToyPolicy(_features((4.0, 0.0), (0.0, 2.0), (2.0, 0.0)))
+    samples = _all(toy_rollouts(_bins(1, 0, 0)))
+    fisher = per_sample_fisher(policy, samples, toy_task(temperature=2.0))
+    assert fisher["w"].tolist() == pytest.approx([(1 + 1 / 4) / 3, (1 / 4) / 3])
+    assert policy.module.w.grad is None, "the pass leaves no gradient behind"
+
+
+def test_published_fisher_differs_and_cancels():
+    # Equal pictures, opposite actions: scores are +1/2 and -1/2, their mean is zero, and so is its square.
+    policy = ToyPolicy(_features((1.0, 0.0), (1.0, 0.0)))
+    samples = _all(toy_rollouts(_bins(1, 0)))
+    assert published_fisher(policy, samples, toy_task())["w"].tolist() == [0, 0]
+    assert per_sample_fisher(policy, samples, toy_task())["w"].tolist() == pytest.approx([0.25, 0])
+
+
+def test_fisher_leaves_out_actions_that_were_not_carried_out():
+    features = torch.tensor([[[2.0, 0.0], [0.0, 9.0]], [[2.0, 0.0], [0.0, 2.0]]])
+    rollouts = toy_rollouts(np.ones((2, 2, 1)), executed_SC=np.array([[True, False], [True, True]]))
+    fisher = per_sample_fisher(ToyPolicy(features), _all(rollouts), toy_task())
+    assert fisher["w"].tolist() == pytest.approx([(1 + 1) / 3, 1 / 3]), "three tokens count"
+
+
+class _ReferenceNet(nn.Module):
+    """The net of the fixture: a frozen layer on a trained low-rank one."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], case: str) -> None:
+        super().__init__()
+        self.lora_A, self.lora_B, self.base = nn.Linear(5, 3, bias=False), nn.Linear(3, 4, bias=False), nn.Linear(4, 2)
+        state = {
+            key.removeprefix(f"{case}/in/param_"): torch.from_numpy(value)
+            for key, value in arrays.items()
+            if key.startswith(f"{case}/in/param_")
+        }
+        self.load_state_dict(state)
+        self.base.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(self.lora_B(self.lora_A(x)))
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, np.ndarray]:
+    return dict(np.load(REFERENCE / "algorithms.npz"))
+
+
+@needs_reference
+def test_fisher_equals_the_reference(reference):
+    net = _ReferenceNet(reference, "fisher")
+    x_BTF, target_BT = torch.from_numpy(reference["fisher/in/x"]), reference["fisher/in/target"]
+    single = ToyPolicy(x_BTF.reshape(12, 1, 5), net)
+    right = per_sample_fisher(single, _all(toy_rollouts(target_BT.reshape(12, 1, 1))), toy_task())
+    several = ToyPolicy(x_BTF, net)
+    published = published_fisher(several, _all(toy_rollouts(target_BT[..., None])), toy_task(micro_batch=1))
+    for name in ("lora_A.weight", "lora_B.weight"):
+        torch.testing.assert_close(right[name], torch.from_numpy(reference[f"fisher/out/correct_per_sample_{name}"]))
+        torch.testing.assert_close(published[name], torch.from_numpy(reference[f"fisher/out/ORIGINAL_BUGGY_{name}"]))
+    assert right.keys() == published.keys() == {"lora_A.weight", "lora_B.weight"}
+
+
+@needs_reference
+def test_penalty_gradient_equals_the_reference(reference):
+    case = "ewc_penalty"
+    policy = ToyPolicy(torch.zeros(1, 1, 5), _ReferenceNet(reference, case))
+    method = EWC(EWCConfig(coeff=float(reference[f"{case}/cfg/lambda_ewc"])))
+    names = ("lora_A.weight", "lora_B.weight")
+    method.fisher = {name: torch.from_numpy(reference[f"{case}/in/fisher_{name}"]) for name in names}
+    method.anchor = {name: torch.from_numpy(reference[f"{case}/in/old_{name}"]) for name in names}
+    parameters = dict(policy.module.named_parameters())
+    parameters[names[1]].grad = torch.ones_like(parameters[names[1]])
+    method.on_backward(policy)
+    expected = {name: torch.from_numpy(reference[f"{case}/grad/{name}"]) for name in names}
+    torch.testing.assert_close(parameters[names[0]].grad, expected[names[0]])
+    torch.testing.assert_close(parameters[names[1]].grad, expected[names[1]] + 1)
+    assert parameters["base.weight"].grad is None
+
+
+def _learn(method, policy, task_id: int, rollouts, folder: Path, previous: Path | None) -> Path:
+    """Start and end a task; what it stores goes into a folder of its own."""
+    task = toy_task(task_id, learnt_before=tuple(range(task_id)) if previous else (), previous=previous)
+    method.on_task_start(task, policy)
+    method.on_task_end(task, policy, rollouts)
+    folder.mkdir()
+    write_state(folder, gather_state(method.state_dict()))
+    return folder
+
+
+def test_fisher_sums_over_tasks_and_the_anchor_moves(tmp_path):
+    policy = ToyPolicy(_features((2.0, 0.0)))
+    first = _learn(EWC(EWCConfig()), policy, 0, toy_rollouts(_bins(1)), tmp_path / "0", None)  # F = (1, 0) at (0, 0)
+    policy = ToyPolicy(_features((0.0, 4.0)), Score((0.5, 0.0)))
+    second = _learn(EWC(EWCConfig()), policy, 1, toy_rollouts(_bins(0)), tmp_path / "1", first)  # F = (0, 4)
+    method = EWC(EWCConfig(coeff=10.0))
+    method.on_task_start(toy_task(2, learnt_before=(0, 1), previous=second), policy)
+    assert method.fisher["w"].tolist() == [1, 4]
+    assert method.anchor["w"].tolist() == [0.5, 0]
+    with torch.no_grad():
+        policy.module.w.copy_(torch.tensor([1.0, 0.25]))
+    method.on_backward(policy)
+    assert policy.module.w.grad.tolist() == [2 * 10 * 1 * 0.5, 2 * 10 * 4 * 0.25]
+
+
+def test_first_task_and_adapters_from_elsewhere_have_no_penalty(tmp_path):
+    policy = ToyPolicy(_features((1.0, 0.0)))
+    for task in (toy_task(0), toy_task(0, previous=tmp_path)):
+        method = EWC(EWCConfig())
+        method.on_task_start(task, policy)
+        method.on_backward(policy)
+        assert policy.module.w.grad is None
+        assert method.state_dict() == {}
+
+
+@pytest.mark.parametrize("make", [lambda: EWC(EWCConfig()), lambda: AGEM(AGEMConfig())], ids=["ewc", "agem"])
+def test_what_earlier_tasks_should_have_left_is_asked_for_by_name(make, tmp_path):
+    task = toy_task(1, learnt_before=(0,), previous=tmp_path)
+    with pytest.raises(ConfigError, match=rf"{METHOD_STATE} does not exist"):
+        make().check(task)
+    policy = ToyPolicy(_features((1.0, 0.0)))
+    folder = _learn(make(), policy, 0, toy_rollouts(_bins(1)), tmp_path / "0", None)
+    make().check(replace(task, previous=folder))
+    with pytest.raises(ConfigError, match=r"of the tasks \[0\]; missing: \[3\]"):
+        make().check(toy_task(1, learnt_before=(0, 3), previous=folder))
+
+
+def test_state_of_another_model_is_refused(tmp_path):
+    folder = _learn(EWC(EWCConfig()), ToyPolicy(_features((1.0, 0.0))), 0, toy_rollouts(_bins(1)), tmp_path / "0", None)
+    larger = ToyPolicy(torch.ones(1, 1, 3), Score((0.0, 0.0, 0.0)))
+    with pytest.raises(ConfigError, match=r"fisher\.w of shape \(2,\)"):
+        EWC(EWCConfig()).on_task_start(toy_task(1, learnt_before=(0,), previous=folder), larger)
+
+
+# --- SLCA
+
+
+def test_slca_gives_every_module_its_rate():
+    policy = ToyPolicy(torch.zeros(1, 1, 5), nn.ModuleDict({name: nn.Linear(1, 1) for name in ("a", "b", "c")}))
+    policy.part_of = lambda name: {"a": "vision", "b": "llm", "c": "head"}[name[0]]
+    groups = SLCA(SLCAConfig(vision=1.0, llm=2.0, head=3.0)).param_groups(policy, 9.0)
+    assert {group.name: (group.lr, len(group.params)) for group in groups} == {
+        "vision": (1.0, 2),
+        "llm": (2.0, 2),
+        "head": (3.0, 2),
+    }
+
+
+# --- A-GEM
+
+
+def _with_memory(bin_: int) -> tuple[AGEM, ToyPolicy]:
+    """One remembered sample x = (1, 0); at w = 0 its loss has the gradient ((1/2 - bin), 0)."""
+    policy = ToyPolicy(_features((1.0, 0.0)))
+    method = AGEM(AGEMConfig())
+    method.on_task_start(toy_task(0), policy)
+    method.on_task_end(toy_task(0), policy, toy_rollouts(_bins(bin_)))
+    return method, policy
+
+
+def test_agem_projects_only_what_opposes_the_memory():
+    method, policy = _with_memory(1)
+    policy.module.w.grad = torch.tensor([1.0, 1.0])  # descends against the memory's (-1/2, 0)
+    method.on_backward(policy)
+    assert policy.module.w.grad.tolist() == pytest.approx([0.0, 1.0])
+    policy.module.w.grad = torch.tensor([-1.0, 1.0])
+    method.on_backward(policy)
+    assert policy.module.w.grad.tolist() == [-1.0, 1.0]
+
+
+def test_agem_remembers_successes_across_runs(tmp_path):
+    policy = ToyPolicy(_features((1.0, 0.0), (0.0, 1.0)))
+    first = _learn(AGEM(AGEMConfig()), policy, 0, toy_rollouts(_bins(1, 1)), tmp_path / "0", None)
+    failed = toy_rollouts(_bins(0, 0), won=False)
+    second = _learn(AGEM(AGEMConfig()), policy, 1, failed, tmp_path / "1", first)
+    third = _learn(AGEM(AGEMConfig(memory_per_task=1)), policy, 2, toy_rollouts(_bins(0, 0)), tmp_path / "2", second)
+    method = AGEM(AGEMConfig())
+    method.on_task_start(toy_task(3, learnt_before=(0, 1, 2), previous=third), policy)
+    assert method.memory is not None
+    assert method.memory.bins_MCA.flatten().tolist() == [1, 1, 0]
+    assert method.memory.languages == ("lift",) * 3
+    assert method.tasks == (0, 1, 2)
+
+
+def test_agem_draws_go_on_after_an_interruption():
+    policy = ToyPolicy(torch.arange(16.0).view(8, 1, 2))
+    rollouts = toy_rollouts(np.ones((8, 1, 1)))
+
+    def gradients(method: AGEM, count: int) -> list[list[float]]:
+        found = []
+        for _ in range(count):
+            policy.module.w.grad = torch.tensor([1.0, 0.5])
+            method.on_backward(policy)
+            found.append(policy.module.w.grad.tolist())
+        return found
+
+    method = AGEM(AGEMConfig(batch_size=2))
+    method.on_task_start(toy_task(0), policy)
+    method.on_task_end(toy_task(0), policy, rollouts)
+    memory = method.memory
+    straight = gradients(method, 2)
+    state = gather_state(method.state_dict())
+    straight += gradients(method, 2)
+    resumed = AGEM(AGEMConfig(batch_size=2))
+    resumed.load_state_dict(state)
+    resumed.on_task_start(toy_task(0), policy)
+    resumed.memory = memory
+    assert gradients(resumed, 2) == straight[2:]
+    assert len({tuple(gradient) for gradient in straight}) > 1, "every step draws anew"
+
+
+# --- LwF
+
+
+def _divergence(method: LwF, policy: ToyPolicy, executed: list[list[bool]]) -> Tensor:
+    method.before_forward(policy, toy_inputs(range(len(executed))), torch.tensor(executed))
+    return method.loss_terms(policy)["lwf"]
+
+
+def test_lwf_is_the_divergence_from_the_previous_policy():
+    policy = ToyPolicy(_features((1.0, 0.0)))
+    method = LwF(LwFConfig(coeff=2.0))
+    method.on_task_start(toy_task(1), policy)
+    assert _divergence(method, policy, [[True]]).item() == pytest.approx(0)
+    with torch.no_grad():
+        policy.module.w.copy_(torch.tensor([math.log(3), 1.0]))  # probability of bin 1: 3/4, before 1/2
+    loss = _divergence(method, policy, [[True]])
+    assert loss.item() == pytest.approx(2 * (0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)))
+    assert policy.module.w.tolist() == pytest.approx([math.log(3), 1.0]), "the weights are back"
+    loss.backward()
+    assert policy.module.w.grad.tolist() == pytest.approx([2 * (0.75 - 0.5), 0])
+    assert _divergence(method, policy, [[False]]).item() == 0
+
+
+def test_lwf_keeps_the_previous_policy_over_an_interruption():
+    policy = ToyPolicy(_features((1.0, 0.0)))
+    method = LwF(LwFConfig())
+    method.on_task_start(toy_task(1), policy)
+    state = gather_state(method.state_dict())
+    with torch.no_grad():
+        policy.module.w.add_(1)
+    resumed = LwF(LwFConfig())
+    resumed.load_state_dict(state)
+    resumed.on_task_start(toy_task(1), policy)
+    assert resumed.previous["w"].tolist() == [0, 0]
+
+
+# --- all
+
+
+def test_samples_survive_a_file(tmp_path):
+    samples = _all(toy_rollouts(np.arange(6).reshape(2, 3, 1), executed_SC=np.array([[1, 1, 0], [1, 0, 0]], np.bool_)))
+    write_state(tmp_path, samples.tensors())
+    back = Samples.from_tensors(read_state(tmp_path))
+    assert back.languages == samples.languages
+    assert back.num_tokens == samples.num_tokens == 3
+    for name in ("frames_MNHWC", "bins_MCA", "executed_MC"):
+        assert torch.equal(getattr(back, name), getattr(samples, name))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MethodConfig(name="ewk"), "expected one of: sequential, ewc"),
+        (MethodConfig(name="ewc", ewc=EWCConfig(fisher="exact")), "expected: per_sample, published"),
+        (MethodConfig(name="ewc", ewc=EWCConfig(coeff=-1.0)), "must not be negative"),
+        (MethodConfig(name="slca", slca=SLCAConfig(head=float("nan"))), "method.slca.head=nan"),
+        (MethodConfig(name="agem", agem=AGEMConfig(memory_per_task=0)), "at least 1"),
+        (MethodConfig(name="lwf", lwf=LwFConfig(coeff=-0.1)), "must not be negative"),
+    ],
+    ids=["name", "estimator", "coeff", "rate", "memory", "lwf"],
+)
+def test_settings_that_cannot_work_are_refused(config, message):
+    with pytest.raises(ConfigError, match=message):
+        make_method(config)
+
+
+def test_the_policy_of_these_tests_has_the_gradient_they_assume():
+    policy = ToyPolicy(_features((1.0, 2.0)), Score((0.3, -0.1)))
+    samples = _all(toy_rollouts(_bins(1)))
+    samples.log_likelihood(policy, temperature=2.0, device=torch.device("cpu")).backward()
+    expected = (1 - torch.sigmoid(torch.tensor((0.3 - 0.2) / 2))) / 2
+    torch.testing.assert_close(policy.module.w.grad, expected * torch.tensor([1.0, 2.0]))
