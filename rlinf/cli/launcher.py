@@ -1,13 +1,13 @@
-"""Read a launcher's command line: the positional arguments it declares, ``--dry-run``, and Hydra overrides.
+"""Read a launcher's command line: the positional arguments it declares, options, and Hydra overrides.
 
 A launcher is one line of bash, ``launch SIGNATURE "$@" -- SETTING...``, and all of it arrives here. The signature is
 the documented one and doubles as the usage message::
 
     TASK_ID_OR_RANGE [ER_COEFF=0.03] [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
 
-Settings after ``--`` are fixed by the launcher: ``action=``, ``method=``, ``order=`` and ``config=`` (see
-``Settings``); every other one is a Hydra override in which ``{ER_COEFF}`` stands for that positional argument. An
-override whose argument is not given is left out.
+Settings after ``--`` are fixed by the launcher: ``action=``, ``order=`` and ``config=`` (see ``Settings``); every other
+one, such as ``method=er``, is a Hydra override in which ``{ER_COEFF}`` stands for that positional argument and
+``{LR_STRING[0]}`` for the first number of a list. An override whose argument is not given is left out.
 """
 
 from __future__ import annotations
@@ -15,18 +15,29 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 
 from rlinf.cli.console import UsageError
 
 DEFAULT_CONFIG = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
 DRY_RUN = "--dry-run"
+RESUME = "--resume"  # what is done anyway; for those who want to say it
 HELP = ("-h", "--help")
 ACTIONS = ("sequence", "evaluate", "train")
 ORDERS = ("range", "listed", "joint")
 
 _PARAMETER = re.compile(r"\[(?P<optional>\w+)(?:=(?P<default>[^\]]*))?\]|(?P<required>\w+)(?:\|\w+)?")
 _OVERRIDE = re.compile(r"(\+{0,2}[A-Za-z_][\w./@:-]*=.*)|(~[A-Za-z_][\w.@]*(=.*)?)", re.DOTALL)
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)(?:\[(\d)\])?\}")
+
+COEFFICIENTS = {  # arguments that are numbers: the smallest and the largest allowed
+    "ER_COEFF": (0.0, inf),
+    "DER_COEFF": (0.0, inf),
+    "MERGE_COEFF": (0.0, 1.0),
+    "CURRENT_LORA_SCALE": (0.0, inf),
+    "PREVIOUS_LORA_COEFF": (0.0, 1.0),
+}
+RATES = {"LR_STRING": ("vision", "llm", "head")}  # arguments that are lists of learning rates, and whose they are
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,6 @@ class Settings:
     """What a launcher fixes."""
 
     action: str = "sequence"  # ``sequence`` of training runs, ``evaluate`` a checkpoint, or ``train`` once
-    method: str = "sequential"  # names the folder of its results
     order: str = "range"  # tasks: FIRST,LAST in order; ``listed`` exactly as given; ``joint``: all in one run
     config: str = DEFAULT_CONFIG
     overrides: tuple[str, ...] = ()
@@ -77,16 +87,16 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     script, signature = argv[:2]
     split = len(argv) - 1 - list(reversed(argv)).index("--")
     given, fixed = argv[2:split], argv[split + 1 :]
-    usage = f"usage: bash {script} {signature} [{DRY_RUN}] [KEY=VALUE ...]"
+    usage = f"usage: bash {script} {signature} [{RESUME}] [{DRY_RUN}] [KEY=VALUE ...]"
     parameters = parse_signature(signature)
 
     user_overrides = tuple(word for word in given if _OVERRIDE.fullmatch(word))
     flags = [word for word in given if word.startswith("-") and not re.fullmatch(r"-\d.*", word)]
     positional = [word for word in given if word not in user_overrides and word not in flags]
     is_help = any(flag in HELP for flag in flags)
-    unknown = [flag for flag in flags if flag != DRY_RUN and flag not in HELP]
+    unknown = [flag for flag in flags if flag not in (DRY_RUN, RESUME, *HELP)]
     if unknown:
-        raise UsageError(f"unknown option {unknown[0]!r}; the only one is {DRY_RUN}\n{usage}")
+        raise UsageError(f"unknown option {unknown[0]!r}; expected {RESUME} or {DRY_RUN}\n{usage}")
     if len(positional) > len(parameters):
         extra = positional[len(parameters)]
         raise UsageError(f"{len(parameters)} arguments are expected, {len(positional)} given ({extra!r})\n{usage}")
@@ -97,6 +107,8 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         if not text and parameter.is_required and not is_help:
             raise UsageError(f"{parameter.name} is missing\n{usage}")
         values[parameter.name] = text or parameter.default
+        if values[parameter.name]:
+            check_number(parameter.name, values[parameter.name])
     settings = parse_settings(fixed, values)
     return Arguments(
         usage=usage,
@@ -121,19 +133,50 @@ def parse_signature(signature: str) -> tuple[Parameter, ...]:
     return tuple(parameters)
 
 
+def check_number(name: str, text: str) -> None:
+    """Refuse a coefficient or a list of learning rates that cannot be meant; other arguments pass."""
+    if name in COEFFICIENTS:
+        low, high = COEFFICIENTS[name]
+        number = read_number(text)
+        if number is None or not low <= number <= high:
+            allowed = f"between {low:g} and {high:g}" if isfinite(high) else f"of at least {low:g}"
+            raise UsageError(f"{name} must be a number {allowed}, got {text!r}")
+    if name in RATES:
+        modules, parts = RATES[name], text.split(",")
+        rates = [read_number(part) for part in parts]
+        if len(rates) != len(modules) or any(rate is None or rate < 0 for rate in rates):
+            raise UsageError(
+                f'{name} must be {len(modules)} learning rates "{",".join(modules)}" such as "2e-6,2e-6,1e-5", '
+                f"got {len(parts)} in {text!r}"
+            )
+
+
+def read_number(text: str) -> float | None:
+    """A finite number, or None where ``text`` is not one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
 def parse_settings(words: Sequence[str], values: Mapping[str, str]) -> Settings:
     """Split a launcher's fixed words into its settings and its overrides, arguments filled in."""
-    fixed = {"action": "sequence", "method": "sequential", "order": "range", "config": DEFAULT_CONFIG}
+    fixed = {"action": "sequence", "order": "range", "config": DEFAULT_CONFIG}
     overrides = []
     for word in words:
         key, _, value = word.partition("=")
         if key in fixed:
             fixed[key] = value
             continue
-        missing = [name for name in _PLACEHOLDER.findall(word) if not values[name]]
+        missing = [name for name, _ in _PLACEHOLDER.findall(word) if not values[name]]
         if not missing:
-            overrides.append(_PLACEHOLDER.sub(lambda match: values[match[1]], word))
+            overrides.append(_PLACEHOLDER.sub(lambda match: _filled(values[match[1]], match[2]), word))
     for key, allowed in (("action", ACTIONS), ("order", ORDERS)):
         if fixed[key] not in allowed:
             raise UsageError(f"the launcher's {key}={fixed[key]} is not one of: {', '.join(allowed)}")
     return Settings(**fixed, overrides=tuple(overrides))
+
+
+def _filled(text: str, index: str | None) -> str:
+    return text.split(",")[int(index)].strip() if index else text

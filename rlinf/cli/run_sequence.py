@@ -15,7 +15,10 @@ from rlinf.cli.child import run_child
 from rlinf.cli.console import REPOSITORY, UsageError, print_error, run_cli
 from rlinf.cli.launcher import Arguments, read_arguments
 from rlinf.config import Config, load_config, validate
+from rlinf.config.differences import CONFIG_FILE, refuse_other_settings
+from rlinf.config.resolve import MERGING_METHOD
 from rlinf.custom.checkpoint_paths import Workspace, find_location, recorded_config
+from rlinf.custom.lineage import LINEAGE_FILE, check_lineage
 from rlinf.custom.task_sequence import (
     DEFAULT_SEED,
     TRAIN_SCRIPT,
@@ -39,7 +42,10 @@ PLANNED = {
     "runner.logger.log_path": "runner.logger.log_root=FOLDER",
     "env.fixed_task_ids": "the argument TASK_ID_OR_RANGE",
     "actor.model.lora_path": "the argument CHECKPOINT_PATH",
+    "actor.model.previous_lora_paths": "run_embodiment_weight_merge.sh TASK_ID_OR_RANGE MERGE_COEFF",
 }
+PREVIOUS_COEFF = "actor.model.previous_lora_coeff"
+SCALE = "actor.model.lora_scale"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,13 +77,16 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
     config_name = arguments.value("CONFIG_NAME") or arguments.settings.config
     experiment = compose(config_name, arguments)
     stages = read_stages(arguments, num_tasks=experiment.num_tasks)
+    run_id = arguments.value("RUN_ID")
+    if not run_id and arguments.settings.order == "listed":
+        run_id = "order_" + "_".join(str(task_id) for stage in stages for task_id in stage)
     request = SequenceRequest(
-        method=arguments.settings.method,
+        method=experiment.results_name,
         stages=stages,
         seed=seed,
         checkpoint=arguments.value("CHECKPOINT_PATH", "INIT_CHECKPOINT") or None,
         max_epochs=max_epochs,
-        run_id=arguments.value("RUN_ID") or None,
+        run_id=run_id or None,
         overrides=arguments.overrides,
     )
     folder = method_folder(request, experiment, workspace)
@@ -85,6 +94,7 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
     records = ledger.read(ledger_path) if ledger_path.exists() else []
     evaluated = [Evaluated(one.row, one.seed, one.checkpoint) for one in records if not one.probe]
     steps = plan_sequence(request, experiment, workspace=workspace, ledger=evaluated)
+    check_steps(steps, workspace)
     tasks = ", then ".join("+".join(str(task_id) for task_id in stage) for stage in stages)
     heading = (
         f"{request.method}: {experiment.suite}, task {tasks}; {max_epochs or experiment.max_epochs} epochs each; "
@@ -111,7 +121,27 @@ def evaluation_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, t
     experiment = compose(config_name, arguments)
     request = EvaluationRequest(location=location, step=step, overrides=arguments.overrides)
     plan = plan_evaluation(request, experiment, workspace=workspace)
+    if not plan.merged and any(override.startswith(f"{PREVIOUS_COEFF}=") for override in arguments.overrides):
+        raise UsageError(f"PREVIOUS_LORA_COEFF: no earlier adapters are merged beneath {plan.title}; leave it out")
+    if plan.start is None and any(override.startswith(f"{SCALE}=") for override in arguments.overrides):
+        raise UsageError("CURRENT_LORA_SCALE: the base model has no adapter to scale; give a checkpoint")
+    check_steps((plan,), workspace)
     return f"evaluation of {plan.title} with config {config_name}", (plan,)
+
+
+def check_steps(steps: Sequence[Step], workspace: Workspace) -> None:
+    """Refuse, before anything is started, to mix settings in one folder and checkpoints of another suite or model."""
+    for step in steps:
+        folder = workspace.root / step.folder
+        start = None if step.start is None else workspace.root / step.start
+        known_start = start is not None and (start / LINEAGE_FILE).is_file()
+        if not known_start and not any(folder.parent.glob(f"*/{CONFIG_FILE}")):
+            continue
+        config = load_config(step.command[2], step.command[3:])
+        if start is not None and known_start:
+            check_lineage(config, start)
+        if step.command[0] == TRAIN_SCRIPT:
+            refuse_other_settings(folder, config)
 
 
 def single_step(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
@@ -147,6 +177,9 @@ def compose(config_name: str, arguments: Arguments) -> Experiment:
         log_root=config.runner.logger.log_root,
         eval_before=config.runner.eval_before if arguments.overridden("runner.eval_before") else None,
         eval_after=config.runner.eval_after if arguments.overridden("runner.eval_after") else None,
+        first_task=config.env.first_task,
+        results_name=config.method.results_name,
+        merges=config.method.name == MERGING_METHOD,
     )
     validate(config, num_tasks=experiment.num_tasks)
     return experiment
@@ -185,7 +218,8 @@ def describe(step: Step, number: int, count: int) -> list[str]:
     lines = [f"[{number}/{count}] {step.title}: {'; '.join(step.todo) or 'done before, skipped'}"]
     lines += [f"  note        {note}" for note in step.notes]
     lines.append(f"  folder      {step.folder}")
-    lines.append(f"  start       {step.start or 'base model'}")
+    lines += [f"  merged      {path}" for path in step.merged]
+    lines.append(f"  start       {step.start or ('merged model' if step.merged else 'base model')}")
     if step.result is not None:
         lines.append(f"  checkpoint  {step.result}")
     lines.append(f"  command     {shlex.join(['python', *step.command])}")

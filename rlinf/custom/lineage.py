@@ -16,7 +16,8 @@ class Lineage:
 
     method: what its results are called; learnt_tasks: tasks it was trained on, in order; stage: the last of them,
     several when learnt together.
-    merged: adapters of earlier tasks that were in the base model beneath it, with the factor ``merge_coeff``.
+    merged: adapters of earlier tasks that were in the base model beneath it.
+    merge_coeff: factor on those, and on this one in evaluations (weight merge only).
     """
 
     method: str

@@ -23,6 +23,7 @@ from rlinf.custom.checkpoint_paths import (
     saved_steps,
     task_folder_of,
 )
+from rlinf.custom.lineage import Lineage
 
 NUM_TASKS = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 DEFAULT_LOG_ROOT = "logs"
@@ -45,6 +46,9 @@ class Experiment:
     log_root: str = DEFAULT_LOG_ROOT
     eval_before: bool | None = None  # what the user asks for; None: the planner decides
     eval_after: bool | None = None
+    first_task: int = 0  # of the published sequences on this suite
+    results_name: str = "sequential"  # of the configured method
+    merges: bool = False  # every task learns a fresh adapter on top of the earlier ones, merged into the base
 
     @property
     def num_tasks(self) -> int:
@@ -75,11 +79,12 @@ class Step:
 
     title: str
     folder: str
-    start: str | None  # actor folder; None is the base model
+    start: str | None  # actor folder; None is the base model or, in weight merge, what ``merged`` makes of it
     result: str | None  # actor folder that exists when the command has done its work; None for an evaluation
     command: tuple[str, ...]  # script and arguments, without the interpreter
     todo: tuple[str, ...]  # what is left to do, in words; empty: skipped
     notes: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()  # actor folders that are merged into the base model
 
 
 # ---------------------------------------------------------------------------------------------- reading arguments
@@ -168,29 +173,54 @@ def method_folder(request: SequenceRequest, experiment: Experiment, workspace: W
 def plan_sequence(
     request: SequenceRequest, experiment: Experiment, *, workspace: Workspace, ledger: Collection[Evaluated]
 ) -> tuple[Step, ...]:
-    """One step per stage; each starts from the adapter that the one before it ends with."""
+    """One step per stage. Each starts from the adapter that the one before it ends with, or, where the method merges,
+    from a fresh one on top of all before it."""
     start: Path | None = None
     if request.checkpoint:
         start = find_actor(workspace.find(request.checkpoint), given=request.checkpoint)
     steps = []
     results = method_folder(request, experiment, workspace)
-    wants_base = experiment.eval_before is None and start is None and not _has_base(ledger, request.seed)
+    merged = _earlier_adapters(request, experiment, workspace) if experiment.merges else ()
+    is_first = start is None and not merged
+    wants_base = experiment.eval_before is None and is_first and not _has_base(ledger, request.seed)
     if wants_base and saved_steps(results / _stage_name(request.stages[0], request)):  # too late for its own run
         steps.append(_base_evaluation(results, request.seed, request.overrides, experiment, workspace=workspace))
         wants_base = False
     for task_ids in request.stages:
         step = _plan_stage(
-            task_ids, start, request, experiment, workspace=workspace, ledger=ledger, wants_base=wants_base
+            task_ids, start, merged, request, experiment, workspace=workspace, ledger=ledger, wants_base=wants_base
         )
         steps.append(step)
-        start = workspace.root / (step.result or "")
+        result = workspace.root / (step.result or "")
+        if experiment.merges:
+            merged = (*merged, result)
+        else:
+            start = result
         wants_base = False
     return tuple(steps)
+
+
+def _earlier_adapters(request: SequenceRequest, experiment: Experiment, workspace: Workspace) -> tuple[Path, ...]:
+    """What tasks before the first one of this request have learnt, from the first task of the suite's sequences on."""
+    max_epochs = request.max_epochs or experiment.max_epochs
+    folder = method_folder(request, experiment, workspace)
+    adapters = []
+    for task_id in range(experiment.first_task, request.stages[0][0]):
+        actor = folder / _stage_name((task_id,), request) / "checkpoints" / f"global_step_{max_epochs}" / "actor"
+        if not is_actor(actor):
+            raise SequenceError(
+                f"task {request.stages[0][0]} learns on top of the adapters of the tasks before it, and that of task "
+                f"{task_id} is missing: {workspace.show(actor)}\n"
+                f'Train them first, with TASK_ID_OR_RANGE="{experiment.first_task},{request.stages[0][0]}"'
+            )
+        adapters.append(actor)
+    return tuple(adapters)
 
 
 def _plan_stage(
     task_ids: tuple[int, ...],
     start: Path | None,
+    merged: tuple[Path, ...],
     request: SequenceRequest,
     experiment: Experiment,
     *,
@@ -211,6 +241,9 @@ def _plan_stage(
         settings.append(f"runner.max_epochs={request.max_epochs}")
     if start is not None:
         settings.append(f"actor.model.lora_path={workspace.show(start)}")
+    beneath = tuple(workspace.show(path) for path in merged)
+    if beneath:
+        settings.append(f"actor.model.previous_lora_paths=[{','.join(beneath)}]")
 
     todo = []
     if experiment.eval_before is None:
@@ -237,7 +270,8 @@ def _plan_stage(
         result=workspace.show(result),
         command=(TRAIN_SCRIPT, "--config-name", experiment.config_name, *settings, *request.overrides),
         todo=tuple(todo),
-        notes=_continuation_note(task_ids, folder, start, workspace=workspace),
+        notes=() if experiment.merges else _continuation_note(task_ids, folder, start, workspace=workspace),
+        merged=beneath,
     )
 
 
@@ -286,7 +320,7 @@ class EvaluationRequest:
 def plan_evaluation(request: EvaluationRequest, experiment: Experiment, *, workspace: Workspace) -> Step:
     """One step that evaluates all tasks and reports to the ledger that the checkpoint's own training reports to."""
     if request.location == BASE_ROW:
-        results = workspace.root / experiment.root / "sequential"
+        results = workspace.root / experiment.root / experiment.results_name
         return _base_evaluation(results, DEFAULT_SEED, request.overrides, experiment, workspace=workspace)
     actor, notes = _checkpoint_at(find_location(request.location, workspace=workspace), request, experiment, workspace)
     folder = task_folder_of(actor)
@@ -315,9 +349,16 @@ def _evaluation(
     notes: tuple[str, ...] = (),
 ) -> Step:
     start = None if actor is None else workspace.show(actor)
+    lineage = None if actor is None else Lineage.load(actor)
+    beneath = _merged_beneath(lineage, workspace)
     settings = [f"runner.seed={seed}", f"runner.logger.log_path={workspace.show(folder)}"]
     if start is not None:
         settings.insert(0, f"actor.model.lora_path={start}")
+    if beneath:
+        settings.append(f"actor.model.previous_lora_paths=[{','.join(beneath)}]")
+    if lineage is not None and lineage.merge_coeff is not None:
+        settings.append(f"actor.model.previous_lora_coeff={lineage.merge_coeff}")
+        settings.append(f"actor.model.lora_scale={lineage.merge_coeff}")
     return Step(
         title="base model" if actor is None else f"{folder.name}, {actor.parent.name}",
         folder=workspace.show(folder),
@@ -326,7 +367,19 @@ def _evaluation(
         command=(EVALUATE_SCRIPT, "--config-name", experiment.config_name, *settings, *overrides),
         todo=("evaluate all tasks",),
         notes=notes,
+        merged=beneath,
     )
+
+
+def _merged_beneath(lineage: Lineage | None, workspace: Workspace) -> tuple[str, ...]:
+    """The adapters that a checkpoint was trained on top of; each must be there."""
+    paths = [workspace.find(path) for path in lineage.merged] if lineage else []
+    for path in paths:
+        if not is_actor(path):
+            raise SequenceError(
+                f"the checkpoint was trained on top of the adapter in {workspace.show(path)}, which is missing"
+            )
+    return tuple(workspace.show(path) for path in paths)
 
 
 def _checkpoint_at(

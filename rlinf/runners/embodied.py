@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from rlinf.config import Config, config_hash, resolve_adapter
+from rlinf.config.resolve import MERGING_METHOD
 from rlinf.custom.lineage import Lineage
 from rlinf.custom.methods import TaskContext
 from rlinf.engines.checkpoint import Checkpoint, checkpoints, prune, publish, temporary_folder
@@ -230,7 +231,7 @@ class EmbodiedRunner:
             stage=self.state.task_ids,
             base_model=self.config.actor.checkpoint_load_path,
             merged=tuple(model.previous_lora_paths),
-            merge_coeff=model.previous_lora_coeff if model.previous_lora_paths else None,
+            merge_coeff=self.config.method.merge.coeff if self.config.method.name == MERGING_METHOD else None,
         ).save(writing / "actor")
         publish(folder, self.epoch)
         if self.config.runner.keep_checkpoints:

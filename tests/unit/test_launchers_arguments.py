@@ -8,7 +8,7 @@ from rlinf.cli.launcher import Arguments, parse_signature, read_arguments
 SEQUENTIAL = "TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]"
 
 
-def read(*words: str, signature: str = SEQUENTIAL, settings: tuple[str, ...] = ("method=sequential",)) -> Arguments:
+def read(*words: str, signature: str = SEQUENTIAL, settings: tuple[str, ...] = ()) -> Arguments:
     return read_arguments(["run.sh", signature, *words, "--", *settings])
 
 
@@ -61,8 +61,8 @@ def test_launcher_overrides_take_arguments_and_come_before_the_users() -> None:
         signature="TASK_ID_OR_RANGE [ER_COEFF=0.03] [SEED]",
         settings=("method=er", "algorithm.use_experience_replay=true", "algorithm.bc_coeff={ER_COEFF}"),
     )
-    assert arguments.settings.method == "er"
     assert arguments.overrides == (
+        "method=er",
         "algorithm.use_experience_replay=true",
         "algorithm.bc_coeff=0.1",
         "algorithm.bc_coeff=0.2",
@@ -70,11 +70,34 @@ def test_launcher_overrides_take_arguments_and_come_before_the_users() -> None:
 
 
 def test_default_of_the_signature_and_absent_argument() -> None:
-    settings = ("algorithm.bc_coeff={ER_COEFF}", "slca.lrs=[{LR_STRING}]")
+    settings = ("algorithm.bc_coeff={ER_COEFF}", "slca.vision={LR_STRING[0]}", "slca.head={LR_STRING[2]}")
     given = read("0", signature="TASK [ER_COEFF=0.03] [LR_STRING]", settings=settings)
     assert given.overrides == ("algorithm.bc_coeff=0.03",)
-    given = read("0", "", "2e-6,2e-6,1e-5", signature="TASK [ER_COEFF=0.03] [LR_STRING]", settings=settings)
-    assert given.overrides == ("algorithm.bc_coeff=0.03", "slca.lrs=[2e-6,2e-6,1e-5]")
+    given = read("0", "", "2e-6, 3e-6, 1e-5", signature="TASK [ER_COEFF=0.03] [LR_STRING]", settings=settings)
+    assert given.overrides == ("algorithm.bc_coeff=0.03", "slca.vision=2e-6", "slca.head=1e-5")
+
+
+@pytest.mark.parametrize(
+    ("signature", "words", "message"),
+    [
+        ("TASK MERGE_COEFF", ("0", "1.5"), "MERGE_COEFF must be a number between 0 and 1, got '1.5'"),
+        ("TASK MERGE_COEFF", ("0", "-0.1"), "MERGE_COEFF must be a number between 0 and 1, got '-0.1'"),
+        ("TASK MERGE_COEFF", ("0", "nan"), "MERGE_COEFF must be a number between 0 and 1, got 'nan'"),
+        ("TASK MERGE_COEFF", ("0",), "MERGE_COEFF is missing"),
+        ("TASK [ER_COEFF=0.03]", ("0", "much"), "ER_COEFF must be a number of at least 0, got 'much'"),
+        ("TASK [LR_STRING]", ("0", "2e-6,2e-6"), "3 learning rates .vision,llm,head. .* got 2 in '2e-6,2e-6'"),
+        ("TASK [LR_STRING]", ("0", "2e-6,2e-6,fast"), "3 learning rates"),
+        ("TASK [LR_STRING]", ("0", "2e-6,2e-6,-1e-5"), "3 learning rates"),
+        ("LOCATION CURRENT_LORA_SCALE", ("x", "half"), "CURRENT_LORA_SCALE must be a number of at least 0"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(signature: str, words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(*words, signature=signature)
+
+
+def test_resume_is_accepted() -> None:
+    assert read("0", "--resume", "--dry-run").is_dry_run
 
 
 def test_overridden_key() -> None:
@@ -88,7 +111,7 @@ def test_overridden_key() -> None:
     [
         ((), "TASK_ID_OR_RANGE is missing"),
         (("",), "TASK_ID_OR_RANGE is missing"),
-        (("0", "--dryrun"), "unknown option '--dryrun'"),
+        (("0", "--dryrun"), "unknown option '--dryrun'; expected --resume or --dry-run"),
         (("0", "", "", "", "1", "more"), "5 arguments are expected, 6 given"),
     ],
 )
