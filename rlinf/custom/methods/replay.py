@@ -54,14 +54,16 @@ class DemonstrationReplay(ContinualMethod):
         return LiberoTrajectoryDataset.load(refs, policy, nearest_bins=nearest)
 
     def draw(self) -> NDArray[np.int64]:
-        """Random frames of the demonstrations, others on every rank and in every micro-batch; the same when a run is
-        resumed."""
+        """This rank's share of random frames: others in every micro-batch, the same when a run is resumed, and
+        together the same on any number of ranks."""
         assert self.dataset is not None
         assert self._task is not None
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        rng = np.random.default_rng([self._task.seed, self._draws, rank])
+        grouped = dist.is_initialized()
+        rank, world_size = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
+        size = self.config.batch_size or self._task.micro_batch
+        rng = np.random.default_rng([self._task.seed, self._draws])
         self._draws += 1
-        return rng.integers(0, len(self.dataset), self.config.batch_size or self._task.micro_batch)
+        return rng.integers(0, len(self.dataset), size * world_size)[rank * size : (rank + 1) * size]
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,106 @@
+"""``python examples/embodiment/compute_base_logits_embodied_agent.py [CONFIG_NAME] [key=value ...]``: base-model logits
+of the demonstrations, for dark experience replay.
+
+They are stored beside the demonstrations, one file each; run again, it computes what is missing or stale. Which
+demonstrations: ``method.replay.{demonstrations,demonstrations_per_task}``.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from rlinf.cli.request import configure_process, parse
+from rlinf.config.schema import Config
+from rlinf.custom.base_logits import logits_path
+from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, find_demonstrations
+from rlinf.custom.logits_precompute_worker import LogitsPrecomputeWorker, divide, threads_per_worker
+from rlinf.models import PolicySource
+from rlinf.reporting.progress import Progress
+from rlinf.scheduler import Cluster, WorkerGroup
+from rlinf.scheduler.cluster import Resources
+from rlinf.scheduler.worker_group import Placement, gpu_bundles
+from rlinf.workers.launch import TORCH_ENVIRONMENT
+
+log = logging.getLogger(__name__)
+
+DRY_RUN = "--dry-run"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compute and store; returns the exit code."""
+    words = [word for word in argv if word != DRY_RUN]
+    if words and not words[0].startswith("-") and "=" not in words[0]:
+        words = ["--config-name", *words]
+    request = parse(
+        [word for word in words if word],
+        prog="compute_base_logits_embodied_agent.py",
+        description=f"Compute base-model logits of demonstrations. {DRY_RUN}: only say of which.",
+    )
+    if request is None:
+        return 0
+    config = request.config
+    refs = find_demonstrations(config.method.replay, suite=config.env.suite, task_ids=None)
+    if DRY_RUN in argv:
+        for ref in refs:
+            state = "there, checked when computing" if logits_path(ref).is_file() else "missing"
+            print(f"task {ref.task_id}, {ref.num_steps} frames: {logits_path(ref)} ({state})")
+        print("dry run: nothing was started")
+        return 0
+    configure_process()
+    with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:
+        computed = run(config, request.source, refs, cluster.resources)
+    log.info("base-model logits of %d demonstrations are there, %d computed now", len(refs), computed)
+    for folder in sorted({logits_path(ref).parent.parent for ref in refs}):
+        print(folder)
+    return 0
+
+
+def run(config: Config, source: PolicySource, refs: Sequence[DemonstrationRef], resources: Resources) -> int:
+    """Compute on all rollout workers; returns how many demonstrations were computed."""
+    asked = config.cluster.num_rollout_workers
+    count = min(asked if asked > 0 else max(resources.num_gpus, 1), len(refs))
+    placement = Placement(env_vars=TORCH_ENVIRONMENT)
+    if resources.num_gpus:
+        bundles = range(min(count, resources.num_gpus))
+        placement = Placement(
+            num_gpus=len(bundles) / count, group=gpu_bundles(len(bundles)), bundles=bundles, env_vars=TORCH_ENVIRONMENT
+        )
+    threads = threads_per_worker(count)
+    group = WorkerGroup(
+        "logits",
+        LogitsPrecomputeWorker,
+        count,
+        lambda _: (config, source, threads),
+        placement=placement,
+        timeout_s=config.runner.call_timeout_s,
+        watched=True,
+    )
+    with Progress("base-model logits", total=len(refs), unit="demonstrations") as bar:
+        watch = _Watch(group, bar)
+        calls = group.submit_each("compute", [(share,) for share in divide(refs, count)])
+        computed: list[int] = group.wait(calls, tick=watch.tick)
+        watch.show(len(refs))
+    group.stop()
+    return sum(computed)
+
+
+class _Watch:
+    """Moves the bar to what the workers report; never waits for them."""
+
+    def __init__(self, group: WorkerGroup, bar: Progress) -> None:
+        self._group, self._bar = group, bar
+        self._refs: list[ray.ObjectRef[Any]] = []
+
+    def tick(self) -> None:
+        if self._refs:
+            done, _ = ray.wait(self._refs, num_returns=len(self._refs), timeout=0)
+            if len(done) < len(self._refs):
+                return
+            self.show(sum(ray.get(self._refs)))
+        self._refs = self._group.watch("progress")
+
+    def show(self, done: int) -> None:
+        if done > self._bar.done:
+            self._bar.advance(done - self._bar.done)

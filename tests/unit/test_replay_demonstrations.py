@@ -1,0 +1,111 @@
+"""Demonstrations as replay samples: which are chosen, what they hold, and what is said when they are not there."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from rlinf.config import ConfigError
+from rlinf.config.schema import ReplayConfig
+from rlinf.custom.libero_trajectory_dataset import LiberoTrajectoryDataset, find_demonstrations, read_demonstration
+from rlinf.custom.rlds import RldsError, find_shards, scan
+from tests.small_policy import read_policy, write_policy
+from tests.unit.replay_demos import SUITE, task_names, write_hdf5, write_rlds
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return read_policy(write_policy(tmp_path_factory.mktemp("policy") / "small"))
+
+
+def _find(folder, task_ids, *, per_task=1):
+    config = ReplayConfig(demonstrations=str(folder), demonstrations_per_task=per_task)
+    return find_demonstrations(config, suite=SUITE, task_ids=task_ids)
+
+
+def test_one_demonstration_of_each_task_unless_more_are_asked_for(tmp_path):
+    write_hdf5(tmp_path, task_ids=range(10), num_demos=3)
+    refs = _find(tmp_path, None)
+    assert [(ref.task_id, ref.name) for ref in refs] == [(task, "demo_0") for task in range(10)]
+    assert [(ref.task_id, ref.name) for ref in _find(tmp_path, [4, 2], per_task=2)] == [
+        (4, "demo_0"),
+        (4, "demo_1"),
+        (2, "demo_0"),
+        (2, "demo_1"),
+    ]
+    assert len(_find(tmp_path, [1], per_task=None)) == 3
+    assert _find(tmp_path / SUITE, [1]) == _find(tmp_path, [1]), "the suite's own folder may be named too"
+
+
+def test_missing_demonstrations_name_the_folder_and_the_command(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        _find(tmp_path / "nothing", [0, 3])
+    assert str(tmp_path / "nothing") in str(error.value)
+    assert "python -m libero_runtime.demonstrations --suite libero_spatial --tasks 0,3" in str(error.value)
+    write_hdf5(tmp_path, task_ids=[0], num_demos=1)
+    with pytest.raises(ConfigError, match=r"--tasks 3 --episodes-per-task 1"):
+        _find(tmp_path, [0, 3])
+    with pytest.raises(ConfigError, match=r"--tasks 0 --episodes-per-task 2"):
+        _find(tmp_path, [0], per_task=2)
+
+
+def test_samples_are_what_the_policy_saw_and_what_the_expert_did(tmp_path, policy):
+    write_hdf5(tmp_path, task_ids=[5], num_steps=12)
+    (ref,) = _find(tmp_path, [5])
+    dataset = LiberoTrajectoryDataset.load([ref], policy)
+    assert len(dataset) == 12
+    frames = np.array([3])
+    inputs = dataset.inputs(frames, torch.device("cpu"))
+    assert inputs.languages == (task_names()[5].replace("_", " "),)
+    assert inputs.frames_BNHWC.shape == (1, 1, 32, 32, 3)
+    with h5py.File(ref.path) as file:
+        stored = file["data/demo_0/obs/agentview_rgb"][3]
+        actions = file["data/demo_0/actions"][()]
+    upright = torch.from_numpy(stored[::-1, ::-1].copy())[None, None]
+    assert torch.equal(inputs.frames_BNHWC, policy.processor.resize(upright))
+
+    bins_BT = dataset.targets(frames, torch.device("cpu"))
+    decoded = policy.actions.env_actions(bins_BT)[0].numpy()
+    np.testing.assert_allclose(decoded, actions[3:11], atol=1 / 255)  # half a bin
+    # Five actions are left at frame 7; after them the expert stays where it is, its gripper as it was.
+    decoded = policy.actions.env_actions(dataset.targets(np.array([7]), torch.device("cpu")))[0].numpy()
+    np.testing.assert_allclose(decoded[:5], actions[7:], atol=1 / 255)
+    np.testing.assert_allclose(decoded[5:], [[0, 0, 0, 0, 0, 0, actions[-1, 6]]] * 3, atol=1 / 255)
+
+
+def test_targets_take_the_nearest_bin_or_that_of_supervised_training(tmp_path, policy):
+    write_hdf5(tmp_path, task_ids=[5], num_steps=4)
+    refs = _find(tmp_path, [5])
+    nearest = LiberoTrajectoryDataset.load(refs, policy, nearest_bins=True).bins_FT.view(4, 8, 7)
+    supervised = LiberoTrajectoryDataset.load(refs, policy, nearest_bins=False).bins_FT.view(4, 8, 7)
+    # The gripper is open in the first step: exactly 1 before it is binned.
+    assert supervised[0, 0, 6] == 0
+    assert nearest[0, 0, 6] == 1
+    assert torch.equal(nearest[..., :6], supervised[..., :6])
+
+
+def test_rlds_shards_are_read_without_tensorflow(tmp_path, policy):
+    path = tmp_path / f"{SUITE}_no_noops" / "1.0.0" / f"{SUITE}-train.tfrecord-00000-of-00001"
+    episodes = write_rlds(path, task_ids=[7, 2])
+    refs = _find(tmp_path, [2, 7])
+    assert [(ref.task_id, ref.name, ref.num_steps) for ref in refs] == [(2, "1", 5), (7, "0", 5)]
+    demo = read_demonstration(refs[0], num_images=2)
+    images, actions = episodes[1]
+    np.testing.assert_array_equal(demo.actions_TA, actions)
+    np.testing.assert_array_equal(demo.images_TNHWC, np.stack([images, 255 - images], axis=1))
+    assert len(LiberoTrajectoryDataset.load(refs, policy)) == 10
+
+
+def test_a_shard_that_is_cut_off_is_named(tmp_path):
+    path = tmp_path / "libero_spatial-train.tfrecord-00000-of-00001"
+    write_rlds(path, task_ids=[0])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RldsError, match=f"{path.name} is cut off"):
+        list(scan(find_shards(tmp_path, SUITE)))
+    path.write_bytes(struct_record(b"\x0b no example"))
+    with pytest.raises(RldsError, match=r"not a tf\.train\.Example"):
+        list(scan([path]))
+
+
+def struct_record(data):
+    return len(data).to_bytes(8, "little") + bytes(4) + data + bytes(4)
