@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlinf.cli.console import run_cli
-from rlinf.reporting.report import collect, write_report
+from rlinf.reporting.report import collect, csv_table, latex, write_report
+from rlinf.reporting.report.export import write_text
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,10 +17,12 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rlinf.cli.report",
         description="Write one self-contained HTML report on the experiments below the given folders.",
-        epilog="example: python -m rlinf.cli.report logs/quickstart --out report.html",
+        epilog="example: python -m rlinf.cli.report logs/sequential logs/ewc --out report.html --latex table.tex",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="log folder; searched recursively")
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (default: report.html)")
+    parser.add_argument("--latex", type=Path, metavar="FILE", help="also write the table as LaTeX (booktabs)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table as CSV, with all metrics")
     parser.add_argument("--title", default="", help="heading of the page (default: what was run)")
     parser.add_argument(
         "--max-videos", type=int, default=6, metavar="N", help="videos to embed per experiment (default: 6)"
@@ -30,6 +33,10 @@ def main(argv: Sequence[str]) -> int:
     for experiment in experiments:
         rows = ", ".join(record.row for record in experiment.records) or "no evaluation"
         print(f"{experiment.method}, seed {experiment.seed} ({experiment.folder}): {rows}")
+    if arguments.latex:
+        print(write_text(arguments.latex, latex(experiments), option="--latex").resolve())
+    if arguments.csv:
+        print(write_text(arguments.csv, csv_table(experiments), option="--csv").resolve())
     out = write_report(experiments, arguments.out, title=arguments.title, max_videos=arguments.max_videos)
     print(out.resolve())
     return 0

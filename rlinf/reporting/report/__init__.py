@@ -1,10 +1,12 @@
-"""The HTML report: one self-contained file from the folders of one or more experiments.
+"""The report: one self-contained HTML file from the folders of one or more experiments, and its table as LaTeX and CSV.
 
-``collect`` reads files; ``charts``, ``sections``, ``training`` and ``tables`` turn them into fragments of HTML, in the
-language of ``words``; ``page`` assembles.
+``collect`` reads files and ``lines`` groups what is comparable; ``columns`` are the metrics of all tables. ``charts``,
+``overlays``, ``sections``, ``training``, ``scales``, ``compare`` and ``tables`` turn them into fragments of HTML, in
+the language of ``words``; ``page`` assembles, ``export`` writes LaTeX and CSV.
 """
 
 from rlinf.reporting.report.collect import ReportError, collect
+from rlinf.reporting.report.export import csv_table, latex
 from rlinf.reporting.report.page import write_report
 
-__all__ = ["ReportError", "collect", "write_report"]
+__all__ = ["ReportError", "collect", "csv_table", "latex", "write_report"]

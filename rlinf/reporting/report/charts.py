@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from html import escape
 
 from rlinf.custom.metrics import SuccessMatrix, wilson_interval
-from rlinf.reporting.report.words import ordinal, percent, task_title
+from rlinf.reporting.report.words import ordinal, percent, task_ranges, task_title
 
-NUM_COLOURS = 6
+NUM_COLOURS = 8
 # Success rates from which a cell's text changes its ink, to stay readable: "middle" does so on dark pages only.
 _MIDDLE, _STRONG = 0.55, 0.7
 
@@ -33,9 +33,7 @@ class Segment:
 def row_names(matrix: SuccessMatrix) -> list[str]:
     """A name for each row of the matrix."""
     return [
-        "base model"
-        if not stage
-        else "after " + ("task " if len(stage) == 1 else "tasks ") + ", ".join(map(str, stage))
+        "base model" if not stage else "after " + ("task " if len(stage) == 1 else "tasks ") + task_ranges(stage)
         for stage in matrix.stages
     ]
 

@@ -60,7 +60,8 @@ class Experiment:
     """One method with one seed on one suite: what a section of the report is about.
 
     ``records`` holds the last evaluation of each row in the order of learning. ``matrix`` is None when the rows
-    cannot share one; ``matrix_problem`` then says why.
+    cannot share one; ``matrix_problem`` then says why. ``probes`` are evaluations of changed policies, such as other
+    LoRA scales.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Experiment:
     training: tuple[TrainingRun, ...]
     info: RunInfo | None
     videos: tuple[Video, ...]
+    probes: tuple[EvaluationRecord, ...] = ()
 
     @property
     def title(self) -> str:
@@ -160,12 +162,15 @@ def _experiments_of(path: Path, runs: Sequence[TrainingRun]) -> list[Experiment]
                 training=tuple(training),
                 info=run_info.read(path.parent) or next((run.info for run in training if run.info), None),
                 videos=_videos(path.parent, records),
+                probes=tuple(record for record in group if record.probe),
             )
         )
     return experiments
 
 
 def _matrix(records: Sequence[EvaluationRecord]) -> tuple[SuccessMatrix | None, str]:
+    if not records:
+        return None, "the only evaluations are of other LoRA scales"
     first = records[0]
     if not set.intersection(*(set(record.success) for record in records)):
         return None, "no task was evaluated in every row"

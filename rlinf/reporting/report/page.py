@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from rlinf.reporting.ledger import utc_now
-from rlinf.reporting.report import sections, tables, training
-from rlinf.reporting.report.collect import Experiment, ReportError
+from rlinf.reporting.report import compare, scales, sections, tables, training
+from rlinf.reporting.report.collect import Experiment
+from rlinf.reporting.report.export import write_text
+from rlinf.reporting.report.lines import Line, settings_of
+from rlinf.reporting.report.words import count
 
 _STYLE = Path(__file__).with_name("style.css")
 MAX_VIDEO_BYTES = 24 * 2**20
@@ -17,26 +19,18 @@ MAX_VIDEO_BYTES = 24 * 2**20
 
 def write_report(experiments: Sequence[Experiment], out: Path, *, title: str = "", max_videos: int = 6) -> Path:
     """Write the page under a temporary name, then rename it."""
-    if out.is_dir():
-        raise ReportError(f"{out} is a folder; --out takes the name of a file such as report.html")
-    page = render(experiments, title=title, max_videos=max_videos)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
-    return out
+    return write_text(out, render(experiments, title=title, max_videos=max_videos), option="--out")
 
 
 def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: int = 6) -> str:
-    """The whole page. One experiment is its own headline; several are compared first."""
+    """The whole page. One experiment is its own headline; several are compared first and folded below."""
     several = len(experiments) > 1
     heading = title or ("Continual reinforcement learning, compared" if several else experiments[0].title)
-    anchors = [f"experiment-{number}" for number in range(1, len(experiments) + 1)]
     body = [f'<p class="overline">Continual RL of vision-language-action models</p><h1>{escape(heading)}</h1>']
     if several:
-        body.append(tables.comparison(experiments, anchors))
-    for experiment, anchor in zip(experiments, anchors, strict=True):
-        body.append(_experiment(experiment, anchor, is_named=several or bool(title), max_videos=max_videos))
+        body += [_overview(experiments), *_comparisons(experiments), _single_runs(experiments, max_videos)]
+    else:
+        body.append(_experiment(experiments[0], is_named=bool(title), max_videos=max_videos, max_bytes=MAX_VIDEO_BYTES))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -49,7 +43,42 @@ def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: in
     )
 
 
-def _experiment(experiment: Experiment, anchor: str, *, is_named: bool, max_videos: int) -> str:
+def _overview(experiments: Sequence[Experiment]) -> str:
+    """How much is compared, and what could not be."""
+    methods = {experiment.method for experiment in experiments}
+    words = f"{count(len(experiments), 'run')} of {count(len(methods), 'method')}."
+    left_out = [
+        f"<li>{escape(experiment.title)}, seed {experiment.seed}: {escape(experiment.matrix_problem)}</li>"
+        for experiment in experiments
+        if experiment.matrix is None
+    ]
+    problems = f'<div class="note">Without a success matrix:<ul>{"".join(left_out)}</ul></div>' if left_out else ""
+    stand_in = next((text for experiment in experiments if (text := sections.notes(experiment))), "")
+    return f'<p class="lead">{words} Each run has its own section at the end.</p>{stand_in}{problems}'
+
+
+def _comparisons(experiments: Sequence[Experiment]) -> list[str]:
+    settings = settings_of(experiments)
+    anchors = {id(experiment): f"experiment-{number}" for number, experiment in enumerate(experiments, start=1)}
+    return [compare.section(setting, anchors=anchors, is_only=len(settings) == 1) for setting in settings]
+
+
+def _single_runs(experiments: Sequence[Experiment], max_videos: int) -> str:
+    """Every run, folded; videos share the page's allowance."""
+    runs = []
+    for number, experiment in enumerate(experiments, start=1):
+        name = f"{experiment.title}, seed {experiment.seed}"
+        content = _experiment(
+            experiment, is_named=False, max_videos=max_videos, max_bytes=MAX_VIDEO_BYTES // len(experiments)
+        )
+        runs.append(
+            f'<details class="run" id="experiment-{number}"><summary>{escape(name)} '
+            f"<small>{escape(str(experiment.folder))}</small></summary>{content}</details>"
+        )
+    return f'<h2>Each run</h2><div class="card">{"".join(runs)}</div>'
+
+
+def _experiment(experiment: Experiment, *, is_named: bool, max_videos: int, max_bytes: int) -> str:
     parts = []
     if is_named:
         parts.append(f"<h2>{escape(experiment.title)}, seed {experiment.seed}</h2>")
@@ -61,11 +90,12 @@ def _experiment(experiment: Experiment, anchor: str, *, is_named: bool, max_vide
         sections.success_section(experiment),
         sections.task_section(experiment),
         training.section(experiment),
-        sections.video_section(experiment.videos, limit=max_videos, max_bytes=MAX_VIDEO_BYTES),
+        scales.section([Line.of(experiment)]),
+        sections.video_section(experiment.videos, limit=max_videos, max_bytes=max_bytes),
     ]
     details = tables.evaluations_table(experiment) + tables.settings_tables(experiment)
     if experiment.matrix is not None:
-        details = tables.metrics_table(experiment.matrix) + details
+        details = tables.metrics_table(experiment) + details
     if details:
         parts.append(f'<h2>Details</h2><div class="card">{details}</div>')
-    return f'<section class="experiment" id="{anchor}">{"".join(parts)}</section>'
+    return f'<section class="experiment">{"".join(parts)}</section>'

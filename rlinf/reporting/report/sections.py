@@ -9,9 +9,10 @@ from html import escape
 
 from rlinf.custom import metrics
 from rlinf.custom.metrics import Estimate, SuccessMatrix
+from rlinf.reporting.ledger import BASE_ROW, row_tasks
 from rlinf.reporting.report import charts
 from rlinf.reporting.report.collect import VIDEO_TYPES, Experiment, Video
-from rlinf.reporting.report.words import count, listing, percent, points_text
+from rlinf.reporting.report.words import count, listing, percent, points_text, task_ranges
 
 
 def lead(experiment: Experiment) -> str:
@@ -45,9 +46,11 @@ def facts(experiment: Experiment) -> str:
         last = experiment.records[-1]
         counts = sorted(set(last.episodes.values()))
         episodes = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        states = sorted(set(last.init_states.values()))
+        played = f", initial states {states[0]}" if len(states) == 1 else ""
         rows += [
-            ("Episodes", f"{episodes} per task and evaluation"),
-            ("Temperature", f"{last.temperature:g}" if last.temperature else "0 (greedy)"),
+            ("Episodes", f"{episodes} per task and evaluation{played}"),
+            ("Decoding", last.decoding_words),
             ("Assets", last.assets),
             ("Last evaluated", last.time[:16].replace("T", " ") + " UTC"),
         ]
@@ -221,11 +224,19 @@ def _spread(videos: Sequence[Video], limit: int) -> list[Video]:
 
 def _video_label(video: Video) -> str:
     """Row, task and initial state, as far as the file's name tells them; otherwise the name."""
-    row = {"": "", "base": "base model"}.get(video.row, f"after {video.row.replace('_', ' ')}")
+    row = _row_words(video.row)
     match = re.search(r"task_(\d+)_init_(\d+)$", video.path.stem)
     episode = f"task {match[1]}, initial state {match[2]}" if match else video.path.stem.replace("_", " ")
     words = ": ".join(part for part in (row, episode) if part)
     return words[:1].upper() + words[1:]
+
+
+def _row_words(row: str) -> str:
+    """Base model, after task 3, after tasks 0, 2; nothing for an unknown row."""
+    if row in ("", BASE_ROW):
+        return "base model" if row else ""
+    tasks = row_tasks(row)
+    return f"after {'task' if len(tasks) == 1 else 'tasks'} {task_ranges(tasks)}"
 
 
 def _verdict(gain: Estimate) -> str:

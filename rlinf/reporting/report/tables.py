@@ -1,38 +1,23 @@
-"""Tables: all metrics, evaluations, settings, and several experiments side by side."""
+"""Tables on one experiment: all metrics, evaluations, settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 
-from rlinf.custom import metrics
-from rlinf.custom.metrics import Estimate, SuccessMatrix
+from rlinf.custom.metrics import Estimate
+from rlinf.reporting.ledger import EvaluationRecord
 from rlinf.reporting.report.collect import Experiment
-from rlinf.reporting.report.words import duration, method_name, percent, points_text, suite_name
+from rlinf.reporting.report.columns import COLUMNS
+from rlinf.reporting.report.words import duration, percent, points_text
 
 
-def metrics_table(matrix: SuccessMatrix) -> str:
+def metrics_table(experiment: Experiment) -> str:
     """All metrics with their definitions."""
-    rows: list[tuple[str, Estimate | float | None, bool, str]] = [
-        ("AVG", metrics.average_success(matrix), False, "mean success on the learnt tasks after the last one"),
-        ("Improvement", metrics.improvement(matrix), True, "AVG minus the base model on the same tasks"),
-        ("Plasticity", metrics.plasticity(matrix), False, "mean success on each task right after learning it"),
-        ("NBT (final)", metrics.nbt_final(matrix), True, "right after learning minus at the end (arXiv:2603.11653)"),
-        (
-            "NBT (LIBERO)",
-            metrics.nbt_libero(matrix),
-            True,
-            "right after learning minus the mean over all later rows (arXiv:2306.03310)",
-        ),
-        ("BWT", metrics.backward_transfer(matrix), True, "the negative of NBT (final) (GEM, arXiv:1706.08840)"),
-        ("FWT", metrics.forward_transfer(matrix), True, "just before a task’s own training minus base (GEM)"),
-        ("Forgetting", metrics.forgetting(matrix), True, "best earlier success minus the final one (arXiv:1801.10112)"),
-        ("Zero-shot", metrics.zero_shot_success(matrix), False, "mean final success on tasks never trained on"),
-        ("Zero-shot change", metrics.zero_shot_change(matrix), True, "Zero-shot minus the base model on these tasks"),
-    ]
     lines = []
-    for name, value, is_difference, words in rows:
-        show = points_text if is_difference else percent
+    for column in COLUMNS:
+        value = column.measure(experiment)
+        show = points_text if column.is_difference else percent
         if value is None:
             number, span = "–", ""
         elif isinstance(value, Estimate):
@@ -40,8 +25,8 @@ def metrics_table(matrix: SuccessMatrix) -> str:
         else:
             number, span = show(value), ""
         lines.append(
-            f'<tr><th scope="row">{name}</th><td class="num"><b>{number}</b></td><td class="num"><small>{span}</small>'
-            f'</td><td class="words">{words}</td></tr>'
+            f'<tr><th scope="row">{column.name}</th><td class="num"><b>{number}</b></td><td class="num">'
+            f'<small>{span}</small></td><td class="words">{column.words}</td></tr>'
         )
     return (
         '<details><summary>All metrics and their definitions</summary><div class="scroll"><table class="plain wide">'
@@ -51,11 +36,12 @@ def metrics_table(matrix: SuccessMatrix) -> str:
 
 def evaluations_table(experiment: Experiment) -> str:
     """Every row's evaluation as recorded."""
-    if not experiment.records:
+    records = (*experiment.records, *experiment.probes)
+    if not records:
         return ""
     head = ("Row", "Success once", "At the end", "Return", "Steps", "Episodes", "Took", "Checkpoint")
     lines = []
-    for record in experiment.records:
+    for record in records:
         numbers = (
             percent(record.success_once),
             percent(record.success_at_end),
@@ -66,7 +52,7 @@ def evaluations_table(experiment: Experiment) -> str:
         )
         cells = "".join(f'<td class="num">{escape(number)}</td>' for number in numbers)
         lines.append(
-            f'<tr><th scope="row">{escape(record.row)}</th>{cells}'
+            f'<tr><th scope="row">{escape(_row_text(record))}</th>{cells}'
             f"<td><code>{escape(record.checkpoint)}</code></td></tr>"
         )
     titles = "".join(f"<th{'' if name in ('Row', 'Checkpoint') else ' class=num'}>{name}</th>" for name in head)
@@ -74,6 +60,16 @@ def evaluations_table(experiment: Experiment) -> str:
         '<details><summary>Evaluations</summary><div class="scroll"><table class="plain wide"><thead><tr>'
         f"{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></details>"
     )
+
+
+def _row_text(record: EvaluationRecord) -> str:
+    """The row's name and what was changed for the evaluation."""
+    parts = [record.row]
+    if record.lora_scale != 1:
+        parts.append(f"LoRA scale {record.lora_scale:g}")
+    if record.previous_coeff is not None:
+        parts.append(f"earlier adapters × {record.previous_coeff:g}")
+    return ", ".join(parts)
 
 
 def settings_tables(experiment: Experiment) -> str:
@@ -101,49 +97,3 @@ def _plain_table(title: str, rows: Mapping[str, str]) -> str:
     if not lines:
         return ""
     return f'<details><summary>{title}</summary><table class="plain"><tbody>{lines}</tbody></table></details>'
-
-
-def comparison(experiments: Sequence[Experiment], anchors: Sequence[str]) -> str:
-    """One line per experiment, for reports on several, and the mean over seeds of each method."""
-    lines = []
-    columns: tuple[tuple[Callable[[SuccessMatrix], Estimate | None], Callable[[float], str]], ...] = (
-        (metrics.base_success, percent),
-        (metrics.average_success, percent),
-        (metrics.nbt_final, points_text),
-        (metrics.forward_transfer, points_text),
-        (metrics.zero_shot_success, percent),
-    )
-    groups: dict[tuple[str, str], list[SuccessMatrix]] = {}
-    for experiment, anchor in zip(experiments, anchors, strict=True):
-        cells = []
-        for measure, show in columns:
-            estimate = measure(experiment.matrix) if experiment.matrix is not None else None
-            cells.append(_estimate_cell(estimate, show))
-        if experiment.matrix is not None:
-            groups.setdefault((experiment.method, experiment.suite), []).append(experiment.matrix)
-        link = f'<a href="#{anchor}">{escape(experiment.title)}</a>'
-        lines.append(f'<tr><th scope="row">{link}<br><small>seed {experiment.seed}</small></th>{"".join(cells)}</tr>')
-    for (method, suite), matrices in groups.items():
-        if len(matrices) > 1:
-            cells = []
-            for measure, show in columns:
-                values = [estimate.value for matrix in matrices if (estimate := measure(matrix)) is not None]
-                cells.append(_estimate_cell(metrics.over_seeds(values), show))
-            name = escape(f"{method_name(method)} on {suite_name(suite)}")
-            seeds = f"mean of {len(matrices)} seeds"
-            lines.append(f'<tr><th scope="row">{name}<br><small>{seeds}</small></th>{"".join(cells)}</tr>')
-    head = "".join(f"<th class=num>{name}</th>" for name in ("Base", "AVG", "NBT", "FWT", "Zero-shot"))
-    return (
-        '<div class="card scroll"><table class="plain wide names"><thead><tr><th>Experiment</th>'
-        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-        '<p class="hint">Base: base model on the tasks learnt later. AVG: learnt tasks at the end. NBT: forgetting in '
-        "points, lower is better. FWT: forward transfer in points. Small print: 95% confidence interval, from the "
-        "evaluation episodes for one seed and from the spread for a mean over seeds.</p>"
-    )
-
-
-def _estimate_cell(estimate: Estimate | None, show: Callable[[float], str]) -> str:
-    if estimate is None:
-        return '<td class="num">–</td>'
-    span = f"{show(estimate.low)} to {show(estimate.high)}"
-    return f'<td class="num"><b>{show(estimate.value)}</b><br><small>{span}</small></td>'

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rlinf.custom.metrics import SuccessMatrix
 from rlinf.reporting.report import charts
 from rlinf.reporting.report.charts import Segment
 from rlinf.reporting.report.collect import Experiment, TrainingRun
-from rlinf.reporting.report.words import count, duration, percent
+from rlinf.reporting.report.columns import evaluations_in_training
+from rlinf.reporting.report.words import count, duration, percent, task_ranges
 
 # Metric, title of its panel, how a value is written.
 PANELS: tuple[tuple[str, str, str], ...] = (
@@ -31,7 +31,7 @@ def section(experiment: Experiment) -> str:
     success = _segments(runs, "rollout/success_rate")
     if any(segment.points for segment in success):
         success = [
-            replace(segment, marks=_evaluations(experiment.matrix, run))
+            replace(segment, marks=evaluations_in_training(experiment, run))
             for segment, run in zip(success, runs, strict=True)
         ]
         legend = '<span><i class="dot"></i>training rollouts</span>'
@@ -64,25 +64,7 @@ def _segments(runs: Sequence[TrainingRun], name: str) -> list[Segment]:
 def _stage_name(run: TrainingRun) -> str:
     if not run.tasks:
         return "All tasks"
-    return ("Task " if len(run.tasks) == 1 else "Tasks ") + ", ".join(map(str, run.tasks))
-
-
-def _evaluations(matrix: SuccessMatrix | None, run: TrainingRun) -> list[tuple[float, float]]:
-    """Evaluated success on the run's tasks: before its first epoch, after its last, and in between where logged."""
-    marks: dict[float, float] = {}
-    if matrix is not None and run.tasks and all(task in matrix.learnt_tasks for task in run.tasks):
-        own = matrix.own_row(run.tasks[0])
-        for epoch, row in ((0.0, own - 1), (float(len(run.epochs)), own)):
-            if row >= 0:
-                marks[epoch] = sum(matrix.success(row, task) for task in run.tasks) / len(run.tasks)
-    logged: dict[float, list[float]] = {}
-    for task in run.tasks:
-        for epoch, rate in run.series(f"eval/env_info/task_{task}_success"):
-            logged.setdefault(epoch, []).append(rate)
-    for epoch, rates in logged.items():
-        if len(rates) == len(run.tasks) and 0 <= epoch <= len(run.epochs):
-            marks.setdefault(epoch, sum(rates) / len(rates))
-    return sorted(marks.items())
+    return ("Task " if len(run.tasks) == 1 else "Tasks ") + task_ranges(run.tasks)
 
 
 def _shower(form: str) -> Callable[[float], str]:

@@ -18,6 +18,8 @@ METHOD_NAMES = {
     "der": "Dark experience replay",
     "weight_merge": "Weight merge",
     "slca": "SLCA",
+    "agem": "A-GEM",
+    "lwf": "Learning without forgetting",
     "multitask": "Multitask training",
     "simple_cnn": "Simple CNN policy",
 }
@@ -53,6 +55,18 @@ def ordinal(number: int) -> str:
 def task_title(task: int, languages: Mapping[int, str]) -> str:
     """Task number with its instruction, if known."""
     return f"Task {task}: {languages[task]}" if task in languages else f"Task {task}"
+
+
+def task_ranges(tasks: Sequence[int]) -> str:
+    """Task ids in the given order, three and more in a row as a range: 0, 1, 2, 5 becomes "0–2, 5"."""
+    runs: list[list[int]] = []
+    for task in tasks:
+        if runs and task == runs[-1][-1] + 1:
+            runs[-1].append(task)
+        else:
+            runs.append([task])
+    texts = [f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(texts)
 
 
 def count(number: int, noun: str) -> str:

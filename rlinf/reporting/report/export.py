@@ -1,0 +1,131 @@
+"""The comparison as LaTeX (booktabs) and CSV: the same lines and metrics as on the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlinf.reporting.report.collect import Experiment, ReportError
+from rlinf.reporting.report.columns import COLUMNS
+from rlinf.reporting.report.lines import Cell, Line, Setting, settings_of
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "×": r"$\times$", "−": "$-$",
+}  # fmt: skip
+_ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
+
+
+def latex(experiments: Sequence[Experiment]) -> str:
+    """One ``table`` per group of comparable methods: percent and points with one decimal, the best mean bold."""
+    settings = _settings(experiments)
+    tables = [_latex_table(setting, number) for number, setting in enumerate(settings, start=1)]
+    return "% Needs \\usepackage{booktabs}.\n" + "\n".join(tables)
+
+
+def _latex_table(setting: Setting, number: int) -> str:
+    columns = [column for column in COLUMNS if column.in_comparison]
+    columns = [column for column in columns if any(line.cell(column) is not None for line in setting.lines)]
+    best = {column.key: setting.best(column) for column in columns}
+    head = " & ".join(["Method", "Seeds", *(_escape(column.name) + _ARROWS[column.better] for column in columns)])
+    rows = []
+    for line in setting.lines:
+        if line.is_joint and rows and not rows[-1].startswith(r"    \midrule"):
+            rows.append(r"    \midrule")
+        cells = [_latex_cell(line.cell(column), best[column.key]) for column in columns]
+        rows.append("    " + " & ".join([_escape(line.name), str(len(line.seeds)), *cells]) + r" \\")
+    caption = (
+        f"{_escape(setting.title)}. Success rates in percent, differences in points, with 95\\% confidence intervals: "
+        r"$\pm$ over seeds (Student's $t$), [low, high] over the evaluation episodes of a single seed. "
+        "Bold: best mean, joint training left out."
+    )
+    body = "\n".join(rows)
+    return (
+        "\\begin{table}[t]\n  \\centering\n  \\small\n"
+        f"  \\caption{{{caption}}}\n  \\label{{tab:continual-{number}}}\n"
+        f"  \\begin{{tabular}}{{l{'r' * (1 + len(columns))}}}\n    \\toprule\n    {head} \\\\\n    \\midrule\n"
+        f"{body}\n    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
+    )
+
+
+def _latex_cell(cell: Cell | None, best: float | None) -> str:
+    if cell is None:
+        return "--"
+    text = _number(cell.value)
+    if best is not None and text == _number(best):
+        text = rf"\textbf{{{text}}}"
+    if cell.low is None or cell.high is None:
+        return text
+    if cell.seeds > 1:
+        return rf"{text} {{\scriptsize $\pm$ {100 * (cell.high - cell.low) / 2:.1f}}}"
+    return rf"{text} {{\scriptsize [{_number(cell.low)}, {_number(cell.high)}]}}"
+
+
+def _number(rate: float) -> str:
+    text = f"{100 * rate:.1f}"
+    return "0.0" if text == "-0.0" else text.replace("-", "$-$")
+
+
+def _escape(text: str) -> str:
+    return "".join(_ESCAPES.get(letter, letter) for letter in text)
+
+
+def csv_table(experiments: Sequence[Experiment]) -> str:
+    """One row per method (``row`` is ``mean``) and one per seed; all metrics as fractions with their intervals."""
+    names = [f"{column.key}{end}" for column in COLUMNS for end in ("", "_low", "_high")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["suite", "learnt_tasks", "decoding", "assets", "line", "method", "row", "seeds", "episodes", *names]
+    )
+    for setting in _settings(experiments):
+        for line in setting.lines:
+            writer.writerow([*_labels(line), "mean", _join(line.seeds), _episodes(line), *_cells(line)])
+            for one in line.experiments:
+                single = Line.of(one)
+                writer.writerow([*_labels(line), "seed", one.seed, _episodes(single), *_cells(single)])
+    return text.getvalue()
+
+
+def _labels(line: Line) -> list[str]:
+    record = line.first.records[-1]
+    learnt = _join(line.matrices[0].learnt_tasks)
+    return [line.first.suite, learnt, record.decoding_words, record.assets, line.name, line.first.method]
+
+
+def _episodes(line: Line) -> int:
+    return int(sum(matrix.episodes_RK.sum() for matrix in line.matrices))
+
+
+def _cells(line: Line) -> list[str]:
+    texts = []
+    for column in COLUMNS:
+        cell = line.cell(column)
+        parts = (None, None, None) if cell is None else (cell.value, cell.low, cell.high)
+        texts += ["" if part is None else f"{part:.6g}" for part in parts]
+    return texts
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _settings(experiments: Sequence[Experiment]) -> list[Setting]:
+    if not (settings := settings_of(experiments)):
+        problems = "; ".join(f"{one.folder}: {one.matrix_problem}" for one in experiments)
+        raise ReportError(f"there is no success matrix to make a table of ({problems})")
+    return settings
+
+
+def write_text(path: Path, text: str, *, option: str) -> Path:
+    """Write a file under a temporary name, then rename it."""
+    if path.is_dir():
+        raise ReportError(f"{path} is a folder; {option} takes the name of a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    return path

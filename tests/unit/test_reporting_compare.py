@@ -1,0 +1,261 @@
+"""Several methods side by side: the page, LaTeX, CSV, LoRA scales and settings on a study of generated logs."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlinf.cli import report as cli
+from rlinf.custom import metrics
+from rlinf.reporting import ledger
+from rlinf.reporting.report import ReportError, collect, csv_table, latex, write_report
+from rlinf.reporting.report.collect import Experiment
+from rlinf.reporting.report.columns import COLUMNS, Column, libero_curves
+from rlinf.reporting.report.lines import Line, Setting, settings_of
+from rlinf.reporting.report.overlays import Frame, Series, Spot, curves
+from rlinf.reporting.report.scales import scale_curves
+from rlinf.reporting.report.words import task_ranges
+from tests.study import BASE, METHODS, SETTINGS, write_record, write_scales, write_study
+
+AFTER_ALL = ("sequential", "ewc", "er", "der", "weight_merge", "slca", "multitask")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six methods and joint training, three seeds each."""
+    return write_study(tmp_path_factory.mktemp("study"), methods=(*METHODS, "multitask"))
+
+
+def column(key: str) -> Column:
+    return next(one for one in COLUMNS if one.key == key)
+
+
+def only_setting(folder: Path) -> Setting:
+    (setting,) = settings_of(collect([folder]))
+    return setting
+
+
+def test_seeds_of_a_method_make_one_line_and_joint_training_comes_last(study: Path) -> None:
+    setting = only_setting(study)
+    assert tuple(line.first.method for line in setting.lines) == AFTER_ALL
+    assert [line.seeds for line in setting.lines] == [(1, 2, 3)] * 7
+    assert [line.is_joint for line in setting.lines] == [False] * 6 + [True]
+    assert setting.title == "LIBERO-Spatial, tasks 0–4 (sampled at temperature 1.6, stand-in 1ef524f5e7df assets)"
+
+
+def test_a_cell_is_the_mean_over_seeds_with_students_interval(study: Path) -> None:
+    line = next(one for one in only_setting(study).lines if one.first.method == "er")
+    cell = line.cell(column("avg"))
+    values = [float(matrix.success_RK[-1, :5].mean()) for matrix in line.matrices]
+    half = 4.303 * float(np.std(values, ddof=1)) / 3**0.5
+    assert cell is not None
+    assert (cell.value, cell.low, cell.high) == pytest.approx(
+        (np.mean(values), np.mean(values) - half, np.mean(values) + half)
+    )
+    alone = Line.of(line.experiments[0]).cell(column("avg"))
+    own = metrics.average_success(line.matrices[0])
+    assert alone is not None
+    assert own is not None
+    assert (alone.value, alone.low, alone.high, alone.seeds) == (own.value, own.low, own.high, 1)
+
+
+def test_pooled_matrix_counts_all_episodes(study: Path) -> None:
+    line = only_setting(study).lines[0]
+    assert line.pooled.episodes_RK.min() == 150
+    mean = np.mean([matrix.success_RK for matrix in line.matrices], axis=0)
+    assert line.pooled.success_RK == pytest.approx(mean)
+
+
+def test_the_best_is_the_best_of_continual_methods(study: Path) -> None:
+    setting = only_setting(study)
+    averages = {line.first.method: line.cell(column("avg")) for line in setting.lines}
+    joint = averages.pop("multitask")
+    best = setting.best(column("avg"))
+    assert joint is not None
+    assert best == max(cell.value for cell in averages.values() if cell)
+    assert best < joint.value
+    lowest = min(cell.value for line in setting.lines if (cell := line.cell(column("nbt"))))
+    assert setting.best(column("nbt")) == lowest
+    assert setting.best(column("base")) is None, "nothing to win there"
+
+
+def test_the_page_shows_everything_side_by_side(study: Path, tmp_path: Path) -> None:
+    html = write_report(collect([study]), tmp_path / "report.html").read_text(encoding="utf-8")
+    for title in ("Methods side by side", "Success matrices", "Learning without forgetting", "Learning curves",
+                  "Task by task, at the end", "Settings that differ", "Each run"):  # fmt: skip
+        assert f"<h2>{title}</h2>" in html
+    comparison, runs = html.split("<h2>Each run</h2>")
+    assert "LoRA scale" not in comparison, "no probe, no curve"
+    table = comparison.split('<table class="plain wide names compare">')[1].split("</table>")[0]
+    assert table.count("<tr") == 8
+    assert '<tr class="joint"><th scope="row">' in table
+    for key in (one for one in COLUMNS if one.in_comparison and one.better):
+        assert key.name in table
+    assert table.count('class="num best"') >= 5
+    assert "best" not in table.split('class="joint"')[1]
+    assert comparison.count('<table class="heat">') == 7
+    assert comparison.count('class="slot"') == 10 * 7
+    assert runs.count('<details class="run"') == 21
+    assert not re.search(r"https?://|<script|<link|@import|url\(", html)
+
+
+def test_latex_is_a_booktabs_table(study: Path) -> None:
+    text = latex(collect([study]))
+    rows = re.findall(r"^    (.* & .*) \\\\$", text, flags=re.MULTILINE)
+    assert len(rows) == 8
+    assert {row.count(" & ") for row in rows} == {7}
+    assert text.count(r"\begin{tabular}{lrrrrrrr}") == text.count(r"\end{tabular}") == 1
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 2, 1]
+    for place in (3, 4, 5, 6, 7):
+        assert any(r"\textbf{" in row.split(" & ")[place] for row in rows[1:-1])
+    assert r"\textbf" not in rows[-1], "joint training is not a competitor"
+    er = next(row for row in rows if row.startswith("Experience replay"))
+    assert re.search(r"& 3 & \d\d\.\d \{\\scriptsize \$\\pm\$ \d+\.\d\} &", er)
+    assert text.isascii()
+    assert text.count("{") == text.count("}")
+
+
+def test_names_are_escaped_for_latex(tmp_path: Path) -> None:
+    write_record(tmp_path, "50%_{a}&b", 1, (), BASE)
+    write_record(tmp_path, "50%_{a}&b", 1, (0,), BASE)
+    text = latex(collect([tmp_path]))
+    assert r"50\% \{a\}\&b" in text
+    assert "[" in text.split(r"\midrule")[1], "one seed: the interval of its episodes"
+
+
+def test_csv_holds_means_and_seeds(study: Path) -> None:
+    rows = list(csv.DictReader(csv_table(collect([study])).splitlines()))
+    assert len(rows) == 7 * 4
+    mean = next(row for row in rows if row["method"] == "slca" and row["row"] == "mean")
+    seeds = [row for row in rows if row["method"] == "slca" and row["row"] == "seed"]
+    assert [row["seeds"] for row in seeds] == ["1", "2", "3"]
+    assert (mean["seeds"], mean["learnt_tasks"], mean["episodes"]) == ("1 2 3", "0 1 2 3 4", str(3 * 6 * 10 * 50))
+    for key in ("avg", "nbt", "nbt_libero", "forgetting", "auc"):
+        assert float(mean[key]) == pytest.approx(np.mean([float(row[key]) for row in seeds]), abs=1e-5)
+        assert float(mean[f"{key}_low"]) < float(mean[key]) < float(mean[f"{key}_high"])
+    joint = next(row for row in rows if row["method"] == "multitask")
+    assert joint["nbt"] == joint["fwt"] == joint["auc"] == ""
+
+
+def test_command_line_writes_all_three(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [tmp_path / name for name in ("table.tex", "table.csv", "report.html")]
+    assert cli.main([str(study), "--latex", str(names[0]), "--csv", str(names[1]), "--out", str(names[2])]) == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == [str(name) for name in names]
+    assert all(name.stat().st_size > 1000 for name in names)
+    with pytest.raises(ReportError, match="--csv takes the name of a file"):
+        cli.main([str(study), "--csv", str(tmp_path)])
+
+
+def test_no_matrix_no_table(tmp_path: Path) -> None:
+    write_record(tmp_path, "er", 1, (), BASE)
+    write_record(tmp_path, "er", 1, (0, 1), BASE)  # task 0 alone was never evaluated
+    with pytest.raises(ReportError, match=r"no success matrix to make a table of .*an evaluation is missing"):
+        latex(collect([tmp_path]))
+
+
+def test_what_is_not_comparable_is_apart(tmp_path: Path) -> None:
+    write_study(tmp_path / "a", methods=("ewc",), seeds=(1,), num_tasks=2)
+    write_study(tmp_path / "b", methods=("er", "slca"), seeds=(1,), num_tasks=3)
+    assert [len(setting.lines) for setting in settings_of(collect([tmp_path]))] == [2, 1]
+    page = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    assert "LIBERO-Spatial, tasks 0–2" in page
+    assert "LIBERO-Spatial, tasks 0, 1 (" in page
+
+
+def test_one_method_with_two_settings_is_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(tmp_path / "low", methods=("er",), seeds=(1, 2), num_tasks=2)
+    replay = {"method": {"name": "er", "replay": {"coeff": 0.3, "tasks": "one"}}}
+    monkeypatch.setitem(SETTINGS, "er", replay)
+    write_study(tmp_path / "high", methods=("er",), seeds=(1, 2), num_tasks=2)
+    setting = only_setting(tmp_path)
+    assert sorted(line.name for line in setting.lines) == [
+        "Experience replay (coeff 0.03)",
+        "Experience replay (coeff 0.3)",
+    ]
+    assert [line.seeds for line in setting.lines] == [(1, 2), (1, 2)]
+    html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    diff = html.split('<table class="plain wide diff">')[1].split("</table>")[0]
+    assert re.findall(r'<th scope="row"><code>([^<]*)', diff) == ["method.replay.coeff"]
+    assert "log_path" not in diff, "what every run has of its own is no difference"
+
+
+def test_seeds_in_different_folders_are_one_line_and_a_repeated_seed_is_two(tmp_path: Path) -> None:
+    write_study(tmp_path / "one", methods=("ewc",), seeds=(1, 2), num_tasks=2)
+    write_study(tmp_path / "two", methods=("ewc",), seeds=(3,), num_tasks=2)
+    assert [line.seeds for line in only_setting(tmp_path).lines] == [(1, 2, 3)]
+    write_study(tmp_path / "two", methods=("ewc",), seeds=(1,), num_tasks=2)
+    lines = only_setting(tmp_path).lines
+    assert sorted(line.seeds for line in lines) == [(1, 2), (1, 3)]
+    assert {line.name for line in lines} == {
+        f"Elastic weight consolidation ({tmp_path / name / 'ewc'})" for name in ("one", "two")
+    }
+
+
+def test_task_orders_are_named(tmp_path: Path) -> None:
+    for number, order in enumerate([(0, 1), (1, 0)]):
+        folder = tmp_path / f"order_{number}"
+        write_record(folder, "sequential", 1, (), BASE)
+        for length in (1, 2):
+            write_record(folder, "sequential", 1, order[:length], BASE)
+    names = sorted(line.name for line in only_setting(tmp_path).lines)
+    assert names == ["Sequential fine-tuning (order 0, 1)", "Sequential fine-tuning (order 1, 0)"]
+
+
+def test_scale_curves_come_from_probes(tmp_path: Path) -> None:
+    write_study(tmp_path, methods=("sequential",), seeds=(1, 2), num_tasks=2)
+    write_scales(tmp_path, "sequential", (1,), (0.0, 0.5))
+    (line,) = only_setting(tmp_path).lines
+    assert all(not record.probe for one in line.experiments for record in one.records)
+    (curve,) = scale_curves(line)
+    final = ledger.rows([one for one in ledger.read(tmp_path / "sequential/evaluations.jsonl") if one.seed == 1])[-1]
+    assert list(curve.learnt) == [0.0, 0.5, 1.0]
+    assert curve.learnt[0.0] == [pytest.approx((0.44 + 0.52) / 2)]
+    assert curve.learnt[1.0] == [pytest.approx((final.success[0] + final.success[1]) / 2)]
+    assert curve.held_out[1.0] == [pytest.approx(np.mean([final.success[task] for task in range(2, 10)]))]
+    html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    assert "Success over the LoRA scale" in html.split("<h2>Each run</h2>")[0]
+    assert "task_1, LoRA scale 0.5" in html
+
+
+def test_probes_alone_still_make_a_page(tmp_path: Path) -> None:
+    write_record(tmp_path, "sequential", 1, (0,), BASE, scale=0.5)
+    html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    assert "the only evaluations are of other LoRA scales" in html
+    assert "Success over the LoRA scale" in html
+
+
+def test_liberos_metrics_need_evaluations_while_learning(study: Path, tmp_path: Path) -> None:
+    experiment = next(one for one in collect([study]) if one.method == "ewc")
+    found = libero_curves(experiment)
+    assert found is not None
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    assert {len(curve) for curve in found.values()} == {3}  # before, epoch 5, after
+    assert experiment.matrix is not None
+    assert found[3][0] == experiment.matrix.success(3, 3)
+    assert found[3][-1] == experiment.matrix.success(4, 3)
+    write_record(tmp_path, "ewc", 1, (), BASE)
+    write_record(tmp_path, "ewc", 1, (0,), BASE)
+    bare: list[Experiment] = collect([tmp_path])
+    assert libero_curves(bare[0]) is None
+    assert column("auc").measure(bare[0]) is None
+
+
+def test_curves_keep_inside_their_frame() -> None:
+    piece = (Spot(0, 0.3, 0.2, 0.4), Spot(1, 0.5, 0.5, 0.5))
+    html = curves([Series("a<b", 9, (piece,))], Frame(0, 1, ((0, "0"),), "scale"))
+    assert "a&lt;b: 30% (20% to 40%)" in html
+    assert 'd="M0.00 40.00L100.00 0.00"' in html, "the axis runs from 0 to 50%"
+    assert "stroke-dasharray" in html, "a ninth colour is the first one, dashed"
+    flat = curves([Series("a", 0, ((Spot(0, 1.0, 1.0, 1.0),),))], Frame(0, 1, (), "scale"))
+    assert "75%" in flat
+
+
+@pytest.mark.parametrize(
+    ("tasks", "text"), [((0, 1), "0, 1"), ((0, 1, 2, 5), "0–2, 5"), ((4, 3, 2), "4, 3, 2"), ((0, 2, 4), "0, 2, 4")]
+)
+def test_task_ranges(tasks: tuple[int, ...], text: str) -> None:
+    assert task_ranges(tasks) == text
