@@ -23,6 +23,7 @@ from rlinf.config import ConfigError
 from rlinf.custom.methods.state import gather_state, read_state, write_state
 from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
+from rlinf.models.lora import trainable_parameters
 
 TRAINING_STATE = "training_state.pt"
 _STEP = re.compile(r"global_step_(\d+)")
@@ -100,6 +101,9 @@ def load_training_state(learner: PolicyLearner, folder: Path) -> int:
     # Not strict: parameters that never got a gradient (blocks the model does not run) have no optimizer state.
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
     set_optimizer_state_dict(learner.policy.module, learner.optimizer, state["optimizer"], options=options)
+    for name, parameter in trainable_parameters(learner.policy.module).items():
+        if name not in state["optimizer"]["state"]:  # torch made one up that counts a step which never was
+            learner.optimizer.state.pop(parameter, None)
     learner.method.load_state_dict(read_state(folder))
     learner.num_updates = int(state.get("num_updates", 0))  # checkpoints from before PPO have none and need none
     return int(state["epoch"])

@@ -14,11 +14,18 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def _train(
-    world_size: int, checkpoint: Path, output: Path, *, param_dtype: str = "fp32", resume: Path | None = None
+    world_size: int,
+    checkpoint: Path,
+    output: Path,
+    *,
+    param_dtype: str = "fp32",
+    algorithm: str = "grpo",
+    resume: Path | None = None,
 ) -> list[dict[str, np.ndarray]]:
     output.mkdir()
     port = free_port()
-    arguments = [str(world_size), str(port), str(checkpoint), str(output), param_dtype, *([str(resume)] if resume else [])]
+    arguments = [str(world_size), str(port), str(checkpoint), str(output), param_dtype, algorithm]
+    arguments += [str(resume)] if resume else []
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.distributed.two_ranks", str(rank), *arguments],
@@ -35,13 +42,15 @@ def _train(
     return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+@pytest.fixture(scope="module", params=["grpo", "ppo"])
+def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     checkpoint = write_policy(folder / "small")
-    one = _train(1, checkpoint, folder / "one")
-    two = _train(2, checkpoint, folder / "two")
-    return folder, checkpoint, one, two
+
+    def train(world_size, name, **options):
+        return _train(world_size, checkpoint, folder / name, algorithm=request.param, **options)
+
+    return folder, train, train(1, "one"), train(2, "two")
 
 
 def _weights(result):
@@ -62,15 +71,15 @@ def test_two_ranks_report_the_metrics_of_one(runs):
 
 
 def test_a_checkpoint_of_two_ranks_resumes_on_one(runs):
-    folder, checkpoint, one, _ = runs
-    resumed = _train(1, checkpoint, folder / "resumed", resume=folder / "two" / "first" / "actor")
+    folder, train, one, _ = runs
+    resumed = train(1, "resumed", resume=folder / "two" / "first" / "actor")
     for name, value in _weights(one[0]).items():
         np.testing.assert_allclose(resumed[0][name], value, atol=2e-5, err_msg=name)
 
 
 def test_mixed_precision_follows_full_precision(runs):
-    folder, checkpoint, one, _ = runs
-    mixed = _train(2, checkpoint, folder / "mixed", param_dtype="bf16")
+    _, train, one, _ = runs
+    mixed = train(2, "mixed", param_dtype="bf16")
     for name in ("metric:train/loss/policy", "metric:train/entropy", "metric:train/grad_norm"):
         np.testing.assert_allclose(mixed[0][name], one[0][name], rtol=0.1, atol=1e-3, err_msg=name)
-    np.testing.assert_array_equal(*(_weights(mixed[rank])[sorted(_weights(mixed[0]))[0]] for rank in (0, 1)))
+    np.testing.assert_array_equal(*(_weights(mixed[rank])[min(_weights(mixed[0]))] for rank in (0, 1)))

@@ -15,19 +15,39 @@ from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner
 from tests.small_policy import make_rollouts, read_policy
 
+ALGORITHMS = {
+    "grpo": AlgorithmConfig(),
+    "ppo": AlgorithmConfig(adv_type="gae", loss_type="ppo", filter_rewards=False, loss_aggregation="token"),
+}
+
 
 def main(
-    rank: int, world_size: int, port: int, checkpoint: Path, output: Path, param_dtype: str, resume: Path | None
+    rank: int,
+    world_size: int,
+    port: int,
+    checkpoint: Path,
+    output: Path,
+    param_dtype: str,
+    algorithm: str,
+    resume: Path | None,
 ) -> None:
     """Train two epochs (one when resuming), write weights, metrics and a checkpoint."""
     torch.set_num_threads(1)
     mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
-    policy = read_policy(checkpoint, lora_path=resume)
-    shard(policy.module, policy.units(), mesh, param_dtype=param_dtype, reshard_after_forward=True)
+    critic = algorithm == "ppo"
+    policy = read_policy(checkpoint, lora_path=resume, critic=critic)
+    shard(
+        policy.module,
+        policy.units(),
+        mesh,
+        param_dtype=param_dtype,
+        reshard_after_forward=True,
+        value_head=policy.value_head,
+    )
     learner = PolicyLearner(
         policy,
         ContinualMethod(),
-        algorithm=AlgorithmConfig(),
+        algorithm=ALGORITHMS[algorithm],
         optim=OptimConfig(lr=1e-3),
         global_batch=12,
         micro_batch=3,
@@ -35,7 +55,7 @@ def main(
     )
     start = load_training_state(learner, resume) if resume else 0
     for epoch in range(start, 2):
-        metrics = learner.update(make_rollouts(), seed=epoch)
+        metrics = learner.update(make_rollouts(critic=critic), seed=epoch)
         if epoch == 0:
             folder = output / "first" / "actor"
             folder.mkdir(parents=True, exist_ok=True)
@@ -48,5 +68,5 @@ def main(
 
 if __name__ == "__main__":
     rank, world_size, port = map(int, sys.argv[1:4])
-    resume = Path(sys.argv[7]) if len(sys.argv) > 7 else None
-    main(rank, world_size, port, Path(sys.argv[4]), Path(sys.argv[5]), sys.argv[6], resume)
+    resume = Path(sys.argv[8]) if len(sys.argv) > 8 else None
+    main(rank, world_size, port, Path(sys.argv[4]), Path(sys.argv[5]), sys.argv[6], sys.argv[7], resume)

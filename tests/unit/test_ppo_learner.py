@@ -1,0 +1,299 @@
+"""PPO in one process: the value head from rollouts to checkpoints; losses that are not finite."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlinf.config import ConfigError, load_config, validate
+from rlinf.config.schema import AlgorithmConfig, OptimConfig
+from rlinf.custom.methods import ContinualMethod
+from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
+from rlinf.engines.checkpoint import load_training_state, publish, save_actor, temporary_folder
+from rlinf.engines.experience import prepare_experience
+from rlinf.engines.fsdp import gather_trainable, load_trainable
+from rlinf.engines.learner import PolicyLearner
+from rlinf.envs.episodes import EpisodeRecorder
+from rlinf.models import PolicyInputs
+from rlinf.models.value_head import VALUE_HEAD_FILE, in_value_head
+from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_policy
+
+PPO = AlgorithmConfig(adv_type="gae", loss_type="ppo", filter_rewards=False, loss_aggregation="token")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return write_policy(tmp_path_factory.mktemp("policy") / "small")
+
+
+def _learner(
+    checkpoint: Path,
+    *,
+    lora_path: Path | None = None,
+    micro_batch: int = 8,
+    warmup: int = 0,
+    algorithm: AlgorithmConfig = PPO,
+) -> PolicyLearner:
+    return PolicyLearner(
+        read_policy(checkpoint, lora_path=lora_path, critic=algorithm.adv_type == "gae"),
+        ContinualMethod(),
+        algorithm=algorithm,
+        optim=OptimConfig(lr=1e-3, value_lr=3e-3, critic_warmup_steps=warmup),
+        global_batch=12,
+        micro_batch=micro_batch,
+        device=torch.device("cpu"),
+    )
+
+
+def _inputs(rollouts: RolloutBatch) -> PolicyInputs:
+    return PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
+
+
+def _weights(learner: PolicyLearner) -> dict[str, np.ndarray]:
+    return copy.deepcopy(gather_trainable(learner.policy.module))
+
+
+def test_only_a_critic_has_a_value_head(checkpoint):
+    rollouts = make_rollouts()
+    uniforms = np.full((rollouts.num_samples, 8, 7), 0.5)
+    without = read_policy(checkpoint)
+    assert without.value_head is None
+    assert without.act(_inputs(rollouts), temperature=1.0, uniforms_BCA=uniforms).values_B is None
+    policy = read_policy(checkpoint, critic=True)
+    output = policy.act(_inputs(rollouts), temperature=1.0, uniforms_BCA=uniforms)
+    assert output.values_B is not None
+    assert output.values_B.tolist() == [0.0] * rollouts.num_samples
+    names = [name for name, p in policy.module.named_parameters() if p.requires_grad and in_value_head(name)]
+    assert len(names) == 5
+    shared = {id(p) for params in policy.trainable_modules().values() for p in params}
+    assert not shared & {id(p) for p in policy.value_head.parameters()}
+
+
+def test_rewards_of_a_chunk_meet_the_value_before_it():
+    rollouts = make_rollouts(num_groups=1, group_size=2, critic=True)
+    values = np.array([1, 2, 3, 4, 5, 6], np.float32)
+    config = replace(PPO, gamma=1.0, gae_lambda=0.0, normalize_advantages=False)
+    experience = prepare_experience(replace(rollouts, values_S=values), config)
+    # Episode 0 fails, episode 1 is rewarded with 5 in its last chunk; nothing comes after either.
+    assert experience.advantages_S.tolist() == [1.0, 1.0, -3.0, 1.0, 1.0, -1.0]
+    assert experience.critic is not None
+    assert experience.critic.returns_S.tolist() == [2.0, 3.0, 0.0, 5.0, 6.0, 5.0]
+    everything = np.arange(6)
+    assert experience.critic.explained_variance(everything) == pytest.approx(
+        1 - np.var([1, 1, -3, 1, 1, -1]) / np.var([2, 3, 0, 5, 6, 5])
+    )
+
+
+def test_rollouts_without_values_are_refused():
+    with pytest.raises(ValueError, match="has no value head"):
+        prepare_experience(make_rollouts(), PPO)
+    with pytest.raises(ValueError, match="1 of 2 collections have values_S"):
+        RolloutBatch.cat([make_rollouts(), make_rollouts(critic=True)])
+
+
+def test_values_stay_with_their_chunks_in_collections():
+    parts = [replace(make_rollouts(critic=True), values_S=np.full(24, value, np.float32)) for value in (1, 2)]
+    whole = RolloutBatch.cat(parts)
+    assert whole.values_S is not None
+    assert whole.select(np.array([47, 0, 23])).values_S.tolist() == [2.0, 1.0, 1.0]
+
+
+def test_the_recorder_keeps_values_in_order_of_time():
+    recorder = EpisodeRecorder()
+    for episode in (0, 1):
+        recorder.start(EpisodePlan(episode, 0, "libero_spatial", 0, 0, 0))
+
+    def add(episodes, values, done):
+        count = len(episodes)
+        observation = Observation(
+            np.zeros((count, 1, 4, 4, 3), np.uint8), np.zeros((count, 8), np.float32), (LANGUAGE,) * count
+        )
+        yes, no = np.ones((count, 8), np.bool_), np.zeros((count, 8), np.bool_)
+        step = EnvStep(
+            observation, np.zeros((count, 8), np.float32), yes, no, np.array(done), np.zeros(count, np.bool_)
+        )
+        recorder.add(
+            episodes,
+            frames_BNHWC=np.zeros((count, 1, 4, 4, 3), np.uint8),
+            languages=(LANGUAGE,) * count,
+            bins_BCA=np.zeros((count, 8, 7), np.int64),
+            logprobs_BCA=np.zeros((count, 8, 7), np.float32),
+            step=step,
+            values_B=np.array(values, np.float32),
+        )
+
+    add([1, 0], [10.0, 0.0], [False, False])
+    add([0, 1], [1.0, 11.0], [True, False])
+    add([1], [12.0], [True])
+    assert recorder.batch().values_S.tolist() == [0.0, 1.0, 10.0, 11.0, 12.0]
+
+
+def test_update_brings_values_to_returns_and_favours_what_succeeded(checkpoint):
+    learner = _learner(checkpoint)
+    rollouts = make_rollouts(critic=True)
+    bins = torch.from_numpy(rollouts.bins_SCA)
+    won = torch.tensor([rollouts.episodes[e].success_once for e in rollouts.episode_S])
+
+    def look() -> tuple[float, float, np.ndarray]:
+        with torch.no_grad():
+            out = learner.policy.evaluate_actions(_inputs(rollouts), bins, temperature=1.6)
+        logprobs = out.logprobs_BCA.mean((1, 2))
+        assert out.values_B is not None
+        return float(logprobs[won].mean() - logprobs[~won].mean()), float(out.values_B.mean()), out.values_B.numpy()
+
+    margin, _, values = look()
+    first = learner.update(rollouts, seed=0)
+    assert first["train/num_samples"] == 24
+    assert first["train/explained_variance"] == pytest.approx(0.0, abs=1e-6)
+    for epoch in range(1, 4):
+        metrics = learner.update(replace(rollouts, values_S=look()[2].astype(np.float32)), seed=epoch)
+    after, mean, values = look()
+    assert after > margin + 1e-3
+    assert mean > 0.1, "values move from zero towards the returns"
+    assert metrics["train/loss/value"] < first["train/loss/value"]
+    assert 0 <= metrics["train/value_clip_fraction"] <= 1
+    assert len(values) == 24
+
+
+def test_micro_batches_do_not_change_the_update(checkpoint):
+    results = []
+    for micro_batch in (12, 5):
+        learner = _learner(checkpoint, micro_batch=micro_batch)
+        learner.update(make_rollouts(critic=True), seed=0)
+        results.append(_weights(learner))
+    for name, tensor in results[0].items():
+        np.testing.assert_allclose(tensor, results[1][name], atol=2e-5, err_msg=name)
+
+
+def test_warm_up_trains_the_value_head_alone(checkpoint, tmp_path):
+    learner = _learner(checkpoint, warmup=3)
+    start = _weights(learner)
+    rollouts = make_rollouts(critic=True)
+    learner.update(rollouts, seed=0)  # two of the three steps
+    warm = _weights(learner)
+    changed = {name for name in start if not np.array_equal(start[name], warm[name])}
+    assert changed
+    assert all(in_value_head(name) for name in changed)
+    # A resumed run does not begin to warm up again: of its two steps, the second trains the policy.
+    save_actor(learner, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    saved = publish(tmp_path, 1).actor
+    resumed = _learner(checkpoint, lora_path=saved, warmup=3)
+    load_training_state(resumed, saved)
+    for one in (learner, resumed):
+        one.update(rollouts, seed=1)
+    assert any(not np.array_equal(warm[name], value) for name, value in _weights(learner).items() if "lora_" in name)
+    for name, value in _weights(learner).items():
+        np.testing.assert_array_equal(value, _weights(resumed)[name], err_msg=name)
+
+
+def test_resuming_equals_going_on(checkpoint, tmp_path):
+    rollouts = make_rollouts(critic=True)
+    straight = _learner(checkpoint)
+    straight.update(rollouts, seed=0)
+    save_actor(straight, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    saved = publish(tmp_path, 1).actor
+    straight.update(rollouts, seed=1)
+
+    resumed = _learner(checkpoint, lora_path=saved)
+    assert load_training_state(resumed, saved) == 1
+    resumed.update(rollouts, seed=1)
+    for name, value in _weights(straight).items():
+        np.testing.assert_array_equal(value, _weights(resumed)[name], err_msg=name)
+
+
+def test_checkpoints_hold_the_value_head_beside_the_adapter(checkpoint, tmp_path):
+    learner = _learner(checkpoint)
+    learner.update(make_rollouts(critic=True), seed=0)
+    save_actor(learner, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    saved = publish(tmp_path, 1).actor
+    assert all("lora_" in name for name in load_file(saved / "adapter_model.safetensors"))
+    head = load_file(saved / VALUE_HEAD_FILE)
+    assert sorted(head) == ["head_l1.bias", "head_l1.weight", "head_l2.bias", "head_l2.weight", "head_l3.weight"]
+    for name, value in read_policy(checkpoint, lora_path=saved, critic=True).value_head.state_dict().items():
+        assert torch.equal(value, head[name])
+    assert read_policy(checkpoint, lora_path=saved).value_head is None, "GRPO goes on from a policy of PPO"
+    head.pop("head_l3.weight")
+    save_file(head, saved / VALUE_HEAD_FILE)
+    with pytest.raises(ConfigError, match=r"head_l3\.weight is None"):
+        read_policy(checkpoint, lora_path=saved, critic=True)
+    (saved / VALUE_HEAD_FILE).unlink()
+    fresh = read_policy(checkpoint, lora_path=saved, critic=True).value_head
+    assert not fresh.head_l3.weight.any(), "an adapter from GRPO gets a fresh value head"
+
+
+def test_a_value_head_travels_to_rollout_workers(checkpoint):
+    learner = _learner(checkpoint)
+    rollouts = make_rollouts(critic=True)
+    learner.update(rollouts, seed=0)
+    other = read_policy(checkpoint, critic=True)
+    load_trainable(other.module, gather_trainable(learner.policy.module))
+    uniforms = np.full((rollouts.num_samples, 8, 7), 0.5)
+    mine, theirs = (p.act(_inputs(rollouts), temperature=1.0, uniforms_BCA=uniforms) for p in (learner.policy, other))
+    assert mine.values_B is not None
+    assert mine.values_B.any()
+    assert torch.equal(mine.values_B, theirs.values_B)
+
+
+@pytest.mark.parametrize("algorithm", [AlgorithmConfig(), PPO], ids=["grpo", "ppo"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(checkpoint, tmp_path, algorithm):
+    learner = _learner(checkpoint, algorithm=algorithm)
+    learner.folder = tmp_path / "run"
+    before = _weights(learner)
+    rollouts = make_rollouts(critic=algorithm.adv_type == "gae")
+    rollouts.logprobs_SCA[5] = np.nan
+    with pytest.raises(FloatingPointError, match=r"policy loss is nan .*bad_batch\.npz"):
+        learner.update(rollouts, seed=0)
+    with np.load(tmp_path / "run" / "bad_batch.npz") as saved:
+        position = saved["position_S"].tolist().index(5)
+        assert np.isnan(saved["logprobs_SCA"][position]).all()
+        np.testing.assert_array_equal(saved["frames_SNHWC"][position], rollouts.frames_SNHWC[5])
+        assert saved["languages_S"][position] == LANGUAGE
+        assert ("returns_S" in saved) == (algorithm.adv_type == "gae")
+        assert len(saved["advantages_S"]) == len(saved["position_S"]) <= 8
+    # Earlier minibatches may have been learnt from; the weights are finite whatever happened.
+    assert all(np.isfinite(value).all() for value in _weights(learner).values())
+    assert before.keys() == _weights(learner).keys()
+
+
+class _Diverging(ContinualMethod):
+    """Adds an infinite term."""
+
+    def loss_terms(self, policy):
+        return {"penalty": torch.tensor(torch.inf)}
+
+
+def test_a_method_whose_term_is_infinite_is_named(checkpoint, tmp_path):
+    learner = _learner(checkpoint)
+    learner.method = _Diverging()
+    learner.folder = tmp_path
+    with pytest.raises(FloatingPointError, match="penalty loss is inf"):
+        learner.update(make_rollouts(critic=True), seed=0)
+    assert (tmp_path / "bad_batch.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("algorithm.loss_type=grpo", "adv_type=gae goes with algorithm.loss_type=ppo"),
+        ("algorithm.adv_type=grpo", "adv_type=grpo goes with algorithm.loss_type=grpo"),
+        ("algorithm.filter_rewards=true", "group_size=1 must be at least 2"),
+        ("algorithm.gamma=1.5", r"algorithm\.gamma=1\.5 must be between 0 and 1"),
+        ("algorithm.huber_delta=0", r"huber_delta=0\.0 must be greater than 0"),
+        ("actor.optim.value_lr=-1", "value_lr=-1.0 must be greater than 0"),
+        ("actor.optim.critic_warmup_steps=-1", "must not be negative"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(load_config("crl_experiment/libero_spatial_ppo_tiny", [override]), num_tasks=10)
+
+
+@pytest.mark.parametrize("name", ["libero_spatial_ppo_tiny", "libero_spatial_ppo_openvlaoft_spatial"])
+def test_ppo_configurations_are_valid(name):
+    config = load_config(f"crl_experiment/{name}")
+    validate(config, num_tasks=10)
+    assert (config.algorithm.adv_type, config.algorithm.loss_type) == ("gae", "ppo")
