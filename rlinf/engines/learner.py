@@ -231,9 +231,11 @@ class _Totals:
         self._steps += 1
 
     def reduce(self) -> dict[str, float]:
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(self._sums)
-        loss, clipped, kl, entropy, tokens, value_loss, clipped_values, samples = self._sums.tolist()
+        sums = torch.cat([self._sums, *(term.double().reshape(1) for term in self._terms.values())])
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        if world_size > 1:
+            dist.all_reduce(sums)
+        loss, clipped, kl, entropy, tokens, value_loss, clipped_values, samples, *terms = sums.tolist()
         metrics = {"train/loss/policy": loss, "train/num_steps": float(self._steps)}
         if tokens:
             metrics |= {
@@ -245,5 +247,5 @@ class _Totals:
             metrics |= {"train/loss/value": value_loss, "train/value_clip_fraction": clipped_values / samples}
         if self._steps:
             metrics["train/grad_norm"] = float(self._norm) / self._steps
-            metrics |= {name: float(value) / self._steps for name, value in self._terms.items()}
+            metrics |= {n: term / (self._steps * world_size) for n, term in zip(self._terms, terms, strict=True)}
         return metrics
