@@ -35,7 +35,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "slca": {"method": {"name": "slca"}, "actor": {"optim": {"lr": 4e-5}, "global_batch_size": 8192}},
 }
 EPISODES = 50
-EPOCHS = 10
+EPOCHS = 6
 
 
 def write_study(
@@ -138,7 +138,7 @@ def _write_training(folder: Path, method: str, seed: int, tasks: tuple[int, ...]
     name = f"task{'s' if len(tasks) > 1 else ''}_{'_'.join(map(str, tasks))}_seed{seed}"
     with MetricLogger(folder / name, backends=[], project="p", experiment="e", config={}) as log:
         for epoch in range(1, EPOCHS + 1):
-            progress = 1 - np.exp(-epoch / 3)
+            progress = 1 - np.exp(-epoch / 2)
             success = float(np.clip(before + (after - before) * progress + rng.normal(0, 0.02), 0, 1))
             metrics = {
                 "rollout/success_rate": success,
@@ -146,7 +146,7 @@ def _write_training(folder: Path, method: str, seed: int, tasks: tuple[int, ...]
                 "train/approx_kl": 0.004 + 0.003 * rng.random(),
                 "time/epoch": 32.5,
             }
-            if epoch % 5 == 0 and len(tasks) == 1:
+            if epoch % 3 == 0 and len(tasks) == 1:
                 metrics[f"eval/env_info/task_{tasks[0]}_success"] = round(success * EPISODES) / EPISODES
             log.log(metrics, step=epoch)
     record = {

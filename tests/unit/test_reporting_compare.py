@@ -233,7 +233,7 @@ def test_liberos_metrics_need_evaluations_while_learning(study: Path, tmp_path: 
     found = libero_curves(experiment)
     assert found is not None
     assert sorted(found) == [0, 1, 2, 3, 4]
-    assert {len(curve) for curve in found.values()} == {3}  # before, epoch 5, after
+    assert {len(curve) for curve in found.values()} == {3}  # before, epoch 3, after
     assert experiment.matrix is not None
     assert found[3][0] == experiment.matrix.success(3, 3)
     assert found[3][-1] == experiment.matrix.success(4, 3)

@@ -31,7 +31,7 @@ def _latex_table(setting: Setting, number: int) -> str:
     columns = [column for column in columns if any(line.cell(column) is not None for line in setting.lines)]
     best = {column.key: setting.best(column) for column in columns}
     head = " & ".join(["Method", "Seeds", *(_escape(column.name) + _ARROWS[column.better] for column in columns)])
-    rows = []
+    rows: list[str] = []
     for line in setting.lines:
         if line.is_joint and rows and not rows[-1].startswith(r"    \midrule"):
             rows.append(r"    \midrule")

@@ -32,8 +32,8 @@ def scale_curves(line: Line) -> list[ScaleCurve]:
     found: dict[tuple[tuple[int, ...], float | None], dict[tuple[int, float], EvaluationRecord]] = {}
     for experiment in line.experiments:
         for record in experiment.probes:
-            curve = found.setdefault((record.learnt_tasks, record.previous_coeff), {})
-            curve[experiment.seed, record.lora_scale] = record
+            probes = found.setdefault((record.learnt_tasks, record.previous_coeff), {})
+            probes[experiment.seed, record.lora_scale] = record
     for experiment in line.experiments:
         for record in experiment.records:
             own = found.get((record.learnt_tasks, record.previous_coeff))
