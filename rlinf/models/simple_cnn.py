@@ -119,18 +119,22 @@ class CNNSettings:
 
 @lru_cache(maxsize=1024)
 def embed_instruction(text: str) -> NDArray[np.float32]:
-    """A fixed vector (D,) for any sentence: the sum of random signs that words and pairs of neighbours hash to.
+    """A fixed vector (D,) for any sentence, of random signs: half what its words and pairs of neighbours hash to, half
+    what the whole sentence does.
 
     Nothing is learnt and no vocabulary is stored, so tasks of other suites have a place too; sentences that share words
-    lie near each other. Elements have about unit variance.
+    lie near each other, and the same words in another order apart. Elements have about unit variance.
     """
     words = text.lower().split()
     pieces = [*words, *(f"{first} {second}" for first, second in pairwise(words))]
-    total_D = np.zeros(INSTRUCTION_SIZE, np.float32)
-    for piece in pieces:
-        digest = blake2b(piece.encode(), digest_size=INSTRUCTION_SIZE // 8).digest()
-        total_D += 2.0 * np.unpackbits(np.frombuffer(digest, np.uint8)) - 1.0
-    return total_D / np.float32(max(len(pieces), 1) ** 0.5)
+    parts_D = sum((_signs(piece) for piece in pieces), start=np.zeros(INSTRUCTION_SIZE, np.float32))
+    return (parts_D / np.float32(max(len(pieces), 1) ** 0.5) + _signs(" ".join(words))) / np.float32(2**0.5)
+
+
+def _signs(text: str) -> NDArray[np.float32]:
+    """-1 or 1 for each bit of a hash, (D,)."""
+    digest = blake2b(text.encode(), digest_size=INSTRUCTION_SIZE // 8).digest()
+    return 2 * np.unpackbits(np.frombuffer(digest, np.uint8)).astype(np.float32) - 1
 
 
 class FilmBlock(nn.Module):

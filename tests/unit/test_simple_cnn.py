@@ -1,0 +1,225 @@
+"""The convolutional policy: sampling, updates, checkpoints, its supervised start, and the random baseline."""
+
+import copy
+import json
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from openvla_oft import dataset
+from openvla_oft.augment import AugmentConfig
+from rlinf.cli.pretrain_simple_cnn import main as pretrain_main
+from rlinf.config import ConfigError, load_config
+from rlinf.config.schema import AlgorithmConfig, ModelConfig, OptimConfig
+from rlinf.custom.methods import ContinualMethod
+from rlinf.custom.random_action_rollout_worker import RandomActionPolicy
+from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
+from rlinf.data import Observation
+from rlinf.engines.checkpoint import checkpoints, load_training_state, publish, save_actor, temporary_folder
+from rlinf.engines.fsdp import gather_trainable, load_trainable
+from rlinf.engines.learner import PolicyLearner
+from rlinf.models import PolicyInputs, PolicySource, find_weights, load_policy
+from rlinf.models.simple_cnn import CNNSettings, embed_instruction
+from tests.simple_cnn import read_cnn, write_cnn
+from tests.small_policy import LANGUAGE, make_rollouts, write_policy
+from tests.unit.sft_demos import LANGUAGES, write_suite
+from transformers_openvla_oft import libero_sentences
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_cnn(tmp_path_factory.mktemp("cnn") / "tiny")
+
+
+def _learner(checkpoint, *, weights=None, critic=False):
+    return PolicyLearner(
+        read_cnn(checkpoint, weights=weights, critic=critic),
+        ContinualMethod(),
+        algorithm=AlgorithmConfig(adv_type="gae", loss_type="ppo") if critic else AlgorithmConfig(),
+        optim=OptimConfig(lr=1e-3),
+        global_batch=12,
+        micro_batch=8,
+        device=torch.device("cpu"),
+    )
+
+
+def _observation(count, *, language=LANGUAGE):
+    images = np.random.default_rng(0).integers(0, 256, (count, 1, 48, 48, 3), dtype=np.uint8)
+    return Observation(images, np.zeros((count, 8), np.float32), (language,) * count)
+
+
+def _uniforms(count, seed=0):
+    return np.random.default_rng(seed).random((count, 8, 7))
+
+
+def test_instructions_of_all_suites_are_told_apart():
+    sentences = sorted({text.lower() for text in libero_sentences()})
+    assert len(sentences) > 30
+    vectors = np.stack([embed_instruction(text) for text in sentences])
+    for first, second in combinations(range(len(sentences)), 2):
+        assert np.abs(vectors[first] - vectors[second]).max() > 0.1, (sentences[first], sentences[second])
+    np.testing.assert_array_equal(embed_instruction("Put the bowl"), embed_instruction("put the  bowl"))
+    known = [-1.0233, 1.0233, -0.3909, -0.2416]  # stored weights rely on these numbers
+    assert embed_instruction("put the bowl")[:4].tolist() == pytest.approx(known, abs=1e-4)
+
+
+def test_an_action_depends_on_its_random_numbers_and_not_on_the_batch(checkpoint):
+    policy = read_cnn(checkpoint)
+    inputs = policy.prepare(_observation(3))
+    assert inputs.frames_BNHWC.shape == (3, 1, 32, 32, 3)
+    together = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms(3))
+    alone = policy.act(
+        PolicyInputs(inputs.frames_BNHWC[2:], inputs.languages[2:]), temperature=1.0, uniforms_BCA=_uniforms(3)[2:]
+    )
+    assert torch.equal(together.bins_BCA[2], alone.bins_BCA[0])
+    assert together.env_actions_BCA.shape == (3, 8, 7)
+    assert np.abs(together.env_actions_BCA).max() <= 1
+
+
+def test_the_learner_sees_the_rollouts_log_probabilities(checkpoint):
+    policy = read_cnn(checkpoint)
+    inputs = policy.prepare(_observation(4))
+    output = policy.act(inputs, temperature=1.6, uniforms_BCA=_uniforms(4))
+    again = policy.evaluate_actions(inputs, output.bins_BCA, temperature=1.6)
+    assert torch.allclose(output.logprobs_BCA, again.logprobs_BCA, atol=1e-5)
+
+
+def test_every_weight_is_trained_and_belongs_to_one_module(checkpoint):
+    policy = read_cnn(checkpoint, critic=True)
+    modules = policy.trainable_modules()
+    assert all(modules[name] for name in ("vision", "llm", "head"))
+    grouped = [id(p) for params in modules.values() for p in params] + [id(p) for p in policy.value_head.parameters()]
+    assert sorted(grouped) == sorted(id(p) for p in policy.module.parameters())
+
+
+def test_an_update_raises_the_probability_of_what_succeeded(checkpoint):
+    learner = _learner(checkpoint)
+    rollouts = make_rollouts()
+    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
+    bins = torch.from_numpy(rollouts.bins_SCA)
+    won = torch.tensor([rollouts.episodes[e].success_once for e in rollouts.episode_S])
+
+    def margin():
+        with torch.no_grad():
+            logprobs = learner.policy.evaluate_actions(inputs, bins, temperature=1.6).logprobs_BCA.mean((1, 2))
+        return float(logprobs[won].mean() - logprobs[~won].mean())
+
+    before, start = margin(), copy.deepcopy(gather_trainable(learner.policy.module))
+    metrics = learner.update(rollouts, seed=0)
+    learner.update(rollouts, seed=1)
+    assert metrics["train/num_steps"] == 2
+    assert margin() > before + 1e-3
+    changed = gather_trainable(learner.policy.module)
+    assert not [name for name in start if np.array_equal(start[name], changed[name])], "all weights are trained"
+
+
+@pytest.mark.parametrize("critic", [False, True])
+def test_resuming_equals_going_on(checkpoint, tmp_path, critic):
+    rollouts = make_rollouts(critic=critic)
+    straight = _learner(checkpoint, critic=critic)
+    straight.update(rollouts, seed=0)
+    save_actor(straight, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    saved = publish(tmp_path, 1)
+    assert {"model.pt", "config.json", "training_state.pt"} <= {path.name for path in saved.actor.iterdir()}
+    assert checkpoints(tmp_path) == [saved]
+    straight.update(rollouts, seed=1)
+
+    resumed = _learner(checkpoint, weights=saved.actor, critic=critic)
+    assert load_training_state(resumed, saved.actor) == 1
+    resumed.update(rollouts, seed=1)
+    for name, tensor in gather_trainable(straight.policy.module).items():
+        np.testing.assert_array_equal(tensor, gather_trainable(resumed.policy.module)[name], err_msg=name)
+
+
+def test_a_checkpoint_acts_like_the_learner_that_wrote_it_also_as_a_base(checkpoint, tmp_path):
+    learner = _learner(checkpoint, critic=True)
+    learner.update(make_rollouts(critic=True), seed=0)
+    save_actor(learner, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    folder = publish(tmp_path, 1).actor
+    other = read_cnn(checkpoint, critic=True)
+    load_trainable(other.module, gather_trainable(learner.policy.module))
+    inputs = other.prepare(_observation(2))
+    wanted = learner.policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms(2)).logprobs_BCA
+    for policy in (other, read_cnn(checkpoint, weights=folder), read_cnn(folder)):  # with and without the value head
+        assert torch.equal(policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms(2)).logprobs_BCA, wanted)
+
+
+def test_what_does_not_fit_is_refused(checkpoint, tmp_path):
+    other = write_cnn(tmp_path / "other", hidden_size=48)
+    with pytest.raises(ConfigError, match="does not fit the policy"):
+        read_cnn(checkpoint, weights=other)
+    cnn = ModelConfig(model_name="simple_cnn", is_lora=False)
+    source = PolicySource(checkpoint, unnorm_key="libero_goal", seed=0)
+    with pytest.raises(ConfigError, match=r"no action statistics for 'libero_goal'; the checkpoint has \['libero_spa"):
+        load_policy(cnn, source, base_dtype=torch.float32)
+    with pytest.raises(ConfigError, match="has no adapter, all of its weights are trained"):
+        load_policy(replace(cnn, is_lora=True), source, base_dtype=torch.float32)
+    with pytest.raises(ConfigError, match="no adapter that could be merged"):
+        load_policy(replace(cnn, previous_lora_paths=["a"]), source, base_dtype=torch.float32)
+    with pytest.raises(ConfigError, match=r"'openvla', but the one in .* is of type 'simple_cnn'"):
+        find_weights(ModelConfig(), checkpoint)
+    vla = write_policy(tmp_path / "vla")
+    with pytest.raises(ConfigError, match=r"'simple_cnn', but the one in .* is of type 'openvla'"):
+        find_weights(cnn, vla)
+    with pytest.raises(ConfigError, match=r"expected model\.pt in"):
+        find_weights(replace(cnn, lora_path=str(vla)), checkpoint)
+
+
+def test_the_supervised_start_learns_its_demonstrations(tmp_path):
+    folder = write_suite(tmp_path / "demos", num_demos=1, num_steps=5)
+    demos = dataset.load(folder, suite="libero_spatial", cameras=("agentview",), image_size=32)
+    settings = CNNSettings(image_size=32, channels=(8, 16), squeezed_channels=4, hidden_size=64, token_size=16)
+    common = {"batch_size": 10, "validation_fraction": 0.0, "num_warmup_steps": 5, "learning_rate": 5e-3}
+    config = PretrainConfig(**common, num_steps=150, label_sigma=0.0, ema_decay=0.9, augment=AugmentConfig.off())
+    result = pretrain(
+        demos,
+        suite="libero_spatial",
+        settings=settings,
+        config=config,
+        output=tmp_path / "cnn",
+        device=torch.device("cpu"),
+    )
+    assert result.train_loss < 0.1 * np.log(256)
+    policy = read_cnn(tmp_path / "cnn")
+    index = 3
+    observation = Observation(demos.images_FNHWC[index : index + 1], np.zeros((1, 8), np.float32), LANGUAGES[:1])
+    greedy = policy.act(policy.prepare(observation), temperature=0, uniforms_BCA=_uniforms(1)).env_actions_BCA[0, 0]
+    np.testing.assert_allclose(greedy, demos.actions_FA[index], atol=0.15)
+
+
+def test_the_command_writes_a_checkpoint_and_refuses_to_replace_it(tmp_path):
+    demos = write_suite(tmp_path / "demos")
+    output = tmp_path / "out"
+    arguments = ["--demonstrations", str(demos), "--output", str(output), "--image-size", "32", "--num-workers", "0"]
+    assert pretrain_main([*arguments, "--steps", "2", "--batch-size", "4"]) == 0
+    record = json.loads((output / "training.json").read_text())
+    assert record["demonstrations"] == 6
+    assert record["result"]["validation_cross_entropy"] > 0
+    assert read_cnn(output).chunk_shape == (8, 7)
+    with pytest.raises(ConfigError, match="exists"):
+        pretrain_main(arguments)
+
+
+@pytest.mark.parametrize("name", ["libero_spatial_grpo_simple_cnn", "libero_spatial_grpo_simple_cnn_eval"])
+def test_configurations_compose(name):
+    config = load_config(f"crl_experiment/{name}")
+    assert config.actor.model.model_name == "simple_cnn"
+    assert config.actor.checkpoint_load_path == config.rollout.model_dir
+    assert (config.method.name, config.method.label) == ("sequential", "simple_cnn")
+
+
+def test_random_actions_are_uniform_and_repeat():
+    policy = RandomActionPolicy(num_actions_chunk=8)
+    inputs = policy.prepare(_observation(500))
+    output = policy.act(inputs, temperature=0, uniforms_BCA=_uniforms(500))
+    actions = output.env_actions_BCA
+    assert actions.shape == (500, 8, 7)
+    np.testing.assert_allclose(actions.mean((0, 1)), 0, atol=4 / 4000**0.5)
+    np.testing.assert_allclose(actions[..., :6].std((0, 1)), 3**-0.5, atol=0.02)
+    assert set(np.unique(actions[..., 6])) == {-1.0, 1.0}
+    assert torch.allclose(output.logprobs_BCA, torch.full((), -np.log(256), dtype=torch.float32), atol=1e-5)
+    again = policy.act(inputs, temperature=1.6, uniforms_BCA=_uniforms(500))
+    np.testing.assert_array_equal(again.env_actions_BCA, actions)
