@@ -131,11 +131,13 @@ def evaluation_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, t
 
 def check_steps(steps: Sequence[Step], workspace: Workspace) -> None:
     """Refuse, before anything is started, to mix settings in one folder and checkpoints of another suite or model."""
-    for step in steps:
+    for number, step in enumerate(steps):
         folder = workspace.root / step.folder
         start = None if step.start is None else workspace.root / step.start
         known_start = start is not None and (start / LINEAGE_FILE).is_file()
-        if not known_start and not any(folder.parent.glob(f"*/{CONFIG_FILE}")):
+        began = (folder / CONFIG_FILE).is_file()
+        is_first_beside_others = number == 0 and any(folder.parent.glob(f"*/{CONFIG_FILE}"))
+        if not (known_start or began or is_first_beside_others):
             continue
         config = load_config(step.command[2], step.command[3:])
         if start is not None and known_start:
