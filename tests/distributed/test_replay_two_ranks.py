@@ -1,0 +1,43 @@
+"""Replay over two sharded gloo processes equals one process, the base model's logits computed on the fly included."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlinf.engines.distributed import free_port
+from tests.small_policy import write_policy
+from tests.unit.replay_demos import write_hdf5
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def _train(world_size: int, checkpoint: Path, output: Path, name: str) -> list[dict[str, np.ndarray]]:
+    arguments = [str(world_size), str(free_port()), str(checkpoint), str(output), name]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.distributed.replay_ranks", str(rank), *arguments],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    for rank, text in zip(ranks, outputs, strict=True):
+        assert rank.returncode == 0, text[-3000:]
+    return [dict(np.load(output / f"rank_{rank}_of_{world_size}.npz")) for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("name", ["er", "der"])
+def test_two_ranks_give_the_weights_of_one(tmp_path, name):
+    checkpoint = write_policy(tmp_path / "small")
+    write_hdf5(tmp_path, task_ids=range(10), num_demos=1, num_steps=4)
+    (one,), two = _train(1, checkpoint, tmp_path, name), _train(2, checkpoint, tmp_path, name)
+    assert one.pop("loss") > 0
+    for name, value in one.items():
+        np.testing.assert_allclose(two[0][name], value, atol=5e-5, err_msg=name)
+        np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)
