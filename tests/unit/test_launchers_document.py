@@ -1,0 +1,251 @@
+"""Every command line of the user's document, copied: each is read and planned as the document says."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlinf.cli import run_sequence
+from rlinf.cli.launcher import DEFAULT_CONFIG, Arguments, read_arguments
+from rlinf.custom.checkpoint_paths import Workspace
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCHERS = REPOSITORY / "examples" / "crl_experiment"
+GOLDEN = Path(__file__).parent / "golden_plans.txt"
+OBJECT = "crl_experiment/libero_object_grpo_tiny"
+TINY = "crl_experiment/libero_spatial_grpo_tiny"
+CNN = "crl_experiment/libero_spatial_grpo_simple_cnn"
+
+# "Each script has its own argument pattern. Below are the signatures for each", with the examples below them.
+SIGNATURES = """
+bash run_embodiment_sequential.sh TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
+# Example: bash ... "0,4"
+# Example: bash ... 0 "" 15 "" 42
+bash run_embodiment_ewc.sh TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
+# Example: bash ... "0,4"
+bash run_embodiment_er.sh TASK_ID_OR_RANGE [ER_COEFF=0.03] [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
+# Example: bash ... "0,4" 0.03
+bash run_embodiment_der.sh TASK_ID_OR_RANGE [DER_COEFF=0.03] [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
+# Example: bash ... "0,4" 0.03
+bash run_embodiment_weight_merge.sh TASK_ID_OR_RANGE MERGE_COEFF [CONFIG_NAME] [SEED]
+# Example: bash ... "0,4" 0.8
+bash run_embodiment_slca.sh TASK_ID_OR_RANGE LR_STRING [CONFIG_NAME] [SEED]
+# Example: bash ... "1,4" "2e-6,2e-6,1e-5"
+bash run_embodiment_multitask.sh TASK_IDS [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
+# Example: bash ... "0,2,4"
+bash run_embodiment_sequential_reorder.sh TASK_IDS RUN_ID [MAX_EPOCH] [CONFIG_NAME] [SEED] [INIT_CHECKPOINT]
+# Example: bash ... "4,3,2,1,0" reorder_v1
+bash run_embodiment_simple_cnn.sh TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
+# Example: bash ... 0
+bash eval_embodiment_lora_scale.sh CHECKPOINT_LOCATION CURRENT_LORA_SCALE [PREVIOUS_LORA_COEFF] [STEP_NUMBER] [CONFIG_NAME]
+# Example: bash ... logs/sequential/task_0 0.5
+"""  # noqa: E501 - as in the document
+
+# "All scripts are in examples/crl_experiment/": the table's examples.
+TABLE = """
+run_embodiment_sequential.sh | bash ... 0
+run_embodiment_sequential.sh | bash ... "0,4"
+run_embodiment_ewc.sh | bash ... "0,4"
+run_embodiment_er.sh | bash ... 0 0.03
+run_embodiment_der.sh | bash ... 0 0.03
+run_embodiment_weight_merge.sh | bash ... "0,3" 0.8
+run_embodiment_slca.sh | bash ... "1,4" "2e-6,2e-6,1e-5"
+run_embodiment_multitask.sh | bash ... "0,2,4"
+run_embodiment_simple_cnn.sh | bash ... 0
+run_embodiment_sequential_reorder.sh | bash ... "0,4"
+"""
+
+# Quick start, evaluation, and what the sections on configuration show of weight merge and SLCA.
+COMMANDS = """
+bash examples/crl_experiment/run_embodiment_sequential.sh 0
+bash examples/crl_experiment/run_embodiment_sequential.sh "0,4"
+bash examples/crl_experiment/run_embodiment_weight_merge.sh "0,4" 0.8
+bash examples/crl_experiment/run_embodiment_slca.sh "0,4" "2e-6,2e-6,1e-5"
+bash examples/crl_experiment/eval_embodiment.sh logs/sequential/task_0_seed1234
+bash examples/crl_experiment/eval_embodiment.sh logs/sequential/task_0_seed1234 20
+bash examples/crl_experiment/eval_embodiment.sh logs/simple_cnn/task_0_seed1234 10 crl_experiment/libero_spatial_grpo_simple_cnn_eval
+bash examples/crl_experiment/eval_embodiment_lora_scale.sh logs/sequential/task_0 0.5
+"""  # noqa: E501 - as in the document
+
+# "CRL-specific parameters", with and without the plus.
+KEYS = [
+    (("algorithm.use_experience_replay=True", "algorithm.bc_coeff=0.03"), "er"),
+    (
+        (
+            "algorithm.use_experience_replay=True",
+            "algorithm.bc_coeff=0.03",
+            "+algorithm.use_reference_logits_bc=True",
+            "+algorithm.use_cached_bc_logits=True",
+        ),
+        "der",
+    ),
+    (("+algorithm.use_ewc=True",), "ewc"),
+    (("algorithm.use_ewc=True",), "ewc"),
+    (("env.fixed_task_ids=[0,1,2]",), "sequential"),
+]
+
+
+def signatures() -> dict[str, list[str]]:
+    """The documented argument names of each script."""
+    lines = [line.split()[1:] for line in SIGNATURES.splitlines() if line.startswith("bash ")]
+    return {script: words for script, *words in lines}
+
+
+def command_lines() -> list[tuple[str, ...]]:
+    """Every documented call: script and arguments."""
+    calls: list[tuple[str, ...]] = []
+    script = ""
+    for line in SIGNATURES.splitlines():
+        words = shlex.split(line, comments=False)
+        if line.startswith("bash "):
+            script = words[1]
+        elif line.startswith("# Example:"):
+            calls.append((script, *words[4:]))
+    for line in filter(None, TABLE.splitlines()):
+        script, _, call = line.partition(" | ")
+        calls.append((script, *shlex.split(call)[2:]))
+    for line in filter(None, COMMANDS.splitlines()):
+        _, path, *words = shlex.split(line)
+        calls.append((Path(path).name, *words))
+    return calls
+
+
+def declaration(script: str) -> tuple[str, list[str]]:
+    """The signature and the fixed settings that a launcher declares, read by bash itself."""
+    text = (LAUNCHERS / script).read_text().replace("\\\n", "")
+    (line,) = [line for line in text.splitlines() if line.startswith("launch ")]
+    code = f'printf "%s\\n" {line.removeprefix("launch ")}'
+    words = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    split = words.index("--")
+    return words[0], words[split + 1 :]
+
+
+def read(script: str, *words: str) -> Arguments:
+    signature, fixed = declaration(script)
+    return read_arguments([script, signature, *words, "--", *fixed])
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which the checkpoints that the document evaluates are there."""
+    root = tmp_path_factory.mktemp("repository")
+    for folder, weights, config in (
+        ("logs/sequential/task_0_seed1234", "adapter_config.json", DEFAULT_CONFIG),
+        ("logs/simple_cnn/task_0_seed1234", "model.pt", CNN),
+    ):
+        for step in (10, 20):
+            actor = root / folder / "checkpoints" / f"global_step_{step}" / "actor"
+            actor.mkdir(parents=True)
+            (actor / weights).write_text("{}")
+        (root / folder / "run.json").write_text(json.dumps({"config_name": config}))
+    return root
+
+
+def plan(repository: Path, arguments: Arguments) -> str:
+    """What a dry run shows."""
+    workspace = Workspace(root=repository, called_from=repository)
+    plans = {"sequence": run_sequence.sequence_steps, "evaluate": run_sequence.evaluation_steps}
+    heading, steps = plans[arguments.settings.action](arguments, workspace)
+    lines = [line for number, step in enumerate(steps, 1) for line in run_sequence.describe(step, number, len(steps))]
+    return "\n".join([heading, *lines])
+
+
+def test_every_launcher_has_the_documented_signature() -> None:
+    documented = signatures()
+    assert len(documented) == 10
+    for script, words in documented.items():
+        declared = declaration(script)[0].split()
+        assert [_name(word) for word in declared] == [_name(word) for word in words], script
+        optional = {_name(word) for word in words if word.startswith("[")}
+        assert optional <= {_name(word) for word in declared if word.startswith("[")}, script
+        defaults = [word for word in words if "=" in word]
+        assert set(defaults) <= set(declared), script
+
+
+def _name(word: str) -> str:
+    return word.strip("[]").partition("=")[0]
+
+
+def test_the_document_has_the_launchers_that_there_are() -> None:
+    scripts = {path.name for path in LAUNCHERS.glob("*.sh")} - {"launch.sh", "common_functions.sh"}
+    assert scripts == signatures().keys() | {"eval_embodiment.sh"}
+    assert all(os.access(LAUNCHERS / script, os.X_OK) for script in scripts)
+
+
+@pytest.mark.parametrize("call", list(dict.fromkeys(command_lines())), ids=" ".join)
+def test_every_documented_command_line_is_planned(repository: Path, call: tuple[str, ...]) -> None:
+    script, *words = call
+    text = plan(repository, read(script, *words))
+    config = CNN if "simple_cnn" in text else DEFAULT_CONFIG
+    assert f"--config-name {config}" in text
+    assert "runner.seed=42 " in text if "42" in words else "runner.seed=1234 " in text
+
+
+@pytest.mark.parametrize(("keys", "method"), KEYS)
+def test_the_documented_keys_lead_to_the_methods_folder(repository: Path, keys: tuple[str, ...], method: str) -> None:
+    arguments = read("run_embodiment_sequential.sh", "0", *(key for key in keys if "fixed_task_ids" not in key))
+    assert plan(repository, arguments).startswith(f"{method}: libero_spatial, task 0;")
+
+
+GOLDEN_CALLS = {
+    "sequential": ("run_embodiment_sequential.sh", "0,1", "", "", TINY, "3"),
+    "sequential from a checkpoint": (
+        "run_embodiment_sequential.sh", "1", "logs/sequential/task_0_seed1234", "15", "", "42",
+    ),
+    "reorder": ("run_embodiment_sequential_reorder.sh", "4,0", "reorder_v1", "3", TINY, "7"),
+    "reorder from a checkpoint": (
+        "run_embodiment_sequential_reorder.sh", "2", "v2", "", TINY, "", "logs/sequential/task_0_seed1234",
+    ),
+    "reorder without a name": ("run_embodiment_sequential_reorder.sh", "2,1"),
+    "ewc": ("run_embodiment_ewc.sh", "0,1", "", "3", TINY),
+    "er": ("run_embodiment_er.sh", "0,1", "0.1", "", "", TINY),
+    "der": ("run_embodiment_der.sh", "0,1"),
+    "weight merge": ("run_embodiment_weight_merge.sh", "0,2", "0.8", TINY),
+    "weight merge on Object": ("run_embodiment_weight_merge.sh", "5,6", "0.5", OBJECT),
+    "slca": ("run_embodiment_slca.sh", "1,2", "2e-6,3e-6,1e-5"),
+    "multitask": ("run_embodiment_multitask.sh", "0,2,4", "", "", TINY),
+    "simple cnn": ("run_embodiment_simple_cnn.sh", "0,1"),
+    "Long": ("run_embodiment_sequential.sh", "3", "", "", "crl_experiment/libero_10_grpo_openvlaoft_long"),
+    "evaluation": ("eval_embodiment.sh", "logs/sequential/task_0_seed1234", "20"),
+    "evaluation of the cnn": (
+        "eval_embodiment.sh", "logs/simple_cnn/task_0_seed1234", "10", f"{CNN}_eval",
+    ),
+    "lora scale": ("eval_embodiment_lora_scale.sh", "logs/sequential/task_0", "0.5"),
+}  # fmt: skip
+
+
+def golden_plans(repository: Path) -> str:
+    blocks = []
+    for title, (script, *words) in GOLDEN_CALLS.items():
+        blocks.append(f"== {title}: {script} {shlex.join(words)}\n{plan(repository, read(script, *words))}\n")
+    return "\n".join(blocks).replace(str(repository), "REPOSITORY")
+
+
+def test_golden_plans(repository: Path) -> None:
+    """The whole dry run of every launcher. After a change that is meant: REWRITE_GOLDEN=1 pytest, and read the diff."""
+    plans = golden_plans(repository)
+    if os.environ.get("REWRITE_GOLDEN"):
+        GOLDEN.write_text(plans)
+    assert plans == GOLDEN.read_text()
+
+
+def test_all_launchers_run_from_anywhere(tmp_path: Path) -> None:
+    """Two of them through bash: what the plan says is what is printed, and nothing is written."""
+    for script, *words in (GOLDEN_CALLS["weight merge"], GOLDEN_CALLS["slca"]):
+        done = subprocess.run(
+            ["bash", str(LAUNCHERS / script), *words, "--dry-run", f"runner.logger.log_root={tmp_path / 'runs'}"],
+            cwd=tmp_path,
+            env={**os.environ, "VIRTUAL_ENV": sys.prefix},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith("dry run: nothing was started\n")
+        assert not list(tmp_path.iterdir())
