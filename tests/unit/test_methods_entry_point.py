@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from importlib import invalidate_caches
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_it_holds_the_policy_near_its_start(on_path, tmp_path):
             micro_batch=8,
             device=torch.device("cpu"),
         )
-        start = gather_trainable(policy.module)
+        start = deepcopy(gather_trainable(policy.module))  # on one process these are the weights themselves
         learner.method.on_task_start(TaskContext((0,), tmp_path), policy)
         learner.update(make_rollouts(), seed=0)
         end = gather_trainable(policy.module)
