@@ -29,7 +29,7 @@ def per_sample_fisher(policy: Policy, samples: Samples, task: TaskContext) -> Fi
     for position in range(len(samples)):
         policy.module.zero_grad(set_to_none=True)
         sample = samples.select(np.array([position]))
-        sample.log_likelihood(policy, temperature=task.temperature, device=task.device).backward()  # type: ignore[no-untyped-call]
+        sample.log_likelihood(policy, temperature=task.temperature, device=task.device).backward()
         _add_squares(total, policy, 1 / max(samples.num_tokens, 1))
     policy.module.zero_grad(set_to_none=True)
     return total
