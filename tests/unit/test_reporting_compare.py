@@ -259,3 +259,31 @@ def test_curves_keep_inside_their_frame() -> None:
 )
 def test_task_ranges(tasks: tuple[int, ...], text: str) -> None:
     assert task_ranges(tasks) == text
+
+
+def test_random_actions_are_a_reference(tmp_path: Path) -> None:
+    write_study(tmp_path, methods=("er", "ewc"), seeds=(1, 2), num_tasks=2)
+    rates = np.full(10, 0.02)
+    rates[:2] = 0.1
+    write_record(tmp_path / "random_action", "random_action", 1, (), rates)
+    setting = only_setting(tmp_path)
+    assert [line.first.method for line in setting.lines] == ["ewc", "er"]
+    (random,) = setting.references
+    learnt, held_out = (setting.reference_cell(random, column(key)) for key in ("avg", "zero_shot"))
+    assert learnt is not None
+    assert held_out is not None
+    assert (learnt.value, held_out.value) == pytest.approx((0.1, 0.02))
+    assert setting.reference_cell(random, column("nbt")) is None
+    assert latex(collect([tmp_path])).splitlines()[-4].startswith("    Random actions & 1 & -- & 10.0 {")
+    rows = list(csv.DictReader(csv_table(collect([tmp_path])).splitlines()))
+    assert [row["row"] for row in rows if row["method"] == "random_action"] == ["reference"]
+    assert "Random actions" in write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+
+
+def test_only_starts_are_compared_when_nothing_was_learnt(tmp_path: Path) -> None:
+    for method in ("random_action", "sequential"):
+        write_record(tmp_path / method, method, 1, (), BASE)
+    setting = only_setting(tmp_path)
+    assert [line.first.method for line in setting.lines] == ["sequential", "random_action"]
+    assert "base model" in setting.title
+    write_report(collect([tmp_path]), tmp_path / "r.html")

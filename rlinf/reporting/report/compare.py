@@ -45,11 +45,11 @@ def table(setting: Setting, anchors: Mapping[int, str]) -> str:
     body = []
     for number, line in enumerate(setting.lines):
         cells = "".join(_table_cell(line.cell(column), column, best[column.key]) for column in columns)
-        links = [f'<a href="#{anchors[id(one)]}">{one.seed}</a>' for one in line.experiments]
-        note = f"{count(len(links), 'seed')}: {', '.join(links)}" + (", joint training" if line.is_joint else "")
         key = f'<i class="swatch" style="background:var(--t{number % charts.NUM_COLOURS})"></i>'
-        row = ' class="joint"' if line.is_joint else ""
-        body.append(f'<tr{row}><th scope="row">{key}{escape(line.name)}<br><small>{note}</small></th>{cells}</tr>')
+        body.append(_table_row(line, key, "joint training" if line.is_joint else "", cells, anchors))
+    for line in setting.references:
+        cells = "".join(_table_cell(setting.reference_cell(line, column), column, None) for column in columns)
+        body.append(_table_row(line, "", "learns nothing", cells, anchors))
     words = ". ".join(f"{one.name}: {one.words}" for one in columns if one.better)
     return (
         '<div class="card scroll"><table class="plain wide names compare"><thead><tr><th>Method</th>'
@@ -59,6 +59,13 @@ def table(setting: Setting, anchors: Mapping[int, str]) -> str:
         "(Student’s t) or, for a single seed, from its evaluation episodes. Where intervals overlap, the order of two "
         "methods is not certain.</p>"
     )
+
+
+def _table_row(line: Line, key: str, remark: str, cells: str, anchors: Mapping[int, str]) -> str:
+    links = [f'<a href="#{anchors[id(one)]}">{one.seed}</a>' for one in line.experiments]
+    note = f"{count(len(links), 'seed')}: {', '.join(links)}" + (f", {remark}" if remark else "")
+    row = ' class="joint"' if remark else ""
+    return f'<tr{row}><th scope="row">{key}{escape(line.name)}<br><small>{note}</small></th>{cells}</tr>'
 
 
 def _arrow(column: Column) -> str:

@@ -32,23 +32,31 @@ def _latex_table(setting: Setting, number: int) -> str:
     best = {column.key: setting.best(column) for column in columns}
     head = " & ".join(["Method", "Seeds", *(_escape(column.name) + _ARROWS[column.better] for column in columns)])
     rows: list[str] = []
+    others: list[str] = []
     for line in setting.lines:
-        if line.is_joint and rows and not rows[-1].startswith(r"    \midrule"):
-            rows.append(r"    \midrule")
         cells = [_latex_cell(line.cell(column), best[column.key]) for column in columns]
-        rows.append("    " + " & ".join([_escape(line.name), str(len(line.seeds)), *cells]) + r" \\")
+        (others if line.is_joint else rows).append(_latex_row(line, cells))
+    for line in setting.references:
+        cells = [_latex_cell(setting.reference_cell(line, column), None) for column in columns]
+        others.append(_latex_row(line, cells))
+    if rows and others:
+        rows.append(r"    \midrule")
     caption = (
         f"{_escape(setting.title)}. Success rates in percent, differences in points, with 95\\% confidence intervals: "
         r"$\pm$ over seeds (Student's $t$), [low, high] over the evaluation episodes of a single seed. "
         "Bold: best mean, joint training left out."
     )
-    body = "\n".join(rows)
+    body = "\n".join(rows + others)
     return (
         "\\begin{table}[t]\n  \\centering\n  \\small\n"
         f"  \\caption{{{caption}}}\n  \\label{{tab:continual-{number}}}\n"
         f"  \\begin{{tabular}}{{l{'r' * (1 + len(columns))}}}\n    \\toprule\n    {head} \\\\\n    \\midrule\n"
         f"{body}\n    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
     )
+
+
+def _latex_row(line: Line, cells: Sequence[str]) -> str:
+    return "    " + " & ".join([_escape(line.name), str(len(line.seeds)), *cells]) + r" \\"
 
 
 def _latex_cell(cell: Cell | None, best: float | None) -> str:
@@ -74,7 +82,10 @@ def _escape(text: str) -> str:
 
 
 def csv_table(experiments: Sequence[Experiment]) -> str:
-    """One row per method (``row`` is ``mean``) and one per seed; all metrics as fractions with their intervals."""
+    """One row per method (``row`` is ``mean``) and one per ``seed``; all metrics as fractions with their intervals.
+
+    A ``reference`` learns nothing: ``avg`` and ``zero_shot`` are its success on the same tasks.
+    """
     names = [f"{column.key}{end}" for column in COLUMNS for end in ("", "_low", "_high")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -82,17 +93,20 @@ def csv_table(experiments: Sequence[Experiment]) -> str:
         ["suite", "learnt_tasks", "decoding", "assets", "line", "method", "row", "seeds", "episodes", *names]
     )
     for setting in _settings(experiments):
+        tasks = _join(setting.lines[0].matrices[0].learnt_tasks)
         for line in setting.lines:
-            writer.writerow([*_labels(line), "mean", _join(line.seeds), _episodes(line), *_cells(line)])
-            for one in line.experiments:
-                single = Line.of(one)
-                writer.writerow([*_labels(line), "seed", one.seed, _episodes(single), *_cells(single)])
+            rows = [(line, "mean"), *((Line.of(one), "seed") for one in line.experiments)]
+            for part, kind in rows:
+                cells = [part.cell(column) for column in COLUMNS]
+                writer.writerow([*_labels(line, tasks), kind, _join(part.seeds), _episodes(part), *_texts(cells)])
+        for line in setting.references:
+            cells = [setting.reference_cell(line, column) for column in COLUMNS]
+            writer.writerow([*_labels(line, tasks), "reference", _join(line.seeds), _episodes(line), *_texts(cells)])
     return text.getvalue()
 
 
-def _labels(line: Line) -> list[str]:
+def _labels(line: Line, learnt: str) -> list[str]:
     record = line.first.records[-1]
-    learnt = _join(line.matrices[0].learnt_tasks)
     return [line.first.suite, learnt, record.decoding_words, record.assets, line.name, line.first.method]
 
 
@@ -100,10 +114,9 @@ def _episodes(line: Line) -> int:
     return int(sum(matrix.episodes_RK.sum() for matrix in line.matrices))
 
 
-def _cells(line: Line) -> list[str]:
+def _texts(cells: Sequence[Cell | None]) -> list[str]:
     texts = []
-    for column in COLUMNS:
-        cell = line.cell(column)
+    for cell in cells:
         parts = (None, None, None) if cell is None else (cell.value, cell.low, cell.high)
         texts += ["" if part is None else f"{part:.6g}" for part in parts]
     return texts

@@ -15,7 +15,8 @@ from rlinf.reporting.report.words import METHOD_NAMES, method_name, suite_name, 
 
 # Settings that say where and when a run took place, or how fast, and not what it does. A trailing dot means all below.
 RUN_SPECIFIC = (
-    "method.name",  # the line's name tells it
+    "method.name",  # the line's name tells it, and so does the label
+    "method.label",
     "runner.seed",
     "runner.logger.",
     "runner.eval_before",
@@ -27,6 +28,7 @@ RUN_SPECIFIC = (
     "env.fixed_task_ids",
     "env.video_episodes",
     "actor.model.lora_path",
+    "actor.model.previous_lora_paths",
     "actor.num_threads",
     "rollout.num_threads",
     "cluster.",
@@ -84,26 +86,50 @@ class Line:
 
     def cell(self, column: Column) -> Cell | None:
         """Mean over the seeds with Student's interval; one seed keeps the interval of its evaluation episodes."""
-        found = [value for one in self.experiments if (value := column.measure(one)) is not None]
-        if not found:
+        return _over_seeds([column.measure(one) for one in self.experiments])
+
+    def start_on(self, tasks: Sequence[int]) -> Cell | None:
+        """Success of the first row on some tasks; None where they were not evaluated."""
+        if not set(tasks) <= set(self.matrices[0].tasks) or not tasks:
             return None
-        if len(found) > 1:
-            values = [value.value if isinstance(value, Estimate) else value for value in found]
-            estimate = metrics.over_seeds(values)
-            assert estimate is not None  # two seeds or more
-            return Cell(value=estimate.value, low=estimate.low, high=estimate.high, seeds=len(found))
-        value = found[0]
-        if isinstance(value, Estimate):
-            return Cell(value=value.value, low=value.low, high=value.high, seeds=1)
-        return Cell(value=value, low=None, high=None, seeds=1)
+        starts = []
+        for matrix in self.matrices:
+            columns = [matrix.column(task) for task in tasks]
+            success_RK, episodes_RK = matrix.success_RK[:1, columns], matrix.episodes_RK[:1, columns]
+            starts.append(metrics.base_success(SuccessMatrix(tuple(tasks), ((),), success_RK, episodes_RK)))
+        return _over_seeds(starts)
+
+
+def _over_seeds(measured: Sequence[Estimate | float | None]) -> Cell | None:
+    found = [value for value in measured if value is not None]
+    if not found:
+        return None
+    if len(found) > 1:
+        estimate = metrics.over_seeds([value.value if isinstance(value, Estimate) else value for value in found])
+        assert estimate is not None  # two seeds or more
+        return Cell(value=estimate.value, low=estimate.low, high=estimate.high, seeds=len(found))
+    value = found[0]
+    if isinstance(value, Estimate):
+        return Cell(value=value.value, low=value.low, high=value.high, seeds=1)
+    return Cell(value=value, low=None, high=None, seeds=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Lines that may be compared: same suite, tasks learnt, tasks evaluated, assets and decoding."""
+    """Lines that may be compared: same suite, tasks learnt, tasks evaluated, assets and decoding.
+
+    ``references`` learn nothing (random actions) and are only measured on the same tasks.
+    """
 
     title: str
     lines: tuple[Line, ...]
+    references: tuple[Line, ...] = ()
+
+    def reference_cell(self, line: Line, column: Column) -> Cell | None:
+        """What a reference has to show: success on the tasks that the others learn, and on the held-out ones."""
+        matrix = self.lines[0].matrices[0]
+        tasks = {"avg": matrix.learnt_tasks, "zero_shot": matrix.held_out_tasks}.get(column.key, ())
+        return line.start_on(tasks)
 
     def best(self, column: Column) -> float | None:
         """The best mean among the continual-learning lines; None where nothing is compared."""
@@ -114,14 +140,33 @@ class Setting:
 
 
 def settings_of(experiments: Sequence[Experiment]) -> list[Setting]:
-    """Comparable groups, the one with the most lines first; experiments without a matrix are in none."""
+    """Comparable groups, the one with the most lines first; experiments without a matrix are in none.
+
+    A method of which nothing but a start was evaluated is a reference of the groups it shares suite and assets with.
+    """
+    lines = _lines(experiments)
+    learning = {line.first.method for line in lines if line.matrices[0].learnt_tasks}
     groups: dict[tuple[object, ...], list[Line]] = {}
-    for line in _lines(experiments):
+    for line in lines:
+        if learning and line.first.method not in learning:
+            continue
         matrix, record = line.matrices[0], line.first.records[-1]
         key = (line.first.suite, frozenset(matrix.learnt_tasks), matrix.tasks, record.assets, record.temperature)
         groups.setdefault(key, []).append(line)
     ordered = sorted(groups.values(), key=lambda lines: -len(lines))
-    return [Setting(title=_title(lines[0]), lines=_named(lines)) for lines in ordered]
+    idle = [line for line in lines if learning and line.first.method not in learning]
+    return [
+        Setting(
+            title=_title(group[0]),
+            lines=_named(group),
+            references=tuple(line for line in idle if _place(line) == _place(group[0])),
+        )
+        for group in ordered
+    ]
+
+
+def _place(line: Line) -> tuple[str, str]:
+    return line.first.suite, line.first.records[-1].assets
 
 
 def results_settings(experiment: Experiment) -> dict[str, str]:

@@ -22,6 +22,7 @@ METHOD_NAMES = {
     "lwf": "Learning without forgetting",
     "multitask": "Multitask training",
     "simple_cnn": "Simple CNN policy",
+    "random_action": "Random actions",
 }
 
 
