@@ -236,6 +236,70 @@ def test_a_forgotten_checkpoint_is_mentioned(workspace: Workspace) -> None:
     assert second.notes == ()
 
 
+# --------------------------------------------------------------------------------------------------- weight merge
+
+MERGING = replace(EXPERIMENT, merges=True, results_name="weight_merge")
+MERGE = SequenceRequest(method="weight_merge", stages=((0,), (1,), (2,)), seed=7)
+
+
+def test_each_task_learns_on_top_of_all_before_it(workspace: Workspace) -> None:
+    steps = plan_sequence(MERGE, MERGING, workspace=workspace, ledger=())
+    actors = [f"logs/weight_merge/task_{task}_seed7/checkpoints/global_step_10/actor" for task in range(3)]
+    assert [step.merged for step in steps] == [(), (actors[0],), (actors[0], actors[1])]
+    assert all(step.start is None for step in steps)
+    assert f"actor.model.previous_lora_paths=[{actors[0]},{actors[1]}]" in steps[2].command
+    assert not any("actor.model.lora_path" in word for step in steps for word in step.command)
+    assert ["evaluate the base model" in step.todo for step in steps] == [True, False, False]
+
+
+def test_a_later_task_alone_needs_the_adapters_before_it(workspace: Workspace) -> None:
+    alone = replace(MERGE, stages=((2,),))
+    first = save(workspace.root / "logs/weight_merge/task_0_seed7", 10)
+    save(workspace.root / "logs/weight_merge/task_1_seed7", 9)
+    with pytest.raises(SequenceError, match=r"of task 1 is missing: logs/weight_merge/task_1_seed7/.*global_step_10"):
+        plan_sequence(alone, MERGING, workspace=workspace, ledger=())
+    second = save(workspace.root / "logs/weight_merge/task_1_seed7", 10)
+    (step,) = plan_sequence(alone, MERGING, workspace=workspace, ledger=())
+    assert step.merged == tuple(str(path.relative_to(workspace.root)) for path in (first, second))
+    assert step.todo == ("train to epoch 10", "evaluate all tasks"), "the base row belongs to the first task's run"
+
+
+def test_sequences_start_at_the_suites_first_task(workspace: Workspace) -> None:
+    experiment = replace(MERGING, first_task=5)
+    for stages in (((5,), (6,)), ((0,),)):
+        first, *_ = plan_sequence(replace(MERGE, stages=stages), experiment, workspace=workspace, ledger=())
+        assert first.merged == ()
+
+
+def write_lineage(actor: Path, **changes: object) -> None:
+    values = {"method": "weight_merge", "suite": "libero_spatial", "seed": 7, "learnt_tasks": [0, 1], "stage": [1]}
+    values |= {"base_model": "model/small", "merged": [], "merge_coeff": None} | changes
+    (actor / "lineage.json").write_text(json.dumps(values))
+
+
+def test_an_evaluation_finds_the_merged_adapters_and_scales_all(workspace: Workspace) -> None:
+    earlier = save(workspace.root / "logs/weight_merge/task_0_seed7", 10)
+    actor = save(workspace.root / "logs/weight_merge/task_1_seed7", 10)
+    merged = [str(earlier.relative_to(workspace.root))]
+    write_lineage(actor, merged=merged, merge_coeff=0.8)
+    step = evaluate(workspace, "logs/weight_merge/task_1_seed7")
+    assert step.merged == tuple(merged)
+    assert step.command[-3:] == (
+        f"actor.model.previous_lora_paths=[{merged[0]}]",
+        "actor.model.previous_lora_coeff=0.8",
+        "actor.model.lora_scale=0.8",
+    )
+    (earlier / "adapter_config.json").unlink()
+    with pytest.raises(SequenceError, match=r"on top of the adapter in logs/weight_merge/task_0_seed7/.* is missing"):
+        evaluate(workspace, "logs/weight_merge/task_1_seed7")
+
+
+def test_the_first_task_of_weight_merge_is_scaled_too(workspace: Workspace) -> None:
+    actor = save(workspace.root / "logs/weight_merge/task_0_seed7", 10)
+    write_lineage(actor, learnt_tasks=[0], stage=[0], merge_coeff=0.5)
+    assert "actor.model.lora_scale=0.5" in evaluate(workspace, "logs/weight_merge/task_0_seed7").command
+
+
 # ---------------------------------------------------------------------------------------------------- checkpoints
 
 
