@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -18,7 +19,6 @@ from rlinf.reporting import ledger, run_info
 from rlinf.reporting.ledger import EvaluationRecord
 from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.report import ReportError, collect, write_report
-from rlinf.reporting.run_info import RunInfo
 from rlinf.reporting.video import Caption, write_video
 
 PLACES = (
@@ -356,35 +356,6 @@ def test_a_run_folder_is_read(tmp_path: Path) -> None:
     assert info.languages[3] == LANGUAGES[3]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "no JSON"),
-        ("[]", "JSON object"),
-        ('{"seed": "a"}', "seed must be an integer, given 'a'"),
-        ('{"versions": []}', None),
-        ('{"versions": ["a"]}', "versions must be an object"),
-        ('{"languages": {"a": "b"}}', "task ids as keys"),
-        ('{"unknown": 1}', None),
-    ],
-)
-def test_run_folders_of_the_wrong_shape_are_named(tmp_path: Path, text: str, message: str | None) -> None:
-    (tmp_path / "run.json").write_text(text)
-    if message is None:
-        assert run_info.read(tmp_path) == RunInfo()
-        return
-    with pytest.raises(run_info.RunInfoError, match=message) as caught:
-        run_info.read(tmp_path)
-    assert str(tmp_path / "run.json") in str(caught.value)
-
-
-def test_hardware_is_described() -> None:
-    facts = run_info.hardware()
-    assert int(facts["cores"]) >= 1
-    assert facts["processor"]
-    assert facts["gpus"]
-
-
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sequence(tmp_path / "logs" / "sequential")
     out = tmp_path / "deep" / "report.html"
@@ -405,3 +376,22 @@ def test_command_line_errors_are_one_message_and_exit_code_2(tmp_path: Path) -> 
     assert done.stderr.startswith("error: found neither evaluations.jsonl")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_losses_of_methods_get_their_own_panels(tmp_path: Path) -> None:
+    with MetricLogger(tmp_path / "task_0_seed1", backends=[], project="p", experiment="e", config={}) as log:
+        for step in (1, 2):
+            log.log({"rollout/success_rate": 0.5, "train/loss/policy": 0.1, "train/loss/ewc_<b>": 0.2}, step=step)
+    html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    assert "Loss: ewc &lt;b&gt;" in html
+    assert "Value loss" not in html
+
+
+def test_rows_of_joint_stages_have_short_names(tmp_path: Path) -> None:
+    video = write_film(tmp_path / "videos" / "end_task_0_init_3.webp", success=True)
+    record = write_evaluation(tmp_path, BASE)
+    joint = dataclasses.replace(record, row="tasks_0_1_2_3_7", learnt_tasks=(0, 1, 2, 3, 7), videos=(video,))
+    ledger.append(tmp_path / ledger.LEDGER_NAME, joint)
+    page = page_of([tmp_path], tmp_path / "report.html")
+    assert "after tasks 0–3, 7" in page.text
+    assert "After tasks 0–3, 7: task 0, initial state 3" in page.text

@@ -11,6 +11,7 @@ from rlinf.reporting.report import overlays
 from rlinf.reporting.report.charts import NUM_COLOURS
 from rlinf.reporting.report.lines import Line
 from rlinf.reporting.report.overlays import Frame, Series, Spot
+from rlinf.reporting.report.words import row_words
 
 _MAX_TICKS = 8
 
@@ -41,7 +42,7 @@ def scale_curves(line: Line) -> list[ScaleCurve]:
                 own.setdefault((experiment.seed, record.lora_scale), record)
     curves = []
     for (learnt, coefficient), records in found.items():
-        label = f"{line.name}, {'after task ' + str(learnt[-1]) if learnt else 'base model'}"
+        label = f"{line.name}, {row_words(next(iter(records.values())).row)}"
         label += f", earlier adapters × {coefficient:g}" if coefficient is not None else ""
         curve = ScaleCurve(label, {}, {})
         for (_, scale), record in sorted(records.items(), key=lambda item: item[0][1]):

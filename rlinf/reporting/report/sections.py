@@ -9,10 +9,9 @@ from html import escape
 
 from rlinf.custom import metrics
 from rlinf.custom.metrics import Estimate, SuccessMatrix
-from rlinf.reporting.ledger import BASE_ROW, row_tasks
 from rlinf.reporting.report import charts
 from rlinf.reporting.report.collect import VIDEO_TYPES, Experiment, Video
-from rlinf.reporting.report.words import count, listing, percent, points_text, task_ranges
+from rlinf.reporting.report.words import count, listing, percent, points_text, row_words
 
 
 def lead(experiment: Experiment) -> str:
@@ -224,19 +223,11 @@ def _spread(videos: Sequence[Video], limit: int) -> list[Video]:
 
 def _video_label(video: Video) -> str:
     """Row, task and initial state, as far as the file's name tells them; otherwise the name."""
-    row = _row_words(video.row)
+    row = row_words(video.row) if video.row else ""
     match = re.search(r"task_(\d+)_init_(\d+)$", video.path.stem)
     episode = f"task {match[1]}, initial state {match[2]}" if match else video.path.stem.replace("_", " ")
     words = ": ".join(part for part in (row, episode) if part)
     return words[:1].upper() + words[1:]
-
-
-def _row_words(row: str) -> str:
-    """Base model, after task 3, after tasks 0, 2; nothing for an unknown row."""
-    if row in ("", BASE_ROW):
-        return "base model" if row else ""
-    tasks = row_tasks(row)
-    return f"after {'task' if len(tasks) == 1 else 'tasks'} {task_ranges(tasks)}"
 
 
 def _verdict(gain: Estimate) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from html import escape
 
 from rlinf.reporting.report import charts
 from rlinf.reporting.report.charts import Segment
@@ -18,6 +19,8 @@ PANELS: tuple[tuple[str, str, str], ...] = (
     ("train/clip_fraction", "Clipped ratios", ".1%"),
     ("train/grad_norm", "Gradient norm", ".2g"),
     ("train/loss/policy", "Policy loss", ".2g"),
+    ("train/loss/value", "Value loss", ".2g"),
+    ("train/explained_variance", "Explained variance of values", ".2f"),
     ("rollout/episode_len", "Episode length (steps)", ".0f"),
 )
 
@@ -42,16 +45,24 @@ def section(experiment: Experiment) -> str:
             f'<div class="card"><h3>Success during training</h3>{plot}<div class="legend">{legend}</div></div>'
         )
     panels = []
-    for name, title, form in PANELS:
+    for name, title, form in (*PANELS, *_method_losses(runs)):
         segments = _segments(runs, name)
         if any(segment.points for segment in segments):
             plot = charts.timeline(segments, show=_shower(form))
-            panels.append(f'<div class="card"><h3>{title}</h3>{plot}</div>')
+            panels.append(f'<div class="card"><h3>{escape(title)}</h3>{plot}</div>')
     if panels:
         parts.append(f'<div class="panels">{"".join(panels)}</div>')
     if not parts:
         return ""
     return f'<h2>Learning curves</h2><p class="hint">{_training_words(runs)}</p>{"".join(parts)}'
+
+
+def _method_losses(runs: Sequence[TrainingRun]) -> list[tuple[str, str, str]]:
+    """What a continual-learning method adds to the loss, under whatever name it logs it."""
+    logged = dict.fromkeys(name for run in runs for values in run.metrics.values() for name in values)
+    known = {name for name, _, _ in PANELS}
+    extra = [name for name in logged if name.startswith("train/loss/") and name not in known]
+    return [(name, f"Loss: {name.removeprefix('train/loss/').replace('_', ' ')}", ".2g") for name in extra]
 
 
 def _segments(runs: Sequence[TrainingRun], name: str) -> list[Segment]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rlinf.reporting.ledger import row_tasks
+
 SUITE_NAMES = {
     "libero_spatial": "LIBERO-Spatial",
     "libero_object": "LIBERO-Object",
@@ -68,6 +70,14 @@ def task_ranges(tasks: Sequence[int]) -> str:
             runs.append([task])
     texts = [f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
     return ", ".join(texts)
+
+
+def row_words(row: str) -> str:
+    """A ledger's row: base model, after task 3, after tasks 0–2."""
+    tasks = row_tasks(row)
+    if not tasks:
+        return "base model"
+    return f"after {'task' if len(tasks) == 1 else 'tasks'} {task_ranges(tasks)}"
 
 
 def count(number: int, noun: str) -> str:
