@@ -115,21 +115,30 @@ class LiberoTrajectoryDataset:
     def load(
         refs: Sequence[DemonstrationRef], policy: ReplayablePolicy, *, nearest_bins: bool = True
     ) -> "LiberoTrajectoryDataset":
-        """Read demonstrations and bring them into the policy's own form.
+        """Read demonstrations; see ``build``."""
+        demos = [read_demonstration(ref, num_images=policy.num_images) for ref in refs]
+        return LiberoTrajectoryDataset.build(refs, demos, policy, nearest_bins=nearest_bins)
+
+    @staticmethod
+    def build(
+        refs: Sequence[DemonstrationRef],
+        demos: Sequence[Demonstration],
+        policy: ReplayablePolicy,
+        *,
+        nearest_bins: bool = True,
+    ) -> "LiberoTrajectoryDataset":
+        """Bring demonstrations into the policy's own form.
 
         Past the end of a demonstration the target is to stay, as in supervised training.
         """
-        frames, bins = [], []
-        for ref in refs:
-            demo = read_demonstration(ref, num_images=policy.num_images)
-            frames.append(prepare_frames(demo, ref.language, policy).frames_BNHWC.cpu())
-            bins.append(target_bins(demo.actions_TA, policy, nearest=nearest_bins))
-        lengths = [len(part) for part in frames]
+        frames = [
+            prepare_frames(demo, ref.language, policy).frames_BNHWC.cpu() for ref, demo in zip(refs, demos, strict=True)
+        ]
         dataset = LiberoTrajectoryDataset(
             frames_FNHWC=torch.cat(frames),
-            bins_FT=torch.cat(bins),
+            bins_FT=torch.cat([target_bins(demo.actions_TA, policy, nearest=nearest_bins) for demo in demos]),
             languages=tuple(ref.language for ref in refs),
-            demo_F=np.repeat(np.arange(len(refs)), lengths),
+            demo_F=np.repeat(np.arange(len(refs)), [len(part) for part in frames]),
         )
         log.info("replay: %d demonstrations of %d frames", len(refs), len(dataset))
         return dataset

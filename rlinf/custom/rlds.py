@@ -91,19 +91,20 @@ def read_episode(path: Path, index: int, *, num_images: int) -> Episode:
 
 
 def _records(path: Path) -> Iterator[memoryview]:
+    """Views of the mapped file, which is closed with the last of them: pictures that nobody looks at are not read."""
     if path.stat().st_size == 0:
         return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        position = 0
-        while position < len(mapped):
-            if position + 12 > len(mapped):
-                raise RldsError(f"{path} is cut off at byte {position}: download it again")
-            (length,) = struct.unpack_from("<Q", mapped, position)
-            start, position = position + 12, position + length + 16
-            if position > len(mapped):
-                raise RldsError(f"{path} is cut off, or no TFRecord: the record at byte {start} has {length} bytes")
-            # A copy: views of the map would keep it from being closed.
-            yield memoryview(mapped[start : start + length])
+    with path.open("rb") as file:
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    position = 0
+    while position < len(mapped):
+        if position + 12 > len(mapped):
+            raise RldsError(f"{path} is cut off at byte {position}: download it again")
+        (length,) = struct.unpack_from("<Q", mapped, position)
+        start, position = position + 12, position + length + 16
+        if position > len(mapped):
+            raise RldsError(f"{path} is cut off, or no TFRecord: the record at byte {start} has {length} bytes")
+        yield mapped[start : start + length]
 
 
 def _features(record: memoryview, path: Path, index: int) -> dict[str, memoryview]:

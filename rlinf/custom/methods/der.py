@@ -1,11 +1,13 @@
 """Dark experience replay (Buzzega et al., arXiv:2004.07211) on demonstrations: the policy's logits stay near those
 of the base model, in mean squared error over the raw logits of all bins."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from rlinf.custom.base_logits import Identity, read_logits, require_logits
-from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, LiberoTrajectoryDataset, read_demonstration
+from rlinf.custom.libero_trajectory_dataset import Demonstration, DemonstrationRef
 from rlinf.custom.loss import logits_mse
 from rlinf.custom.methods.base import TaskContext
 from rlinf.custom.methods.replay import DemonstrationReplay, replayable
@@ -23,14 +25,13 @@ class DarkExperienceReplay(DemonstrationReplay):
             if self.config.cached_logits:
                 require_logits(ref)
 
-    def load(self, refs: list[DemonstrationRef], policy: ReplayablePolicy) -> LiberoTrajectoryDataset:
-        """Read demonstrations, and their stored logits after checking that they belong to this run."""
-        dataset = super().load(refs, policy)
+    def on_read(
+        self, refs: Sequence[DemonstrationRef], demos: Sequence[Demonstration], policy: ReplayablePolicy
+    ) -> None:
+        """Read stored logits after checking that they belong to this run."""
         if self.config.cached_logits:
-            demos = (read_demonstration(ref, num_images=policy.num_images) for ref in refs)
             parts = [read_logits(ref, Identity.of(ref, demo, policy)) for ref, demo in zip(refs, demos, strict=True)]
             self._cached_FTV = torch.cat(parts)
-        return dataset
 
     def loss_terms(self, policy: Policy) -> dict[str, Tensor]:
         """``coeff`` times the mean squared distance to the base model's logits."""

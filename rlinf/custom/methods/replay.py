@@ -1,7 +1,7 @@
 """What methods that replay demonstrations share: finding, reading and drawing them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,13 @@ from torch import Tensor
 
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ReplayConfig
-from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, LiberoTrajectoryDataset, find_demonstrations
+from rlinf.custom.libero_trajectory_dataset import (
+    Demonstration,
+    DemonstrationRef,
+    LiberoTrajectoryDataset,
+    find_demonstrations,
+    read_demonstration,
+)
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.models import Policy, ReplayablePolicy
 
@@ -42,16 +48,21 @@ class DemonstrationReplay(ContinualMethod):
 
     def on_task_start(self, task: TaskContext, policy: Policy) -> None:
         """Read the demonstrations."""
-        refs = self.find(task)
+        refs, model = self.find(task), replayable(policy)
         self._task = task
-        self.dataset = self.load(refs, replayable(policy)) if refs else None
+        self.dataset = None
         if not refs:
             log.info("replay: no task was learnt before, nothing to replay")
-
-    def load(self, refs: list[DemonstrationRef], policy: ReplayablePolicy) -> LiberoTrajectoryDataset:
-        """Read demonstrations."""
+            return
+        demos = [read_demonstration(ref, num_images=model.num_images) for ref in refs]
         nearest = self.config.targets == "nearest"
-        return LiberoTrajectoryDataset.load(refs, policy, nearest_bins=nearest)
+        self.dataset = LiberoTrajectoryDataset.build(refs, demos, model, nearest_bins=nearest)
+        self.on_read(refs, demos, model)
+
+    def on_read(
+        self, refs: Sequence[DemonstrationRef], demos: Sequence[Demonstration], policy: ReplayablePolicy
+    ) -> None:
+        """After the demonstrations were read, one after another as the dataset's frames are."""
 
     def draw(self) -> NDArray[np.int64]:
         """This rank's share of random frames: others in every micro-batch, the same when a run is resumed, and
