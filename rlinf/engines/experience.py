@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ def save_samples(path: Path, experience: Experience, samples: NDArray[np.int64])
     part = experience.rollouts.select(samples)
     arrays = {field.name: getattr(part, field.name) for field in fields(part)}
     plans = [part.episodes[index].plan for index in part.episode_S]
-    kept = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    kept: dict[str, Any] = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
     kept |= {
         "position_S": samples,
         "advantages_S": experience.advantages_S[torch.from_numpy(samples)].numpy(),
