@@ -287,3 +287,14 @@ def test_only_starts_are_compared_when_nothing_was_learnt(tmp_path: Path) -> Non
     assert [line.first.method for line in setting.lines] == ["sequential", "random_action"]
     assert "base model" in setting.title
     write_report(collect([tmp_path]), tmp_path / "r.html")
+
+
+def test_several_runs_without_evaluations_are_listed_with_the_reason(tmp_path: Path) -> None:
+    write_study(tmp_path, methods=("er", "ewc"), seeds=(1,), num_tasks=1)
+    for path in tmp_path.rglob(ledger.LEDGER_NAME):
+        path.unlink()
+    html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    assert html.count("seed 1: nothing has been evaluated yet</li>") == 2
+    assert html.count('<details class="run"') == 2
+    with pytest.raises(ReportError, match="no success matrix"):
+        csv_table(collect([tmp_path]))
