@@ -149,6 +149,14 @@ def _factors(config: Config) -> None:
     ):
         if factor is not None and not 0 <= factor <= 1:
             raise ConfigError(f"{key}={factor} must be between 0 and 1")
+    whole = {
+        "method=weight_merge": config.method.name == "weight_merge",
+        "actor.model.previous_lora_paths": bool(model.previous_lora_paths),
+        f"actor.model.lora_scale={model.lora_scale}": model.lora_scale not in (None, 1.0),
+    }
+    for setting, is_given in whole.items():
+        if is_given and not model.is_lora:
+            raise ConfigError(f"{setting} needs adapters, but actor.model.is_lora=false: {model.model_name} has none")
     if model.lora_scale is not None and not (isfinite(model.lora_scale) and model.lora_scale >= 0):
         raise ConfigError(f"actor.model.lora_scale={model.lora_scale} must be 0 or greater")
 

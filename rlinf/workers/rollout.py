@@ -101,6 +101,12 @@ class RolloutWorker:
         """Take over the learner's trainable tensors."""
         load_trainable(self._policy.module, dict(tensors))
 
+    def scale(self, factor: float) -> None:
+        """Let the adapter count ``factor`` times from now on."""
+        if factor != self._lora_scale:
+            scale_adapter(self._policy.module, factor)
+            self._lora_scale = factor
+
     @ray.method(concurrency_group="watch")
     def progress(self) -> tuple[int, int]:
         """Finished episodes of the running collection, and how many succeeded."""
@@ -112,9 +118,7 @@ class RolloutWorker:
         Each simulator process works on one of its lanes while the others' observations are looked at here; all lanes
         that have answered are looked at together.
         """
-        if request.lora_scale != self._lora_scale:
-            scale_adapter(self._policy.module, request.lora_scale)
-            self._lora_scale = request.lora_scale
+        self.scale(request.lora_scale)
         ray.get([env.configure.remote(request.split) for env in self._envs])
         queue, recorder = EpisodeQueue(request.plans), EpisodeRecorder()
         films: dict[int, list[NDArray[np.uint8]]] = {number: [] for number in sorted(request.film)}

@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rlinf.config import ConfigError
-from rlinf.config.schema import ModelConfig
+from rlinf.config.schema import ActorConfig, Config, ModelConfig, RolloutConfig
 from rlinf.data import Observation
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.models.merge import merge_adapters, scale_adapter
+from rlinf.workers.rollout import RolloutWorker
 from tests.small_policy import LANGUAGE, write_policy
 from transformers_openvla_oft import OpenVLAForActionPrediction
 
@@ -177,6 +178,17 @@ def test_an_adapter_of_another_shape_is_refused(checkpoint, adapters, tmp_path):
 def test_a_missing_earlier_adapter_is_named(checkpoint, tmp_path):
     with pytest.raises(ConfigError, match=r"actor\.model\.previous_lora_paths=.*gone is not an adapter folder"):
         _load(checkpoint, previous_lora_paths=[str(tmp_path / "gone")])
+
+
+def test_inference_scales_for_an_evaluation_and_back(checkpoint, adapters):
+    """What a collection asks for (``CollectRequest.lora_scale``): evaluations of weight merge, then training again."""
+    model = ModelConfig(lora_rank=RANK, lora_path=str(adapters[0]))
+    config = Config(actor=ActorConfig(model=model), rollout=RolloutConfig(precision="fp32", num_threads=1))
+    worker = RolloutWorker(config, PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3))
+    trained, base = _logprobs(_load(checkpoint, lora_path=str(adapters[0]))), _logprobs(_load(checkpoint))
+    for scale, expected in ((1.0, trained), (0.0, base), (1.0, trained)):
+        worker.scale(scale)
+        assert torch.equal(_logprobs(worker._policy), expected)
 
 
 def test_what_has_no_adapter_cannot_be_scaled():
