@@ -1,17 +1,16 @@
 """Learning without forgetting."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch import Tensor
 
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import LwFConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
-from rlinf.custom.methods.state import local, named_shards
+from rlinf.custom.methods.state import named_shards
+from rlinf.custom.methods.weights import other_weights
 from rlinf.models import Policy, PolicyInputs
 from rlinf.models.lora import trainable_parameters
 
@@ -47,7 +46,7 @@ class LwF(ContinualMethod):
 
     def before_forward(self, policy: Policy, inputs: PolicyInputs, executed_SC: Tensor) -> None:
         self._inputs, self._executed_SC = inputs, executed_SC
-        with torch.no_grad(), _weights(policy.module, self.previous):
+        with torch.no_grad(), other_weights(policy.module, self.previous):
             self._target_STV = self._log_probs(policy)
 
     def loss_terms(self, policy: Policy) -> dict[str, Tensor]:
@@ -66,24 +65,3 @@ class LwF(ContinualMethod):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._resumed = state
-
-
-@contextmanager
-def _weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Other weights for a while. Works on this rank's shards; every rank must do it."""
-    parameters = trainable_parameters(module)
-    kept = {name: local(parameters[name]).detach().clone() for name in tensors}
-    _copy(module, parameters, tensors)
-    try:
-        yield
-    finally:
-        _copy(module, parameters, kept)
-
-
-@torch.no_grad()
-def _copy(module: nn.Module, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()  # what was gathered of the weights before would be used again
-    for name, value in tensors.items():
-        local(parameters[name]).copy_(local(value))
