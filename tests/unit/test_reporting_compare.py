@@ -85,7 +85,7 @@ def test_the_best_is_the_best_of_continual_methods(study: Path) -> None:
 
 def test_the_page_shows_everything_side_by_side(study: Path, tmp_path: Path) -> None:
     html = write_report(collect([study]), tmp_path / "report.html").read_text(encoding="utf-8")
-    for title in ("Methods side by side", "Success matrices", "Learning without forgetting", "Learning curves",
+    for title in ("Methods side by side", "Success matrices", "Success on the tasks learnt so far", "Learning curves",
                   "Task by task, at the end", "Settings that differ", "Each run"):  # fmt: skip
         assert f"<h2>{title}</h2>" in html
     comparison, runs = html.split("<h2>Each run</h2>")
@@ -277,7 +277,14 @@ def test_random_actions_are_a_reference(tmp_path: Path) -> None:
     assert latex(collect([tmp_path])).splitlines()[-4].startswith("    Random actions & 1 & -- & 10.0 {")
     rows = list(csv.DictReader(csv_table(collect([tmp_path])).splitlines()))
     assert [row["row"] for row in rows if row["method"] == "random_action"] == ["reference"]
-    assert "Random actions" in write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    assert "Random actions<br><small>1 seed: " in html
+    assert "In no table" not in html
+    path = tmp_path / "random_action" / ledger.LEDGER_NAME
+    path.write_text(path.read_text().replace("stand-in 1ef524f5e7df", "official"))
+    assert only_setting(tmp_path).references == ()
+    html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
+    assert "Random actions on LIBERO-Spatial, seed 1: evaluated on another suite or other assets" in html
 
 
 def test_only_starts_are_compared_when_nothing_was_learnt(tmp_path: Path) -> None:

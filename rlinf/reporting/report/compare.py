@@ -131,10 +131,10 @@ def _stage_curves(setting: Setting) -> str:
         return ""
     length = max(len(one.pieces[0]) for one in series)
     frame = Frame(1, length, tuple((x, str(x)) for x in range(1, length + 1)), "stage", levels=tuple(levels))
-    words = "Mean success on the tasks learnt so far, after each stage. Bands span the seeds."
+    words = "Mean over these tasks, after each stage. Bands span the seeds."
     words += " The dashed line is joint training at its end." if levels else ""
     return (
-        f'<h2>Learning without forgetting</h2><p class="hint">{words}</p>'
+        f'<h2>Success on the tasks learnt so far</h2><p class="hint">{words}</p>'
         f'<div class="card">{overlays.curves(series, frame)}{overlays.legend(names)}</div>'
     )
 

@@ -10,7 +10,7 @@ from rlinf.reporting.ledger import utc_now
 from rlinf.reporting.report import compare, scales, sections, tables, training
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.export import write_text
-from rlinf.reporting.report.lines import Line, settings_of
+from rlinf.reporting.report.lines import Line, Setting, settings_of
 from rlinf.reporting.report.words import count
 
 _STYLE = Path(__file__).with_name("style.css")
@@ -28,7 +28,11 @@ def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: in
     heading = title or ("Continual reinforcement learning, compared" if several else experiments[0].title)
     body = [f'<p class="overline">Continual RL of vision-language-action models</p><h1>{escape(heading)}</h1>']
     if several:
-        body += [_overview(experiments), *_comparisons(experiments), _single_runs(experiments, max_videos)]
+        settings = settings_of(experiments)
+        anchors = {id(experiment): f"experiment-{number}" for number, experiment in enumerate(experiments, start=1)}
+        body.append(_overview(experiments, settings))
+        body += [compare.section(setting, anchors=anchors, is_only=len(settings) == 1) for setting in settings]
+        body.append(_single_runs(experiments, max_videos))
     else:
         body.append(_experiment(experiments[0], is_named=bool(title), max_videos=max_videos, max_bytes=MAX_VIDEO_BYTES))
     return (
@@ -43,24 +47,25 @@ def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: in
     )
 
 
-def _overview(experiments: Sequence[Experiment]) -> str:
+def _overview(experiments: Sequence[Experiment], settings: Sequence[Setting]) -> str:
     """How much is compared, and what could not be."""
     methods = {experiment.method for experiment in experiments}
     words = f"{count(len(experiments), 'run')} of {count(len(methods), 'method')}."
+    shown = {
+        id(experiment)
+        for setting in settings
+        for line in (*setting.lines, *setting.references)
+        for experiment in line.experiments
+    }
     left_out = [
-        f"<li>{escape(experiment.title)}, seed {experiment.seed}: {escape(experiment.matrix_problem)}</li>"
+        f"<li>{escape(experiment.title)}, seed {experiment.seed}: "
+        f"{escape(experiment.matrix_problem or 'evaluated on another suite or other assets than what learns')}</li>"
         for experiment in experiments
-        if experiment.matrix is None
+        if id(experiment) not in shown
     ]
-    problems = f'<div class="note">Without a success matrix:<ul>{"".join(left_out)}</ul></div>' if left_out else ""
+    problems = f'<div class="note">In no table:<ul>{"".join(left_out)}</ul></div>' if left_out else ""
     stand_in = next((text for experiment in experiments if (text := sections.notes(experiment))), "")
     return f'<p class="lead">{words} Each run has its own section at the end.</p>{stand_in}{problems}'
-
-
-def _comparisons(experiments: Sequence[Experiment]) -> list[str]:
-    settings = settings_of(experiments)
-    anchors = {id(experiment): f"experiment-{number}" for number, experiment in enumerate(experiments, start=1)}
-    return [compare.section(setting, anchors=anchors, is_only=len(settings) == 1) for setting in settings]
 
 
 def _single_runs(experiments: Sequence[Experiment], max_videos: int) -> str:
