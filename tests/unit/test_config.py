@@ -27,6 +27,27 @@ def test_published_values():
     assert algorithm.sampling_params.temperature_train == 1.6
 
 
+@pytest.mark.parametrize(
+    ("name", "suite", "first_task", "max_epochs", "model"),
+    [
+        ("libero_spatial_grpo_openvlaoft_spatial", "libero_spatial", 0, 10, "Openvla-oft-SFT-libero-spatial-traj1"),
+        ("libero_object_grpo_openvlaoft_object", "libero_object", 5, 10, "Openvla-oft-SFT-libero-object-traj1"),
+        ("libero_goal_grpo_openvlaoft_goal", "libero_goal", 0, 10, "Openvla-oft-SFT-libero-goal-traj1"),
+        ("libero_10_grpo_openvlaoft_long", "libero_10", 3, 5, "Openvla-oft-SFT-libero10-trajall"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "_eval"])
+def test_published_values_of_the_suites(name, suite, first_task, max_epochs, model, suffix):
+    config = load_config(f"crl_experiment/{name}{suffix}")
+    assert (config.env.suite, config.env.first_task, config.env.fixed_task_ids) == (suite, first_task, [first_task])
+    assert config.runner.max_epochs == max_epochs
+    paths = (config.actor.checkpoint_load_path, config.rollout.model_dir, config.actor.tokenizer.tokenizer_model)
+    assert set(paths) == {f"./model/{model}"}
+    spatial = load_config(SEVEN_B)
+    assert config.algorithm == spatial.algorithm, "one recipe for all suites"
+    assert config.actor.optim == spatial.actor.optim
+
+
 @pytest.mark.parametrize("plus", ["", "+"])
 @pytest.mark.parametrize(
     ("keys", "method"),
