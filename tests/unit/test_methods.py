@@ -325,3 +325,19 @@ def test_the_policy_of_these_tests_has_the_gradient_they_assume():
     samples.log_likelihood(policy, temperature=2.0, device=torch.device("cpu")).backward()
     expected = (1 - torch.sigmoid(torch.tensor((0.3 - 0.2) / 2))) / 2
     torch.testing.assert_close(policy.module.w.grad, expected * torch.tensor([1.0, 2.0]))
+
+
+def test_a_run_is_refused_before_anything_is_started(tmp_path):
+    from rlinf.config import load_config
+    from rlinf.runners.embodied import RunState, task_context
+
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).touch()
+    start = f"actor.model.lora_path={tmp_path}"
+    config = load_config("crl_experiment/libero_spatial_grpo_tiny", ["method=ewc", "env.fixed_task_ids=[1]", start])
+    state = RunState(tmp_path / "run", None, (1,), (0,), evaluated_base=True, evaluated_after=False)
+    task = task_context(config, state)
+    assert task.previous == tmp_path
+    assert task.temperature == config.algorithm.sampling_params.temperature_train
+    with pytest.raises(ConfigError, match=rf"earlier tasks \[0\], but {tmp_path / METHOD_STATE} does not exist"):
+        make_method(config.method).check(task)
