@@ -104,9 +104,11 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
 
 
 def refuse_planned(arguments: Arguments) -> None:
-    """Overrides that would send a command elsewhere than the plan says."""
+    """Overrides that would send a command elsewhere than the plan says; epochs are the plan's in any case, and an
+    override where a launcher has no argument for them."""
     for key, instead in PLANNED.items():
-        if arguments.overridden(key):
+        is_free = key == "runner.max_epochs" and "MAX_EPOCH" not in arguments.values
+        if arguments.overridden(key) and not is_free:
             raise UsageError(f"{key} is set by the launcher for every task; give {instead} instead")
 
 

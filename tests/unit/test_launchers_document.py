@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlinf.cli import run_sequence
+from rlinf.cli.console import UsageError
 from rlinf.cli.launcher import DEFAULT_CONFIG, Arguments, read_arguments
 from rlinf.custom.checkpoint_paths import Workspace
 
@@ -189,6 +190,14 @@ def test_every_documented_command_line_is_planned(repository: Path, call: tuple[
 def test_the_documented_keys_lead_to_the_methods_folder(repository: Path, keys: tuple[str, ...], method: str) -> None:
     arguments = read("run_embodiment_sequential.sh", "0", *(key for key in keys if "fixed_task_ids" not in key))
     assert plan(repository, arguments).startswith(f"{method}: libero_spatial, task 0;")
+
+
+def test_epochs_are_an_argument_or_an_override(repository: Path) -> None:
+    """Weight merge and SLCA have no argument MAX_EPOCH."""
+    text = plan(repository, read("run_embodiment_weight_merge.sh", "0", "0.8", "runner.max_epochs=2"))
+    assert "global_step_2/actor" in text
+    with pytest.raises(UsageError, match="give the argument MAX_EPOCH instead"):
+        plan(repository, read("run_embodiment_ewc.sh", "0", "runner.max_epochs=2"))
 
 
 GOLDEN_CALLS = {
