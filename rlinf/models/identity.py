@@ -18,7 +18,7 @@ def checkpoint_hash(folder: Path) -> str:
     blocks spread evenly: fine-tuning changes nearly every weight, and reading all would take a minute.
     """
     digest = blake2b(digest_size=8)
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors")), *folder.glob("model.pt")):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size};".encode())
         with path.open("rb") as file:

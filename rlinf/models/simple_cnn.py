@@ -28,6 +28,7 @@ from rlinf.config import WHOLE_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models.decoding import evaluate_chunk, sample_chunk
+from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
 from transformers_openvla_oft import ActionTokenMap, ValueHead, resize_pictures
@@ -172,12 +173,17 @@ class SimpleCNN(nn.Module):
         side = settings.image_size // settings.stride
         flat = settings.squeezed_channels * side**2
         self.hidden_1 = nn.Linear(flat + INSTRUCTION_SIZE, settings.hidden_size)
+        self.norm_1 = nn.LayerNorm(settings.hidden_size)
         self.hidden_2 = nn.Linear(settings.hidden_size, settings.hidden_size)
+        self.norm_2 = nn.LayerNorm(settings.hidden_size)
         self.tokens = nn.Linear(settings.hidden_size, settings.num_action_tokens * settings.token_size)
         shape = (settings.num_action_tokens, settings.token_size, settings.n_action_bins)
-        self.output_TEV = nn.Parameter(torch.randn(shape) * 0.1 / settings.token_size**0.5)
+        self.output_TEV = nn.Parameter(torch.randn(shape) / settings.token_size**0.5)
         self.bias_TV = nn.Parameter(torch.zeros(settings.num_action_tokens, settings.n_action_bins))
         self.value_head = ValueHead(settings.hidden_size) if critic else None
+
+        for layer in (self.squeeze, self.hidden_1, self.hidden_2, self.tokens):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, pixels_BKHW: Tensor, instruction_BD: Tensor) -> CNNOutput:
         """pixels in [-1, 1], the colours of N pictures as channels; instruction: see ``embed_instruction``."""
@@ -185,8 +191,8 @@ class SimpleCNN(nn.Module):
         for block in self.blocks:
             x = block(x, instruction_BD)
         flat_BF = functional.gelu(self.squeeze(x)).flatten(1)
-        x = functional.gelu(self.hidden_1(torch.cat([flat_BF, instruction_BD], dim=-1)))
-        feature_BH = functional.gelu(self.hidden_2(x))
+        x = functional.gelu(self.norm_1(self.hidden_1(torch.cat([flat_BF, instruction_BD], dim=-1))))
+        feature_BH = functional.gelu(self.norm_2(self.hidden_2(x)))
         tokens_BTE = functional.gelu(self.tokens(feature_BH)).unflatten(-1, (self.output_TEV.shape[0], -1))
         logits_BTV = torch.einsum("bte,tev->btv", tokens_BTE, self.output_TEV) + self.bias_TV
         values_B = None if self.value_head is None else self.value_head(feature_BH)[:, 0].float()
@@ -240,13 +246,16 @@ def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) ->
 class SimpleCNNPolicy:
     """Joins network, picture path and actions; see the ``Policy`` protocol for shapes."""
 
-    def __init__(self, module: SimpleCNN, settings: CNNSettings, actions: ActionTokenMap) -> None:
+    def __init__(self, module: SimpleCNN, settings: CNNSettings, actions: ActionTokenMap, *, checkpoint: Path) -> None:
         self.module: nn.Module = module
         self.value_head: nn.Module | None = module.value_head
         self.settings = settings
         self.actions = actions
         self.chunk_shape = (actions.num_actions_chunk, actions.action_dim)
+        self.num_images = settings.num_images
+        self.checkpoint = checkpoint
         self.device = torch.device("cpu")
+        self._base: SimpleCNN | None = None
 
     def prepare(self, observation: Observation) -> PolicyInputs:
         """Resize to the network's resolution, on the policy's device."""
@@ -264,6 +273,31 @@ class SimpleCNNPolicy:
         """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
         logits_BTV, values_B = self._forward(inputs)
         return replace(evaluate_chunk(logits_BTV, bins_BCA, temperature=temperature), values_B=values_B)
+
+    def action_logits(self, inputs: PolicyInputs) -> Tensor:
+        """Logits of the 256 bins, before any temperature, differentiable."""
+        return self._forward(inputs).logits_BTV
+
+    @torch.no_grad()
+    def base_logits(self, inputs: PolicyInputs) -> Tensor:
+        """The same of the base checkpoint, of which a copy is kept from the first call on."""
+        if self._base is None:
+            self._base = load_cnn(self.checkpoint, self.settings, seed=0, critic=False).to(self.device)
+        output: CNNOutput = self._base(*self._read(inputs))
+        return output.logits_BTV
+
+    def encode_actions(self, actions_BCA: Tensor, *, nearest: bool) -> Tensor:
+        """Bins (B, T) of the environment's actions."""
+        return self.actions.encode_env_actions(actions_BCA, nearest=nearest)
+
+    def base_identity(self, language: str) -> dict[str, str]:
+        """Checkpoint, instruction and image pipeline, as texts to compare."""
+        return {
+            "model": checkpoint_hash(self.checkpoint),
+            "prompt": language,
+            "image pipeline": f"{self.num_images} picture(s), bicubic with antialiasing to {self.settings.image_size} "
+            "px, rounded to uint8, scaled to [-1, 1]",
+        }
 
     def units(self) -> Sequence[nn.Module]:
         """The convolution blocks."""
@@ -289,9 +323,12 @@ class SimpleCNNPolicy:
         save_cnn(folder, self.settings, {name: torch.from_numpy(value) for name, value in tensors.items()})
 
     def _forward(self, inputs: PolicyInputs) -> CNNOutput:
-        instruction_BD = torch.from_numpy(np.stack([embed_instruction(text) for text in inputs.languages]))
-        output: CNNOutput = self.module(to_pixels(inputs.frames_BNHWC), instruction_BD.to(self.device))
+        output: CNNOutput = self.module(*self._read(inputs))
         return output
+
+    def _read(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
+        instruction_BD = torch.from_numpy(np.stack([embed_instruction(text) for text in inputs.languages]))
+        return to_pixels(inputs.frames_BNHWC), instruction_BD.to(self.device)
 
 
 def load_simple_cnn(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> SimpleCNNPolicy:
@@ -314,4 +351,5 @@ def load_simple_cnn(config: ModelConfig, source: PolicySource, base_dtype: torch
         )
     folder = resolve_adapter(config.lora_path, files=WHOLE_FILES) if config.lora_path else source.checkpoint
     module = load_cnn(folder, settings, seed=source.seed, critic=source.critic)
-    return SimpleCNNPolicy(module, settings, settings.action_map(source.unnorm_key))
+    actions = settings.action_map(source.unnorm_key)
+    return SimpleCNNPolicy(module, settings, actions, checkpoint=source.checkpoint)

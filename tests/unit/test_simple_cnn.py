@@ -21,7 +21,7 @@ from rlinf.data import Observation
 from rlinf.engines.checkpoint import checkpoints, load_training_state, publish, save_actor, temporary_folder
 from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner
-from rlinf.models import PolicyInputs, PolicySource, find_weights, load_policy
+from rlinf.models import PolicyInputs, PolicySource, ReplayablePolicy, find_weights, load_policy
 from rlinf.models.simple_cnn import CNNSettings, embed_instruction
 from tests.simple_cnn import read_cnn, write_cnn
 from tests.small_policy import LANGUAGE, make_rollouts, write_policy
@@ -145,6 +145,29 @@ def test_a_checkpoint_acts_like_the_learner_that_wrote_it_also_as_a_base(checkpo
     wanted = learner.policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms(2)).logprobs_BCA
     for policy in (other, read_cnn(checkpoint, weights=folder), read_cnn(folder)):  # with and without the value head
         assert torch.equal(policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms(2)).logprobs_BCA, wanted)
+
+
+def test_it_can_replay_demonstrations_and_its_own_start(checkpoint):
+    learner = _learner(checkpoint)
+    policy = learner.policy
+    assert isinstance(policy, ReplayablePolicy)
+    inputs = policy.prepare(_observation(2))
+    before = policy.action_logits(inputs).detach()
+    assert before.shape == (2, 56, 256)
+    learner.update(make_rollouts(), seed=0)
+    assert torch.equal(policy.base_logits(inputs), before)
+    assert not torch.equal(policy.action_logits(inputs), before)
+    bins = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms(2))
+    encoded = policy.encode_actions(torch.from_numpy(bins.env_actions_BCA), nearest=True)
+    motion = slice(0, 6)  # the gripper has two states only
+    assert torch.equal(encoded.view(2, 8, 7)[..., motion], bins.bins_BCA[..., motion].clamp(min=1))
+
+
+def test_base_identity_sees_the_weights(checkpoint, tmp_path):
+    policy, same = read_cnn(checkpoint), read_cnn(write_cnn(tmp_path / "same"))
+    other = read_cnn(write_cnn(tmp_path / "other", hidden_size=48))
+    assert policy.base_identity(LANGUAGE) == same.base_identity(LANGUAGE)
+    assert policy.base_identity(LANGUAGE)["model"] != other.base_identity(LANGUAGE)["model"]
 
 
 def test_what_does_not_fit_is_refused(checkpoint, tmp_path):
