@@ -30,11 +30,11 @@ DRY_RUN = "--dry-run"
 
 def main(argv: Sequence[str]) -> int:
     """Compute and store; returns the exit code."""
-    words = [word for word in argv if word != DRY_RUN]
+    words = [word for word in argv if word and word != DRY_RUN]  # an empty CONFIG_NAME is the default
     if words and not words[0].startswith("-") and "=" not in words[0]:
         words = ["--config-name", *words]
     request = parse(
-        [word for word in words if word],
+        words,
         prog="compute_base_logits_embodied_agent.py",
         description=f"Compute base-model logits of demonstrations. {DRY_RUN}: only say of which.",
     )
