@@ -81,6 +81,8 @@ def test_a_killed_sequence_is_finished_by_the_same_command(tmp_path):
         assert lineage["learnt_tasks"] == list(range(task + 1))
     records = ledger.read(logs / "sequential" / "evaluations.jsonl")
     assert sorted(record.row for record in records) == ["base", "task_0", "task_1"]
+    assert {(record.decoding, record.lora_scale, record.probe) for record in records} == {("sample", 1.0, False)}
+    assert {tuple(record.init_states.items()) for record in records} == {((0, "0"), (1, "0"))}
     matrix = ledger.success_matrix(records, method="sequential", seed=SEED)
     assert matrix.success_RK.shape == (3, 2)
     assert _wait_for(lambda: not _processes_of(marker), 60), _processes_of(marker)
