@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CAMERAS = ("agentview", "eye_in_hand")
 PROPRIO_DIM = 8
+EXPERT_SUITE = "libero_spatial"
+"""The suite that the scripted expert knows."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,7 @@ def _scan(folder: Path, suite: str, tasks: Sequence[TaskSpec]) -> Iterator[Demon
     """Every demonstration of the suite in the folder: HDF5 where there is any, else RLDS."""
     by_name = {task.name: task for task in tasks}
     by_language = {task.language.lower(): task for task in tasks}
-    inner = folder / suite
-    files = sorted((inner if inner.is_dir() else folder).glob("*.hdf5"))
+    files = _hdf5_files(folder, suite)
     if files:
         for info in hdf5.scan(files, cameras=CAMERAS[:1]):
             task = by_name.get(info.path.stem.removesuffix("_demo")) or by_language.get(info.language.lower())
@@ -186,15 +187,28 @@ def _scan(folder: Path, suite: str, tasks: Sequence[TaskSpec]) -> Iterator[Demon
             yield DemonstrationRef(header.path, str(header.index), task.task_id, task.language, header.num_steps)
 
 
+def _hdf5_files(folder: Path, suite: str) -> list[Path]:
+    inner = folder / suite
+    return sorted((inner if inner.is_dir() else folder).glob("*.hdf5"))
+
+
 def _how_to_make(folder: Path, suite: str, missing: Sequence[int], needed: int, wanted: int) -> str:
-    what = f"{len(missing)} of {wanted} tasks have fewer than {needed} demonstration(s)"
-    where = folder / suite
-    return (
-        f"replay needs demonstrations of {suite}, but {what} in {where} (or {folder}): tasks "
-        f"{', '.join(map(str, missing))}\n"
-        f"Make them:    python -m libero_runtime.demonstrations --suite {suite} --tasks {','.join(map(str, missing))} "
-        f"--episodes-per-task {needed} --output {where}\n"
-        "or download:  hf download openvla/modified_libero_rlds --repo-type dataset --local-dir "
-        f"{folder}\n"
-        "Another folder is given with method.replay.demonstrations=FOLDER"
+    where, tasks = folder / suite, ",".join(map(str, missing))
+    ways = []
+    if suite == EXPERT_SUITE:
+        ways.append(
+            f"Make them: python -m libero_runtime.demonstrations --suite {suite} --tasks {tasks} "
+            f"--episodes-per-task {needed} --output {where}"
+        )
+    if not _hdf5_files(folder, suite):  # where there is any HDF5, RLDS is not looked at
+        ways.append(
+            "Download them: hf download openvla/modified_libero_rlds --repo-type dataset --local-dir " + str(folder)
+        )
+    return "\n".join(
+        [
+            f"replay needs demonstrations of {suite}, but {len(missing)} of {wanted} tasks have fewer than {needed} "
+            f"demonstration(s) in {where} (or {folder}): tasks {tasks}",
+            *ways,
+            "Another folder is given with method.replay.demonstrations=FOLDER",
+        ]
     )
