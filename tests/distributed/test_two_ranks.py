@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlinf.engines.distributed import free_port
+from tests.simple_cnn import write_cnn
 from tests.small_policy import write_policy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,13 +43,14 @@ def _train(
     return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
 
 
-@pytest.fixture(scope="module", params=["grpo", "ppo"])
+@pytest.fixture(scope="module", params=[("grpo", write_policy), ("ppo", write_policy), ("ppo", write_cnn)])
 def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    checkpoint = write_policy(folder / "small")
+    algorithm, write = request.param
+    checkpoint = write(folder / "small")
 
     def train(world_size, name, **options):
-        return _train(world_size, checkpoint, folder / name, algorithm=request.param, **options)
+        return _train(world_size, checkpoint, folder / name, algorithm=algorithm, **options)
 
     return folder, train, train(1, "one"), train(2, "two")
 

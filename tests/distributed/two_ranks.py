@@ -13,6 +13,7 @@ from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.distributed import join_group
 from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner
+from tests.simple_cnn import read_cnn
 from tests.small_policy import make_rollouts, read_policy
 
 ALGORITHMS = {
@@ -35,7 +36,10 @@ def main(
     torch.set_num_threads(1)
     mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
     critic = algorithm == "ppo"
-    policy = read_policy(checkpoint, lora_path=resume, critic=critic)
+    if (checkpoint / "model.pt").is_file():
+        policy = read_cnn(checkpoint, weights=resume, critic=critic)
+    else:
+        policy = read_policy(checkpoint, lora_path=resume, critic=critic)
     shard(
         policy.module,
         policy.units(),
