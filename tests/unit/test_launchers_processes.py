@@ -15,6 +15,7 @@ from rlinf.cli.child import run_child
 from rlinf.cli.console import UsageError, run_cli, user_message
 from rlinf.config import ConfigError
 from rlinf.custom.task_sequence import Step
+from tests.processes import heed_interrupts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -52,7 +53,9 @@ def start_parent(
         f"sys.exit(run_child([sys.executable, '-c', {child!r}], cwd=Path('.'), env=os.environ, "
         f"grace_seconds={grace_seconds}))"
     )
-    process = subprocess.Popen([*wrapper, *python(parent)], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*wrapper, *python(parent)], cwd=REPOSITORY, stdout=subprocess.DEVNULL, preexec_fn=heed_interrupts
+    )
     assert wait_until(lambda: ready.exists() and bool(ready.read_text()))
     return process, int(ready.read_text())
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import heed_interrupts
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETUP = REPOSITORY / "examples" / "setup_environment.sh"
 COMMON = REPOSITORY / "examples" / "crl_experiment" / "common_functions.sh"
@@ -218,7 +220,8 @@ def test_crl_run_has_the_commands_exit_code(code: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_crl_run_hands_signals_on_and_waits(tmp_path: Path, number: signal.Signals) -> None:
     inner = f'trap "sleep 0.3; touch {tmp_path}/tidied; exit 143" TERM; touch {tmp_path}/ready; sleep 20 & wait'
-    process = subprocess.Popen(["bash", "-c", f"source '{COMMON}'; crl_run bash -c '{inner}'; echo unreachable"])
+    script = f"source '{COMMON}'; crl_run bash -c '{inner}'; echo unreachable"
+    process = subprocess.Popen(["bash", "-c", script], preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 10
     while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
