@@ -14,7 +14,7 @@ from pathlib import Path
 from rlinf.cli.child import run_child
 from rlinf.cli.console import REPOSITORY, UsageError, print_error, run_cli
 from rlinf.cli.launcher import Arguments, read_arguments
-from rlinf.config import Config, load_config, validate
+from rlinf.config import RANDOM_ACTION, Config, load_config, validate
 from rlinf.config.differences import CONFIG_FILE, refuse_other_settings
 from rlinf.config.resolve import MERGING_METHOD
 from rlinf.custom.checkpoint_paths import Workspace, find_location, recorded_config
@@ -92,7 +92,8 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
     folder = method_folder(request, experiment, workspace)
     ledger_path = folder / ledger.LEDGER_NAME
     records = ledger.read(ledger_path) if ledger_path.exists() else []
-    evaluated = [Evaluated(one.row, one.seed, one.checkpoint) for one in records if not one.probe]
+    own = [one for one in records if not one.probe and one.method != RANDOM_ACTION]
+    evaluated = [Evaluated(one.row, one.seed, one.checkpoint) for one in own]
     steps = plan_sequence(request, experiment, workspace=workspace, ledger=evaluated)
     check_steps(steps, workspace)
     tasks = ", then ".join("+".join(str(task_id) for task_id in stage) for stage in stages)

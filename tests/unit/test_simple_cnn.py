@@ -11,9 +11,12 @@ import torch
 
 from openvla_oft import dataset
 from openvla_oft.augment import AugmentConfig
+from rlinf.cli.launcher import read_arguments
 from rlinf.cli.pretrain_simple_cnn import main as pretrain_main
+from rlinf.cli.run_sequence import sequence_steps
 from rlinf.config import ConfigError, load_config
 from rlinf.config.schema import AlgorithmConfig, ModelConfig, OptimConfig
+from rlinf.custom.checkpoint_paths import Workspace
 from rlinf.custom.methods import ContinualMethod
 from rlinf.custom.random_action_rollout_worker import RandomActionPolicy
 from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
@@ -23,6 +26,7 @@ from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models import PolicyInputs, PolicySource, ReplayablePolicy, find_weights, load_policy
 from rlinf.models.simple_cnn import CNNSettings, embed_instruction
+from rlinf.reporting import ledger
 from tests.simple_cnn import read_cnn, write_cnn
 from tests.small_policy import LANGUAGE, make_rollouts, write_policy
 from tests.unit.sft_demos import LANGUAGES, write_suite
@@ -246,3 +250,24 @@ def test_random_actions_are_uniform_and_repeat():
     assert torch.allclose(output.logprobs_BCA, torch.full((), -np.log(256), dtype=torch.float32), atol=1e-5)
     again = policy.act(inputs, temperature=1.6, uniforms_BCA=_uniforms(500))
     np.testing.assert_array_equal(again.env_actions_BCA, actions)
+
+
+def _record(method: str) -> ledger.EvaluationRecord:
+    return ledger.EvaluationRecord(
+        method=method, row=ledger.BASE_ROW, learnt_tasks=(), seed=1234, suite="libero_spatial", checkpoint="x",
+        success={0: 0.0}, episodes={0: 1}, success_once=0.0, success_at_end=0.0, mean_return=0.0, mean_episode_len=1.0,
+        temperature=1.0, assets="none", config_hash="", versions={}, time=ledger.utc_now(), wall_seconds=0.0, videos=(),
+    )  # fmt: skip
+
+
+def test_random_actions_do_not_stand_for_the_base_model(tmp_path):
+    signature = "TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]"
+    fixed = ["method=simple_cnn", "config=crl_experiment/libero_spatial_grpo_simple_cnn"]
+    arguments = read_arguments(["run.sh", signature, "0", "--", *fixed])
+    workspace = Workspace(root=tmp_path, called_from=tmp_path)
+    planned = []
+    for method in ("random_action", "simple_cnn"):
+        ledger.append(tmp_path / "logs" / "simple_cnn" / ledger.LEDGER_NAME, _record(method))
+        _, steps = sequence_steps(arguments, workspace)
+        planned.append("evaluate the base model" in steps[0].todo)
+    assert planned == [True, False]
