@@ -36,7 +36,8 @@ POLICIES: dict[str, PolicyKind] = {
         load_simple_cnn,
         "simple_cnn",
         WHOLE_FILES,
-        "Make it:          python -m rlinf.cli.pretrain_simple_cnn --demonstrations FOLDER --output model/{name}",
+        "Make it:          python -m rlinf.cli.pretrain_simple_cnn --demonstrations FOLDER --suite SUITE "
+        "--output model/{name}",
     ),
 }
 

@@ -230,9 +230,10 @@ def test_the_command_writes_a_checkpoint_and_refuses_to_replace_it(tmp_path):
         pretrain_main(arguments)
 
 
-@pytest.mark.parametrize("name", ["libero_spatial_grpo_simple_cnn", "libero_spatial_grpo_simple_cnn_eval"])
-def test_configurations_compose(name):
-    config = load_config(f"crl_experiment/{name}")
+@pytest.mark.parametrize("suite", ["libero_spatial", "libero_object", "libero_goal", "libero_10"])
+def test_configurations_compose(suite):
+    config = load_config(f"crl_experiment/{suite}_grpo_simple_cnn_eval")
+    assert config.env.suite == suite
     assert config.actor.model.model_name == "simple_cnn"
     assert config.actor.checkpoint_load_path == config.rollout.model_dir
     assert (config.method.name, config.method.label) == ("sequential", "simple_cnn")
