@@ -15,9 +15,9 @@ from rlinf.cli.launcher import read_arguments
 from rlinf.cli.pretrain_simple_cnn import main as pretrain_main
 from rlinf.cli.run_sequence import sequence_steps
 from rlinf.config import ConfigError, load_config
-from rlinf.config.schema import AlgorithmConfig, ModelConfig, OptimConfig
+from rlinf.config.schema import AlgorithmConfig, MethodConfig, ModelConfig, OptimConfig, ReplayConfig
 from rlinf.custom.checkpoint_paths import Workspace
-from rlinf.custom.methods import ContinualMethod
+from rlinf.custom.methods import ContinualMethod, TaskContext, make_method
 from rlinf.custom.random_action_rollout_worker import RandomActionPolicy
 from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
 from rlinf.data import Observation
@@ -29,6 +29,7 @@ from rlinf.models.simple_cnn import CNNSettings, embed_instruction
 from rlinf.reporting import ledger
 from tests.simple_cnn import read_cnn, write_cnn
 from tests.small_policy import LANGUAGE, make_rollouts, write_policy
+from tests.unit.replay_demos import write_hdf5
 from tests.unit.sft_demos import LANGUAGES, write_suite
 from transformers_openvla_oft import libero_sentences
 
@@ -272,3 +273,33 @@ def test_random_actions_do_not_stand_for_the_base_model(tmp_path):
         _, steps = sequence_steps(arguments, workspace)
         planned.append("evaluate the base model" in steps[0].todo)
     assert planned == [True, False]
+
+
+@pytest.mark.parametrize("name", ["ewc", "er", "der", "slca", "agem", "lwf"])
+def test_methods_train_it_as_they_train_an_adapter(checkpoint, tmp_path, name):
+    replay = ReplayConfig(demonstrations=str(write_hdf5(tmp_path / "demos", task_ids=range(10), num_demos=1)))
+    method = make_method(MethodConfig(name, replay=replay))
+    policy = read_cnn(checkpoint)
+    task = TaskContext((3,), tmp_path, suite="libero_spatial", micro_batch=6, temperature=1.6)
+    method.on_task_start(task, policy)
+    learner = PolicyLearner(
+        policy,
+        method,
+        algorithm=AlgorithmConfig(),
+        optim=OptimConfig(lr=1e-3),
+        global_batch=12,
+        micro_batch=6,
+        device=torch.device("cpu"),
+    )
+    start = copy.deepcopy(gather_trainable(policy.module))
+    for epoch in range(2):
+        metrics = learner.update(make_rollouts(), seed=epoch)
+    method.on_task_end(task, policy, make_rollouts())
+    assert all(np.isfinite(value) for value in metrics.values())
+    changed = gather_trainable(policy.module)
+    assert not [key for key in start if np.array_equal(start[key], changed[key])]
+    terms = {"er": "replay", "der": "replay", "lwf": "lwf"}
+    if name in terms:
+        assert metrics[f"train/loss/{terms[name]}"] > 0
+    if name in ("ewc", "agem"):
+        assert method.state_dict()
