@@ -53,6 +53,13 @@ def join_group(*, rank: int, world_size: int, address: str, port: int, own_addre
     return init_device_mesh("cuda" if on_gpu else "cpu", (world_size,))
 
 
+def leave_group() -> None:
+    """Leave the group once every rank is done with it. Collective."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def local_device() -> torch.device:
     """The GPU that this process may use, else the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from rlinf.config.schema import Config
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.data import RolloutBatch
 from rlinf.engines.checkpoint import load_training_state, save_actor
-from rlinf.engines.distributed import free_port, join_group, local_device
+from rlinf.engines.distributed import free_port, join_group, leave_group, local_device
 from rlinf.engines.fsdp import DTYPES, gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner, Progress
 from rlinf.models import PolicySource, load_policy
@@ -110,5 +109,4 @@ class ActorWorker:
 
     def close(self) -> None:
         """Leave the group."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_group()

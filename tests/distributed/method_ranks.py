@@ -15,6 +15,7 @@ from rlinf.engines.checkpoint import save_actor
 from rlinf.engines.distributed import join_group
 from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner
+from tests.distributed.ranks import finish_rank
 from tests.small_policy import make_rollouts, read_policy
 
 CONFIGS = {
@@ -74,7 +75,7 @@ def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path) 
     for name in CONFIGS:
         results |= learn(name, checkpoint, output, mesh if world_size > 1 else None)
     np.savez(output / f"rank_{rank}.npz", **results)
-    dist.destroy_process_group()
+    finish_rank()
 
 
 if __name__ == "__main__":

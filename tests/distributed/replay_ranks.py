@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from rlinf.config.schema import AlgorithmConfig, MethodConfig, OptimConfig, ReplayConfig
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.engines.distributed import join_group
 from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner
+from tests.distributed.ranks import finish_rank
 from tests.small_policy import make_rollouts, read_policy
 
 
@@ -37,7 +37,7 @@ def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path, 
         metrics = learner.update(make_rollouts(), seed=epoch)
     weights = gather_trainable(policy.module)
     np.savez(output / f"rank_{rank}_of_{world_size}.npz", **weights, loss=metrics["train/loss/replay"])
-    dist.destroy_process_group()
+    finish_rank()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.distributed import join_group
 from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner
+from tests.distributed.ranks import finish_rank
 from tests.simple_cnn import read_cnn
 from tests.small_policy import make_rollouts, read_policy
 
@@ -67,7 +68,7 @@ def main(
             save_actor(learner, folder, epoch=1)
     weights = gather_trainable(policy.module)
     np.savez(output / f"rank_{rank}.npz", **weights, **{f"metric:{name}": value for name, value in metrics.items()})
-    dist.destroy_process_group()
+    finish_rank()
 
 
 if __name__ == "__main__":
