@@ -287,7 +287,7 @@ class OptimConfig:
     adam_eps: float = 1.0e-5
     weight_decay: float = 0.01
     clip_grad: float = 1.0
-    """Largest gradient norm."""
+    """Largest gradient norm, of the policy and of a critic each."""
 
 
 @dataclass

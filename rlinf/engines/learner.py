@@ -56,9 +56,10 @@ class PolicyLearner:
         self.num_updates = 0
         groups = method.param_groups(policy, optim.lr)
         self._policy_parameters = [p for group in groups for p in group.params]
+        self._value_parameters: list[nn.Parameter] = []
         if policy.value_head is not None:
-            groups = [*groups, ParamGroup("value", list(policy.value_head.parameters()), optim.value_lr)]
-        self.parameters: list[nn.Parameter] = [p for group in groups for p in group.params]
+            self._value_parameters = list(policy.value_head.parameters())
+            groups = [*groups, ParamGroup("value", self._value_parameters, optim.value_lr)]
         self.optimizer = torch.optim.AdamW(
             [{"params": group.params, "lr": group.lr, "name": group.name} for group in groups],
             lr=optim.lr,
@@ -114,7 +115,9 @@ class PolicyLearner:
         if self.policy.value_head is not None and self.num_updates < self.optim.critic_warmup_steps:
             for parameter in self._policy_parameters:
                 parameter.grad = None
-        norm = clip_gradients(self.parameters, self.optim.clip_grad)
+        # Apart: a young critic's gradient is many times the policy's and would scale it away.
+        norm = clip_gradients(self._policy_parameters, self.optim.clip_grad)
+        clip_gradients(self._value_parameters, self.optim.clip_grad)
         self.optimizer.step()
         self.num_updates += 1
         totals.add_step(norm)
