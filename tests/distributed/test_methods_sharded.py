@@ -1,7 +1,5 @@
 """Continual-learning methods over two gloo ranks equal one process without sharding."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,29 +7,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from rlinf.custom.methods.state import METHOD_STATE
-from rlinf.engines.distributed import free_port
 from tests.distributed.method_ranks import CONFIGS
+from tests.distributed.ranks import run_ranks
 from tests.small_policy import write_policy
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def _learn(world_size: int, checkpoint: Path, output: Path) -> list[dict[str, np.ndarray]]:
     output.mkdir()
-    arguments = [str(world_size), str(free_port()), str(checkpoint), str(output)]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.method_ranks", str(rank), *arguments],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    for rank, text in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, text[-3000:]
+    run_ranks("method_ranks", world_size, [checkpoint, output])
     return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
 
 

@@ -1,34 +1,17 @@
 """Replay over two sharded gloo processes equals one process, the base model's logits computed on the fly included."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rlinf.engines.distributed import free_port
+from tests.distributed.ranks import run_ranks
 from tests.small_policy import write_policy
 from tests.unit.replay_demos import write_hdf5
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 def _train(world_size: int, checkpoint: Path, output: Path, name: str) -> list[dict[str, np.ndarray]]:
-    arguments = [str(world_size), str(free_port()), str(checkpoint), str(output), name]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.replay_ranks", str(rank), *arguments],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    for rank, text in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, text[-3000:]
+    run_ranks("replay_ranks", world_size, [checkpoint, output, name])
     return [dict(np.load(output / f"rank_{rank}_of_{world_size}.npz")) for rank in range(world_size)]
 
 

@@ -1,17 +1,13 @@
 """Sharded training over two gloo processes equals one process."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rlinf.engines.distributed import free_port
+from tests.distributed.ranks import run_ranks
 from tests.simple_cnn import write_cnn
 from tests.small_policy import write_policy
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def _train(
@@ -24,22 +20,8 @@ def _train(
     resume: Path | None = None,
 ) -> list[dict[str, np.ndarray]]:
     output.mkdir()
-    port = free_port()
-    arguments = [str(world_size), str(port), str(checkpoint), str(output), param_dtype, algorithm]
-    arguments += [str(resume)] if resume else []
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.two_ranks", str(rank), *arguments],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    for rank, text in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, text[-3000:]
+    resumed = [resume] if resume else []
+    run_ranks("two_ranks", world_size, [checkpoint, output, param_dtype, algorithm, *resumed])
     return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
 
 
