@@ -9,9 +9,18 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from libero_runtime.assets.basket import basket
+from libero_runtime.assets.bottles import alphabet_soup, bbq_sauce, ketchup, salad_dressing, tomato_sauce
 from libero_runtime.assets.facts import BodyFacts, ObjectFacts, Vector, object_facts
 from libero_runtime.assets.furniture import flat_stove, white_cabinet, wooden_cabinet
-from libero_runtime.assets.packages import cookies
+from libero_runtime.assets.packages import (
+    butter,
+    chocolate_pudding,
+    cookies,
+    cream_cheese,
+    milk,
+    orange_juice,
+)
 from libero_runtime.assets.shapes import Mesh, Paint, Parts, Primitive
 from libero_runtime.assets.tableware import bowl, plate, ramekin
 
@@ -45,6 +54,17 @@ OBJECTS: dict[str, Entry] = {
     "plate": Entry(SCANNED, plate),
     "glazed_rim_porcelain_ramekin": Entry(SCANNED, ramekin),
     "cookies": Entry(GROCERIES, cookies),
+    "alphabet_soup": Entry(GROCERIES, alphabet_soup),
+    "bbq_sauce": Entry(GROCERIES, bbq_sauce),
+    "butter": Entry(GROCERIES, butter),
+    "chocolate_pudding": Entry(GROCERIES, chocolate_pudding),
+    "cream_cheese": Entry(GROCERIES, cream_cheese),
+    "ketchup": Entry(GROCERIES, ketchup),
+    "milk": Entry(GROCERIES, milk),
+    "orange_juice": Entry(GROCERIES, orange_juice),
+    "salad_dressing": Entry(GROCERIES, salad_dressing),
+    "tomato_sauce": Entry(GROCERIES, tomato_sauce),
+    "basket": Entry(SCANNED, basket),
 }
 
 # Contact parameters measured on every object of LIBERO.

@@ -1,9 +1,9 @@
-"""Boxes of food: one collision box each, printed with simple raised labels."""
+"""Boxes and cartons of food: a box to touch, under a gable for drinks; printed to look at."""
 
 from __future__ import annotations
 
 from libero_runtime.assets.facts import ObjectFacts
-from libero_runtime.assets.shapes import Paint, Parts, Visual, box, cylinder
+from libero_runtime.assets.shapes import Paint, Parts, Primitive, Visual, board, box, cylinder
 
 
 def cookies(facts: ObjectFacts) -> dict[str, Parts]:
@@ -25,3 +25,58 @@ def cookies(facts: ObjectFacts) -> dict[str, Parts]:
             for dx, dy in ((-0.003, 0.002), (0.003, 0.003), (0.001, -0.004))
         ]
     return {"object": Parts((carton,), tuple(visuals))}
+
+
+def _carton(facts: ObjectFacts, paint: Paint) -> dict[str, Parts]:
+    body = facts.body("object")
+    low, high = body.bounds
+    carton = box(low, high)
+    return {"object": Parts((carton,), (Visual(carton, paint),))}
+
+
+def cream_cheese(facts: ObjectFacts) -> dict[str, Parts]:
+    """A small flat box of cream cheese, silver and blue."""
+    return _carton(facts, Paint((0.28, 0.36, 0.62)))
+
+
+def butter(facts: ObjectFacts) -> dict[str, Parts]:
+    """A stick of butter in a yellow box."""
+    return _carton(facts, Paint((0.93, 0.78, 0.22)))
+
+
+def chocolate_pudding(facts: ObjectFacts) -> dict[str, Parts]:
+    """A brown box of pudding powder."""
+    return _carton(facts, Paint((0.33, 0.18, 0.11)))
+
+
+_EAVES = 0.0300  # height (y) where the roof of a drink carton begins
+_RIDGE = 0.0500  # where its two slopes meet and the sealed fin begins
+
+
+def _gable_shapes(facts: ObjectFacts) -> tuple[Primitive, ...]:
+    """Upright box, two slopes and the fin of a drink carton; up is y, the ridge runs along z."""
+    body = facts.body("object")
+    (x0, y0, z0), (x1, y1, z1) = body.bounds
+    x, _, z = body.center
+    inside = (x, y0, z)
+    slopes = [
+        board((edge, _EAVES, z), (x, _RIDGE, z), axis="z", half_width=(z1 - z0) / 2, thickness=0.004, inside=inside)
+        for edge in (x0, x1)
+    ]
+    fin = box((x - 0.0020, _RIDGE - 0.004, z0), (x + 0.0020, y1, z1))
+    return (box((x0, y0, z0), (x1, _EAVES, z1)), *slopes, fin)
+
+
+def _gable_carton(facts: ObjectFacts, paint: Paint) -> dict[str, Parts]:
+    shapes = _gable_shapes(facts)
+    return {"object": Parts(shapes, tuple(Visual(shape, paint) for shape in shapes))}
+
+
+def milk(facts: ObjectFacts) -> dict[str, Parts]:
+    """A white and blue carton of milk with a gable top."""
+    return _gable_carton(facts, Paint((0.90, 0.93, 0.97)))
+
+
+def orange_juice(facts: ObjectFacts) -> dict[str, Parts]:
+    """An orange carton of juice with a gable top."""
+    return _gable_carton(facts, Paint((0.95, 0.55, 0.10)))

@@ -99,6 +99,25 @@ def capsule(center: Point, radius: float, half_length: float, axis: str = "z") -
     return Primitive("capsule", _triple(center), (radius, half_length), _AXIS_QUATS[axis])
 
 
+def board(start: Point, stop: Point, *, axis: str, half_width: float, thickness: float, inside: Point) -> Primitive:
+    """A slanted board: its outer face runs from `start` to `stop`, its width lies along `axis` around them.
+
+    The thickness goes towards the point `inside`.
+    """
+    first, last = np.asarray(start, dtype=np.float64), np.asarray(stop, dtype=np.float64)
+    width = np.eye(3)["xyz".index(axis)]
+    along = (last - first) / np.linalg.norm(last - first)
+    inward = np.cross(width, along)
+    if inward @ (np.asarray(inside, dtype=np.float64) - first) < 0:
+        width, inward = -width, -inward
+    return Primitive(
+        "box",
+        _triple((first + last) / 2 + inward * thickness / 2),
+        (half_width, thickness / 2, float(np.linalg.norm(last - first)) / 2),
+        matrix_to_quat(np.stack([width, np.cross(along, width), along], axis=1)),
+    )
+
+
 def matrix_to_quat(matrix: Vector) -> tuple[float, float, float, float]:
     """Quaternion (w, x, y, z) of a rotation matrix; the largest component decides the branch, so it is stable."""
     trace = float(np.trace(matrix))
