@@ -24,13 +24,14 @@ def main(argv: Sequence[str]) -> int:
         return 0
     configure_process()
     from rlinf.custom.lineage import Lineage, is_as_trained
+    from rlinf.custom.tasks import task_name
     from rlinf.envs import suite_tasks
     from rlinf.envs.registry import simulator
     from rlinf.reporting import ledger
     from rlinf.reporting.loggers import MetricLogger
     from rlinf.runners.embodied import make_record
     from rlinf.runners.evaluation import evaluate
-    from rlinf.runners.run_folder import LEDGER_FILE, run_folder, task_tag
+    from rlinf.runners.run_folder import LEDGER_FILE, run_folder
     from rlinf.scheduler import Cluster
     from rlinf.workers.launch import attach_envs, start_workers
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         tasks = list(range(len(suite_tasks(config.env)))) if asked is None else asked
         outcome = evaluate(workers, config, task_ids=tasks, label=label, video_folder=folder / "videos")
     learnt = lineage.learnt_tasks if lineage else ()
-    row = task_tag(lineage.stage) if lineage else ledger.BASE_ROW
+    row = task_name(lineage.stage) if lineage else ledger.BASE_ROW
     is_base = request.adapter is None and not model.previous_lora_paths
     if lineage is not None or is_base:  # an adapter of unknown origin has no place in the matrix
         path = folder.parent / LEDGER_FILE

@@ -52,7 +52,12 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
 
     if config.rollout.worker == RANDOM_ACTION:
         validate(config, num_tasks=len(suite_tasks(config.env)))
-        named = replace(config, method=replace(config.method, label=RANDOM_ACTION))
+        logger = replace(config.runner.logger, method_suffix="")
+        named = replace(
+            config,
+            method=replace(config.method, label=RANDOM_ACTION),
+            runner=replace(config.runner, logger=logger),
+        )
         nothing = PolicySource(REPOSITORY, unnorm_key="", seed=config.runner.seed)
         return Request(named, arguments.config_name, tuple(arguments.overrides), nothing, None)
     obtain = policy_kind(config.actor.model).obtain

@@ -18,22 +18,11 @@ from rlinf.config import RANDOM_ACTION, Config, load_config, validate
 from rlinf.config.differences import CONFIG_FILE, refuse_other_settings
 from rlinf.config.resolve import MERGING_METHOD
 from rlinf.custom.checkpoint_paths import Workspace, find_location, recorded_config
+from rlinf.custom.evaluation_plan import EvaluationRequest, plan_evaluation
+from rlinf.custom.experiment import DEFAULT_SEED, Experiment, Step
 from rlinf.custom.lineage import LINEAGE_FILE, check_lineage
-from rlinf.custom.task_sequence import (
-    DEFAULT_SEED,
-    TRAIN_SCRIPT,
-    Evaluated,
-    EvaluationRequest,
-    Experiment,
-    SequenceRequest,
-    Step,
-    method_folder,
-    parse_count,
-    parse_task_list,
-    parse_task_range,
-    plan_evaluation,
-    plan_sequence,
-)
+from rlinf.custom.task_sequence import TRAIN_SCRIPT, Evaluated, SequenceRequest, plan_sequence, sequence_folder
+from rlinf.custom.tasks import parse_count, parse_task_list, parse_task_range
 from rlinf.reporting import ledger
 
 PLANNED = {
@@ -89,7 +78,7 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
         run_id=run_id or None,
         overrides=arguments.overrides,
     )
-    folder = method_folder(request, experiment, workspace)
+    folder = sequence_folder(request, experiment, workspace)
     ledger_path = folder / ledger.LEDGER_NAME
     records = ledger.read(ledger_path) if ledger_path.exists() else []
     own = [one for one in records if not one.probe and one.method != RANDOM_ACTION]
@@ -169,7 +158,7 @@ def read_stages(arguments: Arguments, *, num_tasks: int) -> tuple[tuple[int, ...
     if arguments.settings.order == "range":
         return tuple((task_id,) for task_id in parse_task_range(text, num_tasks=num_tasks))
     ids = parse_task_list(text, num_tasks=num_tasks)
-    return (ids,) if arguments.settings.order == "joint" else tuple((task_id,) for task_id in ids)
+    return (tuple(sorted(ids)),) if arguments.settings.order == "joint" else tuple((task_id,) for task_id in ids)
 
 
 def compose(config_name: str, arguments: Arguments) -> Experiment:
@@ -183,7 +172,7 @@ def compose(config_name: str, arguments: Arguments) -> Experiment:
         eval_before=config.runner.eval_before if arguments.overridden("runner.eval_before") else None,
         eval_after=config.runner.eval_after if arguments.overridden("runner.eval_after") else None,
         first_task=config.env.first_task,
-        results_name=config.method.results_name,
+        results_name=config.results_name,
         merges=config.method.name == MERGING_METHOD,
     )
     validate(config, num_tasks=experiment.num_tasks)

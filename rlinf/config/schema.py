@@ -15,6 +15,9 @@ class LoggerConfig:
     """Folder of all methods' results."""
     log_path: str | None = None
     """Folder of this run; null: ``<log_root>/<method>/task_<ids>_seed<seed>``."""
+    method_suffix: str = ""
+    """Follows the method's name in folders and results: ``algorithm=ppo`` has ``_ppo``, so that its results lie beside
+    those of GRPO and not among them."""
     project_name: str = "continual-vla-rl"
     experiment_name: str | None = None
     """Name shown by W&B; null: the run folder's name."""
@@ -189,7 +192,7 @@ class MethodConfig:
     """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, or one that an installed
     package brings (entry point group ``rlinf.methods``)."""
     label: str = ""
-    """Names its results, folder and ledger: one method may be run in several ways; empty: the method's name."""
+    """Names its results (``Config.results_name``): one method may be run in several ways; empty: the method's name."""
     options: dict[str, float | str] = field(default_factory=dict)
     """Settings of a method that another package brings: ``+method.options.NAME=VALUE``."""
     ewc: EWCConfig = field(default_factory=EWCConfig)
@@ -198,11 +201,6 @@ class MethodConfig:
     lwf: LwFConfig = field(default_factory=LwFConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
-
-    @property
-    def results_name(self) -> str:
-        """Folder of the results, and what the ledger and adapters call the method."""
-        return self.label or self.name
 
 
 @dataclass
@@ -357,3 +355,8 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
+
+    @property
+    def results_name(self) -> str:
+        """Folder of the results, and what the ledger and adapters call the method."""
+        return f"{self.method.label or self.method.name}{self.runner.logger.method_suffix}"

@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from rlinf.config.differences import CONFIG_FILE
 from rlinf.config.errors import UserError
 
 ACTOR_FILES = ("adapter_config.json", "model.pt")  # a PEFT adapter, or the CNN policy's whole state
@@ -90,6 +93,23 @@ def task_folder_of(actor: Path) -> Path | None:
     """The task folder of ``.../checkpoints/global_step_N/actor``; None for an adapter from elsewhere."""
     is_ours = actor.name == "actor" and actor.parent.parent.name == "checkpoints"
     return actor.parents[2] if is_ours else None
+
+
+def step_of(actor: Path) -> int | None:
+    """The epoch of ``.../global_step_N/actor``; None for an adapter from elsewhere."""
+    match = _STEP_FOLDER.fullmatch(actor.parent.name)
+    return int(match.group(1)) if match else None
+
+
+def recorded_start(folder: Path) -> tuple[Path, ...]:
+    """The adapters that a run began with, as it noted them: merged ones, then the one that it trained on; empty where
+    it began with the base model."""
+    if not (folder / CONFIG_FILE).is_file():
+        return ()
+    noted = OmegaConf.load(folder / CONFIG_FILE)
+    merged = OmegaConf.select(noted, "actor.model.previous_lora_paths") or []
+    adapter = OmegaConf.select(noted, "actor.model.lora_path")
+    return tuple(Path(path) for path in (*merged, *([adapter] if adapter else [])))
 
 
 def recorded_config(folder: Path) -> str | None:

@@ -14,6 +14,7 @@ from rlinf.config import Config, config_hash, resolve_adapter
 from rlinf.config.resolve import MERGING_METHOD
 from rlinf.custom.lineage import Lineage
 from rlinf.custom.methods import TaskContext
+from rlinf.custom.tasks import task_name
 from rlinf.engines.checkpoint import Checkpoint, checkpoints, prune, publish, temporary_folder
 from rlinf.envs import suite_tasks
 from rlinf.envs.episodes import training_plans
@@ -22,7 +23,7 @@ from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.progress import Progress
 from rlinf.runners.collect import Collection, collect
 from rlinf.runners.evaluation import EvaluationOutcome, evaluate
-from rlinf.runners.run_folder import LEDGER_FILE, task_tag, versions
+from rlinf.runners.run_folder import LEDGER_FILE, versions
 from rlinf.scheduler import WorkerGroup
 from rlinf.workers.launch import Workers, attach_envs
 
@@ -61,9 +62,7 @@ def find_state(config: Config, folder: Path) -> RunState:
         before = learnt_with(before, lineage.learnt_tasks) if lineage else before
     result = checkpoint_name(folder, config.runner.max_epochs)
     records = ledger.read(folder.parent / LEDGER_FILE) if (folder.parent / LEDGER_FILE).is_file() else []
-    own = [
-        r for r in records if r.method == config.method.results_name and r.seed == config.runner.seed and not r.probe
-    ]
+    own = [r for r in records if r.method == config.results_name and r.seed == config.runner.seed and not r.probe]
     return RunState(
         folder=folder,
         checkpoint=found[-1] if found else None,
@@ -148,7 +147,8 @@ class EmbodiedRunner:
             self.train_epoch()
         if runner.eval_after and not self.state.evaluated_after:
             self.sync_weights()
-            self.evaluate(row=task_tag(self.state.task_ids), label=f"evaluation after {task_tag(self.state.task_ids)}")
+            row = task_name(self.state.task_ids)
+            self.evaluate(row=row, label=f"evaluation after {row}")
         self.logger.close()
 
     def train_epoch(self) -> None:
@@ -224,7 +224,7 @@ class EmbodiedRunner:
         model = self.config.actor.model
         self.actor.call("save", writing / "actor", self.epoch)
         Lineage(
-            method=self.config.method.results_name,
+            method=self.config.results_name,
             suite=self.config.env.suite,
             seed=self.config.runner.seed,
             learnt_tasks=self.state.learnt_tasks,
@@ -290,7 +290,7 @@ def make_record(
     """
     temperature = config.algorithm.sampling_params.temperature_eval
     return ledger.EvaluationRecord(
-        method=method or config.method.results_name,
+        method=method or config.results_name,
         row=row,
         learnt_tasks=learnt,
         seed=config.runner.seed,

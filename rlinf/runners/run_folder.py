@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rlinf.config import REPOSITORY, Config, config_hash, config_yaml
 from rlinf.config.differences import CONFIG_FILE
-from rlinf.custom.task_sequence import DEFAULT_LOG_ROOT, DEFAULT_SUITE
+from rlinf.custom.experiment import results_folder, results_root, run_name
 from rlinf.reporting.ledger import utc_now
 from rlinf.reporting.run_info import hardware
 
@@ -24,24 +24,13 @@ LEDGER_FILE = "evaluations.jsonl"
 _RECORDED = ("torch", "transformers", "peft", "ray", "mujoco", "robosuite", "hf-libero", "numpy")
 
 
-def task_tag(task_ids: Sequence[int] | None) -> str:
-    """``task_3`` for one task, ``tasks_0_2`` for several, ``tasks_all``."""
-    if task_ids is None:
-        return "tasks_all"
-    joined = "_".join(map(str, task_ids))
-    return f"task_{joined}" if len(task_ids) == 1 else f"tasks_{joined}"
-
-
 def run_folder(config: Config) -> Path:
     """The configured folder of this run, absolute; relative paths start at the repository's root."""
-    log = config.runner.logger
-    root = log.log_root
-    if root == DEFAULT_LOG_ROOT and config.env.suite != DEFAULT_SUITE:
-        root = f"{root}_{config.env.suite}"
-    path = log.log_path or f"{root}/{config.method.results_name}/{task_tag(config.env.fixed_task_ids)}" + (
-        f"_seed{config.runner.seed}"
-    )
-    return Path(path) if Path(path).is_absolute() else REPOSITORY / path
+    log, stage = config.runner.logger, config.env.fixed_task_ids
+    if log.log_path:
+        return REPOSITORY / log.log_path
+    root = results_root(log.log_root, config.env.suite)
+    return REPOSITORY / results_folder(root, config.results_name, stage) / run_name(stage, config.runner.seed)
 
 
 def versions() -> dict[str, str]:
@@ -65,7 +54,7 @@ def write_run(
         "config_name": config_name,
         "overrides": list(overrides),
         "config_hash": config_hash(config),
-        "method": config.method.results_name,
+        "method": config.results_name,
         "suite": config.env.suite,
         "task_ids": config.env.fixed_task_ids,
         "seed": config.runner.seed,

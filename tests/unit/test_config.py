@@ -1,13 +1,17 @@
 """Configuration: keys, types, rules, and messages that say what to do."""
 
+from dataclasses import replace
+
 import pytest
 
 from rlinf.config import ConfigError, config_hash, load_config, resolve_adapter, resolve_model, validate
 from rlinf.config.compose import config_names, config_yaml
 from rlinf.config.resolve import resolve
+from rlinf.config.validate import episodes_per_epoch
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
 SEVEN_B = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
+SEVEN_B_PPO = "crl_experiment/libero_spatial_ppo_openvlaoft_spatial"
 
 
 @pytest.mark.parametrize("name", config_names())
@@ -28,24 +32,36 @@ def test_published_values():
 
 
 @pytest.mark.parametrize(
-    ("name", "suite", "first_task", "max_epochs", "model"),
+    ("suite", "short", "first_task", "max_epochs", "model"),
     [
-        ("libero_spatial_grpo_openvlaoft_spatial", "libero_spatial", 0, 10, "Openvla-oft-SFT-libero-spatial-traj1"),
-        ("libero_object_grpo_openvlaoft_object", "libero_object", 5, 10, "Openvla-oft-SFT-libero-object-traj1"),
-        ("libero_goal_grpo_openvlaoft_goal", "libero_goal", 0, 10, "Openvla-oft-SFT-libero-goal-traj1"),
-        ("libero_10_grpo_openvlaoft_long", "libero_10", 3, 5, "Openvla-oft-SFT-libero10-trajall"),
+        ("libero_spatial", "spatial", 0, 10, "Openvla-oft-SFT-libero-spatial-traj1"),
+        ("libero_object", "object", 5, 10, "Openvla-oft-SFT-libero-object-traj1"),
+        ("libero_goal", "goal", 0, 10, "Openvla-oft-SFT-libero-goal-traj1"),
+        ("libero_10", "long", 3, 5, "Openvla-oft-SFT-libero10-trajall"),
     ],
 )
+@pytest.mark.parametrize(("algorithm", "spatial"), [("grpo", SEVEN_B), ("ppo", SEVEN_B_PPO)])
 @pytest.mark.parametrize("suffix", ["", "_eval"])
-def test_published_values_of_the_suites(name, suite, first_task, max_epochs, model, suffix):
-    config = load_config(f"crl_experiment/{name}{suffix}")
+def test_published_values_of_the_suites(suite, short, first_task, max_epochs, model, algorithm, spatial, suffix):
+    config = load_config(f"crl_experiment/{suite}_{algorithm}_openvlaoft_{short}{suffix}")
     assert (config.env.suite, config.env.first_task, config.env.fixed_task_ids) == (suite, first_task, [first_task])
     assert config.runner.max_epochs == max_epochs
+    assert config.env.video_episodes == (10 if suffix else 0)
     paths = (config.actor.checkpoint_load_path, config.rollout.model_dir, config.actor.tokenizer.tokenizer_model)
     assert set(paths) == {f"./model/{model}"}
-    spatial = load_config(SEVEN_B)
-    assert config.algorithm == spatial.algorithm, "one recipe for all suites"
-    assert config.actor.optim == spatial.actor.optim
+    assert config.algorithm == load_config(spatial).algorithm, "one recipe for all suites"
+    assert config.actor.optim == load_config(spatial).actor.optim
+    assert config.runner.logger == load_config(spatial).runner.logger
+
+
+def test_ppo_differs_from_grpo_in_the_algorithm_alone():
+    """Episodes per epoch, batches, model and evaluation are the published recipe's."""
+    grpo, ppo = load_config(SEVEN_B), load_config(SEVEN_B_PPO)
+    assert (ppo.algorithm.adv_type, ppo.algorithm.loss_type, ppo.algorithm.group_size) == ("gae", "ppo", 1)
+    assert episodes_per_epoch(ppo) == episodes_per_epoch(grpo) == 1024
+    logger = ppo.runner.logger
+    assert replace(ppo, algorithm=grpo.algorithm, runner=replace(ppo.runner, logger=grpo.runner.logger)) == grpo
+    assert logger == replace(grpo.runner.logger, method_suffix="_ppo")
 
 
 @pytest.mark.parametrize("plus", ["", "+"])

@@ -14,7 +14,7 @@ from rlinf.cli import run_sequence
 from rlinf.cli.child import run_child
 from rlinf.cli.console import UsageError, run_cli, user_message
 from rlinf.config import ConfigError
-from rlinf.custom.task_sequence import Step
+from rlinf.custom.experiment import Step
 from tests.processes import heed_interrupts
 
 REPOSITORY = Path(__file__).resolve().parents[2]

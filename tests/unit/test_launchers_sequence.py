@@ -7,18 +7,10 @@ from pathlib import Path
 import pytest
 
 from rlinf.custom.checkpoint_paths import SequenceError, Workspace, find_actor, recorded_config
-from rlinf.custom.task_sequence import (
-    Evaluated,
-    EvaluationRequest,
-    Experiment,
-    SequenceRequest,
-    Step,
-    parse_count,
-    parse_task_list,
-    parse_task_range,
-    plan_evaluation,
-    plan_sequence,
-)
+from rlinf.custom.evaluation_plan import EvaluationRequest, plan_evaluation
+from rlinf.custom.experiment import Experiment, Step
+from rlinf.custom.task_sequence import Evaluated, SequenceRequest, plan_sequence
+from rlinf.custom.tasks import parse_count, parse_task_list, parse_task_range
 
 EXPERIMENT = Experiment(config_name="crl/config", suite="libero_spatial", max_epochs=10)
 REQUEST = SequenceRequest(method="sequential", stages=((0,), (1,)), seed=7)
@@ -151,6 +143,15 @@ def test_run_id_and_joint_stage(workspace: Workspace) -> None:
     assert "env.fixed_task_ids=[4,0,2]" in step.command
 
 
+def test_sets_of_tasks_learnt_together_lie_apart(workspace: Workspace) -> None:
+    """Each has a ledger of its own: rows of two sets are not of one matrix. Order is none of a set's."""
+    request = SequenceRequest(method="multitask", stages=((0, 2, 4),), seed=1)
+    (first,) = plan(workspace, request)
+    (second,) = plan(workspace, replace(request, stages=((1, 3),)))
+    assert first.folder == "logs/multitask/tasks_0_2_4/tasks_0_2_4_seed1"
+    assert second.folder == "logs/multitask/tasks_1_3/tasks_1_3_seed1"
+
+
 def test_what_is_done_is_skipped(workspace: Workspace) -> None:
     folder = workspace.root / "logs/sequential/task_0_seed7"
     actor = save(folder, 10)
@@ -236,6 +237,79 @@ def test_a_forgotten_checkpoint_is_mentioned(workspace: Workspace) -> None:
     assert second.notes == ()
 
 
+# --------------------------------------------------------------------------------------------- more or fewer epochs
+
+
+def begin(folder: Path, *steps: int, start: Path | None = None, merged: tuple[Path, ...] = ()) -> Path:
+    """Checkpoints of a run and what it noted about its start, as training does; returns the last one's adapter."""
+    actor = [save(folder, step) for step in steps][-1]
+    model = {"lora_path": start and str(start), "previous_lora_paths": [str(path) for path in merged]}
+    (folder / "config.yaml").write_text(json.dumps({"actor": {"model": model}}))
+    return actor
+
+
+@pytest.fixture
+def trained(workspace: Workspace) -> Path:
+    """Tasks 0, 1 and 2 were learnt one after another, ten epochs each; their folder."""
+    folder = workspace.root / "logs/sequential"
+    first = begin(folder / "task_0_seed7", 5, 10)
+    second = begin(folder / "task_1_seed7", 10, start=first.relative_to(workspace.root))
+    begin(folder / "task_2_seed7", 10, start=second.relative_to(workspace.root))
+    return folder
+
+
+def longer(workspace: Workspace, *stages: int, epochs: int = 15, **changes: object) -> tuple[Step, ...]:
+    request = replace(REQUEST, stages=tuple((task,) for task in stages), max_epochs=epochs, **changes)  # type: ignore[arg-type]
+    return plan(workspace, request, Evaluated("base", 7, "model"))
+
+
+def test_more_epochs_of_a_sequence_are_refused_with_all_choices(workspace: Workspace, trained: Path) -> None:
+    with pytest.raises(SequenceError) as caught:
+        longer(workspace, 0, 1, 2, 3, 4)
+    assert str(caught.value).splitlines() == [
+        "task 1 began with epoch 10 of task_0_seed7 and would now continue from epoch 15 of it; what "
+        "logs/sequential/task_1_seed7 holds did not come from that. Nothing was started. Give one of these:",
+        "  MAX_EPOCH 10 (runner.max_epochs=10 where a launcher has no such argument)",
+        "      to continue the sequence as it is",
+        "  runner.logger.log_root=FOLDER",
+        "      to learn all of it anew, apart from what is there",
+        '  TASK_ID_OR_RANGE "2,4" with CHECKPOINT_PATH logs/sequential/task_1_seed7/checkpoints/global_step_10 and '
+        "MAX_EPOCH 15",
+        "      to train task 2 longer, which nothing was learnt from yet",
+    ]
+
+
+def test_the_choices_are_plans(workspace: Workspace, trained: Path) -> None:
+    """Each of what the message names is accepted."""
+    assert [step.todo[0] for step in longer(workspace, 3, 4, epochs=10)] == ["train to epoch 10"] * 2
+    assert all("train" not in word for step in longer(workspace, 0, 1, 2, epochs=10) for word in step.todo)
+    start = "logs/sequential/task_1_seed7/checkpoints/global_step_10"
+    last, following = longer(workspace, 2, 3, checkpoint=start)
+    assert last.todo == ("train to epoch 15, resuming after 10", "evaluate all tasks")
+    assert following.start == "logs/sequential/task_2_seed7/checkpoints/global_step_15/actor"
+    anew = replace(EXPERIMENT, log_root="logs/longer")
+    request = replace(REQUEST, max_epochs=15)
+    assert len(plan_sequence(request, anew, workspace=workspace, ledger=())) == 2
+
+
+def test_a_sequence_whose_second_task_was_not_begun_grows(workspace: Workspace) -> None:
+    begin(workspace.root / "logs/sequential/task_0_seed7", 10)
+    first, second = longer(workspace, 0, 1)
+    assert first.todo[0] == "train to epoch 15, resuming after 10"
+    assert second.start == "logs/sequential/task_0_seed7/checkpoints/global_step_15/actor"
+
+
+def test_fewer_epochs_are_refused_too(workspace: Workspace, trained: Path) -> None:
+    with pytest.raises(SequenceError, match=r"began with epoch 10 of task_0_seed7 and would now continue from epoch 5"):
+        longer(workspace, 0, 1, epochs=5)
+
+
+def test_another_checkpoint_than_the_one_it_began_with(workspace: Workspace, trained: Path) -> None:
+    with pytest.raises(SequenceError) as caught:
+        longer(workspace, 1, epochs=15, checkpoint="logs/sequential/task_0_seed7/checkpoints/global_step_5")
+    assert "  CHECKPOINT_PATH logs/sequential/task_0_seed7/checkpoints/global_step_10\n" in str(caught.value)
+
+
 # --------------------------------------------------------------------------------------------------- weight merge
 
 MERGING = replace(EXPERIMENT, merges=True, results_name="weight_merge")
@@ -250,6 +324,15 @@ def test_each_task_learns_on_top_of_all_before_it(workspace: Workspace) -> None:
     assert f"actor.model.previous_lora_paths=[{actors[0]},{actors[1]}]" in steps[2].command
     assert not any("actor.model.lora_path" in word for step in steps for word in step.command)
     assert ["evaluate the base model" in step.todo for step in steps] == [True, False, False]
+
+
+def test_more_epochs_of_merged_tasks_are_refused(workspace: Workspace) -> None:
+    folder = workspace.root / "logs/weight_merge"
+    first = begin(folder / "task_0_seed7", 10)
+    begin(folder / "task_1_seed7", 10, merged=(first,))
+    with pytest.raises(SequenceError, match="task 1 began with epoch 10 of task_0_seed7") as caught:
+        plan_sequence(replace(MERGE, max_epochs=15), MERGING, workspace=workspace, ledger=())
+    assert "CHECKPOINT_PATH" not in str(caught.value), "weight merge has no such argument"
 
 
 def test_a_later_task_alone_needs_the_adapters_before_it(workspace: Workspace) -> None:

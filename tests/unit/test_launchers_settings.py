@@ -8,11 +8,13 @@ import pytest
 from rlinf.cli import run_sequence
 from rlinf.cli.console import UsageError
 from rlinf.cli.launcher import read_arguments
-from rlinf.config import Config, ConfigError, config_yaml, load_config
+from rlinf.config import REPOSITORY, Config, ConfigError, config_yaml, load_config
 from rlinf.config.differences import differences, refuse_other_settings
 from rlinf.custom.checkpoint_paths import Workspace
+from rlinf.custom.experiment import Experiment, Step
 from rlinf.custom.lineage import Lineage, check_lineage, is_as_trained
-from rlinf.custom.task_sequence import Step
+from rlinf.custom.task_sequence import SequenceRequest, plan_sequence
+from rlinf.runners.run_folder import run_folder
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
 SEQUENTIAL = "TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]"
@@ -134,6 +136,43 @@ def test_the_launcher_refuses_before_it_starts_anything(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"actor\.optim\.lr: 0\.001 there, 0\.1 now"):
         sequence(tmp_path, "3", "", "", TINY, "8", "actor.optim.lr=0.1")
     assert sequence(tmp_path, *command, "actor.optim.lr=0.1", f"runner.logger.log_root={tmp_path}/other")
+
+
+def test_ppo_and_grpo_sequences_do_not_meet(tmp_path: Path) -> None:
+    """The default, GRPO, has the documented folder; PPO has its own, whatever the suite, the method and the root."""
+    record_run(tmp_path / "logs/sequential/task_0_seed7", tiny("runner.seed=7", "env.fixed_task_ids=[0]"))
+    ppo = "crl_experiment/libero_spatial_ppo_tiny"
+    for config in (ppo, TINY):
+        steps = sequence(tmp_path, "0,1", "", "", config, "7", *(["algorithm=ppo"] if config == TINY else []))
+        assert [step.folder for step in steps] == [f"logs/sequential_ppo/task_{task}_seed7" for task in (0, 1)]
+    assert run_folder(load_config(ppo)) == REPOSITORY / "logs/sequential_ppo/task_0_seed1234"
+    assert run_folder(load_config(ppo, ["method=ewc"])) == REPOSITORY / "logs/ewc_ppo/task_0_seed1234"
+    long = load_config("crl_experiment/libero_10_ppo_openvlaoft_long")
+    assert run_folder(long) == REPOSITORY / "logs_libero_10/sequential_ppo/task_3_seed1234"
+    assert run_folder(tiny()) == REPOSITORY / "logs/sequential/task_0_seed1234"
+
+
+def test_ppo_in_the_folder_of_grpo_is_refused(tmp_path: Path) -> None:
+    record_run(tmp_path / "logs/sequential/task_0_seed7", tiny("runner.seed=7", "env.fixed_task_ids=[0]"))
+    words = ("0", "", "", TINY, "7", "algorithm=ppo", "runner.logger.method_suffix=''")
+    with pytest.raises(ConfigError, match=r"algorithm\.adv_type: grpo there, gae now"):
+        sequence(tmp_path, *words)
+
+
+def test_what_is_run_alone_lies_where_the_launcher_puts_it(tmp_path: Path) -> None:
+    """Without a launcher a run names its own folder."""
+    workspace = Workspace(root=REPOSITORY, called_from=REPOSITORY)
+    for method, tasks in (("sequential", [3]), ("multitask", [0, 2]), ("ewc_ppo", [1])):
+        request = SequenceRequest(method=method, stages=(tuple(tasks),), seed=5)
+        experiment = Experiment(TINY, "libero_spatial", 3)
+        (planned,) = plan_sequence(request, experiment, workspace=workspace, ledger=())
+        config = tiny(
+            f"method={method.removesuffix('_ppo')}",
+            f"env.fixed_task_ids={tasks}",
+            "runner.seed=5",
+            f"runner.logger.method_suffix={'_ppo' if '_ppo' in method else ''}",
+        )
+        assert run_folder(config) == REPOSITORY / planned.folder
 
 
 # ------------------------------------------------------------------------------------ checkpoint and configuration
