@@ -33,12 +33,12 @@ class ToyPolicy:
         self.action_dim = action_dim
         self.part_of: Callable[[str], str] = lambda name: "llm"
 
-    def action_logits(self, inputs: PolicyInputs) -> Tensor:
-        """(B, T, V); features have shape (B, T, F)."""
+    def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
+        """(B, T, V); features have shape (B, T, F). Tokens do not depend on each other."""
         return self.module(self.features[inputs.frames_BNHWC[:, 0, 0, 0, 0].long()])
 
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
-        log_probs = torch.log_softmax(self.action_logits(inputs) / temperature, dim=-1)
+        log_probs = torch.log_softmax(self.action_logits(inputs, bins_BCA.flatten(1)) / temperature, dim=-1)
         chosen = log_probs.gather(-1, bins_BCA.flatten(1)[..., None])[..., 0].view(bins_BCA.shape)
         return PolicyEval(chosen, -(log_probs.exp() * log_probs).sum(-1).view(bins_BCA.shape))
 

@@ -33,11 +33,12 @@ class Identity:
     texts: dict[str, str]
 
     @staticmethod
-    def of(ref: DemonstrationRef, demo: Demonstration, policy: ReplayablePolicy) -> "Identity":
-        """The identity of the logits that ``policy``'s base model has for a demonstration now."""
+    def of(ref: DemonstrationRef, demo: Demonstration, bins_FT: Tensor, policy: ReplayablePolicy) -> "Identity":
+        """The identity of the logits that ``policy``'s base model has for a demonstration now, whose actions are
+        ``bins_FT``."""
         shape = "x".join(map(str, demo.images_TNHWC.shape))
         digest = blake2b(demo.images_TNHWC.tobytes(), digest_size=8).hexdigest()
-        return Identity({**policy.base_identity(ref.language), "pictures": f"{shape} {digest}"})
+        return Identity({**policy.base_identity(ref.language, bins_FT), "pictures": f"{shape} {digest}"})
 
     def differences(self, stored: dict[str, str]) -> list[str]:
         """Where stored texts are others, in words."""

@@ -14,6 +14,7 @@ from rlinf.custom.libero_trajectory_dataset import (
     DemonstrationRef,
     prepare_frames,
     read_demonstration,
+    target_bins,
 )
 from rlinf.custom.methods.replay import replayable
 from rlinf.engines.distributed import local_device
@@ -31,6 +32,7 @@ class LogitsPrecomputeWorker:
         policy = load_policy(model, source, base_dtype=DTYPES[config.rollout.precision])
         policy.to(local_device())
         self._policy = replayable(policy)
+        self._nearest = config.method.replay.targets == "nearest"
         self._max_batch = config.rollout.max_batch
         self._done = 0
 
@@ -39,9 +41,11 @@ class LogitsPrecomputeWorker:
         self._done = computed = 0
         for ref in refs:
             demo = read_demonstration(ref, num_images=self._policy.num_images)
-            identity = Identity.of(ref, demo, self._policy)
+            bins_FT = target_bins(demo.actions_TA, self._policy, nearest=self._nearest)
+            identity = Identity.of(ref, demo, bins_FT, self._policy)
             if not is_current(ref, identity):
-                write_logits(ref, identity, base_logits(ref, demo, self._policy, max_batch=self._max_batch))
+                logits_FTV = base_logits(ref, demo, bins_FT, self._policy, max_batch=self._max_batch)
+                write_logits(ref, identity, logits_FTV)
                 computed += 1
             self._done += 1
         return computed
@@ -51,13 +55,17 @@ class LogitsPrecomputeWorker:
         return self._done
 
 
-def base_logits(ref: DemonstrationRef, demo: Demonstration, policy: ReplayablePolicy, *, max_batch: int) -> Tensor:
-    """The base model's logits of every frame of a demonstration (F, T, V), float32 in CPU memory."""
+def base_logits(
+    ref: DemonstrationRef, demo: Demonstration, bins_FT: Tensor, policy: ReplayablePolicy, *, max_batch: int
+) -> Tensor:
+    """The base model's logits of every frame of a demonstration (F, T, V), float32 in CPU memory; see
+    ``ReplayablePolicy.action_logits`` for ``bins_FT``, the expert's."""
     inputs = prepare_frames(demo, ref.language, policy)
     parts = []
     for start in range(0, len(inputs), max_batch):
         rows = slice(start, start + max_batch)
-        logits_BTV = policy.base_logits(PolicyInputs(inputs.frames_BNHWC[rows], inputs.languages[rows]))
+        part = PolicyInputs(inputs.frames_BNHWC[rows], inputs.languages[rows])
+        logits_BTV = policy.base_logits(part, bins_FT[rows].to(part.frames_BNHWC.device))
         parts.append(logits_BTV.float().cpu())
     return torch.cat(parts)
 

@@ -135,7 +135,7 @@ class PolicyLearner:
             tuple(part.languages[index] for index in part.language_S),
         )
         bins_SCA = torch.from_numpy(part.bins_SCA).to(self.device)
-        self.method.before_forward(self.policy, inputs, weights_SC > 0)
+        self.method.before_forward(self.policy, inputs, bins_SCA, weights_SC > 0)
         temperature = self.algorithm.sampling_params.temperature_train
         out = self.policy.evaluate_actions(inputs, bins_SCA, temperature=temperature)
         result = clipped_policy_loss(

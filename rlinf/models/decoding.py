@@ -9,26 +9,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlinf.models.policy import PolicyEval, PolicyOutput
-from transformers_openvla_oft import ActionTokenMap, action_entropy, action_log_probs
+from transformers_openvla_oft import ActionTokenMap, action_entropy, action_log_probs, sample_bins
 
 
 def sample_chunk(
     logits_BTV: Tensor, actions: ActionTokenMap, *, temperature: float, uniforms_BCA: NDArray[np.float64]
 ) -> PolicyOutput:
-    """Sample a chunk by inverting the cumulative distribution; temperature 0 takes the arg max.
+    """Sample a chunk, all tokens at once, by inverting the cumulative distribution; see ``sample_bins``."""
+    uniforms_BT = torch.from_numpy(uniforms_BCA).to(logits_BTV.device).flatten(1)
+    bins_BT = sample_bins(logits_BTV, uniforms_BT, temperature=temperature)
+    return sampled_chunk(logits_BTV, bins_BT, actions, temperature=temperature)
 
-    Log-probabilities are those at ``temperature`` (at 1 for the arg max).
-    """
-    log_probs_BTV = torch.log_softmax(logits_BTV / (temperature or 1.0), dim=-1)
-    if temperature == 0:
-        bins_BT = logits_BTV.argmax(-1)
-    else:
-        uniforms_BT1 = torch.from_numpy(uniforms_BCA).to(logits_BTV.device).flatten(1)[..., None]
-        cumulative_BTV = log_probs_BTV.double().exp().cumsum(-1)
-        # The sum of probabilities is 1 up to rounding; scaling by it keeps the last bin within reach and in range.
-        bins_BT = torch.searchsorted(cumulative_BTV, uniforms_BT1 * cumulative_BTV[..., -1:], right=True)[..., 0]
-        bins_BT = bins_BT.clamp(max=logits_BTV.shape[-1] - 1)
-    logprobs_BT = log_probs_BTV.gather(-1, bins_BT[..., None])[..., 0]
+
+def sampled_chunk(logits_BTV: Tensor, bins_BT: Tensor, actions: ActionTokenMap, *, temperature: float) -> PolicyOutput:
+    """The output for bins that were sampled; log-probabilities are those at ``temperature`` (at 1 for the arg max)."""
+    logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=temperature or 1.0)
     shape = (len(bins_BT), -1, actions.action_dim)
     return PolicyOutput(
         env_actions_BCA=actions.env_actions(bins_BT).cpu().numpy(),

@@ -118,15 +118,19 @@ class ReplayablePolicy(Policy, Protocol):
     num_images: int
     """Pictures per observation: the main camera, then the wrist's."""
 
-    def action_logits(self, inputs: PolicyInputs) -> Tensor:
-        """Logits of the bins (B, T, V), float32, before any temperature; differentiable."""
+    def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
+        """Logits of the bins (B, T, V), float32, before any temperature; differentiable.
 
-    def base_logits(self, inputs: PolicyInputs) -> Tensor:
+        bins_BT: the actions in question. A policy that decodes token by token gives each token's logits after those
+            before it (teacher forcing); one that decodes all at once does not look at them.
+        """
+
+    def base_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
         """The same of the base model, its adapter switched off; without gradients."""
 
     def encode_actions(self, actions_BCA: Tensor, *, nearest: bool) -> Tensor:
         """Bins (B, T) of the environment's actions: of the ``nearest`` centre, else as in supervised training."""
 
-    def base_identity(self, language: str) -> dict[str, str]:
-        """What the base model's logits depend on beside the pictures, as texts to compare: ``model``, ``prompt`` and
-        ``image pipeline``."""
+    def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
+        """What the base model's logits of a demonstration depend on beside its pictures, as texts to compare:
+        ``model``, ``prompt``, ``image pipeline`` and, where the logits follow ``bins_FT``, ``actions``."""

@@ -9,6 +9,7 @@ import torch
 
 from rlinf.config import ADAPTER_FILES, DOWNLOAD, WHOLE_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
+from rlinf.models.openvla import NUM_ACTIONS, load_openvla
 from rlinf.models.openvla_oft import load_openvla_oft
 from rlinf.models.policy import Policy, PolicySource
 from rlinf.models.simple_cnn import load_simple_cnn
@@ -22,16 +23,25 @@ class PolicyKind:
 
     model_type: what the ``config.json`` of its checkpoints says; weight_files: what its ``save`` writes.
     obtain: how a user gets a base checkpoint; ``{name}`` stands for its folder's name.
+    num_actions: actions per chunk; None: as many as the checkpoint was trained on.
     """
 
     load: Loader
     model_type: str
     weight_files: tuple[str, ...]
     obtain: str = DOWNLOAD
+    num_actions: int | None = None
 
 
 POLICIES: dict[str, PolicyKind] = {
     "openvla_oft": PolicyKind(load_openvla_oft, "openvla", ADAPTER_FILES),
+    "openvla": PolicyKind(
+        load_openvla,
+        "openvla",
+        ADAPTER_FILES,
+        "Download it:      hf download openvla/{name} --local-dir ./model/{name}",
+        num_actions=NUM_ACTIONS,
+    ),
     "simple_cnn": PolicyKind(
         load_simple_cnn,
         "simple_cnn",
@@ -57,11 +67,17 @@ def policy_kind(model: ModelConfig) -> PolicyKind:
     """The table's row for ``model``.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or its policies decode another number of actions.
     """
     if model.model_name not in POLICIES:
         raise ConfigError(f"actor.model.model_name={model.model_name} is not known; expected: {', '.join(POLICIES)}")
-    return POLICIES[model.model_name]
+    kind = POLICIES[model.model_name]
+    if kind.num_actions is not None and model.num_action_chunks != kind.num_actions:
+        raise ConfigError(
+            f"actor.model.num_action_chunks={model.num_action_chunks}, but actor.model.model_name={model.model_name} "
+            f"decodes {kind.num_actions} at a time: give actor.model.num_action_chunks={kind.num_actions}"
+        )
+    return kind
 
 
 def find_weights(model: ModelConfig, checkpoint: Path) -> Path | None:

@@ -274,12 +274,12 @@ class SimpleCNNPolicy:
         logits_BTV, values_B = self._forward(inputs)
         return replace(evaluate_chunk(logits_BTV, bins_BCA, temperature=temperature), values_B=values_B)
 
-    def action_logits(self, inputs: PolicyInputs) -> Tensor:
-        """Logits of the 256 bins, before any temperature, differentiable."""
+    def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
+        """Logits of the 256 bins, before any temperature, differentiable; ``bins_BT`` are not looked at."""
         return self._forward(inputs).logits_BTV
 
     @torch.no_grad()
-    def base_logits(self, inputs: PolicyInputs) -> Tensor:
+    def base_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
         """The same of the base checkpoint, of which a copy is kept from the first call on."""
         if self._base is None:
             self._base = load_cnn(self.checkpoint, self.settings, seed=0, critic=False).to(self.device)
@@ -290,7 +290,7 @@ class SimpleCNNPolicy:
         """Bins (B, T) of the environment's actions."""
         return self.actions.encode_env_actions(actions_BCA, nearest=nearest)
 
-    def base_identity(self, language: str) -> dict[str, str]:
+    def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
         """Checkpoint, instruction and image pipeline, as texts to compare."""
         return {
             "model": checkpoint_hash(self.checkpoint),

@@ -257,7 +257,8 @@ def test_agem_draws_go_on_after_an_interruption():
 
 
 def _divergence(method: LwF, policy: ToyPolicy, executed: list[list[bool]]) -> Tensor:
-    method.before_forward(policy, toy_inputs(range(len(executed))), torch.tensor(executed))
+    sampled = torch.zeros((len(executed), len(executed[0]), 1), dtype=torch.int64)
+    method.before_forward(policy, toy_inputs(range(len(executed))), sampled, torch.tensor(executed))
     return method.loss_terms(policy)["lwf"]
 
 

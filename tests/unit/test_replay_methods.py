@@ -84,11 +84,12 @@ def test_the_base_model_is_the_policy_without_its_adapter(checkpoint):
     _disturb(trained)
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64, 3), dtype=np.uint8)
     inputs = fresh.prepare(Observation(images, np.zeros((2, 8), np.float32), ("open the drawer", "close it")))
-    before = trained.action_logits(inputs)
+    bins = torch.zeros((2, 56), dtype=torch.int64)
+    before = trained.action_logits(inputs, bins)
     assert before.shape == (2, 56, 256)
-    assert torch.equal(trained.base_logits(inputs), fresh.action_logits(inputs))
-    assert not torch.allclose(before, fresh.action_logits(inputs), atol=1e-3)
-    assert torch.equal(trained.action_logits(inputs), before), "the adapter is on again"
+    assert torch.equal(trained.base_logits(inputs, bins), fresh.action_logits(inputs, bins))
+    assert not torch.allclose(before, fresh.action_logits(inputs, bins), atol=1e-3)
+    assert torch.equal(trained.action_logits(inputs, bins), before), "the adapter is on again"
     assert all(p.requires_grad for modules in trained.trainable_modules().values() for p in modules)
 
 

@@ -157,11 +157,12 @@ def test_it_can_replay_demonstrations_and_its_own_start(checkpoint):
     policy = learner.policy
     assert isinstance(policy, ReplayablePolicy)
     inputs = policy.prepare(_observation(2))
-    before = policy.action_logits(inputs).detach()
+    given = torch.zeros((2, 56), dtype=torch.int64)
+    before = policy.action_logits(inputs, given).detach()
     assert before.shape == (2, 56, 256)
     learner.update(make_rollouts(), seed=0)
-    assert torch.equal(policy.base_logits(inputs), before)
-    assert not torch.equal(policy.action_logits(inputs), before)
+    assert torch.equal(policy.base_logits(inputs, given), before)
+    assert not torch.equal(policy.action_logits(inputs, given), before)
     bins = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms(2))
     encoded = policy.encode_actions(torch.from_numpy(bins.env_actions_BCA), nearest=True)
     motion = slice(0, 6)  # the gripper has two states only
@@ -171,8 +172,9 @@ def test_it_can_replay_demonstrations_and_its_own_start(checkpoint):
 def test_base_identity_sees_the_weights(checkpoint, tmp_path):
     policy, same = read_cnn(checkpoint), read_cnn(write_cnn(tmp_path / "same"))
     other = read_cnn(write_cnn(tmp_path / "other", hidden_size=48))
-    assert policy.base_identity(LANGUAGE) == same.base_identity(LANGUAGE)
-    assert policy.base_identity(LANGUAGE)["model"] != other.base_identity(LANGUAGE)["model"]
+    bins = torch.zeros((4, 56), dtype=torch.int64)
+    assert policy.base_identity(LANGUAGE, bins) == same.base_identity(LANGUAGE, bins)
+    assert policy.base_identity(LANGUAGE, bins)["model"] != other.base_identity(LANGUAGE, bins)["model"]
 
 
 def test_what_does_not_fit_is_refused(checkpoint, tmp_path):

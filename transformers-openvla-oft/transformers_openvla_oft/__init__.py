@@ -1,6 +1,7 @@
 """OpenVLA and OpenVLA-OFT policies for stock transformers."""
 
-from .action_tokens import ActionTokenMap, action_entropy, action_log_probs
+from .action_tokens import ActionTokenMap, action_entropy, action_log_probs, sample_bins
+from .autoregressive import OpenVLAForAutoregressivePrediction
 from .configuration import OpenVLAConfig
 from .heads import ValueHead
 from .modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units, lora_target_modules
@@ -13,6 +14,7 @@ __all__ = [
     "ImageSettings",
     "OpenVLAConfig",
     "OpenVLAForActionPrediction",
+    "OpenVLAForAutoregressivePrediction",
     "PolicyBatch",
     "PrismaticProcessor",
     "SmallSizes",
@@ -25,4 +27,5 @@ __all__ = [
     "libero_sentences",
     "lora_target_modules",
     "resize_pictures",
+    "sample_bins",
 ]

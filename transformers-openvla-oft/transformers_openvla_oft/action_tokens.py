@@ -158,6 +158,19 @@ class ActionTokenMap:
         return low_A, high_A - low_A + RANGE_EPS, torch.tensor(self.mask_A, device=device)
 
 
+def sample_bins(logits_BTV: Tensor, uniforms_BT: Tensor, *, temperature: float) -> Tensor:
+    """Bins (B, T), int64: the cumulative distribution of each token inverted at a random number in [0, 1).
+
+    temperature: divides the logits; 0 takes the arg max, whatever the random numbers are.
+    """
+    if temperature == 0:
+        return logits_BTV.argmax(-1)
+    cumulative_BTV = torch.log_softmax(logits_BTV / temperature, dim=-1).double().exp().cumsum(-1)
+    # The sum of probabilities is 1 up to rounding; scaling by it keeps the last bin within reach and in range.
+    bins_BT1 = torch.searchsorted(cumulative_BTV, uniforms_BT[..., None] * cumulative_BTV[..., -1:], right=True)
+    return bins_BT1[..., 0].clamp(max=logits_BTV.shape[-1] - 1)
+
+
 def action_log_probs(logits_BTV: Tensor, bins_BT: Tensor, *, temperature: float) -> Tensor:
     """Log-probability of each chosen bin, (B, T), in float32, with the logits divided by `temperature`."""
     log_probs_BTV = torch.log_softmax(logits_BTV.float() / temperature, dim=-1)

@@ -41,6 +41,7 @@ class ActionOutput(NamedTuple):
     hidden_BTH: Tensor  # after the final norm, at the positions of the logits
     value_feature_BH: Tensor  # hidden state of the prompt's end token ("a0")
     values_BO: Tensor | None = None  # what the value head says, float32; None without one
+    bins_BT: Tensor | None = None  # bins that the model chose itself, int64; None where it chooses none
 
 
 class OpenVLAForActionPrediction(PreTrainedModel):
@@ -94,35 +95,47 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         input_ids_BL, attention_mask_BL: prompt with BOS in slot 0 and pads after it, as `PrismaticProcessor` gives.
         pixel_values: (B, N * towers * 3, image size, image size), normalised per tower.
         """
-        config = self.config
-        T = config.num_action_tokens
-        patches_BPH = self.projector(self.vision_backbone(pixel_values))
-        prompt_BLH = self.get_input_embeddings()(input_ids_BL)
-        patches_BPH = patches_BPH.to(prompt_BLH.dtype)
-        B, P, H = patches_BPH.shape
-
-        embeds_BSH = torch.cat(
-            [prompt_BLH[:, :1], patches_BPH, prompt_BLH[:, 1:], prompt_BLH.new_zeros(B, T, H)], dim=1
-        )
-        mask_BL = attention_mask_BL.to(torch.long)
-        mask_BS = torch.cat([mask_BL[:, :1], mask_BL.new_ones(B, P), mask_BL[:, 1:], mask_BL.new_ones(B, T)], dim=1)
+        T = self.config.num_action_tokens
+        prefix_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values)
+        B, _, H = prefix_BSH.shape
+        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(B, T)], dim=1)
         # `is_causal` must reach the mask builder and every attention layer; the keyword argument does both.
         hidden_BSH = self.language_model.model(
-            inputs_embeds=embeds_BSH,
+            inputs_embeds=torch.cat([prefix_BSH, prefix_BSH.new_zeros(B, T, H)], dim=1),
             attention_mask=mask_BS,
             position_ids=mask_BS.cumsum(dim=1) - 1,
             is_causal=False,
             use_cache=False,
         ).last_hidden_state
-
-        # Copies, so that the output keeps no whole sequence alive and FSDP2 hooks no view.
+        # A copy, so that the output keeps no whole sequence alive and FSDP2 hooks no view.
         hidden_BTH = hidden_BSH[:, -(T + 1) : -1].clone()
-        logits_BTV = self.language_model.lm_head(hidden_BTH)[..., config.action_token_begin : config.action_token_end]
+        return self.read_out(hidden_BTH, self.action_logits(hidden_BTH))
+
+    def embed_prefix(
+        self, input_ids_BL: Tensor, attention_mask_BL: Tensor, pixel_values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """BOS, patches, pads and prompt: embeddings (B, P + L, H) and their mask (B, P + L), int64."""
+        patches_BPH = self.projector(self.vision_backbone(pixel_values))
+        prompt_BLH = self.get_input_embeddings()(input_ids_BL)
+        patches_BPH = patches_BPH.to(prompt_BLH.dtype)
+        mask_BL = attention_mask_BL.to(torch.long)
+        mask_BP = mask_BL.new_ones(patches_BPH.shape[:2])
+        embeds_BSH = torch.cat([prompt_BLH[:, :1], patches_BPH, prompt_BLH[:, 1:]], dim=1)
+        return embeds_BSH, torch.cat([mask_BL[:, :1], mask_BP, mask_BL[:, 1:]], dim=1)
+
+    def read_out(self, hidden_BTH: Tensor, logits_BTV: Tensor) -> ActionOutput:
+        """The output, with values, from hidden states one position before each action token and their logits."""
         feature_BH = hidden_BTH[:, 0].clone()
         values_BO = None
         if self.value_head is not None:
             values_BO = self.value_head(feature_BH.to(self.value_head.head_l1.weight.dtype)).float()
-        return ActionOutput(logits_BTV.to(torch.float32, copy=True), hidden_BTH, feature_BH, values_BO)
+        return ActionOutput(logits_BTV, hidden_BTH, feature_BH, values_BO)
+
+    def action_logits(self, hidden_BTH: Tensor) -> Tensor:
+        """Logits of the action bins, float32."""
+        columns = slice(self.config.action_token_begin, self.config.action_token_end)
+        logits_BTV: Tensor = self.language_model.lm_head(hidden_BTH)[..., columns]
+        return logits_BTV.to(torch.float32, copy=True)
 
 
 def fsdp_units(model: nn.Module) -> list[nn.Module]:

@@ -19,8 +19,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from .autoregressive import model_class
 from .configuration import OpenVLAConfig
-from .modeling import OpenVLAForActionPrediction
 from .processing import PROMPT, ImageSettings, PrismaticProcessor
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<PAD>"
@@ -48,7 +48,7 @@ class TowerSizes:
 
 @dataclass(frozen=True)
 class SmallSizes:
-    """Sizes of a small policy."""
+    """Sizes of a small policy; with one action per chunk it is autoregressive."""
 
     image_size: int = 128
     patch_size: int = 16
@@ -60,6 +60,7 @@ class SmallSizes:
     vocabulary_size: int = 1024
     max_prompt_length: int = 32
     num_images: int = 1
+    num_actions_chunk: int = 8
 
     def config(self) -> OpenVLAConfig:
         """The checkpoint's configuration."""
@@ -77,6 +78,7 @@ class SmallSizes:
             llm_max_length=2048,
             pad_token_id=self.vocabulary_size,
             pad_to_multiple_of=PAD_TO_MULTIPLE_OF,
+            num_actions_chunk=self.num_actions_chunk,
             num_images_in_input=self.num_images,
             max_prompt_length=self.max_prompt_length,
             text_config=LlamaConfig(
@@ -176,7 +178,7 @@ def create_small_checkpoint(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = OpenVLAForActionPrediction(config)
+        model = model_class(config)(config)
     nn.Module.to(model, dtype)  # the override in transformers has no types
     model.save_pretrained(path)
     processor.save_pretrained(path)

@@ -61,9 +61,10 @@ class ContinualMethod:
         """Trainable parameters, in groups with a learning rate each."""
         return [ParamGroup(name, params, lr) for name, params in policy.trainable_modules().items() if params]
 
-    def before_forward(self, policy: Policy, inputs: PolicyInputs, executed_SC: Tensor) -> None:
-        """Before the forward pass of a micro-batch, with what it is about to learn from; the last moment at which
-        weights may be exchanged for a while, since gradients refer to them from then on."""
+    def before_forward(self, policy: Policy, inputs: PolicyInputs, bins_SCA: Tensor, executed_SC: Tensor) -> None:
+        """Before the forward pass of a micro-batch, with what it is about to learn from: observations, the bins that
+        were sampled, and which of these actions count. The last moment at which weights may be exchanged for a while,
+        since gradients refer to them from then on."""
 
     def loss_terms(self, policy: Policy) -> dict[str, Tensor]:
         """Scalars to add to the policy loss, by name; asked for in every micro-batch, averaged over them and ranks."""

@@ -1,5 +1,6 @@
 """Dark experience replay (Buzzega et al., arXiv:2004.07211) on demonstrations: the policy's logits stay near those
-of the base model, in mean squared error over the raw logits of all bins."""
+of the base model, in mean squared error over the raw logits of all bins, both after the expert's actions where a policy
+decodes token by token."""
 
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlinf.custom.base_logits import Identity, read_logits, require_logits
-from rlinf.custom.libero_trajectory_dataset import Demonstration, DemonstrationRef
+from rlinf.custom.libero_trajectory_dataset import Demonstration, DemonstrationRef, target_bins
 from rlinf.custom.loss import logits_mse
 from rlinf.custom.methods.base import TaskContext
 from rlinf.custom.methods.replay import DemonstrationReplay, replayable
@@ -30,7 +31,10 @@ class DarkExperienceReplay(DemonstrationReplay):
     ) -> None:
         """Read stored logits after checking that they belong to this run."""
         if self.config.cached_logits:
-            parts = [read_logits(ref, Identity.of(ref, demo, policy)) for ref, demo in zip(refs, demos, strict=True)]
+            parts = []
+            for ref, demo in zip(refs, demos, strict=True):
+                bins_FT = target_bins(demo.actions_TA, policy, nearest=self.nearest)
+                parts.append(read_logits(ref, Identity.of(ref, demo, bins_FT, policy)))
             self._cached_FTV = torch.cat(parts)
 
     def loss_terms(self, policy: Policy) -> dict[str, Tensor]:
@@ -38,9 +42,9 @@ class DarkExperienceReplay(DemonstrationReplay):
         if self.dataset is None:
             return {}
         frames, model = self.draw(), replayable(policy)
-        inputs = self.dataset.inputs(frames, self.device)
+        inputs, bins_BT = self.dataset.inputs(frames, self.device), self.dataset.targets(frames, self.device)
         if self._cached_FTV is None:
-            reference_BTV = model.base_logits(inputs)
+            reference_BTV = model.base_logits(inputs, bins_BT)
         else:
             reference_BTV = self._cached_FTV[torch.from_numpy(frames)].to(self.device)
-        return {"replay": self.config.coeff * logits_mse(model.action_logits(inputs), reference_BTV)}
+        return {"replay": self.config.coeff * logits_mse(model.action_logits(inputs, bins_BT), reference_BTV)}

@@ -16,6 +16,6 @@ class ExperienceReplay(DemonstrationReplay):
         if self.dataset is None:
             return {}
         frames = self.draw()
-        logits_BTV = replayable(policy).action_logits(self.dataset.inputs(frames, self.device))
         bins_BT = self.dataset.targets(frames, self.device)
+        logits_BTV = replayable(policy).action_logits(self.dataset.inputs(frames, self.device), bins_BT)
         return {"replay": self.config.coeff * expert_cross_entropy(logits_BTV, bins_BT)}

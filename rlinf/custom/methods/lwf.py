@@ -21,13 +21,14 @@ PREFIX = "previous."
 class GivesLogits(Protocol):
     """A policy whose whole distribution can be asked for."""
 
-    def action_logits(self, inputs: PolicyInputs) -> Tensor:
-        """Logits of the bins (B, T, V), differentiable."""
+    def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
+        """Logits of the bins (B, T, V), differentiable; see ``ReplayablePolicy``."""
 
 
 class LwF(ContinualMethod):
     """Keep answers on the observations of the new task close to those of the policy before it, by the Kullback-Leibler
-    divergence of their distributions (LwF, arXiv:1606.09282); before the first task that is the base policy."""
+    divergence of their distributions (LwF, arXiv:1606.09282); before the first task that is the base policy. Where a
+    policy decodes token by token, distributions are those after the tokens that were sampled."""
 
     def __init__(self, config: LwFConfig) -> None:
         if not config.coeff >= 0:
@@ -44,8 +45,8 @@ class LwF(ContinualMethod):
             name: parameter.detach().clone() for name, parameter in parameters.items()
         }
 
-    def before_forward(self, policy: Policy, inputs: PolicyInputs, executed_SC: Tensor) -> None:
-        self._inputs, self._executed_SC = inputs, executed_SC
+    def before_forward(self, policy: Policy, inputs: PolicyInputs, bins_SCA: Tensor, executed_SC: Tensor) -> None:
+        self._inputs, self._bins_ST, self._executed_SC = inputs, bins_SCA.flatten(1), executed_SC
         with torch.no_grad(), other_weights(policy.module, self.previous):
             self._target_STV = self._log_probs(policy)
 
@@ -58,7 +59,7 @@ class LwF(ContinualMethod):
     def _log_probs(self, policy: Policy) -> Tensor:
         if not isinstance(policy, GivesLogits):
             raise ConfigError(f"method lwf needs the whole distribution, which {type(policy).__name__} does not give")
-        return torch.log_softmax(policy.action_logits(self._inputs) / self.temperature, dim=-1)
+        return torch.log_softmax(policy.action_logits(self._inputs, self._bins_ST) / self.temperature, dim=-1)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"{PREFIX}{name}": value for name, value in self.previous.items()}

@@ -55,8 +55,7 @@ class DemonstrationReplay(ContinualMethod):
             log.info("replay: no task was learnt before, nothing to replay")
             return
         demos = [read_demonstration(ref, num_images=model.num_images) for ref in refs]
-        nearest = self.config.targets == "nearest"
-        self.dataset = LiberoTrajectoryDataset.build(refs, demos, model, nearest_bins=nearest)
+        self.dataset = LiberoTrajectoryDataset.build(refs, demos, model, nearest_bins=self.nearest)
         self.on_read(refs, demos, model)
 
     def on_read(
@@ -75,6 +74,11 @@ class DemonstrationReplay(ContinualMethod):
         rng = np.random.default_rng([self._task.seed, self._draws])
         self._draws += 1
         return rng.integers(0, len(self.dataset), size * world_size)[rank * size : (rank + 1) * size]
+
+    @property
+    def nearest(self) -> bool:
+        """Whether an expert's action counts as the bin of the nearest centre."""
+        return self.config.targets == "nearest"
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,79 @@
+"""OpenVLA as a ``Policy``: one action at a time, its tokens decoded one after another (arXiv:2406.09246)."""
+
+from dataclasses import replace
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
+
+from rlinf.config import ConfigError
+from rlinf.config.schema import ModelConfig
+from rlinf.models.decoding import sampled_chunk
+from rlinf.models.policy import PolicyInputs, PolicyOutput, PolicySource
+from rlinf.models.vla import VLAPolicy, adapt_model, single_value
+from transformers_openvla_oft import ActionOutput, OpenVLAConfig, OpenVLAForAutoregressivePrediction
+
+NUM_ACTIONS = 1
+
+
+class OpenVLAPolicy(VLAPolicy):
+    """A token's logits depend on the tokens before it: sampled ones when acting, given ones when scored."""
+
+    @torch.no_grad()
+    def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
+        """Sample an action token by token."""
+        batch = self.batch(inputs)
+        output: ActionOutput = self.module(
+            input_ids_BL=batch.input_ids_BL,
+            attention_mask_BL=batch.attention_mask_BL,
+            pixel_values=batch.pixel_values,
+            uniforms_BT=uniforms_BCA.reshape(len(inputs), -1),
+            temperature=temperature,
+        )
+        assert output.bins_BT is not None
+        sampled = sampled_chunk(output.logits_BTV, output.bins_BT, self.actions, temperature=temperature)
+        return replace(sampled, values_B=single_value(output))
+
+    def score(self, inputs: PolicyInputs, bins_BT: Tensor) -> ActionOutput:
+        """Teacher forcing: each token's logits after the given ones before it."""
+        batch = self.batch(inputs)
+        output: ActionOutput = self.module(
+            input_ids_BL=batch.input_ids_BL,
+            attention_mask_BL=batch.attention_mask_BL,
+            pixel_values=batch.pixel_values,
+            bins_BT=bins_BT,
+        )
+        return output
+
+    def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
+        """The actions too: logits follow them."""
+        digest = blake2b(bins_FT.to(torch.int64).cpu().numpy().tobytes(), digest_size=8).hexdigest()
+        actions = f"{NUM_ACTIONS} at a time, token by token; those given before each token {digest}"
+        return {**super().base_identity(language, bins_FT), "actions": actions}
+
+
+def load_openvla(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> OpenVLAPolicy:
+    """Load checkpoint and adapter; see ``load_policy``.
+
+    Published checkpoints do not state how many actions they decode.
+
+    Raises:
+        ConfigError: the checkpoint does not fit the configuration.
+    """
+    stated = OpenVLAConfig.get_config_dict(source.checkpoint)[0].get("num_actions_chunk", NUM_ACTIONS)
+    if stated != NUM_ACTIONS:
+        raise ConfigError(
+            f"actor.model.model_name=openvla decodes one action at a time, but the checkpoint in {source.checkpoint} "
+            f"was trained on chunks of {stated}: use actor.model.model_name=openvla_oft and "
+            f"actor.model.num_action_chunks={stated}, or another actor.checkpoint_load_path"
+        )
+    disable_progress_bar()  # transformers' own; in a worker it is noise
+    model = OpenVLAForAutoregressivePrediction.from_pretrained(
+        source.checkpoint,
+        config=OpenVLAConfig.from_pretrained(source.checkpoint, num_actions_chunk=NUM_ACTIONS),
+        dtype=base_dtype,
+    )
+    return OpenVLAPolicy(adapt_model(model, config, source))

@@ -1,0 +1,172 @@
+"""What OpenVLA and OpenVLA-OFT policies share: a frozen checkpoint, an adapter on it, a processor, action tokens."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import Tensor, nn
+
+from rlinf.config import ADAPTER_FILES, ConfigError, resolve_adapter
+from rlinf.config.schema import ModelConfig
+from rlinf.data import Observation
+from rlinf.models.decoding import evaluate_chunk
+from rlinf.models.identity import checkpoint_hash
+from rlinf.models.lora import adapter_off, attach_lora, save_adapter, trainable_parameters
+from rlinf.models.merge import merge_adapters
+from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
+from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
+from transformers_openvla_oft import (
+    ActionOutput,
+    ActionTokenMap,
+    OpenVLAForActionPrediction,
+    PolicyBatch,
+    PrismaticProcessor,
+    ValueHead,
+    fsdp_units,
+    lora_target_modules,
+)
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A model with its adapter, and what goes with it. value_head: part of the model; None without a critic."""
+
+    module: nn.Module
+    processor: PrismaticProcessor
+    actions: ActionTokenMap
+    checkpoint: Path
+    value_head: ValueHead | None
+
+
+class VLAPolicy(ABC):
+    """Joins model, processor and action tokens; see the ``Policy`` protocol for shapes. Subclasses decode."""
+
+    def __init__(self, parts: AdaptedModel) -> None:
+        self.module = parts.module
+        self.value_head: nn.Module | None = parts.value_head
+        self.processor = parts.processor
+        self.actions = parts.actions
+        self.chunk_shape = (parts.actions.num_actions_chunk, parts.actions.action_dim)
+        self.num_images = parts.processor.num_images
+        self.checkpoint = parts.checkpoint
+        self.device = torch.device("cpu")
+
+    @abstractmethod
+    def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
+        """Sample a chunk by inverting the cumulative distribution; temperature 0: arg max."""
+
+    @abstractmethod
+    def score(self, inputs: PolicyInputs, bins_BT: Tensor) -> ActionOutput:
+        """One forward pass that gives the logits of each token of ``bins_BT``, differentiable."""
+
+    def prepare(self, observation: Observation) -> PolicyInputs:
+        """Resize to the model's resolution, on the policy's device."""
+        images = torch.from_numpy(observation.images_BNHWC).to(self.device)
+        return PolicyInputs(self.processor.resize(images), observation.languages)
+
+    def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
+        """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
+        output = self.score(inputs, bins_BCA.flatten(1))
+        evaluated = evaluate_chunk(output.logits_BTV, bins_BCA, temperature=temperature)
+        return replace(evaluated, values_B=single_value(output))
+
+    def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
+        """Logits of the 256 bins, before any temperature, differentiable."""
+        return self.score(inputs, bins_BT).logits_BTV
+
+    @torch.no_grad()
+    def base_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
+        """The same of the base checkpoint, with every adapter switched off."""
+        with adapter_off(self.module):
+            return self.score(inputs, bins_BT).logits_BTV
+
+    def encode_actions(self, actions_BCA: Tensor, *, nearest: bool) -> Tensor:
+        """Bins (B, T) of the environment's actions."""
+        return self.actions.encode_env_actions(actions_BCA, nearest=nearest)
+
+    def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
+        """Checkpoint, prompt and image pipeline, as texts to compare."""
+        ids = ",".join(map(str, self.processor.prompt_ids(language)))
+        images = self.processor.images
+        return {
+            "model": checkpoint_hash(self.checkpoint),
+            "prompt": f"{language} (tokens {blake2b(ids.encode(), digest_size=6).hexdigest()})",
+            "image pipeline": f"{self.num_images} picture(s), bicubic with antialiasing to {images.image_size} px, "
+            f"rounded to uint8, means {images.means}, standard deviations {images.stds}",
+        }
+
+    def units(self) -> Sequence[nn.Module]:
+        """Transformer blocks of the towers and of the language model."""
+        return fsdp_units(self.module)
+
+    def trainable_modules(self) -> dict[str, list[nn.Parameter]]:
+        """``vision`` (towers and projector), ``llm`` and ``head`` (the language model's output layer)."""
+        modules: dict[str, list[nn.Parameter]] = {"vision": [], "llm": [], "head": []}
+        for name, parameter in trainable_parameters(self.module).items():
+            if in_value_head(name):
+                continue
+            part = "head" if ".lm_head." in name else "llm" if ".language_model." in name else "vision"
+            modules[part].append(parameter)
+        return modules
+
+    def to(self, device: torch.device) -> None:
+        """Move the policy."""
+        self.module.to(device)
+        self.device = device
+
+    def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write a PEFT adapter, loadable by PEFT alone, and the value head beside it."""
+        assert isinstance(self.module, PeftModel)
+        save_adapter(self.module, folder, {name: t for name, t in tensors.items() if not in_value_head(name)})
+        save_value_head(folder, tensors)
+
+    def batch(self, inputs: PolicyInputs) -> PolicyBatch:
+        """Prompts and normalised pictures, on the policy's device."""
+        return self.processor(inputs.frames_BNHWC, inputs.languages)
+
+
+def single_value(output: ActionOutput) -> Tensor | None:
+    """The value head's one output (B,), None without a head."""
+    return None if output.values_BO is None else output.values_BO[:, 0]
+
+
+def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: PolicySource) -> AdaptedModel:
+    """Give a base model its adapter, its value head where there is a critic, processor and action tokens.
+
+    Raises:
+        ConfigError: adapter, earlier adapters or value head do not fit.
+    """
+    if not config.is_lora:
+        raise ConfigError(f"actor.model.is_lora=false: this version trains {config.model_name} through an adapter only")
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
+    path = resolve_adapter(config.lora_path, files=ADAPTER_FILES) if config.lora_path else None
+    previous = [
+        resolve_adapter(earlier, key="actor.model.previous_lora_paths", files=ADAPTER_FILES)
+        for earlier in config.previous_lora_paths
+    ]
+    if previous:
+        coeff = config.previous_lora_coeff
+        merge_adapters(model, previous, coeff=1.0 if coeff is None else coeff)
+    targets = lora_target_modules(model)
+    module: PeftModel = attach_lora(
+        model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=source.seed
+    )
+    module.train()  # there is no dropout: training mode only lets gradient checkpointing work
+    processor = PrismaticProcessor.from_pretrained(
+        source.checkpoint, max_prompt_length=config.max_prompt_length, tokenizer=source.tokenizer
+    )
+    return AdaptedModel(
+        module=module,
+        processor=processor,
+        actions=ActionTokenMap.from_config(model.config, source.unnorm_key),
+        checkpoint=source.checkpoint,
+        # After the adapter, which freezes everything else.
+        value_head=attach_value_head(model, path=path, seed=source.seed) if source.critic else None,
+    )

@@ -1,0 +1,122 @@
+"""OpenVLA: one action, decoded token by token (Kim et al., arXiv:2406.09246). The weights are OpenVLA-OFT's.
+
+    [BOS][patches of every picture][left pads][prompt ... end token][action tokens]
+
+Attention is causal. Each action token's logits are read one position earlier, those of the first one at the prompt's
+end token, whose hidden state is the feature of the value function too: it comes before the action.
+
+Shapes: B batch, L prompt slots, T action tokens (one action's dimensions), V action bins, H hidden size, S sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from .action_tokens import sample_bins
+from .configuration import OpenVLAConfig
+from .modeling import ActionOutput, OpenVLAForActionPrediction
+
+
+class OpenVLAForAutoregressivePrediction(OpenVLAForActionPrediction):
+    """Decodes one action with a cache of keys and values, or scores given ones in a single pass."""
+
+    def __init__(self, config: OpenVLAConfig) -> None:
+        if config.num_actions_chunk != 1:
+            raise ValueError(
+                "autoregressive OpenVLA decodes one action at a time, given num_actions_chunk="
+                f"{config.num_actions_chunk}: load it with OpenVLAConfig.from_pretrained(path, num_actions_chunk=1) "
+                "where the checkpoint does not state it, or use OpenVLAForActionPrediction for OpenVLA-OFT"
+            )
+        super().__init__(config)
+
+    def forward(
+        self,
+        *,
+        input_ids_BL: Tensor,
+        attention_mask_BL: Tensor,
+        pixel_values: Tensor,
+        bins_BT: Tensor | None = None,
+        uniforms_BT: NDArray[np.float64] | None = None,
+        temperature: float = 0.0,
+    ) -> ActionOutput:
+        """Score ``bins_BT`` (teacher forcing, differentiable) or, without them, decode.
+
+        uniforms_BT: random numbers in [0, 1) that choose each token, see ``sample_bins``; needed unless ``temperature``
+            is 0. An array, not a tensor: FSDP2 would round a tensor to its own precision.
+        """
+        embeds_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values)
+        if bins_BT is not None:
+            return self._score(embeds_BSH, mask_BS, bins_BT)
+        if uniforms_BT is None:
+            if temperature != 0:
+                raise ValueError(f"decoding at temperature={temperature} needs uniforms_BT; 0 takes the arg max")
+            uniforms_BT = np.zeros((len(mask_BS), self.config.num_action_tokens))
+        with _evaluating(self.language_model):
+            return self._decode(embeds_BSH, mask_BS, torch.from_numpy(uniforms_BT), temperature)
+
+    def _score(self, embeds_BSH: Tensor, mask_BS: Tensor, bins_BT: Tensor) -> ActionOutput:
+        T = self.config.num_action_tokens
+        if bins_BT.shape != (len(mask_BS), T):
+            raise ValueError(f"bins_BT must be ({len(mask_BS)}, {T}), given {tuple(bins_BT.shape)}")
+        # Nothing is read at the last token, and no earlier position sees it.
+        embeds_BSH = torch.cat([embeds_BSH, self._embed_bins(bins_BT[:, :-1])], dim=1)
+        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), T - 1)], dim=1)
+        hidden_BSH = self.language_model.model(
+            inputs_embeds=embeds_BSH,
+            attention_mask=mask_BS,
+            position_ids=mask_BS.cumsum(dim=1) - 1,
+            use_cache=False,
+        ).last_hidden_state
+        hidden_BTH = hidden_BSH[:, -T:].clone()
+        return self.read_out(hidden_BTH, self.action_logits(hidden_BTH))
+
+    def _decode(self, embeds_BSH: Tensor, mask_BS: Tensor, uniforms_BT: Tensor, temperature: float) -> ActionOutput:
+        uniforms_BT = uniforms_BT.to(embeds_BSH.device)
+        cache = DynamicCache(config=self.config.llama)
+        positions_BS = mask_BS.cumsum(dim=1) - 1
+        hidden: list[Tensor] = []
+        logits: list[Tensor] = []
+        bins: list[Tensor] = []
+        for step in range(self.config.num_action_tokens):
+            hidden_BSH = self.language_model.model(
+                inputs_embeds=embeds_BSH,
+                attention_mask=mask_BS,
+                position_ids=positions_BS,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            hidden.append(hidden_BSH[:, -1:])
+            logits.append(self.action_logits(hidden[-1]))
+            bins.append(sample_bins(logits[-1], uniforms_BT[:, step : step + 1], temperature=temperature))
+            embeds_BSH = self._embed_bins(bins[-1])
+            mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], dim=1)
+            positions_BS = positions_BS[:, -1:] + 1
+        output = self.read_out(torch.cat(hidden, dim=1), torch.cat(logits, dim=1))
+        return output._replace(bins_BT=torch.cat(bins, dim=1))
+
+    def _embed_bins(self, bins_BT: Tensor) -> Tensor:
+        embeds_BTH: Tensor = self.get_input_embeddings()(bins_BT + self.config.action_token_begin)
+        return embeds_BTH
+
+
+def model_class(config: OpenVLAConfig) -> type[OpenVLAForActionPrediction]:
+    """The class that fits: one action per chunk is decoded token by token, several in parallel."""
+    return OpenVLAForAutoregressivePrediction if config.num_actions_chunk == 1 else OpenVLAForActionPrediction
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while: in training mode, gradient checkpointing drops the cache of keys and values."""
+    training = module.training
+    module.train(mode=False)
+    try:
+        yield
+    finally:
+        module.train(mode=training)
