@@ -45,9 +45,16 @@ def write_study(
     for method in methods:
         for seed in seeds:
             if method == "multitask":
-                _write_joint(logs / method, seed, num_tasks)
+                _write_joint(logs / method, seed, tuple(range(num_tasks)))
             else:
                 _write_sequence(logs / method, method, seed, num_tasks)
+    return logs
+
+
+def write_sets(logs: Path, sets: tuple[tuple[int, ...], ...], *, seed: int = 1) -> Path:
+    """Sets of tasks, each learnt together, as ``logs/multitask/tasks_<ids>/``."""
+    for tasks in sets:
+        _write_joint(logs / "multitask", seed, tasks)
     return logs
 
 
@@ -117,13 +124,13 @@ def _write_sequence(folder: Path, method: str, seed: int, num_tasks: int) -> Non
         write_record(folder, method, seed, tuple(range(task + 1)), _measure(rng, rates))
 
 
-def _write_joint(folder: Path, seed: int, num_tasks: int) -> None:
+def _write_joint(logs: Path, seed: int, tasks: tuple[int, ...]) -> None:
     rng = np.random.default_rng([seed, 99])
-    tasks = tuple(range(num_tasks))
     row = "tasks_" + "_".join(map(str, tasks))
+    folder = logs / row
     write_record(folder, "multitask", seed, (), _measure(rng, BASE))
     rates = BASE.copy()
-    rates[:num_tasks] = 0.94
+    rates[list(tasks)] = 0.94
     _write_training(folder, "multitask", seed, tasks, 0.45, 0.94)
     write_record(folder, "multitask", seed, tasks, _measure(rng, rates), row=row)
 

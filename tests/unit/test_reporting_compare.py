@@ -19,7 +19,7 @@ from rlinf.reporting.report.lines import Line, Setting, settings_of
 from rlinf.reporting.report.overlays import Frame, Series, Spot, curves
 from rlinf.reporting.report.scales import scale_curves
 from rlinf.reporting.report.words import task_ranges
-from tests.study import BASE, METHODS, SETTINGS, write_record, write_scales, write_study
+from tests.study import BASE, METHODS, SETTINGS, write_record, write_scales, write_sets, write_study
 
 AFTER_ALL = ("sequential", "ewc", "er", "der", "weight_merge", "slca", "multitask")
 
@@ -164,6 +164,26 @@ def test_what_is_not_comparable_is_apart(tmp_path: Path) -> None:
     page = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
     assert "LIBERO-Spatial, tasks 0–2" in page
     assert "LIBERO-Spatial, tasks 0, 1 (" in page
+
+
+def test_two_sets_learnt_together_with_one_seed_are_two_tables(tmp_path: Path) -> None:
+    settings = settings_of(collect([write_sets(tmp_path, ((0, 2, 4), (1, 3)))]))
+    assert sorted(setting.title.split(" (")[0] for setting in settings) == [
+        "LIBERO-Spatial, tasks 0, 2, 4",
+        "LIBERO-Spatial, tasks 1, 3",
+    ]
+    assert [line.is_joint for setting in settings for line in setting.lines] == [True, True]
+
+
+def test_ppo_stands_beside_grpo(tmp_path: Path) -> None:
+    write_study(tmp_path, methods=("sequential", "ewc"), seeds=(1,), num_tasks=2)
+    for learnt in ((), (0,), (0, 1)):
+        write_record(tmp_path / "sequential_ppo", "sequential_ppo", 1, learnt, BASE)
+    assert [line.name for line in only_setting(tmp_path).lines] == [
+        "Sequential fine-tuning",
+        "Sequential fine-tuning, PPO",
+        "Elastic weight consolidation",
+    ]
 
 
 def test_one_method_with_two_settings_is_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

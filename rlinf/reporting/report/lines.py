@@ -11,7 +11,7 @@ from rlinf.custom import metrics
 from rlinf.custom.metrics import Estimate, SuccessMatrix
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import Column
-from rlinf.reporting.report.words import METHOD_NAMES, method_name, suite_name, task_ranges
+from rlinf.reporting.report.words import method_name, method_place, suite_name, task_ranges
 
 # Settings that say where and when a run took place, or how fast, and not what it does. A trailing dot means all below.
 RUN_SPECIFIC = (
@@ -217,9 +217,7 @@ def _named(lines: Sequence[Line]) -> tuple[Line, ...]:
             else:
                 suffix = str(line.first.folder)
         named.append(replace(line, name=f"{line.name} ({suffix})") if suffix else line)
-    known = list(METHOD_NAMES)  # the order in which tables list methods; others follow in the order given
-    place = {method: number for number, method in enumerate(known)}
-    return tuple(sorted(named, key=lambda line: (line.is_joint, place.get(line.first.method, len(known)))))
+    return tuple(sorted(named, key=lambda line: (line.is_joint, method_place(line.first.method))))
 
 
 def differing_settings(lines: Sequence[Line]) -> dict[str, list[str]]:

@@ -28,9 +28,21 @@ METHOD_NAMES = {
 }
 
 
+PPO_SUFFIX = "_ppo"  # runner.logger.method_suffix of algorithm=ppo
+
+
 def method_name(method: str) -> str:
-    """A method's name for people."""
+    """A method's name for people; GRPO goes without saying."""
+    if method.endswith(PPO_SUFFIX):
+        return f"{method_name(method.removesuffix(PPO_SUFFIX))}, PPO"
     return METHOD_NAMES.get(method, method.replace("_", " ").capitalize())
+
+
+def method_place(method: str) -> tuple[int, bool]:
+    """Sorts methods as tables list them: ours in a fixed order, each with PPO behind it, then all others."""
+    plain = method.removesuffix(PPO_SUFFIX)
+    known = list(METHOD_NAMES)
+    return known.index(plain) if plain in known else len(known), plain != method
 
 
 def suite_name(suite: str) -> str:
