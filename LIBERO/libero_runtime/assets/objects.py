@@ -124,13 +124,16 @@ class _Document:
             "specular": numbers([paint.specular]),
             "shininess": numbers([paint.shininess]),
             "reflectance": "0",
+            "emission": numbers([paint.emission]),
         }
         if paint.texture is not None:
             texture = f"texture_{paint.texture}"
             if self.asset.find(f"./texture[@name='{texture}']") is None:
                 path = f"{self.texture_folder}/{paint.texture}.png"
                 ET.SubElement(self.asset, "texture", name=texture, type="2d", file=path)
-            attributes |= {"texture": texture, "texrepeat": "4 4", "texuniform": "true"}
+            attributes["texture"] = texture
+            if not paint.printed:
+                attributes |= {"texrepeat": "4 4", "texuniform": "true"}
         ET.SubElement(self.asset, "material", attributes)
         self.materials[paint] = name
         return name

@@ -32,25 +32,39 @@ class Primitive:
 
 @dataclass(frozen=True)
 class Mesh:
-    """A triangle mesh in the frame of its body: `vertices` (V, 3), `faces` (F, 3) counter-clockwise from outside."""
+    """A triangle mesh in the frame of its body: `vertices` (V, 3), `faces` (F, 3) counter-clockwise from outside.
+
+    `uvs` (V, 2) place a picture on it, with (0, 0) at the picture's lower left corner.
+    """
 
     name: str
     vertices: Vector
     faces: NDArray[np.int64]
+    uvs: Vector | None = None
 
     def as_obj(self) -> str:
         """The mesh as the text of a Wavefront file."""
         lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in self.vertices]
-        lines += [f"f {a} {b} {c}" for a, b, c in self.faces + 1]
+        if self.uvs is None:
+            lines += [f"f {a} {b} {c}" for a, b, c in self.faces + 1]
+        else:
+            lines += [f"vt {u:.5f} {v:.5f}" for u, v in self.uvs]
+            lines += [f"f {a}/{a} {b}/{b} {c}/{c}" for a, b, c in self.faces + 1]
         return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
 class Paint:
-    """How a visual looks: a colour, and optionally the name of a generated texture that it multiplies."""
+    """How a visual looks: a colour, and optionally the name of a generated picture that it multiplies.
+
+    The picture repeats every 25 cm, unless it is `printed` where the mesh's own coordinates put it. `emission` is the
+    share of the colour that shows without any light: prints stay legible on faces that LIBERO's lamps hardly reach.
+    """
 
     rgb: tuple[float, float, float]
     texture: str | None = None
+    printed: bool = False
+    emission: float = 0.0
     specular: float = 0.2
     shininess: float = 0.2
 
