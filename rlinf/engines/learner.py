@@ -28,7 +28,7 @@ BAD_BATCH_FILE = "bad_batch.npz"
 class PolicyLearner:
     """AdamW updates of a policy's trainable parameters, with a continual-learning method's hooks.
 
-    folder: the run's; a batch without a finite loss is saved there.
+    folder: the run's; a batch without a finite loss or gradient is saved there.
     num_updates: optimizer steps of the run so far.
     """
 
@@ -116,11 +116,14 @@ class PolicyLearner:
             for parameter in self._policy_parameters:
                 parameter.grad = None
         # Apart: a young critic's gradient is many times the policy's and would scale it away.
-        norm = clip_gradients(self._policy_parameters, self.optim.clip_grad)
-        clip_gradients(self._value_parameters, self.optim.clip_grad)
+        norms = {
+            "policy": clip_gradients(self._policy_parameters, self.optim.clip_grad),
+            "value": clip_gradients(self._value_parameters, self.optim.clip_grad),
+        }
+        self._require_finite_gradients(norms, experience, samples)
         self.optimizer.step()
         self.num_updates += 1
-        totals.add_step(norm)
+        totals.add_step(norms["policy"])
 
     def _losses(
         self, experience: Experience, micro: NDArray[np.int64], counted: int, totals: "_Totals"
@@ -182,21 +185,43 @@ class PolicyLearner:
         Raises:
             FloatingPointError: names the loss, the samples and the file.
         """
-        bad = {name: loss.item() for name, loss in losses.items() if not torch.isfinite(loss)}
-        if not bad:
-            return
-        saved = ""
-        if self.folder is not None:
-            path = self.folder / BAD_BATCH_FILE
-            save_samples(path, experience, micro)
-            saved = f"; the micro-batch is in {path}"
-        what = " and ".join(f"{name} loss is {value}" for name, value in bad.items())
-        raise FloatingPointError(f"{what} for samples {micro[:8].tolist()}... of rank {self.rank}{saved}")
+        if what := _not_finite(losses, "loss"):
+            saved = self._save_bad(experience, micro, "micro-batch")
+            raise FloatingPointError(f"{what} for samples {micro[:8].tolist()}... of rank {self.rank}{saved}")
+
+    def _require_finite_gradients(
+        self, norms: Mapping[str, Tensor], experience: Experience, samples: NDArray[np.int64]
+    ) -> None:
+        """The same for gradients, which are those of a whole minibatch. Collective: every rank has the same norms, and
+        none ends before the first one has saved.
+
+        Raises:
+            FloatingPointError: names the gradient, the samples and the file.
+        """
+        if what := _not_finite(norms, "gradient norm"):
+            saved = self._save_bad(experience, samples, "minibatch") if self.rank == 0 else ""
+            if self.world_size > 1:
+                dist.barrier()
+            raise FloatingPointError(f"{what} for samples {samples[:8].tolist()}... of all ranks{saved}")
+
+    def _save_bad(self, experience: Experience, samples: NDArray[np.int64], what: str) -> str:
+        """Save what cannot be learnt from; returns where, for a message."""
+        if self.folder is None:
+            return ""
+        path = self.folder / BAD_BATCH_FILE
+        save_samples(path, experience, samples)
+        return f"; the {what} is in {path}"
 
     def _sync_gradients(self, last: bool) -> None:
         """Reduce gradients over ranks only with the last micro-batch; the others accumulate locally."""
         if isinstance(self.policy.module, FSDPModule):
             self.policy.module.set_requires_gradient_sync(last)
+
+
+def _not_finite(values: Mapping[str, Tensor], noun: str) -> str:
+    """Which values are NaN or infinite, in words; empty when all are finite."""
+    bad = {name: value.item() for name, value in values.items() if not torch.isfinite(value)}
+    return " and ".join(f"{name} {noun} is {value}" for name, value in bad.items())
 
 
 class Progress:

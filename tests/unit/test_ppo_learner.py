@@ -259,6 +259,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(checkpoint,
     assert before.keys() == _weights(learner).keys()
 
 
+class _NanGradient(ContinualMethod):
+    """Spoils gradients of finite losses: of the policy, or of the value head."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def on_backward(self, policy):
+        parameters = policy.value_head.parameters() if self.part == "value" else policy.trainable_modules()["llm"]
+        next(parameter for parameter in parameters if parameter.grad is not None).grad.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("part", ["policy", "value"])
+def test_a_gradient_that_is_not_finite_stops_the_run_and_saves_the_minibatch(checkpoint, tmp_path, part):
+    learner = _learner(checkpoint, algorithm=PPO)
+    learner.method = _NanGradient(part)
+    learner.folder = tmp_path / "run"
+    before = _weights(learner)
+    rollouts = make_rollouts(critic=True)
+    with pytest.raises(FloatingPointError, match=rf"^{part} gradient norm is nan .*; the minibatch is in .*bad_batch"):
+        learner.update(rollouts, seed=0)
+    with np.load(tmp_path / "run" / "bad_batch.npz") as saved:
+        position = saved["position_S"].tolist()
+        assert 0 < len(position) <= min(learner.global_batch, rollouts.num_samples)
+        np.testing.assert_array_equal(saved["frames_SNHWC"], rollouts.frames_SNHWC[position])
+        assert "returns_S" in saved
+    after = _weights(learner)
+    assert all(np.array_equal(before[name], after[name]) for name in before), "it was the first minibatch"
+
+
 class _Diverging(ContinualMethod):
     """Adds an infinite term."""
 
