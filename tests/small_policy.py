@@ -1,5 +1,6 @@
 """A random policy small enough for tests, and rollouts to train it on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,34 +9,54 @@ import torch
 from rlinf.config.schema import ModelConfig
 from rlinf.data import EpisodePlan, EpisodeResult, RolloutBatch
 from rlinf.models import Policy, PolicySource, load_policy
-from transformers_openvla_oft import SmallSizes, TowerSizes, create_small_checkpoint
+from transformers_openvla_oft import OpenVLAConfig, SmallSizes, TowerSizes, create_small_checkpoint
 from transformers_openvla_oft.small import DINOV2, SIGLIP
 
 LANGUAGE = "pick up the black bowl next to the plate and place it on the plate"
 
 
-def write_policy(path: Path) -> Path:
-    """Write a checkpoint with about 0.2 million random weights."""
+def write_policy(path: Path, *, num_actions: int = 8) -> Path:
+    """Write a checkpoint with about 0.2 million random weights; with one action per chunk it is autoregressive."""
     towers = tuple(TowerSizes(timm_id=name, embed_dim=32, depth=1, num_heads=2) for name in (DINOV2, SIGLIP))
     sizes = SmallSizes(
-        image_size=32, patch_size=16, towers=towers, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64
-    )
+        image_size=32, patch_size=16, towers=towers, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64,
+        num_actions_chunk=num_actions,
+    )  # fmt: skip
     bounds = {"q01": [-1.0] * 6 + [0.0], "q99": [1.0] * 7, "mask": [True] * 6 + [False]}
     create_small_checkpoint(path, sizes=sizes, norm_stats={"libero_spatial_no_noops": {"action": bounds}})
     return path
 
 
+def write_autoregressive_policy(path: Path) -> Path:
+    """The same, token by token."""
+    return write_policy(path, num_actions=1)
+
+
+def model_config(path: Path) -> ModelConfig:
+    """How the checkpoint in ``path`` is read."""
+    if OpenVLAConfig.from_pretrained(path).num_actions_chunk == 1:
+        return ModelConfig(model_name="openvla", num_action_chunks=1, lora_rank=4)
+    return ModelConfig(lora_rank=4)
+
+
 def read_policy(path: Path, *, lora_path: Path | None = None, rank: int = 4, critic: bool = False) -> Policy:
     """Load it with a LoRA adapter, and a value head for a ``critic``."""
     source = PolicySource(path, unnorm_key="libero_spatial", seed=3, critic=critic)
-    model = ModelConfig(lora_rank=rank, lora_path=str(lora_path) if lora_path else None)
+    model = replace(model_config(path), lora_rank=rank, lora_path=str(lora_path) if lora_path else None)
     return load_policy(model, source, base_dtype=torch.float32)
 
 
 def make_rollouts(
-    *, num_groups: int = 2, group_size: int = 4, chunks: int = 3, seed: int = 0, critic: bool = False
+    *,
+    num_groups: int = 2,
+    group_size: int = 4,
+    chunks: int = 3,
+    num_actions: int = 8,
+    seed: int = 0,
+    critic: bool = False,
 ) -> RolloutBatch:
-    """Random pictures and bins; every second episode of a group succeeds one action before its last chunk ends.
+    """Random pictures and bins; every second episode of a group succeeds one action before its last chunk ends
+    (where it has several).
 
     critic: with the values that a fresh value head gives, which are zero.
     """
@@ -48,16 +69,16 @@ def make_rollouts(
         for e in range(num_episodes)
     )
     count = num_episodes * chunks
-    executed = np.ones((count, 8), np.bool_)
-    executed[chunks - 1 :: 2 * chunks, -1] = False
-    rewards = np.zeros((count, 8), np.float32)
+    executed = np.ones((count, num_actions), np.bool_)
+    executed[chunks - 1 :: 2 * chunks, -1] = num_actions == 1
+    rewards = np.zeros((count, num_actions), np.float32)
     rewards[2 * chunks - 1 :: 2 * chunks, -1] = 5.0
     return RolloutBatch(
         frames_SNHWC=rng.integers(0, 256, (count, 1, 32, 32, 3), dtype=np.uint8),
         languages=(LANGUAGE,),
         language_S=np.zeros(count, np.int64),
-        bins_SCA=rng.integers(0, 256, (count, 8, 7)),
-        logprobs_SCA=np.full((count, 8, 7), -np.log(256), np.float32),
+        bins_SCA=rng.integers(0, 256, (count, num_actions, 7)),
+        logprobs_SCA=np.full((count, num_actions, 7), -np.log(256), np.float32),
         executed_SC=executed,
         rewards_SC=rewards,
         episode_S=np.repeat(np.arange(num_episodes), chunks),

@@ -34,7 +34,7 @@ def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path, 
     )
     method.on_task_start(TaskContext((0,), output, micro_batch=micro_batch), policy)
     for epoch in range(2):
-        metrics = learner.update(make_rollouts(), seed=epoch)
+        metrics = learner.update(make_rollouts(num_actions=policy.chunk_shape[0]), seed=epoch)
     weights = gather_trainable(policy.module)
     np.savez(output / f"rank_{rank}_of_{world_size}.npz", **weights, loss=metrics["train/loss/replay"])
     finish_rank()

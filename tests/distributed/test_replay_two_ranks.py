@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.distributed.ranks import run_ranks
-from tests.small_policy import write_policy
+from tests.small_policy import write_autoregressive_policy, write_policy
 from tests.unit.replay_demos import write_hdf5
 
 
@@ -15,9 +15,11 @@ def _train(world_size: int, checkpoint: Path, output: Path, name: str) -> list[d
     return [dict(np.load(output / f"rank_{rank}_of_{world_size}.npz")) for rank in range(world_size)]
 
 
-@pytest.mark.parametrize("name", ["er", "der"])
-def test_two_ranks_give_the_weights_of_one(tmp_path, name):
-    checkpoint = write_policy(tmp_path / "small")
+@pytest.mark.parametrize(
+    ("name", "write"), [("er", write_policy), ("der", write_policy), ("der", write_autoregressive_policy)]
+)
+def test_two_ranks_give_the_weights_of_one(tmp_path, name, write):
+    checkpoint = write(tmp_path / "small")
     write_hdf5(tmp_path, task_ids=range(10), num_demos=1, num_steps=4)
     (one,), two = _train(1, checkpoint, tmp_path, name), _train(2, checkpoint, tmp_path, name)
     assert one.pop("loss") > 0

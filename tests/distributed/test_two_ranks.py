@@ -7,7 +7,15 @@ import pytest
 
 from tests.distributed.ranks import run_ranks
 from tests.simple_cnn import write_cnn
-from tests.small_policy import write_policy
+from tests.small_policy import write_autoregressive_policy, write_policy
+
+
+RUNS = [
+    ("grpo", write_policy),
+    ("ppo", write_policy),
+    ("ppo", write_autoregressive_policy),
+    ("ppo", write_cnn),
+]
 
 
 def _train(
@@ -25,7 +33,7 @@ def _train(
     return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
 
 
-@pytest.fixture(scope="module", params=[("grpo", write_policy), ("ppo", write_policy), ("ppo", write_cnn)])
+@pytest.fixture(scope="module", params=RUNS)
 def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     algorithm, write = request.param
@@ -38,7 +46,7 @@ def runs(request, tmp_path_factory):
 
 
 def _weights(result):
-    return {name: value for name, value in result.items() if not name.startswith("metric:")}
+    return {name: value for name, value in result.items() if ":" not in name}
 
 
 def test_two_ranks_give_the_weights_of_one(runs):
@@ -52,6 +60,12 @@ def test_two_ranks_report_the_metrics_of_one(runs):
     _, _, one, two = runs
     for name in (key for key in one[0] if key.startswith("metric:")):
         np.testing.assert_allclose(two[0][name], one[0][name], rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_two_ranks_act_as_one(runs):
+    _, _, one, two = runs
+    np.testing.assert_array_equal(two[1]["acted:bins"], one[0]["acted:bins"])
+    np.testing.assert_allclose(two[1]["acted:logprobs"], one[0]["acted:logprobs"], atol=1e-4)
 
 
 def test_a_checkpoint_of_two_ranks_resumes_on_one(runs):

@@ -9,13 +9,15 @@ import torch.distributed as dist
 
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod
+from rlinf.data import Observation
 from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.distributed import join_group
 from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner
+from rlinf.models import Policy
 from tests.distributed.ranks import finish_rank
 from tests.simple_cnn import read_cnn
-from tests.small_policy import make_rollouts, read_policy
+from tests.small_policy import LANGUAGE, make_rollouts, read_policy
 
 ALGORITHMS = {
     "grpo": AlgorithmConfig(),
@@ -60,15 +62,26 @@ def main(
     )
     start = load_training_state(learner, resume) if resume else 0
     for epoch in range(start, 2):
-        metrics = learner.update(make_rollouts(critic=critic), seed=epoch)
+        metrics = learner.update(make_rollouts(num_actions=policy.chunk_shape[0], critic=critic), seed=epoch)
         if epoch == 0:
             folder = output / "first" / "actor"
             folder.mkdir(parents=True, exist_ok=True)
             dist.barrier()
             save_actor(learner, folder, epoch=1)
+    acted = act(policy)
     weights = gather_trainable(policy.module)
-    np.savez(output / f"rank_{rank}.npz", **weights, **{f"metric:{name}": value for name, value in metrics.items()})
+    named = {f"metric:{name}": value for name, value in metrics.items()}
+    np.savez(output / f"rank_{rank}.npz", **weights, **named, **{f"acted:{name}": t for name, t in acted.items()})
     finish_rank()
+
+
+def act(policy: Policy) -> dict[str, np.ndarray]:
+    """What the sharded policy does in three situations."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 32, 3), dtype=np.uint8)
+    inputs = policy.prepare(Observation(images, np.zeros((3, 8), np.float32), (LANGUAGE, "open the drawer", LANGUAGE)))
+    uniforms = np.random.default_rng(1).random((3, *policy.chunk_shape))
+    output = policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
+    return {"bins": output.bins_BCA.numpy(), "logprobs": output.logprobs_BCA.numpy()}
 
 
 if __name__ == "__main__":

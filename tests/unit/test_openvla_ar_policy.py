@@ -1,0 +1,365 @@
+"""Autoregressive OpenVLA as a policy: decoding, scoring, updates and methods in one process."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rlinf.config import ConfigError
+from rlinf.config.schema import (
+    AlgorithmConfig,
+    Config,
+    LwFConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimConfig,
+    ReplayConfig,
+)
+from rlinf.custom.base_logits import StaleLogitsError
+from rlinf.custom.libero_trajectory_dataset import find_demonstrations
+from rlinf.custom.logits_precompute_worker import LogitsPrecomputeWorker
+from rlinf.custom.methods import ContinualMethod, TaskContext, make_method
+from rlinf.data import Observation, RolloutBatch
+from rlinf.engines.checkpoint import save_actor
+from rlinf.engines.fsdp import gather_trainable
+from rlinf.engines.learner import PolicyLearner
+from rlinf.models import PolicyInputs, PolicySource, ReplayablePolicy, load_policy, policy_kind
+from rlinf.models.value_head import VALUE_HEAD_FILE
+from tests.small_policy import (
+    LANGUAGE,
+    make_rollouts,
+    model_config,
+    read_policy,
+    write_autoregressive_policy,
+    write_policy,
+)
+from tests.unit.replay_demos import SUITE, write_hdf5
+
+LANGUAGES = (LANGUAGE, "open the drawer", "turn on the stove")
+PPO = AlgorithmConfig(adv_type="gae", loss_type="ppo", filter_rewards=False, loss_aggregation="token")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return write_autoregressive_policy(tmp_path_factory.mktemp("policy") / "small")
+
+
+def _policy(checkpoint, **options):
+    """A policy whose adapter has an effect: a fresh one has none, and random weights hardly tell bins apart."""
+    policy = read_policy(checkpoint, **options)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return policy
+
+
+def _inputs(policy, count=3) -> PolicyInputs:
+    images = np.random.default_rng(0).integers(0, 256, (count, 1, 64, 64, 3), dtype=np.uint8)
+    return policy.prepare(Observation(images, np.zeros((count, 8), np.float32), LANGUAGES[:count]))
+
+
+def _uniforms(count=3):
+    return np.random.default_rng(1).random((count, 1, 7))
+
+
+def _learner(policy, *, method=None, algorithm=None, lr=1e-3):
+    return PolicyLearner(
+        policy,
+        method or ContinualMethod(),
+        algorithm=algorithm or AlgorithmConfig(),
+        optim=OptimConfig(lr=lr),
+        global_batch=12,
+        micro_batch=6,
+        device=torch.device("cpu"),
+    )
+
+
+def _rollouts(**options) -> RolloutBatch:
+    return make_rollouts(num_actions=1, **options)
+
+
+# --- Decoding and scoring
+
+
+def test_cached_decoding_equals_teacher_forcing(checkpoint):
+    policy = _policy(checkpoint)
+    inputs = _inputs(policy)
+    batch = policy.batch(inputs)
+    tensors = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
+    with torch.no_grad():
+        decoded = policy.module(**tensors, uniforms_BT=_uniforms()[:, 0], temperature=1.6)
+        forced = policy.module(**tensors, bins_BT=decoded.bins_BT)
+    torch.testing.assert_close(decoded.logits_BTV, forced.logits_BTV, rtol=0, atol=1e-5)
+    torch.testing.assert_close(decoded.hidden_BTH, forced.hidden_BTH, rtol=0, atol=1e-5)
+    torch.testing.assert_close(decoded.value_feature_BH, forced.value_feature_BH, rtol=0, atol=1e-5)
+
+
+def test_tokens_see_those_before_them_and_none_after(checkpoint):
+    policy = _policy(checkpoint)
+    inputs, bins = _inputs(policy, 1), torch.arange(7)[None] + 100
+    other = bins.clone()
+    other[0, 3] = 7
+    gap_T = (policy.action_logits(inputs, bins) - policy.action_logits(inputs, other)).abs().amax(-1)[0]
+    assert (gap_T[:4] < 1e-5).all(), "the changed token is seen from the next one on"
+    assert (gap_T[4:] > 1e-3).all()
+
+
+def test_a_batch_of_prompts_of_different_lengths_equals_one_by_one(checkpoint):
+    policy = _policy(checkpoint)
+    inputs, uniforms = _inputs(policy), _uniforms()
+    assert len({len(policy.processor.prompt_ids(language)) for language in LANGUAGES}) > 1
+    together = policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
+    assert together.bins_BCA.shape == (3, 1, 7)
+    assert together.env_actions_BCA.shape == (3, 1, 7)
+    for row in range(3):
+        part = PolicyInputs(inputs.frames_BNHWC[[row]], inputs.languages[row : row + 1])
+        alone = policy.act(part, temperature=1.0, uniforms_BCA=uniforms[[row]])
+        assert torch.equal(alone.bins_BCA[0], together.bins_BCA[row])
+        torch.testing.assert_close(alone.logprobs_BCA[0], together.logprobs_BCA[row], rtol=0, atol=1e-5)
+
+
+def test_padding_changes_nothing(checkpoint):
+    short = _policy(checkpoint)
+    source = PolicySource(checkpoint, unnorm_key=SUITE, seed=3)
+    longer = load_policy(replace(model_config(checkpoint), max_prompt_length=48), source, base_dtype=torch.float32)
+    longer.module.load_state_dict(short.module.state_dict())
+    inputs, bins = _inputs(short), torch.arange(21).view(3, 7)
+    torch.testing.assert_close(longer.action_logits(inputs, bins), short.action_logits(inputs, bins), rtol=0, atol=1e-5)
+
+
+def test_greedy_decoding_takes_the_most_likely_bin_after_its_own(checkpoint):
+    policy = _policy(checkpoint)
+    inputs = _inputs(policy)
+    greedy = policy.act(inputs, temperature=0.0, uniforms_BCA=_uniforms())
+    logits_BTV = policy.action_logits(inputs, greedy.bins_BCA.flatten(1))
+    assert torch.equal(logits_BTV.argmax(-1), greedy.bins_BCA.flatten(1))
+    assert torch.equal(policy.act(inputs, temperature=0.0, uniforms_BCA=1 - _uniforms()).bins_BCA, greedy.bins_BCA)
+
+
+def test_sampling_follows_the_distribution_after_the_sampled_tokens(checkpoint):
+    """First tokens follow the first distribution; their frequencies lie within four standard deviations."""
+    policy = _policy(checkpoint)
+    count = 512
+    one = _inputs(policy, 1)
+    inputs = PolicyInputs(one.frames_BNHWC.expand(count, -1, -1, -1, -1), one.languages * count)
+    uniforms = np.random.default_rng(2).random((count, 1, 7))
+    bins = policy.act(inputs, temperature=0.5, uniforms_BCA=uniforms).bins_BCA[:, 0, 0]
+    probabilities = (policy.action_logits(one, torch.zeros((1, 7), dtype=torch.int64))[0, 0] / 0.5).softmax(-1)
+    cumulative = probabilities.detach().double().cumsum(-1)[[63, 127, 191]]
+    observed = torch.stack([(bins <= edge).double().mean() for edge in (63, 127, 191)])
+    assert ((observed - cumulative).abs() < 4 * (0.25 / count) ** 0.5).all()
+
+
+def test_gradient_checkpointing_leaves_decoding_as_it_is(checkpoint):
+    plain = _policy(checkpoint)
+    source = PolicySource(checkpoint, unnorm_key=SUITE, seed=3)
+    frugal = load_policy(
+        replace(model_config(checkpoint), gradient_checkpointing=True), source, base_dtype=torch.float32
+    )
+    frugal.module.load_state_dict(plain.module.state_dict())
+    assert frugal.module.training
+    inputs = _inputs(plain)
+    wanted = plain.act(inputs, temperature=1.0, uniforms_BCA=_uniforms())
+    given = frugal.act(inputs, temperature=1.0, uniforms_BCA=_uniforms())
+    assert frugal.module.training
+    assert torch.equal(given.bins_BCA, wanted.bins_BCA)
+    torch.testing.assert_close(given.logprobs_BCA, wanted.logprobs_BCA)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.6])
+def test_rollouts_and_updates_agree_on_log_probabilities_and_values(checkpoint, temperature):
+    policy = _policy(checkpoint, critic=True)
+    inputs = _inputs(policy)
+    acted = policy.act(inputs, temperature=temperature, uniforms_BCA=_uniforms())
+    scored = policy.evaluate_actions(inputs, acted.bins_BCA, temperature=temperature)
+    torch.testing.assert_close(
+        scored.logprobs_BCA.exp() / acted.logprobs_BCA.exp(), torch.ones(3, 1, 7), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(scored.values_B, acted.values_B, rtol=0, atol=1e-5)
+    assert scored.values_B.unique().numel() == 3
+    assert scored.entropy_BCA.shape == (3, 1, 7)
+
+
+# --- Updates
+
+
+def test_gradients_reach_every_adapter_that_runs(checkpoint):
+    policy = _policy(checkpoint, critic=True)
+    inputs = _inputs(policy)
+    out = policy.evaluate_actions(inputs, torch.arange(21).view(3, 1, 7), temperature=1.0)
+    (out.logprobs_BCA.mean() + out.values_B.mean()).backward()
+    for part, parameters in policy.trainable_modules().items():
+        reached = [p for p in parameters if p.grad is not None and p.grad.abs().max() > 0]
+        # The last block of each tower and pooling heads never run.
+        assert len(reached) >= (len(parameters) if part != "vision" else len(parameters) // 2), part
+    assert all(p.grad.abs().max() > 0 for p in policy.value_head.parameters())
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_updates_raise_the_probability_of_rewarded_actions(checkpoint, algorithm):
+    critic = algorithm == "ppo"
+    learner = _learner(read_policy(checkpoint, critic=critic), algorithm=PPO if critic else None, lr=5e-3)
+    rollouts = _rollouts(critic=critic)
+    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
+    bins = torch.from_numpy(rollouts.bins_SCA)
+    won = np.array([episode.success_once for episode in rollouts.episodes])[rollouts.episode_S]
+
+    def contrast():
+        with torch.no_grad():
+            logprobs = learner.policy.evaluate_actions(inputs, bins, temperature=1.0).logprobs_BCA.mean((1, 2)).numpy()
+        return logprobs[won].mean() - logprobs[~won].mean()
+
+    before = contrast()
+    for epoch in range(3):
+        metrics = learner.update(rollouts, seed=epoch)
+    assert metrics["train/num_samples"] == rollouts.num_samples
+    assert contrast() > before + 0.05
+
+
+def test_checkpoints_are_read_back(checkpoint, tmp_path):
+    learner = _learner(read_policy(checkpoint, critic=True), algorithm=PPO)
+    learner.update(_rollouts(critic=True), seed=0)
+    save_actor(learner, tmp_path, epoch=1)
+    assert (tmp_path / VALUE_HEAD_FILE).is_file()
+    again = read_policy(checkpoint, lora_path=tmp_path, critic=True)
+    for name, value in gather_trainable(learner.policy.module).items():
+        np.testing.assert_array_equal(gather_trainable(again.module)[name], value, err_msg=name)
+
+
+# --- Continual-learning methods
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory):
+    return write_hdf5(tmp_path_factory.mktemp("demos"), task_ids=range(10), num_demos=1, num_steps=4)
+
+
+def _task():
+    return TaskContext((3,), Path(), (), suite=SUITE, micro_batch=6, seed=11)
+
+
+@pytest.mark.parametrize(("name", "drop"), [("er", 0.95), ("der", 0.7)])
+def test_replay_lowers_its_loss(checkpoint, demonstrations, name, drop):
+    policy = _policy(checkpoint)
+    assert isinstance(policy, ReplayablePolicy)
+    method = make_method(MethodConfig(name, replay=ReplayConfig(demonstrations=str(demonstrations), coeff=1.0)))
+    method.on_task_start(_task(), policy)
+    assert method.dataset.bins_FT.shape == (40, 7)
+    learner = _learner(policy, method=method, lr=5e-3)
+    losses = [learner.update(_rollouts(), seed=epoch)["train/loss/replay"] for epoch in range(8)]
+    assert losses[-1] < drop * losses[0]
+
+
+def test_replay_is_teacher_forced_on_the_demonstration(checkpoint, demonstrations):
+    """The loss is the likelihood of the expert's whole action, each token after the expert's own."""
+    policy = _policy(checkpoint)
+    method = make_method(MethodConfig("er", replay=ReplayConfig(demonstrations=str(demonstrations), coeff=1.0)))
+    method.on_task_start(_task(), policy)
+    loss = method.loss_terms(policy)["replay"]
+    method.load_state_dict({"replay_draws": torch.tensor(0)})
+    frames = method.draw()
+    inputs = method.dataset.inputs(frames, torch.device("cpu"))
+    bins_BCA = method.dataset.targets(frames, torch.device("cpu"))[:, None]
+    expected = -policy.evaluate_actions(inputs, bins_BCA, temperature=1.0).logprobs_BCA.mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_stored_logits_belong_to_the_expert_bins(checkpoint, demonstrations):
+    """What `digitize` stores is not taken for what `nearest` needs: the tokens that are given differ."""
+
+    def replay(targets):
+        return ReplayConfig(demonstrations=str(demonstrations), targets=targets, cached_logits=True, coeff=1.0)
+
+    config = Config(method=MethodConfig("der", replay=replay("nearest")))
+    config = replace(
+        config,
+        actor=replace(config.actor, model=model_config(checkpoint)),
+        rollout=replace(config.rollout, precision="fp32", max_batch=3),
+    )
+    refs = find_demonstrations(config.method.replay, suite=SUITE, task_ids=None)
+    worker = LogitsPrecomputeWorker(config, PolicySource(checkpoint, unnorm_key=SUITE, seed=3), num_threads=1)
+    assert worker.compute(refs) == len(refs)
+    assert worker.compute(refs) == 0, "they are there"
+
+    policy = _policy(checkpoint)
+    losses = []
+    for cached in (True, False):
+        method = make_method(MethodConfig("der", replay=replace(replay("nearest"), cached_logits=cached)))
+        method.on_task_start(_task(), policy)
+        losses.append(method.loss_terms(policy)["replay"])
+    assert losses[1] > 1e-3
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
+    with pytest.raises(StaleLogitsError, match="actions: they were computed for"):
+        make_method(MethodConfig("der", replay=replay("digitize"))).on_task_start(_task(), policy)
+
+
+def test_lwf_is_teacher_forced_on_the_sampled_tokens(checkpoint):
+    policy = read_policy(checkpoint)
+    method = make_method(MethodConfig("lwf", lwf=LwFConfig(coeff=1.0)))
+    method.on_task_start(_task(), policy)
+    with torch.no_grad():
+        for parameter in gather_parameters(policy):
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+    inputs = _inputs(policy)
+    bins_BCA = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms()).bins_BCA
+    method.before_forward(policy, inputs, bins_BCA, torch.ones(3, 1, dtype=torch.bool))
+    loss = method.loss_terms(policy)["lwf"]
+    new = policy.action_logits(inputs, bins_BCA.flatten(1)).log_softmax(-1)
+    old = read_policy(checkpoint).action_logits(inputs, bins_BCA.flatten(1)).log_softmax(-1)
+    torch.testing.assert_close(loss, (old.exp() * (old - new)).sum(-1).mean())
+    assert loss > 1e-3
+
+
+def gather_parameters(policy):
+    return [parameter for parameters in policy.trainable_modules().values() for parameter in parameters]
+
+
+@pytest.mark.parametrize("name", ["ewc", "agem", "slca", "lwf"])
+def test_methods_learn_two_tasks(checkpoint, tmp_path, name):
+    previous = None
+    for task_id in range(2):
+        policy = read_policy(checkpoint, lora_path=previous)
+        learner = _learner(policy, method=make_method(MethodConfig(name)))
+        task = TaskContext((task_id,), tmp_path, tuple(range(task_id)), previous=previous, micro_batch=6)
+        learner.method.on_task_start(task, policy)
+        metrics = learner.update(_rollouts(seed=task_id), seed=task_id)
+        learner.method.on_task_end(task, policy, _rollouts(seed=task_id))
+        previous = tmp_path / str(task_id)
+        previous.mkdir()
+        save_actor(learner, previous, epoch=1)
+    assert metrics["train/grad_norm"] > 0
+
+
+# --- Configuration
+
+
+def test_more_than_one_action_is_refused(checkpoint):
+    with pytest.raises(ConfigError, match=r"num_action_chunks=8.*decodes 1 at a time: give .*num_action_chunks=1"):
+        policy_kind(ModelConfig(model_name="openvla"))
+
+
+def test_a_checkpoint_of_chunks_is_refused(tmp_path):
+    chunked = write_policy(tmp_path / "chunked")
+    source = PolicySource(chunked, unnorm_key=SUITE, seed=3)
+    with pytest.raises(ConfigError, match=r"trained on chunks of 8.*openvla_oft"):
+        load_policy(ModelConfig(model_name="openvla", num_action_chunks=1), source, base_dtype=torch.float32)
+
+
+def test_a_checkpoint_that_states_no_chunk_is_read(checkpoint, tmp_path):
+    """As the published ones are."""
+    stated = write_autoregressive_policy(tmp_path / "published")
+    fields = json.loads((stated / "config.json").read_text())
+    fields.pop("num_actions_chunk")
+    (stated / "config.json").write_text(json.dumps(fields))
+    source = PolicySource(stated, unnorm_key=SUITE, seed=3)
+    model = ModelConfig(model_name="openvla", num_action_chunks=1, lora_rank=4)
+    policy, known = load_policy(model, source, base_dtype=torch.float32), read_policy(checkpoint)
+    assert policy.chunk_shape == (1, 7)
+    inputs = _inputs(known)
+    wanted, given = (p.act(inputs, temperature=1.0, uniforms_BCA=_uniforms()).bins_BCA for p in (known, policy))
+    assert torch.equal(given, wanted)
