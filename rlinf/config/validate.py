@@ -27,6 +27,7 @@ def validate(config: Config, *, num_tasks: int) -> None:
         _sampling,
         _critic,
         _factors,
+        _base_logits,
         _batches,
     )
     for rule in rules:
@@ -159,6 +160,18 @@ def _factors(config: Config) -> None:
             raise ConfigError(f"{setting} needs adapters, but actor.model.is_lora=false: {model.model_name} has none")
     if model.lora_scale is not None and not (isfinite(model.lora_scale) and model.lora_scale >= 0):
         raise ConfigError(f"actor.model.lora_scale={model.lora_scale} must be 0 or greater")
+
+
+def _base_logits(config: Config) -> None:
+    """``der`` asks for the base model's logits by switching the adapter off; merged ones cannot be switched off."""
+    merged = config.actor.model.previous_lora_paths
+    if config.method.name == "der" and merged and not config.method.replay.cached_logits:
+        raise ConfigError(
+            f"method=der keeps the policy close to the base model, but {len(merged)} adapters are merged into it "
+            "(actor.model.previous_lora_paths): what is computed would be the merged model's logits.\n"
+            "Store the base model's with bash examples/embodiment/compute_base_logits_embodiment.sh CONFIG_NAME and "
+            "give method.replay.cached_logits=true, or leave actor.model.previous_lora_paths out"
+        )
 
 
 def _critic(config: Config) -> None:

@@ -160,6 +160,16 @@ def test_rules_give_expected_and_given(override, message):
         validate(load_config(TINY, [override]), num_tasks=10)
 
 
+def test_der_does_not_take_a_merged_model_for_the_base():
+    merged = "actor.model.previous_lora_paths=[a,b]"
+    config = load_config(TINY, ["method=der", merged])
+    with pytest.raises(ConfigError, match=r"2 adapters are merged into it (.|\n)*cached_logits=true"):
+        validate(config, num_tasks=10)
+    validate(load_config(TINY, ["method=der", merged, "method.replay.cached_logits=true"]), num_tasks=10)
+    for method in ("er", "lwf"):  # what they compare with does not depend on the base model
+        validate(load_config(TINY, [f"method={method}", merged]), num_tasks=10)
+
+
 def test_missing_model_says_what_to_download_and_the_alternative(tmp_path):
     with pytest.raises(ConfigError, match="hf download Haozhan72/") as caught:
         resolve_model(str(tmp_path / "Openvla-oft-SFT-libero-spatial-traj1"), key="actor.checkpoint_load_path")

@@ -167,6 +167,8 @@ def test_what_earlier_tasks_should_have_left_is_asked_for_by_name(make, tmp_path
     make().check(replace(task, previous=folder))
     with pytest.raises(ConfigError, match=r"of the tasks \[0\]; missing: \[3\]"):
         make().check(toy_task(1, learnt_before=(0, 3), previous=folder))
+    with pytest.raises(ConfigError, match=r"earlier tasks \[0\], but their adapters are merged into the base model"):
+        make().check(toy_task(1, learnt_before=(0,)))
 
 
 def test_state_of_another_model_is_refused(tmp_path):

@@ -39,8 +39,14 @@ def check_tasks(task: TaskContext, *, method: str) -> None:
     Raises:
         ConfigError: the file is missing or leaves tasks out; names file and tasks.
     """
-    if task.previous is None or not task.learnt_before:
+    if not task.learnt_before:
         return
+    if task.previous is None:
+        raise ConfigError(
+            f"method {method} needs what it stored of the earlier tasks {list(task.learnt_before)}, but their adapters "
+            "are merged into the base model (actor.model.previous_lora_paths) and what was stored belongs to them. "
+            "Give the last one as CHECKPOINT_PATH instead, or use method=weight_merge"
+        )
     path = task.previous / METHOD_STATE
     advice = f"Start from the last checkpoint of a sequence trained with method={method}, or from the base model"
     if not path.is_file():
