@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +127,34 @@ def test_names_are_escaped_for_latex(tmp_path: Path) -> None:
     text = latex(collect([tmp_path]))
     assert r"50\% \{a\}\&b" in text
     assert "[" in text.split(r"\midrule")[1], "one seed: the interval of its episodes"
+
+
+def _write_awkward(logs: Path) -> Path:
+    """A method with letters that mean something to TeX, and one whose runs only their folders tell apart."""
+    for learnt in ((), (0,), (0, 1)):
+        write_record(logs / "odd", "50%_{a}&b<c>|~^#$\\", 1, learnt, BASE)
+        for folder in ("run_a", "run_b"):
+            write_record(logs / folder, "ewc", 1, learnt, BASE)
+    return logs
+
+
+def test_folders_are_escaped_for_latex(tmp_path: Path) -> None:
+    text = latex(collect([_write_awkward(tmp_path)]))
+    assert r"run\_a)" in text
+    assert r"50\% \{a\}\&b\textless{}c\textgreater{}\textbar{}\textasciitilde{}\textasciicircum{}\#\$" in text
+    assert text.startswith("% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles_without_a_complaint(study: Path, tmp_path: Path) -> None:
+    text = latex(collect([study])) + latex(collect([_write_awkward(tmp_path / "logs")]))
+    packages = r"\usepackage{booktabs}\usepackage{graphicx}"
+    (tmp_path / "paper.tex").write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{text}\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    complaints = [line for line in done.stdout.splitlines() if re.match(r"Overfull|!|LaTeX Warning: (?!Label)", line)]
+    assert not complaints
 
 
 def test_csv_holds_means_and_seeds(study: Path) -> None:

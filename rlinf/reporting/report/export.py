@@ -14,8 +14,10 @@ from rlinf.reporting.report.lines import Cell, Line, Setting, settings_of
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "×": r"$\times$", "−": "$-$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "–": "--", "×": r"$\times$", "−": "$-$",
 }  # fmt: skip
+_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"  # no wider than the page, never enlarged
 _ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
 
 
@@ -23,7 +25,7 @@ def latex(experiments: Sequence[Experiment]) -> str:
     """One ``table`` per group of comparable methods: percent and points with one decimal, the best mean bold."""
     settings = _settings(experiments)
     tables = [_latex_table(setting, number) for number, setting in enumerate(settings, start=1)]
-    return "% Needs \\usepackage{booktabs}.\n" + "\n".join(tables)
+    return "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n" + "\n".join(tables)
 
 
 def _latex_table(setting: Setting, number: int) -> str:
@@ -49,9 +51,10 @@ def _latex_table(setting: Setting, number: int) -> str:
     body = "\n".join(rows + others)
     return (
         "\\begin{table}[t]\n  \\centering\n  \\small\n"
-        f"  \\caption{{{caption}}}\n  \\label{{tab:continual-{number}}}\n"
+        f"  \\caption{{{caption}}}\n  \\label{{tab:continual-{number}}}\n  \\smallskip\n"
+        f"  {_FIT}{{%\n"
         f"  \\begin{{tabular}}{{l{'r' * (1 + len(columns))}}}\n    \\toprule\n    {head} \\\\\n    \\midrule\n"
-        f"{body}\n    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
+        f"{body}\n    \\bottomrule\n  \\end{{tabular}}}}\n\\end{{table}}\n"
     )
 
 
