@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from libero_runtime.assets.arenas import ARENAS, build_arena
+from libero_runtime.assets.labels import LABELS, build_label
 from libero_runtime.assets.objects import ARTICULATED, GROCERIES, HOUSEHOLD, OBJECTS, SCANNED, build_object
 from libero_runtime.assets.textures import TEXTURES, build_texture
 
@@ -49,6 +50,8 @@ def build_files() -> dict[PurePosixPath, bytes]:
     files = {path: text.encode() for path, text in texts.items()}
     for name in TEXTURES:
         files[PurePosixPath("textures", f"{name}.png")] = build_texture(name)
+    for name in LABELS:
+        files[PurePosixPath("textures", f"{name}.png")] = build_label(name)
     return files
 
 

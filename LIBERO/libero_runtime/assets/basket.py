@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from libero_runtime.assets.facts import BodyFacts, ObjectFacts
-from libero_runtime.assets.shapes import Paint, Parts, Primitive, Visual, board, box
+from libero_runtime.assets.meshes import Section, box_patches, loft, patchwork
+from libero_runtime.assets.shapes import Mesh, Paint, Parts, Primitive, Vector, Visual, board, box
 
 _FLOOR_TOP = 0.0170  # the facts find material on the axis up to here
 _LEAN = 0.0050  # the outer side is this much further out at the top than at the bottom
@@ -31,12 +32,44 @@ def _walls(body: BodyFacts) -> list[Primitive]:
     return walls
 
 
+_SQUARE = 14.0  # power of the superellipse: straight sides, rounded corners
+_WEAVE_M = 0.080  # one picture of wicker covers this much
+
+
+def _skin(body: BodyFacts) -> Mesh:
+    """Outside, over the rim, and down the inside to the floor."""
+    width, depth, height = (float(value) for value in body.half)
+    outer = [(-height, _LEAN), (height, 0.0)]
+    inner = [(height, 0.0060), (_FLOOR_TOP - float(body.center[2]), 0.0060 + _LEAN)]
+    sections = [Section(z, width - inset, depth - inset, _SQUARE) for z, inset in (*outer, *inner)]
+    around = round(4 * (width + depth) / _WEAVE_M)
+    window = (0.0, 0.0, float(around), 2 * height / _WEAVE_M)
+    return loft("walls", sections, center=body.center, front=(0, 1, 0), up=(0, 0, 1), window=window, num_sides=64)
+
+
+def _rim(body: BodyFacts) -> Mesh:
+    """A thicker band around the top, a little proud of the walls."""
+    width, depth, height = (float(value) for value in body.half)
+    outline = [(height - 0.012, -0.0012), (height + 0.001, -0.0012), (height + 0.001, 0.0070), (height - 0.012, 0.0070)]
+    sections = [Section(z, width - inset, depth - inset, _SQUARE) for z, inset in (*outline, outline[0])]
+    window = (0.0, 0.0, 2.5 * round(4 * (width + depth) / _WEAVE_M), 0.5)
+    return loft("rim", sections, center=body.center, front=(0, 1, 0), up=(0, 0, 1), window=window, num_sides=64)
+
+
+def _floor(low: Vector, high: Vector) -> Mesh:
+    repeats = (high - low) / _WEAVE_M
+    window = (0.0, 0.0, float(repeats[1]), float(repeats[0]))
+    faces = {"top": window, "bottom": window}
+    return patchwork("floor", box_patches(low, high, front=(1, 0, 0), up=(0, 0, 1), windows=faces))
+
+
 def basket(facts: ObjectFacts) -> dict[str, Parts]:
-    """A square wicker basket, open at the top; 14 cm deep inside."""
+    """A square wicker basket, open at the top; 13 cm deep inside."""
     body = facts.body("object")
     low, high = body.bounds
     inset = np.array([_LEAN, _LEAN, 0.0])
-    floor = box(low + inset, np.array([*(high - inset)[:2], _FLOOR_TOP]))
-    collision = (floor, *_walls(body))
-    straw = Paint((0.72, 0.53, 0.32))
-    return {"object": Parts(collision, tuple(Visual(shape, straw) for shape in collision))}
+    floor_low, floor_high = low + inset, np.array([*(high - inset)[:2], _FLOOR_TOP])
+    straw = Paint((1.0, 0.96, 0.90), texture="wicker", printed=True, emission=0.25)
+    dark = Paint((0.66, 0.56, 0.46), texture="wicker", printed=True, emission=0.25)
+    visuals = (Visual(_skin(body), straw), Visual(_floor(floor_low, floor_high), straw), Visual(_rim(body), dark))
+    return {"object": Parts((box(floor_low, floor_high), *_walls(body)), visuals)}

@@ -28,6 +28,12 @@ def cell(face: str) -> Window:
     return left + _BLEED, top - 1 / SHEET_ROWS + _BLEED, left + 1 / SHEET_COLUMNS - _BLEED, top - _BLEED
 
 
+def swatch(face: str) -> Window:
+    """The lower left corner of a face's picture, as a plain colour."""
+    left, bottom, _, _ = cell(face)
+    return left, bottom, left + _BLEED, bottom + _BLEED
+
+
 @dataclass(frozen=True)
 class Patch:
     """A flat quadrilateral seen from outside: its lower left corner, its lower side, its left side, and its picture.
@@ -90,7 +96,7 @@ def patchwork(name: str, patches: Sequence[Patch]) -> Mesh:
 
 @dataclass(frozen=True)
 class Section:
-    """A horizontal cut through a loft: half extents to the side and to the front; `power` 2 is round, more is squarer."""
+    """A cut through a loft: half extents to the side and to the front; `power` 2 is round, more is squarer."""
 
     height: float
     side: float
@@ -99,12 +105,13 @@ class Section:
 
 
 def _outline(section: Section, angles: Vector) -> Vector:
-    """(N, 2) side and front coordinates of a superellipse; angle 0 is the front."""
-    sine, cosine = np.sin(angles), np.cos(angles)
-    exponent = 2 / section.power
-    side = section.side * np.sign(sine) * np.abs(sine) ** exponent
-    front = section.front * np.sign(cosine) * np.abs(cosine) ** exponent
-    return np.stack([side, front], axis=1)
+    """(N, 2) side and front coordinates of a superellipse in polar directions; angle 0 is the front."""
+    directions = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    if section.side == 0:
+        return np.zeros_like(directions)
+    scaled = np.abs(directions) / np.array([section.side, section.front])
+    radii: Vector = (scaled**section.power).sum(axis=1, keepdims=True) ** (-1 / section.power)
+    return directions * radii
 
 
 def _even_angles(section: Section, num_sides: int) -> Vector:
@@ -116,25 +123,32 @@ def _even_angles(section: Section, num_sides: int) -> Vector:
 
 
 def loft(
-    name: str, sections: Sequence[Section], *, center: Point, front: Point, up: Point, num_sides: int = 32
+    name: str,
+    sections: Sequence[Section],
+    *,
+    center: Point,
+    front: Point,
+    up: Point,
+    window: Window = (0.0, _BLEED, 1.0, 1 - _BLEED),
+    num_sides: int = 32,
 ) -> Mesh:
-    """A skin over sections from the bottom upwards, closed at both ends, heights counted from `center` along `up`.
+    """A skin over sections from the bottom upwards, heights counted from `center` along `up`.
 
-    The picture goes around once, its middle in front and its height that of the loft. The first and the last section
-    may have no extent.
+    The window of the picture goes around once, its middle in front, from the lowest to the highest section; a window
+    larger than the picture repeats it. A section of no extent closes an end.
     """
     upward, forward = np.asarray(up, dtype=np.float64), np.asarray(front, dtype=np.float64)
     rightward = np.cross(upward, forward)
     origin = np.asarray(center, dtype=np.float64)
     angles = _even_angles(max(sections, key=lambda section: section.side), num_sides)
-    bottom = min(section.height for section in sections)
-    total = max(section.height for section in sections) - bottom
-    around = np.linspace(0.0, 1.0, num_sides + 1)
+    heights = np.array([section.height for section in sections])
+    levels = np.interp(heights, [heights.min(), heights.max()], [window[1], window[3]])
+    around = np.linspace(window[0], window[2], num_sides + 1)
     vertices, uvs, faces = [], [], []
-    for section in sections:
+    for section, level in zip(sections, levels, strict=True):
         outline = _outline(section, angles)
         vertices.append(origin + section.height * upward + outline[:, :1] * rightward + outline[:, 1:] * forward)
-        uvs.append(np.stack([around, np.full(num_sides + 1, (section.height - bottom) / total)], axis=1))
+        uvs.append(np.stack([around, np.full(num_sides + 1, level)], axis=1))
     row = num_sides + 1
     for index, (below, above) in enumerate(pairwise(sections)):
         for side in range(num_sides):

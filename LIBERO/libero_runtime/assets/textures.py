@@ -77,6 +77,21 @@ def _wood(color: Color, *, num_planks: int = 1) -> Callable[[np.random.Generator
     return draw
 
 
+def _wicker(color: Color, *, num_strands: int, num_stakes: int) -> Callable[[np.random.Generator], Picture]:
+    """Strands that go over one stake and under the next, every other row the other way."""
+
+    def draw(rng: np.random.Generator) -> Picture:
+        row, column = np.indices((SIZE, SIZE)) / SIZE
+        strand = np.floor(row * num_strands)
+        across = np.sin(np.pi * (row * num_strands - strand))
+        over = np.cos(np.pi * (column * num_stakes + strand))
+        tone = np.repeat(rng.standard_normal(num_strands), SIZE // num_strands)[:, None]
+        height = across * (0.6 + 0.4 * over)
+        return _shade(color, 0.7 * height - 0.42 + 0.05 * tone + 0.04 * _noise(rng, 9, 0.8))
+
+    return draw
+
+
 TEXTURES: dict[str, Callable[[np.random.Generator], Picture]] = {
     # floors
     "dark_floor_texture": _tiles((74, 70, 68), (52, 50, 48), 2),
@@ -97,9 +112,13 @@ TEXTURES: dict[str, Callable[[np.random.Generator], Picture]] = {
     "ceramic": _marble((222, 218, 210)),
     "white_wall": _plaster((236, 236, 234)),
     "yellow_linen_wall_texture": _linen((220, 200, 150)),
+    # baskets
+    "wicker": _wicker((222, 170, 108), num_strands=8, num_stakes=4),
     # furniture
     "wood_table": _wood((196, 152, 106), num_planks=2),
     "wood_dark": _wood((190, 180, 172)),
+    "coffee_table": _wood((150, 100, 66), num_planks=2),
+    "desk": _wood((124, 78, 50), num_planks=2),
     "metal_legs": _plaster((150, 150, 155)),
 }
 
