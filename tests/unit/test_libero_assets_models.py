@@ -49,7 +49,7 @@ def test_bodies_match_the_facts(assets, category):
         np.testing.assert_allclose(model.body_quat[index], body.quat, atol=1e-4)
         assert model.body(model.body_parentid[index]).name == body.parent
         assert model.body_mass[index] == pytest.approx(body.mass, rel=0.02)
-        if body.mass:
+        if body.mass and body.inertia is not None:
             np.testing.assert_allclose(model.body_ipos[index], body.com, atol=1e-5)
             np.testing.assert_allclose(np.sort(model.body_inertia[index]), np.sort(body.inertia), rtol=0.01)
         if body.low is not None:
@@ -70,12 +70,15 @@ def test_joints_and_sites_match_the_facts(assets, category):
             assert kind == {"hinge": mujoco.mjtJoint.mjJNT_HINGE, "slide": mujoco.mjtJoint.mjJNT_SLIDE}[joint.kind]
             assert model.jnt_limited[index]
             np.testing.assert_allclose(model.jnt_axis[index], joint.axis, atol=1e-6)
+            np.testing.assert_allclose(model.jnt_pos[index], joint.pos, atol=1e-6)
             np.testing.assert_allclose(model.jnt_range[index], joint.range, atol=1e-6)
             assert model.dof_damping[model.jnt_dofadr[index]] == pytest.approx(joint.damping)
         for site in body.sites:
             index = model.site(site.name).id
             assert model.site_type[index] == SITE_NUMBERS[site.kind]
             np.testing.assert_allclose(model.site_pos[index], site.pos, atol=1e-5)
+            unit = site.quat / np.linalg.norm(site.quat)
+            assert abs(model.site_quat[index] @ unit) == pytest.approx(1.0, abs=1e-6)
             used = {"sphere": 1, "capsule": 2, "cylinder": 2}.get(site.kind, 3)
             np.testing.assert_allclose(model.site_size[index, :used], site.size[:used], atol=1e-6)
 

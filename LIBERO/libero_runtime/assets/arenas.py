@@ -12,10 +12,15 @@ from libero_runtime.assets.facts import raw_facts
 
 @dataclass(frozen=True)
 class ArenaEntry:
-    """`facts` names the measured arena, `table_body` the body that geoms of the table belong to (None: no table)."""
+    """`facts` names the measured arena, `table_body` the body that geoms of the table belong to (None: no table).
+
+    The geoms of some tables were measured without names and without looks; then `wood` is the texture of the copies of
+    them that are seen.
+    """
 
     facts: str
     table_body: str | None
+    wood: str | None = None
 
 
 # By the file stem that hf-libero's problem classes load from `scenes/`.
@@ -23,12 +28,17 @@ ARENAS: dict[str, ArenaEntry] = {
     "libero_tabletop_base_style": ArenaEntry("tabletop_base", "table"),
     "libero_kitchen_tabletop_base_style": ArenaEntry("kitchen_tabletop_base", "table"),
     "libero_floor_base_style": ArenaEntry("floor_base", None),
+    "libero_living_room_tabletop_base_style": ArenaEntry(
+        "living_room_tabletop_base", "living_room_table_col", wood="coffee_table"
+    ),
+    "libero_study_base_style": ArenaEntry("study_base", "study_table", wood="desk"),
 }
 
 _FLOOR_MATERIAL = "floorplane"
 _WALL_MATERIAL = "walls_mat"
 _TABLE_MATERIAL = "table_wood"
 _LEG_MATERIAL = "table_legs"
+_SEEN_ONLY = {"contype": "0", "conaffinity": "0", "group": "1"}
 
 
 def _texture(asset: ET.Element, name: str, picture: str, kind: str) -> None:
@@ -50,14 +60,14 @@ def _material(asset: ET.Element, name: str, texture: str, repeat: str, *, unifor
     )
 
 
-def _assets(root: ET.Element) -> None:
+def _assets(root: ET.Element, table_texture: str) -> None:
     asset = ET.SubElement(root, "asset")
     sky = {"builtin": "gradient", "rgb1": ".9 .9 1", "rgb2": ".2 .3 .4", "width": "64", "height": "64"}
     ET.SubElement(asset, "texture", {"type": "skybox", **sky})
     # hf-libero replaces the files of `texplane` and `tex-wall` by those of the problem's style.
     _texture(asset, "texplane", "light-gray-floor-tile", "2d")
     _texture(asset, "tex-wall", "light-gray-plaster", "2d")
-    _texture(asset, "tex-table", "wood_table", "cube")
+    _texture(asset, "tex-table", table_texture, "cube")
     _texture(asset, "tex-table-legs", "metal_legs", "cube")
     _material(asset, _FLOOR_MATERIAL, "texplane", "2 2", uniform=True)
     _material(asset, _WALL_MATERIAL, "tex-wall", "2 2", uniform=True)
@@ -92,15 +102,18 @@ def build_arena(name: str) -> dict[PurePosixPath, str]:
     entry = ARENAS[name]
     facts = raw_facts()["arenas"][entry.facts]
     root = ET.Element("mujoco", model=name)
-    _assets(root)
+    _assets(root, entry.wood or "wood_table")
     worldbody = ET.SubElement(root, "worldbody")
     bodies: dict[str, ET.Element] = {}
     for raw in facts["bodies"]:
         bodies[raw["name"]] = ET.SubElement(worldbody, "body", raw)
     for raw in facts["geoms"]:
-        on_table = entry.table_body is not None and raw.get("name", "").startswith("table_")
+        on_table = raw.get("name", "table_").startswith("table_")
         parent = bodies[entry.table_body] if on_table and entry.table_body else worldbody
         ET.SubElement(parent, "geom", _attributes(raw))
+        if entry.wood is not None and "name" not in raw:
+            shape = {key: raw[key] for key in ("type", "pos", "quat", "size")}
+            ET.SubElement(parent, "geom", {**shape, **_SEEN_ONLY, "material": _TABLE_MATERIAL})
     for raw in facts["sites"]:
         ET.SubElement(bodies[entry.table_body] if entry.table_body else worldbody, "site", raw)
     for tag, key in (("light", "lights"), ("camera", "cameras")):

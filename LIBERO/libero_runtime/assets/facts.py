@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from libero_runtime.assets.shapes import IDENTITY, Primitive, Vector, bounding_box, matrix_to_quat, volume
 
 FACTS_FILE = Path(__file__).with_name("libero_objects.json")
 
-Vector = NDArray[np.float64]
+_DENSITY = 100.0  # kg/m^3, measured on every object's collision geometry
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,24 @@ class SiteFacts:
 
 @dataclass(frozen=True)
 class BodyFacts:
-    """One body: its inertia, and the bounding box of its collision geometry (None when it has none)."""
+    """One body: its inertia, and the bounding box of its collision geometry (None when it has none).
+
+    Where the collision geometry itself was measured, it is listed; inertia and centre of mass then follow from it and
+    are None.
+    """
 
     name: str
     parent: str
     pos: Vector
     quat: Vector
     mass: float
-    com: Vector
-    inertia: Vector
+    com: Vector | None
+    inertia: Vector | None
     low: Vector | None
     high: Vector | None
     joints: tuple[JointFacts, ...]
     sites: tuple[SiteFacts, ...]
+    collision: tuple[Primitive, ...] = ()
 
     @property
     def center(self) -> Vector:
@@ -86,7 +92,6 @@ class ObjectFacts:
 
     category: str
     total_mass: float
-    color: tuple[int, int, int]
     bodies: tuple[BodyFacts, ...]
 
     def body(self, name: str) -> BodyFacts:
@@ -142,6 +147,68 @@ def _read_body(raw: dict[str, Any]) -> BodyFacts:
     )
 
 
+def _numbers(text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
+    """Numbers of an MJCF attribute."""
+    return default if text is None else tuple(float(value) for value in text.split())
+
+
+def _tree_primitive(raw: dict[str, str]) -> Primitive:
+    angles = _numbers(raw.get("euler"), (0.0, 0.0, 0.0))
+    if angles[1] or angles[2]:
+        raise ValueError(f"expected rotations about x only, given euler {angles}")
+    cos, sin = np.cos(angles[0]), np.sin(angles[0])
+    turned = np.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
+    x, y, z = _numbers(raw["pos"], ())
+    return Primitive(
+        raw["type"], (x, y, z), _numbers(raw["size"], ()), matrix_to_quat(turned) if angles[0] else IDENTITY
+    )
+
+
+def _tree_joint(raw: dict[str, str]) -> JointFacts:
+    return JointFacts(
+        name=raw["name"],
+        kind=raw["type"],
+        axis=_vector(_numbers(raw["axis"], ())),
+        pos=_vector(_numbers(raw.get("pos"), (0.0, 0.0, 0.0))),
+        range=_vector(_numbers(raw["range"], ())),
+        damping=float(raw["damping"]),
+        frictionloss=float(raw.get("frictionloss", 0.0)),
+    )
+
+
+def _tree_site(raw: dict[str, str]) -> SiteFacts:
+    size = _numbers(raw["size"], ())
+    return SiteFacts(
+        name=raw["name"],
+        kind=raw.get("type", "sphere"),
+        pos=_vector(_numbers(raw["pos"], ())),
+        quat=_vector(_numbers(raw.get("quat"), IDENTITY)),
+        size=_vector(size if len(size) == 3 else (size[0],) * 3),
+    )
+
+
+def _read_tree(raw: dict[str, Any], parent: str) -> list[BodyFacts]:
+    """Bodies of the other form of the facts: MJCF attributes as they stand, nested, with all collision geometry."""
+    # geoms of other classes are seen only
+    collision = tuple(_tree_primitive(geom) for geom in raw["collision"] if geom["class"].endswith("_collision"))
+    low, high = bounding_box(collision) if collision else (None, None)
+    body = BodyFacts(
+        name=raw["name"] or "",
+        parent=parent,
+        pos=_vector(_numbers(raw["pos"], (0.0, 0.0, 0.0))),
+        quat=_vector(_numbers(raw["quat"], IDENTITY)),
+        mass=_DENSITY * sum(volume(primitive) for primitive in collision),
+        com=None,
+        inertia=None,
+        low=low,
+        high=high,
+        joints=tuple(_tree_joint(joint) for joint in raw["joints"]),
+        sites=tuple(_tree_site(site) for site in raw["sites"]),
+        collision=collision,
+    )
+    return [body, *(inner for child in raw["bodies"] for inner in _read_tree(child, body.name))]
+
+
 @functools.cache
 def raw_facts() -> dict[str, Any]:
     """The whole data file as parsed JSON."""
@@ -156,12 +223,11 @@ def object_facts(category: str) -> ObjectFacts:
     if category not in objects:
         raise ValueError(f"no facts about the object {category!r}; known: {sorted(objects)}")
     raw = objects[category]
-    if "bodies" not in raw:
-        raise ValueError(f"the facts about {category!r} are a list of primitives, not of bodies")
-    red, green, blue = raw["median_texture_rgb"]
+    if "body_tree" in raw:
+        bodies = tuple(_read_tree(raw["body_tree"], "world"))
+        return ObjectFacts(category=category, total_mass=sum(body.mass for body in bodies), bodies=bodies)
     return ObjectFacts(
         category=category,
         total_mass=raw["total_mass"],
-        color=(red, green, blue),
         bodies=tuple(_read_body(body) for body in raw["bodies"]),
     )

@@ -1,9 +1,21 @@
-"""Articulated fixtures: the cabinets with three drawers and the stove with its knob."""
+"""Fixtures: the cabinets with three drawers, the stove with its knob, and the wine rack."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from libero_runtime.assets.facts import BodyFacts, ObjectFacts
-from libero_runtime.assets.shapes import Paint, Parts, Visual, box, capsule, cylinder
+from libero_runtime.assets.shapes import (
+    Paint,
+    Parts,
+    Primitive,
+    Visual,
+    board,
+    box,
+    capsule,
+    cylinder,
+    quat_to_matrix,
+)
 
 # A drawer must never touch the carcass: both are static neighbours, so MuJoCo does not filter their contacts.
 _CLEARANCE = 0.0012
@@ -108,3 +120,57 @@ def flat_stove(facts: ObjectFacts) -> dict[str, Parts]:
         "burner": Parts((block, plate), tuple(burner_visuals)),
         "button": Parts((disc, grip), tuple(knob_visuals)),
     }
+
+
+def wine_rack(facts: ObjectFacts) -> dict[str, Parts]:
+    """A rack of crossed slats. Bottles lie on its slope, their bottoms against the plate of the top region.
+
+    In the plane of y and z, a steep back that carries the region's plate and a slope at right angles to it make a
+    corner; front legs cross the back below. Pegs keep bottles from rolling aside.
+    """
+    body = facts.body("object")
+    region = body.sites[0]
+    (x0, y0, z0), (x1, y1, z1) = (tuple(float(value) for value in corner) for corner in body.bounds)
+    # along the plate downwards, and its normal: along a lying bottle
+    _, down, out = quat_to_matrix(region.quat).T
+    slat, half_width = 0.0130, 0.0110
+    face = region.pos + out * region.size[2]
+    corner = face + down * (region.size[1] + 0.0005)
+    side = x1 - half_width
+    # where the back's outer upper edge and the slope's lower outer edge meet the bounding box
+    back_top = face + down * ((y0 + slat * out[1] - face[1]) / down[1])
+    back_foot = face + down * ((z0 + slat - face[2]) / down[2])
+    length = float((y1 - slat * down[1] - corner[1]) / out[1])
+    post = float((z1 - (corner + length * out)[2]) / -down[2])
+
+    def slope_board(start: float, stop: float, *, x: float, half: float, above: float = 0.0) -> Primitive:
+        """A board on the slope between two distances from the corner, `above` metres over it."""
+        first, last = (corner + distance * out - above * down for distance in (start, stop))
+        first[0] = last[0] = x
+        return board(first, last, axis="x", half_width=half, thickness=slat, inside=first + down)
+
+    boards = [
+        slope_board(0.004, 0.084, x=0.0, half=side - half_width),
+        slope_board(0.130, 0.155, x=0.0, half=side - half_width),
+        slope_board(length - 0.030, length - 0.010, x=0.0, half=side - half_width),
+        board(face - 0.026 * down, face + 0.026 * down, axis="x", half_width=side - half_width, thickness=slat,
+              inside=face - out),
+    ]  # fmt: skip
+    pegs = [slope_board(0.030, 0.060, x=x, half=0.005, above=0.010) for x in (-0.045, 0.045)]
+    for x in (-side, side):
+        shift, inner = np.array([x, 0.0, 0.0]), x * (1 - 2 * half_width / side)
+        top = corner + length * out
+        boards += [
+            board(back_top + shift, back_foot + shift, axis="x", half_width=half_width, thickness=slat,
+                  inside=back_top + shift - out),
+            slope_board(0.0, length, x=x, half=half_width),
+            board(top + shift, top + shift - post * down, axis="x", half_width=half_width, thickness=slat,
+                  inside=top + shift - out),
+            board((inner, y1 - 0.022, top[2] - 0.006), (inner, y0 + 0.020, z0 + 0.006), axis="x",
+                  half_width=half_width, thickness=slat, inside=(inner, y0, z1)),
+            box((min(x, inner) - half_width, y0 + 0.010, z0), (max(x, inner) + half_width, 0.060, z0 + slat)),
+        ]  # fmt: skip
+    wood = Paint((0.50, 0.22, 0.11), texture="wood_dark", specular=0.3, shininess=0.3)
+    dark = Paint((0.36, 0.15, 0.08), texture="wood_dark", specular=0.3, shininess=0.3)
+    visuals = [Visual(shape, wood) for shape in boards] + [Visual(peg, dark) for peg in pegs]
+    return {"object": Parts((*boards, *pegs), tuple(visuals))}

@@ -9,10 +9,13 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from libero_runtime.assets.appliances import microwave
 from libero_runtime.assets.basket import basket
 from libero_runtime.assets.bottles import alphabet_soup, bbq_sauce, ketchup, salad_dressing, tomato_sauce
 from libero_runtime.assets.facts import BodyFacts, ObjectFacts, Vector, object_facts
-from libero_runtime.assets.furniture import flat_stove, white_cabinet, wooden_cabinet
+from libero_runtime.assets.furniture import flat_stove, white_cabinet, wine_rack, wooden_cabinet
+from libero_runtime.assets.kitchenware import frypan, moka_pot, wine_bottle
+from libero_runtime.assets.mugs import porcelain_mug, red_coffee_mug, white_yellow_mug
 from libero_runtime.assets.packages import (
     butter,
     chocolate_pudding,
@@ -22,6 +25,7 @@ from libero_runtime.assets.packages import (
     orange_juice,
 )
 from libero_runtime.assets.shapes import Mesh, Paint, Parts, Primitive
+from libero_runtime.assets.stationery import black_book, desk_caddy
 from libero_runtime.assets.tableware import bowl, plate, ramekin
 
 Recipe = Callable[[ObjectFacts], Mapping[str, Parts]]
@@ -65,6 +69,16 @@ OBJECTS: dict[str, Entry] = {
     "salad_dressing": Entry(GROCERIES, salad_dressing),
     "tomato_sauce": Entry(GROCERIES, tomato_sauce),
     "basket": Entry(SCANNED, basket),
+    "microwave": Entry(ARTICULATED, microwave),
+    "chefmate_8_frypan": Entry(SCANNED, frypan),
+    "wine_rack": Entry(HOUSEHOLD, wine_rack),
+    "wine_bottle": Entry(HOUSEHOLD, wine_bottle),
+    "moka_pot": Entry(HOUSEHOLD, moka_pot),
+    "porcelain_mug": Entry(HOUSEHOLD, porcelain_mug),
+    "white_yellow_mug": Entry(HOUSEHOLD, white_yellow_mug),
+    "red_coffee_mug": Entry(HOUSEHOLD, red_coffee_mug),
+    "desk_caddy": Entry(HOUSEHOLD, desk_caddy),
+    "black_book": Entry(HOUSEHOLD, black_book),
 }
 
 # Contact parameters measured on every object of LIBERO.
@@ -159,7 +173,7 @@ class _Document:
         element = ET.SubElement(parent, "body", pos=numbers(body.pos), quat=numbers(body.quat))
         if body.name:
             element.set("name", body.name)
-        if body.mass > 0:
+        if body.mass > 0 and body.com is not None and body.inertia is not None:
             ET.SubElement(
                 element,
                 "inertial",

@@ -189,7 +189,14 @@ def wall_ring(
     return tuple(boxes)
 
 
-def lathe(name: str, profile: Profile, *, center: Point = (0.0, 0.0, 0.0), num_sides: int = 48) -> Mesh:
+def lathe(
+    name: str,
+    profile: Profile,
+    *,
+    center: Point = (0.0, 0.0, 0.0),
+    num_sides: int = 48,
+    start_angle: float = 0.0,
+) -> Mesh:
     """Turn a polyline around the z axis.
 
     The polyline starts and ends on the axis or returns to its start, and runs so that outside is on its right hand:
@@ -205,7 +212,7 @@ def lathe(name: str, profile: Profile, *, center: Point = (0.0, 0.0, 0.0), num_s
             continue
         rows.append([len(vertices) + side for side in range(num_sides)])
         for side in range(num_sides):
-            angle = 2 * math.pi * side / num_sides
+            angle = start_angle + 2 * math.pi * side / num_sides
             vertices.append((cx + radius * math.cos(angle), cy + radius * math.sin(angle), cz + height))
     faces = []
     for below, above in pairwise(rows):
@@ -214,6 +221,42 @@ def lathe(name: str, profile: Profile, *, center: Point = (0.0, 0.0, 0.0), num_s
             a, b, c, d = below[side], below[following], above[following], above[side]
             faces += [triangle for triangle in ((a, b, c), (a, c, d)) if len(set(triangle)) == 3]
     return Mesh(name, np.array(vertices), np.array(faces, dtype=np.int64))
+
+
+def tube(name: str, path: Sequence[Point], radius: float, *, num_sides: int = 10) -> Mesh:
+    """A round tube with flat ends along a path that lies in one plane."""
+    points = np.asarray(path, dtype=np.float64)
+    tangents = np.gradient(points, axis=0)
+    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+    across = np.cross(points[1] - points[0], points[-1] - points[len(points) // 2])
+    if np.linalg.norm(across) < 1e-12:  # straight: any direction across it will do
+        across = np.cross(tangents[0], np.eye(3)[int(np.argmin(np.abs(tangents[0])))])
+    across /= np.linalg.norm(across)
+    angles = 2 * np.pi * np.arange(num_sides) / num_sides
+    # around the tangent by the right hand, so that faces look outwards
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    vertices = [
+        point + radius * (circle[:, :1] * across + circle[:, 1:] * np.cross(tangent, across))
+        for point, tangent in zip(points, tangents, strict=True)
+    ]
+    faces = []
+    for ring in range(len(points) - 1):
+        for side in range(num_sides):
+            a, b = ring * num_sides + side, ring * num_sides + (side + 1) % num_sides
+            faces += [(a, b, b + num_sides), (a, b + num_sides, a + num_sides)]
+    last = (len(points) - 1) * num_sides
+    for side in range(1, num_sides - 1):
+        faces += [(0, side + 1, side), (last, last + side, last + side + 1)]
+    return Mesh(name, np.concatenate(vertices), np.array(faces, dtype=np.int64))
+
+
+def volume(primitive: Primitive) -> float:
+    """Cubic metres."""
+    if primitive.kind == "box":
+        return 8 * math.prod(primitive.size)
+    radius, half_length = primitive.size
+    ends = 4 / 3 * radius if primitive.kind == "capsule" else 0.0
+    return math.pi * radius**2 * (2 * half_length + ends)
 
 
 def bounding_box(primitives: Sequence[Primitive]) -> tuple[Vector, Vector]:

@@ -13,14 +13,20 @@ NUM_WALL_BOXES = 16
 
 
 def round_wall(
-    outer: Profile, thickness: float, body: BodyFacts, *, num_boxes: int = NUM_WALL_BOXES
+    outer: Profile,
+    thickness: float,
+    body: BodyFacts,
+    *,
+    num_boxes: int = NUM_WALL_BOXES,
+    center: tuple[float, float] | None = None,
+    top: float | None = None,
 ) -> tuple[Primitive, ...]:
-    """Rings of boxes along the outer polyline, centred on the body's bounding box.
+    """Rings of boxes along the outer polyline, around `center` (default: the middle of the bounding box).
 
-    The last ring is lowered so that the inner edge of its slanted top ends at the top of the bounding box.
+    The last ring is lowered so that the inner edge of its slanted top ends at `top` (default: that of the box).
     """
-    top = float(body.bounds[1][2])
-    center = (float(body.center[0]), float(body.center[1]), 0.0)
+    top = float(body.bounds[1][2]) if top is None else top
+    x, y = body.center[:2] if center is None else center
     walls: list[Primitive] = []
     for index, (lower, upper) in enumerate(pairwise(outer)):
         if index == len(outer) - 2:
@@ -30,14 +36,14 @@ def round_wall(
             raised = thickness * run / math.hypot(run, height)
             raised = thickness * run / math.hypot(run, height - raised)
             upper = (upper[0], top - raised)
-        walls += wall_ring(lower, upper, thickness, center=center, num_boxes=num_boxes)
+        walls += wall_ring(lower, upper, thickness, center=(x, y, 0.0), num_boxes=num_boxes)
     return tuple(walls)
 
 
-def floor_box(body: BodyFacts, radius: float, top: float) -> Primitive:
+def floor_box(body: BodyFacts, radius: float, top: float, *, center: tuple[float, float] | None = None) -> Primitive:
     """A square floor inside a round wall: box against box rests on four contacts, where cylinders would rock."""
     half = radius / math.sqrt(2)
-    x, y, _ = body.center
+    x, y = body.center[:2] if center is None else center
     return box((x - half, y - half, body.bounds[0][2]), (x + half, y + half, top))
 
 
@@ -112,6 +118,4 @@ def ramekin(facts: ObjectFacts) -> dict[str, Parts]:
                (0.0, 0.0070)]  # fmt: skip
     edge = [(rim + 0.0004, top - 0.0035), (rim + 0.0004, top + 0.0005), (rim - 0.0058, top + 0.0005),
             (rim - 0.0058, top - 0.0035), (rim + 0.0004, top - 0.0035)]  # fmt: skip
-    return _parts(
-        collision, [Visual(_turned("dish", body, profile), white), Visual(_turned("rim", body, edge), brown)]
-    )
+    return _parts(collision, [Visual(_turned("dish", body, profile), white), Visual(_turned("rim", body, edge), brown)])
