@@ -16,7 +16,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--demonstrations",
         type=Path,
         required=True,
-        help="folder of LIBERO HDF5 files, or one written by openvla_oft.pack",
+        help="folder of LIBERO HDF5 files or of RLDS shards, or one written by openvla_oft.pack",
     )
     data.add_argument(
         "--suite", default="libero_spatial", help="subfolder of the demonstrations and name of the statistics"
@@ -28,6 +28,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated: agentview, eye_in_hand (default: agentview)",
     )
     data.add_argument("--action-key", default="actions", help="dataset of each demonstration that holds the labels")
+    data.add_argument(
+        "--drop-noops", action="store_true", help="leave out steps that move nothing and keep the gripper as it is"
+    )
     data.add_argument("--max-demos-per-task", type=int, default=None)
     data.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read (0: none)")
 

@@ -1,38 +1,26 @@
-"""All demonstrations in memory: frames, actions, which frame belongs to which demonstration; chunk targets; the split.
+"""All demonstrations as arrays: frames, actions, which frame belongs to which demonstration; chunk targets; the split.
 
 Shapes: F frames over all demonstrations, D demonstrations, K tasks, N cameras, H x W pixels, C colour channels,
 T steps of an action chunk, A action dimensions.
 """
 
-import functools
 import json
-import logging
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from openvla_oft import hdf5
-from openvla_oft.hdf5 import DemoInfo, DemonstrationError
-
-logger = logging.getLogger(__name__)
+from openvla_oft import reading, sources
+from openvla_oft.demonstration import ACTION_DIM, DemoInfo, DemonstrationError, ReadOptions
 
 PACK_FILE = "pack.json"
 PACK_VERSION = 1
 IMAGES_FILE = "images.npy"
 GRIPPER = 6
-
-_Part = tuple[NDArray[np.float32], NDArray[np.uint8] | None]
-"""Actions of a demonstration, and its pictures unless they were written to a file."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,7 @@ class DemonstrationSet:
 
     def __post_init__(self) -> None:
         num_frames = int(self.demo_lengths_D.sum())
-        if self.images_FNHWC.shape[0] != num_frames or self.actions_FA.shape != (num_frames, hdf5.ACTION_DIM):
+        if self.images_FNHWC.shape[0] != num_frames or self.actions_FA.shape != (num_frames, ACTION_DIM):
             raise DemonstrationError(
                 f"{num_frames} frames by demonstration lengths, but pictures {self.images_FNHWC.shape} "
                 f"and actions {self.actions_FA.shape}"
@@ -128,18 +116,18 @@ def load(
     cameras: Sequence[str],
     image_size: int,
     action_key: str = "actions",
+    drop_noops: bool = False,
     max_demos_per_task: int | None = None,
     num_workers: int = 0,
 ) -> DemonstrationSet:
-    """Read a folder of HDF5 files, or one written by ``python -m openvla_oft.pack``."""
+    """Read a folder of HDF5 files or of RLDS shards, or one written by ``python -m openvla_oft.pack``."""
+    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops)
     if (source / PACK_FILE).is_file():
-        return _load_pack(source, cameras=cameras, image_size=image_size, max_demos_per_task=max_demos_per_task)
-    infos = _select(
-        hdf5.scan(hdf5.find_files(source, suite), cameras=cameras, action_key=action_key), max_demos_per_task
-    )
-    num_frames = sum(info.num_steps for info in infos)
-    images_FNHWC = np.empty((num_frames, len(cameras), image_size, image_size, 3), dtype=np.uint8)
-    return _fill(infos, images_FNHWC, cameras=cameras, action_key=action_key, num_workers=num_workers)
+        return _load_pack(source, options, max_demos_per_task=max_demos_per_task)
+    infos = _select(sources.scan(source, suite, options), max_demos_per_task)
+    images_FNHWC = np.empty(_shape(infos, options), dtype=np.uint8)
+    actions_FA = reading.fill(infos, images_FNHWC, options, num_workers=num_workers)
+    return _assemble(infos, images_FNHWC, actions_FA, options)
 
 
 def pack(
@@ -150,33 +138,33 @@ def pack(
     cameras: Sequence[str],
     image_size: int,
     action_key: str = "actions",
+    drop_noops: bool = False,
     max_demos_per_task: int | None = None,
     num_workers: int = 0,
 ) -> DemonstrationSet:
     """Write the resized frames once, as .npy files that ``load`` memory-maps, so that several trainings share them."""
     if output.exists():
         raise DemonstrationError(f"{output} exists; remove it or give another --output")
-    infos = _select(
-        hdf5.scan(hdf5.find_files(source, suite), cameras=cameras, action_key=action_key), max_demos_per_task
-    )
+    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops)
+    infos = _select(sources.scan(source, suite, options), max_demos_per_task)
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
+    file = partial / IMAGES_FILE
     try:
-        shape = (sum(info.num_steps for info in infos), len(cameras), image_size, image_size, 3)
-        images_FNHWC = np.lib.format.open_memmap(partial / IMAGES_FILE, mode="w+", dtype=np.uint8, shape=shape)
-        demos = _fill(
-            infos,
-            images_FNHWC,
-            cameras=cameras,
-            action_key=action_key,
-            num_workers=num_workers,
-            file=partial / IMAGES_FILE,
-        )
+        images_FNHWC = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=_shape(infos, options))
+        actions_FA = reading.fill(infos, images_FNHWC, options, num_workers=num_workers, file=file)
+        demos = _assemble(infos, images_FNHWC, actions_FA, options)
         images_FNHWC.flush()
         np.save(partial / "actions.npy", demos.actions_FA)
         np.save(partial / "demo_lengths.npy", demos.demo_lengths_D)
         np.save(partial / "demo_tasks.npy", demos.demo_tasks_D)
-        description = {"version": PACK_VERSION, "languages": demos.languages, "cameras": demos.cameras, "suite": suite}
+        description = {
+            "version": PACK_VERSION,
+            "languages": demos.languages,
+            "cameras": demos.cameras,
+            "suite": suite,
+            "drop_noops": drop_noops,
+        }
         (partial / PACK_FILE).write_text(json.dumps(description, indent=1) + "\n")
         partial.rename(output)
     finally:
@@ -184,27 +172,34 @@ def pack(
     return demos
 
 
-def _load_pack(
-    folder: Path, *, cameras: Sequence[str], image_size: int, max_demos_per_task: int | None
-) -> DemonstrationSet:
+def _load_pack(folder: Path, options: ReadOptions, *, max_demos_per_task: int | None) -> DemonstrationSet:
     description = json.loads((folder / PACK_FILE).read_text())
     if description.get("version") != PACK_VERSION:
         raise DemonstrationError(
             f"{folder / PACK_FILE}: version {description.get('version')}, expected {PACK_VERSION}; pack again"
         )
-    images_FNHWC = np.load(folder / IMAGES_FILE, mmap_mode="r")
-    if tuple(description["cameras"]) != tuple(cameras) or images_FNHWC.shape[2] != image_size:
+    try:
+        images_FNHWC = np.load(folder / IMAGES_FILE, mmap_mode="r")
+        arrays = {name: np.load(folder / f"{name}.npy") for name in ("actions", "demo_lengths", "demo_tasks")}
+    except (OSError, ValueError) as error:
+        raise DemonstrationError(f"{folder} is incomplete or corrupt ({error}); pack again") from error
+    if tuple(description["cameras"]) != options.cameras or images_FNHWC.shape[2] != options.image_size:
         raise DemonstrationError(
             f"{folder} was packed for cameras {description['cameras']} at {images_FNHWC.shape[2]} pixels, but "
-            f"{list(cameras)} at {image_size} are wanted; pack again with these"
+            f"{list(options.cameras)} at {options.image_size} are wanted; pack again with these"
+        )
+    if description.get("drop_noops", False) != options.drop_noops:
+        raise DemonstrationError(
+            f"{folder} was packed with{'' if description.get('drop_noops') else 'out'} --drop-noops; "
+            f"pack again, or give the same here"
         )
     demos = DemonstrationSet(
         images_FNHWC=images_FNHWC,
-        actions_FA=np.load(folder / "actions.npy"),
-        demo_lengths_D=np.load(folder / "demo_lengths.npy"),
-        demo_tasks_D=np.load(folder / "demo_tasks.npy"),
+        actions_FA=arrays["actions"],
+        demo_lengths_D=arrays["demo_lengths"],
+        demo_tasks_D=arrays["demo_tasks"],
         languages=tuple(description["languages"]),
-        cameras=tuple(cameras),
+        cameras=options.cameras,
     )
     return demos if max_demos_per_task is None else _first_demos(demos, max_demos_per_task)
 
@@ -239,73 +234,21 @@ def _select(infos: Sequence[DemoInfo], max_demos_per_task: int | None) -> list[D
     return kept
 
 
-def _fill(
-    infos: Sequence[DemoInfo],
-    images_FNHWC: NDArray[np.uint8],
-    *,
-    cameras: Sequence[str],
-    action_key: str,
-    num_workers: int,
-    file: Path | None = None,
-) -> DemonstrationSet:
-    """Read every demonstration into its slice of ``images_FNHWC``.
+def _shape(infos: Sequence[DemoInfo], options: ReadOptions) -> tuple[int, ...]:
+    assert options.image_size is not None
+    size = options.image_size
+    return sum(info.num_steps for info in infos), len(options.cameras), size, size, 3
 
-    Where that array is a memory map of ``file``, the workers write there themselves: passing gigabytes of pictures
-    between processes would take longer than reading them.
-    """
-    lengths_D = np.array([info.num_steps for info in infos], dtype=np.int64)
-    starts_D = np.cumsum(lengths_D) - lengths_D
-    actions_FA = np.empty((images_FNHWC.shape[0], hdf5.ACTION_DIM), dtype=np.float32)
-    job = functools.partial(
-        _read_part, cameras=tuple(cameras), image_size=images_FNHWC.shape[2], action_key=action_key, file=file
-    )
-    parts = _map_in_order(job, list(zip(infos, starts_D.tolist(), strict=True)), num_workers=num_workers)
-    bar = tqdm(parts, total=len(infos), desc="reading demonstrations", unit="demo", mininterval=1.0)
-    for start, length, (actions_TA, images_TNHWC) in zip(starts_D, lengths_D, bar, strict=True):
-        actions_FA[start : start + length] = actions_TA
-        if images_TNHWC is not None:
-            images_FNHWC[start : start + length] = images_TNHWC
+
+def _assemble(
+    infos: Sequence[DemoInfo], images_FNHWC: NDArray[np.uint8], actions_FA: NDArray[np.float32], options: ReadOptions
+) -> DemonstrationSet:
     languages = tuple(dict.fromkeys(info.language for info in infos))
-    tasks_D = np.array([languages.index(info.language) for info in infos], dtype=np.int64)
     return DemonstrationSet(
         images_FNHWC=images_FNHWC,
         actions_FA=actions_FA,
-        demo_lengths_D=lengths_D,
-        demo_tasks_D=tasks_D,
+        demo_lengths_D=np.array([info.num_steps for info in infos], dtype=np.int64),
+        demo_tasks_D=np.array([languages.index(info.language) for info in infos], dtype=np.int64),
         languages=languages,
-        cameras=tuple(cameras),
+        cameras=options.cameras,
     )
-
-
-def _read_part(
-    part: tuple[DemoInfo, int], *, cameras: tuple[str, ...], image_size: int, action_key: str, file: Path | None
-) -> _Part:
-    """Read one demonstration; write its pictures into ``file`` from the given frame on, or return them."""
-    info, start = part
-    demo = hdf5.read_demo(info, cameras=cameras, image_size=image_size, action_key=action_key)
-    if file is None:
-        return demo.actions_TA, demo.images_TNHWC
-    np.load(file, mmap_mode="r+")[start : start + info.num_steps] = demo.images_TNHWC
-    return demo.actions_TA, None
-
-
-def _map_in_order(
-    job: Callable[[tuple[DemoInfo, int]], _Part], items: Sequence[tuple[DemoInfo, int]], *, num_workers: int
-) -> Iterator[_Part]:
-    """Results in the order of the items; with workers, at most four per worker wait in memory."""
-    if num_workers < 2:
-        yield from map(job, items)
-        return
-    # "spawn": a forked child of a process that used OpenMP or CUDA can hang.
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        pending: deque[Future[_Part]] = deque()
-        for item in items:
-            pending.append(pool.submit(job, item))
-            if len(pending) >= 4 * num_workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)

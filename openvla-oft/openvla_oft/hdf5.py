@@ -4,122 +4,73 @@ Shapes: T steps of one demonstration, N cameras, H x W pixels, C colour channels
 
 Orientation. LIBERO stores pictures as the simulator's OpenGL buffer gives them; the policy sees them rotated by 180
 degrees (both image axes reversed), as OpenVLA's data preparation and its LIBERO evaluation do. The reader rotates.
-
-Timing. ``obs[t]`` is what the policy saw when it chose ``actions[t]``.
-
-Actions are the environment's own: six controller deltas in [-1, 1] and the gripper, -1 open and +1 close.
 """
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
 
-ACTION_DIM = 7
+from openvla_oft.demonstration import (
+    ACTION_DIM,
+    Demo,
+    DemoInfo,
+    DemonstrationError,
+    ReadOptions,
+    check_actions,
+    kept_steps,
+)
+from openvla_oft.pictures import resize_images, rotate_180
+
 CAMERA_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
 """Camera name on the command line -> dataset under ``obs`` in LIBERO's layout."""
-RANGE_TOLERANCE = 1e-6
-
-
-class DemonstrationError(ValueError):
-    """Demonstrations on disk are missing or malformed; the message names the file and the demonstration."""
-
-
-@dataclass(frozen=True)
-class DemoInfo:
-    """Where one demonstration is and how long it is."""
-
-    path: Path
-    name: str
-    language: str
-    num_steps: int
-
-
-@dataclass(frozen=True)
-class Demo:
-    """One demonstration as the policy sees it: ``images_TNHWC`` uint8 rotated and resized, ``actions_TA`` float32."""
-
-    images_TNHWC: NDArray[np.uint8]
-    actions_TA: NDArray[np.float32]
 
 
 def find_files(folder: Path, suite: str) -> list[Path]:
     """The suite's files, sorted by name: ``folder/<suite>/*.hdf5`` where that folder exists, else ``folder/*.hdf5``."""
-    if not folder.is_dir():
-        raise DemonstrationError(
-            f"demonstrations folder {folder} does not exist; expected LIBERO HDF5 files there, for example made by "
-            f"`python -m libero_runtime.demonstrations --suite {suite} --output {folder}`"
-        )
     inner = folder / suite
-    files = sorted((inner if inner.is_dir() else folder).glob("*.hdf5"))
-    if not files:
-        raise DemonstrationError(f"no *.hdf5 file in {folder} (or {inner}); expected one per task of {suite}")
-    return files
+    return sorted((inner if inner.is_dir() else folder).glob("*.hdf5"))
 
 
-def scan(files: Sequence[Path], *, cameras: Sequence[str], action_key: str = "actions") -> list[DemoInfo]:
+def scan(files: Sequence[Path], options: ReadOptions | None = None) -> list[DemoInfo]:
     """List every demonstration of the files and check layout and shapes without reading pictures."""
-    for camera in cameras:
-        if camera not in CAMERA_KEYS:
-            raise DemonstrationError(f"unknown camera {camera!r}; expected one of {sorted(CAMERA_KEYS)}")
     infos: list[DemoInfo] = []
     for path in files:
         try:
             with h5py.File(path, "r") as file:
-                infos += _scan_file(file, path, cameras, action_key)
-        except OSError as error:
+                infos += _scan_file(file, path, options or ReadOptions())
+        except (OSError, RuntimeError) as error:
             raise DemonstrationError(
-                f"{path} cannot be read as HDF5 ({error}); make the demonstrations again"
+                f"{path} cannot be read as HDF5 ({error}): it is cut off or corrupt; make the demonstrations again"
             ) from error
     return infos
 
 
-def read_demo(info: DemoInfo, *, cameras: Sequence[str], image_size: int, action_key: str = "actions") -> Demo:
+def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
     """Read one demonstration, check its numbers, rotate its pictures by 180 degrees and resize them."""
-    with h5py.File(info.path, "r") as file:
-        group = file["data"][info.name]
-        actions_TA = np.asarray(group[action_key][()], dtype=np.float32)
-        images = [
-            resize_images(rotate_180(group["obs"][CAMERA_KEYS[camera]][()]), image_size=image_size)
-            for camera in cameras
-        ]
-    _check_actions(actions_TA, where=f"{info.path}, {info.name}")
-    return Demo(images_TNHWC=np.stack(images, axis=1), actions_TA=actions_TA)
+    where = f"{info.path}, {info.name}"
+    try:
+        with h5py.File(info.path, "r") as file:
+            group = file["data"][info.name]
+            actions_TA = np.asarray(group[options.action_key][()], dtype=np.float32)
+            stored = [group["obs"][CAMERA_KEYS[camera]][()] for camera in options.cameras]
+    except (OSError, RuntimeError) as error:
+        raise DemonstrationError(
+            f"{where} cannot be read ({error}): the file is cut off or corrupt; make the demonstrations again"
+        ) from error
+    check_actions(actions_TA, where=where)
+    kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=where)
+    images = [
+        resize_images(rotate_180(images_THWC[kept_T]), image_size=options.image_size or images_THWC.shape[1])
+        for images_THWC in stored
+    ]
+    return Demo(images_TNHWC=np.stack(images, axis=1), actions_TA=actions_TA[kept_T])
 
 
-def rotate_180(images_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Reverse both image axes: from LIBERO's stored orientation to the one the policy sees."""
-    return np.ascontiguousarray(images_THWC[:, ::-1, ::-1])
-
-
-def resize_images(images_THWC: NDArray[np.uint8], *, image_size: int) -> NDArray[np.uint8]:
-    """Bicubic with antialiasing in float32, clamped and rounded: the policy's own image path up to its uint8 step.
-
-    The result is stored as uint8, so resizing once here and again (to the same size, an identity) in the processor
-    gives exactly the picture the policy sees in the environment. torch's uint8 kernel is faster but differs by
-    several levels.
-    """
-    if images_THWC.shape[1:3] == (image_size, image_size):
-        return images_THWC
-    pixels_TCHW = torch.from_numpy(images_THWC).permute(0, 3, 1, 2).to(torch.float32)
-    size = (image_size, image_size)
-    resized_TCHW = nn.functional.interpolate(
-        pixels_TCHW, size=size, mode="bicubic", align_corners=False, antialias=True
-    )
-    resized: NDArray[np.uint8] = (
-        resized_TCHW.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    )
-    return resized
-
-
-def _scan_file(file: h5py.File, path: Path, cameras: Sequence[str], action_key: str) -> list[DemoInfo]:
+def _scan_file(file: h5py.File, path: Path, options: ReadOptions) -> list[DemoInfo]:
     if "data" not in file:
         raise DemonstrationError(f"{path} has no group 'data'; expected LIBERO's layout data/demo_<i>/...")
     data = file["data"]
@@ -129,19 +80,23 @@ def _scan_file(file: h5py.File, path: Path, cameras: Sequence[str], action_key: 
     language = _language(data, path)
     infos = []
     for name in names:
-        num_steps = _check_shapes(data[name], cameras=cameras, action_key=action_key, where=f"{path}, {name}")
+        num_steps = _check_shapes(data[name], options, where=f"{path}, {name}")
+        if options.drop_noops:
+            actions_TA = np.asarray(data[name][options.action_key][()], dtype=np.float32)
+            num_steps = int(kept_steps(actions_TA, drop_noops=True, where=f"{path}, {name}").sum())
         infos.append(DemoInfo(path=path, name=name, language=language, num_steps=num_steps))
     return infos
 
 
-def _check_shapes(group: h5py.Group, *, cameras: Sequence[str], action_key: str, where: str) -> int:
+def _check_shapes(group: h5py.Group, options: ReadOptions, *, where: str) -> int:
     """Raise unless actions are (T, 7) and every camera is (T, H, H, 3) uint8; return T."""
-    if action_key not in group:
-        raise DemonstrationError(f"{where}: no dataset {action_key!r}; present: {sorted(group)}")
-    shape = group[action_key].shape
+    key = options.action_key
+    if key not in group:
+        raise DemonstrationError(f"{where}: no dataset {key!r}; present: {sorted(group)}")
+    shape = group[key].shape
     if len(shape) != 2 or shape[1] != ACTION_DIM or shape[0] < 1:
-        raise DemonstrationError(f"{where}: {action_key} has shape {shape}, expected (T >= 1, {ACTION_DIM})")
-    for camera in cameras:
+        raise DemonstrationError(f"{where}: {key} has shape {shape}, expected (T >= 1, {ACTION_DIM})")
+    for camera in options.cameras:
         key = CAMERA_KEYS[camera]
         if "obs" not in group or key not in group["obs"]:
             raise DemonstrationError(f"{where}: no dataset obs/{key} for camera {camera!r}")
@@ -153,17 +108,6 @@ def _check_shapes(group: h5py.Group, *, cameras: Sequence[str], action_key: str,
                 f"one square picture per action"
             )
     return int(shape[0])
-
-
-def _check_actions(actions_TA: NDArray[np.float32], *, where: str) -> None:
-    if not np.isfinite(actions_TA).all():
-        step, dim = np.argwhere(~np.isfinite(actions_TA))[0]
-        raise DemonstrationError(
-            f"{where}: action {actions_TA[step, dim]} at step {step}, dimension {dim}; expected finite numbers"
-        )
-    largest = float(np.abs(actions_TA).max())
-    if largest > 1 + RANGE_TOLERANCE:
-        raise DemonstrationError(f"{where}: an action of size {largest:g}; the environment's actions lie in [-1, 1]")
 
 
 def _language(data: h5py.Group, path: Path) -> str:

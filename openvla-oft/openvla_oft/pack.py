@@ -1,4 +1,4 @@
-"""``python -m openvla_oft.pack``: read HDF5 demonstrations once and store the frames at the model's size.
+"""``python -m openvla_oft.pack``: read demonstrations once and store the frames at the model's size.
 
 Reading and resizing hundreds of thousands of pictures takes minutes; the packed folder is memory-mapped by
 ``python -m openvla_oft.finetune --demonstrations PACKED``, so that several trainings share it.
@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> None:
         cameras=options.cameras,
         image_size=options.image_size,
         action_key=options.action_key,
+        drop_noops=options.drop_noops,
         max_demos_per_task=options.max_demos_per_task,
         num_workers=options.num_workers,
     )

@@ -11,25 +11,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from libero_runtime.suites import TaskSpec, load_suite
-from openvla_oft import hdf5
+from openvla_oft import hdf5, rlds, sources
 from openvla_oft.dataset import chunk_actions
+from openvla_oft.demonstration import CAMERAS, DemoInfo, ReadOptions
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ReplayConfig
-from rlinf.custom import rlds
 from rlinf.data import Observation
 from rlinf.models import PolicyInputs, ReplayablePolicy
 
 log = logging.getLogger(__name__)
 
-CAMERAS = ("agentview", "eye_in_hand")
 PROPRIO_DIM = 8
 EXPERT_SUITE = "libero_spatial"
 """The suite that the scripted expert knows."""
@@ -37,13 +35,17 @@ EXPERT_SUITE = "libero_spatial"
 
 @dataclass(frozen=True)
 class DemonstrationRef:
-    """Where one demonstration is: a file and the name inside it (HDF5 group, or position in an RLDS shard)."""
+    """Where one demonstration is: a file and the name inside it (HDF5 group, or position in an RLDS shard).
+
+    offset: byte of the episode's record in an RLDS shard.
+    """
 
     path: Path
     name: str
     task_id: int
     language: str
     num_steps: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,16 +86,10 @@ def find_demonstrations(config: ReplayConfig, *, suite: str, task_ids: Sequence[
 
 def read_demonstration(ref: DemonstrationRef, *, num_images: int) -> Demonstration:
     """Read pictures (the main camera, then the wrist's where the policy wants two) and actions."""
-    if rlds.is_shard(ref.path):
-        episode = rlds.read_episode(ref.path, int(ref.name), num_images=num_images)
-        return Demonstration(episode.images_TNHWC, episode.actions_TA)
-    cameras = CAMERAS[:num_images]
-    hdf5.scan([ref.path], cameras=cameras)  # a file without the wrist's pictures is an error that says so
-    with h5py.File(ref.path, "r") as file:
-        size = int(file["data"][ref.name]["obs"][hdf5.CAMERA_KEYS[cameras[0]]].shape[1])
-    demo = hdf5.read_demo(
-        hdf5.DemoInfo(ref.path, ref.name, ref.language, ref.num_steps), cameras=cameras, image_size=size
-    )
+    options = ReadOptions(cameras=CAMERAS[:num_images])
+    if not rlds.is_shard(ref.path):
+        hdf5.scan([ref.path], options)  # a file without the wrist's pictures is an error that says so
+    demo = sources.read(DemoInfo(ref.path, ref.name, ref.language, ref.num_steps, ref.offset), options)
     return Demonstration(demo.images_TNHWC, demo.actions_TA)
 
 
@@ -174,22 +170,17 @@ def _scan(folder: Path, suite: str, tasks: Sequence[TaskSpec]) -> Iterator[Demon
     """Every demonstration of the suite in the folder: HDF5 where there is any, else RLDS."""
     by_name = {task.name: task for task in tasks}
     by_language = {task.language.lower(): task for task in tasks}
-    files = _hdf5_files(folder, suite)
+    files = hdf5.find_files(folder, suite)
     if files:
-        for info in hdf5.scan(files, cameras=CAMERAS[:1]):
+        for info in hdf5.scan(files):
             task = by_name.get(info.path.stem.removesuffix("_demo")) or by_language.get(info.language.lower())
             if task is not None:
                 yield DemonstrationRef(info.path, info.name, task.task_id, task.language, info.num_steps)
         return
-    for header in rlds.scan(rlds.find_shards(folder, suite)):
-        task = by_language.get(header.language.lower())
+    for info in rlds.scan(rlds.find_shards(folder, suite)):
+        task = by_language.get(info.language.lower())
         if task is not None:
-            yield DemonstrationRef(header.path, str(header.index), task.task_id, task.language, header.num_steps)
-
-
-def _hdf5_files(folder: Path, suite: str) -> list[Path]:
-    inner = folder / suite
-    return sorted((inner if inner.is_dir() else folder).glob("*.hdf5"))
+            yield DemonstrationRef(info.path, info.name, task.task_id, task.language, info.num_steps, info.offset)
 
 
 def _how_to_make(folder: Path, suite: str, missing: Sequence[int], needed: int, wanted: int) -> str:
@@ -200,7 +191,7 @@ def _how_to_make(folder: Path, suite: str, missing: Sequence[int], needed: int, 
             f"Make them: python -m libero_runtime.demonstrations --suite {suite} --tasks {tasks} "
             f"--episodes-per-task {needed} --output {where}"
         )
-    if not _hdf5_files(folder, suite):  # where there is any HDF5, RLDS is not looked at
+    if not hdf5.find_files(folder, suite):  # where there is any HDF5, RLDS is not looked at
         ways.append(
             "Download them: hf download openvla/modified_libero_rlds --repo-type dataset --local-dir " + str(folder)
         )

@@ -44,10 +44,27 @@ def write_rlds(path, *, task_ids, num_steps=5, size=48):
                 "steps/language_instruction": _list(1, _field(1, language.encode()) * num_steps),
             }
         )
-        records += struct.pack("<QI", len(example), 0) + example + struct.pack("<I", 0)
+        records += record(example)
         episodes.append((images, actions))
     path.write_bytes(records)
     return episodes
+
+
+def record(data):
+    """A TFRecord."""
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
+
+
+def _checksum(data):
+    """CRC-32C as its definition has it, bit by bit, then masked."""
+    register = 0xFFFFFFFF
+    for byte in data:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
+    register ^= 0xFFFFFFFF
+    return struct.pack("<I", ((register >> 15 | register << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _png(image):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from openvla_oft.demonstration import DemonstrationError
 from rlinf.config import ConfigError
 from rlinf.config.schema import ReplayConfig
 from rlinf.custom.libero_trajectory_dataset import LiberoTrajectoryDataset, find_demonstrations, read_demonstration
-from rlinf.custom.rlds import RldsError, find_shards, scan
 from tests.small_policy import read_policy, write_policy
 from tests.unit.replay_demos import SUITE, task_names, write_hdf5, write_rlds
 
@@ -104,12 +104,5 @@ def test_a_shard_that_is_cut_off_is_named(tmp_path):
     path = tmp_path / "libero_spatial-train.tfrecord-00000-of-00001"
     write_rlds(path, task_ids=[0])
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(RldsError, match=f"{path.name} is cut off"):
-        list(scan(find_shards(tmp_path, SUITE)))
-    path.write_bytes(struct_record(b"\x0b no example"))
-    with pytest.raises(RldsError, match=r"not a tf\.train\.Example"):
-        list(scan([path]))
-
-
-def struct_record(data):
-    return len(data).to_bytes(8, "little") + bytes(4) + data + bytes(4)
+    with pytest.raises(DemonstrationError, match=f"{path.name}, record 0 at byte 0: the file is cut off"):
+        _find(tmp_path, [0])

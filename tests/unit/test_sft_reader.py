@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from openvla_oft import dataset, hdf5, pack
+from openvla_oft.demonstration import DemonstrationError, ReadOptions, kept_steps
+from openvla_oft.pictures import resize_images
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
 from transformers_openvla_oft.processing import ImageSettings, PrismaticProcessor
 from transformers_openvla_oft.small import libero_sentences, train_tokenizer
 
 
-def scan(folder, **overrides):
-    return hdf5.scan(hdf5.find_files(folder, "libero_spatial"), **{"cameras": ("agentview",), **overrides})
+def scan(folder):
+    return hdf5.scan(hdf5.find_files(folder, "libero_spatial"))
 
 
 def load(folder, **overrides):
@@ -24,7 +26,7 @@ def test_pictures_are_rotated_by_180_degrees(tmp_path):
     with h5py.File(path) as file:
         stored = file["data/demo_0/obs/agentview_rgb"][()]
     (info,) = scan(tmp_path)
-    images = hdf5.read_demo(info, cameras=("agentview", "eye_in_hand"), image_size=4).images_TNHWC
+    images = hdf5.read_demo(info, ReadOptions(("agentview", "eye_in_hand"))).images_TNHWC
     assert images.shape == (2, 2, 4, 4, 3)
     for row in range(4):
         for column in range(4):
@@ -40,7 +42,7 @@ def test_stored_pictures_give_the_processors_pixels():
         max_prompt_length=32,
     )
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    small = hdf5.resize_images(images, image_size=24)
+    small = resize_images(images, image_size=24)
     direct = processor.pixel_values(torch.from_numpy(images)[:, None])
     assert torch.equal(processor.pixel_values(torch.from_numpy(small)[:, None]), direct)
 
@@ -98,22 +100,72 @@ def test_pack_leaves_nothing_after_an_error(tmp_path, capsys):
 
 
 def test_missing_or_empty_folder(tmp_path):
-    with pytest.raises(hdf5.DemonstrationError, match="does not exist"):
+    with pytest.raises(DemonstrationError, match="does not exist"):
         load(tmp_path / "nowhere")
-    with pytest.raises(hdf5.DemonstrationError, match=r"no \*\.hdf5 file"):
+    (tmp_path / "libero_goal").mkdir()
+    with pytest.raises(DemonstrationError, match=r"no demonstration of libero_spatial .* holds \['libero_goal'\]"):
         load(tmp_path)
 
 
 def test_a_file_that_is_not_hdf5(tmp_path):
     (tmp_path / "a.hdf5").write_text("not HDF5")
-    with pytest.raises(hdf5.DemonstrationError, match=r"a\.hdf5 cannot be read as HDF5"):
+    with pytest.raises(DemonstrationError, match=r"a\.hdf5 cannot be read as HDF5"):
         load(tmp_path)
+
+
+def test_hdf5_that_is_cut_off_or_corrupt(tmp_path):
+    path = write_file(tmp_path / "a_demo.hdf5", language="x", num_demos=1, num_steps=10)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DemonstrationError, match=r"a_demo\.hdf5 cannot be read as HDF5 .* cut off or corrupt"):
+        load(tmp_path)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("data").create_group("demo_0")
+        group.create_dataset("actions", data=np.zeros((3, 7)))
+        pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+        group.create_dataset("obs/agentview_rgb", data=pictures, compression="gzip")
+        place = group["obs/agentview_rgb"].id.get_chunk_info(0).byte_offset
+    data = bytearray(path.read_bytes())
+    data[place : place + 64] = bytes(64)
+    path.write_bytes(data)
+    with pytest.raises(DemonstrationError, match=r"a_demo\.hdf5, demo_0 cannot be read .* cut off or corrupt"):
+        load(tmp_path)
+
+
+def test_noops_by_hand():
+    """Motionless steps go, unless the gripper changes against the last kept step; at the start it does not matter."""
+    actions = np.zeros((8, 7), np.float32)
+    actions[:, 6] = [-1, 1, -1, -1, 1, 1, 1, 1]
+    actions[[2, 6], 0] = [0.5, 2e-4]
+    actions[7, 1] = 5e-5
+    kept = kept_steps(actions, drop_noops=True, where="x")
+    assert kept.tolist() == [False, False, True, False, True, False, True, False]
+    assert kept_steps(actions, drop_noops=False, where="x").all()
+    with pytest.raises(DemonstrationError, match="x: all 3 steps are no-ops"):
+        kept_steps(np.zeros((3, 7), np.float32), drop_noops=True, where="x")
+
+
+def test_noops_are_left_out_with_their_pictures(tmp_path):
+    actions = np.random.default_rng(0).uniform(0.1, 1, (9, 7))
+    actions[:, 6] = -1
+    actions[[0, 4, 5], :6] = 0
+    write_file(tmp_path / "demos" / "a_demo.hdf5", language="x", num_demos=2, num_steps=9, actions=actions)
+    every, fewer = load(tmp_path / "demos"), load(tmp_path / "demos", drop_noops=True)
+    kept = [1, 2, 3, 6, 7, 8]
+    assert fewer.demo_lengths_D.tolist() == [6, 6]
+    assert np.array_equal(fewer.images_FNHWC[6:], every.images_FNHWC[9:][kept])
+    assert np.array_equal(fewer.actions_FA[:6], every.actions_FA[kept])
+    arguments = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed"), "--drop-noops"]
+    assert pack.main([*arguments, "--image-size", "16", "--num-workers", "0"]) == 0
+    assert np.array_equal(load(tmp_path / "packed", drop_noops=True).images_FNHWC, fewer.images_FNHWC)
+    with pytest.raises(DemonstrationError, match="was packed with --drop-noops"):
+        load(tmp_path / "packed")
 
 
 def test_a_file_without_demonstrations(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file.create_group("data")
-    with pytest.raises(hdf5.DemonstrationError, match=r"a\.hdf5 holds no demonstration"):
+    with pytest.raises(DemonstrationError, match=r"a\.hdf5 holds no demonstration"):
         load(tmp_path)
 
 
@@ -144,13 +196,13 @@ def test_malformed_demonstrations_are_named(tmp_path, change, message):
     path = write_file(tmp_path / "a_demo.hdf5", language="x", num_demos=2, num_steps=10)
     with h5py.File(path, "a") as file:
         change(file["data/demo_1"])
-    with pytest.raises(hdf5.DemonstrationError, match=r"a_demo\.hdf5, " + message):
+    with pytest.raises(DemonstrationError, match=r"a_demo\.hdf5, " + message):
         load(tmp_path)
 
 
 def test_unknown_camera(tmp_path):
     write_suite(tmp_path)
-    with pytest.raises(hdf5.DemonstrationError, match="unknown camera 'side'"):
+    with pytest.raises(DemonstrationError, match="unknown camera 'side'"):
         load(tmp_path, cameras=("side",))
 
 

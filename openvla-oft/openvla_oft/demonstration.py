@@ -1,0 +1,91 @@
+"""What a demonstration is, whatever file it comes from, and the checks and the filter that all readers share.
+
+Shapes: T steps, N cameras, H x W pixels, C colour channels, A = 7 action dimensions.
+
+Timing. Pictures of step t are what the policy saw when it chose action t. Actions are the environment's own: six
+controller deltas in [-1, 1] and the gripper, -1 open and +1 close.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+ACTION_DIM = 7
+CAMERAS = ("agentview", "eye_in_hand")
+RANGE_TOLERANCE = 1e-6
+NOOP_MOTION = 1e-4
+"""Length of the six motion dimensions below which a step moves nothing."""
+
+
+class DemonstrationError(ValueError):
+    """Demonstrations on disk are missing or malformed; the message names the file and the demonstration."""
+
+
+@dataclass(frozen=True)
+class DemoInfo:
+    """Where one demonstration is and how many steps it keeps."""
+
+    path: Path
+    name: str
+    language: str
+    num_steps: int
+    offset: int = 0
+    """Byte of its record in an RLDS shard."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demonstration as the policy sees it: ``images_TNHWC`` uint8 upright and resized, ``actions_TA`` float32."""
+
+    images_TNHWC: NDArray[np.uint8]
+    actions_TA: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How demonstrations are read; ``image_size`` None keeps the pictures' own."""
+
+    cameras: tuple[str, ...] = ("agentview",)
+    image_size: int | None = None
+    action_key: str = "actions"
+    """Dataset of an HDF5 demonstration that holds the labels."""
+    drop_noops: bool = False
+
+    def __post_init__(self) -> None:
+        for camera in self.cameras:
+            if camera not in CAMERAS:
+                raise DemonstrationError(f"unknown camera {camera!r}; expected one of {sorted(CAMERAS)}")
+
+
+def kept_steps(actions_TA: NDArray[np.floating], *, drop_noops: bool, where: str) -> NDArray[np.bool_]:
+    """Which steps are trained on: all, or those that are no no-ops.
+
+    A no-op, as OpenVLA-OFT's data preparation defines it, does not move (the six deltas are shorter than 1e-4) and has
+    the gripper command of the last kept step; before the first kept step the gripper does not matter.
+    """
+    if not drop_noops:
+        return np.ones(len(actions_TA), dtype=bool)
+    moving_T = np.linalg.norm(actions_TA[:, :-1].astype(np.float64), axis=1) >= NOOP_MOTION
+    kept_T = np.zeros(len(actions_TA), dtype=bool)
+    gripper: float | None = None
+    for step, (moving, command) in enumerate(zip(moving_T.tolist(), actions_TA[:, -1].tolist(), strict=True)):
+        kept_T[step] = moving or (gripper is not None and command != gripper)
+        if kept_T[step]:
+            gripper = command
+    if not kept_T.any():
+        raise DemonstrationError(f"{where}: all {len(kept_T)} steps are no-ops; remove it, or read with no-ops")
+    return kept_T
+
+
+def check_actions(actions_TA: NDArray[np.float32], *, where: str) -> None:
+    """Raise unless every number is finite and lies in the environment's range."""
+    if not np.isfinite(actions_TA).all():
+        step, dim = np.argwhere(~np.isfinite(actions_TA))[0]
+        raise DemonstrationError(
+            f"{where}: action {actions_TA[step, dim]} at step {step}, dimension {dim}; expected finite numbers"
+        )
+    largest = float(np.abs(actions_TA).max())
+    if largest > 1 + RANGE_TOLERANCE:
+        raise DemonstrationError(f"{where}: an action of size {largest:g}; the environment's actions lie in [-1, 1]")

@@ -1,0 +1,77 @@
+"""Reads many demonstrations into one array, in several processes where asked."""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from openvla_oft import sources
+from openvla_oft.demonstration import ACTION_DIM, DemoInfo, ReadOptions
+
+_Part = tuple[NDArray[np.float32], NDArray[np.uint8] | None]
+"""Actions of a demonstration, and its pictures unless they were written to a file."""
+
+
+def fill(
+    infos: Sequence[DemoInfo],
+    images_FNHWC: NDArray[np.uint8],
+    options: ReadOptions,
+    *,
+    num_workers: int,
+    file: Path | None = None,
+) -> NDArray[np.float32]:
+    """Read every demonstration into its slice of ``images_FNHWC``; returns the actions (F, A).
+
+    Where that array is a memory map of ``file``, the workers write there themselves: passing gigabytes of pictures
+    between processes would take longer than reading them.
+    """
+    lengths_D = np.array([info.num_steps for info in infos], dtype=np.int64)
+    starts_D = np.cumsum(lengths_D) - lengths_D
+    actions_FA = np.empty((images_FNHWC.shape[0], ACTION_DIM), dtype=np.float32)
+    job = functools.partial(_read_part, options=options, file=file)
+    parts = _map_in_order(job, list(zip(infos, starts_D.tolist(), strict=True)), num_workers=num_workers)
+    bar = tqdm(parts, total=len(infos), desc="reading demonstrations", unit="demo", mininterval=1.0)
+    for start, length, (actions_TA, images_TNHWC) in zip(starts_D, lengths_D, bar, strict=True):
+        actions_FA[start : start + length] = actions_TA
+        if images_TNHWC is not None:
+            images_FNHWC[start : start + length] = images_TNHWC
+    return actions_FA
+
+
+def _read_part(part: tuple[DemoInfo, int], *, options: ReadOptions, file: Path | None) -> _Part:
+    """Read one demonstration; write its pictures into ``file`` from the given frame on, or return them."""
+    info, start = part
+    demo = sources.read(info, options)
+    if file is None:
+        return demo.actions_TA, demo.images_TNHWC
+    np.load(file, mmap_mode="r+")[start : start + info.num_steps] = demo.images_TNHWC
+    return demo.actions_TA, None
+
+
+def _map_in_order(
+    job: Callable[[tuple[DemoInfo, int]], _Part], items: Sequence[tuple[DemoInfo, int]], *, num_workers: int
+) -> Iterator[_Part]:
+    """Results in the order of the items; with workers, at most four per worker wait in memory."""
+    if num_workers < 2:
+        yield from map(job, items)
+        return
+    # "spawn": a forked child of a process that used OpenMP or CUDA can hang.
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        pending: deque[Future[_Part]] = deque()
+        for item in items:
+            pending.append(pool.submit(job, item))
+            if len(pending) >= 4 * num_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,161 @@
+"""Reader of RLDS demonstrations of LIBERO (openvla/modified_libero_rlds), without TensorFlow.
+
+A shard is a TFRecord file. A record is one episode, a serialized ``tf.train.Example`` with the steps laid end to end
+under keys such as ``steps/action``. Pictures are encoded (JPEG or PNG) and upright: the data set's builder rotated
+them. Actions are the environment's own, gripper -1 open, +1 close (OpenVLA's loader maps that to its units later).
+
+Shapes: T steps, N cameras, H x W pixels, C colour channels, A action dimensions.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from openvla_oft.demonstration import (
+    ACTION_DIM,
+    Demo,
+    DemoInfo,
+    DemonstrationError,
+    ReadOptions,
+    check_actions,
+    kept_steps,
+)
+from openvla_oft.example import bytes_list, features_of, float_list
+from openvla_oft.pictures import resize_images
+from openvla_oft.tfrecord import Record, read_record, records
+
+PICTURE_KEYS = {"agentview": "steps/observation/image", "eye_in_hand": "steps/observation/wrist_image"}
+ACTION_KEY = "steps/action"
+LANGUAGE_KEY = "steps/language_instruction"
+_SHARD = re.compile(r"(?P<name>.+\.tfrecord)-(?P<index>\d+)-of-(?P<count>\d+)")
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a file is named like a TFRecord shard."""
+    return ".tfrecord" in path.name
+
+
+def find_shards(folder: Path, suite: str) -> list[Path]:
+    """Shards of a suite: below ``folder/<suite>_no_noops`` or ``folder/<suite>``, else in ``folder`` itself.
+
+    Raises:
+        DemonstrationError: a shard of the set is missing (names say how many there are).
+    """
+    for inner in (folder / f"{suite}_no_noops", folder / suite):
+        found = sorted(path for path in inner.rglob("*.tfrecord*") if path.is_file())
+        if found:
+            break
+    else:
+        found = sorted(path for path in folder.glob("*.tfrecord*") if path.is_file())
+    _check_complete(found)
+    return found
+
+
+def scan(shards: Sequence[Path], options: ReadOptions | None = None) -> Iterator[DemoInfo]:
+    """Every episode of the shards; pictures are not touched, so checksums are compared only when one is read."""
+    options = options or ReadOptions()
+    for path in shards:
+        for record in records(path):
+            with _explained(record):
+                features = features_of(record.data)
+                actions_TA = _actions(features, record)
+                language = next(bytes_list(_required(features, LANGUAGE_KEY, record)), b"")
+                for camera in options.cameras:
+                    _required(features, PICTURE_KEYS[camera], record)
+            kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=record.where)
+            yield DemoInfo(
+                path=path,
+                name=str(record.index),
+                language=language.decode(errors="replace").strip(),
+                num_steps=int(kept_T.sum()),
+                offset=record.offset,
+            )
+
+
+def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
+    """Read one episode: compare its checksum, check its numbers, decode and resize the pictures that are kept."""
+    record = read_record(info.path, index=int(info.name), offset=info.offset)
+    with _explained(record):
+        features = features_of(record.data)
+        actions_TA = _actions(features, record)
+        pictures = [list(bytes_list(_required(features, PICTURE_KEYS[camera], record))) for camera in options.cameras]
+    check_actions(actions_TA, where=record.where)
+    kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=record.where)
+    cameras = []
+    for camera, encoded in zip(options.cameras, pictures, strict=True):
+        if len(encoded) != len(actions_TA):
+            raise DemonstrationError(
+                f"{record.where}: {len(actions_TA)} actions, but {len(encoded)} pictures in {PICTURE_KEYS[camera]}"
+            )
+        steps = np.flatnonzero(kept_T).tolist()
+        images_THWC = _stack([_decode(encoded[step], camera, step, record) for step in steps], camera, record)
+        size = options.image_size or images_THWC.shape[1]
+        cameras.append(resize_images(images_THWC, image_size=size))
+    return Demo(images_TNHWC=np.stack(cameras, axis=1), actions_TA=actions_TA[kept_T])
+
+
+def _check_complete(shards: Sequence[Path]) -> None:
+    present: dict[tuple[Path, str, int], set[int]] = {}
+    for path in shards:
+        match = _SHARD.fullmatch(path.name)
+        if match:
+            present.setdefault((path.parent, match["name"], int(match["count"])), set()).add(int(match["index"]))
+    for (folder, name, count), indices in present.items():
+        missing = sorted(set(range(count)) - indices)
+        if missing:
+            raise DemonstrationError(
+                f"{folder} holds {len(indices)} of the {count} shards of {name}; missing: "
+                f"{', '.join(map(str, missing[:10]))}; download them"
+            )
+
+
+@contextmanager
+def _explained(record: Record) -> Iterator[None]:
+    """Say where it happened when the bytes of a record make no sense."""
+    try:
+        yield
+    except DemonstrationError:
+        raise
+    except ValueError as error:
+        record.check()  # corruption explains it better
+        raise DemonstrationError(f"{record.where} is not a tf.train.Example ({error})") from error
+
+
+def _required(features: dict[str, memoryview], key: str, record: Record) -> memoryview:
+    if key not in features:
+        raise DemonstrationError(f"{record.where} has no {key}; its keys: {sorted(features)}")
+    return features[key]
+
+
+def _actions(features: dict[str, memoryview], record: Record) -> NDArray[np.float32]:
+    values = float_list(_required(features, ACTION_KEY, record))
+    if len(values) == 0 or len(values) % ACTION_DIM:
+        raise DemonstrationError(
+            f"{record.where}: {ACTION_KEY} holds {len(values)} numbers, expected {ACTION_DIM} per step"
+        )
+    return values.reshape(-1, ACTION_DIM)
+
+
+def _decode(data: bytes, camera: str, step: int, record: Record) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise DemonstrationError(f"{record.where}: the {camera} picture of step {step} is broken ({error})") from error
+
+
+def _stack(pictures: Sequence[NDArray[np.uint8]], camera: str, record: Record) -> NDArray[np.uint8]:
+    shapes = {picture.shape for picture in pictures}
+    height, width, _ = pictures[0].shape
+    if len(shapes) != 1 or height != width:
+        raise DemonstrationError(
+            f"{record.where}: {camera} pictures of sizes {sorted(shape[:2] for shape in shapes)}, "
+            f"expected squares of one size"
+        )
+    return np.stack(pictures)

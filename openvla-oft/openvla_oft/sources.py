@@ -1,0 +1,44 @@
+"""Which files hold a suite's demonstrations (LIBERO's HDF5, or RLDS shards) and how one is read from either."""
+
+from pathlib import Path
+
+from openvla_oft import hdf5, rlds
+from openvla_oft.demonstration import Demo, DemoInfo, DemonstrationError, ReadOptions
+
+
+def scan(folder: Path, suite: str, options: ReadOptions) -> list[DemoInfo]:
+    """Every demonstration of the suite, files in the order of their names; HDF5 where there is any, else RLDS.
+
+    Raises:
+        DemonstrationError: there is none; says what the folder holds instead.
+    """
+    if not folder.is_dir():
+        raise DemonstrationError(f"demonstrations folder {folder} does not exist; {_expected(folder, suite)}")
+    files = hdf5.find_files(folder, suite)
+    if files:
+        return hdf5.scan(files, options)
+    shards = rlds.find_shards(folder, suite)
+    if shards and options.action_key != ReadOptions.action_key:
+        raise DemonstrationError(f"action key {options.action_key!r}: RLDS shards have 'actions' only")
+    infos = list(rlds.scan(shards, options))
+    if not infos:
+        present = sorted(path.name for path in folder.iterdir())[:10]
+        raise DemonstrationError(
+            f"no demonstration of {suite} in {folder}: no *.hdf5 file and no *.tfrecord shard there nor in {suite}/ or "
+            f"{suite}_no_noops/; the folder holds {present}; {_expected(folder, suite)}"
+        )
+    return infos
+
+
+def read(info: DemoInfo, options: ReadOptions) -> Demo:
+    """Read one demonstration that ``scan`` found with the same options."""
+    reader = rlds.read_demo if rlds.is_shard(info.path) else hdf5.read_demo
+    return reader(info, options)
+
+
+def _expected(folder: Path, suite: str) -> str:
+    return (
+        f"expected LIBERO HDF5 files, one per task, for example made by `python -m libero_runtime.demonstrations "
+        f"--suite {suite} --output {folder}`, or RLDS shards, for example from "
+        f"`hf download openvla/modified_libero_rlds --repo-type dataset --local-dir {folder}`"
+    )

@@ -1,0 +1,92 @@
+"""TFRecord files: per record its length (uint64) and that number's checksum, the data and the data's checksum."""
+
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from openvla_oft.crc32c import masked_crc32c
+from openvla_oft.demonstration import DemonstrationError
+
+_HEAD = struct.Struct("<QI")
+_FOOT = struct.Struct("<I")
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record: a view of the mapped file, its checksum not yet compared, so that skipped records are not read."""
+
+    path: Path
+    index: int
+    offset: int
+    """First byte of the record, its length field included."""
+    data: memoryview
+    checksum: int
+    """As stored, masked."""
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}, record {self.index} at byte {self.offset}"
+
+    def check(self) -> None:
+        """Raise unless the data has its stored checksum."""
+        found = masked_crc32c(self.data)
+        if found != self.checksum:
+            raise DemonstrationError(
+                f"{self.where}: the data of {len(self.data)} bytes is corrupt (checksum {found:#010x}, "
+                f"expected {self.checksum:#010x}); download the file again"
+            )
+
+
+def records(path: Path) -> Iterator[Record]:
+    """The records of a file in order; the checksums of their lengths are compared."""
+    mapped = _map(path)
+    index = position = 0
+    while mapped is not None and position < len(mapped):
+        record = _record_at(mapped, path, index, position)
+        yield record
+        index, position = index + 1, position + _HEAD.size + len(record.data) + _FOOT.size
+
+
+def read_record(path: Path, *, index: int, offset: int) -> Record:
+    """The record that ``records`` met at this place, with its checksum compared."""
+    mapped = _map(path)
+    if mapped is None or offset >= len(mapped):
+        raise DemonstrationError(f"{path} has no record {index} at byte {offset}; it has changed since it was scanned")
+    record = _record_at(mapped, path, index, offset)
+    record.check()
+    return record
+
+
+def _map(path: Path) -> mmap.mmap | None:
+    """The whole file, paged in as it is looked at; None where it is empty, which cannot be mapped."""
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                return None
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise DemonstrationError(f"{path} cannot be read ({error})") from error
+    if mapped[: len(_LFS_POINTER)] == _LFS_POINTER:
+        raise DemonstrationError(f"{path} is a Git LFS pointer, not the data; download it with `hf download`")
+    return mapped
+
+
+def _record_at(mapped: mmap.mmap, path: Path, index: int, offset: int) -> Record:
+    where = f"{path}, record {index} at byte {offset}"
+    rest = len(mapped) - offset
+    if rest < _HEAD.size:
+        raise DemonstrationError(f"{where}: the file is cut off, {rest} bytes are left; download it again")
+    length, stored = _HEAD.unpack_from(mapped, offset)
+    if masked_crc32c(mapped[offset : offset + 8]) != stored:
+        raise DemonstrationError(f"{where}: its length has a wrong checksum: the file is corrupt or no TFRecord")
+    if rest < _HEAD.size + length + _FOOT.size:
+        raise DemonstrationError(
+            f"{where}: the file is cut off, the record has {length} bytes and {rest - _HEAD.size} are left; "
+            f"download it again"
+        )
+    start = offset + _HEAD.size
+    (checksum,) = _FOOT.unpack_from(mapped, start + length)
+    return Record(path, index, offset, memoryview(mapped)[start : start + length], checksum)

@@ -1,0 +1,141 @@
+"""RLDS without TensorFlow, on a sample that tensorflow-datasets wrote (``tests/data/rlds``), and on damaged copies."""
+
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openvla_oft import dataset, rlds
+from openvla_oft.crc32c import crc32c
+from openvla_oft.demonstration import DemonstrationError, ReadOptions
+from openvla_oft.tfrecord import records
+from tests.unit.replay_demos import record
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "rlds"
+SHARD = "libero_spatial-train.tfrecord-0000{}-of-00002"
+BOTH = ReadOptions(("agentview", "eye_in_hand"))
+DECODERS_DIFFER_BY = 6
+"""Grey levels: TensorFlow decodes JPEG with a faster, coarser transform."""
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with np.load(SAMPLE / "expected.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the sample; its folder of shards."""
+    shutil.copytree(SAMPLE / "libero_spatial_no_noops", tmp_path / "libero_spatial_no_noops")
+    return tmp_path / "libero_spatial_no_noops" / "1.0.0"
+
+
+def scan(folder, options=BOTH):
+    return list(rlds.scan(rlds.find_shards(folder, "libero_spatial"), options))
+
+
+def load(folder, **overrides):
+    options = {"suite": "libero_spatial", "cameras": ("agentview", "eye_in_hand"), "image_size": 32, **overrides}
+    return dataset.load(folder, **options)
+
+
+def test_frames_actions_and_sentences_are_those_that_tensorflow_datasets_wrote(expected):
+    infos = scan(SAMPLE)
+    assert sorted(info.num_steps for info in infos) == [6, 7, 8]
+    for info in infos:
+        demo = rlds.read_demo(info, BOTH)
+        assert info.language == str(expected[f"{info.num_steps}/language"])
+        assert np.array_equal(demo.actions_TA, expected[f"{info.num_steps}/actions"])
+        images = expected[f"{info.num_steps}/images"]
+        assert demo.images_TNHWC.shape == images.shape
+        assert np.abs(demo.images_TNHWC.astype(int) - images).max() <= DECODERS_DIFFER_BY
+        # Green grows to the right and red downwards, as written: nothing was rotated.
+        main = demo.images_TNHWC[0, 0].astype(int)
+        assert main[0, -1, 1] - main[0, 0, 1] > 150
+        assert main[-1, 0, 0] - main[0, 0, 0] > 150
+
+
+def test_the_trainers_data_set_comes_from_either_layout(expected):
+    demos = load(SAMPLE)
+    assert demos.num_frames == 21
+    assert len(demos.languages) == 2
+    lengths = demos.demo_lengths_D.tolist()
+    assert np.array_equal(demos.actions_FA, np.concatenate([expected[f"{length}/actions"] for length in lengths]))
+    assert np.array_equal(load(SAMPLE, num_workers=2).images_FNHWC, demos.images_FNHWC)
+    assert load(SAMPLE / "libero_spatial_no_noops" / "1.0.0").num_frames == 21, "the shards' own folder may be named"
+    assert load(SAMPLE, image_size=16).images_FNHWC.shape == (21, 2, 16, 16, 3)
+    fewer = load(SAMPLE, drop_noops=True)
+    assert fewer.num_frames == 21 - 2 * 3
+    kept = [step for step in range(lengths[0]) if step not in (2, 3)]
+    assert np.array_equal(fewer.images_FNHWC[: len(kept)], demos.images_FNHWC[kept])
+
+
+def test_crc32c_of_known_messages():
+    """RFC 3720, appendix B.4."""
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert crc32c(bytes(range(32))) == 0x46DD794E
+    for length in (0, 1, 2, 3, 63, 64, 65, 1000):
+        data = np.random.default_rng(length).bytes(length)
+        assert record(data)[12 + length :] == struct.pack("<I", masked(crc32c(data)))
+
+
+def masked(value):
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_a_flipped_bit_is_named_by_file_record_and_byte(copy):
+    path = copy / SHARD.format(0)
+    offset = [found.offset for found in records(path)][1]
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        DemonstrationError, match=rf"{path.name}, record 1 at byte {offset}: the data of \d+ bytes is corrupt"
+    ):
+        load(copy)
+    data[-100] ^= 1
+    data[offset] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DemonstrationError, match=rf"record 1 at byte {offset}: its length has a wrong checksum"):
+        load(copy)
+
+
+@pytest.mark.parametrize("left", [-1, -5000, 5])
+def test_a_shard_that_is_cut_off_is_named(copy, left):
+    path = copy / SHARD.format(1)
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(DemonstrationError, match=rf"{path.name}, record 0 at byte 0: the file is cut off"):
+        load(copy)
+
+
+def test_missing_shards_and_pointers_are_told(copy):
+    (copy / SHARD.format(0)).unlink()
+    with pytest.raises(DemonstrationError, match=r"1 of the 2 shards .* missing: 0"):
+        load(copy)
+    (copy / SHARD.format(0)).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(DemonstrationError, match="Git LFS pointer"):
+        load(copy)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x0b no example", r"record 0 at byte 0 is not a tf\.train\.Example"),
+        (b"", r"not a tf\.train\.Example \(it has no features\)"),
+        (b"\x0a\x03\x0a\x01\x00", r"not a tf\.train\.Example"),
+    ],
+)
+def test_records_that_are_no_episodes(tmp_path, data, message):
+    (tmp_path / "x.tfrecord-00000-of-00001").write_bytes(record(data))
+    with pytest.raises(DemonstrationError, match=message):
+        load(tmp_path)
+
+
+def test_a_missing_suite_says_what_is_there(copy):
+    with pytest.raises(DemonstrationError, match=r"no demonstration of libero_goal .* \['libero_spatial_no_noops'\]"):
+        load(copy.parents[1], suite="libero_goal")
