@@ -16,7 +16,8 @@ from rlinf.custom import metrics
 from rlinf.reporting import ledger
 from rlinf.reporting.report import ReportError, collect, csv_table, latex, write_report
 from rlinf.reporting.report.collect import Experiment
-from rlinf.reporting.report.columns import COLUMNS, Column, libero_curves
+from rlinf.reporting.report.columns import COLUMNS, Column
+from rlinf.reporting.report.learning_curves import libero_curves
 from rlinf.reporting.report.lines import Line, Setting, settings_of
 from rlinf.reporting.report.overlays import Frame, Series, Spot, curves
 from rlinf.reporting.report.scales import scale_curves

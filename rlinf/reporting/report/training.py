@@ -9,7 +9,7 @@ from html import escape
 from rlinf.reporting.report import charts
 from rlinf.reporting.report.charts import Segment
 from rlinf.reporting.report.collect import Experiment, TrainingRun
-from rlinf.reporting.report.columns import evaluations_in_training
+from rlinf.reporting.report.learning_curves import evaluations_in_training
 from rlinf.reporting.report.words import count, duration, percent, task_ranges
 
 # Metric, title of its panel, how a value is written.
