@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from openvla_oft.statistics import Statistics
+from transformers_openvla_oft.autoregressive import model_class
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
@@ -52,7 +53,7 @@ def load_for_training(folder: Path) -> tuple[OpenVLAForActionPrediction, Prismat
     """Model in float32 and processor of a checkpoint folder."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"--init {folder}: no config.json there; expected 'small' or a Hugging Face checkpoint folder")
-    model = OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.float32)
+    model = model_class(OpenVLAConfig.from_pretrained(folder)).from_pretrained(folder, dtype=torch.float32)
     return model, PrismaticProcessor.from_pretrained(folder)
 
 

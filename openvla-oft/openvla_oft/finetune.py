@@ -1,9 +1,9 @@
 """``python -m openvla_oft.finetune``: from LIBERO demonstrations to an OpenVLA-OFT checkpoint.
 
 Reads the demonstrations (HDF5, or packed by ``openvla_oft.pack``), starts from a fresh small policy or a checkpoint,
-trains all weights on the next eight actions of every frame, and writes a Hugging Face folder: safetensors, config,
-tokenizer, processor, ``dataset_statistics.json``, ``training.json`` (command, data, seconds, losses) and
-``training_log.jsonl``.
+trains all weights on the next eight actions of every frame (or on the next one, token by token), and writes a Hugging
+Face folder: safetensors, config, tokenizer, processor, ``dataset_statistics.json``, ``training.json`` (command, data,
+seconds, losses) and ``training_log.jsonl``.
 """
 
 import argparse
@@ -175,6 +175,7 @@ def _small_sizes(options: argparse.Namespace) -> SmallSizes:
         intermediate_size=options.llm_intermediate,
         max_prompt_length=options.max_prompt_length,
         num_images=len(options.cameras),
+        num_actions_chunk=options.actions_per_chunk,
     )
 
 
@@ -343,6 +344,12 @@ def _add_size_arguments(arguments: argparse.ArgumentParser) -> None:
     group.add_argument("--llm-heads", type=int, default=sizes.num_heads)
     group.add_argument("--llm-intermediate", type=int, default=sizes.intermediate_size)
     group.add_argument("--max-prompt-length", type=int, default=sizes.max_prompt_length)
+    group.add_argument(
+        "--actions-per-chunk",
+        type=int,
+        default=sizes.num_actions_chunk,
+        help="decoded at once; 1: autoregressive, token by token as OpenVLA",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 Throughput decides how good a policy a few minutes give, so a step never waits for the device: frames are indexed on
 the GPU, losses are summed there and read every ``log_every`` steps, forward and loss are one compiled function.
 
-Shapes: B samples, T = 56 action tokens, V action columns.
+Shapes: B samples, T action tokens (56, or 7 of an autoregressive model), V action columns.
 """
 
 import json
@@ -186,7 +186,7 @@ def train(
 
 
 def logits_function(model: OpenVLAForActionPrediction, data: DeviceData, *, bf16: bool) -> Callable[[Tensor], Tensor]:
-    """Frame indices to logits, without augmentation."""
+    """Frame indices to logits, without augmentation; of an autoregressive model those after the expert's tokens."""
 
     def logits_of(frames_B: Tensor) -> Tensor:
         tasks_B = data.tasks_F[frames_B]
@@ -195,6 +195,7 @@ def logits_function(model: OpenVLAForActionPrediction, data: DeviceData, *, bf16
                 input_ids_BL=data.input_ids_KL[tasks_B],
                 attention_mask_BL=data.attention_mask_KL[tasks_B],
                 pixel_values=data.to_pixel_values(augment.plain(data.images_FNHWC[frames_B])),
+                bins_BT=data.targets_FT[frames_B].long(),
             )
         logits_BTV: Tensor = output.logits_BTV
         return logits_BTV
@@ -213,7 +214,7 @@ def _build_loss(
         images: Tensor, numbers: AugmentDraw, input_ids: Tensor, mask: Tensor, targets_BT: Tensor, inside_BT: Tensor
     ) -> Tensor:
         pixel_values = data.to_pixel_values(augment.jitter(images, numbers))
-        output = model(input_ids_BL=input_ids, attention_mask_BL=mask, pixel_values=pixel_values)
+        output = model(input_ids_BL=input_ids, attention_mask_BL=mask, pixel_values=pixel_values, bins_BT=targets_BT)
         return losses.token_cross_entropy(output.logits_BTV, targets_BT, inside_BT, table_VV=table_VV)
 
     def loss_with(function: Callable[..., Tensor]) -> LossFunction:

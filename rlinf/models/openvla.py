@@ -20,7 +20,8 @@ NUM_ACTIONS = 1
 
 
 class OpenVLAPolicy(VLAPolicy):
-    """A token's logits depend on the tokens before it: sampled ones when acting, given ones when scored."""
+    """A token's logits depend on the tokens before it: sampled ones when acting, given ones when scored, which is
+    teacher forcing."""
 
     @torch.no_grad()
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
@@ -36,17 +37,6 @@ class OpenVLAPolicy(VLAPolicy):
         assert output.bins_BT is not None
         sampled = sampled_chunk(output.logits_BTV, output.bins_BT, self.actions, temperature=temperature)
         return replace(sampled, values_B=single_value(output))
-
-    def score(self, inputs: PolicyInputs, bins_BT: Tensor) -> ActionOutput:
-        """Teacher forcing: each token's logits after the given ones before it."""
-        batch = self.batch(inputs)
-        output: ActionOutput = self.module(
-            input_ids_BL=batch.input_ids_BL,
-            attention_mask_BL=batch.attention_mask_BL,
-            pixel_values=batch.pixel_values,
-            bins_BT=bins_BT,
-        )
-        return output
 
     def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
         """The actions too: logits follow them."""

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from rlinf.config import ConfigError
@@ -13,7 +12,7 @@ from rlinf.config.schema import ModelConfig
 from rlinf.models.decoding import sample_chunk
 from rlinf.models.policy import PolicyInputs, PolicyOutput, PolicySource
 from rlinf.models.vla import VLAPolicy, adapt_model, single_value
-from transformers_openvla_oft import ActionOutput, OpenVLAForActionPrediction
+from transformers_openvla_oft import OpenVLAForActionPrediction
 
 
 class OpenVLAOFTPolicy(VLAPolicy):
@@ -22,20 +21,9 @@ class OpenVLAOFTPolicy(VLAPolicy):
     @torch.no_grad()
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
         """Sample a chunk; see ``sample_chunk``."""
-        output = self._forward(inputs)
+        output = self.score(inputs, None)
         sampled = sample_chunk(output.logits_BTV, self.actions, temperature=temperature, uniforms_BCA=uniforms_BCA)
         return replace(sampled, values_B=single_value(output))
-
-    def score(self, inputs: PolicyInputs, bins_BT: Tensor) -> ActionOutput:
-        """The forward pass; ``bins_BT`` are not looked at."""
-        return self._forward(inputs)
-
-    def _forward(self, inputs: PolicyInputs) -> ActionOutput:
-        batch = self.batch(inputs)
-        output: ActionOutput = self.module(
-            input_ids_BL=batch.input_ids_BL, attention_mask_BL=batch.attention_mask_BL, pixel_values=batch.pixel_values
-        )
-        return output
 
 
 def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> OpenVLAOFTPolicy:

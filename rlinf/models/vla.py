@@ -61,10 +61,6 @@ class VLAPolicy(ABC):
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
         """Sample a chunk by inverting the cumulative distribution; temperature 0: arg max."""
 
-    @abstractmethod
-    def score(self, inputs: PolicyInputs, bins_BT: Tensor) -> ActionOutput:
-        """One forward pass that gives the logits of each token of ``bins_BT``, differentiable."""
-
     def prepare(self, observation: Observation) -> PolicyInputs:
         """Resize to the model's resolution, on the policy's device."""
         images = torch.from_numpy(observation.images_BNHWC).to(self.device)
@@ -125,6 +121,20 @@ class VLAPolicy(ABC):
         assert isinstance(self.module, PeftModel)
         save_adapter(self.module, folder, {name: t for name, t in tensors.items() if not in_value_head(name)})
         save_value_head(folder, tensors)
+
+    def score(self, inputs: PolicyInputs, bins_BT: Tensor | None) -> ActionOutput:
+        """One forward pass that gives the logits of each token of ``bins_BT``, differentiable.
+
+        A model that decodes all tokens at once needs none.
+        """
+        batch = self.batch(inputs)
+        output: ActionOutput = self.module(
+            input_ids_BL=batch.input_ids_BL,
+            attention_mask_BL=batch.attention_mask_BL,
+            pixel_values=batch.pixel_values,
+            bins_BT=bins_BT,
+        )
+        return output
 
     def batch(self, inputs: PolicyInputs) -> PolicyBatch:
         """Prompts and normalised pictures, on the policy's device."""

@@ -9,7 +9,6 @@ from tests.distributed.ranks import run_ranks
 from tests.simple_cnn import write_cnn
 from tests.small_policy import write_autoregressive_policy, write_policy
 
-
 RUNS = [
     ("grpo", write_policy),
     ("ppo", write_policy),

@@ -89,11 +89,19 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         elif isinstance(module, LayerScale):
             init.constant_(module.scale_factor, module.init_value)
 
-    def forward(self, *, input_ids_BL: Tensor, attention_mask_BL: Tensor, pixel_values: Tensor) -> ActionOutput:
+    def forward(
+        self,
+        *,
+        input_ids_BL: Tensor,
+        attention_mask_BL: Tensor,
+        pixel_values: Tensor,
+        bins_BT: Tensor | None = None,
+    ) -> ActionOutput:
         """Decode one action chunk.
 
         input_ids_BL, attention_mask_BL: prompt with BOS in slot 0 and pads after it, as `PrismaticProcessor` gives.
         pixel_values: (B, N * towers * 3, image size, image size), normalised per tower.
+        bins_BT: not looked at, because no token depends on another; the autoregressive model scores them.
         """
         T = self.config.num_action_tokens
         prefix_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values)
