@@ -18,7 +18,7 @@ def microwave(facts: ObjectFacts) -> dict[str, Parts]:
     grey = Paint((0.45, 0.46, 0.48), specular=0.4, shininess=0.4)
     display = Paint((0.15, 0.75, 0.45), specular=0.1)
 
-    *walls, panel = case.collision
+    *_, panel = case.collision
     px, py, pz = panel.pos
     front, half_width, half_height = py - panel.size[1], panel.size[0], panel.size[2]
     case_visuals = [Visual(wall, white) for wall in case.collision]

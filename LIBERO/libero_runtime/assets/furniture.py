@@ -130,7 +130,7 @@ def wine_rack(facts: ObjectFacts) -> dict[str, Parts]:
     """
     body = facts.body("object")
     region = body.sites[0]
-    (x0, y0, z0), (x1, y1, z1) = (tuple(float(value) for value in corner) for corner in body.bounds)
+    (_, y0, z0), (x1, y1, z1) = (tuple(float(value) for value in corner) for corner in body.bounds)
     # along the plate downwards, and its normal: along a lying bottle
     _, down, out = quat_to_matrix(region.quat).T
     slat, half_width = 0.0130, 0.0110
