@@ -66,7 +66,9 @@ def _zero_bytes(power: int) -> NDArray[np.uint32]:
 
 def _feed_zero_bits(registers: NDArray[np.uint32], count: int) -> NDArray[np.uint32]:
     for _ in range(count):
-        registers = (registers >> np.uint32(1)) ^ np.where(registers & np.uint32(1), np.uint32(_POLYNOMIAL), np.uint32(0))
+        registers = (registers >> np.uint32(1)) ^ np.where(
+            registers & np.uint32(1), np.uint32(_POLYNOMIAL), np.uint32(0)
+        )
     return registers
 
 
