@@ -152,7 +152,7 @@ def test_the_stove_holds_two_moka_pots_or_a_pan(assets):
     (region,) = [site for site in burner.sites if site.name == "cook_region"]
     bench = Bench(assets, "flat_stove", ["moka_pot", "moka_pot"])
     for index, x in enumerate((-0.043, 0.043)):
-        bench.place(index, burner.pos + [x, 0, 0.095])
+        bench.place(index, burner.pos + np.array([x, 0, 0.095]))
     assert bench.run(1.0) < 0.002
     for index in range(2):
         offset = bench.pose(index)[:3] - burner.pos

@@ -12,7 +12,7 @@ import numpy as np
 from libero_runtime.assets.appliances import microwave
 from libero_runtime.assets.basket import basket
 from libero_runtime.assets.bottles import alphabet_soup, bbq_sauce, ketchup, salad_dressing, tomato_sauce
-from libero_runtime.assets.facts import BodyFacts, ObjectFacts, Vector, object_facts
+from libero_runtime.assets.facts import BodyFacts, ObjectFacts, object_facts
 from libero_runtime.assets.furniture import flat_stove, white_cabinet, wine_rack, wooden_cabinet
 from libero_runtime.assets.kitchenware import frypan, moka_pot, wine_bottle
 from libero_runtime.assets.mugs import porcelain_mug, red_coffee_mug, white_yellow_mug
@@ -24,7 +24,7 @@ from libero_runtime.assets.packages import (
     milk,
     orange_juice,
 )
-from libero_runtime.assets.shapes import Mesh, Paint, Parts, Primitive
+from libero_runtime.assets.shapes import Mesh, Paint, Parts, Primitive, Vector
 from libero_runtime.assets.stationery import black_book, desk_caddy
 from libero_runtime.assets.tableware import bowl, plate, ramekin
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from libero_runtime.assets.facts import ObjectFacts, SiteFacts, Vector
-from libero_runtime.assets.shapes import Paint, Parts, Visual, box, quat_to_matrix
+from libero_runtime.assets.facts import ObjectFacts, SiteFacts
+from libero_runtime.assets.shapes import Paint, Parts, Vector, Visual, box, quat_to_matrix
 
 # Heights above the caddy's origin. The side compartments stay below the middle one's back; its front is low.
 _SIDE_TOP = 0.1180
