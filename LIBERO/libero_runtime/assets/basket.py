@@ -33,6 +33,7 @@ def _walls(body: BodyFacts) -> list[Primitive]:
 
 
 _SQUARE = 14.0  # power of the superellipse: straight sides, rounded corners
+_CORNER = 0.0040  # how far they cut into the square
 _WEAVE_M = 0.080  # one picture of wicker covers this much
 
 
@@ -50,13 +51,15 @@ def _skin(body: BodyFacts) -> Mesh:
 def _rim(body: BodyFacts) -> Mesh:
     """A thicker band around the top, a little proud of the walls."""
     width, depth, height = (float(value) for value in body.half)
-    outline = [(height - 0.012, -0.0012), (height + 0.001, -0.0012), (height + 0.001, 0.0070), (height - 0.012, 0.0070)]
+    outline = [(height - 0.012, -0.0012), (height + 0.001, -0.0012), (height + 0.001, 0.0080), (height - 0.012, 0.0080)]
     sections = [Section(z, width - inset, depth - inset, _SQUARE) for z, inset in (*outline, outline[0])]
     window = (0.0, 0.0, 2.5 * round(4 * (width + depth) / _WEAVE_M), 0.5)
     return loft("rim", sections, center=body.center, front=(0, 1, 0), up=(0, 0, 1), window=window, num_sides=64)
 
 
 def _floor(low: Vector, high: Vector) -> Mesh:
+    """What is seen of the floor: its corners stay inside the rounded ones of the walls."""
+    low, high = low + _CORNER * np.array([1, 1, 0]), high - _CORNER * np.array([1, 1, 0])
     repeats = (high - low) / _WEAVE_M
     window = (0.0, 0.0, float(repeats[1]), float(repeats[0]))
     faces = {"top": window, "bottom": window}

@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from libero_runtime.assets.meshes import FACES, SHEET_COLUMNS, SHEET_ROWS
+from libero_runtime.assets.meshes import FACES, SHEET_COLUMNS, SHEET_ROWS, WRAP_MARGIN
 
 Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # left, top, right, bottom in millimetres from the upper left corner
 
 _PIXELS_PER_MM = 6  # drawn at this and made smaller afterwards: edges come out smooth
 CELL_PIXELS = 160
+_WRAP_PIXELS = (512, 256)
 
 WHITE: Color = (250, 248, 242)
 BLACK: Color = (24, 20, 20)
@@ -94,3 +96,11 @@ def sheet(faces: Mapping[str, Canvas]) -> Image.Image:
         row, column = divmod(index, SHEET_COLUMNS)
         whole.paste(faces[face].picture(CELL_PIXELS, CELL_PIXELS), (column * CELL_PIXELS, row * CELL_PIXELS))
     return whole
+
+
+def wrapped(canvas: Canvas) -> Image.Image:
+    """The picture that goes around a can or bottle, its upper and lower edge padded as `meshes.loft` expects."""
+    width, height = _WRAP_PIXELS
+    margin = round(WRAP_MARGIN * height)
+    pixels = np.asarray(canvas.picture(width, height - 2 * margin))
+    return Image.fromarray(np.pad(pixels, ((margin, margin), (0, 0), (0, 0)), mode="edge"))

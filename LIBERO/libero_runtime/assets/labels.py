@@ -11,17 +11,13 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from libero_runtime.assets.drawing import BLACK, WHITE, Canvas, Color, sheet
+from libero_runtime.assets.drawing import BLACK, WHITE, Canvas, Color, sheet, wrapped
 
 SERIF = "DejaVuSerif-Bold"
 ITALIC = "DejaVuSans-BoldOblique"
 
 _STEEL: Color = (196, 198, 202)
 _DARK_STEEL: Color = (150, 152, 156)
-
-
-def _wrapped(canvas: Canvas) -> Image.Image:
-    return canvas.picture(512, 256)
 
 
 # Cans: 196 mm around, 76 mm high; the label appears twice, in the middle (front) and at the seam (back).
@@ -47,7 +43,7 @@ def _alphabet_soup() -> Image.Image:
         for offset, letter, color in ((-24, "A", red), (-12, "B", (30, 90, 170)), (0, "C", (40, 140, 60)),
                                       (12, "D", (230, 130, 20)), (24, "E", red)):  # fmt: skip
             canvas.text(letter, (x + offset - 4, 63, x + offset + 4, 71), color)
-    return _wrapped(canvas)
+    return wrapped(canvas)
 
 
 def _tomato_sauce() -> Image.Image:
@@ -58,7 +54,7 @@ def _tomato_sauce() -> Image.Image:
         canvas.text("TOMATO", (x - 30, 6, x + 30, 16), WHITE)
         canvas.tomato(x - 14, 38, 13).tomato(x + 14, 38, 13)
         canvas.text("SAUCE", (x - 28, 57.5, x + 28, 70), (252, 220, 110), face=SERIF)
-    return _wrapped(canvas)
+    return wrapped(canvas)
 
 
 # Bottles: around the middle of the label, then up to the cap; heights from the top.
@@ -72,7 +68,7 @@ def _ketchup() -> Image.Image:
         canvas.tomato(x, 78, 11)
         canvas.text("KETCHUP", (x - 22, 94.5, x + 22, 105.5), WHITE)
         canvas.text("tomato", (x - 14, 110, x + 14, 119), red, face=ITALIC)
-    return _wrapped(canvas)
+    return wrapped(canvas)
 
 
 def _salad_dressing() -> Image.Image:
@@ -88,7 +84,7 @@ def _salad_dressing() -> Image.Image:
         canvas.ellipse(x, 89, 6.5, 5.5, (52, 128, 40)).ellipse(x + 6, 91, 3.2, 3.2, (214, 40, 24))
         canvas.text("SALAD", (x - 19, 97, x + 19, 110), green)
         canvas.text("DRESSING", (x - 19, 113, x + 19, 124), green)
-    return _wrapped(canvas)
+    return wrapped(canvas)
 
 
 def _bbq_sauce() -> Image.Image:
@@ -104,7 +100,7 @@ def _bbq_sauce() -> Image.Image:
                 canvas.polygon([(x + offset - half, base), tip, (x + offset + half, base)], color)
         canvas.text("BBQ", (x - 19, 51, x + 19, 68), (252, 196, 40))
         canvas.text("SAUCE", (x - 17, 70, x + 17, 79), WHITE)
-    return _wrapped(canvas)
+    return wrapped(canvas)
 
 
 def _box(front: Canvas, side: Canvas, top: Canvas, plain: Color) -> Image.Image:

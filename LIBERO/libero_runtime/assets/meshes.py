@@ -18,6 +18,7 @@ Window = tuple[float, float, float, float]  # left, bottom, right, top in textur
 
 FACES = ("front", "right", "back", "left", "top", "bottom")
 SHEET_COLUMNS, SHEET_ROWS = 3, 2
+WRAP_MARGIN = 1 / 32  # a wrapped picture's upper and lower edge are padded by this much, for the same reason as:
 _BLEED = 0.004  # stay this far off a cell's border, where filtering mixes in its neighbour
 
 
@@ -129,7 +130,7 @@ def loft(
     center: Point,
     front: Point,
     up: Point,
-    window: Window = (0.0, _BLEED, 1.0, 1 - _BLEED),
+    window: Window = (0.0, WRAP_MARGIN, 1.0, 1 - WRAP_MARGIN),
     num_sides: int = 32,
 ) -> Mesh:
     """A skin over sections from the bottom upwards, heights counted from `center` along `up`.
