@@ -1,0 +1,123 @@
+"""Autoregressive OpenVLA with random weights in real scenes: an epoch in one process, and through its launcher."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rlinf.config import load_config
+from rlinf.custom.methods import make_method
+from rlinf.data import EpisodePlan, EpisodeResult, RolloutBatch
+from rlinf.engines.fsdp import gather_trainable
+from rlinf.engines.learner import PolicyLearner
+from rlinf.envs.episodes import EpisodeRecorder
+from rlinf.envs.libero.adapter import LiberoEnv
+from rlinf.models import Policy, PolicySource, load_policy
+from rlinf.reporting import ledger
+from tests.small_policy import write_autoregressive_policy
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCHERS = REPOSITORY / "examples" / "crl_experiment"
+CONFIG = "crl_experiment/libero_spatial_grpo_tiny_openvla"
+STEPS = 10
+SMALL = (
+    "env.num_envs_per_worker=2", f"env.train.max_episode_steps={STEPS}", f"env.eval.max_episode_steps={STEPS}",
+    "env.eval.episodes_per_task=1", "env.eval_task_ids=[0]", "env.video_episodes=0", "cluster.num_env_workers=1",
+    "algorithm.num_group_envs=1", "algorithm.group_size=2", "algorithm.filter_rewards=false",
+    "actor.model.lora_rank=4", "actor.global_batch_size=8", "actor.micro_batch_size=4",
+)  # fmt: skip
+
+
+def _play(policy: Policy, env: LiberoEnv, *, temperature: float) -> RolloutBatch:
+    """One group of two episodes, played to their ends."""
+    recorder, ids = EpisodeRecorder(), [0, 1]
+    plans = [EpisodePlan(episode, 0, "libero_spatial", 0, 0, 0) for episode in ids]
+    for plan in plans:
+        recorder.start(plan)
+    observation, rng = env.reset(plans, ids), np.random.default_rng(0)
+    while recorder.num_done < len(ids):
+        inputs = policy.prepare(observation)
+        output = policy.act(inputs, temperature=temperature, uniforms_BCA=rng.random((len(ids), *policy.chunk_shape)))
+        step = env.step_chunk(output.env_actions_BCA, ids, film_first=False)
+        recorder.add(
+            ids,
+            frames_BNHWC=inputs.frames_BNHWC.numpy(),
+            languages=inputs.languages,
+            bins_BCA=output.bins_BCA.numpy(),
+            logprobs_BCA=output.logprobs_BCA.numpy(),
+            step=step,
+        )
+        observation = step.observation
+    return recorder.batch()
+
+
+def _won(result: EpisodeResult) -> EpisodeResult:
+    return replace(result, success_once=True, success_at_end=True, total_reward=5.0)
+
+
+def test_an_epoch_of_real_episodes(tmp_path):
+    """The simulator takes one action per step; the first update starts at ratio 1 and changes every part."""
+    checkpoint = write_autoregressive_policy(tmp_path / "small")
+    config = load_config(CONFIG, list(SMALL))
+    source = PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3)
+    policy = load_policy(config.actor.model, source, base_dtype=torch.float32)
+    env = LiberoEnv(config.env)
+    try:
+        rollouts = _play(policy, env, temperature=config.algorithm.sampling_params.temperature_train)
+    finally:
+        env.close()
+    assert rollouts.bins_SCA.shape == (2 * STEPS, 1, 7)
+    assert [episode.num_steps for episode in rollouts.episodes] == [STEPS, STEPS]
+    assert rollouts.executed_SC.all()
+
+    # Random weights win nothing: call one episode a success, so that the group has something to tell.
+    rewards_SC = rollouts.rewards_SC.copy()
+    rewards_SC[STEPS - 1] = 5.0
+    rollouts = replace(rollouts, rewards_SC=rewards_SC, episodes=(_won(rollouts.episodes[0]), rollouts.episodes[1]))
+    learner = PolicyLearner(
+        policy,
+        make_method(config.method),
+        algorithm=config.algorithm,
+        optim=config.actor.optim,
+        global_batch=2 * STEPS,
+        micro_batch=4,
+        device=torch.device("cpu"),
+    )
+    before = {name: value.copy() for name, value in gather_trainable(policy.module).items()}
+    metrics = learner.update(rollouts, seed=0)
+    assert metrics["train/num_samples"] == 2 * STEPS
+    assert abs(metrics["train/approx_kl"]) < 1e-6, "rollout and update agree on log-probabilities"
+    assert metrics["train/clip_fraction"] == 0
+    changed = [
+        name for name, value in gather_trainable(policy.module).items() if not np.array_equal(value, before[name])
+    ]
+    for part in ("vision_backbone", "projector", "language_model.model", "lm_head"):
+        assert any(part in name for name in changed), part
+
+
+@pytest.mark.slow
+def test_the_launcher_trains_and_evaluates_it(tmp_path):
+    model = write_autoregressive_policy(tmp_path / "small")
+    logs = tmp_path / "logs"
+    own = (
+        *SMALL, f"actor.checkpoint_load_path={model}", f"rollout.model_dir={model}",
+        f"actor.tokenizer.tokenizer_model={model}", f"runner.logger.log_root={logs}",
+    )  # fmt: skip
+    for command in (
+        ("run_embodiment_sequential.sh", "0", "", "1", CONFIG, "7"),
+        ("eval_embodiment.sh", str(logs / "sequential" / "task_0_seed7"), "1", f"{CONFIG}_eval"),
+    ):
+        words = ("bash", str(LAUNCHERS / command[0]), *command[1:], *own)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, cwd=REPOSITORY)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    folder = logs / "sequential" / "task_0_seed7"
+    adapter = folder / "checkpoints" / "global_step_1" / "actor" / "adapter_model.safetensors"
+    assert adapter.is_file()
+    assert json.loads((folder / "run.json").read_text())["config_name"] == CONFIG
+    records = ledger.read(logs / "sequential" / "evaluations.jsonl")
+    assert {record.row for record in records} == {"base", "task_0"}
+    assert {record.mean_episode_len for record in records} == {STEPS}
