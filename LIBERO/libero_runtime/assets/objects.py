@@ -39,10 +39,15 @@ class Entry:
     recipe: Recipe
 
     def xml_path(self, category: str) -> PurePosixPath:
-        """Path below the assets folder: articulated objects share a folder, all others have their own."""
-        if self.folder == ARTICULATED:
-            return PurePosixPath(self.folder, f"{category}.xml")
-        return PurePosixPath(self.folder, category, f"{category}.xml")
+        """Path below the assets folder."""
+        return object_path(self.folder, category)
+
+
+def object_path(folder: str, category: str) -> PurePosixPath:
+    """Where hf-libero looks for a category: articulated objects share a folder, all others have their own."""
+    if folder == ARTICULATED:
+        return PurePosixPath(folder, f"{category}.xml")
+    return PurePosixPath(folder, category, f"{category}.xml")
 
 
 ARTICULATED = "articulated_objects"
