@@ -293,7 +293,7 @@ class ModelConfig:
     """The trained policy."""
 
     model_name: str = "openvla_oft"
-    """A row of the table of policies: ``openvla_oft`` or ``simple_cnn``."""
+    """A row of the table of policies: ``openvla_oft``, ``openvla`` (autoregressive) or ``simple_cnn``."""
     is_lora: bool = True
     """Train an adapter and leave the rest as it is; ``simple_cnn`` has none and needs false."""
     lora_rank: int = 32
@@ -312,6 +312,7 @@ class ModelConfig:
     unnorm_key: str | None = None
     """Key of the action statistics; null: the suite's name."""
     num_action_chunks: int = 8
+    """Actions per chunk; ``openvla`` decodes 1."""
     max_prompt_length: int | None = None
     """Prompt slots; null: the checkpoint's own."""
     gradient_checkpointing: bool = False

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlinf.config import ConfigError
+from rlinf.config import ConfigError, load_config, resolve_model, validate
 from rlinf.config.schema import (
     AlgorithmConfig,
     Config,
@@ -26,7 +26,7 @@ from rlinf.data import Observation, RolloutBatch
 from rlinf.engines.checkpoint import save_actor
 from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
-from rlinf.models import PolicyInputs, PolicySource, ReplayablePolicy, load_policy, policy_kind
+from rlinf.models import POLICIES, PolicyInputs, PolicySource, ReplayablePolicy, load_policy, policy_kind
 from rlinf.models.value_head import VALUE_HEAD_FILE
 from tests.small_policy import (
     LANGUAGE,
@@ -336,6 +336,35 @@ def test_methods_learn_two_tasks(checkpoint, tmp_path, name):
 
 
 # --- Configuration
+
+
+@pytest.mark.parametrize("name", ["grpo_openvla_spatial", "ppo_openvla_spatial", "grpo_tiny_openvla"])
+@pytest.mark.parametrize("suffix", ["", "_eval"])
+def test_configurations_are_complete(name, suffix):
+    config = load_config(f"crl_experiment/libero_spatial_{name}{suffix}")
+    validate(config, num_tasks=10)
+    model = config.actor.model
+    assert policy_kind(model) is POLICIES["openvla"]
+    assert (model.num_action_chunks, config.env.suite) == (1, "libero_spatial")
+    folder = "tiny-openvla-libero-spatial" if "tiny" in name else "openvla-7b-finetuned-libero-spatial"
+    paths = (config.actor.checkpoint_load_path, config.rollout.model_dir, config.actor.tokenizer.tokenizer_model)
+    assert set(paths) == {f"./model/{folder}"}
+    assert (config.algorithm.adv_type == "gae") == ("ppo" in name)
+
+
+@pytest.mark.parametrize("method", ["er", "der", "ewc", "slca", "weight_merge", "agem", "lwf", "multitask"])
+def test_methods_compose_with_it(method):
+    config = load_config("crl_experiment/libero_spatial_grpo_openvla_spatial", [f"method={method}"])
+    validate(config, num_tasks=10)
+    assert config.actor.model.model_name == "openvla"
+
+
+def test_a_missing_model_names_its_download(tmp_path):
+    kind = POLICIES["openvla"]
+    with pytest.raises(ConfigError, match="hf download openvla/openvla-7b-finetuned-libero-spatial --local-dir"):
+        resolve_model(
+            str(tmp_path / "openvla-7b-finetuned-libero-spatial"), key="actor.checkpoint_load_path", obtain=kind.obtain
+        )
 
 
 def test_more_than_one_action_is_refused(checkpoint):
