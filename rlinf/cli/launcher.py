@@ -143,11 +143,11 @@ def check_number(name: str, text: str) -> None:
             raise UsageError(f"{name} must be a number {allowed}, got {text!r}")
     if name in RATES:
         modules, parts = RATES[name], text.split(",")
-        rates = [read_number(part) for part in parts]
-        if len(rates) != len(modules) or any(rate is None or rate < 0 for rate in rates):
+        wrong = [part.strip() for part in parts if (rate := read_number(part)) is None or rate < 0]
+        if len(parts) != len(modules) or wrong:
+            what = f"{wrong[0]!r} in {text!r} is none" if wrong else f"got {len(parts)} in {text!r}"
             raise UsageError(
-                f'{name} must be {len(modules)} learning rates "{",".join(modules)}" such as "2e-6,2e-6,1e-5", '
-                f"got {len(parts)} in {text!r}"
+                f'{name} must be {len(modules)} learning rates "{",".join(modules)}" such as "2e-6,2e-6,1e-5"; {what}'
             )
 
 

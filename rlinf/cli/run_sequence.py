@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlinf.cli.child import run_child
-from rlinf.cli.console import REPOSITORY, UsageError, print_error, run_cli
+from rlinf.cli.console import EXIT_USER_ERROR, REPOSITORY, UsageError, print_error, run_cli
 from rlinf.cli.launcher import Arguments, read_arguments
 from rlinf.config import RANDOM_ACTION, Config, load_config, validate
 from rlinf.config.differences import CONFIG_FILE, refuse_other_settings
@@ -191,6 +191,8 @@ def run_steps(steps: Sequence[Step]) -> int:
         for line in describe(step, number, len(steps))[:-1]:
             print(line, flush=True)
         code = run_child([sys.executable, *step.command], cwd=REPOSITORY, env=child_environment())
+        if code == EXIT_USER_ERROR:  # it has said what is wrong, and the same command would end the same way
+            return code
         if code:
             how = f"was stopped (exit code {code})" if code > 128 else f"failed with exit code {code}"
             print_error(f"{step.title} {how}; run the same command again to continue")

@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class ConfigError(UserError):
     """A wrong configuration key or value."""
+
+
+class DivergedError(UserError, FloatingPointError):
+    """A loss or a gradient is NaN or infinite: with these settings training does not go on."""

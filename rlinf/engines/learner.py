@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from rlinf.algorithms.policy_losses import clipped_policy_loss, masked_entropy_sum
 from rlinf.algorithms.value_losses import clipped_value_loss
+from rlinf.config.errors import DivergedError
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod, ParamGroup
 from rlinf.data import RolloutBatch
@@ -183,11 +184,11 @@ class PolicyLearner:
         """Stop before any weight changes when a loss is NaN or infinite; what gave it is saved.
 
         Raises:
-            FloatingPointError: names the loss, the samples and the file.
+            DivergedError: names the loss, the samples and the file.
         """
         if what := _not_finite(losses, "loss"):
             saved = self._save_bad(experience, micro, "micro-batch")
-            raise FloatingPointError(f"{what} for samples {micro[:8].tolist()}... of rank {self.rank}{saved}")
+            raise DivergedError(f"{what} for samples {micro[:8].tolist()}... of rank {self.rank}{saved}")
 
     def _require_finite_gradients(
         self, norms: Mapping[str, Tensor], experience: Experience, samples: NDArray[np.int64]
@@ -196,13 +197,13 @@ class PolicyLearner:
         none ends before the first one has saved.
 
         Raises:
-            FloatingPointError: names the gradient, the samples and the file.
+            DivergedError: names the gradient, the samples and the file.
         """
         if what := _not_finite(norms, "gradient norm"):
             saved = self._save_bad(experience, samples, "minibatch") if self.rank == 0 else ""
             if self.world_size > 1:
                 dist.barrier()
-            raise FloatingPointError(f"{what} for samples {samples[:8].tolist()}... of all ranks{saved}")
+            raise DivergedError(f"{what} for samples {samples[:8].tolist()}... of all ranks{saved}")
 
     def _save_bad(self, experience: Experience, samples: NDArray[np.int64], what: str) -> str:
         """Save what cannot be learnt from; returns where, for a message."""
@@ -210,7 +211,7 @@ class PolicyLearner:
             return ""
         path = self.folder / BAD_BATCH_FILE
         save_samples(path, experience, samples)
-        return f"; the {what} is in {path}"
+        return f"; the {what} is in {path} (numpy.load). No weight was changed by it; try a smaller actor.optim.lr"
 
     def _sync_gradients(self, last: bool) -> None:
         """Reduce gradients over ranks only with the last micro-batch; the others accumulate locally."""

@@ -86,8 +86,8 @@ def test_default_of_the_signature_and_absent_argument() -> None:
         ("TASK MERGE_COEFF", ("0",), "MERGE_COEFF is missing"),
         ("TASK [ER_COEFF=0.03]", ("0", "much"), "ER_COEFF must be a number of at least 0, got 'much'"),
         ("TASK [LR_STRING]", ("0", "2e-6,2e-6"), "3 learning rates .vision,llm,head. .* got 2 in '2e-6,2e-6'"),
-        ("TASK [LR_STRING]", ("0", "2e-6,2e-6,fast"), "3 learning rates"),
-        ("TASK [LR_STRING]", ("0", "2e-6,2e-6,-1e-5"), "3 learning rates"),
+        ("TASK [LR_STRING]", ("0", "2e-6,2e-6,fast"), "; 'fast' in '2e-6,2e-6,fast' is none"),
+        ("TASK [LR_STRING]", ("0", "2e-6,2e-6,-1e-5"), "; '-1e-5' in '2e-6,2e-6,-1e-5' is none"),
         ("LOCATION CURRENT_LORA_SCALE", ("x", "half"), "CURRENT_LORA_SCALE must be a number of at least 0"),
     ],
 )

@@ -14,6 +14,7 @@ from rlinf.cli import run_sequence
 from rlinf.cli.child import run_child
 from rlinf.cli.console import UsageError, run_cli, user_message
 from rlinf.config import ConfigError
+from rlinf.config.errors import DivergedError
 from rlinf.custom.experiment import Step
 from tests.processes import heed_interrupts
 
@@ -156,6 +157,15 @@ def test_a_failed_step_ends_the_sequence_with_its_exit_code(tmp_path: Path, capf
     assert "first failed with exit code 3" in capfd.readouterr().err
 
 
+def test_a_step_that_was_asked_for_wrongly_has_said_so_itself(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One message: the same command would not continue anything."""
+    only = step(tmp_path, "only", "import sys; print('error: no such file', file=sys.stderr); raise SystemExit(2)")
+    assert run_sequence.run_steps([only]) == 2
+    assert capfd.readouterr().err == "error: no such file\n"
+
+
 def test_a_step_without_its_checkpoint_is_a_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     only = step(tmp_path, "only", f"Path({str(tmp_path / 'only')!r}).rmdir()")
     assert run_sequence.run_steps([only]) == 1
@@ -226,6 +236,7 @@ def test_a_workers_user_error_is_recognised() -> None:
 
     assert user_message(TaskError(UsageError("no OpenGL"))) == "no OpenGL"
     assert user_message(TaskError(ValueError("from a library"))) is None
+    assert user_message(TaskError(DivergedError("policy loss is nan"))) == "policy loss is nan"
 
 
 def test_a_missing_package_says_how_to_install() -> None:
