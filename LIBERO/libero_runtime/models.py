@@ -10,8 +10,10 @@ import ctypes
 import ctypes.util
 import hashlib
 import logging
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.asset_files import check_assets
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import LiberoPathError, prepare_libero, resolve_paths
 from libero_runtime.rendering import Look, SceneRenderer
 from libero_runtime.robot_meshes import with_coarse_robot
+from libero_runtime.stepper import Stepper, copy_model, make_arm, physics_model
 from libero_runtime.suites import TaskSpec
 
 _RendererKey = tuple[tuple[str, ...], int, Look]
@@ -31,17 +35,42 @@ _RendererKey = tuple[tuple[str, ...], int, Look]
 
 @dataclass(eq=False)
 class SharedModel:
-    """A compiled model, its body poses as compiled, and the renderers made for it.
+    """A compiled model, its body poses as compiled, and the renderers and simulations made for it.
 
     Some things an episode depends on live in the model (fixture poses, lit burners). `owner` is the scene whose
     episode the model shows at present: a scene that finds another owner writes its own values first.
     """
 
+    xml: str
     model: mujoco.MjModel
     body_pos: NDArray[np.float64]
     body_quat: NDArray[np.float64]
     owner: object | None = None
     _renderers: dict[_RendererKey, tuple[SceneRenderer, list[int]]] = field(default_factory=dict)
+    _physics: mujoco.MjModel | None = None
+    _idle_steppers: list[Stepper] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def make_stepper(self, env: Any) -> Stepper:
+        """A simulation of this model with a physics model of its own."""
+        with self._lock:
+            if self._physics is None:
+                self._physics = physics_model(self.xml, self.model)
+            model = copy_model(self._physics)
+        return Stepper(model, make_arm(env, model))
+
+    @contextmanager
+    def stepper(self, env: Any) -> Iterator[Stepper]:
+        """Borrow a simulation for one episode's chunk; as many are made as are ever in use at the same time."""
+        with self._lock:
+            stepper = self._idle_steppers.pop() if self._idle_steppers else None
+        if stepper is None:
+            stepper = self.make_stepper(env)
+        try:
+            yield stepper
+        finally:
+            with self._lock:
+                self._idle_steppers.append(stepper)
 
     def acquire_renderer(self, *, cameras: Sequence[str], image_size: int, look: Look) -> SceneRenderer:
         """A renderer for these settings, made on first use; to be given back with `release_renderer`."""
@@ -85,7 +114,7 @@ def _shared_model(xml: str) -> SharedModel:
                 f"the scene does not compile with the assets in {resolve_paths().assets}: {error}. "
                 "Use a complete LIBERO checkout (LIBERO_REPO_PATH), or unset it to use stand-ins"
             ) from error
-        shared = SharedModel(model=model, body_pos=model.body_pos.copy(), body_quat=model.body_quat.copy())
+        shared = SharedModel(xml=xml, model=model, body_pos=model.body_pos.copy(), body_quat=model.body_quat.copy())
         _compiled[key] = shared
         _return_freed_memory()
     return shared
@@ -124,6 +153,7 @@ class _SharesModel:
 def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
     """robosuite's environment of a task with LIBERO's own settings, but no renderer and no camera observables."""
     select_opengl()  # robosuite decides for EGL while it is imported, unless told otherwise before
+    check_assets(task)
     prepare_libero()
     logging.getLogger("robosuite_logs").addFilter(_is_no_macro_notice)
     import robosuite

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from libero_runtime import controller, robot_meshes, scene
+from libero_runtime import kernel, robot_meshes, scene, stepper
 from libero_runtime.expert import ScriptedExpert
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
@@ -23,8 +23,8 @@ def random_actions(num_envs: int, num_actions: int, *, seed: int = 0) -> np.ndar
 
 
 def physics(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
-    state = np.empty(mujoco.mj_stateSize(model, scene._STATE))
-    mujoco.mj_getState(model, data, state, scene._STATE)
+    state = np.empty(mujoco.mj_stateSize(model, stepper.STATE))
+    mujoco.mj_getState(model, data, state, stepper.STATE)
     return state
 
 
@@ -188,7 +188,7 @@ def test_fast_follows_exact(expert_episode):
     fast, exact = scene.Scene(task, image_size=16), scene.Scene(task, image_size=16, exact=True)
     for live in (fast, exact):
         live.load(live.start(init_index=init_index, seed=5)[0])
-    assert np.array_equal(fast.save().fixture_pos, exact.save().fixture_pos)
+    assert np.array_equal(fast.save().pose.fixture_pos, exact.save().pose.fixture_pos)
     for count, action in enumerate(actions):
         success = fast.step(action), exact.step(action)
         if count < 30:
@@ -238,8 +238,10 @@ def test_controller_matches_robosuite_torques():
 
 def test_cholesky_drops_flat_directions():
     """A singular system is solved in its range, like a pseudo-inverse, and gives no infinities."""
-    lower = controller._cholesky(np.diag([4.0, 0.0, 9.0]))
-    assert controller._solve(lower, np.array([8.0, 1.0, 9.0])).tolist() == [2.0, 0.0, 1.0]
+    lower, x = np.zeros((3, 3)), np.zeros(3)
+    kernel.cholesky(np.diag([4.0, 0.0, 9.0]), lower)
+    kernel.solve(lower, np.array([8.0, 1.0, 9.0]), x)
+    assert x.tolist() == [2.0, 0.0, 1.0]
 
 
 def test_bad_input(env):
@@ -290,7 +292,7 @@ def test_fast_look_is_close_and_has_the_same_physics():
     fast, official = (scene.Scene(task, look=look) for look in ("fast", "official"))
     (fast_slot, fast_view), (official_slot, official_view) = (live.start(init_index=0) for live in (fast, official))
     assert np.array_equal(fast_slot.integration, official_slot.integration)
-    assert fast.model.nmeshface < 0.6 * official.model.nmeshface
+    assert fast.env.sim.model.nmeshface < 0.6 * official.env.sim.model.nmeshface
     difference = np.abs(fast_view.images_NHWC.astype(float) - official_view.images_NHWC)
     assert 0.0 < difference.mean() < 2.5
     fast.close()

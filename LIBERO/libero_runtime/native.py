@@ -1,0 +1,143 @@
+"""Calls into libmujoco and reads of its memory that compiled code can make without the interpreter.
+
+numba compiles the step loop (`kernel`), so that no compiler is needed on a user's machine and threads step at the same
+time. The same source runs uncompiled, with the same bits, when numba is missing or `LIBERO_RUNTIME_COMPILED=0`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import mujoco
+
+logger = logging.getLogger(__name__)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_SWITCH = "LIBERO_RUNTIME_COMPILED"
+_LIBRARIES = ("libmujoco.so*", "libmujoco*.dylib", "mujoco.dll")
+
+
+class NativeError(ValueError):
+    """libmujoco is missing, or is laid out otherwise than this package understands."""
+
+
+def _wants_compiled() -> bool:
+    choice = os.environ.get(_SWITCH, "1").strip()
+    if choice not in ("0", "1"):
+        raise NativeError(f"{_SWITCH}={choice!r} must be 1 (compiled step loop, the default) or 0 (plain Python)")
+    if choice == "0":
+        return False
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        logger.warning("numba cannot be imported (%s): the step loop runs in plain Python, several times slower", error)
+        return False
+    return True
+
+
+COMPILED = _wants_compiled()
+_call_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+
+if COMPILED and not TYPE_CHECKING:
+    from llvmlite import ir
+    from numba import njit, types
+    from numba.extending import intrinsic
+
+    def compiled(function: _Function) -> _Function:
+        """Compile on first use, without the GIL; kept on disk where some cache folder can be written."""
+        try:
+            return njit(nogil=True, cache=True)(function)
+        except RuntimeError:
+            logger.warning("numba found no folder to cache in (set NUMBA_CACHE_DIR): %s is compiled anew each time",
+                           function.__name__)
+            return njit(nogil=True)(function)
+
+    @intrinsic
+    def call(typing_context: Any, address: Any, model: Any, data: Any) -> Any:
+        """Call `void f(mjModel*, mjData*)` at an address."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer_type = ir.FunctionType(ir.VoidType(), [ir.IntType(64), ir.IntType(64)]).as_pointer()
+            builder.call(builder.inttoptr(args[0], pointer_type), [args[1], args[2]])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), generate
+
+    @intrinsic
+    def load_int32(typing_context: Any, address: Any) -> Any:
+        """The 32-bit integer at an address."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.load(builder.inttoptr(args[0], ir.IntType(32).as_pointer()))
+
+        return types.int32(types.int64), generate
+
+else:
+
+    def compiled(function: _Function) -> _Function:
+        """The function itself."""
+        return function
+
+    def call(address: int, model: int, data: int) -> None:
+        """Call `void f(mjModel*, mjData*)` at an address."""
+        _call_type(address)(model, data)
+
+    def load_int32(address: int) -> int:
+        """The 32-bit integer at an address."""
+        return ctypes.c_int32.from_address(address).value
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    folder = Path(mujoco.__file__).parent
+    for pattern in _LIBRARIES:
+        for path in sorted(folder.glob(pattern)):
+            return ctypes.CDLL(str(path))
+    raise NativeError(f"no MuJoCo library ({', '.join(_LIBRARIES)}) in {folder}: reinstall the mujoco package")
+
+
+@functools.cache
+def function_address(name: str) -> int:
+    """Address of a function of the libmujoco that the Python bindings use."""
+    address = ctypes.cast(getattr(_library(), name), ctypes.c_void_p).value
+    if address is None:
+        raise NativeError(f"{name} is not in libmujoco")
+    return address
+
+
+@functools.cache
+def num_contacts_offset() -> int:
+    """Where `ncon` is within mjData: found by its value, in a scene where it is first 0 and then 2.
+
+    The counters stand just before `time`, which is found by a value nothing else has.
+    """
+    spheres = "".join(f"<body pos='{x} 0 1'><freejoint/><geom size='.1'/></body>" for x in range(2))
+    floor = "<geom type='plane' size='9 9 1'/>"
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{floor}{spheres}</worldbody></mujoco>")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    data.time = marker = 1.2345678901234567e-77
+    start = data.solver_niter.__array_interface__["data"][0]
+    time_at = next(
+        (at for at in range(start, start + (1 << 19), 8) if ctypes.c_double.from_address(at).value == marker), None
+    )
+    if time_at is None:
+        raise NativeError(f"cannot find `time` in mjData of MuJoCo {mujoco.__version__}: install the pinned version")
+    window = range(time_at - 64, time_at, 4)
+    before = {at: load_int(at) for at in window}
+    data.qpos[2::7] = 0.05
+    mujoco.mj_forward(model, data)
+    found = [at for at in window if (before[at], load_int(at)) == (0, data.ncon)]
+    if data.ncon != 2 or len(found) != 1:
+        raise NativeError(f"cannot find `ncon` in mjData of MuJoCo {mujoco.__version__}: install the pinned version")
+    return int(found[0] - data._address)
+
+
+def load_int(address: int) -> int:
+    """`load_int32` for code that is not compiled."""
+    return ctypes.c_int32.from_address(address).value

@@ -1,0 +1,237 @@
+"""One simulation: a copy of a task's physics model with its data, stepped by the compiled kernel.
+
+Fixture poses live in the model, so simulations that run at the same time need a model each. It is the scene without
+what is only drawn (`physics_model`): 3 MB, whatever the meshes and textures.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime import kernel
+from libero_runtime.kernel import Arm, Goal, Live
+from libero_runtime.native import function_address, num_contacts_offset
+
+Array = NDArray[np.float64]
+SUBSTEPS = 25  # of 2 ms each, in a control step
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_ARENA_BYTES = 64 << 20  # contacts and constraints: fifty times what a scene has at its fullest
+# What the physics reads of a model: the stripped one must have the same.
+_PHYSICS_FIELDS = (
+    "body_parentid", "body_mass", "body_inertia", "body_ipos", "body_iquat", "body_gravcomp", "body_invweight0",
+    "jnt_type", "jnt_pos", "jnt_axis", "jnt_range", "jnt_stiffness", "dof_damping", "dof_armature", "dof_frictionloss",
+    "dof_invweight0", "qpos0", "qpos_spring", "actuator_gainprm", "actuator_biasprm", "actuator_ctrlrange", "site_pos",
+    "site_quat", "site_bodyid",
+)  # fmt: skip
+
+
+def _is_only_drawn(geom: Any) -> bool:
+    return bool(geom.contype == 0 and geom.conaffinity == 0)
+
+
+def physics_model(xml: str, full: mujoco.MjModel) -> mujoco.MjModel:
+    """The scene of `full` without visual geoms, materials, textures, cameras, lights and sensors.
+
+    Bodies, joints, sites and actuators keep their numbers. Steps have the same bits as those of `full` (sensors, whose
+    evaluation costs 3 % of a step, are read by nobody).
+    """
+    spec = mujoco.MjSpec.from_string(xml)
+    for geom in list(spec.geoms):
+        if _is_only_drawn(geom):
+            geom.delete()
+        else:
+            geom.material = ""
+    for site in spec.sites:
+        site.material = ""
+    kept = {geom.meshname for geom in spec.geoms}
+    for element in [*spec.sensors, *spec.cameras, *spec.lights, *spec.materials, *spec.textures]:
+        element.delete()
+    for mesh in list(spec.meshes):
+        if mesh.name not in kept:
+            mesh.delete()
+    spec.memory, spec.nconmax, spec.njmax = _ARENA_BYTES, -1, -1
+    model = spec.compile()
+    for name in _PHYSICS_FIELDS:
+        if not np.array_equal(getattr(full, name), getattr(model, name)):
+            raise ValueError(f"taking away what is only drawn changed {name}: a visual geom carries mass")
+    return model
+
+
+def copy_model(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A model of one's own."""
+    return copy.copy(model)
+
+
+@dataclass(frozen=True)
+class StepperState:
+    """A simulation at rest, as arrays (see `scene.Slot`)."""
+
+    integration: Array
+    controller: Array
+    drawn_qpos: Array
+
+
+def make_arm(env: Any, model: mujoco.MjModel) -> Arm:
+    """Constants of robot and controller, read from robosuite's environment."""
+    robot = env.robots[0]
+    stock = robot.controller
+    if stock.name != "OSC_POSE" or stock.impedance_mode != "fixed" or not (stock.use_delta and stock.uncoupling):
+        raise ValueError(f"expected LIBERO's fixed-impedance delta OSC_POSE controller, given {stock.name}")
+    site = int(model.site(stock.eef_name).id)
+    dofs = np.asarray(stock.qvel_index, dtype=np.int64)
+    body = int(model.site_bodyid[site])
+    while body and model.body_dofnum[body] == 0:
+        body = int(model.body_parentid[body])
+    chain: list[int] = []
+    dof = int(model.body_dofadr[body] + model.body_dofnum[body] - 1) if body else -1
+    while dof >= 0:
+        chain.append(dof)
+        dof = int(model.dof_parentid[dof])
+    if sorted(chain) != sorted(dofs.tolist()) or len(dofs) != kernel.NUM_JOINTS:
+        raise ValueError(f"expected {kernel.NUM_JOINTS} arm joints between world and end effector, found dofs {chain}")
+    gripper_ctrl = np.asarray(robot._ref_joint_gripper_actuator_indexes, dtype=np.int64)
+    low, high = model.actuator_ctrlrange[gripper_ctrl].T
+    torque_low, torque_high = (np.array(limit, dtype=np.float64) for limit in robot.torque_limits)
+    return Arm(
+        qpos_index=np.asarray(stock.qpos_index, dtype=np.int64),
+        dof_index=dofs,
+        mass_index_JJ=_mass_index(model, dofs),
+        site=site,
+        root_body=int(model.body_rootid[model.site_bodyid[site]]),
+        arm_ctrl=np.asarray(robot._ref_joint_actuator_indexes, dtype=np.int64),
+        gripper_ctrl=gripper_ctrl,
+        torque_low=torque_low,
+        torque_high=torque_high,
+        gripper_center=0.5 * (high + low),
+        gripper_half_range=0.5 * (high - low),
+        kp=np.array(stock.kp, dtype=np.float64),
+        kd=np.array(stock.kd, dtype=np.float64),
+        scale=np.array(stock.output_max, dtype=np.float64),
+        posture=np.array(stock.initial_joint, dtype=np.float64),
+        rest_pos=np.array(stock.initial_ee_pos, dtype=np.float64),
+        rest_mat=np.array(stock.initial_ee_ori_mat, dtype=np.float64),
+        rest_jacobian_6J=np.array(stock.J_full, dtype=np.float64),
+        rest_mass_JJ=np.array(stock.mass_matrix, dtype=np.float64),
+        rest_qpos=np.array(stock.joint_pos, dtype=np.float64),
+    )
+
+
+def _mass_index(model: mujoco.MjModel, dofs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where M[i, j] stands in `qM`: a dof's row holds its diagonal, then its ancestors' columns upwards."""
+    index = np.empty((len(dofs), len(dofs)), dtype=np.int64)
+    for i, dof in enumerate(dofs):
+        address, ancestor = int(model.dof_Madr[dof]), int(dof)
+        while ancestor >= 0:
+            for j in np.flatnonzero(dofs == ancestor):
+                index[i, j] = index[j, i] = address
+            address, ancestor = address + 1, int(model.dof_parentid[ancestor])
+    return index
+
+
+class Stepper:
+    """Advances one episode at a time. Not thread-safe; several steppers run on several threads."""
+
+    def __init__(self, model: mujoco.MjModel, arm: Arm) -> None:
+        self.model = model
+        self.data = mujoco.MjData(model)
+        self.arm = arm
+        self.controller = np.zeros(kernel.STATE_SIZE)
+        self.drawn_qpos = model.qpos0.copy()
+        self._work = kernel.make_work()
+        self._warnings = self.data.warning.number
+        self._state_size = mujoco.mj_stateSize(model, STATE)
+        self._live = self._make_live()
+
+    def _make_live(self) -> Live:
+        model, data = self.model, self.data
+        base, stride = _contact_address(model, data)
+        return Live(
+            step1=function_address("mj_step1"),
+            step2=function_address("mj_step2"),
+            model=model._address,
+            data=data._address,
+            num_contacts=data._address + num_contacts_offset(),
+            contact_geoms=base,
+            contact_stride=stride,
+            warnings=self._warnings,
+            qpos=data.qpos,
+            qvel=data.qvel,
+            ctrl=data.ctrl,
+            bias=data.qfrc_bias,
+            inertia=data.qM,
+            axes_V6=data.cdof,
+            tree_center=data.subtree_com,
+            body_pos=data.xpos,
+            site_pos=data.site_xpos,
+            site_mat=data.site_xmat,
+        )
+
+    def rest(self) -> None:
+        """Controller back to rest: gripper command zero, and the pose of the robot's default joints as the goal.
+
+        As in stock LIBERO, where the controller is made before the initial state is set, the first action after a
+        reset is relative to that default pose, and its first substep is computed there.
+        """
+        self.controller[:3] = self.arm.rest_pos
+        self.controller[3:12] = self.arm.rest_mat.ravel()
+        self.controller[12:14] = 0.0
+        self.controller[14] = 1.0
+
+    def save(self) -> StepperState:
+        """Copy of what the next step depends on."""
+        integration = np.empty(self._state_size)
+        mujoco.mj_getState(self.model, self.data, integration, STATE)
+        return StepperState(integration, self.get_state(), self.drawn_qpos.copy())
+
+    def load(self, state: StepperState) -> None:
+        """Continue from a saved state."""
+        mujoco.mj_setState(self.model, self.data, state.integration, STATE)
+        self.controller[:] = state.controller
+        self.drawn_qpos[:] = state.drawn_qpos
+        self._warnings[:] = 0
+
+    def get_state(self) -> Array:
+        """Controller state (15,)."""
+        return self.controller.copy()
+
+    def substep(self, action: Array, *, first: bool) -> None:
+        """One physics substep; `first` in each control step, when the action becomes the goal."""
+        kernel.substep(self._live, self.arm, self._work, self.controller, action, first)
+
+    def run(self, actions_CA: Array, goal: Goal, *, stop_on_success: bool, success_C: NDArray[np.bool_]) -> int:
+        """Run a chunk; number of actions run, negative when MuJoCo's state went bad in the last of them."""
+        return int(
+            kernel.run_chunk(
+                self._live, self.arm, goal, self._work, self.controller, actions_CA, SUBSTEPS, stop_on_success,
+                success_C, self.drawn_qpos,
+            )
+        )  # fmt: skip
+
+    def goal_met(self, goal: Goal) -> bool:
+        """Does the present state meet a goal?"""
+        return bool(kernel.goal_met(self._live, goal))
+
+    def warning(self) -> str | None:
+        """What MuJoCo warned of since the state was loaded, if the state means nothing after it."""
+        kind = int(kernel.warned(self._live))
+        return None if kind < 0 else str(mujoco.mjtWarning(kind).name)
+
+
+def _contact_address(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[int, int]:
+    """Address of the first contact's pair of geoms, and the stride between contacts.
+
+    MuJoCo allocates contacts first in its arena, so they stay there. A contact is needed to see the address.
+    """
+    mujoco.mj_fwdPosition(model, data)
+    for _ in range(2000):
+        if data.ncon:
+            geoms = data.contact.geom
+            return int(geoms.__array_interface__["data"][0]), int(geoms.strides[0])
+        mujoco.mj_step(model, data)  # things fall
+    raise ValueError("nothing in this scene ever touches: no contact to find MuJoCo's contact list by")
