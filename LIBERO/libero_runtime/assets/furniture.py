@@ -170,7 +170,7 @@ def wine_rack(facts: ObjectFacts) -> dict[str, Parts]:
                   half_width=half_width, thickness=slat, inside=(inner, y0, z1)),
             box((min(x, inner) - half_width, y0 + 0.010, z0), (max(x, inner) + half_width, 0.060, z0 + slat)),
         ]  # fmt: skip
-    wood = Paint((0.50, 0.22, 0.11), texture="wood_dark", specular=0.3, shininess=0.3)
+    wood = Paint((0.56, 0.25, 0.13), texture="wood_dark", emission=0.2, specular=0.3, shininess=0.3)
     dark = Paint((0.36, 0.15, 0.08), texture="wood_dark", specular=0.3, shininess=0.3)
     visuals = [Visual(shape, wood) for shape in boards] + [Visual(peg, dark) for peg in pegs]
     return {"object": Parts((*boards, *pegs), tuple(visuals))}

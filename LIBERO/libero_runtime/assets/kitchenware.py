@@ -52,8 +52,8 @@ def wine_bottle(facts: ObjectFacts) -> dict[str, Parts]:
                       (radius - 0.001, 0.0400), (radius + 0.0005, 0.0400)]  # fmt: skip
     capsule_outline = [(0.0072, 0.1250), (0.0072, top - 0.0006), (0.0060, top + 0.0004), (0.0, top + 0.0004)]
     visuals = (
-        Visual(glass, Paint((0.05, 0.14, 0.07), specular=0.9, shininess=0.9)),
-        Visual(lathe("label", label_outline, center=center, num_sides=28), Paint((0.88, 0.82, 0.64))),
+        Visual(glass, Paint((0.05, 0.14, 0.07), emission=0.15, specular=0.9, shininess=0.9)),
+        Visual(lathe("label", label_outline, center=center, num_sides=28), Paint((0.88, 0.82, 0.64), emission=0.25)),
         Visual(lathe("stripe", stripe_outline, center=center, num_sides=28), Paint((0.45, 0.07, 0.10))),
         Visual(
             lathe("capsule", [(0.0, 0.1250), *capsule_outline], center=center, num_sides=20),
@@ -91,7 +91,7 @@ def moka_pot(facts: ObjectFacts) -> dict[str, Parts]:
         mesh = lathe(name, corners, center=(x, 0.0, 0.0), num_sides=8, start_angle=math.pi / 8)
         return Visual(mesh, aluminium)
 
-    aluminium = Paint((0.70, 0.70, 0.71), specular=0.9, shininess=0.8)
+    aluminium = Paint((0.70, 0.70, 0.71), emission=0.15, specular=0.9, shininess=0.8)
     black = Paint((0.06, 0.06, 0.06), specular=0.4, shininess=0.4)
     visuals = (
         metal("boiler", [(0.0, bottom), (boiler - 0.002, bottom), (boiler, bottom + 0.003), (0.0330, -0.0160),

@@ -123,15 +123,15 @@ def _parts(mug: _Mug, visuals: tuple[Visual, ...]) -> dict[str, Parts]:
 def porcelain_mug(facts: ObjectFacts) -> dict[str, Parts]:
     """A plain white porcelain mug."""
     mug = _Mug(facts.body("object"), handle_side=-1, foot_radius=0.0300, thickness=0.0050)
-    white = Paint((0.93, 0.93, 0.92), specular=0.6, shininess=0.7)
+    white = Paint((0.90, 0.90, 0.89), emission=0.35, specular=0.6, shininess=0.7)
     return _parts(mug, (Visual(mug.cup("cup"), white), Visual(mug.handle("handle"), white)))
 
 
 def white_yellow_mug(facts: ObjectFacts) -> dict[str, Parts]:
     """White inside and above, yellow below and on the handle."""
     mug = _Mug(facts.body("object"), handle_side=1, foot_radius=0.0310, thickness=0.0070)
-    white = Paint((0.94, 0.93, 0.90), specular=0.5, shininess=0.6)
-    yellow = Paint((0.93, 0.72, 0.16), specular=0.4, shininess=0.5)
+    white = Paint((0.90, 0.89, 0.86), emission=0.35, specular=0.5, shininess=0.6)
+    yellow = Paint((0.93, 0.72, 0.16), emission=0.25, specular=0.4, shininess=0.5)
     bottom, top = mug.span
     return _parts(
         mug,
@@ -146,7 +146,7 @@ def white_yellow_mug(facts: ObjectFacts) -> dict[str, Parts]:
 def red_coffee_mug(facts: ObjectFacts) -> dict[str, Parts]:
     """A tall red mug with a dark inside."""
     mug = _Mug(facts.body("object"), handle_side=1, foot_radius=0.0265, thickness=0.0060)
-    red = Paint((0.74, 0.10, 0.09), specular=0.5, shininess=0.6)
+    red = Paint((0.74, 0.10, 0.09), emission=0.2, specular=0.5, shininess=0.6)
     coffee = Paint((0.20, 0.10, 0.05), specular=0.5, shininess=0.6)
     bottom, top = mug.span
     level = bottom + 0.80 * (top - bottom)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -15,6 +15,7 @@ from libero_runtime.assets.bottles import alphabet_soup, bbq_sauce, ketchup, sal
 from libero_runtime.assets.facts import BodyFacts, ObjectFacts, object_facts
 from libero_runtime.assets.furniture import flat_stove, white_cabinet, wine_rack, wooden_cabinet
 from libero_runtime.assets.kitchenware import frypan, moka_pot, wine_bottle
+from libero_runtime.assets.mjcf import numbers, primitive_attributes
 from libero_runtime.assets.mugs import porcelain_mug, red_coffee_mug, white_yellow_mug
 from libero_runtime.assets.packages import (
     butter,
@@ -24,7 +25,7 @@ from libero_runtime.assets.packages import (
     milk,
     orange_juice,
 )
-from libero_runtime.assets.shapes import Mesh, Paint, Parts, Primitive, Vector
+from libero_runtime.assets.shapes import Mesh, Paint, Parts, Vector
 from libero_runtime.assets.stationery import black_book, desk_caddy
 from libero_runtime.assets.tableware import bowl, plate, ramekin
 
@@ -93,20 +94,6 @@ _SEEN_ONLY = {"contype": "0", "conaffinity": "0", "group": "1", "mass": "0"}
 _SITE_COLORS = {"burner": "1 0 0 0"}
 
 
-def numbers(values: Iterable[float] | Vector) -> str:
-    """Numbers as MJCF attributes write them."""
-    return " ".join(f"{value:.6g}" for value in values)
-
-
-def _primitive_attributes(primitive: Primitive) -> dict[str, str]:
-    return {
-        "type": primitive.kind,
-        "pos": numbers(primitive.pos),
-        "quat": numbers(primitive.quat),
-        "size": numbers(primitive.size),
-    }
-
-
 def principal_order(body: BodyFacts, inertia: Vector) -> Vector:
     """Assign sorted principal moments to the body's axes: the shorter the extent along an axis, the larger.
 
@@ -160,7 +147,7 @@ class _Document:
     def add_parts(self, element: ET.Element, parts: Parts) -> None:
         for index, primitive in enumerate(parts.collision):
             name = f"{element.get('name')}_collision{index}"
-            ET.SubElement(element, "geom", {"name": name, **_primitive_attributes(primitive), "group": "0", **_CONTACT})
+            ET.SubElement(element, "geom", {"name": name, **primitive_attributes(primitive), "group": "0", **_CONTACT})
         for index, visual in enumerate(parts.visuals):
             attributes = {"name": f"{element.get('name')}_visual{index}", "material": self.material(visual.paint)}
             if isinstance(visual.shape, Mesh):
@@ -171,7 +158,7 @@ class _Document:
                 ET.SubElement(self.asset, "mesh", name=visual.shape.name, file=mesh_file, inertia="shell")
                 attributes |= {"type": "mesh", "mesh": visual.shape.name}
             else:
-                attributes |= _primitive_attributes(visual.shape)
+                attributes |= primitive_attributes(visual.shape)
             ET.SubElement(element, "geom", {**attributes, **_SEEN_ONLY})
 
     def add_body(self, parent: ET.Element, body: BodyFacts, parts: Parts | None) -> ET.Element:

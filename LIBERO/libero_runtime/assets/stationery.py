@@ -44,8 +44,8 @@ def desk_caddy(facts: ObjectFacts) -> dict[str, Parts]:
             box((x0, divider[0], floor), (x1, divider[1], _SIDE_TOP)),
             box((_FINGER_GAP_X, divider[0], _SIDE_TOP), (x1, divider[1], z1)),
         ]
-    wood = Paint((0.74, 0.53, 0.33), texture="wood_dark")
-    dark = Paint((0.34, 0.25, 0.18), texture="wood_dark")
+    wood = Paint((0.88, 0.64, 0.40), texture="wood_dark", emission=0.25)
+    dark = Paint((0.50, 0.37, 0.26), texture="wood_dark", emission=0.15)
     visuals = [Visual(board, wood) for board in boards]
     for low, high in inside.values():
         visuals.append(Visual(box((low[0], low[1], low[2]), (high[0], high[1], low[2] + 0.0006)), dark))
