@@ -179,7 +179,7 @@ class _Planner:
             result=show(result),
             command=(*script, *settings, *self.request.overrides),
             todo=tuple(todo),
-            notes=self._continuation_note(stage, start),
+            notes=(*self._continuation_note(stage, start), *self._growth_note(stage)),
             merged=beneath,
         )
 
@@ -229,17 +229,26 @@ class _Planner:
             )
 
     def _longer_last_stage(self) -> str:
-        """How to train only the newest task longer, which no other task depends on; empty where that is impossible."""
-        begun = [stage for stage in self.request.stages if saved_steps(self.folder(stage))]
-        adapters = recorded_start(self.folder(begun[-1]))
-        if self.experiment.merges or self.request.run_id or len(adapters) != 1:
+        """How to train only the newest task longer; empty where that is impossible or another task learnt from it."""
+        newest = [stage for stage in self.request.stages if saved_steps(self.folder(stage))][-1]
+        adapters = recorded_start(self.folder(newest))
+        if self.experiment.merges or self.request.run_id or len(adapters) != 1 or self._learnt_from(newest):
             return ""
-        last, end = begun[-1][0], self.request.stages[-1][0]
+        last, end = newest[0], self.request.stages[-1][0]
         tasks = str(last) if last == end else f'"{last},{end}"'
+        noted = adapters[0].parent
+        moved = self.results / Path(*noted.parts[-3:])
+        start = self.workspace.show(moved if moved.is_dir() else noted)
         return (
-            f"\n  TASK_ID_OR_RANGE {tasks} with CHECKPOINT_PATH {self.workspace.show(adapters[0].parent)} and "
-            f"MAX_EPOCH {self.max_epochs}\n      to train task {last} longer, which nothing was learnt from yet"
+            f"\n  TASK_ID_OR_RANGE {tasks} with CHECKPOINT_PATH {start} and MAX_EPOCH {self.max_epochs}\n"
+            f"      to train task {last} longer, which nothing was learnt from yet"
         )
+
+    def _learnt_from(self, stage: Stage) -> list[str]:
+        """Runs of this experiment that began with what this stage has learnt."""
+        own = self.folder(stage).name
+        runs = sorted(self.results.glob(f"task*_seed{self.request.seed}"))
+        return [run.name for run in runs if any(own in path.parts for path in recorded_start(run))]
 
     def _has_base(self) -> bool:
         return any(line.row == BASE_ROW and line.seed == self.request.seed for line in self.ledger)
@@ -252,6 +261,16 @@ class _Planner:
 
         wanted = (row, self.request.seed, spelt(actor))
         return any((line.row, line.seed, spelt(Path(line.checkpoint))) == wanted for line in self.ledger)
+
+    def _growth_note(self, stage: Stage) -> tuple[str, ...]:
+        """A task that is trained longer does not change what was learnt from it, and takes its own row along."""
+        later = self._learnt_from(stage)
+        if not later or is_actor(self.result(stage)):
+            return ()
+        return (
+            f"{', '.join(later)} began with an earlier epoch of it and will not change; the row of this task in "
+            f"reports will be that of epoch {self.max_epochs}",
+        )
 
     def _continuation_note(self, stage: Stage, start: _Start) -> tuple[str, ...]:
         """Starting at task 2 from the base model is allowed, but often a forgotten checkpoint."""

@@ -292,6 +292,19 @@ def test_the_choices_are_plans(workspace: Workspace, trained: Path) -> None:
     assert len(plan_sequence(request, anew, workspace=workspace, ledger=())) == 2
 
 
+def test_a_task_that_others_learnt_from_may_grow_alone_and_says_so(workspace: Workspace, trained: Path) -> None:
+    (step,) = longer(workspace, 0)
+    assert step.notes == (
+        "task_1_seed7 began with an earlier epoch of it and will not change; the row of this task in reports will be "
+        "that of epoch 15",
+    )
+    (last,) = longer(workspace, 2, checkpoint="logs/sequential/task_1_seed7")
+    assert last.notes == ()
+    with pytest.raises(SequenceError) as caught:
+        longer(workspace, 0, 1)
+    assert "longer" not in str(caught.value), "task 2 learnt from task 1"
+
+
 def test_a_sequence_whose_second_task_was_not_begun_grows(workspace: Workspace) -> None:
     begin(workspace.root / "logs/sequential/task_0_seed7", 10)
     first, second = longer(workspace, 0, 1)
