@@ -25,7 +25,8 @@ BLACK: Color = (24, 20, 20)
 
 
 @functools.cache
-def _font(face: str, size: int) -> ImageFont.FreeTypeFont:
+def font(face: str, size: int) -> ImageFont.FreeTypeFont:
+    """One of the typefaces that matplotlib brings, such as `DejaVuSans-Bold`, at a size in pixels."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")), size)
 
 
@@ -62,11 +63,11 @@ class Canvas:
         """Letters as large as fit in `box`, in its middle; `turn` in degrees against the clock, multiples of 90."""
         x0, y0, x1, y1 = self._pixels(box)
         width, height = (x1 - x0, y1 - y0) if turn % 180 == 0 else (y1 - y0, x1 - x0)
-        left, top, right, bottom = _font(face, 100).getbbox(text)
-        font = _font(face, max(4, int(100 * min(width / (right - left), height / (bottom - top)))))
-        left, top, right, bottom = font.getbbox(text)
+        left, top, right, bottom = font(face, 100).getbbox(text)
+        fitted = font(face, max(4, int(100 * min(width / (right - left), height / (bottom - top)))))
+        left, top, right, bottom = fitted.getbbox(text)
         stamp = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)))
-        ImageDraw.Draw(stamp).text((-left, -top), text, font=font, fill=255)
+        ImageDraw.Draw(stamp).text((-left, -top), text, font=fitted, fill=255)
         stamp = stamp.rotate(turn, expand=True)
         position = round((x0 + x1 - stamp.width) / 2), round((y0 + y1 - stamp.height) / 2)
         self._image.paste(color, (*position, position[0] + stamp.width, position[1] + stamp.height), stamp)
