@@ -58,6 +58,10 @@ def _policy(checkpoint, **options):
     return policy
 
 
+def _trainable(policy):
+    return [parameter for parameters in policy.trainable_modules().values() for parameter in parameters]
+
+
 def _inputs(policy, count=3) -> PolicyInputs:
     images = np.random.default_rng(0).integers(0, 256, (count, 1, 64, 64, 3), dtype=np.uint8)
     return policy.prepare(Observation(images, np.zeros((count, 8), np.float32), LANGUAGES[:count]))
@@ -155,7 +159,7 @@ def test_sampling_follows_the_distribution_after_the_sampled_tokens(checkpoint):
     assert ((observed - cumulative).abs() < 4 * (0.25 / count) ** 0.5).all()
 
 
-def test_gradient_checkpointing_leaves_decoding_as_it_is(checkpoint):
+def test_gradient_checkpointing_changes_neither_decoding_nor_gradients(checkpoint):
     plain = _policy(checkpoint)
     source = PolicySource(checkpoint, unnorm_key=SUITE, seed=3)
     frugal = load_policy(
@@ -169,6 +173,21 @@ def test_gradient_checkpointing_leaves_decoding_as_it_is(checkpoint):
     assert frugal.module.training
     assert torch.equal(given.bins_BCA, wanted.bins_BCA)
     torch.testing.assert_close(given.logprobs_BCA, wanted.logprobs_BCA)
+    for policy in (plain, frugal):
+        policy.evaluate_actions(inputs, wanted.bins_BCA, temperature=1.0).logprobs_BCA.mean().backward()
+    for mine, other in zip(*(_trainable(policy) for policy in (plain, frugal)), strict=True):
+        torch.testing.assert_close(other.grad, mine.grad)
+
+
+def test_bfloat16_rollouts_stay_near_the_updates(checkpoint):
+    """As on a GPU: frozen weights in bfloat16, adapter in float32."""
+    source = PolicySource(checkpoint, unnorm_key=SUITE, seed=3)
+    policy = load_policy(model_config(checkpoint), source, base_dtype=torch.bfloat16)
+    inputs = _inputs(policy)
+    acted = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms())
+    scored = policy.evaluate_actions(inputs, acted.bins_BCA, temperature=1.0)
+    assert acted.logprobs_BCA.dtype == torch.float32
+    torch.testing.assert_close(scored.logprobs_BCA, acted.logprobs_BCA, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.6])
@@ -303,7 +322,7 @@ def test_lwf_is_teacher_forced_on_the_sampled_tokens(checkpoint):
     method = make_method(MethodConfig("lwf", lwf=LwFConfig(coeff=1.0)))
     method.on_task_start(_task(), policy)
     with torch.no_grad():
-        for parameter in gather_parameters(policy):
+        for parameter in _trainable(policy):
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
     inputs = _inputs(policy)
     bins_BCA = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms()).bins_BCA
@@ -313,10 +332,6 @@ def test_lwf_is_teacher_forced_on_the_sampled_tokens(checkpoint):
     old = read_policy(checkpoint).action_logits(inputs, bins_BCA.flatten(1)).log_softmax(-1)
     torch.testing.assert_close(loss, (old.exp() * (old - new)).sum(-1).mean())
     assert loss > 1e-3
-
-
-def gather_parameters(policy):
-    return [parameter for parameters in policy.trainable_modules().values() for parameter in parameters]
 
 
 @pytest.mark.parametrize("name", ["ewc", "agem", "slca", "lwf"])
