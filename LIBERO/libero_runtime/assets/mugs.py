@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from libero_runtime.assets.facts import BodyFacts, ObjectFacts
 from libero_runtime.assets.shapes import Mesh, Paint, Parts, Primitive, Profile, Visual, box, lathe, tube
 from libero_runtime.assets.tableware import floor_box, round_wall
@@ -16,15 +18,17 @@ _HANDLE_HALF_WIDTH = 0.006  # fingers that close along y hold this
 
 @dataclass(frozen=True)
 class _Mug:
-    """A cone with a handle along the x axis; the rest follows from the bounding box.
+    """A cup that widens to its belly and is nearly straight above, with a handle along the x axis.
 
-    `handle_side` is the sign of x on which the handle is, `foot_radius` the outer radius at the bottom, `handle_z` the
-    lower and upper height of the handle as fractions of the mug's height.
+    `handle_side` is the sign of x on which the handle is, `foot_radius` the outer radius at the bottom, `belly` outer
+    radius and height above the bottom where the straight wall begins, `handle_z` the lower and upper height of the
+    handle as fractions of the mug's height. The rest follows from the bounding box.
     """
 
     body: BodyFacts
     handle_side: int
     foot_radius: float
+    belly: tuple[float, float]
     thickness: float
     handle_z: tuple[float, float] = (0.22, 0.82)
 
@@ -44,9 +48,22 @@ class _Mug:
         low, high = self.body.bounds
         return float(low[2]), float(high[2])
 
-    def radius_at(self, z: float) -> float:
+    def outline(self) -> Profile:
+        """The outer surface as (radius, z), from the foot to the rim."""
         bottom, top = self.span
-        return self.foot_radius + (self.rim_radius - self.foot_radius) * (z - bottom) / (top - bottom)
+        return [(self.foot_radius, bottom), (self.belly[0], bottom + self.belly[1]), (self.rim_radius, top)]
+
+    def radius_at(self, z: float) -> float:
+        radii, heights = zip(*self.outline(), strict=True)
+        return float(np.interp(z, heights, radii))
+
+    def rounded(self, z0: float, z1: float, *, offset: float = 0.0) -> Profile:
+        """The outer surface between two heights with the belly's edge smoothed, moved outwards by `offset`."""
+        around = (-0.008, 0.0, 0.008)
+        return [
+            (sum(self.radius_at(z + step) for step in around) / len(around) + offset, z)
+            for z in np.linspace(z0, z1, 9).tolist()
+        ]
 
     @property
     def handle_heights(self) -> tuple[float, float]:
@@ -60,10 +77,11 @@ class _Mug:
         return float(self.body.bounds[0 if self.handle_side < 0 else 1][0])
 
     def collision(self) -> tuple[Primitive, ...]:
-        bottom, top = self.span
+        bottom, _ = self.span
         x, y = self.axis
         corner = 1 / math.cos(math.pi / _NUM_WALL_BOXES)  # flat sides, not corners, touch the bounding box
-        outer = [(self.foot_radius * corner, bottom + 0.0006), (self.rim_radius * corner, top)]
+        foot, *rest = [(radius * corner, z) for radius, z in self.outline()]
+        outer = [(foot[0], bottom + 0.0006), *rest]
         walls = round_wall(outer, self.thickness, self.body, num_boxes=_NUM_WALL_BOXES, center=(x, y))
         floor = floor_box(self.body, self.foot_radius, bottom + _FLOOR, center=(x, y))
         low, high = self.handle_heights
@@ -84,21 +102,27 @@ class _Mug:
         """The turned cup with a rounded foot and rim."""
         bottom, top = self.span
         rim, inner = self.rim_radius, self.thickness
-        outside: Profile = [
-            (0.0, bottom), (self.foot_radius - 0.003, bottom), (self.foot_radius, bottom + 0.003),
-            (self.radius_at(top - lip), top - lip), (rim - 0.4 * inner, top), (rim - inner, top - lip),
-            (self.foot_radius - inner, bottom + _FLOOR + 0.003), (0.0, bottom + _FLOOR),
-        ]  # fmt: skip
-        return self.turned(name, outside)
+        floor = bottom + _FLOOR
+        inside = [(radius, max(z, floor + 0.002)) for radius, z in self.rounded(floor, top - lip, offset=-inner)]
+        return self.turned(
+            name,
+            [
+                (0.0, bottom),
+                (self.foot_radius - 0.002, bottom),
+                *self.rounded(bottom + 0.002, top - lip),
+                (rim - 0.4 * inner, top),
+                *reversed(inside),
+                (0.0, floor),
+            ],
+        )
 
     def turned(self, name: str, profile: Profile) -> Mesh:
         return lathe(name, profile, center=(*self.axis, 0.0), num_sides=32)
 
     def band(self, name: str, z0: float, z1: float, *, raised: float = 0.0004) -> Mesh:
         """A closed ring that stands proud of the cup's outside between two heights."""
-        low, high = self.radius_at(z0), self.radius_at(z1)
-        outline = [(low + raised, z0), (high + raised, z1), (high - 0.001, z1), (low - 0.001, z0)]
-        return self.turned(name, [*outline, outline[0]])
+        outside = self.rounded(z0, z1, offset=raised)
+        return self.turned(name, [*outside, (outside[-1][0] - 0.0015, z1), (outside[0][0] - 0.0015, z0), outside[0]])
 
     def handle(self, name: str, *, radius: float = 0.0055) -> Mesh:
         """A tube in the shape of an ear through the three boxes of the handle."""
@@ -122,14 +146,14 @@ def _parts(mug: _Mug, visuals: tuple[Visual, ...]) -> dict[str, Parts]:
 
 def porcelain_mug(facts: ObjectFacts) -> dict[str, Parts]:
     """A plain white porcelain mug."""
-    mug = _Mug(facts.body("object"), handle_side=-1, foot_radius=0.0300, thickness=0.0050)
+    mug = _Mug(facts.body("object"), handle_side=-1, foot_radius=0.0270, belly=(0.0445, 0.040), thickness=0.0050)
     white = Paint((0.90, 0.90, 0.89), emission=0.35, specular=0.6, shininess=0.7)
     return _parts(mug, (Visual(mug.cup("cup"), white), Visual(mug.handle("handle"), white)))
 
 
 def white_yellow_mug(facts: ObjectFacts) -> dict[str, Parts]:
     """White inside and above, yellow below and on the handle."""
-    mug = _Mug(facts.body("object"), handle_side=1, foot_radius=0.0310, thickness=0.0070)
+    mug = _Mug(facts.body("object"), handle_side=1, foot_radius=0.0320, belly=(0.0465, 0.030), thickness=0.0070)
     white = Paint((0.90, 0.89, 0.86), emission=0.35, specular=0.5, shininess=0.6)
     yellow = Paint((0.93, 0.72, 0.16), emission=0.25, specular=0.4, shininess=0.5)
     bottom, top = mug.span
@@ -145,11 +169,11 @@ def white_yellow_mug(facts: ObjectFacts) -> dict[str, Parts]:
 
 def red_coffee_mug(facts: ObjectFacts) -> dict[str, Parts]:
     """A tall red mug with a dark inside."""
-    mug = _Mug(facts.body("object"), handle_side=1, foot_radius=0.0265, thickness=0.0060)
+    mug = _Mug(facts.body("object"), handle_side=1, foot_radius=0.0275, belly=(0.0400, 0.050), thickness=0.0060)
     red = Paint((0.74, 0.10, 0.09), emission=0.2, specular=0.5, shininess=0.6)
     coffee = Paint((0.20, 0.10, 0.05), specular=0.5, shininess=0.6)
     bottom, top = mug.span
-    level = bottom + 0.80 * (top - bottom)
+    level = bottom + 0.60 * (top - bottom)
     radius = mug.radius_at(level) - mug.thickness + 0.0005
     surface = mug.turned("coffee", [(0.0, level - 0.002), (radius, level - 0.002), (radius, level), (0.0, level)])
     return _parts(mug, (Visual(mug.cup("cup"), red), Visual(mug.handle("handle"), red), Visual(surface, coffee)))
