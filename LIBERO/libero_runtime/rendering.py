@@ -12,11 +12,13 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.native import COMPILED, compiled
 from libero_runtime.opengl import select_opengl
 
 Look = Literal["fast", "official"]
 LOOKS: tuple[str, ...] = get_args(Look)
-_COLLISION_GROUP, _VISUAL_GROUP = 0, 1
+_COLLISION_GROUP, _VISUAL_GROUP, _HIDDEN_GROUP = 0, 1, 3
+_ROUND_M = 0.01  # a ball's radius from which it needs the renderer's full number of stacks
 _MAX_GEOMS = 1000  # as robosuite's renderer; LIBERO scenes have about 250
 _gl_context: Any = None  # mujoco's GLContext of the selected platform: shared by every scene of this process
 
@@ -33,16 +35,37 @@ def _make_gl_current() -> None:
     _gl_context.make_current()
 
 
+@compiled
+def _rotate(pixels_HWC: NDArray[np.uint8], out_HWC: NDArray[np.uint8]) -> None:
+    """Copy a square image rotated by 180 degrees."""
+    size = pixels_HWC.shape[0]
+    for row in range(size):
+        for column in range(size):
+            for colour in range(3):
+                out_HWC[size - 1 - row, size - 1 - column, colour] = pixels_HWC[row, column, colour]
+
+
+def _rotated_copy(pixels_HWC: NDArray[np.uint8], out_HWC: NDArray[np.uint8]) -> None:
+    if COMPILED:
+        _rotate(pixels_HWC, out_HWC)  # numpy takes eight times as long
+    else:
+        out_HWC[:] = pixels_HWC[::-1, ::-1]
+
+
 class SceneRenderer:
     """Renders the named cameras of one compiled model.
 
     `look="official"` gives the pixels of stock LIBERO; `look="fast"` leaves out multisampling, reflections and the
-    shadow map (no light in LIBERO casts shadows), and goes with a coarser robot (`robot_meshes`).
+    shadow map (no light in LIBERO casts shadows), divides cylinders in fewer stacks, and goes with a coarser robot
+    (`robot_meshes`). It also leaves out geoms outside a camera's view, which changes no pixel.
     """
 
     def __init__(self, model: mujoco.MjModel, *, cameras: Sequence[str], image_size: int, look: Look) -> None:
         self.image_size = image_size
         self._model = model
+        self._culls = look == "fast"  # with reflections, what is out of view may be seen in a mirror
+        self._groups = model.geom_group.copy()
+        self._bounds = np.where(model.geom_rbound > 0.0, model.geom_rbound, np.inf)  # planes have none
         self._camera_ids = [self._camera_id(name) for name in cameras]
         _make_gl_current()
         self._context = self._make_context(look)
@@ -63,12 +86,31 @@ class SceneRenderer:
         """Upload the model; its quality settings are read here only, and are left as they were."""
         quality, window = self._model.vis.quality, self._model.vis.global_
         before = quality.offsamples, quality.shadowsize, window.offwidth, window.offheight
+        stacks = quality.numstacks
         if look == "fast":
             quality.offsamples = quality.shadowsize = 0
+            quality.numstacks = min(stacks, self._num_stacks())
         window.offwidth = window.offheight = self.image_size
         context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
         quality.offsamples, quality.shadowsize, window.offwidth, window.offheight = before
+        quality.numstacks = stacks
         return context
+
+    def _num_stacks(self) -> int:
+        """Rings along cylinders (2 shade them like 16, grey levels differ by 2 at most) and balls (which need more)."""
+        types, sizes = self._model.geom_type, self._model.geom_size
+        kinds = mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_ELLIPSOID, mujoco.mjtGeom.mjGEOM_CAPSULE
+        round_geoms = np.isin(types, kinds) & (sizes[:, 0] > _ROUND_M) & (self._groups == _VISUAL_GROUP)
+        return 16 if round_geoms.any() else 2
+
+    def _hide_unseen(self, data: mujoco.MjData, camera_id: int) -> None:
+        """Put geoms whose bounding sphere is outside the camera's pyramid of view into a group that is not drawn."""
+        half = np.tan(0.5 * np.deg2rad(self._model.cam_fovy[camera_id]))
+        offsets = (data.geom_xpos - data.cam_xpos[camera_id]) @ data.cam_xmat[camera_id].reshape(3, 3)
+        depth = -offsets[:, 2]
+        aside = (np.abs(offsets[:, :2]).max(axis=1) - half * depth) / np.sqrt(1.0 + half * half)
+        unseen = (aside > self._bounds) | (depth < -self._bounds)
+        self._model.geom_group[:] = np.where(unseen, _HIDDEN_GROUP, self._groups)
 
     def _camera_id(self, name: str) -> int:
         camera_id = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, name)
@@ -90,6 +132,8 @@ class SceneRenderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         for out_HWC, camera_id in zip(out_NHWC, self._camera_ids, strict=False):
             self._camera.fixedcamid = camera_id
+            if self._culls:
+                self._hide_unseen(data, camera_id)
             mujoco.mjv_updateScene(
                 self._model, data, self._options, self._perturbation, self._camera, mujoco.mjtCatBit.mjCAT_ALL,
                 self._scene,
@@ -98,7 +142,8 @@ class SceneRenderer:
             mujoco.mjr_readPixels(self._pixels_HWC, None, self._viewport, self._context)
             # OpenGL's rows run bottom-up, so reversing the columns alone would mirror; reversing both rotates stock's
             # (unflipped) image by 180 degrees.
-            out_HWC[:] = self._pixels_HWC[::-1, ::-1]
+            _rotated_copy(self._pixels_HWC, out_HWC)
+        self._model.geom_group[:] = self._groups
 
     def close(self) -> None:
         """Free the GPU (or software) copies of meshes and textures."""

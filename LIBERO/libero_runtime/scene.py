@@ -398,8 +398,7 @@ class Scene:
     def holds(self, predicate: Sequence[str]) -> bool:
         """Does a predicate such as ("in", "milk_1", "basket_1_contain_region") hold in the loaded episode?"""
         if self.exact:
-            holds: bool = self.env._eval_predicate(list(predicate))
-            return bool(holds)
+            return bool(self.env._eval_predicate(list(predicate)))
         key = tuple(predicate)
         if key not in self._predicates:
             self._predicates[key] = compile_goal(self.env, self.model, [key])

@@ -1,0 +1,179 @@
+"""The vector env on threads, without a compiler, on a bad state; its spaces; and what the renderer leaves out."""
+
+import os
+import subprocess
+import sys
+
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+from libero_runtime.scene import Scene
+from libero_runtime.suites import load_suite
+from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
+
+SUITE = "libero_spatial"
+STARTS = [EpisodeStart(SUITE, task, index, seed) for task, index, seed in ((0, 0, 0), (0, 1, 0), (3, 0, 1), (3, 0, 2))]
+
+
+def random_actions(num_envs, num_actions, *, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (num_envs, num_actions, 7)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("num_threads", "max_scenes"), [(3, 10), (2, 1)])
+def test_threads_change_no_bit(num_threads, max_scenes):
+    one = LiberoVectorEnv(num_envs=4, image_size=64)
+    many = LiberoVectorEnv(num_envs=4, image_size=64, num_threads=num_threads, max_scenes=max_scenes)
+    first, second = one.reset(STARTS), many.reset(STARTS)
+    assert np.array_equal(first.images_BNHWC, second.images_BNHWC)
+    for chunk in range(3):
+        actions = random_actions(4, 5, seed=chunk)
+        expected = one.step_chunk(actions, max_steps_B=[5, 3, 5, 0], record_every=2)
+        given = many.step_chunk(actions, max_steps_B=[5, 3, 5, 0], record_every=2)
+        assert np.array_equal(expected.frames.images_BNHWC, given.frames.images_BNHWC)
+        assert np.array_equal(expected.frames.proprio_BP, given.frames.proprio_BP)
+        assert np.array_equal(expected.success_BC, given.success_BC)
+        assert given.num_steps_B.tolist() == [5, 3, 5, 0]
+        assert len(given.recorded) == len(expected.recorded) > 1
+        assert all(np.array_equal(a, b) for a, b in zip(expected.recorded, given.recorded, strict=True))
+    for a, b in zip(one._episodes, many._episodes, strict=True):
+        assert np.array_equal(a.slot.integration, b.slot.integration)
+        assert np.array_equal(a.slot.controller, b.slot.controller)
+    one.close()
+    many.close()
+
+
+PLAIN = """
+import sys
+import numpy as np
+from libero_runtime import native
+from libero_runtime.scene import Scene
+from libero_runtime.suites import load_suite
+assert native.COMPILED == (sys.argv[1] == "1")
+live = Scene(load_suite("libero_spatial").task(0), image_size=16, num_idle_steps=1)
+slot = live.settle(live.prepare(init_index=0, seed=0))[0]
+done = live.advance(slot, np.random.default_rng(0).uniform(-1, 1, (4, 7)))
+assert done.failure is None and len(done.success) == 4
+np.save(sys.argv[2], np.concatenate([done.slot.integration, done.slot.controller]))
+"""
+
+
+def test_plain_python_has_the_bits_of_compiled_code(tmp_path):
+    states = {}
+    for choice in ("0", "1"):
+        path = tmp_path / f"{choice}.npy"
+        env = dict(os.environ, LIBERO_RUNTIME_COMPILED=choice)
+        subprocess.run([sys.executable, "-c", PLAIN, choice, path], env=env, check=True)
+        states[choice] = np.load(path)
+    np.testing.assert_allclose(states["0"], states["1"], rtol=0, atol=1e-12)
+
+
+def test_without_a_cache_folder_numba_still_compiles(tmp_path):
+    """NUMBA_CACHE_DIR that cannot be written, as in a read-only container."""
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    code = (
+        "from libero_runtime import native\n"
+        "@native.compiled\n"
+        "def twice(x):\n    return 2 * x\n"
+        "assert twice(21) == 42\n"
+    )
+    env = dict(os.environ, NUMBA_CACHE_DIR=str(blocked / "cache"))
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_bad_state_names_the_episode_and_spares_the_others(num_threads, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log into the working folder
+    env = LiberoVectorEnv(num_envs=3, image_size=16, num_threads=num_threads)
+    env.reset(STARTS[:3])
+
+    def spoil(env_id):
+        episode = env._episodes[env_id]
+        model = env._scene(episode.task).model
+        episode.slot.integration[1 + model.nq + 3] = np.nan
+
+    spoil(1)
+    with pytest.raises(SimulationError, match=r"environment 1: .*mjWARN_BADQVEL.* in control step 1 of libero_spatial "
+                                              r"task 0 .* from initial state 1, seed 0"):  # fmt: skip
+        env.step_chunk(random_actions(3, 4))
+    assert [env._episodes[env_id].slot.num_steps for env_id in (0, 2)] == [4, 4]
+    with pytest.raises(VectorEnvError, match="environment 1 has no episode"):
+        env.step_chunk(random_actions(3, 4))
+    env.close()
+
+    env = LiberoVectorEnv(num_envs=2, image_size=16, num_threads=num_threads, on_failure="freeze")
+    env.reset(STARTS[:2])
+    before = env.step_chunk(random_actions(2, 1)).frames
+    spoil(0)
+    for _ in range(2):
+        result = env.step_chunk(random_actions(2, 4))
+        assert result.failures_B[1] is None
+        assert "environment 0: MuJoCo's state went bad" in result.failures_B[0]
+        assert result.num_steps_B.tolist() == [0, 4]
+        assert np.array_equal(result.frames.images_BNHWC[0], before.images_BNHWC[0])
+    env.reset(STARTS[:1], [0])
+    assert env.step_chunk(random_actions(2, 4)).failures_B == (None, None)
+    env.close()
+
+
+def test_gymnasium_face():
+    env = LiberoVectorEnv(num_envs=2, cameras=("agentview", "robot0_eye_in_hand"), image_size=32)
+    frames = env.reset(STARTS[:2])
+    assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED
+    assert env.single_action_space.shape == (7,)
+    assert env.action_space.shape == (2, 7)
+    row = {"images": frames.images_BNHWC[0], "proprio": frames.proprio_BP[0]}
+    assert env.single_observation_space.contains(row)
+    assert env.observation_space.contains({"images": frames.images_BNHWC, "proprio": frames.proprio_BP})
+    actions = np.stack([env.action_space.sample() for _ in range(3)], axis=1)
+    after = env.step_chunk(actions)
+    assert np.array_equal(env.render(), after.frames.images_BNHWC[:, 0])
+    assert np.array_equal(env.render([1])[0], after.frames.images_BNHWC[1, 0])
+    bad = np.zeros((2, 1, 7), np.float32)
+    bad[1, 0, 2] = np.inf
+    with pytest.raises(VectorEnvError, match=r"environment 1 \(libero_spatial task 0, initial state 1, .* step 3\)"):
+        env.step_chunk(bad)
+    with pytest.raises(VectorEnvError, match="exact=True steps on one thread, given num_threads=2"):
+        LiberoVectorEnv(num_envs=1, exact=True, num_threads=2)
+    with pytest.raises(VectorEnvError, match="on_failure='ignore' must be one of raise, freeze"):
+        LiberoVectorEnv(num_envs=1, on_failure="ignore")
+    env.close()
+
+
+def test_leaving_out_unseen_geoms_changes_no_pixel():
+    live = Scene(load_suite(SUITE).task(0), cameras=("agentview", "robot0_eye_in_hand", "frontview"), image_size=128)
+    slot, _ = live.start(init_index=0)
+    renderer = live._renderer
+    for chunk in range(3):
+        done = live.advance(slot, random_actions(1, 8, seed=chunk)[0].astype(np.float64))
+        slot = done.slot
+        renderer._culls = True
+        without = live.draw(slot.pose)
+        renderer._hide_unseen(live._full_data, renderer._camera_ids[1])
+        hidden = (live._full_model.geom_group != renderer._groups).sum()
+        live._full_model.geom_group[:] = renderer._groups
+        renderer._culls = False
+        assert hidden > 20
+        assert np.array_equal(without, live.draw(slot.pose))
+        assert np.array_equal(live._full_model.geom_group, renderer._groups)
+    live.close()
+
+
+def test_official_look_draws_stock_pixels_of_fast_steps():
+    """Every pixel (tolerance 0) of a state that the fast loop reached, against robosuite's simulation of that state."""
+    cameras = ("agentview", "robot0_eye_in_hand")
+    ours = Scene(load_suite(SUITE).task(0), cameras=cameras, look="official")
+    stock = Scene(load_suite(SUITE).task(0), cameras=cameras, look="official", exact=True)
+    slot, _ = ours.start(init_index=0)
+    pose = ours.advance(slot, random_actions(1, 8)[0].astype(np.float64)).slot.pose
+    images = ours.draw(pose)
+    model, data = stock._full_model, stock._full_data
+    model.body_pos[stock._fixture_bodies], model.body_quat[stock._fixture_bodies] = pose.fixture_pos, pose.fixture_quat
+    data.qpos[:] = pose.drawn_qpos
+    mujoco.mj_forward(model, data)
+    assert np.array_equal(images, stock._drawn(2))
+    ours.close()
+    stock.close()
