@@ -134,7 +134,10 @@ class _Planner:
         return _Start(adapter, merged, given=adapter is not None)
 
     def _earlier_adapters(self) -> tuple[Path, ...]:
-        """What tasks before the first one of this request have learnt, from the suite's first task on."""
+        """What tasks before the first one of this request have learnt, from the suite's first task on; nothing where
+        the user gave the whole order."""
+        if self.request.run_id is not None:
+            return ()
         first, wanted = self.experiment.first_task, self.request.stages[0][0]
         adapters = []
         for task_id in range(first, wanted):
@@ -274,7 +277,8 @@ class _Planner:
 
     def _continuation_note(self, stage: Stage, start: _Start) -> tuple[str, ...]:
         """Starting at task 2 from the base model is allowed, but often a forgotten checkpoint."""
-        if self.experiment.merges or start.adapter is not None or len(stage) != 1:
+        in_order = self.request.run_id is None and len(stage) == 1
+        if self.experiment.merges or start.adapter is not None or not in_order:
             return ()
         earlier = self.folder((stage[0] - 1,))
         if not saved_steps(earlier):

@@ -360,6 +360,16 @@ def test_a_later_task_alone_needs_the_adapters_before_it(workspace: Workspace) -
     assert step.todo == ("train to epoch 10", "evaluate all tasks"), "the base row belongs to the first task's run"
 
 
+def test_a_given_order_merges_its_own_tasks_only(workspace: Workspace) -> None:
+    save(workspace.root / "logs/weight_merge/reversed/task_3_seed7", 10)  # the task learnt last, from an earlier run
+    request = replace(MERGE, stages=((4,), (2,), (3,)), run_id="reversed")
+    steps = plan_sequence(request, MERGING, workspace=workspace, ledger=())
+    actors = [f"logs/weight_merge/reversed/task_{task}_seed7/checkpoints/global_step_10/actor" for task in (4, 2)]
+    assert [step.merged for step in steps] == [(), (actors[0],), tuple(actors)]
+    sequential = replace(REQUEST, stages=((4,),), run_id="reversed", method="weight_merge")
+    assert plan(workspace, sequential)[-1].notes == (), "task 3 is not what comes before task 4 here"
+
+
 def test_sequences_start_at_the_suites_first_task(workspace: Workspace) -> None:
     experiment = replace(MERGING, first_task=5)
     for stages in (((5,), (6,)), ((0,),)):
