@@ -1,8 +1,9 @@
 """Stand-ins for LIBERO's object and scene models, generated from measured facts.
 
 LIBERO's meshes and textures must be downloaded. Without them this package writes an assets folder of the same layout,
-with the same bodies, masses, joints, sites and sizes, so that tasks run and initial states load; so far for
-LIBERO-Spatial. Shapes are primitives and turned meshes; only the looks differ from the official ones.
+with the same bodies, masses, joints, sites and sizes, so that tasks run and initial states load: all of
+LIBERO-Spatial, -Object, -Goal and -10, and the tasks of LIBERO-90 that need nothing else. Shapes are primitives and
+simple meshes with drawn prints; only the looks differ from the official ones.
 """
 
 from __future__ import annotations
