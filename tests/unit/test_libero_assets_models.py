@@ -120,6 +120,15 @@ def test_arenas_have_the_measured_geoms_and_cameras(assets, arena):
     assert names >= {geom["name"] for geom in facts["geoms"] if "name" in geom}
     assert {model.camera(index).name for index in range(model.ncam)} == {camera["name"] for camera in facts["cameras"]}
     assert model.nlight == len(facts["lights"])
+    measured = [geom for geom in facts["geoms"] if "contype" not in geom]
+    solid = np.flatnonzero(model.geom_contype)
+    assert len(solid) == len(measured)
+    for geom in measured:
+        pos, size = (np.array([float(value) for value in geom[key].split()]) for key in ("pos", "size"))
+        assert any(
+            np.allclose(model.geom_pos[index], pos, atol=1e-5) and np.allclose(model.geom_size[index], size, atol=1e-5)
+            for index in solid
+        )
 
 
 def test_every_style_of_hf_libero_has_its_texture():

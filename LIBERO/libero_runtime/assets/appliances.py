@@ -11,7 +11,7 @@ _FRAME = 0.022  # of the door around its window
 def microwave(facts: ObjectFacts) -> dict[str, Parts]:
     """A white microwave with a dark window in its hinged door, a steel bar to pull at and a panel of buttons."""
     case, door = facts.body("object"), facts.body("microdoorroot")
-    white = Paint((0.78, 0.78, 0.78), emission=0.12, specular=0.4, shininess=0.4)
+    white = Paint((0.70, 0.70, 0.69), emission=0.15, specular=0.1)
     enamel = Paint((0.62, 0.63, 0.64), specular=0.5, shininess=0.5)
     black = Paint((0.06, 0.06, 0.07), specular=0.7, shininess=0.7)
     steel = Paint((0.68, 0.68, 0.70), specular=0.9, shininess=0.8)
