@@ -85,9 +85,10 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
     evaluated = [Evaluated(one.row, one.seed, one.checkpoint) for one in own]
     steps = plan_sequence(request, experiment, workspace=workspace, ledger=evaluated)
     check_steps(steps, workspace)
+    epochs = max_epochs or experiment.max_epochs
     tasks = ", then ".join("+".join(str(task_id) for task_id in stage) for stage in stages)
     heading = (
-        f"{request.method}: {experiment.suite}, task {tasks}; {max_epochs or experiment.max_epochs} epochs each; "
+        f"{request.method}: {experiment.suite}, task {tasks}; {epochs} epoch{'' if epochs == 1 else 's'} each; "
         f"seed {seed}; config {config_name}; results in {workspace.show(folder)}"
     )
     return heading, steps

@@ -125,8 +125,12 @@ def _positive(config: Config) -> None:
             raise ConfigError(f"{key}={count} must be at least 1")
     if config.runner.seed < 0:
         raise ConfigError(f"runner.seed={config.runner.seed} must not be negative")
-    if not config.actor.optim.lr > 0:
-        raise ConfigError(f"actor.optim.lr={config.actor.optim.lr} must be greater than 0")
+    for key, rate in (
+        ("actor.optim.lr", config.actor.optim.lr),
+        ("actor.optim.value_lr", config.actor.optim.value_lr),
+    ):
+        if not (rate > 0 and isfinite(rate)):
+            raise ConfigError(f"{key}={rate} must be greater than 0, and finite")
 
 
 def _sampling(config: Config) -> None:
@@ -167,8 +171,8 @@ def _base_logits(config: Config) -> None:
     merged = config.actor.model.previous_lora_paths
     if config.method.name == "der" and merged and not config.method.replay.cached_logits:
         raise ConfigError(
-            f"method=der keeps the policy close to the base model, but {len(merged)} adapters are merged into it "
-            "(actor.model.previous_lora_paths): what is computed would be the merged model's logits.\n"
+            f"method=der keeps the policy close to the base model, but adapters are merged into it "
+            f"(actor.model.previous_lora_paths names {len(merged)}): what is computed would be the merged model's logits.\n"
             "Store the base model's with bash examples/embodiment/compute_base_logits_embodiment.sh CONFIG_NAME and "
             "give method.replay.cached_logits=true, or leave actor.model.previous_lora_paths out"
         )
@@ -191,7 +195,6 @@ def _critic(config: Config) -> None:
     for key, size in (
         ("algorithm.value_clip", algorithm.value_clip),
         ("algorithm.huber_delta", algorithm.huber_delta),
-        ("actor.optim.value_lr", optim.value_lr),
     ):
         if not size > 0:
             raise ConfigError(f"{key}={size} must be greater than 0")
