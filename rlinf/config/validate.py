@@ -172,7 +172,7 @@ def _base_logits(config: Config) -> None:
     if config.method.name == "der" and merged and not config.method.replay.cached_logits:
         raise ConfigError(
             f"method=der keeps the policy close to the base model, but adapters are merged into it "
-            f"(actor.model.previous_lora_paths names {len(merged)}): what is computed would be the merged model's logits.\n"
+            f"(actor.model.previous_lora_paths names {len(merged)}): computed logits would be the merged model's.\n"
             "Store the base model's with bash examples/embodiment/compute_base_logits_embodiment.sh CONFIG_NAME and "
             "give method.replay.cached_logits=true, or leave actor.model.previous_lora_paths out"
         )
