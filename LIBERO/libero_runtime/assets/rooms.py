@@ -63,7 +63,7 @@ def kitchen() -> tuple[Visual, ...]:
     parts = [
         Visual(box((back, -2.9, 0.0), (front, 2.9, 0.10)), black),
         Visual(box((back, -2.9, 0.10), (front, 2.9, 0.86)), white),
-        Visual(box((back, -0.50, 0.86), (front + 0.02, 2.9, 0.90)), stone),
+        Visual(box((back, -2.9, 0.86), (front + 0.02, 2.9, 0.90)), stone),
         Visual(box((back, -1.25, 0.05), (front + 0.06, -0.50, 1.75)), steel),
         Visual(box((front + 0.06, -0.56, 0.75), (front + 0.09, -0.53, 1.25)), black),
         Visual(box((front, 0.40, 0.12), (front + 0.015, 1.00, 0.84)), steel),
