@@ -125,7 +125,10 @@ def check_assets(task: TaskSpec) -> None:
         return
     listed = "\n".join(f"  {path}" for path in missing)
     if paths.asset_kind == "official":
-        advice = "The folder is incomplete: restore these files, or unset LIBERO_REPO_PATH to use stand-ins"
+        advice = (
+            "The folder is incomplete: restore these files. To use stand-ins instead, unset LIBERO_REPO_PATH, "
+            "or remove the folder if it is a download"
+        )
     else:
         advice = "There are no stand-ins for them: set LIBERO_REPO_PATH to an official LIBERO checkout for this task"
     raise LiberoPathError(

@@ -4,7 +4,8 @@ In order:
 
 1. ``LIBERO_REPO_PATH``, an official LIBERO checkout: BDDL files, initial states and assets all come from it. Unset (or
    naming the folder this package is in, the documented default) means: the files hf-libero brings, and
-2. the assets an earlier official download left beside hf-libero, else
+2. the assets of an official download: beside hf-libero's code, or in ``~/.cache/libero/assets`` where hf-libero's own
+   downloader leaves them, else
 3. stand-ins generated once into the cache, with LIBERO's sizes, masses, joints and sites.
 
 hf-libero asks on standard input when it finds no configuration and ignores that file's `assets` key. Both are dealt
@@ -90,12 +91,27 @@ def _checkout_paths(repo: Path) -> LiberoPaths:
     )
 
 
+def _downloaded_assets() -> Path | None:
+    """Where an official download is, if there is one; an interrupted one is an error, not a reason for stand-ins."""
+    for folder in (hf_libero_folder() / "assets", Path.home() / ".cache" / "libero" / "assets"):
+        missing = [folder / name for name in _ASSET_FOLDERS if not (folder / name).is_dir()]
+        if not missing:
+            return folder
+        if len(missing) < len(_ASSET_FOLDERS):
+            listed = "\n".join(f"  {path}" for path in missing)
+            raise LiberoPathError(
+                f"the download of LIBERO's assets in {folder} is incomplete. Missing:\n{listed}\n"
+                "Finish it, or remove the folder to use generated stand-ins"
+            )
+    return None
+
+
 def _installed_paths() -> LiberoPaths:
     """hf-libero's own BDDL files and states, with downloaded assets when they are there, else stand-ins."""
     inner = hf_libero_folder()
-    official = inner / "assets"
-    if all((official / name).is_dir() for name in _ASSET_FOLDERS):
-        assets, kind = official, "official"
+    downloaded = _downloaded_assets()
+    if downloaded is not None:
+        assets, kind = downloaded, "official"
     else:
         from libero_runtime.assets import content_hash, ensure_assets
 

@@ -16,6 +16,7 @@ from libero_runtime import opengl, paths, suites
 @pytest.fixture(autouse=True)
 def fresh_paths(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     paths._resolve.cache_clear()
     yield
     paths._resolve.cache_clear()
@@ -78,6 +79,23 @@ def test_bundled_folder_is_the_default(monkeypatch, value):
     assert found.bddl_files == paths.hf_libero_folder() / "bddl_files"
     assert found.datasets == paths.BUNDLED_FOLDER / "libero" / "datasets"
     assert found.asset_kind == "official" or found.asset_kind.startswith("stand-in ")
+
+
+def test_the_download_of_hf_libero_is_found(monkeypatch, tmp_path):
+    monkeypatch.delenv("LIBERO_REPO_PATH", raising=False)
+    download = tmp_path / "home" / ".cache" / "libero" / "assets"
+    download.mkdir(parents=True)
+    assert paths.asset_kind().startswith("stand-in ")  # an empty folder: a download that never began
+    for name in paths._ASSET_FOLDERS:
+        (download / name).mkdir()
+    paths._resolve.cache_clear()
+    assert (paths.resolve_paths().assets, paths.asset_kind()) == (download, "official")
+    (download / "scenes").rmdir()
+    paths._resolve.cache_clear()
+    with pytest.raises(paths.LiberoPathError, match="is incomplete") as error:
+        paths.resolve_paths()
+    assert str(download / "scenes") in str(error.value)
+    assert "turbosquid_objects" not in str(error.value)
 
 
 def test_import_never_prompts(tmp_path):
