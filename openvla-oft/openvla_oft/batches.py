@@ -1,35 +1,58 @@
-"""Training data on one device and the path from frame indices to model inputs, without a host synchronisation.
+"""Training data and the path from frame indices to model inputs, without a host synchronisation.
 
-Shapes: F frames, K tasks, B samples, L prompt slots, T = 56 action tokens, N cameras, R vision towers,
-H = W pixels, C = 3 colours.
+Shapes: F frames, K tasks, B samples, L prompt slots, T action tokens (C chunk steps x A action dimensions),
+N cameras, R vision towers, H = W pixels, C = 3 colours.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
+from openvla_oft.augment import AugmentDraw
 from openvla_oft.dataset import DemonstrationSet, chunk_actions
+from openvla_oft.frames import FrameStore
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.processing import PrismaticProcessor
 
 AFTER_END = ("hold", "mask")
-COPY_FRAMES = 4096
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch on the device."""
+
+    images_BNHWC: Tensor
+    """uint8"""
+    input_ids_BL: Tensor
+    attention_mask_BL: Tensor
+    targets_BT: Tensor
+    """int64 columns of the action logits."""
+    actions_BCA: Tensor
+    """The same targets as normalised actions, float32, before they were binned."""
+    inside_BT: Tensor
+    """bool: which targets count."""
+
+    def __len__(self) -> int:
+        return len(self.targets_BT)
+
+    def part(self, rows: slice) -> "Batch":
+        """Some samples."""
+        return Batch(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class DeviceData:
-    """Everything a training step indexes, on one device."""
+    """Everything a training step indexes, on one device; the pictures possibly in a file."""
 
-    images_FNHWC: Tensor
-    """uint8"""
+    frames: FrameStore
     targets_FT: Tensor
     """Columns of the action logits, uint8 (V = 256 of them)."""
+    actions_FCA: Tensor
+    """Normalised actions, float32."""
     inside_FT: Tensor
     """bool: which targets count."""
     tasks_F: Tensor
@@ -41,7 +64,24 @@ class DeviceData:
 
     @property
     def device(self) -> torch.device:
-        return self.images_FNHWC.device
+        return self.targets_FT.device
+
+    def batch(self, frames_B: Tensor, shift_BN2: Tensor | None = None) -> Batch:
+        """The frames of some indices (in CPU memory), their pictures moved by whole pixels where asked for."""
+        if shift_BN2 is None:
+            images_BNHWC = self.frames.plain(frames_B)
+        else:
+            images_BNHWC = self.frames.fetch(frames_B, shift_BN2)
+        frames_B = frames_B.to(self.device)
+        tasks_B = self.tasks_F[frames_B]
+        return Batch(
+            images_BNHWC=images_BNHWC,
+            input_ids_BL=self.input_ids_KL[tasks_B],
+            attention_mask_BL=self.attention_mask_KL[tasks_B],
+            targets_BT=self.targets_FT[frames_B].long(),
+            actions_BCA=self.actions_FCA[frames_B],
+            inside_BT=self.inside_FT[frames_B],
+        )
 
     def to_pixel_values(self, pixels_BNHWC: Tensor) -> Tensor:
         """Normalise colours in [0, 1] per tower, in the published channel layout (B, N * towers * 3, H, W)."""
@@ -50,16 +90,16 @@ class DeviceData:
         return towers_BNRCHW.flatten(1, 3)
 
 
-def to_device(
+def prepare(
     demos: DemonstrationSet,
     *,
+    frames: FrameStore,
     config: OpenVLAConfig,
     processor: PrismaticProcessor,
     token_map: ActionTokenMap,
     after_end: str,
-    device: torch.device,
 ) -> DeviceData:
-    """Copy the frames to the device in slices and encode targets and prompts once."""
+    """Encode targets and prompts once and put them beside the frames."""
     if after_end not in AFTER_END:
         raise ValueError(f"after_end={after_end!r}: expected one of {AFTER_END}")
     size = config.image_sizes[0] if config.image_sizes else 0
@@ -68,12 +108,18 @@ def to_device(
             f"frames are {len(demos.cameras)} x {demos.image_size} pixels, but the model takes "
             f"{config.num_images_in_input} x {size}"
         )
-    targets_FT, inside_FT = encode_targets(demos, config=config, token_map=token_map, after_end=after_end)
+    if config.n_action_bins > 256:
+        raise ValueError(f"n_action_bins={config.n_action_bins}: targets are stored as uint8, so at most 256")
+    chunks, inside_FC = chunk_actions(demos.actions_FA, demos.demo_lengths_D, num_steps=config.num_actions_chunk)
+    chunks_FCA = torch.from_numpy(chunks)
+    counted_FC = inside_FC if after_end == "mask" else np.ones_like(inside_FC)
     input_ids_KL, attention_mask_KL = processor.encode_prompts(demos.languages)
+    device = frames.device
     return DeviceData(
-        images_FNHWC=_copy_frames(demos.images_FNHWC, device),
-        targets_FT=torch.from_numpy(targets_FT).to(device),
-        inside_FT=torch.from_numpy(inside_FT).to(device),
+        frames=frames,
+        targets_FT=token_map.encode_env_actions(chunks_FCA).to(torch.uint8).to(device),
+        actions_FCA=normalised_actions(chunks_FCA, token_map).to(device),
+        inside_FT=torch.from_numpy(np.repeat(counted_FC, config.action_dim, axis=1)).to(device),
         tasks_F=torch.from_numpy(demos.frame_tasks()).to(device),
         input_ids_KL=input_ids_KL.to(device),
         attention_mask_KL=attention_mask_KL.to(device),
@@ -82,16 +128,21 @@ def to_device(
     )
 
 
-def encode_targets(
-    demos: DemonstrationSet, *, config: OpenVLAConfig, token_map: ActionTokenMap, after_end: str
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Logit columns (F, 56) of the next chunk of actions from every frame, and which of them count."""
-    chunks_FTA, inside_FT = chunk_actions(demos.actions_FA, demos.demo_lengths_D, num_steps=config.num_actions_chunk)
-    columns_FT = token_map.encode_env_actions(torch.from_numpy(chunks_FTA))
-    if config.n_action_bins > 256:
-        raise ValueError(f"n_action_bins={config.n_action_bins}: targets are stored as uint8, so at most 256")
-    counted_FT = inside_FT if after_end == "mask" else np.ones_like(inside_FT)
-    return columns_FT.to(torch.uint8).numpy(), np.repeat(counted_FT, config.action_dim, axis=1)
+def normalised_actions(env_actions_FCA: Tensor, token_map: ActionTokenMap) -> Tensor:
+    """Environment actions as the L1 head predicts them: motion in [-1, 1], gripper 0 = closed and 1 = open; float32."""
+    gripper_FC1 = ((1.0 - env_actions_FCA[..., -1:].double()) / 2.0).clamp(0.0, 1.0)
+    return token_map.normalize(torch.cat([env_actions_FCA[..., :-1].double(), gripper_FC1], dim=-1)).float()
+
+
+def rows(numbers: AugmentDraw, part: slice) -> AugmentDraw:
+    """The random numbers of some samples of a batch."""
+    return AugmentDraw(
+        shift_BN2=numbers.shift_BN2[part],
+        gain_BNC=numbers.gain_BNC[part],
+        contrast_BN=numbers.contrast_BN[part],
+        noise_std_BN=numbers.noise_std_BN[part],
+        noise_BNHWC=None if numbers.noise_BNHWC is None else numbers.noise_BNHWC[part],
+    )
 
 
 def shuffled_batches(frames: Tensor, *, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -105,15 +156,3 @@ def shuffled_batches(frames: Tensor, *, batch_size: int, generator: torch.Genera
             rest = torch.cat([rest, frames[order]])
         yield rest[:batch_size]
         rest = rest[batch_size:]
-
-
-def _copy_frames(images_FNHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return torch.from_numpy(np.array(images_FNHWC))
-    frames = torch.empty(images_FNHWC.shape, dtype=torch.uint8, device=device)
-    for start in tqdm(
-        range(0, len(images_FNHWC), COPY_FRAMES), desc="copying frames to the GPU", unit="slice", mininterval=1.0
-    ):
-        part = np.array(images_FNHWC[start : start + COPY_FRAMES])  # a copy: a memory map is read-only
-        frames[start : start + len(part)].copy_(torch.from_numpy(part))
-    return frames

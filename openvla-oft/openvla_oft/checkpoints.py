@@ -1,12 +1,11 @@
 """Writing a trained policy as a Hugging Face folder, complete or not at all."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from openvla_oft.statistics import Statistics
 from transformers_openvla_oft.autoregressive import model_class
@@ -17,7 +16,6 @@ from transformers_openvla_oft.processing import PrismaticProcessor
 STATISTICS_FILE = "dataset_statistics.json"
 TRAINING_FILE = "training.json"
 SAVE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.bin")
 
 
 def norm_stats_key(suite: str) -> str:
@@ -29,23 +27,32 @@ def norm_stats_key(suite: str) -> str:
     return f"{suite}_no_noops"
 
 
-def save_checkpoint(
+def save_policy(
     folder: Path,
     *,
     model: OpenVLAForActionPrediction,
+    tensors: dict[str, Tensor],
     processor: PrismaticProcessor,
-    statistics: Mapping[str, Statistics],
     save_dtype: str,
 ) -> None:
-    """Write weights, config, tokenizer, processor and statistics into an existing folder; casts the model in place."""
+    """Write weights, config, tokenizer and processor into an existing folder.
+
+    tensors: the whole weights in CPU memory, by their names in ``model``, which may itself be sharded.
+    """
     dtype = SAVE_DTYPES[save_dtype]
-    largest = max(float(parameter.detach().abs().max()) for parameter in model.parameters())
-    if not largest <= torch.finfo(dtype).max:
-        raise ValueError(f"weights reach {largest:g} and do not fit {save_dtype}; use --save-dtype bfloat16 or float32")
-    model.config.norm_stats = {**(model.config.norm_stats or {}), **statistics}
-    nn.Module.to(model, dtype)  # transformers hides the types of its own `to`
-    model.save_pretrained(folder)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not float(tensor.abs().max()) <= torch.finfo(dtype).max:
+            raise ValueError(
+                f"{name} reaches {float(tensor.abs().max()):g} and does not fit {save_dtype}; "
+                f"use --save-dtype bfloat16 or float32"
+            )
+    stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    model.config.dtype = dtype
+    model.save_pretrained(folder, state_dict=stored)
     processor.save_pretrained(folder)
+
+
+def save_statistics(folder: Path, statistics: Mapping[str, Statistics]) -> None:
     (folder / STATISTICS_FILE).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
 
 
@@ -63,8 +70,3 @@ def image_size_of(config: OpenVLAConfig) -> int:
     if not sizes:
         raise ValueError("the checkpoint's config has no image_sizes")
     return int(sizes[0])
-
-
-def remove(folder: Path) -> None:
-    """Delete an unfinished or replaced checkpoint folder if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)

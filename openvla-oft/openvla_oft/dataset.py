@@ -130,6 +130,21 @@ def load(
     return _assemble(infos, images_FNHWC, actions_FA, options)
 
 
+def num_bytes(
+    source: Path,
+    *,
+    suite: str,
+    cameras: Sequence[str],
+    image_size: int,
+    action_key: str = "actions",
+    drop_noops: bool = False,
+    max_demos_per_task: int | None = None,
+) -> int:
+    """Size of the pictures that ``load`` would read."""
+    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops)
+    return int(np.prod(_shape(_select(sources.scan(source, suite, options), max_demos_per_task), options)))
+
+
 def pack(
     source: Path,
     output: Path,

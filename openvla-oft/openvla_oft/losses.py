@@ -23,11 +23,15 @@ def soft_label_table(num_bins: int, *, sigma: float) -> Tensor | None:
     return torch.softmax(-0.5 * (distances_VV / sigma) ** 2, dim=1)
 
 
-def token_cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor, *, table_VV: Tensor | None) -> Tensor:
-    """Mean over the masked-in tokens; minimal value is the entropy of the smoothed labels, 0 for hard ones."""
+def token_losses(logits_BTV: Tensor, targets_BT: Tensor, *, table_VV: Tensor | None) -> Tensor:
+    """Cross-entropy of every token (B, T); minimal value is the entropy of the smoothed labels, 0 for hard ones."""
     if table_VV is None:
-        losses_BT = nn.functional.cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
-    else:
-        losses_BT = -(table_VV[targets_BT] * nn.functional.log_softmax(logits_BTV.float(), dim=-1)).sum(dim=-1)
+        return nn.functional.cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
+    return -(table_VV[targets_BT] * nn.functional.log_softmax(logits_BTV.float(), dim=-1)).sum(dim=-1)
+
+
+def token_cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor, *, table_VV: Tensor | None) -> Tensor:
+    """Mean over the masked-in tokens."""
+    losses_BT = token_losses(logits_BTV, targets_BT, table_VV=table_VV)
     weights_BT = mask_BT.to(losses_BT.dtype)
     return (losses_BT * weights_BT).sum() / weights_BT.sum().clamp_min(1)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from openvla_oft.learner import local, trainable
+
 
 def learning_rate(
     *, step: int, progress: float, base: float, num_warmup_steps: int, final_fraction: float = 0.01
@@ -29,19 +31,24 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
 
 
 class WeightAverage:
-    """Exponential moving average of the parameters; the average forgets its start faster early on."""
+    """Exponential moving average of the trained parameters; the average forgets its start faster early on.
+
+    Under FSDP2 the average of a shard is the shard of the average: nothing is gathered.
+    """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"ema decay {decay} must lie in [0, 1); 0 keeps the last weights")
         self.decay = decay
-        self.parameters: Sequence[nn.Parameter] = list(model.parameters())
+        named = trainable(model)
+        self.names = list(named)
+        self.parameters: Sequence[nn.Parameter] = list(named.values())
         self.averages: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step)) if self.decay > 0 else 0.0
-        torch._foreach_lerp_(self.averages, [parameter.detach() for parameter in self.parameters], 1 - decay)
+        torch._foreach_lerp_(self._local_averages(), self._local_parameters(), 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -55,6 +62,17 @@ class WeightAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the model's weights and the averages."""
-        current = [parameter.detach().clone() for parameter in self.parameters]
-        torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self.averages)
-        torch._foreach_copy_(self.averages, current)
+        parameters, averages = self._local_parameters(), self._local_averages()
+        current = [parameter.clone() for parameter in parameters]
+        torch._foreach_copy_(parameters, averages)
+        torch._foreach_copy_(averages, current)
+
+    def state(self) -> dict[str, Tensor]:
+        """The averages by parameter name; tensors that a checkpoint is written from and read into."""
+        return dict(zip(self.names, self.averages, strict=True))
+
+    def _local_parameters(self) -> list[Tensor]:
+        return [local(parameter.detach()) for parameter in self.parameters]
+
+    def _local_averages(self) -> list[Tensor]:
+        return [local(average) for average in self.averages]

@@ -1,65 +1,60 @@
-"""Offline numbers of a policy on held-out demonstrations: cross-entropy, accuracy and greedy action error.
+"""Offline numbers of a policy on held-out demonstrations: loss, accuracy and action error.
 
 They compare trainings of one kind; success comes only from running the policy in the environment.
-Shapes: B samples, T = 56 action tokens, V action columns, S chunk steps, A action dimensions.
 """
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from openvla_oft.batches import DeviceData
-from transformers_openvla_oft.action_tokens import ActionTokenMap
+from openvla_oft import augment
+from openvla_oft.batches import Batch, DeviceData
+from openvla_oft.objectives import Objective
+from openvla_oft.ranks import Ranks
 
-GRIPPER = 6
-LogitsFunction = Callable[[Tensor], Tensor]
-"""Frame indices (B,) to logits (B, T, V)."""
+PredictFunction = Callable[[Batch], Tensor]
+"""A batch to logits (B, T, V) or normalised actions (B, C, A)."""
+
+
+def prediction_function(learner: Callable[..., Tensor], data: DeviceData, *, bf16: bool) -> PredictFunction:
+    """Without augmentation; of an autoregressive model the logits after the expert's tokens."""
+
+    def predict(batch: Batch) -> Tensor:
+        pixel_values = data.to_pixel_values(augment.plain(batch.images_BNHWC))
+        with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=bf16):
+            return learner(batch.input_ids_BL, batch.attention_mask_BL, pixel_values, batch.targets_BT)
+
+    return predict
 
 
 @torch.no_grad()
 def evaluate(
-    logits_of: LogitsFunction,
+    predict: PredictFunction,
     data: DeviceData,
     frames: Tensor,
     *,
-    token_map: ActionTokenMap,
+    objective: Objective,
     batch_size: int,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
-    """Means over the counted tokens of the given frames.
+    """Means over the counted targets of the given frames (indices in CPU memory), by the objective's names.
 
-    ``cross_entropy`` (hard labels, nats), ``accuracy`` (same bin), ``near_accuracy`` (at most two bins off),
-    ``entropy`` (nats), ``motion_l1`` and ``first_motion_l1`` (greedy action against the expert's, environment units,
-    whole chunk and its first step), ``gripper_accuracy``.
+    Collective where ``ranks`` are given: every rank takes its share of the batches, all of them get the result.
     """
+    ranks = ranks or Ranks()
     totals: dict[str, Tensor] = {}
-    counts: dict[str, Tensor] = {}
-
-    def add(name: str, values: Tensor, mask: Tensor) -> None:
-        weights = mask.to(torch.float64)
-        totals[name] = (
-            totals.get(name, torch.zeros((), dtype=torch.float64, device=values.device)) + (values * weights).sum()
-        )
-        counts[name] = counts.get(name, torch.zeros((), dtype=torch.float64, device=values.device)) + weights.sum()
-
-    for frames_B in frames.split(batch_size):
-        logits_BTV = logits_of(frames_B).float()
-        targets_BT, mask_BT = data.targets_FT[frames_B].long(), data.inside_FT[frames_B]
-        greedy_BT = logits_BTV.argmax(dim=-1)
-        log_probs_BTV = nn.functional.log_softmax(logits_BTV, dim=-1)
-        add(
-            "cross_entropy",
-            nn.functional.nll_loss(log_probs_BTV.transpose(1, 2), targets_BT, reduction="none"),
-            mask_BT,
-        )
-        add("accuracy", (greedy_BT == targets_BT).double(), mask_BT)
-        add("near_accuracy", ((greedy_BT - targets_BT).abs() <= 2).double(), mask_BT)
-        add("entropy", -(log_probs_BTV.exp() * log_probs_BTV).sum(dim=-1), mask_BT)
-        greedy_BSA = token_map.env_actions(greedy_BT)
-        expert_BSA = token_map.env_actions(targets_BT)
-        error_BSA = (greedy_BSA - expert_BSA).abs()
-        mask_BSA = mask_BT.view(error_BSA.shape)
-        add("motion_l1", error_BSA[..., :GRIPPER], mask_BSA[..., :GRIPPER])
-        add("first_motion_l1", error_BSA[:, 0, :GRIPPER], mask_BSA[:, 0, :GRIPPER])
-        add("gripper_accuracy", (error_BSA[..., GRIPPER] < 1).double(), mask_BSA[..., GRIPPER])
-    return {name: float(totals[name] / counts[name].clamp_min(1)) for name in totals}
+    batches = frames.split(batch_size)
+    # Sharded weights are gathered by all ranks together, so each runs equally many batches; spare ones weigh nothing.
+    num_rounds = -(-len(batches) // ranks.world_size)
+    for number in range(ranks.rank * num_rounds, (ranks.rank + 1) * num_rounds):
+        weight = float(number < len(batches))
+        batch = data.batch(batches[min(number, len(batches) - 1)])
+        for name, values, mask in objective.measure(predict(batch), batch):
+            weights = weight * mask.to(torch.float64)
+            sums = torch.stack([(values.to(torch.float64) * weights).sum(), weights.sum()])
+            totals[name] = totals[name] + sums if name in totals else sums
+    if not totals:
+        return {}
+    sums_M2 = ranks.total(torch.stack(list(totals.values())))
+    return {name: float(total / count.clamp_min(1)) for name, (total, count) in zip(totals, sums_M2, strict=True)}

@@ -11,45 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from openvla_oft import batches, checkpoints, dataset, finetune, training
+from openvla_oft import batches, checkpoints, dataset, training
 from openvla_oft.augment import AugmentConfig
+from openvla_oft.frames import DeviceFrames
+from openvla_oft.learner import Learner
+from openvla_oft.objectives import TokenObjective
 from openvla_oft.validation import evaluate
 from tests.unit.sft_demos import write_suite
+from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.processing import PrismaticProcessor
-
-TINY = [
-    "--image-size",
-    "32",
-    "--patch-size",
-    "16",
-    "--vit-dim",
-    "16",
-    "--vit-depth",
-    "1",
-    "--vit-heads",
-    "2",
-    "--llm-hidden",
-    "32",
-    "--llm-layers",
-    "2",
-    "--llm-heads",
-    "2",
-    "--llm-intermediate",
-    "48",
-    "--device",
-    "cpu",
-    "--num-workers",
-    "0",
-    "--batch-size",
-    "8",
-    "--warmup-steps",
-    "2",
-    "--lr",
-    "1e-3",
-    "--log-every",
-    "1",
-]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,30 +37,22 @@ def demos(tmp_path_factory):
     return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
 
 
-def run(demos, output, *extra):
-    return finetune.main(["--demonstrations", str(demos), "--output", str(output), *TINY, *extra])
-
-
-def logged(folder, name):
-    lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
-
-
 def ingredients(demos, folder):
     """What ``training.train`` takes, from a tiny checkpoint."""
     model, processor = checkpoints.load_for_training(folder)
     data_set = dataset.load(demos, suite="libero_spatial", cameras=("agentview",), image_size=32)
     token_map = ActionTokenMap.from_config(model.config, "libero_spatial")
-    data = batches.to_device(
+    data = batches.prepare(
         data_set,
+        frames=DeviceFrames(data_set.images_FNHWC, torch.device("cpu")),
         config=model.config,
         processor=processor,
         token_map=token_map,
         after_end="mask",
-        device=torch.device("cpu"),
     )
     split = dataset.split_demonstrations(data_set, validation_fraction=0.1, seed=0)
-    return {"model": model, "data": data, "split": split, "token_map": token_map}
+    objective = TokenObjective(token_map, label_sigma=0, device=torch.device("cpu"))
+    return {"learner": Learner(model), "data": data, "split": split, "objective": objective}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +98,7 @@ def test_training_lowers_the_loss(demos, checkpoint, tmp_path):
         num_steps=20, batch_size=16, learning_rate=3e-3, num_warmup_steps=3, ema_decay=0.0, log_every=1,
         augment=AugmentConfig.off(),
     )  # fmt: skip
-    result = training.train(config, **parts, log_path=tmp_path / "training_log.jsonl")
+    result = training.train(config, **parts, folder=tmp_path)
     losses = logged(tmp_path, "train_loss")
     assert len(losses) == 21  # one per step and the last line
     assert losses[0] > 5.0  # near log 256 = 5.5
@@ -187,7 +150,7 @@ def test_two_cameras_two_towers_soft_labels_and_masked_ends(demos, tmp_path):
 
 def test_pixels_are_the_processors(demos, checkpoint):
     parts = ingredients(demos, checkpoint)
-    images = parts["data"].images_FNHWC[:4]
+    images = parts["data"].frames.images_FNHWC[:4]
     processor = PrismaticProcessor.from_pretrained(checkpoint)
     ours = parts["data"].to_pixel_values(images.float() / 255)
     torch.testing.assert_close(ours, processor.pixel_values(images), atol=1e-5, rtol=0)
@@ -196,13 +159,13 @@ def test_pixels_are_the_processors(demos, checkpoint):
 def test_validation_by_hand(demos, checkpoint):
     """A model that is sure of the right bin, except for one motion token that it puts two bins off."""
     parts = ingredients(demos, checkpoint)
-    data, token_map = parts["data"], parts["token_map"]
+    data, token_map = parts["data"], parts["objective"].token_map
     frames = torch.arange(3)  # of a demonstration of ten steps: all eight targets count
     targets = data.targets_FT[frames].long()
     guess = targets.clone()
     guess[0, 0] += 2 if targets[0, 0] < 128 else -2
     logits = torch.full((3, 56, 256), -1e4).scatter(-1, guess[..., None], 0.0)
-    metrics = evaluate(lambda _: logits, data, frames, token_map=token_map, batch_size=3)
+    metrics = evaluate(lambda _: logits, data, frames, objective=parts["objective"], batch_size=3)
     assert metrics["accuracy"] == pytest.approx(1 - 1 / 168)
     assert metrics["near_accuracy"] == 1
     assert metrics["gripper_accuracy"] == 1
@@ -218,7 +181,7 @@ def test_minutes_end_the_training_and_the_cosine(demos, checkpoint, tmp_path, mo
     looks = itertools.count()
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: 0.05 * next(looks)))
     config = training.TrainConfig(minutes=0.05, batch_size=4, num_warmup_steps=0, log_every=1, validate_every=10**6)
-    result = training.train(config, **ingredients(demos, checkpoint), log_path=tmp_path / "training_log.jsonl")
+    result = training.train(config, **ingredients(demos, checkpoint), folder=tmp_path)
     assert 3.0 <= result.seconds <= 3.2
     rates = logged(tmp_path, "learning_rate")
     assert result.num_steps == len(rates) > 10
@@ -233,7 +196,7 @@ def test_compile_failure_is_a_warning(demos, checkpoint, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(training.torch, "compile", functools.partial(torch.compile, backend=broken))
     config = training.TrainConfig(num_steps=1, batch_size=4, use_compile=True)
-    result = training.train(config, **ingredients(demos, checkpoint), log_path=tmp_path / "training_log.jsonl")
+    result = training.train(config, **ingredients(demos, checkpoint), folder=tmp_path)
     assert not result.compiled
     assert result.num_steps == 1
     assert "torch.compile failed" in caplog.text
@@ -242,9 +205,9 @@ def test_compile_failure_is_a_warning(demos, checkpoint, tmp_path, monkeypatch, 
 def test_diverged_loss_is_reported(demos, checkpoint, tmp_path):
     parts = ingredients(demos, checkpoint)
     with torch.no_grad():
-        parts["model"].language_model.lm_head.weight.fill_(float("nan"))
+        parts["learner"].policy.language_model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(training.TrainingDivergedError, match="the loss is nan at step 0; lower --lr"):
-        training.train(training.TrainConfig(num_steps=1), **parts, log_path=tmp_path / "log.jsonl")
+        training.train(training.TrainConfig(num_steps=1), **parts, folder=tmp_path)
 
 
 @pytest.mark.parametrize(

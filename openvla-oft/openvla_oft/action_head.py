@@ -1,0 +1,93 @@
+"""Continuous actions by L1 regression: OpenVLA-OFT's head (arXiv:2502.19645) with its parameter names.
+
+Shapes: B samples, C chunk steps, A action dimensions, H hidden size of the policy, M width of the head.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+NUM_BLOCKS = 2
+HEAD_FILE = "l1_action_head.safetensors"
+
+
+class _Block(nn.Module):
+    """Layer norm, linear, ReLU, added to what came in."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.ffn(x)
+        return out
+
+
+class _Network(nn.Module):
+    def __init__(self, *, input_size: int, width: int, output_size: int) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(input_size)
+        self.fc1 = nn.Linear(input_size, width)
+        self.mlp_resnet_blocks = nn.ModuleList(_Block(width) for _ in range(NUM_BLOCKS))
+        self.layer_norm2 = nn.LayerNorm(width)
+        self.fc2 = nn.Linear(width, output_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.fc1(self.layer_norm1(x)))
+        for block in self.mlp_resnet_blocks:
+            x = block(x)
+        out: Tensor = self.fc2(self.layer_norm2(x))
+        return out
+
+
+class L1ActionHead(nn.Module):
+    """Normalised actions (B, C, A) from the hidden states (B, C * A, H) at the positions of the action logits."""
+
+    def __init__(self, hidden_size: int, *, action_dim: int, width: int | None = None) -> None:
+        super().__init__()
+        self.action_dim = action_dim
+        self.model = _Network(input_size=hidden_size * action_dim, width=width or hidden_size, output_size=action_dim)
+
+    def forward(self, hidden_BTH: Tensor) -> Tensor:
+        B, T, H = hidden_BTH.shape
+        steps = hidden_BTH.reshape(B, T // self.action_dim, self.action_dim * H)
+        actions_BCA: Tensor = self.model(steps)
+        return actions_BCA.float()
+
+
+def fresh_head(hidden_size: int, *, action_dim: int, seed: int) -> L1ActionHead:
+    """A head with random weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return L1ActionHead(hidden_size, action_dim=action_dim)
+
+
+def load_head(path: Path) -> L1ActionHead:
+    """Read a head; its sizes are those of the stored weights.
+
+    Raises:
+        ValueError: the file is no such head; lists what is missing or too much.
+    """
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error})") from error
+    needed = ("model.fc1.weight", "model.fc2.weight")
+    if any(name not in tensors for name in needed):
+        raise ValueError(f"{path} is no L1 action head: it lacks {needed}; it holds {sorted(tensors)[:8]}")
+    action_dim = tensors["model.fc2.weight"].shape[0]
+    width, input_size = tensors["model.fc1.weight"].shape
+    head = L1ActionHead(input_size // action_dim, action_dim=action_dim, width=width)
+    try:
+        head.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit OpenVLA-OFT's L1 action head: {error}") from error
+    return head
+
+
+def save_head(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write a head's whole tensors in float32."""
+    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, folder / HEAD_FILE)

@@ -1,0 +1,241 @@
+"""The options of ``python -m openvla_oft.finetune`` and what they mean to the code."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from openvla_oft import batches, checkpoints, cli
+from openvla_oft.augment import AugmentConfig
+from openvla_oft.lora import LoraSettings
+from openvla_oft.objectives import OBJECTIVES
+from openvla_oft.statistics import ACTION_BOUNDS
+from openvla_oft.training import TrainConfig
+from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSizes
+
+TOWERS = {"dinov2": DINOV2, "siglip": SIGLIP}
+FRAMES = ("auto", "device", "file")
+MAY_CHANGE = {
+    *("command", "demonstrations", "output", "overwrite", "device", "num_workers", "frames", "compile"),
+    *("log_every", "save_every", "validate_every", "validation_frames", "micro_batch_size", "save_dtype", "merge"),
+}
+"""Options that an interrupted training may be continued with other values of."""
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        prog="python -m openvla_oft.finetune",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cli.add_data_arguments(arguments)
+    arguments.add_argument("--init", default="small", help="'small' (fresh weights) or a checkpoint folder")
+    arguments.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments.add_argument(
+        "--overwrite", action="store_true", help="replace an existing --output when training is done"
+    )
+    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments.add_argument("--save-dtype", choices=sorted(checkpoints.SAVE_DTYPES), default="float16")
+    arguments.add_argument(
+        "--frames",
+        choices=FRAMES,
+        default="auto",
+        help="where pictures are kept: on the device, or in a file that batches are read from (auto: by their size)",
+    )
+    _add_training_arguments(arguments)
+    _add_target_arguments(arguments)
+    _add_lora_arguments(arguments)
+    _add_augmentation_arguments(arguments)
+    _add_size_arguments(arguments)
+    return arguments
+
+
+def train_config(options: argparse.Namespace) -> TrainConfig:
+    on_gpu = options.device.startswith("cuda")
+    augmentation = AugmentConfig(
+        shift=options.shift,
+        brightness=options.brightness,
+        contrast=options.contrast,
+        colour=options.colour,
+        noise=options.noise,
+    )
+    return TrainConfig(
+        num_steps=options.steps,
+        minutes=options.minutes,
+        batch_size=options.batch_size,
+        micro_batch_size=options.micro_batch_size,
+        learning_rate=options.lr,
+        num_warmup_steps=options.warmup_steps,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        label_sigma=options.label_sigma,
+        ema_decay=options.ema,
+        seed=options.seed,
+        bf16=on_gpu if options.bf16 is None else options.bf16,
+        use_compile=on_gpu if options.compile is None else options.compile,
+        log_every=options.log_every,
+        validate_every=options.validate_every,
+        save_every=options.save_every,
+        num_validation_frames=options.validation_frames,
+        augment=AugmentConfig.off() if options.no_augment else augmentation,
+    )
+
+
+def lora_settings(options: argparse.Namespace) -> LoraSettings | None:
+    """None: all weights are trained."""
+    if options.lora_rank is None:
+        if options.lora_path is not None or options.merge:
+            raise ValueError("--lora-path and --merge need --lora-rank")
+        return None
+    if options.init == "small":
+        raise ValueError("--lora-rank needs a base that is stored: give --init CHECKPOINT")
+    return LoraSettings(
+        rank=options.lora_rank,
+        alpha=options.lora_rank if options.lora_alpha is None else options.lora_alpha,
+        dropout=options.lora_dropout,
+        path=options.lora_path,
+    )
+
+
+def settings(options: argparse.Namespace, config: TrainConfig) -> dict[str, object]:
+    """What must be the same when an interrupted training goes on, by the names of the options."""
+    names = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items() if name not in MAY_CHANGE}
+    resolved = {**names, "--bf16": config.bf16}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in resolved.items()}
+
+
+def small_sizes(options: argparse.Namespace) -> SmallSizes:
+    """The sizes of --init small."""
+    unknown = sorted(set(options.towers) - set(TOWERS))
+    if unknown:
+        raise ValueError(f"--towers {','.join(options.towers)}: unknown {unknown}; expected dinov2, siglip or both")
+    towers = tuple(
+        replace(
+            TowerSizes(timm_id=TOWERS[name]),
+            embed_dim=options.vit_dim,
+            depth=options.vit_depth,
+            num_heads=options.vit_heads,
+        )
+        for name in options.towers
+    )
+    return SmallSizes(
+        image_size=options.image_size,
+        patch_size=options.patch_size,
+        towers=towers,
+        hidden_size=options.llm_hidden,
+        num_layers=options.llm_layers,
+        num_heads=options.llm_heads,
+        intermediate_size=options.llm_intermediate,
+        max_prompt_length=options.max_prompt_length,
+        num_images=len(options.cameras),
+        num_actions_chunk=options.actions_per_chunk,
+    )
+
+
+def _add_training_arguments(arguments: argparse.ArgumentParser) -> None:
+    default = TrainConfig(num_steps=1)
+    group = arguments.add_argument_group("training")
+    group.add_argument("--steps", type=int, default=None, help="optimizer steps; with --minutes whichever comes first")
+    group.add_argument("--minutes", type=float, default=None, help="wall-clock limit; the cosine then follows the time")
+    group.add_argument(
+        "--batch-size", type=int, default=default.batch_size, help="of one optimizer step, over all processes"
+    )
+    group.add_argument(
+        "--micro-batch-size", type=int, default=None, help="of one pass of one process (default: its whole share)"
+    )
+    group.add_argument("--lr", type=float, default=default.learning_rate, help="peak learning rate")
+    group.add_argument("--warmup-steps", type=int, default=default.num_warmup_steps)
+    group.add_argument("--weight-decay", type=float, default=default.weight_decay)
+    group.add_argument("--max-grad-norm", type=float, default=default.max_grad_norm)
+    group.add_argument("--label-sigma", type=float, default=default.label_sigma, help="label smoothing width in bins")
+    group.add_argument("--ema", type=float, default=default.ema_decay, help="decay of the weight average; 0: none")
+    group.add_argument("--seed", type=int, default=default.seed)
+    switch = argparse.BooleanOptionalAction
+    group.add_argument("--bf16", action=switch, default=None, help="bfloat16 autocast (default: on a GPU)")
+    group.add_argument(
+        "--compile",
+        action=switch,
+        default=None,
+        help="torch.compile (default: on a GPU); goes on without if it fails",
+    )
+    group.add_argument("--log-every", type=int, default=default.log_every)
+    group.add_argument("--validate-every", type=int, default=default.validate_every)
+    group.add_argument(
+        "--save-every",
+        type=int,
+        default=default.save_every,
+        help="steps between states that the same command goes on from after an interruption; 0: none",
+    )
+    group.add_argument("--gradient-checkpointing", action="store_true", help="compute activations twice to save memory")
+    group.add_argument("--validation-frames", type=int, default=default.num_validation_frames)
+    group.add_argument("--validation-fraction", type=float, default=0.02, help="share of each task's demonstrations")
+
+
+def _add_target_arguments(arguments: argparse.ArgumentParser) -> None:
+    group = arguments.add_argument_group("targets")
+    group.add_argument(
+        "--objective", choices=OBJECTIVES, default="tokens", help="cross-entropy of action tokens, or L1 regression"
+    )
+    group.add_argument(
+        "--after-end",
+        choices=batches.AFTER_END,
+        default="hold",
+        help="targets after a demonstration's end: stay, or none",
+    )
+    group.add_argument(
+        "--action-bounds", choices=ACTION_BOUNDS, default="symmetric", help="what q01 and q99 of the statistics are"
+    )
+    group.add_argument(
+        "--unnorm-key",
+        default=None,
+        help="statistics of the checkpoint to use (default: the suite's, computed from the data where it has none)",
+    )
+
+
+def _add_lora_arguments(arguments: argparse.ArgumentParser) -> None:
+    group = arguments.add_argument_group("low-rank adapter (default: all weights are trained)")
+    group.add_argument("--lora-rank", type=int, default=None)
+    group.add_argument("--lora-alpha", type=int, default=None, help="default: the rank")
+    group.add_argument("--lora-dropout", type=float, default=0.0)
+    group.add_argument("--lora-path", type=Path, default=None, help="go on from this adapter")
+    group.add_argument("--merge", action="store_true", help="write a whole checkpoint, the adapter added to its base")
+
+
+def _add_augmentation_arguments(arguments: argparse.ArgumentParser) -> None:
+    default = AugmentConfig()
+    group = arguments.add_argument_group("augmentation")
+    group.add_argument("--no-augment", action="store_true")
+    group.add_argument("--shift", type=int, default=default.shift, help="pixels")
+    group.add_argument("--brightness", type=float, default=default.brightness)
+    group.add_argument("--contrast", type=float, default=default.contrast)
+    group.add_argument("--colour", type=float, default=default.colour)
+    group.add_argument("--noise", type=float, default=default.noise)
+
+
+def _add_size_arguments(arguments: argparse.ArgumentParser) -> None:
+    sizes, tower = SmallSizes(), TowerSizes()
+    names = {timm_id: name for name, timm_id in TOWERS.items()}
+    group = arguments.add_argument_group("sizes of --init small")
+    group.add_argument("--image-size", type=int, default=sizes.image_size)
+    group.add_argument("--patch-size", type=int, default=sizes.patch_size)
+    group.add_argument(
+        "--towers",
+        type=lambda text: tuple(text.split(",")),
+        default=tuple(names[tower.timm_id] for tower in sizes.towers),
+        help="siglip, dinov2, or dinov2,siglip (fused)",
+    )
+    group.add_argument("--vit-dim", type=int, default=tower.embed_dim, help="width of each vision tower")
+    group.add_argument("--vit-depth", type=int, default=tower.depth)
+    group.add_argument("--vit-heads", type=int, default=tower.num_heads)
+    group.add_argument("--llm-hidden", type=int, default=sizes.hidden_size)
+    group.add_argument("--llm-layers", type=int, default=sizes.num_layers)
+    group.add_argument("--llm-heads", type=int, default=sizes.num_heads)
+    group.add_argument("--llm-intermediate", type=int, default=sizes.intermediate_size)
+    group.add_argument("--max-prompt-length", type=int, default=sizes.max_prompt_length)
+    group.add_argument(
+        "--actions-per-chunk",
+        type=int,
+        default=sizes.num_actions_chunk,
+        help="decoded at once; 1: autoregressive, token by token as OpenVLA",
+    )

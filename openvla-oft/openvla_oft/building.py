@@ -1,0 +1,149 @@
+"""What a training starts from: the policy, its statistics, its demonstrations, and the module that is trained."""
+
+import argparse
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from openvla_oft import action_head, checkpoints, dataset, learner, lora
+from openvla_oft.arguments import small_sizes
+from openvla_oft.dataset import DemonstrationSet
+from openvla_oft.frames import DeviceFrames, FileFrames, FrameStore
+from openvla_oft.learner import Learner
+from openvla_oft.lora import LoraSettings
+from openvla_oft.ranks import Ranks
+from openvla_oft.statistics import Statistics, action_statistics
+from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from transformers_openvla_oft.processing import PrismaticProcessor
+from transformers_openvla_oft.small import create_small_checkpoint
+
+logger = logging.getLogger(__name__)
+
+FRAMES_FOLDER = "frames"
+MEMORY_SHARE = 0.5
+"""Part of the free memory that pictures may take before they stay in a file."""
+
+
+def initial_policy(options: argparse.Namespace) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
+    """The policy of --init in float32, and its processor."""
+    if options.init != "small":
+        model, processor = checkpoints.load_for_training(Path(options.init))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            create_small_checkpoint(folder, sizes=small_sizes(options), seed=options.seed)
+            model, processor = checkpoints.load_for_training(Path(folder))
+    if model.config.num_images_in_input != len(options.cameras):
+        raise ValueError(
+            f"--cameras {','.join(options.cameras)} gives {len(options.cameras)} pictures, but the checkpoint reads "
+            f"{model.config.num_images_in_input}"
+        )
+    if options.objective == "l1" and model.config.num_actions_chunk == 1:
+        raise ValueError("--objective l1 needs a policy that decodes in parallel; this one decodes token by token")
+    return model, processor
+
+
+def load_demonstrations(
+    options: argparse.Namespace, *, image_size: int, folder: Path, ranks: Ranks
+) -> DemonstrationSet:
+    """Read the demonstrations; several processes share one packed copy in ``folder``. Collective.
+
+    A copy is also made where pictures are wanted in a file, or would fill the main memory.
+    """
+    reading = {
+        "suite": options.suite,
+        "cameras": options.cameras,
+        "image_size": image_size,
+        "action_key": options.action_key,
+        "drop_noops": options.drop_noops,
+        "max_demos_per_task": options.max_demos_per_task,
+    }
+    source: Path = options.demonstrations
+    workers = options.num_workers
+    if (source / dataset.PACK_FILE).is_file():
+        return dataset.load(source, **reading)
+    if ranks.world_size == 1 and options.frames != "file":
+        needed = dataset.num_bytes(source, **reading)
+        if options.frames == "device" or needed <= MEMORY_SHARE * _main_memory():
+            return dataset.load(source, **reading, num_workers=workers)
+    packed = folder / FRAMES_FOLDER
+    if ranks.is_first and not packed.exists():
+        dataset.pack(source, packed, **reading, num_workers=workers)
+    ranks.wait()
+    return dataset.load(packed, **{**reading, "max_demos_per_task": None})
+
+
+def frame_store(images_FNHWC: NDArray[np.uint8], device: torch.device, *, kind: str) -> FrameStore:
+    """Pictures on the device where they fit, else in the file that they come from."""
+    if kind == "auto":
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _main_memory()
+        kind = "device" if images_FNHWC.nbytes <= MEMORY_SHARE * free else "file"
+    logger.info("pictures: %.1f GB, %s", images_FNHWC.nbytes / 1e9, {"device": "on the device"}.get(kind, "in a file"))
+    return DeviceFrames(images_FNHWC, device) if kind == "device" else FileFrames(images_FNHWC, device)
+
+
+def choose_statistics(
+    options: argparse.Namespace, model: OpenVLAForActionPrediction, demos: DemonstrationSet
+) -> tuple[str, Statistics]:
+    """Key and statistics: the checkpoint's own where it has them, so that tokens keep their meaning; else the data's.
+
+    Raises:
+        ValueError: --unnorm-key names statistics that the checkpoint does not have.
+    """
+    if options.unnorm_key is not None:
+        return options.unnorm_key, model.config.dataset_norm_stats(options.unnorm_key)
+    key = checkpoints.norm_stats_key(options.suite)
+    known = (model.config.norm_stats or {}).get(key)
+    if known is not None:
+        logger.info("keeping the checkpoint's action statistics for %s", options.suite)
+        return key, known
+    computed = action_statistics(
+        demos.actions_FA, num_trajectories=len(demos.demo_lengths_D), bounds=options.action_bounds
+    )
+    return key, computed
+
+
+def build_learner(
+    options: argparse.Namespace,
+    model: OpenVLAForActionPrediction,
+    *,
+    adapter: LoraSettings | None,
+    bf16: bool,
+    compile_blocks: bool,
+    device: torch.device,
+    ranks: Ranks,
+) -> Learner:
+    """Adapter and head attached, on the device, sharded where there are several processes. Collective.
+
+    Without a gradient to keep, the base of an adapter is stored in bfloat16 where that is computed in.
+    """
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
+    policy: nn.Module = model
+    if adapter is not None:
+        if bf16:
+            nn.Module.to(model, torch.bfloat16)  # transformers hides the types of its own `to`
+        policy = lora.attach(model, adapter, base=options.init, seed=options.seed)
+    head = None
+    if options.objective == "l1":
+        stored = Path(options.init) / action_head.HEAD_FILE
+        if stored.is_file():
+            head = action_head.load_head(stored)
+        else:
+            sizes = model.config
+            head = action_head.fresh_head(sizes.llama.hidden_size, action_dim=sizes.action_dim, seed=options.seed)
+    trained = Learner(policy, head)
+    nn.Module.to(trained, device)
+    if ranks.mesh is not None:
+        learner.shard(trained, ranks.mesh, bf16=bf16, use_compile=compile_blocks)
+    return trained
+
+
+def _main_memory() -> int:
+    """Bytes that are free or can be freed."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,81 @@
+"""The trained module: the policy, whole or with a low-rank adapter, and the head of continuous actions if there is one.
+
+Shapes: B samples, T action tokens, V action bins, C chunk steps, A action dimensions.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from openvla_oft.action_head import L1ActionHead
+from transformers_openvla_oft.modeling import ActionOutput, fsdp_units
+
+
+class Learner(nn.Module):
+    """Logits (B, T, V), or normalised actions (B, C, A) where there is an action head."""
+
+    def __init__(self, policy: nn.Module, action_head: L1ActionHead | None = None) -> None:
+        super().__init__()
+        self.policy = policy
+        self.action_head = action_head
+
+    def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor, pixel_values: Tensor, bins_BT: Tensor) -> Tensor:
+        """``bins_BT``: the expert's, which an autoregressive policy goes on from; others do not look."""
+        output: ActionOutput = self.policy(
+            input_ids_BL=input_ids_BL,
+            attention_mask_BL=attention_mask_BL,
+            pixel_values=pixel_values,
+            bins_BT=bins_BT,
+        )
+        if self.action_head is None:
+            return output.logits_BTV
+        actions_BCA: Tensor = self.action_head(output.hidden_BTH)
+        return actions_BCA
+
+
+def shard(learner: Learner, mesh: DeviceMesh, *, bf16: bool, use_compile: bool) -> None:
+    """Shard blocks one by one and the rest as the root, in place (FSDP2). Collective.
+
+    Parameters are gathered for forward and backward in bfloat16 where asked for; gradients are summed in float32.
+    """
+    # Outputs are never changed in place, which is what this warning is about.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else torch.float32, reduce_dtype=torch.float32, output_dtype=torch.float32
+    )
+    for unit in fsdp_units(learner):
+        if use_compile:
+            unit.compile(dynamic=False)
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
+    # Validation changes weights between two forward passes: a root that stays gathered would not see it.
+    fully_shard(learner, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole tensor behind a shard, detached. Collective when ``tensor`` is sharded."""
+    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard, or the tensor itself where nothing is sharded; shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are trained, by name; names are equal with and without sharding."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Whole copies in CPU memory where ``keep``, nothing elsewhere; one tensor at a time. Collective."""
+    kept = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor)
+        if keep:
+            kept[name] = value.cpu().clone()
+    return kept

@@ -1,0 +1,86 @@
+"""What a policy is trained on: action tokens (cross-entropy) or normalised actions (L1 regression).
+
+An objective gives the loss of every target (B, T), so that batches can be cut and joined anywhere, and the numbers by
+which validation judges a prediction. Shapes: T action tokens = C chunk steps x A action dimensions, V action bins.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from openvla_oft.batches import Batch
+from openvla_oft.losses import soft_label_table, token_losses
+from transformers_openvla_oft.action_tokens import GRIPPER_OPEN_ABOVE, ActionTokenMap
+
+OBJECTIVES = ("tokens", "l1")
+GRIPPER = 6
+NEAR_BINS = 2
+
+Measurement = tuple[str, Tensor, Tensor]
+"""A name, values, and which of them count."""
+
+
+class Objective(Protocol):
+    def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """(B, T), float32."""
+
+    def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
+        """Numbers whose means over the counted targets say how good a prediction is."""
+
+
+class TokenObjective:
+    """Cross-entropy over action bins; ``label_sigma`` smooths labels over neighbouring bins (0: hard labels)."""
+
+    def __init__(self, token_map: ActionTokenMap, *, label_sigma: float, device: torch.device) -> None:
+        self.token_map = token_map
+        table_VV = soft_label_table(token_map.num_bins, sigma=label_sigma)
+        self.table_VV = None if table_VV is None else table_VV.to(device)
+
+    def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
+        return token_losses(prediction, batch.targets_BT, table_VV=self.table_VV)
+
+    def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
+        """``cross_entropy`` (hard labels, nats), ``accuracy`` (same bin), ``near_accuracy`` (at most two bins off),
+        ``entropy`` (nats), and the errors of the greedy action."""
+        logits_BTV, targets_BT, mask_BT = prediction.float(), batch.targets_BT, batch.inside_BT
+        greedy_BT = logits_BTV.argmax(dim=-1)
+        log_probs_BTV = nn.functional.log_softmax(logits_BTV, dim=-1)
+        yield "cross_entropy", token_losses(logits_BTV, targets_BT, table_VV=None), mask_BT
+        yield "accuracy", greedy_BT == targets_BT, mask_BT
+        yield "near_accuracy", (greedy_BT - targets_BT).abs() <= NEAR_BINS, mask_BT
+        yield "entropy", -(log_probs_BTV.exp() * log_probs_BTV).sum(dim=-1), mask_BT
+        yield from _action_errors(self.token_map.env_actions(greedy_BT), batch, self.token_map)
+
+
+class L1Objective:
+    """Mean absolute error of normalised actions (OpenVLA-OFT, arXiv:2502.19645)."""
+
+    def __init__(self, token_map: ActionTokenMap) -> None:
+        self.token_map = token_map
+
+    def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
+        return (prediction.float() - batch.actions_BCA).abs().flatten(1)
+
+    def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
+        """``l1`` (normalised units) and the errors of the action in the environment's units."""
+        yield "l1", self.losses(prediction, batch), batch.inside_BT
+        yield from _action_errors(env_actions(prediction, self.token_map), batch, self.token_map)
+
+
+def env_actions(normalised_BCA: Tensor, token_map: ActionTokenMap) -> Tensor:
+    """What the environment takes for normalised actions: deltas clipped to [-1, 1], gripper -1 open / +1 close."""
+    actions_BCA = token_map.unnormalize(normalised_BCA)
+    gripper_BC1 = torch.where(actions_BCA[..., -1:] > GRIPPER_OPEN_ABOVE, -1.0, 1.0)
+    return torch.cat([actions_BCA[..., :-1].clamp(-1.0, 1.0), gripper_BC1], dim=-1).float()
+
+
+def _action_errors(actions_BCA: Tensor, batch: Batch, token_map: ActionTokenMap) -> Iterator[Measurement]:
+    """``motion_l1`` and ``first_motion_l1`` (against the expert's, environment units, whole chunk and its first step)
+    and ``gripper_accuracy``."""
+    error_BCA = (actions_BCA - token_map.env_actions(batch.targets_BT)).abs()
+    mask_BCA = batch.inside_BT.view(error_BCA.shape)
+    yield "motion_l1", error_BCA[..., :GRIPPER], mask_BCA[..., :GRIPPER]
+    yield "first_motion_l1", error_BCA[:, 0, :GRIPPER], mask_BCA[:, 0, :GRIPPER]
+    yield "gripper_accuracy", error_BCA[..., GRIPPER] < 1, mask_BCA[..., GRIPPER]

@@ -1,0 +1,77 @@
+"""The processes of one training: one alone, or those that ``torchrun`` started.
+
+Everything in a group is either computed by every rank from the same inputs, or marked as collective.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+TIMEOUT = timedelta(hours=2)
+"""Other ranks wait while rank 0 packs demonstrations or writes a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all; ``mesh`` is None where there is only one."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    mesh: DeviceMesh | None = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """This rank's part of ``count`` things, which the ranks divide evenly."""
+        size = count // self.world_size
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+    def wait(self) -> None:
+        """Until every rank is here. Collective."""
+        if self.mesh is not None:
+            dist.barrier()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of every rank's ``values``. Collective."""
+        if self.mesh is not None:
+            dist.all_reduce(values)
+        return values
+
+    def agreed(self, value: float) -> float:
+        """Rank 0's value, so that clocks decide alike everywhere. Collective."""
+        if self.mesh is None:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(shared, src=0)
+        return float(shared)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the group that torchrun's environment describes, if there is one, and leave it at the end.
+
+    An error does not wait for the others: torchrun ends them.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Ranks()
+        return
+    on_gpu = device.startswith("cuda")
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    mesh = init_device_mesh("cuda" if on_gpu else "cpu", (world_size,))
+    yield Ranks(rank=dist.get_rank(), world_size=world_size, local_rank=local_rank, mesh=mesh)
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,178 @@
+"""Unfinished trainings: the folder they live in, whose settings they have, and the state that they go on from.
+
+``OUTPUT.unfinished/`` becomes ``OUTPUT`` at the end. Until then it holds ``settings.json`` and ``state/step_<n>/``:
+weights, their average, the optimizer and ``progress.json``, written shard by shard
+(``torch.distributed.checkpoint``), so that a run may go on with another number of processes. A state folder that
+exists is complete: it is written under another name and renamed.
+"""
+
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+
+from openvla_oft.learner import trainable
+from openvla_oft.optimisation import WeightAverage
+from openvla_oft.ranks import Ranks
+
+SETTINGS_FILE = "settings.json"
+PROGRESS_FILE = "progress.json"
+STATE_FOLDER = "state"
+OPTIMIZER_TENSORS = ("exp_avg", "exp_avg_sq", "step")
+_STEP = re.compile(r"step_(\d+)")
+
+Settings = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands; ``loss_sum`` over the ``num_summed`` steps since the last log line."""
+
+    step: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    num_summed: int = 0
+
+
+def unfinished_folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.unfinished")
+
+
+@contextmanager
+def unfinished(output: Path) -> Iterator[Path]:
+    """The folder to train in. Where nothing in it could be resumed, an error removes it.
+
+    Raises:
+        ValueError: another process trains in it.
+    """
+    folder = unfinished_folder(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is training in {folder}; wait for it or give another --output"
+            ) from error
+        try:
+            yield folder
+        finally:
+            if latest_state(folder) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def finish(folder: Path, output: Path) -> None:
+    """Drop what only resuming needs and give the folder its name, in place of what has it."""
+    (folder / SETTINGS_FILE).unlink()
+    (folder / ".lock").unlink()
+    if output.exists():
+        shutil.rmtree(output)
+    shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
+    folder.rename(output)
+
+
+def check_settings(folder: Path, settings: Settings) -> None:
+    """Note the settings of a new run; those of one that can be resumed must be the same.
+
+    Raises:
+        ValueError: they differ; shows how.
+    """
+    path = folder / SETTINGS_FILE
+    given = json.loads(json.dumps(settings))
+    if latest_state(folder) is not None and path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        differing = [
+            f"{name}: {stored.get(name)!r} there, {given.get(name)!r} now"
+            for name in sorted(stored.keys() | given.keys())
+            if stored.get(name) != given.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"{folder} holds an unfinished training with other settings:\n  "
+                + "\n  ".join(differing)
+                + f"\nRepeat its settings to go on, or remove {folder} to start again"
+            )
+    path.write_text(json.dumps(given, indent=1) + "\n", encoding="utf-8")
+
+
+def latest_state(folder: Path) -> Path | None:
+    """The newest complete state of an unfinished training."""
+    found = [path for path in (folder / STATE_FOLDER).glob("step_*") if _STEP.fullmatch(path.name)]
+    return max(found, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+
+
+def save(
+    folder: Path,
+    progress: Progress,
+    *,
+    learner: nn.Module,
+    average: WeightAverage,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
+) -> None:
+    """Write a state and remove older ones. Collective; every rank writes its shards."""
+    target = folder / STATE_FOLDER / f"step_{progress.step}"
+    partial = target.with_name(f".writing_{target.name}")
+    if ranks.is_first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    ranks.wait()
+    names = [name for name, parameter in trainable(learner).items() if parameter in optimizer.state]
+    state_dict_saver.save(
+        _tensors(learner, average, optimizer, names), checkpoint_id=partial, no_dist=ranks.mesh is None
+    )
+    if ranks.is_first:
+        text = json.dumps({**asdict(progress), "optimized": names})
+        (partial / PROGRESS_FILE).write_text(text, encoding="utf-8")
+        partial.rename(target)
+        for old in target.parent.glob("step_*"):
+            if old != target:
+                shutil.rmtree(old)
+    ranks.wait()
+
+
+def load(
+    state: Path, *, learner: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> Progress:
+    """Take back what ``save`` wrote. Collective; shards are cut anew where the number of ranks differs."""
+    stored = json.loads((state / PROGRESS_FILE).read_text(encoding="utf-8"))
+    names = stored.pop("optimized")
+    parameters = trainable(learner)
+    for name in names:
+        parameter = parameters[name]
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=_step_device(optimizer, parameter)),
+            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+        }
+    state_dict_loader.load(
+        _tensors(learner, average, optimizer, names), checkpoint_id=state, no_dist=ranks.mesh is None
+    )
+    return Progress(**stored)
+
+
+def _tensors(
+    learner: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, names: list[str]
+) -> dict[str, dict[str, Tensor]]:
+    """Views of everything that changes, to write from or to read into."""
+    parameters = trainable(learner)
+    moments = {
+        f"{name}/{kind}": optimizer.state[parameters[name]][kind].detach()
+        for name in names
+        for kind in OPTIMIZER_TENSORS
+    }
+    weights = {name: parameter.detach() for name, parameter in parameters.items()}
+    return {"weights": weights, "average": average.state(), "optimizer": moments}
+
+
+def _step_device(optimizer: torch.optim.Optimizer, parameter: Tensor) -> torch.device:
+    """Fused optimizers count steps on the device of the parameter."""
+    return parameter.device if optimizer.defaults["fused"] else torch.device("cpu")

@@ -1,0 +1,108 @@
+"""What a training leaves: a whole checkpoint or an adapter, its head and statistics, and what they are worth.
+
+Functions that gather sharded weights are collective; rank 0 writes.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from openvla_oft import action_head, checkpoints, lora
+from openvla_oft.batches import DeviceData
+from openvla_oft.dataset import DemonstrationSet, Split
+from openvla_oft.learner import Learner, gather, trainable
+from openvla_oft.objectives import Objective
+from openvla_oft.ranks import Ranks
+from openvla_oft.statistics import Statistics
+from openvla_oft.validation import evaluate, prediction_function
+from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from transformers_openvla_oft.processing import PrismaticProcessor
+
+POLICY = "policy."
+HEAD = "action_head."
+
+
+def write(
+    folder: Path,
+    learner: Learner,
+    *,
+    options: argparse.Namespace,
+    processor: PrismaticProcessor,
+    statistics: Mapping[str, Statistics],
+    ranks: Ranks,
+) -> None:
+    """Write the trained weights: a checkpoint folder, or an adapter folder where one was trained. Collective."""
+    adapted = isinstance(learner.policy, PeftModel)
+    source: Mapping[str, Tensor] = trainable(learner) if adapted else learner.state_dict()
+    tensors = gather(source, keep=ranks.is_first)
+    if not ranks.is_first:
+        return
+    checkpoints.save_statistics(folder, statistics)
+    policy = _part(tensors, POLICY)
+    if isinstance(learner.policy, PeftModel):
+        lora.save_adapter(learner.policy, policy, folder)
+        if options.merge:
+            base, _ = checkpoints.load_for_training(Path(options.init))
+            model = lora.merged(base, folder)
+            _add_statistics(model, statistics)
+            state = dict(model.state_dict())
+            for name in lora.ADAPTER_FILES:
+                (folder / name).unlink()
+            checkpoints.save_policy(
+                folder, model=model, tensors=state, processor=processor, save_dtype=options.save_dtype
+            )
+    else:
+        trained = learner.policy
+        assert isinstance(trained, OpenVLAForActionPrediction)
+        _add_statistics(trained, statistics)
+        checkpoints.save_policy(
+            folder, model=trained, tensors=policy, processor=processor, save_dtype=options.save_dtype
+        )
+    if learner.action_head is not None:
+        action_head.save_head(_part(tensors, HEAD), folder)
+
+
+def read_back(folder: Path, *, options: argparse.Namespace, device: torch.device) -> Learner:
+    """The stored policy, as whoever uses it will see it: rounded to the stored precision."""
+    if (folder / lora.ADAPTER_FILE).is_file():
+        base, _ = checkpoints.load_for_training(Path(options.init))
+        policy: nn.Module = lora.loaded(base, folder)
+    else:
+        policy = checkpoints.load_for_training(folder)[0]
+    stored = folder / action_head.HEAD_FILE
+    learner = Learner(policy, action_head.load_head(stored) if stored.is_file() else None)
+    nn.Module.to(learner, device)
+    return learner.train(mode=False)
+
+
+def validate_per_task(
+    learner: Learner,
+    data: DeviceData,
+    demos: DemonstrationSet,
+    split: Split,
+    *,
+    objective: Objective,
+    bf16: bool,
+    batch_size: int,
+) -> dict[str, dict[str, float]]:
+    """Numbers on every held-out frame of each task."""
+    predict = prediction_function(learner, data, bf16=bf16)
+    tasks_V = demos.frame_tasks()[split.validation_frames]
+    results = {}
+    for task, language in enumerate(demos.languages):
+        frames = torch.from_numpy(split.validation_frames[tasks_V == task])
+        if frames.numel():
+            results[language] = evaluate(predict, data, frames, objective=objective, batch_size=batch_size)
+    return results
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _add_statistics(model: OpenVLAForActionPrediction, statistics: Mapping[str, Statistics]) -> None:
+    model.config.norm_stats = {**(model.config.norm_stats or {}), **statistics}

@@ -1,0 +1,192 @@
+"""Low-rank adapters and the L1 head from the fine-tuning command: what is trained, written, loaded and merged."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from openvla_oft import checkpoints
+from openvla_oft.action_head import fresh_head, load_head
+from openvla_oft.batches import normalised_actions
+from openvla_oft.objectives import env_actions
+from rlinf.models.lora import attach_lora
+from tests.unit.sft_demos import write_suite
+from tests.unit.sft_runs import logged, run
+from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.modeling import lora_target_modules
+
+REFERENCE = Path(
+    os.environ.get(
+        "OPENVLA_REFERENCE", Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "openvla_reference"
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
+
+
+@pytest.fixture(scope="module")
+def base(demos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "policy"
+    assert run(demos, folder, "--steps", "1", "--save-dtype", "float32") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(demos, base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter") / "policy"
+    assert run(demos, folder, *adapted(base), "--steps", "3", "--lr", "1e-2") == 0
+    return folder
+
+
+def adapted(base):
+    return ["--init", str(base), "--lora-rank", "4", "--lora-alpha", "8", "--ema", "0"]
+
+
+def logits(model, base):
+    _, processor = checkpoints.load_for_training(base)
+    pictures = torch.arange(2 * 32 * 32 * 3, dtype=torch.int64).remainder(251).to(torch.uint8).view(2, 1, 32, 32, 3)
+    batch = processor(pictures, ["open the drawer", "pick up the bowl"])
+    with torch.no_grad():
+        return model.eval()(**vars(batch)).logits_BTV
+
+
+def test_an_adapter_loads_in_plain_peft_and_in_the_rl_code(base, adapter):
+    assert {path.name for path in adapter.iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "dataset_statistics.json",
+        "training.json",
+    }
+    assert not (adapter / "model.safetensors").exists()
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 8, str(base))
+    model, _ = checkpoints.load_for_training(base)
+    plain = logits(model, base)
+    with_adapter = logits(PeftModel.from_pretrained(model, str(adapter)), base)
+    assert (with_adapter - plain).abs().max() > 1e-2
+    model, _ = checkpoints.load_for_training(base)
+    wrapped = attach_lora(model, target_modules=lora_target_modules(model), rank=4, alpha=None, path=adapter, seed=0)
+    torch.testing.assert_close(logits(wrapped, base), with_adapter)
+
+
+def test_merging_adds_the_adapter_to_its_base(demos, base, adapter, tmp_path):
+    output = tmp_path / "merged"
+    extra = ["--merge", "--save-dtype", "float32"]
+    assert run(demos, output, *adapted(base), "--steps", "3", "--lr", "1e-2", *extra) == 0
+    assert not (output / "adapter_config.json").exists()
+    merged, _ = checkpoints.load_for_training(output)
+    model, _ = checkpoints.load_for_training(base)
+    expected = logits(PeftModel.from_pretrained(model, str(adapter)), base)
+    torch.testing.assert_close(logits(merged, base), expected, atol=1e-4, rtol=1e-4)
+    before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
+    assert before.keys() == after.keys()
+
+
+def test_an_adapter_is_continued_and_the_base_stays(demos, base, adapter, tmp_path):
+    more = [*adapted(base), "--lora-path", str(adapter), "--steps", "1", "--lr", "1e-6", "--warmup-steps", "0"]
+    assert run(demos, tmp_path / "more", *more) == 0
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "more"))
+    assert before.keys() == after.keys()
+    assert all("lora_" in name for name in after)
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=2e-6, rtol=0)
+    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--lora-path", "ADAPTER", "--lora-rank", "8"], "has rank 4, but --lora-rank 8"),
+        (["--lora-path", "nowhere"], "--lora-path nowhere: no adapter_config.json"),
+        (["--lora-rank", "0"], "LoRA needs a rank and an alpha of at least 1"),
+        (["--init", "small"], "--lora-rank needs a base that is stored"),
+        (["--unnorm-key", "bridge"], "no normalisation statistics for unnorm_key='bridge'"),
+        (["--batch-size", "8", "--micro-batch-size", "3"], "--batch-size 8 must be a multiple"),
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_leave_nothing(demos, base, adapter, tmp_path, capsys, extra, message):
+    arguments = [str(adapter) if value == "ADAPTER" else value for value in extra]
+    assert run(demos, tmp_path / "policy", *adapted(base), "--steps", "1", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_corrupt_weights_are_told(demos, base, adapter, tmp_path, capsys):
+    broken = tmp_path / "adapter"
+    broken.mkdir()
+    for path in adapter.glob("adapter_*"):
+        (broken / path.name).write_bytes(path.read_bytes())
+    whole = (broken / "adapter_model.safetensors").read_bytes()
+    (broken / "adapter_model.safetensors").write_bytes(whole[: len(whole) // 2])
+    command = [*adapted(base), "--lora-path", str(broken), "--steps", "1"]
+    assert run(demos, tmp_path / "policy", *command) == 2
+    assert "adapter_model.safetensors cannot be read as safetensors" in capsys.readouterr().err
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors.pop(min(tensors))
+    save_file(tensors, broken / "adapter_model.safetensors")
+    assert run(demos, tmp_path / "policy", *command) == 2
+    assert "does not fit the model: 1 of" in capsys.readouterr().err
+
+
+def test_l1_head_learns_is_written_and_goes_on(demos, base, tmp_path):
+    first, more = tmp_path / "first", tmp_path / "more"
+    extra = ["--objective", "l1", "--save-dtype", "float32", "--no-augment", "--ema", "0"]
+    assert run(demos, first, "--init", str(base), "--steps", "30", "--lr", "3e-3", *extra) == 0
+    losses = logged(first, "train_loss")
+    assert losses[-1] < 0.8 * losses[0]
+    validation = logged(first, "validation")[-1]
+    assert set(validation) == {"l1", "motion_l1", "first_motion_l1", "gripper_accuracy"}
+    assert run(demos, more, "--init", str(first), "--steps", "1", *extra) == 0
+    assert logged(more, "train_loss")[0] == pytest.approx(losses[-1], rel=0.4)
+    assert (
+        load_file(more / "l1_action_head.safetensors").keys() == load_file(first / "l1_action_head.safetensors").keys()
+    )
+    assert run(demos, tmp_path / "lora", *adapted(first), "--steps", "1", "--objective", "l1") == 0
+    assert {path.name for path in (tmp_path / "lora").iterdir()} >= {
+        "adapter_config.json",
+        "l1_action_head.safetensors",
+    }
+
+
+def test_l1_needs_parallel_decoding(demos, tmp_path, capsys):
+    assert run(demos, tmp_path / "policy", "--steps", "1", "--objective", "l1", "--actions-per-chunk", "1") == 2
+    assert "decodes token by token" in capsys.readouterr().err
+
+
+def test_normalised_actions_and_back():
+    tokens = ActionTokenMap(
+        action_token_begin=768,
+        num_bins=256,
+        num_actions_chunk=1,
+        low_A=(-0.5, *[-1.0] * 5, 0.0),
+        high_A=(0.5, *[1.0] * 5, 1.0),
+        mask_A=(True,) * 6 + (False,),
+    )
+    actions = torch.tensor([[[0.25, -0.5, 0, 0, 0, 1, -1]], [[-0.5, 0.5, 0, 0, 0, -1, 1]]])
+    normalised = normalised_actions(actions, tokens)
+    torch.testing.assert_close(normalised[:, 0, [0, 1, 6]], torch.tensor([[0.5, -0.5, 1], [-1, 0.5, 0]]))
+    torch.testing.assert_close(env_actions(normalised, tokens), actions)
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference fixtures beside the repository")
+def test_published_l1_head_gives_the_published_actions():
+    """The head alone: from the published hidden states to the published environment actions."""
+    folder = REFERENCE / "tiny_openvla_oft_fused"
+    head = load_head(folder / "l1_action_head.safetensors")
+    expected = np.load(REFERENCE / "oft_official_expected.npz")
+    with torch.no_grad():
+        normalised = head(torch.from_numpy(expected["l1_head/hidden"]))
+    config = checkpoints.load_for_training(folder)[0].config
+    actions = ActionTokenMap.from_config(config, "libero_spatial").unnormalize(normalised)[0]
+    np.testing.assert_allclose(actions.numpy(), expected["l1_head/actions"], atol=1e-5)
+    ours = fresh_head(64, action_dim=7, seed=0).state_dict()
+    published = load_file(folder / "l1_action_head.safetensors")
+    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}

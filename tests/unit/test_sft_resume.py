@@ -1,0 +1,146 @@
+"""Interrupted trainings go on with the same command, to the bit; accumulated batches are whole batches."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from openvla_oft import optimisation
+from openvla_oft.order import DataOrder, derived_seed
+from tests.unit.sft_demos import write_suite
+from tests.unit.sft_runs import logged, run
+
+SETTINGS = ["--steps", "7", "--save-dtype", "float32", "--ema", "0.9", "--save-every", "2", "--validate-every", "3"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The order of sums, so the last bits, depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(demos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "policy"
+    assert run(demos, folder, *SETTINGS) == 0
+    return folder
+
+
+def interrupt_after(monkeypatch, step):
+    """The process is told to stop while it does the work of ``step``."""
+    update = optimisation.WeightAverage.update
+
+    def stopped(self, number):
+        if number == step:
+            raise KeyboardInterrupt
+        update(self, number)
+
+    monkeypatch.setattr(optimisation.WeightAverage, "update", stopped)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(demos, uninterrupted, tmp_path, monkeypatch):
+    output = tmp_path / "policy"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            run(demos, output, *SETTINGS)
+    unfinished = tmp_path / "policy.unfinished"
+    assert not output.exists()
+    assert [path.name for path in (unfinished / "state").iterdir()] == ["step_4"]
+    assert run(demos, output, *SETTINGS) == 0
+    assert not unfinished.exists()
+    assert not (output / "state").exists()
+    expected, found = weights(uninterrupted), weights(output)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    for name in ("train_loss", "grad_norm", "learning_rate", "validation", "step"):
+        assert logged(output, name) == logged(uninterrupted, name)
+    assert json.loads((output / "training.json").read_text())["resumed_from_step"] == 4
+
+
+def test_other_settings_are_refused_and_shown(demos, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "policy"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(demos, output, *SETTINGS)
+    assert run(demos, output, *SETTINGS, "--lr", "0.5", "--seed", "3") == 2
+    error = capsys.readouterr().err
+    assert "--lr: 0.001 there, 0.5 now" in error
+    assert "--seed: 0 there, 3 now" in error
+    other = write_suite(tmp_path / "other", num_demos=2, num_steps=10)
+    assert run(other, output, *SETTINGS) == 2
+    assert "the demonstrations: '6 of 60 frames" in capsys.readouterr().err
+    assert (tmp_path / "policy.unfinished" / "state" / "step_2").is_dir(), "a refusal leaves it as it was"
+
+
+def test_tensorboard_has_what_the_log_has(uninterrupted):
+    events = EventAccumulator(str(uninterrupted / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= {
+        "train/loss",
+        "train/learning_rate",
+        "train/grad_norm",
+        "validation/cross_entropy",
+        "validation/motion_l1",
+    }
+    losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6, 7, 7]
+    np.testing.assert_allclose([value for _, value in losses], logged(uninterrupted, "train_loss"), rtol=1e-6)
+
+
+def test_accumulated_micro_batches_are_the_whole_batch(demos, uninterrupted, tmp_path):
+    assert run(demos, tmp_path / "policy", *SETTINGS, "--micro-batch-size", "2") == 0
+    np.testing.assert_allclose(
+        logged(tmp_path / "policy", "train_loss"), logged(uninterrupted, "train_loss"), rtol=1e-4
+    )
+    np.testing.assert_allclose(logged(tmp_path / "policy", "grad_norm"), logged(uninterrupted, "grad_norm"), rtol=1e-3)
+
+
+def test_pictures_read_from_a_file_change_nothing(demos, uninterrupted, tmp_path):
+    assert run(demos, tmp_path / "policy", *SETTINGS, "--frames", "file") == 0
+    expected, found = weights(uninterrupted), weights(tmp_path / "policy")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not (tmp_path / "policy" / "frames").exists()
+
+
+def test_a_second_process_is_told_to_wait(demos, tmp_path, monkeypatch, capsys):
+    update = optimisation.WeightAverage.update
+    codes = []
+
+    def meanwhile(self, number):
+        if number == 0 and not codes:
+            codes.append(run(demos, tmp_path / "policy", *SETTINGS))
+        update(self, number)
+
+    monkeypatch.setattr(optimisation.WeightAverage, "update", meanwhile)
+    assert run(demos, tmp_path / "policy", *SETTINGS) == 0
+    assert codes == [2]
+    assert "another process is training in" in capsys.readouterr().err
+
+
+def test_order_shows_every_frame_once_per_pass_whatever_came_before():
+    frames = np.arange(100, 110)
+    order = DataOrder(frames, batch_size=4, seed=1)
+    seen = torch.cat([order.batch(step) for step in range(5)]).tolist()
+    assert sorted(seen[:10]) == sorted(seen[10:]) == frames.tolist()
+    assert seen[:10] != seen[10:]
+    assert DataOrder(frames, batch_size=4, seed=1).batch(3).tolist() == seen[12:16]
+    assert DataOrder(frames, batch_size=20, seed=1).batch(0).tolist() == seen
+    assert DataOrder(frames, batch_size=4, seed=2).batch(0).tolist() != seen[:4]
+    assert derived_seed(0, "order", 1) != derived_seed(0, "augment", 1) != derived_seed(1, "augment", 1)
