@@ -33,7 +33,7 @@ _JPEG_QUALITY = 88
 
 _PAPER, _INK = (255, 255, 255), (28, 28, 30)
 _MARGIN, _GAP = 16, 12
-_HEADING_HEIGHT, _CAPTION_LINES, _LINE_HEIGHT = 44, 4, 17
+_HEADING_HEIGHT, _LINE_HEIGHT = 44, 17
 _SMOOTHING = 2  # drawn this many times larger than shown
 
 
@@ -59,23 +59,26 @@ def first_frame(env: LiberoVectorEnv, task: TaskSpec, *, init_index: int, size: 
 def compose(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]], *, columns: int) -> Image.Image:
     """Lay out (heading, [(picture, caption), ...]) groups on white; all pictures have the size of the first."""
     size = rows[0][1][0][0].width
-    tile_height = size + _CAPTION_LINES * _LINE_HEIGHT + _GAP
-    num_lines = [-(-len(tiles) // columns) for _, tiles in rows]
-    width = 2 * _MARGIN + columns * size + (columns - 1) * _GAP
-    sheet = Image.new("RGB", (width, 2 * _MARGIN + sum(_HEADING_HEIGHT + n * tile_height for n in num_lines)), _PAPER)
-    draw = ImageDraw.Draw(sheet)
     heading_font, caption_font = font("DejaVuSans-Bold", 22), font("DejaVuSans", 13)
+    captions = [[wrap(caption, size, caption_font) for _, caption in tiles] for _, tiles in rows]
+    tile_height = size + max(len(lines) for row in captions for lines in row) * _LINE_HEIGHT + 2 * _GAP
+    num_tile_rows = [-(-len(tiles) // columns) for _, tiles in rows]
+    width = 2 * _MARGIN + columns * size + (columns - 1) * _GAP
+    sheet = Image.new(
+        "RGB", (width, 2 * _MARGIN + sum(_HEADING_HEIGHT + n * tile_height for n in num_tile_rows)), _PAPER
+    )
+    draw = ImageDraw.Draw(sheet)
     top = _MARGIN
-    for (heading, tiles), lines in zip(rows, num_lines, strict=True):
+    for (heading, tiles), texts, tile_rows in zip(rows, captions, num_tile_rows, strict=True):
         draw.text((_MARGIN, top + 6), heading, font=heading_font, fill=_INK)
         top += _HEADING_HEIGHT
-        for index, (picture, caption) in enumerate(tiles):
+        for index, (picture, _) in enumerate(tiles):
             row, column = divmod(index, columns)
             x, y = _MARGIN + column * (size + _GAP), top + row * tile_height
             sheet.paste(picture, (x, y))
-            for line, text in enumerate(wrap(caption, size, caption_font)[:_CAPTION_LINES]):
+            for line, text in enumerate(texts[index]):
                 draw.text((x, y + size + 4 + line * _LINE_HEIGHT), text, font=caption_font, fill=_INK)
-        top += lines * tile_height
+        top += tile_rows * tile_height
     return sheet
 
 
