@@ -37,7 +37,7 @@ class EpisodeOptions:
     record: str = "expert"  # which action is kept: the "expert"'s at the visited state, or the one "executed"
     init_jitter: float = 0.0
     max_steps: int = 220
-    max_grasps: int = 3
+    max_grasps: int = 3  # at the same thing
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Dem
     success = False
     for _ in range(options.max_steps):
         wanted = expert.act()
-        if expert.num_grasps > options.max_grasps:
+        if expert.num_attempts > options.max_grasps:
             break
         executed = wanted.copy()
         executed[:6] = np.clip(executed[:6] + options.noise * rng.standard_normal(6), -1.0, 1.0)

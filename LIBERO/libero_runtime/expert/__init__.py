@@ -1,0 +1,63 @@
+"""A scripted expert for the tasks of libero_spatial, libero_object, libero_goal and libero_10.
+
+It reads the simulator's state and answers with the environment's own actions, one per control step. It acts on the
+present state and the phase it is in, so it recovers from disturbed actions and lost objects. For learners it is
+deliberately regular: the same side of an object, one hand orientation where possible, straight moves at full speed, and
+height a function of the remaining distance, so that phases can be told from a picture.
+
+`goals` turns a task's predicates into skills; `pick_place`, `drawers`, ... are the skills; `grasps` finds grasps in
+collision geometry; `world` reads the state and `motion` is the action law.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.expert.goals import next_skill
+from libero_runtime.expert.motion import CLOSE, OPEN
+from libero_runtime.expert.skill import Skill
+from libero_runtime.expert.world import ExpertError, World
+from libero_runtime.scene import Scene
+
+__all__ = ["CLOSE", "OPEN", "ExpertError", "ScriptedExpert"]
+
+
+class ScriptedExpert:
+    """Closed-loop controller; `act()` once per control step. Use `reset()` or a new object for every episode."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._world = World(scene)
+        next_skill(self._world)  # a task it cannot do is reported now
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the episode."""
+        self._skill: Skill | None = None
+        self._past_attempts = 0
+        self._first = True
+
+    @property
+    def num_grasps(self) -> int:
+        """Attempts at everything so far."""
+        return self._past_attempts + (self._skill.num_attempts if self._skill is not None else 0)
+
+    @property
+    def num_attempts(self) -> int:
+        """Attempts at what it is doing now: more than a few mean that it will not succeed."""
+        return self._skill.num_attempts if self._skill is not None else 0
+
+    @property
+    def doing(self) -> str:
+        """Skill and phase, for people."""
+        return "nothing" if self._skill is None else f"{type(self._skill).__name__} {self._skill.phase}"
+
+    def act(self) -> NDArray[np.float64]:
+        """Action (7,) for the loaded episode: six deltas in [-1, 1], gripper -1 open / +1 close."""
+        self._world.refresh()
+        if self._skill is None or self._skill.finished:
+            self._past_attempts = self.num_grasps
+            self._skill = next_skill(self._world)
+        if self._skill is None:
+            return np.array([0.0] * 6 + [OPEN])
+        return self._skill.act()

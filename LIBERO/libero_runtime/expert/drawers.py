@@ -1,0 +1,170 @@
+"""Drawers are pulled open by the bar of their handle and pushed shut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.expert.motion import CLOSE, OPEN, facing_hand, nearer_of_both, reaching_hand
+from libero_runtime.expert.skill import Skill
+from libero_runtime.expert.world import ExpertError, Goal, World
+
+Array = NDArray[np.float64]
+
+_BAR_M = 0.012  # what reaches furthest out of a drawer, to this depth, is the bar of its handle
+_PULL_DIP_RAD = 0.27
+_PUSH_DIP_RAD = 0.80
+_STAND_OFF_M = 0.09
+_PULL_M = 0.06  # aim this far ahead of the hand
+_TOLERANCE_M = 0.008
+_ALIGNED_RAD = 0.15
+_MAX_CLOSE_STEPS = 14
+_OPEN_STEPS = 4
+_BACK_M = 0.07
+_FULLY_OPEN_M = 0.012  # this close to the end of its slide
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A drawer's handle, where it is now."""
+
+    bar: Array  # (3,) middle of the bar
+    out: Array  # (2,) horizontal unit vector along which the drawer opens
+    thickness: float  # of the bar, vertically
+
+
+class DrawerSkill(Skill):
+    """What opening and closing share: where the drawer and its handle are."""
+
+    def __init__(self, world: World, goal: Goal) -> None:
+        super().__init__(world)
+        self.goal = goal
+        region = world.region(goal[1])
+        if region.joint is None or region.parent is None:
+            raise ExpertError(f"{goal[1]} is not the inside of a drawer")
+        self.fixture = region.parent
+        self._joint_name = region.joint
+        joint = world.model.joint(region.joint)
+        self._joint = int(joint.id)
+        self._address = int(joint.qposadr[0])
+        low, high = world.model.jnt_range[self._joint]
+        self._open_end = float(low if abs(low) > abs(high) else high)
+        self._body = int(world.model.jnt_bodyid[self._joint])
+
+    def handle(self) -> Handle:
+        """The handle, where it is now."""
+        out = self.world.drawer_out(self._joint_name)
+        points = self.world.part_points(self._body)
+        along = points[:, :2] @ out
+        bar = points[along > along.max() - _BAR_M]
+        middle = (bar.min(axis=0) + bar.max(axis=0)) / 2
+        middle[:2] += (along.max() - _BAR_M / 2 - float(middle[:2] @ out)) * out
+        return Handle(bar=middle, out=out, thickness=float(np.ptp(bar[:, 2])))
+
+    def distance_to_open_end(self) -> float:
+        """How far the drawer can still be pulled."""
+        return abs(self._open_end - float(self.world.data.qpos[self._address]))
+
+    def _near(self, target: Array) -> bool:
+        return float(np.linalg.norm(target - self.world.hand.pos)) < _TOLERANCE_M
+
+
+class OpenDrawer(DrawerSkill):
+    """Face the front, take the bar between fingers above and below it, pull, let go, back off."""
+
+    def __init__(self, world: World, goal: Goal) -> None:
+        super().__init__(world, goal)
+        self.enter("approach")
+
+    def update(self) -> None:
+        handle = self.handle()
+        if self.phase == "approach":
+            ready = float(np.linalg.norm(self._stand_off(handle) - self.world.hand.pos)) < 2 * _TOLERANCE_M
+            if ready and self.turn_left(self._hand_mat(handle)) < _ALIGNED_RAD:
+                self.enter("reach")
+        elif self.phase == "reach":
+            if self._near(handle.bar):
+                self.num_attempts += 1
+                self.enter("grasp")
+            elif self.phase_steps > 40:
+                self.num_attempts += 1
+                self.enter("back")
+        elif self.phase == "grasp":
+            if self.world.finger_gap < handle.thickness + 0.004 or self.phase_steps >= _MAX_CLOSE_STEPS:
+                self.enter("pull")
+        elif self.phase == "pull":
+            lost = float(np.linalg.norm(handle.bar - self.world.hand.pos)) > 0.03
+            if lost or self.distance_to_open_end() < _FULLY_OPEN_M:
+                self.enter("back")
+        elif self.phase_steps > _OPEN_STEPS and self._backed_off(handle):
+            if self.world.holds(self.goal):
+                self.finished = True
+            self.enter("approach")
+
+    def move(self) -> Array:
+        handle = self.handle()
+        hand_mat = self._hand_mat(handle)
+        out = np.array([*handle.out, 0.0])
+        if self.phase == "approach":
+            target = self.over_obstacles(self._stand_off(handle), without=(self.fixture,))
+            return self.towards(target, hand_mat, OPEN)
+        if self.phase == "reach":
+            return self.towards(handle.bar, hand_mat, OPEN)
+        if self.phase == "grasp":
+            return self.towards(handle.bar, hand_mat, CLOSE)
+        if self.phase == "pull":
+            return self.towards(handle.bar + _PULL_M * out, hand_mat, CLOSE)
+        moving = self.phase_steps > _OPEN_STEPS
+        return self.towards(self.world.hand.pos + (0.06 * out if moving else 0.0), hand_mat, OPEN)
+
+    def _hand_mat(self, handle: Handle) -> Array:
+        return nearer_of_both(facing_hand(-handle.out, _PULL_DIP_RAD), self.world.hand.mat)
+
+    def _stand_off(self, handle: Handle) -> Array:
+        return handle.bar - _STAND_OFF_M * self._hand_mat(handle)[:, 2]
+
+    def _backed_off(self, handle: Handle) -> bool:
+        return float((self.world.hand.pos - handle.bar)[:2] @ handle.out) > _BACK_M
+
+
+class CloseDrawer(DrawerSkill):
+    """Come down in front of the handle with a closed hand and push until the drawer is shut."""
+
+    def __init__(self, world: World, goal: Goal) -> None:
+        super().__init__(world, goal)
+        self.enter("approach")
+
+    def update(self) -> None:
+        handle = self.handle()
+        if self.phase == "approach":
+            ready = float(np.linalg.norm(self._stand_off(handle) - self.world.hand.pos)) < 2 * _TOLERANCE_M
+            if ready and self.turn_left(self._hand_mat(handle)) < 2 * _ALIGNED_RAD:
+                self.num_attempts += 1
+                self.enter("push")
+        elif self.phase == "push":
+            across = np.array([-handle.out[1], handle.out[0], 0.0])
+            astray = abs(float((self.world.hand.pos - handle.bar) @ across)) > 0.03
+            if self.world.holds(self.goal) or astray or self.phase_steps > 60:
+                self.enter("back")
+        elif self.phase_steps > 6:
+            self.finished = self.world.holds(self.goal)
+            self.enter("approach")
+
+    def move(self) -> Array:
+        handle = self.handle()
+        hand_mat = self._hand_mat(handle)
+        out = np.array([*handle.out, 0.0])
+        if self.phase == "approach":
+            return self.come_down(self._stand_off(handle), hand_mat, tolerance=0.02, without=(), gripper=CLOSE)
+        if self.phase == "push":
+            return self.towards(handle.bar - _PULL_M * out, hand_mat, CLOSE)
+        return self.towards(self.world.hand.pos + 0.05 * out, hand_mat, CLOSE)
+
+    def _hand_mat(self, handle: Handle) -> Array:
+        return nearer_of_both(reaching_hand(-handle.out, _PUSH_DIP_RAD), self.world.hand.mat)
+
+    def _stand_off(self, handle: Handle) -> Array:
+        position: Array = handle.bar + np.array([*(_STAND_OFF_M * handle.out), 0.0])
+        return position

@@ -1,0 +1,49 @@
+"""From the goal of a BDDL file to the next thing to do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from libero_runtime.expert.drawers import CloseDrawer, OpenDrawer
+from libero_runtime.expert.knob import TurnKnob
+from libero_runtime.expert.pick_place import PickPlace
+from libero_runtime.expert.push import Push
+from libero_runtime.expert.skill import Skill
+from libero_runtime.expert.world import ExpertError, Goal, World
+
+# What is opened or switched on comes first, what is closed last.
+_ORDER = {"open": 0, "turnon": 0, "on": 1, "in": 1, "close": 2}
+_WIDEST_M, _FLAT_M = 0.08, 0.03
+
+
+def next_skill(world: World) -> Skill | None:
+    """The skill for the first predicate that does not hold yet; None when all hold."""
+    unknown = [goal for goal in world.goals if goal[0] not in _ORDER]
+    if unknown:
+        raise ExpertError(f"the scripted expert knows the predicates {sorted(_ORDER)}; the goal has {unknown}")
+    missing = sorted((goal for goal in world.goals if not world.holds(goal)), key=lambda goal: _ORDER[goal[0]])
+    if not missing:
+        return None
+    return _skill_for(world, missing[0], last=len(missing) == 1)
+
+
+def _skill_for(world: World, goal: Goal, *, last: bool) -> Skill:
+    kind = goal[0]
+    if kind == "turnon":
+        return TurnKnob(world, goal)
+    if kind == "open":
+        return OpenDrawer(world, goal)
+    if kind == "close":
+        return CloseDrawer(world, goal)
+    if kind == "in" and world.region(goal[2]).joint is not None and not world.is_open(goal[2]):
+        return OpenDrawer(world, ("open", goal[2]))
+    if kind == "on" and world.is_region(goal[2]) and _lies_flat(world, goal[1]):
+        return Push(world, goal)
+    return PickPlace(world, goal, last=last)
+
+
+def _lies_flat(world: World, name: str) -> bool:
+    """Whether an object is too wide and too flat to be taken from above."""
+    points = world.world_points(name)
+    wide = float(np.ptp(points[:, :2], axis=0).min()) > _WIDEST_M
+    return wide and float(np.ptp(points[:, 2])) < _FLAT_M

@@ -1,0 +1,151 @@
+"""Where to take an object from above, found in its collision geometry.
+
+Two kinds: across the whole object where it is narrow enough, or by a wall (a bowl's rim, a mug's, a handle) with one
+finger on either side of it. All coordinates are along the world's axes about the object's origin, in metres.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.expert.motion import preferred_axis
+from libero_runtime.expert.world import Boxes
+
+Array = NDArray[np.float64]
+
+# The hand, measured from between its finger pads.
+_OPEN_HALF_M = 0.036  # to the inner side of an open finger, with some play
+_FINGER_OUTER_M = 0.058  # to the outer side of an open finger
+_FINGER_HALF_WIDTH_M = 0.011
+_PAD_BELOW_M = 0.012
+_PALM_ABOVE_M = 0.029
+_PALM_HALF_LENGTH_M = 0.100
+_PALM_HALF_WIDTH_M = 0.032
+
+_WIDEST_SPAN_M = 0.068
+_THICKEST_WALL_M = 0.030
+_SPAN_DEPTH_M = 0.026  # pads' middle below the object's top
+_RIM_DEPTH_M = 0.017
+_LOWEST_M = 0.014  # pads' middle above the object's bottom
+_SPAN_ANGLES = 60
+_RIM_ANGLES = 16
+_TURN_COST_M = 0.040  # a quarter turn of the wrist counts as much as so much more width
+_WALL_TURN_COST_M = 0.04  # per radian away from the preferred side
+_BLOCKED_COST_M = 0.1
+_PRESSED_COST_M = 0.015  # of a palm that meets something, besides how deep
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """Hand position relative to an object's origin, the line along which the fingers close, and what they close on."""
+
+    offset: Array  # (3,)
+    finger_axis: Array  # (2,) unit vector
+    width: float  # of what is between the fingers
+    on_wall: bool
+
+
+def _turn_cost(axis: Array) -> float:
+    """Cost of turning the wrist from fingers that open along y."""
+    return _TURN_COST_M * math.acos(min(1.0, abs(float(axis[1])))) / (math.pi / 2)
+
+
+def _blocked_cost(center: Array, axis: Array, height: float, neighbours: Boxes) -> float:
+    """Cost of everything else that is where the open hand would be."""
+    fingers = center + np.outer([-1, 1], 0.5 * (_OPEN_HALF_M + _FINGER_OUTER_M) * axis)
+    palm = center + np.outer(np.linspace(-_PALM_HALF_LENGTH_M, _PALM_HALF_LENGTH_M, 9), axis)
+    at_fingers = (neighbours.distances(fingers) < _FINGER_HALF_WIDTH_M + 0.003).any(axis=0)
+    under_palm = (neighbours.distances(palm) < _PALM_HALF_WIDTH_M).any(axis=0)
+    blocked = bool((at_fingers & (neighbours.high > height - _PAD_BELOW_M)).any())
+    overlap = float(np.max(neighbours.high[under_palm], initial=-1.0)) - (height + _PALM_ABOVE_M)
+    pressed = min(_BLOCKED_COST_M, _PRESSED_COST_M + overlap) if overlap > 0 else 0.0
+    return _BLOCKED_COST_M * blocked + pressed
+
+
+def _fingers_are_free(along: Array, across: Array, middle: float) -> bool:
+    """Whether none of the points above the pads' lower edge is where an open finger would be."""
+    away = np.abs(along - middle)
+    in_the_way = (np.abs(across) < _FINGER_HALF_WIDTH_M) & (away > _OPEN_HALF_M) & (away < _FINGER_OUTER_M)
+    return not bool(in_the_way.any())
+
+
+def span_grasp(points: Array, neighbours: Boxes) -> tuple[float, Grasp] | None:
+    """The best grasp across the whole object and its cost; None where it is too wide for the hand.
+
+    points: (P, 3).
+    """
+    bottom, top = float(points[:, 2].min()), float(points[:, 2].max())
+    height = max(top - _SPAN_DEPTH_M, bottom + _LOWEST_M)
+    level = points[np.abs(points[:, 2] - height) < 0.010]
+    if len(level) == 0:
+        return None
+    center = (level[:, :2].min(axis=0) + level[:, :2].max(axis=0)) / 2
+    above = points[points[:, 2] > height - _PAD_BELOW_M]
+    best: tuple[float, Grasp] | None = None
+    for angle in np.linspace(0.0, math.pi, _SPAN_ANGLES, endpoint=False):
+        axis = preferred_axis(np.array([math.cos(angle), math.sin(angle)]))
+        normal = np.array([-axis[1], axis[0]])
+        across = (level[:, :2] - center) @ normal
+        along = (level[:, :2] - center) @ axis
+        held = along[np.abs(across) < 0.009]
+        if len(held) == 0:
+            continue
+        width, middle = float(np.ptp(held)), float(held.max() + held.min()) / 2
+        if width > _WIDEST_SPAN_M:
+            continue
+        if not _fingers_are_free((above[:, :2] - center) @ axis, (above[:, :2] - center) @ normal, middle):
+            continue
+        spot = center + middle * axis
+        cost = float(np.ptp(along)) + _turn_cost(axis) + _blocked_cost(spot, axis, height, neighbours)
+        if best is None or cost < best[0] - 1e-6:
+            best = cost, Grasp(np.array([*spot, height]), axis, width, on_wall=False)
+    return best
+
+
+def wall_grasp(points: Array, neighbours: Boxes, *, prefer: Array) -> tuple[float, Grasp] | None:
+    """The best grasp of an outer wall near the object's top and its cost; `prefer` (2,) is the side to take it by."""
+    top = float(points[:, 2].max())
+    height = top - _RIM_DEPTH_M
+    above = points[points[:, 2] > height - _PAD_BELOW_M]
+    level = points[points[:, 2] > height - 0.004]
+    center = (level[:, :2].min(axis=0) + level[:, :2].max(axis=0)) / 2
+    best: tuple[float, Grasp] | None = None
+    start = math.atan2(float(prefer[1]), float(prefer[0]))
+    for index in range(_RIM_ANGLES):
+        turn = 2 * math.pi * ((index + 1) // 2) / _RIM_ANGLES * (1 if index % 2 else -1)
+        direction = np.array([math.cos(start + turn), math.sin(start + turn)])
+        normal = np.array([-direction[1], direction[0]])
+        across, along = (level[:, :2] - center) @ normal, (level[:, :2] - center) @ direction
+        side = np.sort(along[(np.abs(across) < 0.008) & (along > 0)])
+        if len(side) == 0:
+            continue
+        # The outermost wall: inwards from the outside to the first gap that a finger fits into.
+        gaps = np.flatnonzero(np.diff(side) > 0.016)
+        inner, outer = float(side[gaps[-1] + 1] if len(gaps) else side[0]), float(side[-1])
+        if outer - inner > _THICKEST_WALL_M:
+            continue
+        middle = (inner + outer) / 2
+        if not _fingers_are_free((above[:, :2] - center) @ direction, (above[:, :2] - center) @ normal, middle):
+            continue
+        spot = center + middle * direction
+        cost = _WALL_TURN_COST_M * abs(turn) + _blocked_cost(spot, direction, height, neighbours)
+        if best is None or cost < best[0] - 1e-6:
+            grasp = Grasp(np.array([*spot, height]), preferred_axis(direction), outer - inner, on_wall=True)
+            best = cost, grasp
+    return best
+
+
+def choose_grasp(points: Array, neighbours: Boxes, *, prefer: Array) -> Grasp | None:
+    """Across the object where that is possible without touching others, else by a wall; None where neither is.
+
+    points: (P, 3) on the object; prefer: (2,) side of a wall to take it by.
+    """
+    span = span_grasp(points, neighbours)
+    if span is not None and span[0] < _BLOCKED_COST_M:
+        return span[1]
+    candidates = [found for found in (span, wall_grasp(points, neighbours, prefer=prefer)) if found is not None]
+    return min(candidates, key=lambda found: found[0])[1] if candidates else None

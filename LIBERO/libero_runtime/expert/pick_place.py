@@ -1,0 +1,183 @@
+"""Take an object and set it down where a predicate wants it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.expert.drawer_grasp import DRAWER_HOVER_M, Drawer, drawer_around, drawer_grasp
+from libero_runtime.expert.grasps import Grasp, choose_grasp
+from libero_runtime.expert.motion import CLOSE, OPEN, action, lean_at, preferred_axis, rotation_vector, upright_hand
+from libero_runtime.expert.placements import Placement, placement
+from libero_runtime.expert.skill import Skill
+from libero_runtime.expert.world import ExpertError, Goal, Pose, World
+
+Array = NDArray[np.float64]
+
+APPROACH, GRASP, CARRY, RELEASE = "approach", "grasp", "carry", "release"
+
+_CARRY_SLOPE = 1.0
+_CARRY_HEIGHT_M = 0.07  # of the object above its place while carried
+_LIFT_M = 0.035  # rise before moving sideways
+_TOLERANCE_M = 0.010
+_OPEN_GAP_M = 0.07
+_LOST_M = 0.035  # moved this far between the fingers: the object was lost
+_MIN_CLOSE_STEPS, _MAX_CLOSE_STEPS = 4, 14
+_MIN_CARRY_STEPS = 10
+_RELEASE_STEPS = 8
+_LEFT = np.array([0.0, 1.0])
+
+
+class PickPlace(Skill):
+    """Approach from above, close, lift, carry over what is in the way, lower, let go."""
+
+    def __init__(self, world: World, goal: Goal, *, last: bool) -> None:
+        super().__init__(world)
+        self.goal, self.name = goal, goal[1]
+        self._last = last  # the episode ends when it succeeds: nothing is gained by letting go
+        self._begin()
+
+    def _begin(self) -> None:
+        """Look where to take the object, and approach."""
+        world = self.world
+        pose = world.pose(self.name)
+        self._drawer: Drawer | None = drawer_around(world, pose.pos)
+        neighbours = world.boxes(without=[self.name]).about(pose.pos)
+        points = world.world_points(self.name)
+        if self._drawer is not None:
+            grasp: Grasp | None = drawer_grasp(points, pose.pos, self._drawer)
+        else:
+            grasp = choose_grasp(points, neighbours, prefer=self._side())
+        if grasp is None and not self.phase:
+            raise ExpertError(f"{self.name} is too wide for the hand and has no wall to take it by")
+        grasp = grasp or self._grasp  # one that has toppled is tried in the same way
+        self._grasp: Grasp = grasp
+        self._planned_at = pose
+        self._tolerance = _TOLERANCE_M if grasp.on_wall else min(_TOLERANCE_M, 0.038 - grasp.width / 2)
+        self._held: Array = np.zeros(3)
+        self._grip_point = np.zeros(3)
+        self.enter(APPROACH)
+
+    def _side(self) -> Array:
+        """Side of a bowl or mug to take it by: the left one, but away from a cabinet's front where it goes there."""
+        if self.goal[0] == "in" and (joint := self.world.region(self.goal[2]).joint) is not None:
+            return self.world.drawer_out(joint)
+        return _LEFT
+
+    # Phases -----------------------------------------------------------------------------------------------------
+
+    def update(self) -> None:
+        world = self.world
+        pose = world.pose(self.name)
+        if self.phase == APPROACH:
+            self._update_approach(pose)
+        elif self.phase == GRASP:
+            closed = self.phase_steps >= _MIN_CLOSE_STEPS and world.finger_gap < self._grasp.width + 0.005
+            if closed or self.phase_steps >= _MAX_CLOSE_STEPS:
+                self._held = self._in_hand(pose)
+                self.enter(CARRY)
+        elif self.phase == CARRY:
+            if float(np.linalg.norm(self._in_hand(pose) - self._held)) > _LOST_M:
+                self._begin()
+            elif self._arrived(pose) and not self._last:
+                self.enter(RELEASE)
+        elif self.phase_steps >= _RELEASE_STEPS:
+            if world.holds(self.goal):
+                self.finished = True
+            else:
+                self._begin()
+
+    def _update_approach(self, pose: Pose) -> None:
+        moved = float(np.linalg.norm(pose.pos - self._planned_at.pos))
+        turned = float(np.linalg.norm(rotation_vector(pose.mat @ self._planned_at.mat.T)))
+        if moved > 0.02 or turned > 0.1:
+            self._begin()
+        error = self._grasp_point(pose) - self.world.hand.pos
+        if self._drawer is not None:
+            error[2] += DRAWER_HOVER_M
+        aligned = float(np.hypot(error[0], error[1])) < self._tolerance and abs(float(error[2])) < _TOLERANCE_M
+        if aligned and self.world.finger_gap > _OPEN_GAP_M:
+            self._grip_point = self._grasp_point(pose)
+            self._picked_at = pose.pos
+            self._gate, self._gate_radius = float(pose.pos[2]) + _LIFT_M, 0.03
+            if self._drawer is not None:
+                self._gate, self._gate_radius = self._drawer.top + 0.012, 0.15
+            self.num_attempts += 1
+            self.enter(GRASP)
+
+    def _arrived(self, pose: Pose) -> bool:
+        place = placement(self.world, self.goal)
+        error = place.position - pose.pos
+        if float(np.hypot(error[0], error[1])) > place.tolerance or self.phase_steps < _MIN_CARRY_STEPS:
+            return False
+        return bool(error[2] > -0.012)
+
+    # Moves ------------------------------------------------------------------------------------------------------
+
+    def move(self) -> Array:
+        pose = self.world.pose(self.name)
+        if self.phase == APPROACH:
+            return self._approach(pose)
+        if self.phase == GRASP:
+            return self._grip()
+        if self.phase == CARRY:
+            return self._carry(pose)
+        up = 0.05 if self.phase_steps > 4 else 0.0
+        return self.towards(self.world.hand.pos + np.array([0.0, 0.0, up]), self._hand_mat(), OPEN)
+
+    def _approach(self, pose: Pose) -> Array:
+        """Go above the grasp and come down on it; the remaining distance decides the height."""
+        target = self._grasp_point(pose)
+        if self._drawer is not None:
+            target[2] += DRAWER_HOVER_M
+        return self.come_down(target, self._hand_mat(), tolerance=self._tolerance, without=(self.name,))
+
+    def _grip(self) -> Array:
+        """Close the hand; in a drawer it comes down as it closes, to pass between bowl and wall."""
+        target = self._grip_point.copy()
+        if self._drawer is not None:
+            target[2] += np.clip(3 * (self.world.finger_gap - 0.045), 0.0, DRAWER_HOVER_M)
+        return self.towards(target, self._hand_mat(), CLOSE)
+
+    def _carry(self, pose: Pose) -> Array:
+        """Lift, move sideways once clear, and come down over the place."""
+        place = placement(self.world, self.goal)
+        error = place.position - pose.pos
+        distance = float(np.hypot(error[0], error[1]))
+        needed = self._needed_height(pose, place)
+        ceiling = max(self._gate + 0.01, needed) - place.position[2]
+        height = min(_CARRY_SLOPE * max(0.0, distance - 0.02), max(ceiling, _CARRY_HEIGHT_M))
+        error[2] += max(height, needed - place.position[2])
+        gate = max(self._gate, needed) if self._near_start(pose) else needed
+        error[:2] *= float(np.clip(1 - (gate - pose.pos[2]) / 0.02, 0.0, 1.0))
+        hand = self.world.hand
+        return action(move=error, hand_mat=self._hand_mat(), present_mat=hand.mat, gripper=CLOSE)
+
+    def _needed_height(self, pose: Pose, place: Placement) -> float:
+        """How high the object's origin must be to pass over what stands between it and its place."""
+        points = self.world.world_points(self.name)
+        radius = float(np.hypot(points[:, 0], points[:, 1]).max())
+        start, end = pose.pos[:2], place.position[:2]
+        near = place.near
+        without = (self.name,) if self._drawer is None else (self.name, self._drawer.fixture)
+        for_object = self.world.tallest_between(start, end, margin=radius + 0.01, near=near, without=without)
+        below = -float(points[:, 2].min())
+        return for_object + 0.015 + below
+
+    def _near_start(self, pose: Pose) -> bool:
+        return float(np.hypot(*(pose.pos - self._picked_at)[:2])) < self._gate_radius
+
+    # Geometry ---------------------------------------------------------------------------------------------------
+
+    def _grasp_point(self, pose: Pose) -> Array:
+        return pose.pos + self._grasp.offset
+
+    def _in_hand(self, pose: Pose) -> Array:
+        """Where the object is relative to the hand, in the hand's frame."""
+        hand = self.world.hand
+        relative: Array = hand.mat.T @ (pose.pos - hand.pos)
+        return relative
+
+    def _hand_mat(self) -> Array:
+        axis = preferred_axis(self._grasp.finger_axis)
+        return upright_hand(axis, lean_at(self.world.hand.pos, self.world.robot_xy))

@@ -1,0 +1,272 @@
+"""What the expert knows of a scene: poses, collision geometry as points, articulated parts, and LIBERO's predicates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.scene import Scene
+
+Array = NDArray[np.float64]
+Goal = tuple[str, ...]  # a predicate of the BDDL file: ("on", "bowl_1", "plate_1")
+
+_HAND_SITE = "gripper0_grip_site"
+_FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
+_POINT_SPACING_M = 0.004
+_CORRIDOR_SAMPLES = 16
+_UPRIGHT = 0.999  # cosine of the lean up to which a box counts as standing straight
+
+
+class ExpertError(ValueError):
+    """The task is not one this expert can do."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A body or site: position (3,) and rotation (3, 3) in the world."""
+
+    pos: Array
+    mat: Array
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box-shaped site of the task language."""
+
+    name: str
+    parent: str | None  # the object or fixture it belongs to; None on a table or the floor
+    joint: str | None  # of the drawer it is the inside of
+    pose: Pose
+    size: Array  # (3,) half extents in its own frame
+
+    @property
+    def half(self) -> Array:
+        """Half extents (3,) along the world's axes."""
+        extents: Array = np.abs(self.pose.mat) @ self.size
+        return extents
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Obstacles seen from above: rectangles (G) and the height each reaches up to."""
+
+    center: Array  # (G, 2)
+    axes: Array  # (G, 2, 2) rows are the rectangles' own axes
+    half: Array  # (G, 2)
+    high: Array  # (G,)
+
+    @classmethod
+    def around(cls, *, pos: Array, mat: Array, aabb: Array) -> Boxes:
+        """From poses (G, 3), (G, 3, 3) and boxes in their frames (G, 6): middle and half extents.
+
+        Turned rectangles where one of a box's axes is vertical, otherwise rectangles along x and y.
+        """
+        center = pos + np.einsum("gij,gj->gi", mat, aabb[:, :3])
+        half = np.einsum("gij,gj->gi", np.abs(mat), aabb[:, 3:])
+        axes, flat = np.tile(np.eye(2), (len(pos), 1, 1)), half[:, :2].copy()
+        upright = np.argmax(np.abs(mat[:, 2]), axis=1)
+        rows = np.flatnonzero(np.abs(mat[:, 2]).max(axis=1) > _UPRIGHT)
+        for row in rows:
+            others = [axis for axis in range(3) if axis != upright[row]]
+            axes[row], flat[row] = mat[row][:2, others].T, aabb[row, 3:][others]
+        return cls(center=center[:, :2], axes=axes, half=flat, high=center[:, 2] + half[:, 2])
+
+    def about(self, origin: Array) -> Boxes:
+        """The same about a point (3,)."""
+        return Boxes(self.center - origin[:2], self.axes, self.half, self.high - origin[2])
+
+    def distances(self, points: Array) -> Array:
+        """Horizontal distance (N, G) of points (N, 2) from every rectangle."""
+        local = np.einsum("gij,ngj->ngi", self.axes, points[:, None] - self.center)
+        outside = np.maximum(np.abs(local) - self.half, 0.0)
+        distances: Array = np.hypot(outside[..., 0], outside[..., 1])
+        return distances
+
+
+def _surface_points(kind: int, size: Array) -> Array:
+    """Points (P, 3) on a primitive's surface, in its own frame."""
+    if kind == mujoco.mjtGeom.mjGEOM_BOX:
+        axes = [np.linspace(-half, half, max(2, int(np.ceil(2 * half / _POINT_SPACING_M)) + 1)) for half in size]
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        on_surface = np.any(np.isclose(np.abs(grid), size), axis=1)
+        return grid[on_surface]
+    if kind in (mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_CAPSULE):
+        radius, half = float(size[0]), float(size[1])
+        angles = np.linspace(0, 2 * np.pi, max(12, int(2 * np.pi * radius / _POINT_SPACING_M)), endpoint=False)
+        heights = np.linspace(-half, half, max(2, int(2 * half / _POINT_SPACING_M) + 1))
+        circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        side = [np.column_stack([radius * circle, np.full(len(circle), z)]) for z in heights]
+        if kind == mujoco.mjtGeom.mjGEOM_CYLINDER:
+            rings = np.arange(0.0, radius, _POINT_SPACING_M)
+            caps = [np.column_stack([r * circle, np.full(len(circle), z)]) for z in (-half, half) for r in rings]
+        else:
+            tilts = np.linspace(0, np.pi / 2, 4)[1:]
+            caps = [
+                np.column_stack(
+                    [radius * np.cos(tilt) * circle, np.full(len(circle), sign * (half + radius * np.sin(tilt)))]
+                )
+                for tilt in tilts
+                for sign in (-1, 1)
+            ]
+        return np.concatenate(side + caps)
+    if kind in (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_ELLIPSOID):
+        radii = size if kind == mujoco.mjtGeom.mjGEOM_ELLIPSOID else np.full(3, size[0])
+        tilts, turns = np.meshgrid(np.linspace(-np.pi / 2, np.pi / 2, 13), np.linspace(0, 2 * np.pi, 24))
+        unit = np.stack([np.cos(tilts) * np.cos(turns), np.cos(tilts) * np.sin(turns), np.sin(tilts)], axis=-1)
+        points: Array = unit.reshape(-1, 3) * radii
+        return points
+    raise ExpertError(f"collision geometry of type {mujoco.mjtGeom(kind).name} is not one the expert can grasp")
+
+
+class World:
+    """Reads one scene; call `refresh()` once per control step, right after stepping."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._env: Any = scene.env
+        self.data, self.model = scene.data, scene.model
+        self._hand = int(self.model.site(_HAND_SITE).id)
+        self._fingers = [int(self.model.joint(name).qposadr[0]) for name in _FINGER_JOINTS]
+        self.robot_xy: Array = self.data.body("robot0_base").xpos[:2].copy()
+        self.goals: tuple[Goal, ...] = tuple(
+            tuple(str(word).lower() if index == 0 else str(word) for index, word in enumerate(goal))
+            for goal in self._env.parsed_problem["goal_state"]
+        )
+        self.objects: Collection[str] = tuple(self._env.objects_dict)
+        self.fixtures: Collection[str] = tuple(self._env.fixtures_dict)
+        self._points: dict[str, Array] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the hand."""
+        data = self.data
+        self.hand = Pose(data.site_xpos[self._hand].copy(), data.site_xmat[self._hand].reshape(3, 3).copy())
+        self.finger_gap = float(data.qpos[self._fingers[0]] - data.qpos[self._fingers[1]])
+
+    # Predicates and names ---------------------------------------------------------------------------------------
+
+    def holds(self, goal: Goal) -> bool:
+        """LIBERO's own answer to a predicate."""
+        return bool(self._env._eval_predicate(list(goal)))
+
+    def is_open(self, region: str) -> bool:
+        """Whether a drawer or door is open."""
+        return self.holds(("open", region))
+
+    def category(self, name: str) -> str:
+        """Category of an object or fixture: `plate` of `plate_1`."""
+        return str(self._env.get_object(name).category_name)
+
+    def is_region(self, name: str) -> bool:
+        """Whether a name of the task language is a site."""
+        return name in self._env.object_sites_dict
+
+    # Poses ------------------------------------------------------------------------------------------------------
+
+    def pose(self, name: str) -> Pose:
+        """Pose of an object or fixture."""
+        body = int(self._env.obj_body_id[name])
+        return Pose(self.data.xpos[body].copy(), self.data.xmat[body].reshape(3, 3).copy())
+
+    def region(self, name: str) -> Region:
+        """A region, where it is now."""
+        site = self._env.object_sites_dict[name]
+        index = int(self.model.site(name).id)
+        joints = list(site.joints or ())
+        return Region(
+            name=name,
+            parent=site.parent_name,
+            joint=joints[0] if joints else None,
+            pose=Pose(self.data.site_xpos[index].copy(), self.data.site_xmat[index].reshape(3, 3).copy()),
+            size=np.array(site.size, dtype=np.float64),
+        )
+
+    def regions_of(self, parent: str) -> list[str]:
+        """Names of the regions of an object or fixture."""
+        return [name for name, site in self._env.object_sites_dict.items() if site.parent_name == parent]
+
+    def joint_names(self, fixture: str) -> list[str]:
+        """Hinges and slides of a fixture."""
+        return list(self._env.get_object(fixture).joints)
+
+    def drawer_out(self, joint: str) -> Array:
+        """Horizontal unit vector (2,) along which a drawer opens."""
+        index = int(self.model.joint(joint).id)
+        low, high = self.model.jnt_range[index]
+        axis = self.data.xaxis[index][:2] * (1.0 if abs(high) > abs(low) else -1.0)
+        out: Array = axis / float(np.linalg.norm(axis))
+        return out
+
+    # Collision geometry -----------------------------------------------------------------------------------------
+
+    def _own_geoms(self, body: int, *, whole_tree: bool) -> Sequence[int]:
+        parents = self.model.body_rootid if whole_tree else np.arange(self.model.nbody)
+        owner = parents[self.model.geom_bodyid]
+        wanted = parents[body] if whole_tree else body
+        touchable = (self.model.geom_contype | self.model.geom_conaffinity) != 0
+        return [int(geom) for geom in np.flatnonzero((owner == wanted) & touchable)]
+
+    def _geom_points(self, geoms: Sequence[int], origin: Pose) -> Array:
+        clouds = []
+        for geom in geoms:
+            local = _surface_points(int(self.model.geom_type[geom]), self.model.geom_size[geom])
+            world = local @ self.data.geom_xmat[geom].reshape(3, 3).T + self.data.geom_xpos[geom]
+            clouds.append((world - origin.pos) @ origin.mat)
+        return np.concatenate(clouds)
+
+    def points(self, name: str) -> Array:
+        """Points (P, 3) on an object's collision geometry, in its own frame."""
+        if name not in self._points:
+            body = int(self._env.obj_body_id[name])
+            self._points[name] = self._geom_points(self._own_geoms(body, whole_tree=True), self.pose(name))
+        return self._points[name]
+
+    def world_points(self, name: str) -> Array:
+        """The same in the world, about the object's origin."""
+        turned: Array = self.points(name) @ self.pose(name).mat.T
+        return turned
+
+    def part_points(self, body: int) -> Array:
+        """Points (P, 3) in the world on one body of an articulated fixture, as it is now."""
+        return self._geom_points(self._own_geoms(body, whole_tree=False), Pose(np.zeros(3), np.eye(3)))
+
+    @cached_property
+    def _obstacles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Geoms (G,) of all objects and fixtures, and the root body of each."""
+        roots = {int(self.model.body_rootid[self._env.obj_body_id[name]]) for name in (*self.objects, *self.fixtures)}
+        touchable = (self.model.geom_contype | self.model.geom_conaffinity) != 0
+        root_of = self.model.body_rootid[self.model.geom_bodyid]
+        geoms = np.flatnonzero(touchable & np.isin(root_of, list(roots)))
+        return geoms, root_of[geoms]
+
+    def boxes(self, *, without: Collection[str] = ()) -> Boxes:
+        """Boxes around all collision geometry but the named objects'."""
+        geoms, roots = self._obstacles
+        left_out = [int(self.model.body_rootid[self._env.obj_body_id[name]]) for name in without]
+        geoms = geoms[~np.isin(roots, left_out)]
+        return Boxes.around(
+            pos=self.data.geom_xpos[geoms],
+            mat=self.data.geom_xmat[geoms].reshape(-1, 3, 3),
+            aabb=self.model.geom_aabb[geoms],
+        )
+
+    def tallest_between(
+        self, start: Array, end: Array, *, margin: float, near: float, without: Collection[str] = ()
+    ) -> float:
+        """Height of what stands within `margin` of the straight way from start to end (2,), its last `near` left out.
+
+        Minus infinity when nothing does.
+        """
+        distance = float(np.hypot(*(end - start)))
+        if distance <= near:
+            return -np.inf
+        boxes = self.boxes(without=without)
+        fractions = np.linspace(0.0, 1.0 - near / distance, _CORRIDOR_SAMPLES)
+        close = (boxes.distances(start + fractions[:, None] * (end - start)) < margin).any(axis=0)
+        return float(boxes.high[close].max()) if close.any() else -np.inf

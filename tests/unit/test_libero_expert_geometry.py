@@ -1,0 +1,124 @@
+"""Geometry of the scripted expert, by hand."""
+
+import numpy as np
+import pytest
+
+from libero_runtime.expert.drawer_grasp import Drawer, drawer_grasp
+from libero_runtime.expert.grasps import choose_grasp
+from libero_runtime.expert.motion import (
+    action,
+    facing_hand,
+    flipped,
+    nearer_of_both,
+    preferred_axis,
+    reaching_hand,
+    rotation_vector,
+    upright_hand,
+)
+from libero_runtime.expert.world import Boxes
+
+LEFT = np.array([0.0, 1.0])
+NOTHING = Boxes(np.zeros((0, 2)), np.zeros((0, 2, 2)), np.zeros((0, 2)), np.zeros(0))
+
+
+def block(half: tuple[float, float, float], *, turn: float = 0.0) -> np.ndarray:
+    """Points in a box about the origin, turned about the vertical."""
+    axes = [np.linspace(-extent, extent, 41) for extent in half]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    cosine, sine = np.cos(turn), np.sin(turn)
+    return points @ np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+
+
+def pipe(radius: float, height: float) -> np.ndarray:
+    """Points on a thin upright tube that stands on the origin."""
+    angles, heights = np.meshgrid(np.linspace(0, 2 * np.pi, 180, endpoint=False), np.linspace(0, height, 30))
+    return np.stack([radius * np.cos(angles), radius * np.sin(angles), heights], axis=-1).reshape(-1, 3)
+
+
+def test_rotation_vector_of_known_turns():
+    quarter = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_allclose(rotation_vector(quarter), [0, 0, np.pi / 2], atol=1e-12)
+    np.testing.assert_allclose(rotation_vector(np.eye(3)), 0.0)
+
+
+@pytest.mark.parametrize(
+    "hand", [upright_hand(LEFT, 0.3), facing_hand(LEFT, 0.4), reaching_hand(LEFT, 0.4), flipped(upright_hand(LEFT, 0))]
+)
+def test_hands_are_rotations(hand):
+    np.testing.assert_allclose(hand @ hand.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(hand) == pytest.approx(1.0)
+
+
+def test_hands_point_where_they_say():
+    np.testing.assert_allclose(upright_hand(LEFT, 0.0)[:, 2], [0, 0, -1], atol=1e-12)
+    np.testing.assert_allclose(facing_hand(-LEFT, 0.0)[:, 2], [0, -1, 0], atol=1e-12)
+    np.testing.assert_allclose(facing_hand(-LEFT, 0.0)[:, 0], [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(reaching_hand(-LEFT, np.pi / 2)[:, 2], [0, 0, -1], atol=1e-12)
+    present = flipped(upright_hand(LEFT, 0.0))
+    np.testing.assert_allclose(nearer_of_both(upright_hand(LEFT, 0.0), present), present, atol=1e-12)
+
+
+def test_a_line_has_one_preferred_direction():
+    for degrees in (0, 30, 90, 135):
+        axis = np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+        np.testing.assert_allclose(preferred_axis(axis), preferred_axis(-axis), atol=1e-12)
+
+
+def test_saturated_moves_keep_their_direction():
+    hand = upright_hand(LEFT, 0.0)
+    far = action(move=np.array([0.2, -0.1, 0.0]), hand_mat=hand, present_mat=hand, gripper=1.0)
+    np.testing.assert_allclose(far, [1.0, -0.5, 0, 0, 0, 0, 1.0], atol=1e-12)
+
+
+def test_a_narrow_box_is_taken_across_with_the_wrist_straight():
+    grasp = choose_grasp(block((0.04, 0.02, 0.01)), NOTHING, prefer=LEFT)
+    assert not grasp.on_wall
+    np.testing.assert_allclose(grasp.finger_axis, LEFT, atol=1e-9)
+    assert grasp.width == pytest.approx(0.04)
+    np.testing.assert_allclose(grasp.offset[:2], 0.0, atol=1e-9)
+
+
+def test_a_turned_box_turns_the_hand():
+    grasp = choose_grasp(block((0.045, 0.02, 0.03), turn=np.radians(30)), NOTHING, prefer=LEFT)
+    np.testing.assert_allclose(grasp.finger_axis, [-0.5, np.sqrt(0.75)], atol=0.05)
+
+
+def test_a_wide_pipe_is_taken_by_its_wall_on_the_preferred_side():
+    grasp = choose_grasp(pipe(0.05, 0.10), NOTHING, prefer=LEFT)
+    assert grasp.on_wall
+    np.testing.assert_allclose(grasp.offset[:2], [0.0, 0.05], atol=0.002)
+    assert grasp.offset[2] == pytest.approx(0.10 - 0.017)
+
+
+def test_a_wall_beside_an_obstacle_is_left_alone():
+    beside = Boxes(np.array([[0.0, 0.11]]), np.eye(2)[None], np.array([[0.03, 0.02]]), np.array([0.2]))
+    grasp = choose_grasp(pipe(0.05, 0.10), beside, prefer=LEFT)
+    assert grasp.offset[1] < 0.04
+
+
+def test_what_is_too_wide_and_solid_has_no_grasp():
+    assert choose_grasp(block((0.06, 0.06, 0.02)), NOTHING, prefer=LEFT) is None
+
+
+def test_boxes_keep_their_turn_when_they_stand_straight():
+    half_turn = np.radians(45)
+    mat = np.array(
+        [[np.cos(half_turn), -np.sin(half_turn), 0.0], [np.sin(half_turn), np.cos(half_turn), 0.0], [0.0, 0.0, 1.0]]
+    )
+    boxes = Boxes.around(pos=np.zeros((1, 3)), mat=mat[None], aabb=np.array([[0, 0, 0, 0.1, 0.01, 0.05]]))
+    along, across = np.array([0.05, 0.05]), np.array([-0.05, 0.05])
+    np.testing.assert_allclose(
+        boxes.distances(np.array([along, across]))[:, 0], [0.0, np.hypot(0.05, 0.05) - 0.01], atol=1e-9
+    )
+    np.testing.assert_allclose(boxes.high, 0.05)
+
+
+def test_a_drawer_leaves_room_for_the_outer_finger():
+    drawer = Drawer(
+        fixture="cabinet", center=np.zeros(3), side=np.array([1.0, 0.0]), out=LEFT, half=np.array([0.10, 0.08]), top=0.1
+    )
+    bowl = pipe(0.049, 0.05)
+    free = drawer_grasp(bowl, np.zeros(3), drawer)
+    np.testing.assert_allclose(free.offset[:2], [-0.049 * np.sqrt(0.5), 0.049 * np.sqrt(0.5)], atol=1e-6)
+    near_the_wall = drawer_grasp(bowl, np.array([-0.045, 0.025, 0.0]), drawer)
+    assert np.hypot(*near_the_wall.offset[:2]) < 0.049
