@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +24,22 @@ from transformers_openvla_oft.small import create_small_checkpoint
 
 logger = logging.getLogger(__name__)
 
-FRAMES_FOLDER = "frames"
+FRAMES_FOLDER, START_FOLDER = "frames", "start"
 MEMORY_SHARE = 0.5
 """Part of the free memory that pictures may take before they stay in a file."""
 
 
-def initial_policy(options: argparse.Namespace) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
-    """The policy of --init in float32, and its processor."""
-    if options.init != "small":
-        model, processor = checkpoints.load_for_training(Path(options.init))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            create_small_checkpoint(folder, sizes=small_sizes(options), seed=options.seed)
-            model, processor = checkpoints.load_for_training(Path(folder))
+def initial_policy(
+    options: argparse.Namespace, *, folder: Path, ranks: Ranks
+) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
+    """The policy of --init in float32, and its processor; rank 0 makes a fresh one in ``folder``. Collective."""
+    start = Path(options.init)
+    if options.init == "small":
+        start = folder / START_FOLDER
+        if ranks.is_first:
+            create_small_checkpoint(start, sizes=small_sizes(options), seed=options.seed)
+        ranks.wait()
+    model, processor = checkpoints.load_for_training(start)
     if model.config.num_images_in_input != len(options.cameras):
         raise ValueError(
             f"--cameras {','.join(options.cameras)} gives {len(options.cameras)} pictures, but the checkpoint reads "

@@ -15,7 +15,6 @@ import logging
 import os
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ import transformers
 from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, resume, writing
 from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.objectives import L1Objective, Objective, TokenObjective
-from openvla_oft.ranks import Ranks, joined
+from openvla_oft.ranks import Ranks, end_process, joined
 from openvla_oft.training import TrainConfig, TrainResult, train
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 
@@ -54,10 +53,13 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--device {options.device}, but torch sees no CUDA device; use --device cpu")
     torch.set_float32_matmul_precision("high")
     with joined(options.device) as ranks, _workplace(output, ranks) as folder:
+        if not ranks.is_first:
+            logging.getLogger().setLevel(logging.WARNING)
         config.micro_batch(ranks.world_size)
         _run_into(folder, options, config, ranks)
         if ranks.is_first:
-            shutil.rmtree(folder / building.FRAMES_FOLDER, ignore_errors=True)
+            for helper in (building.FRAMES_FOLDER, building.START_FOLDER):
+                shutil.rmtree(folder / helper, ignore_errors=True)
             resume.finish(folder, output)
             logger.info("wrote %s", output)
 
@@ -77,7 +79,7 @@ def _workplace(output: Path, ranks: Ranks) -> Iterator[Path]:
 def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> None:
     device = torch.device("cuda", ranks.local_rank) if options.device == "cuda" else torch.device(options.device)
     adapter = arguments.lora_settings(options)
-    model, processor = building.initial_policy(options)
+    model, processor = building.initial_policy(options, folder=folder, ranks=ranks)
     start = time.perf_counter()
     image_size = checkpoints.image_size_of(model.config)
     demos = building.load_demonstrations(options, image_size=image_size, folder=folder, ranks=ranks)
@@ -208,4 +210,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -1,0 +1,24 @@
+"""The fine-tuning command in a process that dies while it does the work of step STOP (first argument; -1: never)."""
+
+import os
+import sys
+
+from openvla_oft import finetune, optimisation
+from openvla_oft.ranks import end_process
+
+
+def main() -> None:
+    stop = int(sys.argv.pop(1))
+    update = optimisation.WeightAverage.update
+
+    def dying(self: optimisation.WeightAverage, step: int) -> None:
+        if step == stop:
+            os._exit(9)
+        update(self, step)
+
+    optimisation.WeightAverage.update = dying  # type: ignore[method-assign]
+    end_process(finetune.main())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Fine-tuning in two gloo processes equals one process, with all weights and with an adapter, interrupted or not."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.distributed.ranks import REPOSITORY
+from tests.unit.sft_demos import write_suite
+from tests.unit.sft_runs import TINY, logged
+
+SETTINGS = ["--steps", "4", "--save-every", "2", "--save-dtype", "float32", "--ema", "0.9", "--after-end", "mask"]
+
+
+def finetune(demos, output, *extra, world_size, stop=-1, fails=False):
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", world_size),
+        *("-m", "tests.distributed.sft_ranks", stop, "--demonstrations", demos, "--output", output),
+        *(*TINY, *SETTINGS, *extra),
+    ]
+    done = subprocess.run([str(word) for word in command], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert (done.returncode != 0) == fails, done.stderr[-4000:]
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
+
+
+@pytest.fixture(scope="module")
+def one(demos, tmp_path_factory):
+    output = tmp_path_factory.mktemp("one") / "policy"
+    finetune(demos, output, world_size=1)
+    return output
+
+
+def assert_same_weights(first, second, name):
+    expected, found = load_file(first / name), load_file(second / name)
+    assert expected.keys() == found.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, atol=2e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def assert_same_log(first, second):
+    for name in ("train_loss", "grad_norm"):
+        assert logged(second, name) == pytest.approx(logged(first, name), rel=1e-4)
+    for mine, others in zip(logged(second, "validation"), logged(first, "validation"), strict=True):
+        assert mine == pytest.approx(others, rel=1e-3)
+
+
+def test_two_ranks_train_the_weights_of_one(demos, one, tmp_path):
+    output = tmp_path / "policy"
+    finetune(demos, output, world_size=2)
+    assert_same_weights(one, output, "model.safetensors")
+    assert_same_log(one, output)
+    assert json.loads((output / "training.json").read_text())["processes"] == 2
+    assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in one.iterdir())
+
+
+def test_two_ranks_that_died_go_on_as_one(demos, one, tmp_path):
+    output = tmp_path / "policy"
+    finetune(demos, output, world_size=2, stop=3, fails=True)
+    assert [path.name for path in (tmp_path / "policy.unfinished" / "state").iterdir()] == ["step_2"]
+    finetune(demos, output, world_size=1)
+    assert json.loads((output / "training.json").read_text())["resumed_from_step"] == 2
+    assert_same_weights(one, output, "model.safetensors")
+    assert_same_log(one, output)
+
+
+def test_two_ranks_train_the_adapter_and_head_of_one(demos, one, tmp_path):
+    extra = ["--init", one, "--lora-rank", "2", "--objective", "l1"]
+    for name, world_size in (("alone", 1), ("together", 2)):
+        finetune(demos, tmp_path / name, *extra, world_size=world_size)
+    for name in ("adapter_model.safetensors", "l1_action_head.safetensors"):
+        assert_same_weights(tmp_path / "alone", tmp_path / "together", name)
+    assert_same_log(tmp_path / "alone", tmp_path / "together")
+
+
+def test_a_batch_that_does_not_divide_is_refused(demos, tmp_path):
+    error = finetune(demos, tmp_path / "policy", "--micro-batch-size", "3", world_size=2, fails=True)
+    assert "--batch-size 8 must be a multiple of --micro-batch-size x processes = 3 x 2" in error
+    assert list(tmp_path.iterdir()) == []
