@@ -125,6 +125,11 @@ def _is_no_macro_notice(record: logging.LogRecord) -> bool:
     return Path(record.pathname).name != "macros.py"
 
 
+def quiet_robosuite() -> None:
+    """Keep robosuite's advice from the terminal; call before it is imported."""
+    logging.getLogger("robosuite_logs").addFilter(_is_no_macro_notice)
+
+
 class _SharesModel:
     """Mixed into LIBERO's problem classes: takes the compiled model from the shared ones."""
 
@@ -155,7 +160,7 @@ def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
     select_opengl()  # robosuite decides for EGL while it is imported, unless told otherwise before
     check_assets(task)
     prepare_libero()
-    logging.getLogger("robosuite_logs").addFilter(_is_no_macro_notice)
+    quiet_robosuite()
     import robosuite
     from libero.libero.envs import TASK_MAPPING
     from libero.libero.envs.bddl_utils import get_problem_info

@@ -63,8 +63,29 @@ def _probe(backend: str) -> str | None:
         return f"no answer within {_PROBE_TIMEOUT_S} s"
     if done.returncode == 0:
         return None
-    lines = done.stderr.strip().splitlines()
+    lines = done.stderr.partition("Exception ignored in")[0].strip().splitlines()  # GLContext fails once more at exit
     return lines[-1] if lines else f"exit code {done.returncode}"
+
+
+def num_egl_devices() -> int:
+    """How many devices `MUJOCO_EGL_DEVICE_ID` can choose among (GPUs, and often a software one last)."""
+    script = "from mujoco.egl import egl_ext; print(len(egl_ext.eglQueryDevicesEXT()))"
+    env = dict(os.environ, MUJOCO_GL="egl", PYOPENGL_PLATFORM="egl")
+    env.pop("MUJOCO_EGL_DEVICE_ID", None)
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+    return int(done.stdout) if done.returncode == 0 else 0
+
+
+def worker_environment(worker: int, *, num_devices: int) -> dict[str, str]:
+    """Environment variables that make worker number `worker` draw on its device, in turns.
+
+    To be set in the worker's environment before it draws. EGL numbers devices by itself: its device 0 need not be
+    CUDA's, and ``CUDA_VISIBLE_DEVICES`` does not apply. A ``MUJOCO_EGL_DEVICE_ID`` that is set already is kept.
+    """
+    if worker < 0 or num_devices < 1:
+        raise OpenGLError(f"expected worker >= 0 and num_devices >= 1, given {worker} and {num_devices}")
+    chosen = os.environ.get("MUJOCO_EGL_DEVICE_ID")
+    return {"MUJOCO_EGL_DEVICE_ID": str(worker % num_devices) if chosen is None else chosen}
 
 
 def _apply(backend: str) -> str:

@@ -1,0 +1,281 @@
+"""Does fast stepping do what stock LIBERO does? From the same state with the same actions, on any task.
+
+    python -m libero_runtime.fidelity [--suites libero_spatial,libero_goal] [--tasks 0-9] [--steps 100] [--jobs 2]
+
+Stock is LIBERO's own `ControlEnv` with robosuite's controller and step loop (without a renderer). It settles an
+episode by the customary ten idle steps; its state is then loaded into a `Scene`, and both run the same actions: random
+ones, each held for five steps, so that the arm travels and meets things.
+
+Contacts amplify the smallest difference, in stock too: from states that differ by 1e-9 stock's own runs part. How far
+they do is measured here with `_NUM_TWINS` stock runs from states perturbed by 1e-9 (joint positions, object positions,
+velocities). A joint or object counts as chaotic from the step at which a twin is further away than a tenth of the
+tolerance; until then ours must stay within the tolerance. Rewards and success must be equal until anything is chaotic.
+
+Exit code 0 when every task passes, 1 when one fails, 2 when it cannot run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.controller import ExactController
+from libero_runtime.models import quiet_robosuite
+from libero_runtime.opengl import OpenGLError, select_opengl
+from libero_runtime.paths import LiberoPathError, prepare_libero
+from libero_runtime.scene import IDLE_ACTION, Pose, SampleClock, Scene, Slot, start_seed
+from libero_runtime.stepper import STATE
+from libero_runtime.suites import SuiteError, TaskSpec, init_states, load_suite
+
+Array = NDArray[np.float64]
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+JOINT_TOLERANCE = 1e-3  # radians; metres for fingers and drawers
+OBJECT_TOLERANCE_M = 1e-3
+_CHAOS = 0.1  # of a tolerance: where a perturbed stock run has got this far, contacts amplify
+_PERTURBATION = 1e-9
+_NUM_TWINS = 3
+_HOLD = 5  # steps for which an action is repeated
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is compared, after each of T steps."""
+
+    joints_TJ: Array  # every hinge and slide joint: arm, fingers, drawers, doors, knobs
+    objects_TO3: Array  # positions of free bodies
+    reward_T: Array
+    success_T: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict on one task."""
+
+    task: str
+    joint_error: float  # largest difference before chaos
+    object_error_m: float
+    calm_share: float  # of (joint or object, step) pairs that no chaos touches
+    chaos_error_m: float  # largest difference of an object in chaos, ours to stock
+    twin_error_m: float  # largest difference of an object, stock to perturbed stock
+    success_equal: bool
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Within tolerances, with equal rewards and success."""
+        close = self.joint_error <= JOINT_TOLERANCE and self.object_error_m <= OBJECT_TOLERANCE_M
+        return not self.problem and close and self.success_equal
+
+
+class Layout:
+    """Where joints and free objects are in qpos."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
+        self.joints = model.jnt_qposadr[~free]
+        self.objects = model.jnt_qposadr[free][:, None] + np.arange(3)
+
+
+class Stock:
+    """LIBERO's own environment of a task, settled in one initial state."""
+
+    def __init__(self, task: TaskSpec, *, init_index: int, seed: int, num_idle_steps: int = 10) -> None:
+        select_opengl()
+        prepare_libero()
+        quiet_robosuite()
+        from libero.libero.envs.env_wrapper import ControlEnv
+
+        self.control_env = ControlEnv(
+            bddl_file_name=str(task.bddl_path), use_camera_obs=False, has_renderer=False, has_offscreen_renderer=False
+        )
+        self.control_env.seed(start_seed(task_id=task.task_id, init_index=init_index, seed=seed))
+        self.control_env.reset()
+        self.control_env.set_init_state(init_states(task)[init_index])
+        for _ in range(num_idle_steps):
+            self.control_env.step(IDLE_ACTION)
+        self.env: Any = self.control_env.env
+        self.model: mujoco.MjModel = self.env.sim.model._model
+        self.data: mujoco.MjData = self.env.sim.data._data
+        self.controller = ExactController(self.env)
+        self.layout = Layout(self.model)
+        self._integration = np.empty(mujoco.mj_stateSize(self.model, STATE))
+        mujoco.mj_getState(self.model, self.data, self._integration, STATE)
+        self._controller_state = self.controller.get_state()
+
+    def slot(self, *, init_index: int, seed: int) -> Slot:
+        """The settled state for a `Scene` of the same task."""
+        bodies = [self.env.sim.model.body_name2id(fixture.root_body) for fixture in self.env.fixtures_dict.values()]
+        qpos = self.data.qpos.copy()
+        pose = Pose(self.model.body_pos[bodies].copy(), self.model.body_quat[bodies].copy(), qpos, qpos)
+        return Slot(
+            integration=self._integration.copy(),
+            controller=self._controller_state.copy(),
+            pose=pose,
+            init_index=init_index,
+            seed=seed,
+            num_steps=0,
+            success=False,
+            clock=SampleClock(),
+            sampled_view=None,
+        )
+
+    def run(self, actions_TA: Array, *, perturbation: float = 0.0, seed: int = 0) -> Run:
+        """Run from the settled state, or from one `perturbation` away."""
+        mujoco.mj_setState(self.model, self.data, self._integration, STATE)
+        self.controller.set_state(self._controller_state)
+        if perturbation:
+            rng = np.random.default_rng(seed)
+            self.data.qpos[self.layout.joints] += perturbation * rng.choice([-1.0, 1.0], len(self.layout.joints))
+            self.data.qpos[self.layout.objects] += perturbation * rng.choice([-1.0, 1.0], self.layout.objects.shape)
+            self.data.qvel[:] += perturbation * rng.choice([-1.0, 1.0], self.model.nv)
+        self.env.timestep, self.env.done = 0, False
+        joints, objects, rewards, success = [], [], [], []
+        for action in actions_TA:
+            _, reward, done, _ = self.control_env.step(action)
+            joints.append(self.data.qpos[self.layout.joints].copy())
+            objects.append(self.data.qpos[self.layout.objects].copy())
+            rewards.append(float(reward))
+            success.append(bool(done))
+        return Run(np.array(joints), np.array(objects), np.array(rewards), np.array(success))
+
+    def close(self) -> None:
+        """Free it."""
+        self.control_env.close()
+
+
+def run_ours(scene: Scene, slot: Slot, actions_TA: Array) -> Run:
+    """The same in our fast loop; a reward is 1 at success, as in LIBERO."""
+    layout = Layout(scene.model)
+    scene.load(slot)
+    joints, objects, success = [], [], []
+    for action in actions_TA:
+        success.append(scene.step(action))
+        joints.append(scene.data.qpos[layout.joints].copy())
+        objects.append(scene.data.qpos[layout.objects].copy())
+    success_T = np.array(success)
+    return Run(np.array(joints), np.array(objects), success_T.astype(np.float64), success_T)
+
+
+def random_actions(num_steps: int, *, seed: int) -> Array:
+    """Actions (T, 7) in [-1, 1], each held for a while."""
+    draws = np.random.default_rng(seed).uniform(-1, 1, (-(-num_steps // _HOLD), 7))
+    return np.repeat(draws, _HOLD, axis=0)[:num_steps]
+
+
+def compare(name: str, ours: Run, stock: Run, twins: Sequence[Run]) -> Report:
+    """Judge a run of ours against stock's, with perturbed stock runs as the measure of chaos."""
+    joint_TJ = np.abs(ours.joints_TJ - stock.joints_TJ)
+    object_TO = np.linalg.norm(ours.objects_TO3 - stock.objects_TO3, axis=2)
+    twin_TJ = np.max([np.abs(twin.joints_TJ - stock.joints_TJ) for twin in twins], axis=0)
+    twin_TO = np.max([np.linalg.norm(twin.objects_TO3 - stock.objects_TO3, axis=2) for twin in twins], axis=0)
+    calm_TJ = np.maximum.accumulate(twin_TJ, axis=0) <= _CHAOS * JOINT_TOLERANCE
+    calm_TO = np.maximum.accumulate(twin_TO, axis=0) <= _CHAOS * OBJECT_TOLERANCE_M
+    calm_T = calm_TJ.all(axis=1) & calm_TO.all(axis=1)
+    alike_T = (ours.success_T == stock.success_T) & (ours.reward_T == stock.reward_T)
+    return Report(
+        task=name,
+        joint_error=float(np.where(calm_TJ, joint_TJ, 0.0).max()),
+        object_error_m=float(np.where(calm_TO, object_TO, 0.0).max(initial=0.0)),
+        calm_share=float(np.concatenate([calm_TJ.ravel(), calm_TO.ravel()]).mean()),
+        chaos_error_m=float(np.where(calm_TO, 0.0, object_TO).max(initial=0.0)),
+        twin_error_m=float(twin_TO.max(initial=0.0)),
+        success_equal=bool(alike_T[calm_T].all()),
+    )
+
+
+def check_task(suite: str, task_id: int, *, num_steps: int, init_index: int = 0, seed: int = 0) -> Report:
+    """Compare on one task."""
+    name = f"{suite} {task_id}"
+    try:
+        task = load_suite(suite).task(task_id)
+        stock = Stock(task, init_index=init_index, seed=seed)
+        scene = Scene(task, image_size=16)
+    except (LiberoPathError, SuiteError, FileNotFoundError) as error:
+        return Report(name, 0.0, 0.0, 0.0, 0.0, 0.0, True, problem=str(error))
+    actions_TA = random_actions(num_steps, seed=task_id)
+    slot = stock.slot(init_index=init_index, seed=seed)
+    stock_run = stock.run(actions_TA)
+    twins = [stock.run(actions_TA, perturbation=_PERTURBATION, seed=twin) for twin in range(_NUM_TWINS)]
+    report = compare(name, run_ours(scene, slot, actions_TA), stock_run, twins)
+    scene.close()
+    stock.close()
+    return report
+
+
+def _check(job: tuple[str, int, int]) -> Report:
+    suite, task_id, num_steps = job
+    return check_task(suite, task_id, num_steps=num_steps)
+
+
+def parse_tasks(text: str) -> list[int]:
+    """Task numbers of "0-3,7"."""
+    tasks: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise SuiteError(f"--tasks {text!r}: expected numbers and ranges such as 0-3,7")
+        tasks.update(range(int(first), int(last or first) + 1))
+    return sorted(tasks)
+
+
+def _row(report: Report) -> str:
+    if report.problem:
+        return f"| {report.task:<18} | cannot run: {report.problem}"
+    return (
+        f"| {report.task:<18} | {report.joint_error:9.1e} | {report.object_error_m * 1e3:10.1e} | "
+        f"{report.calm_share:6.1%} | {report.chaos_error_m * 1e3:9.1e} | {report.twin_error_m * 1e3:9.1e} | "
+        f"{'equal' if report.success_equal else 'DIFFER':<7} | {'pass' if report.passed else 'FAIL'} |"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the asked tasks and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
+    parser.add_argument("--tasks", default="0-9", help="such as 0-3,7")
+    parser.add_argument("--steps", type=int, default=100, help="control steps")
+    parser.add_argument("--jobs", type=int, default=1, help="tasks checked at the same time")
+    args = parser.parse_args(arguments)
+    try:
+        if args.steps < 1 or args.jobs < 1:
+            raise SuiteError(f"--steps {args.steps} and --jobs {args.jobs} must be at least 1")
+        jobs = []
+        for suite in args.suites.split(","):
+            known = {task.task_id for task in load_suite(suite).tasks}
+            jobs += [(suite, task_id, args.steps) for task_id in parse_tasks(args.tasks) if task_id in known]
+        if not jobs:
+            raise SuiteError(f"--suites {args.suites} have no --tasks {args.tasks}")
+        select_opengl()
+        prepare_libero()
+    except (SuiteError, LiberoPathError, OpenGLError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(
+        f"| {f'{args.steps} steps':<18} | before chaos:          | share  | in chaos: | perturbed | rewards |      |\n"
+        f"| {'suite and task':<18} | joints    | objects mm | calm   | ours mm   | stock mm  | success |      |\n"
+        f"|{'-' * 20}|{'-' * 11}|{'-' * 12}|{'-' * 8}|{'-' * 11}|{'-' * 11}|{'-' * 9}|{'-' * 6}|\n"
+    )
+    reports = []
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        for report in pool.imap(_check, jobs):
+            reports.append(report)
+            sys.stdout.write(_row(report) + "\n")
+            sys.stdout.flush()
+    passed = sum(report.passed for report in reports)
+    sys.stdout.write(
+        f"{passed} of {len(reports)} tasks pass: joints within {JOINT_TOLERANCE:g}, objects within "
+        f"{OBJECT_TOLERANCE_M * 1e3:g} mm, until a stock run perturbed by {_PERTURBATION:g} is {_CHAOS:.0%} of it off\n"
+    )
+    return 0 if passed == len(reports) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

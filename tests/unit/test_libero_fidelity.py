@@ -1,0 +1,54 @@
+"""The fidelity command: on a few tasks against stock LIBERO, and that its verdict can be a failure."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from libero_runtime import fidelity
+from libero_runtime.suites import SuiteError
+
+NUM_STEPS = 40
+
+
+@pytest.mark.parametrize(("suite", "task_id"), [("libero_spatial", 0), ("libero_object", 0), ("libero_10", 9)])
+def test_fast_steps_follow_stock(suite, task_id):
+    report = fidelity.check_task(suite, task_id, num_steps=NUM_STEPS)
+    assert report.passed, report
+    assert report.joint_error < 1e-4
+    assert report.calm_share > 0.9
+
+
+def make_run(*, drift=0.0, kick=0.0, success_at=None):
+    """Ten steps of two joints and one object; `drift` from the start, `kick` from step 5."""
+    steps = np.arange(10)
+    moved = drift + np.where(steps >= 5, kick, 0.0)
+    success = np.zeros(10, bool) if success_at is None else steps >= success_at
+    objects = np.zeros((10, 1, 3))
+    objects[:, 0, 0] = moved
+    return fidelity.Run(np.repeat(moved[:, None], 2, axis=1), objects, success.astype(float), success)
+
+
+def test_verdict():
+    stock, calm, chaotic = make_run(), make_run(drift=1e-9), make_run(kick=5e-4)
+    assert fidelity.compare("same", make_run(drift=1e-5), stock, [calm]).passed
+    assert not fidelity.compare("drifts", make_run(drift=2e-3), stock, [calm]).passed
+    kicked = make_run(kick=2e-3)
+    assert not fidelity.compare("alone in leaving", kicked, stock, [calm]).passed
+    report = fidelity.compare("with a twin", kicked, stock, [calm, chaotic])
+    assert report.passed
+    assert report.calm_share == 0.5
+    assert report.chaos_error_m == pytest.approx(2e-3)
+    assert not fidelity.compare("succeeds before chaos", make_run(success_at=3), stock, [chaotic]).passed
+    assert fidelity.compare("succeeds in chaos", make_run(success_at=7), stock, [chaotic]).passed
+    assert not dataclasses.replace(report, problem="no assets").passed
+
+
+def test_bad_arguments(capsys):
+    assert fidelity.main(["--tasks", "a"]) == 2
+    assert "--tasks 'a': expected numbers and ranges such as 0-3,7" in capsys.readouterr().err
+    assert fidelity.main(["--suites", "libero_nowhere"]) == 2
+    assert fidelity.main(["--steps", "0"]) == 2
+    assert fidelity.parse_tasks("0-2,7") == [0, 1, 2, 7]
+    with pytest.raises(SuiteError):
+        fidelity.parse_tasks("3-")
