@@ -8,6 +8,7 @@ import torch
 
 from openvla_oft import batches, checkpoints, cli
 from openvla_oft.augment import AugmentConfig
+from openvla_oft.layouts import LAYOUTS
 from openvla_oft.lora import LoraSettings
 from openvla_oft.objectives import OBJECTIVES
 from openvla_oft.statistics import ACTION_BOUNDS
@@ -176,6 +177,12 @@ def _add_target_arguments(arguments: argparse.ArgumentParser) -> None:
     group = arguments.add_argument_group("targets")
     group.add_argument(
         "--objective", choices=OBJECTIVES, default="tokens", help="cross-entropy of action tokens, or L1 regression"
+    )
+    group.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="rl",
+        help="the sequence: as reinforcement learning decodes, or as the OpenVLA-OFT repository, with an end token",
     )
     group.add_argument(
         "--after-end",

@@ -10,14 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from openvla_oft import action_head, checkpoints, dataset, learner, lora
+from openvla_oft import checkpoints, dataset, heads, layouts, learner, lora
 from openvla_oft.arguments import small_sizes
 from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.frames import DeviceFrames, FileFrames, FrameStore
 from openvla_oft.learner import Learner
 from openvla_oft.lora import LoraSettings
+from openvla_oft.objectives import L1Objective, Objective, OftTokenObjective, TokenObjective
 from openvla_oft.ranks import Ranks
 from openvla_oft.statistics import Statistics, action_statistics
+from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 from transformers_openvla_oft.small import create_small_checkpoint
@@ -45,8 +47,10 @@ def initial_policy(
             f"--cameras {','.join(options.cameras)} gives {len(options.cameras)} pictures, but the checkpoint reads "
             f"{model.config.num_images_in_input}"
         )
-    if options.objective == "l1" and model.config.num_actions_chunk == 1:
-        raise ValueError("--objective l1 needs a policy that decodes in parallel; this one decodes token by token")
+    if (options.objective == "l1" or options.layout == "oft") and model.config.num_actions_chunk == 1:
+        raise ValueError(
+            "--objective l1 and --layout oft need a policy that decodes in parallel; this one decodes token by token"
+        )
     return model, processor
 
 
@@ -110,6 +114,17 @@ def choose_statistics(
     return key, computed
 
 
+def build_objective(
+    options: argparse.Namespace, model: OpenVLAForActionPrediction, token_map: ActionTokenMap, device: torch.device
+) -> Objective:
+    if options.objective == "l1":
+        return L1Objective(token_map)
+    if options.layout == "oft":
+        end = layouts.end_token(model)
+        return OftTokenObjective(token_map, end_token=end, label_sigma=options.label_sigma, device=device)
+    return TokenObjective(token_map, label_sigma=options.label_sigma, device=device)
+
+
 def build_learner(
     options: argparse.Namespace,
     model: OpenVLAForActionPrediction,
@@ -133,13 +148,13 @@ def build_learner(
         policy = lora.attach(model, adapter, base=options.init, seed=options.seed)
     head = None
     if options.objective == "l1":
-        stored = Path(options.init) / action_head.HEAD_FILE
+        stored = Path(options.init) / heads.HEAD_FILE
         if stored.is_file():
-            head = action_head.load_head(stored)
+            head = heads.load_head(stored)
         else:
             sizes = model.config
-            head = action_head.fresh_head(sizes.llama.hidden_size, action_dim=sizes.action_dim, seed=options.seed)
-    trained = Learner(policy, head)
+            head = heads.fresh_head(sizes.llama.hidden_size, action_dim=sizes.action_dim, seed=options.seed)
+    trained = Learner(policy, head, layout=options.layout)
     nn.Module.to(trained, device)
     if ranks.mesh is not None:
         learner.shard(trained, ranks.mesh, bf16=bf16, use_compile=compile_blocks)

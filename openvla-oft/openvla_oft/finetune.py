@@ -26,7 +26,6 @@ import transformers
 
 from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, resume, writing
 from openvla_oft.dataset import DemonstrationSet
-from openvla_oft.objectives import L1Objective, Objective, TokenObjective
 from openvla_oft.ranks import Ranks, end_process, joined
 from openvla_oft.training import TrainConfig, TrainResult, train
 from transformers_openvla_oft.action_tokens import ActionTokenMap
@@ -122,9 +121,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
         device=device,
         ranks=ranks,
     )
-    objective: Objective = L1Objective(token_map)
-    if options.objective == "tokens":
-        objective = TokenObjective(token_map, label_sigma=config.label_sigma, device=device)
+    objective = building.build_objective(options, model, token_map, device)
     result = train(config, learner=learner, data=data, split=split, objective=objective, folder=folder, ranks=ranks)
     writing.write(folder, learner, options=options, processor=processor, statistics={key: statistics}, ranks=ranks)
     seconds = _Seconds(reading=reading, copying=copying, training=result.seconds, first_step=result.first_step_seconds)
@@ -181,6 +178,7 @@ def _report(
         "config": {
             **asdict(config),
             "objective": options.objective,
+            "layout": options.layout,
             "after_end": options.after_end,
             "action_bounds": options.action_bounds,
             "lora_rank": options.lora_rank,

@@ -1,41 +1,58 @@
 """The trained module: the policy, whole or with a low-rank adapter, and the head of continuous actions if there is one.
 
-Shapes: B samples, T action tokens, V action bins, C chunk steps, A action dimensions.
+Shapes: B samples, T action tokens, V action bins, W vocabulary, C chunk steps, A action dimensions.
 """
 
 import warnings
 from collections.abc import Mapping
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from openvla_oft.action_head import L1ActionHead
-from transformers_openvla_oft.modeling import ActionOutput, fsdp_units
+from openvla_oft import layouts
+from openvla_oft.heads import L1ActionHead
+from transformers_openvla_oft.modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units
 
 
 class Learner(nn.Module):
-    """Logits (B, T, V), or normalised actions (B, C, A) where there is an action head."""
+    """Logits (B, T, V), or normalised actions (B, C, A) where there is an action head.
 
-    def __init__(self, policy: nn.Module, action_head: L1ActionHead | None = None) -> None:
+    In OpenVLA-OFT's own layout the logits are (B, T + 1, W), see ``layouts``.
+    """
+
+    def __init__(self, policy: nn.Module, action_head: L1ActionHead | None = None, *, layout: str = "rl") -> None:
         super().__init__()
+        if layout not in layouts.LAYOUTS:
+            raise ValueError(f"layout {layout!r}: expected one of {layouts.LAYOUTS}")
         self.policy = policy
         self.action_head = action_head
+        self.layout = layout
 
     def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor, pixel_values: Tensor, bins_BT: Tensor) -> Tensor:
         """``bins_BT``: the expert's, which an autoregressive policy goes on from; others do not look."""
-        output: ActionOutput = self.policy(
-            input_ids_BL=input_ids_BL,
-            attention_mask_BL=attention_mask_BL,
-            pixel_values=pixel_values,
-            bins_BT=bins_BT,
-        )
-        if self.action_head is None:
-            return output.logits_BTV
-        actions_BCA: Tensor = self.action_head(output.hidden_BTH)
+        prompt = {"input_ids_BL": input_ids_BL, "attention_mask_BL": attention_mask_BL, "pixel_values": pixel_values}
+        if self.layout == "oft":
+            model = self._model()
+            hidden_BTH = layouts.oft_hidden_states(model, **prompt)
+            if self.action_head is None:
+                return layouts.oft_logits(model, hidden_BTH)
+            hidden_BTH = hidden_BTH[:, :-1]
+        else:
+            output: ActionOutput = self.policy(**prompt, bins_BT=bins_BT)
+            if self.action_head is None:
+                return output.logits_BTV
+            hidden_BTH = output.hidden_BTH
+        actions_BCA: Tensor = self.action_head(hidden_BTH)
         return actions_BCA
+
+    def _model(self) -> OpenVLAForActionPrediction:
+        model = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
+        assert isinstance(model, OpenVLAForActionPrediction)
+        return model
 
 
 def shard(learner: Learner, mesh: DeviceMesh, *, bf16: bool, use_compile: bool) -> None:

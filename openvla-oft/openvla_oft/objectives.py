@@ -26,6 +26,9 @@ class Objective(Protocol):
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
         """(B, T), float32."""
 
+    def counted(self, inside_BT: Tensor) -> Tensor:
+        """Which of these losses count, given which action tokens do."""
+
     def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
         """Numbers whose means over the counted targets say how good a prediction is."""
 
@@ -41,6 +44,9 @@ class TokenObjective:
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
         return token_losses(prediction, batch.targets_BT, table_VV=self.table_VV)
 
+    def counted(self, inside_BT: Tensor) -> Tensor:
+        return inside_BT
+
     def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
         """``cross_entropy`` (hard labels, nats), ``accuracy`` (same bin), ``near_accuracy`` (at most two bins off),
         ``entropy`` (nats), and the errors of the greedy action."""
@@ -54,6 +60,31 @@ class TokenObjective:
         yield from _action_errors(self.token_map.env_actions(greedy_BT), batch, self.token_map)
 
 
+class OftTokenObjective(TokenObjective):
+    """Cross-entropy over the whole vocabulary of the action tokens and of the end token after them."""
+
+    def __init__(self, token_map: ActionTokenMap, *, end_token: int, label_sigma: float, device: torch.device) -> None:
+        if label_sigma:
+            raise ValueError(
+                f"--label-sigma {label_sigma:g} needs --layout rl: here labels are of the whole vocabulary"
+            )
+        super().__init__(token_map, label_sigma=0, device=device)
+        self.end_token = end_token
+
+    def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
+        tokens_BT = self.token_map.bins_to_tokens(batch.targets_BT)
+        targets_BT = torch.cat([tokens_BT, tokens_BT.new_full((len(tokens_BT), 1), self.end_token)], dim=1)
+        return token_losses(prediction, targets_BT, table_VV=None)
+
+    def counted(self, inside_BT: Tensor) -> Tensor:
+        return torch.cat([inside_BT, inside_BT.new_ones(len(inside_BT), 1)], dim=1)
+
+    def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
+        """As for the other layout, among the action bins."""
+        begin = self.token_map.action_token_begin
+        return super().measure(prediction[:, :-1, begin : begin + self.token_map.num_bins], batch)
+
+
 class L1Objective:
     """Mean absolute error of normalised actions (OpenVLA-OFT, arXiv:2502.19645)."""
 
@@ -62,6 +93,9 @@ class L1Objective:
 
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
         return (prediction.float() - batch.actions_BCA).abs().flatten(1)
+
+    def counted(self, inside_BT: Tensor) -> Tensor:
+        return inside_BT
 
     def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
         """``l1`` (normalised units) and the errors of the action in the environment's units."""

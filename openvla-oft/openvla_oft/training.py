@@ -133,7 +133,7 @@ def train(
     Writes the log and states to resume from into ``folder``. Collective.
     """
     ranks = ranks or Ranks()
-    samples = _Samples(config, data, split, ranks)
+    samples = _Samples(config, data, split, objective, ranks)
     validation_frames = _validation_frames(config, split)
     average = WeightAverage(learner, decay=config.ema_decay)
     groups = parameter_groups(learner, weight_decay=config.weight_decay)
@@ -227,9 +227,10 @@ def train(
 class _Samples:
     """This rank's micro-batches of every step."""
 
-    def __init__(self, config: TrainConfig, data: DeviceData, split: Split, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, data: DeviceData, split: Split, objective: Objective, ranks: Ranks) -> None:
         self.config = config
         self.data = data
+        self.objective = objective
         self.ranks = ranks
         self.micro_batch = config.micro_batch(ranks.world_size)
         self.order = DataOrder(split.train_frames, batch_size=config.batch_size, seed=config.seed)
@@ -243,7 +244,8 @@ class _Samples:
         batch = self.data.batch(frames_B[share], numbers.shift_BN2)
         self.data.frames.prefetch(self.order.batch(step + 1)[share])
         parts = [slice(i, i + self.micro_batch) for i in range(0, len(batch), self.micro_batch)]
-        num_targets = self.data.inside_FT[frames_B.to(self.data.device)].sum().clamp_min(1)
+        inside_BT = self.data.inside_FT[frames_B.to(self.data.device)]
+        num_targets = self.objective.counted(inside_BT).sum().clamp_min(1)
         # For a fixed seed the same whatever ran before, as dropout draws from torch's own generator.
         torch.manual_seed(derived_seed(self.config.seed, f"dropout/{self.ranks.rank}", step))
         return [(batch.part(part), rows(numbers, part)) for part in parts], num_targets
@@ -291,7 +293,7 @@ def _build_loss(
         pixel_values = data.to_pixel_values(augment.jitter(batch.images_BNHWC, numbers))
         prediction = learner(batch.input_ids_BL, batch.attention_mask_BL, pixel_values, batch.targets_BT)
         losses_BT = objective.losses(prediction, batch)
-        return (losses_BT * batch.inside_BT.to(losses_BT.dtype)).sum()
+        return (losses_BT * objective.counted(batch.inside_BT).to(losses_BT.dtype)).sum()
 
     def loss_with(function: LossFunction) -> LossFunction:
         def loss_of(batch: Batch, numbers: AugmentDraw) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from openvla_oft import action_head, checkpoints, lora
+from openvla_oft import checkpoints, heads, lora
 from openvla_oft.batches import DeviceData
 from openvla_oft.dataset import DemonstrationSet, Split
 from openvla_oft.learner import Learner, gather, trainable
@@ -63,7 +63,7 @@ def write(
             folder, model=trained, tensors=policy, processor=processor, save_dtype=options.save_dtype
         )
     if learner.action_head is not None:
-        action_head.save_head(_part(tensors, HEAD), folder)
+        heads.save_head(_part(tensors, HEAD), folder)
 
 
 def read_back(folder: Path, *, options: argparse.Namespace, device: torch.device) -> Learner:
@@ -73,8 +73,8 @@ def read_back(folder: Path, *, options: argparse.Namespace, device: torch.device
         policy: nn.Module = lora.loaded(base, folder)
     else:
         policy = checkpoints.load_for_training(folder)[0]
-    stored = folder / action_head.HEAD_FILE
-    learner = Learner(policy, action_head.load_head(stored) if stored.is_file() else None)
+    stored = folder / heads.HEAD_FILE
+    learner = Learner(policy, heads.load_head(stored) if stored.is_file() else None, layout=options.layout)
     nn.Module.to(learner, device)
     return learner.train(mode=False)
 

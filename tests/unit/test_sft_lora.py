@@ -1,17 +1,13 @@
 """Low-rank adapters and the L1 head from the fine-tuning command: what is trained, written, loaded and merged."""
 
 import json
-import os
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from openvla_oft import checkpoints
-from openvla_oft.action_head import fresh_head, load_head
 from openvla_oft.batches import normalised_actions
 from openvla_oft.objectives import env_actions
 from rlinf.models.lora import attach_lora
@@ -19,12 +15,6 @@ from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.modeling import lora_target_modules
-
-REFERENCE = Path(
-    os.environ.get(
-        "OPENVLA_REFERENCE", Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "openvla_reference"
-    )
-)
 
 
 @pytest.fixture(scope="module")
@@ -174,19 +164,3 @@ def test_normalised_actions_and_back():
     normalised = normalised_actions(actions, tokens)
     torch.testing.assert_close(normalised[:, 0, [0, 1, 6]], torch.tensor([[0.5, -0.5, 1], [-1, 0.5, 0]]))
     torch.testing.assert_close(env_actions(normalised, tokens), actions)
-
-
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference fixtures beside the repository")
-def test_published_l1_head_gives_the_published_actions():
-    """The head alone: from the published hidden states to the published environment actions."""
-    folder = REFERENCE / "tiny_openvla_oft_fused"
-    head = load_head(folder / "l1_action_head.safetensors")
-    expected = np.load(REFERENCE / "oft_official_expected.npz")
-    with torch.no_grad():
-        normalised = head(torch.from_numpy(expected["l1_head/hidden"]))
-    config = checkpoints.load_for_training(folder)[0].config
-    actions = ActionTokenMap.from_config(config, "libero_spatial").unnormalize(normalised)[0]
-    np.testing.assert_allclose(actions.numpy(), expected["l1_head/actions"], atol=1e-5)
-    ours = fresh_head(64, action_dim=7, seed=0).state_dict()
-    published = load_file(folder / "l1_action_head.safetensors")
-    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}

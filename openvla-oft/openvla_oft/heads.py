@@ -1,6 +1,6 @@
-"""Continuous actions by L1 regression: OpenVLA-OFT's head (arXiv:2502.19645) with its parameter names.
+"""OpenVLA-OFT's small networks (arXiv:2502.19645) with its parameter names: L1 regression of actions, proprioception.
 
-Shapes: B samples, C chunk steps, A action dimensions, H hidden size of the policy, M width of the head.
+Shapes: B samples, C chunk steps, A action dimensions, H hidden size of the policy, P proprioceptive dimensions.
 """
 
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 NUM_BLOCKS = 2
 HEAD_FILE = "l1_action_head.safetensors"
@@ -58,6 +59,19 @@ class L1ActionHead(nn.Module):
         return actions_BCA.float()
 
 
+class ProprioProjector(nn.Module):
+    """Normalised proprioception (B, P) to one embedding (B, H)."""
+
+    def __init__(self, hidden_size: int, *, proprio_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(proprio_dim, hidden_size)
+        self.fc2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, proprio_BP: Tensor) -> Tensor:
+        embedding_BH: Tensor = self.fc2(functional.gelu(self.fc1(proprio_BP)))
+        return embedding_BH
+
+
 def fresh_head(hidden_size: int, *, action_dim: int, seed: int) -> L1ActionHead:
     """A head with random weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
@@ -71,10 +85,7 @@ def load_head(path: Path) -> L1ActionHead:
     Raises:
         ValueError: the file is no such head; lists what is missing or too much.
     """
-    try:
-        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error})") from error
+    tensors = _read(path)
     needed = ("model.fc1.weight", "model.fc2.weight")
     if any(name not in tensors for name in needed):
         raise ValueError(f"{path} is no L1 action head: it lacks {needed}; it holds {sorted(tensors)[:8]}")
@@ -88,6 +99,22 @@ def load_head(path: Path) -> L1ActionHead:
     return head
 
 
+def load_projector(path: Path) -> ProprioProjector:
+    """Read a projector; its sizes are those of the stored weights."""
+    tensors = _read(path)
+    hidden_size, proprio_dim = tensors["fc1.weight"].shape
+    projector = ProprioProjector(hidden_size, proprio_dim=proprio_dim)
+    projector.load_state_dict(tensors)
+    return projector
+
+
 def save_head(tensors: dict[str, Tensor], folder: Path) -> None:
     """Write a head's whole tensors in float32."""
     save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, folder / HEAD_FILE)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error})") from error

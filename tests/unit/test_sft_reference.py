@@ -1,0 +1,121 @@
+"""Training in OpenVLA-OFT's own layout, and its L1 head, against the published code's numbers (float32, CPU)."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from openvla_oft import checkpoints
+from openvla_oft.batches import Batch
+from openvla_oft.heads import fresh_head, load_head, load_projector
+from openvla_oft.layouts import end_token, oft_hidden_states, oft_logits
+from openvla_oft.learner import Learner
+from openvla_oft.objectives import OftTokenObjective
+from tests.unit.sft_demos import write_suite
+from tests.unit.sft_runs import logged, run
+from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.configuration import OpenVLAConfig
+from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+
+REFERENCE = Path(
+    os.environ.get(
+        "OPENVLA_REFERENCE", Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "openvla_reference"
+    )
+)
+FUSED = REFERENCE / "tiny_openvla_oft_fused"
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference fixtures beside the repository")
+IGNORED, PAD, PROMPT_END = -100, 32000, 29871
+
+
+@pytest.fixture(scope="module")
+def model():
+    return checkpoints.load_for_training(FUSED)[0].eval()
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return {**np.load(REFERENCE / "oft_official_inputs.npz"), **np.load(REFERENCE / "oft_official_expected.npz")}
+
+
+def left_padded(prompts):
+    """Prompts as our processor gives them: BOS, pads, the rest."""
+    length = max(map(len, prompts))
+    ids = torch.full((len(prompts), length), PAD)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[0], row[length - len(prompt) + 1 :] = prompt[0], prompt[1:]
+    return ids, (ids != PAD).long()
+
+
+@needs_reference
+def test_loss_of_supervised_training(model, arrays):
+    labels = torch.from_numpy(arrays["sft_labels"])
+    prompts = [
+        ids[label == IGNORED] for ids, label in zip(torch.from_numpy(arrays["sft_input_ids"]), labels, strict=True)
+    ]
+    prompts = [prompt[prompt != PAD] for prompt in prompts]
+    tokens = torch.stack([label[(label != IGNORED) & (label != end_token(model))] for label in labels])
+    token_map = ActionTokenMap.from_config(model.config, "libero_spatial")
+    bins = token_map.tokens_to_bins(tokens)
+    ids, mask = left_padded(prompts)
+    pixels = torch.from_numpy(arrays["sft_pixel_values"])
+    with torch.no_grad():
+        logits = Learner(model, layout="oft")(ids, mask, pixels, bins)
+    np.testing.assert_allclose(logits[:, :-1, 31744:32000].numpy(), arrays["sft/logits_bins"], atol=1e-4)
+    np.testing.assert_allclose(logits[:, -1].logsumexp(-1).numpy(), arrays["sft/stop_position_logsumexp"], atol=1e-4)
+    objective = OftTokenObjective(token_map, end_token=end_token(model), label_sigma=0, device=torch.device("cpu"))
+    inside = torch.ones(2, 56, dtype=torch.bool)
+    batch = Batch(torch.empty(0), ids, mask, bins, torch.empty(0), inside)
+    counted = objective.counted(inside)
+    loss = (objective.losses(logits, batch) * counted).sum() / counted.sum()
+    assert counted.sum() == 2 * 57
+    assert loss.item() == pytest.approx(float(arrays["sft/loss"]), abs=1e-4)
+
+
+@needs_reference
+@pytest.mark.parametrize("case", ["predict_action", "proprio", "l1_head", "two_image"])
+def test_hidden_states_and_actions_of_the_published_inference(model, arrays, case):
+    ids = torch.from_numpy(arrays["input_ids"])
+    assert ids[0, -1] != PROMPT_END, "that code appends it"
+    ids = torch.cat([ids, torch.tensor([[PROMPT_END]])], dim=1)
+    pixels, proprio = torch.from_numpy(arrays["pixel_values"]), None
+    if case == "two_image":
+        config = OpenVLAConfig.from_pretrained(FUSED, num_images_in_input=2)
+        model = OpenVLAForActionPrediction.from_pretrained(FUSED, config=config, dtype=torch.float32).eval()
+        pixels = torch.cat([pixels, torch.from_numpy(arrays["wrist_pixel_values"])], dim=1)
+    token_map = ActionTokenMap.from_config(model.config, "libero_spatial")
+    with torch.no_grad():
+        if case in ("proprio", "l1_head"):
+            projector = load_projector(FUSED / "proprio_projector.safetensors")
+            proprio = projector(torch.from_numpy(arrays["proprio_normalized"])[None])
+        hidden = oft_hidden_states(
+            model, input_ids_BL=ids, attention_mask_BL=torch.ones_like(ids), pixel_values=pixels, proprio_BH=proprio
+        )
+        np.testing.assert_allclose(hidden[:, :-1].numpy(), arrays[f"{case}/hidden"], atol=1e-4)
+        if case == "l1_head":
+            normalised = load_head(FUSED / "l1_action_head.safetensors")(hidden[:, :-1])
+        else:
+            tokens = oft_logits(model, hidden)[:, :-1].argmax(dim=-1)  # of the whole vocabulary, as there
+            bins = (tokens - token_map.action_token_begin).clamp(0, 255)
+            normalised = token_map.bins_to_actions(bins).view(1, 8, 7)
+    actions = token_map.unnormalize(normalised)[0]
+    np.testing.assert_allclose(actions.numpy(), arrays[f"{case}/actions"], atol=1e-4)
+
+
+@needs_reference
+def test_fresh_heads_have_the_published_names_and_shapes():
+    published = load_file(FUSED / "l1_action_head.safetensors")
+    ours = fresh_head(64, action_dim=7, seed=0).state_dict()
+    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}
+
+
+def test_the_command_trains_in_this_layout(tmp_path):
+    demos = write_suite(tmp_path / "demos", num_demos=3, num_steps=10, size=32)
+    extra = ["--layout", "oft", "--no-augment", "--ema", "0", "--after-end", "mask"]
+    assert run(demos, tmp_path / "policy", "--steps", "15", "--lr", "3e-3", *extra) == 0
+    losses = logged(tmp_path / "policy", "train_loss")
+    assert 6.0 < losses[0] < 8.0, "near the logarithm of the vocabulary of 1088"
+    assert losses[-1] < losses[0] - 0.6
+    assert logged(tmp_path / "policy", "validation")[-1]["cross_entropy"] < 6.5
