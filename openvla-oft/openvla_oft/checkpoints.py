@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from openvla_oft.statistics import Statistics
@@ -57,11 +59,28 @@ def save_statistics(folder: Path, statistics: Mapping[str, Statistics]) -> None:
 
 
 def load_for_training(folder: Path) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
-    """Model in float32 and processor of a checkpoint folder."""
+    """Model in float32 and processor of a checkpoint folder.
+
+    Raises:
+        ValueError: there is none, it is corrupt, or its weights are not the model's; no weight is ever made up.
+    """
     if not (folder / "config.json").is_file():
         raise ValueError(f"--init {folder}: no config.json there; expected 'small' or a Hugging Face checkpoint folder")
-    model = model_class(OpenVLAConfig.from_pretrained(folder)).from_pretrained(folder, dtype=torch.float32)
-    return model, PrismaticProcessor.from_pretrained(folder)
+    try:
+        kind = model_class(OpenVLAConfig.from_pretrained(folder))
+        loaded: Any = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        processor = PrismaticProcessor.from_pretrained(folder)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"the checkpoint {folder} is incomplete or corrupt: {error}") from error
+    model: OpenVLAForActionPrediction = loaded[0]
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(map(str, loaded[1][what]))
+        if names:
+            listed = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            raise ValueError(
+                f"the checkpoint {folder} is not this model's: {len(names)} {what.replace('_', ' ')}: {listed}"
+            )
+    return model, processor
 
 
 def image_size_of(config: OpenVLAConfig) -> int:

@@ -3,13 +3,14 @@
 import functools
 import itertools
 import json
+import shutil
 from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from openvla_oft import batches, checkpoints, dataset, training
 from openvla_oft.augment import AugmentConfig
@@ -257,3 +258,28 @@ def test_nan_actions_are_named_by_the_command(demos, tmp_path, capsys):
     assert run(broken, tmp_path / "policy", "--steps", "1") == 2
     assert "task_1_demo.hdf5, demo_0: action nan at step 2, dimension 5" in capsys.readouterr().err
     assert not (tmp_path / "policy").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is incomplete or corrupt"),
+        (lambda path: path.unlink(), "is incomplete or corrupt"),
+        (lambda path: rename_tensor(path, "projector.fc1.weight", None), "1 missing keys: projector.fc1.weight"),
+        (lambda path: rename_tensor(path, "projector.fc1.weight", "more"), "1 missing keys: projector.fc1.weight"),
+        (lambda path: rename_tensor(path, None, "more"), "1 unexpected keys: more"),
+    ],
+)
+def test_damaged_checkpoints_are_refused(demos, checkpoint, tmp_path, capsys, damage, message):
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    damage(broken / "model.safetensors")
+    assert run(demos, tmp_path / "policy", "--init", str(broken), "--steps", "1") == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def rename_tensor(path, old, new):
+    tensors = load_file(path)
+    value = tensors.pop(old) if old else torch.zeros(3)
+    save_file({**tensors, **({new: value} if new else {})}, path, metadata={"format": "pt"})
