@@ -1,25 +1,32 @@
-"""Time and memory of the simulator: stock LIBERO, our exact stepping, our fast stepping.
+"""The simulator against stock LIBERO in the same run: same task, two cameras 256 x 256, a look every 8 steps.
 
-    python benchmarks/simulator.py [--task 0] [--steps 40]
+    python benchmarks/simulator.py [--suite libero_spatial] [--task 0] [--chunks 6]
+    python benchmarks/simulator.py --processes 16 [--seconds 15]     # all cores: steps per second of wall time
 
-Prints a table of milliseconds per control step and per rendered frame, and the memory of one and of ten scenes. Every
-column runs in a process of its own with one thread. Steps and frames are CPU time, which a busy machine does not
-stretch; on a GPU look at the wall time of frames instead.
+Stock is `OffScreenRenderEnv`, which draws every step; ours draws when the policy looks. The first form measures one
+thread, in CPU time (which a busy machine does not stretch) and wall time (which counts on a GPU), every column in a
+process of its own. The second runs as many processes of either at the same time. Prints one table.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 IMAGE_SIZE = 256
-MODES = ("stock", "exact", "fast")
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+CHUNK = 8  # actions between two looks
+NUM_FURTHER = 8  # simulations of the same task, to measure what one more costs
+START_TIMEOUT_S = 170.0
+
+Numbers = dict[str, float]
 
 
 def resident_mb() -> float:
@@ -28,127 +35,272 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def report(name: str, value: float) -> None:
-    print(f"{name}={value:.6g}", flush=True)
-
-
-def measure(names: Sequence[str], count: int, arguments: Iterator[Any], action: Callable[[Any], object]) -> None:
-    """Report `<names[0]>_ms` in CPU time and, when asked, `<names[1]>_ms` in wall time, per call."""
+def milliseconds(count: int, action: Callable[[], object]) -> tuple[float, float]:
+    """CPU and wall time of one call, over `count` calls."""
     wall, cpu = time.perf_counter(), time.process_time()
-    for argument in arguments:
-        action(argument)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    for name, seconds in zip(names, (cpu, wall), strict=False):
-        report(f"{name}_ms", seconds / count * 1e3)
+    for _ in range(count):
+        action()
+    return (time.process_time() - cpu) / count * 1e3, (time.perf_counter() - wall) / count * 1e3
 
 
-def measure_stock(task_id: int, steps: int) -> None:
-    """Stock OffScreenRenderEnv: without a camera, and drawing every step as it always does."""
+class Stock:
+    """Stock OffScreenRenderEnv of a task."""
+
+    def __init__(self, suite: str, task_id: int) -> None:
+        import numpy as np
+
+        from libero_runtime.opengl import select_opengl
+        from libero_runtime.paths import prepare_libero
+        from libero_runtime.suites import init_states, load_suite
+
+        select_opengl()
+        prepare_libero()
+        from libero.libero.envs import OffScreenRenderEnv
+
+        self.task = load_suite(suite).task(task_id)
+        self.state = init_states(self.task)[0]
+        self.rng = np.random.default_rng(0)
+        begin = time.perf_counter()
+        self.env = OffScreenRenderEnv(
+            bddl_file_name=str(self.task.bddl_path), camera_names=list(CAMERAS), camera_heights=IMAGE_SIZE,
+            camera_widths=IMAGE_SIZE,
+        )  # fmt: skip
+        self.construct_s = time.perf_counter() - begin
+        self.reset()
+
+    def reset(self) -> None:
+        """As LIBERO's own evaluation does, without the idle steps."""
+        self.env.reset()
+        self.env.set_init_state(self.state)
+
+    def chunk(self) -> int:
+        """Run a chunk; number of steps."""
+        for action in self.rng.uniform(-1, 1, (CHUNK, 7)):
+            self.env.step(action)
+        self.env.env.timestep = 0  # an episode may be as long as the measurement
+        return CHUNK
+
+    def measure(self, chunks: int) -> Numbers:
+        """All numbers of the first table."""
+        self.chunk()
+        numbers = {"construct_s": self.construct_s, "memory_mb": resident_mb(), "further_mb": resident_mb()}
+        numbers["chunk_ms"], numbers["chunk_wall_ms"] = milliseconds(chunks, self.chunk)
+        numbers["reset_ms"], _ = milliseconds(2, self.reset)
+        for camera in CAMERAS:
+            self.env.env.modify_observable(f"{camera}_image", "enabled", False)
+        chunk_ms, _ = milliseconds(chunks, self.chunk)
+        numbers["step_ms"] = chunk_ms / CHUNK
+        numbers["frame_ms"], numbers["frame_wall_ms"] = milliseconds(
+            5, lambda: self.env.sim.render(camera_name=CAMERAS[0], width=IMAGE_SIZE, height=IMAGE_SIZE)
+        )
+        return numbers
+
+
+class Ours:
+    """`LiberoVectorEnv` with a few episodes of a task."""
+
+    def __init__(self, suite: str, task_id: int, *, num_envs: int = 2, num_threads: int = 1) -> None:
+        import numpy as np
+
+        from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv
+
+        self.rng = np.random.default_rng(0)
+        self.num_envs = num_envs
+        begin = time.perf_counter()
+        self.env = LiberoVectorEnv(
+            num_envs=num_envs, cameras=CAMERAS, image_size=IMAGE_SIZE, num_threads=num_threads
+        )
+        self.env.reset([EpisodeStart(suite, task_id, i) for i in range(num_envs)])
+        self.construct_s = time.perf_counter() - begin
+
+    def chunk(self) -> int:
+        """Run a chunk in every episode; number of steps in all."""
+        actions_BCA = self.rng.uniform(-1, 1, (self.num_envs, CHUNK, 7)).astype("float32")
+        self.env.step_chunk(actions_BCA, stop_on_success=False)
+        return self.num_envs * CHUNK
+
+    def measure(self, chunks: int) -> Numbers:
+        """All numbers of the first table."""
+        numbers = {"construct_s": self.construct_s, "memory_mb": resident_mb()}
+        self.chunk()
+        cpu, wall = milliseconds(chunks, self.chunk)
+        numbers["chunk_ms"], numbers["chunk_wall_ms"] = cpu / self.num_envs, wall / self.num_envs
+        scene = next(iter(self.env._scenes.values()))
+        slot, _ = scene.start(init_index=0)
+        actions_CA = self.rng.uniform(-1, 1, (10 * CHUNK, 7))
+        step_ms, _ = milliseconds(2, lambda: scene.advance(slot, actions_CA))
+        numbers["step_ms"] = step_ms / len(actions_CA)
+        numbers["mj_step_ms"] = mj_step_ms(scene, slot, actions_CA)
+        frames = milliseconds(10, lambda: scene.draw(slot.pose))
+        numbers["frame_ms"], numbers["frame_wall_ms"] = (ms / len(CAMERAS) for ms in frames)
+        seeds = iter(range(1, 1000))
+        numbers["reset_ms"], _ = milliseconds(20, lambda: scene.prepare(init_index=1, seed=next(seeds)))
+        prepared = scene.prepare(init_index=1, seed=0)
+        numbers["settle_ms"], _ = milliseconds(3, lambda: scene.settle(prepared))
+        before = resident_mb()
+        further = [scene._shared.make_stepper(scene.env) for _ in range(NUM_FURTHER)]
+        for stepper in further:
+            scene.advance(slot, actions_CA[:CHUNK], stepper=stepper)
+        numbers["further_mb"] = (resident_mb() - before) / NUM_FURTHER
+        return numbers
+
+
+def mj_step_ms(scene: Any, slot: Any, actions_CA: Any) -> float:
+    """CPU time of MuJoCo's own steps per control step: the same motion, its controls replayed by MuJoCo's C loop."""
+    import mujoco
     import numpy as np
+    from mujoco import rollout
 
-    from libero_runtime.opengl import select_opengl
-    from libero_runtime.paths import prepare_libero
-    from libero_runtime.suites import init_states, load_suite
+    from libero_runtime.stepper import SUBSTEPS
 
-    select_opengl()
-    prepare_libero()
-    from libero.libero.envs import OffScreenRenderEnv
-
-    task = load_suite("libero_spatial").task(task_id)
-    begin = time.perf_counter()
-    env = OffScreenRenderEnv(
-        bddl_file_name=str(task.bddl_path), camera_names=["agentview"], camera_heights=IMAGE_SIZE,
-        camera_widths=IMAGE_SIZE,
-    )
-    report("construct_s", time.perf_counter() - begin)
-    begin = time.perf_counter()
-    env.reset()
-    env.set_init_state(init_states(task)[0])
-    report("reset_s", time.perf_counter() - begin)
-    actions = np.random.default_rng(0).uniform(-1, 1, (steps, 7))
-    env.env.modify_observable("agentview_image", "enabled", False)
-    measure(("step",), steps, iter(actions), env.step)
-    measure(("frame", "frame_wall"), 10, iter(range(10)), lambda _: env.sim.render(
-        camera_name="agentview", width=IMAGE_SIZE, height=IMAGE_SIZE
-    ))
-    report("memory_1_mb", resident_mb())
-    env.close()
-
-
-def measure_ours(task_id: int, steps: int, *, exact: bool) -> None:
-    """One scene of ours, then nine more."""
-    import numpy as np
-
-    from libero_runtime.scene import SUBSTEPS, Scene
-    from libero_runtime.suites import load_suite
-
-    suite = load_suite("libero_spatial")
-    begin = time.perf_counter()
-    scene = Scene(suite.task(task_id), image_size=IMAGE_SIZE, exact=exact, look="official" if exact else "fast")
-    report("construct_s", time.perf_counter() - begin)
-    scene.start(init_index=1)
-    begin = time.perf_counter()
-    slot, _ = scene.start(init_index=0)
-    report("reset_s", time.perf_counter() - begin)
+    model, data = scene.model, scene.data
     scene.load(slot)
-    actions = np.random.default_rng(0).uniform(-1, 1, (steps, 7))
-
-    def step_undrawn(action: Any) -> None:
+    full = mujoco.mjtState.mjSTATE_FULLPHYSICS
+    state = np.empty(mujoco.mj_stateSize(model, full))
+    mujoco.mj_getState(model, data, state, full)
+    warm = data.qacc_warmstart.copy()
+    controls = np.empty((1, len(actions_CA) * SUBSTEPS, model.nu))
+    for i, action in enumerate(actions_CA):
         for substep in range(SUBSTEPS):
             scene._controller.substep(action, first=substep == 0)
-        scene._success_test()
+            controls[0, i * SUBSTEPS + substep] = data.ctrl
+    end = data.qpos.copy()
 
-    measure(("step",), steps, iter(actions), step_undrawn if exact else scene.step)
-    measure(("frame", "frame_wall"), 10, iter(range(10)), lambda _: scene._draw(1))
-    report("memory_1_mb", resident_mb())
-    begin = time.perf_counter()
-    others = [Scene(task, image_size=IMAGE_SIZE, exact=exact) for task in suite.tasks if task.task_id != task_id]
-    report("construct_next_s", (time.perf_counter() - begin) / len(others))
-    for other in others:
-        other.start(init_index=0)
-    report("memory_10_mb", resident_mb())
+    def replay() -> None:
+        rollout.rollout(model, data, state[None], controls, initial_warmstart=warm[None])
+
+    cpu, _ = milliseconds(2, replay)
+    if not np.array_equal(end, data.qpos):
+        raise RuntimeError("replaying the controls gave another motion: the share of mj_step would mean nothing")
+    return cpu / len(actions_CA)
 
 
-def run_mode(mode: str, task_id: int, steps: int) -> dict[str, float]:
-    """Measure one column in a fresh single-threaded process."""
-    env = dict(os.environ, OMP_NUM_THREADS="1", LP_NUM_THREADS="1")
-    command = [sys.executable, __file__, "--mode", mode, "--task", str(task_id), "--steps", str(steps)]
-    done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-    pairs = (line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-    return {name: float(value) for name, value in pairs}
+def make(mode: str, suite: str, task_id: int, num_threads: int) -> Stock | Ours:
+    """Stock or ours."""
+    return Stock(suite, task_id) if mode == "stock" else Ours(suite, task_id, num_threads=num_threads)
+
+
+def measure_one(mode: str, suite: str, task_id: int, chunks: int, answers: Queue[Numbers]) -> None:
+    """Child of the first form."""
+    numbers = make(mode, suite, task_id, 1).measure(chunks)
+    answer(numbers, answers)
+
+
+def answer(numbers: Numbers, answers: Queue[Numbers]) -> None:
+    """Hand the numbers over and end at once: robosuite's contexts complain when the interpreter takes them down."""
+    answers.put(numbers)
+    answers.close()
+    answers.join_thread()
+    os._exit(0)
+
+
+def run_for(
+    mode: str, suite: str, task_id: int, num_threads: int, seconds: float, barrier: Barrier, answers: Queue[Numbers]
+) -> None:
+    """Child of the second form: as many chunks as fit, all children at the same time."""
+    simulator = make(mode, suite, task_id, num_threads)
+    simulator.chunk()
+    barrier.wait(START_TIMEOUT_S)
+    begin, steps = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        steps += simulator.chunk()
+    answer({"rate": steps / (time.perf_counter() - begin), "memory_mb": resident_mb()}, answers)
+
+
+def print_table(title: str, rows: list[tuple[str, float | None, float | None, float | None]]) -> None:
+    """Label, stock, ours, ratio."""
+    print(f"| {title:<58} | {'stock':>8} | {'ours':>8} | {'ratio':>7} |")
+    print(f"|{'-' * 60}|---------:|---------:|--------:|")
+    for label, *values in rows:
+        cells = [f"{value:8.4g}" if value is not None else " " * 8 for value in values[:2]]
+        ratio = f"{values[2]:6.1f}x" if values[2] is not None else " " * 7
+        print(f"| {label:<58} | {cells[0]} | {cells[1]} | {ratio} |")
+
+
+def one_thread(suite: str, task_id: int, chunks: int) -> None:
+    """The first form."""
+    columns: dict[str, Numbers] = {}
+    context = multiprocessing.get_context("spawn")
+    for mode in ("stock", "ours"):
+        answers: Queue[Numbers] = context.Queue()
+        child = context.Process(target=measure_one, args=(mode, suite, task_id, chunks, answers))
+        child.start()
+        columns[mode] = answers.get(timeout=START_TIMEOUT_S)
+        child.join()
+    stock, ours = columns["stock"], columns["ours"]
+
+    def row(label: str, name: str, *, ratio: bool = True) -> tuple[str, float | None, float | None, float | None]:
+        a, b = stock.get(name), ours.get(name)
+        return label, a, b, a / b if ratio and a and b else None
+
+    print_table(
+        f"{suite} task {task_id}, one thread",
+        [
+            row(f"{CHUNK} steps and a look through two cameras (CPU ms)", "chunk_ms"),
+            row(f"{CHUNK} steps and a look through two cameras (wall ms)", "chunk_wall_ms"),
+            row("control step, nothing drawn (CPU ms)", "step_ms"),
+            row(f"one {IMAGE_SIZE} x {IMAGE_SIZE} frame (CPU ms)", "frame_ms"),
+            row(f"one {IMAGE_SIZE} x {IMAGE_SIZE} frame (wall ms)", "frame_wall_ms"),
+            row("reset to an initial state, fixtures drawn anew (CPU ms)", "reset_ms"),
+            ("ten idle steps, once per start (CPU ms)", stock["step_ms"] * 10, ours["settle_ms"], None),
+            row("first environment of a task, ready (s)", "construct_s"),
+            row("memory, first environment (MB)", "memory_mb"),
+            row("memory, one more simulation of the task (MB)", "further_mb"),
+            ("share of mj_step in our stepping (%)", None, 100 * ours["mj_step_ms"] / ours["step_ms"], None),
+            ("share of mj_step in steps and look (%)", None, 100 * CHUNK * ours["mj_step_ms"] / ours["chunk_ms"], None),
+        ],
+    )  # fmt: skip
+
+
+def all_cores(suite: str, task_id: int, *, processes: int, num_threads: int, seconds: float) -> None:
+    """The second form."""
+    context = multiprocessing.get_context("spawn")
+    rates: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    for mode in ("stock", "ours"):
+        answers: Queue[Numbers] = context.Queue()
+        barrier = context.Barrier(processes)
+        children = [
+            context.Process(target=run_for, args=(mode, suite, task_id, num_threads, seconds, barrier, answers))
+            for _ in range(processes)
+        ]
+        for child in children:
+            child.start()
+        results = [answers.get(timeout=START_TIMEOUT_S + seconds) for _ in children]
+        for child in children:
+            child.join()
+        rates[mode] = sum(result["rate"] for result in results)
+        memory[mode] = sum(result["memory_mb"] for result in results) / processes
+    print_table(
+        f"{suite} task {task_id}, {processes} processes, {num_threads} thread(s) each of ours",
+        [
+            ("steps per second, two cameras (wall)", rates["stock"], rates["ours"], rates["ours"] / rates["stock"]),
+            ("memory per process (MB)", memory["stock"], memory["ours"], memory["stock"] / memory["ours"]),
+        ],
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", type=int, default=0, help="LIBERO-Spatial task, 0 to 9")
-    parser.add_argument("--steps", type=int, default=40, help="control steps per measurement")
-    parser.add_argument("--mode", choices=MODES, help=argparse.SUPPRESS)
+    parser.add_argument("--suite", default="libero_spatial")
+    parser.add_argument("--task", type=int, default=0)
+    parser.add_argument("--chunks", type=int, default=6, help="of 8 steps, in each measurement of the first form")
+    parser.add_argument("--processes", type=int, default=0, help="measure all cores with so many processes")
+    parser.add_argument("--threads", type=int, default=1, help="of each of our processes in the second form")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement in the second form")
     args = parser.parse_args()
-    if args.mode == "stock":
-        measure_stock(args.task, args.steps)
-    elif args.mode:
-        measure_ours(args.task, args.steps, exact=args.mode == "exact")
+    os.environ["OMP_NUM_THREADS"] = os.environ["LP_NUM_THREADS"] = "1"
+    from libero_runtime.opengl import select_opengl
+    from libero_runtime.paths import prepare_libero
+
+    select_opengl()
+    prepare_libero()
+    if args.processes:
+        all_cores(
+            args.suite, args.task, processes=args.processes, num_threads=args.threads, seconds=args.seconds
+        )
     else:
-        columns = {mode: run_mode(mode, args.task, args.steps) for mode in MODES}
-        rows = {
-            "step_ms": "control step, nothing drawn (CPU ms)",
-            "frame_ms": f"one {IMAGE_SIZE} x {IMAGE_SIZE} frame (CPU ms)",
-            "frame_wall_ms": f"one {IMAGE_SIZE} x {IMAGE_SIZE} frame (wall ms)",
-            "construct_s": "first scene (s)",
-            "construct_next_s": "each further task's scene (s)",
-            "reset_s": "reset (s; ours with ten idle steps and a frame)",
-            "memory_1_mb": "memory, one scene (MB)",
-            "memory_10_mb": "memory, ten scenes (MB)",
-        }
-        print(f"| {'LIBERO-Spatial task ' + str(args.task):<48} | " + " | ".join(f"{mode:>7}" for mode in MODES) + " |")
-        print("|" + "-" * 50 + "|" + "|".join(["--------:"] * len(MODES)) + "|")
-        for key, label in rows.items():
-            cells = (f"{columns[mode][key]:7.4g}" if key in columns[mode] else f"{'':7}" for mode in MODES)
-            print(f"| {label:<48} | " + " | ".join(cells) + " |")
-        frames = {"stock": 8, "exact": 8, "fast": 1}  # the first two draw every step
-        chunk = {mode: 8 * columns[mode]["step_ms"] + n * columns[mode]["frame_ms"] for mode, n in frames.items()}
-        cells = (f"{chunk[mode]:7.4g}" for mode in MODES)
-        print(f"| {'chunk of 8 actions, one camera (CPU ms)':<48} | " + " | ".join(cells) + " |")
+        one_thread(args.suite, args.task, args.chunks)
     return 0
 
 

@@ -18,6 +18,8 @@ from libero_runtime.opengl import select_opengl
 Look = Literal["fast", "official"]
 LOOKS: tuple[str, ...] = get_args(Look)
 _COLLISION_GROUP, _VISUAL_GROUP, _HIDDEN_GROUP = 0, 1, 3
+# Tables, then walls and floors, are drawn after what stands before them: what they hide behind is not shaded twice.
+_LATER_GROUPS = ((0.5, 4), (1.0, 5))  # bounding radius (m) from which a geom belongs to the group
 _ROUND_M = 0.01  # a ball's radius from which it needs the renderer's full number of stacks
 _MAX_GEOMS = 1000  # as robosuite's renderer; LIBERO scenes have about 250
 _gl_context: Any = None  # mujoco's GLContext of the selected platform: shared by every scene of this process
@@ -57,7 +59,8 @@ class SceneRenderer:
 
     `look="official"` gives the pixels of stock LIBERO; `look="fast"` leaves out multisampling, reflections and the
     shadow map (no light in LIBERO casts shadows), divides cylinders in fewer stacks, and goes with a coarser robot
-    (`robot_meshes`). It also leaves out geoms outside a camera's view, which changes no pixel.
+    (`robot_meshes`). It also leaves out geoms outside a camera's view and draws large ones last: no pixel changes by
+    that.
     """
 
     def __init__(self, model: mujoco.MjModel, *, cameras: Sequence[str], image_size: int, look: Look) -> None:
@@ -66,6 +69,9 @@ class SceneRenderer:
         self._culls = look == "fast"  # with reflections, what is out of view may be seen in a mirror
         self._groups = model.geom_group.copy()
         self._bounds = np.where(model.geom_rbound > 0.0, model.geom_rbound, np.inf)  # planes have none
+        self._passes = np.where(self._groups > _HIDDEN_GROUP, _HIDDEN_GROUP, self._groups)
+        for radius, group in _LATER_GROUPS:
+            self._passes[(self._groups == _VISUAL_GROUP) & (self._bounds >= radius)] = group
         self._camera_ids = [self._camera_id(name) for name in cameras]
         _make_gl_current()
         self._context = self._make_context(look)
@@ -76,6 +82,7 @@ class SceneRenderer:
         self._options = mujoco.MjvOption()
         self._options.geomgroup[_COLLISION_GROUP] = 0
         self._options.geomgroup[_VISUAL_GROUP] = 1
+        self._later = [self._geoms_only(group) for _, group in _LATER_GROUPS] if self._culls else []
         self._perturbation = mujoco.MjvPerturb()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -96,6 +103,13 @@ class SceneRenderer:
         quality.numstacks = stacks
         return context
 
+    @staticmethod
+    def _geoms_only(group: int) -> mujoco.MjvOption:
+        options = mujoco.MjvOption()
+        options.geomgroup[:] = options.sitegroup[:] = 0
+        options.geomgroup[group] = 1
+        return options
+
     def _num_stacks(self) -> int:
         """Rings along cylinders (2 shade them like 16, grey levels differ by 2 at most) and balls (which need more)."""
         types, sizes = self._model.geom_type, self._model.geom_size
@@ -110,7 +124,7 @@ class SceneRenderer:
         depth = -offsets[:, 2]
         aside = (np.abs(offsets[:, :2]).max(axis=1) - half * depth) / np.sqrt(1.0 + half * half)
         unseen = (aside > self._bounds) | (depth < -self._bounds)
-        self._model.geom_group[:] = np.where(unseen, _HIDDEN_GROUP, self._groups)
+        self._model.geom_group[:] = np.where(unseen, _HIDDEN_GROUP, self._passes)
 
     def _camera_id(self, name: str) -> int:
         camera_id = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, name)
@@ -138,6 +152,10 @@ class SceneRenderer:
                 self._model, data, self._options, self._perturbation, self._camera, mujoco.mjtCatBit.mjCAT_ALL,
                 self._scene,
             )
+            for options in self._later:
+                mujoco.mjv_addGeoms(
+                    self._model, data, options, self._perturbation, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+                )
             mujoco.mjr_render(self._viewport, self._scene, self._context)
             mujoco.mjr_readPixels(self._pixels_HWC, None, self._viewport, self._context)
             # OpenGL's rows run bottom-up, so reversing the columns alone would mirror; reversing both rotates stock's

@@ -179,7 +179,8 @@ class Scene:
             dtype=np.int64,
         )
         if not exact:
-            self._controller = self._stepper = self._shared.make_stepper(self.env)
+            self._stepper: Stepper = self._shared.make_stepper(self.env)
+            self._controller = self._stepper
             self.model, self.data = self._stepper.model, self._stepper.data
             self._goal = compile_goal(self.env, self.model)
             self._predicates: dict[tuple[str, ...], Goal] = {}
@@ -402,7 +403,7 @@ class Scene:
         key = tuple(predicate)
         if key not in self._predicates:
             self._predicates[key] = compile_goal(self.env, self.model, [key])
-        return self._stepper.goal_met(self._predicates[key])
+        return self._stepper.goal_met(self._predicates[key]))
 
     def sync_env(self) -> None:
         """Bring robosuite's environment to the loaded episode, poses and contacts included: nothing here needs it."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from libero_runtime import rendering
 from libero_runtime.scene import Scene
 from libero_runtime.suites import load_suite
 from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
@@ -153,7 +154,7 @@ def test_leaving_out_unseen_geoms_changes_no_pixel():
         renderer._culls = True
         without = live.draw(slot.pose)
         renderer._hide_unseen(live._full_data, renderer._camera_ids[1])
-        hidden = (live._full_model.geom_group != renderer._groups).sum()
+        hidden = (live._full_model.geom_group == rendering._HIDDEN_GROUP).sum()
         live._full_model.geom_group[:] = renderer._groups
         renderer._culls = False
         assert hidden > 20
