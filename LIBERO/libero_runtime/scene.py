@@ -403,7 +403,7 @@ class Scene:
         key = tuple(predicate)
         if key not in self._predicates:
             self._predicates[key] = compile_goal(self.env, self.model, [key])
-        return self._stepper.goal_met(self._predicates[key]))
+        return self._stepper.goal_met(self._predicates[key])
 
     def sync_env(self) -> None:
         """Bring robosuite's environment to the loaded episode, poses and contacts included: nothing here needs it."""
