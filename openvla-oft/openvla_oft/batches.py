@@ -5,10 +5,11 @@ N cameras, R vision towers, H = W pixels, C = 3 colours.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from openvla_oft.augment import AugmentDraw
@@ -35,13 +36,16 @@ class Batch:
     """The same targets as normalised actions, float32, before they were binned."""
     inside_BT: Tensor
     """bool: which targets count."""
+    proprio_BP: Tensor | None = None
+    """Normalised, float32."""
 
     def __len__(self) -> int:
         return len(self.targets_BT)
 
     def part(self, rows: slice) -> "Batch":
         """Some samples."""
-        return Batch(*(getattr(self, field.name)[rows] for field in fields(self)))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[rows] for name, value in values.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class DeviceData:
     means_R3: Tensor
     """Colour means and standard deviations of the model's R vision towers."""
     stds_R3: Tensor
+    proprio_FP: Tensor | None = None
+    """Normalised, float32."""
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +87,7 @@ class DeviceData:
             targets_BT=self.targets_FT[frames_B].long(),
             actions_BCA=self.actions_FCA[frames_B],
             inside_BT=self.inside_FT[frames_B],
+            proprio_BP=None if self.proprio_FP is None else self.proprio_FP[frames_B],
         )
 
     def to_pixel_values(self, pixels_BNHWC: Tensor) -> Tensor:
@@ -98,8 +105,9 @@ def prepare(
     processor: PrismaticProcessor,
     token_map: ActionTokenMap,
     after_end: str,
+    proprio: NDArray[np.float32] | None = None,
 ) -> DeviceData:
-    """Encode targets and prompts once and put them beside the frames."""
+    """Encode targets and prompts once and put them beside the frames. ``proprio``: of every frame, normalised."""
     if after_end not in AFTER_END:
         raise ValueError(f"after_end={after_end!r}: expected one of {AFTER_END}")
     size = config.image_sizes[0] if config.image_sizes else 0
@@ -125,6 +133,7 @@ def prepare(
         attention_mask_KL=attention_mask_KL.to(device),
         means_R3=torch.tensor(processor.images.means, device=device),
         stds_R3=torch.tensor(processor.images.stds, device=device),
+        proprio_FP=None if proprio is None else torch.from_numpy(proprio).to(device),
     )
 
 

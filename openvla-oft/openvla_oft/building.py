@@ -13,12 +13,13 @@ from torch import nn
 from openvla_oft import checkpoints, dataset, heads, layouts, learner, lora
 from openvla_oft.arguments import small_sizes
 from openvla_oft.dataset import DemonstrationSet
+from openvla_oft.demonstration import PROPRIO_DIM
 from openvla_oft.frames import DeviceFrames, FileFrames, FrameStore
 from openvla_oft.learner import Learner
 from openvla_oft.lora import LoraSettings
 from openvla_oft.objectives import L1Objective, Objective, OftTokenObjective, TokenObjective
 from openvla_oft.ranks import Ranks
-from openvla_oft.statistics import Statistics, action_statistics
+from openvla_oft.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
@@ -51,6 +52,8 @@ def initial_policy(
         raise ValueError(
             "--objective l1 and --layout oft need a policy that decodes in parallel; this one decodes token by token"
         )
+    if options.proprio and options.layout != "oft":
+        raise ValueError("--proprio needs --layout oft; the sequence of reinforcement learning has no place for it")
     return model, processor
 
 
@@ -67,6 +70,7 @@ def load_demonstrations(
         "image_size": image_size,
         "action_key": options.action_key,
         "drop_noops": options.drop_noops,
+        "proprio": options.proprio,
         "max_demos_per_task": options.max_demos_per_task,
     }
     source: Path = options.demonstrations
@@ -107,11 +111,25 @@ def choose_statistics(
     known = (model.config.norm_stats or {}).get(key)
     if known is not None:
         logger.info("keeping the checkpoint's action statistics for %s", options.suite)
+        if demos.proprio_FP is not None and "proprio" not in known:
+            known = {**known, "proprio": proprio_statistics(demos.proprio_FP)}
         return key, known
     computed = action_statistics(
         demos.actions_FA, num_trajectories=len(demos.demo_lengths_D), bounds=options.action_bounds
     )
+    if demos.proprio_FP is not None:
+        computed["proprio"] = proprio_statistics(demos.proprio_FP)
     return key, computed
+
+
+def normalised_proprio_of(demos: DemonstrationSet, statistics: Statistics, *, key: str) -> NDArray[np.float32] | None:
+    """Proprioception of every frame as the policy takes it, where it was read."""
+    if demos.proprio_FP is None:
+        return None
+    known = statistics.get("proprio")
+    if not isinstance(known, dict):
+        raise ValueError(f"--proprio: the statistics {key!r} have no 'proprio'; choose another --unnorm-key")
+    return normalised_proprio(demos.proprio_FP, known)
 
 
 def build_objective(
@@ -154,7 +172,15 @@ def build_learner(
         else:
             sizes = model.config
             head = heads.fresh_head(sizes.llama.hidden_size, action_dim=sizes.action_dim, seed=options.seed)
-    trained = Learner(policy, head, layout=options.layout)
+    projector = None
+    if options.proprio:
+        stored = Path(options.init) / heads.PROJECTOR_FILE
+        if stored.is_file():
+            projector = heads.load_projector(stored)
+        else:
+            hidden_size = model.config.llama.hidden_size
+            projector = heads.fresh_projector(hidden_size, proprio_dim=PROPRIO_DIM, seed=options.seed)
+    trained = Learner(policy, head, projector, layout=options.layout)
     nn.Module.to(trained, device)
     if ranks.mesh is not None:
         learner.shard(trained, ranks.mesh, bf16=bf16, use_compile=compile_blocks)

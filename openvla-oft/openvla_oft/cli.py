@@ -31,6 +31,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--drop-noops", action="store_true", help="leave out steps that move nothing and keep the gripper as it is"
     )
+    data.add_argument("--proprio", action="store_true", help="read what the robot feels, too (training: --layout oft)")
     data.add_argument("--max-demos-per-task", type=int, default=None)
     data.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read (0: none)")
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_oft import reading, sources
-from openvla_oft.demonstration import ACTION_DIM, DemoInfo, DemonstrationError, ReadOptions
+from openvla_oft.demonstration import ACTION_DIM, PROPRIO_DIM, DemoInfo, DemonstrationError, ReadOptions
 
 PACK_FILE = "pack.json"
 PACK_VERSION = 1
@@ -37,6 +37,8 @@ class DemonstrationSet:
     demo_tasks_D: NDArray[np.int64]
     languages: tuple[str, ...]
     cameras: tuple[str, ...]
+    proprio_FP: NDArray[np.float32] | None = None
+    """What the robot felt, where it was read."""
 
     def __post_init__(self) -> None:
         num_frames = int(self.demo_lengths_D.sum())
@@ -47,6 +49,8 @@ class DemonstrationSet:
             )
         if self.images_FNHWC.shape[1] != len(self.cameras):
             raise DemonstrationError(f"{self.images_FNHWC.shape[1]} pictures per frame for cameras {self.cameras}")
+        if self.proprio_FP is not None and self.proprio_FP.shape != (num_frames, PROPRIO_DIM):
+            raise DemonstrationError(f"{num_frames} frames, but proprioception {self.proprio_FP.shape}")
         if self.demo_tasks_D.shape != self.demo_lengths_D.shape or int(self.demo_tasks_D.max()) >= len(self.languages):
             raise DemonstrationError("demo_tasks_D must hold one task index per demonstration")
 
@@ -117,17 +121,18 @@ def load(
     image_size: int,
     action_key: str = "actions",
     drop_noops: bool = False,
+    proprio: bool = False,
     max_demos_per_task: int | None = None,
     num_workers: int = 0,
 ) -> DemonstrationSet:
     """Read a folder of HDF5 files or of RLDS shards, or one written by ``python -m openvla_oft.pack``."""
-    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops)
+    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
     if (source / PACK_FILE).is_file():
         return _load_pack(source, options, max_demos_per_task=max_demos_per_task)
     infos = _select(sources.scan(source, suite, options), max_demos_per_task)
     images_FNHWC = np.empty(_shape(infos, options), dtype=np.uint8)
-    actions_FA = reading.fill(infos, images_FNHWC, options, num_workers=num_workers)
-    return _assemble(infos, images_FNHWC, actions_FA, options)
+    read = reading.fill(infos, images_FNHWC, options, num_workers=num_workers)
+    return _assemble(infos, images_FNHWC, read, options)
 
 
 def num_bytes(
@@ -138,10 +143,11 @@ def num_bytes(
     image_size: int,
     action_key: str = "actions",
     drop_noops: bool = False,
+    proprio: bool = False,
     max_demos_per_task: int | None = None,
 ) -> int:
     """Size of the pictures that ``load`` would read."""
-    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops)
+    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
     return int(np.prod(_shape(_select(sources.scan(source, suite, options), max_demos_per_task), options)))
 
 
@@ -154,24 +160,27 @@ def pack(
     image_size: int,
     action_key: str = "actions",
     drop_noops: bool = False,
+    proprio: bool = False,
     max_demos_per_task: int | None = None,
     num_workers: int = 0,
 ) -> DemonstrationSet:
     """Write the resized frames once, as .npy files that ``load`` memory-maps, so that several trainings share them."""
     if output.exists():
         raise DemonstrationError(f"{output} exists; remove it or give another --output")
-    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops)
+    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
     infos = _select(sources.scan(source, suite, options), max_demos_per_task)
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     file = partial / IMAGES_FILE
     try:
         images_FNHWC = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=_shape(infos, options))
-        actions_FA = reading.fill(infos, images_FNHWC, options, num_workers=num_workers, file=file)
-        demos = _assemble(infos, images_FNHWC, actions_FA, options)
+        read = reading.fill(infos, images_FNHWC, options, num_workers=num_workers, file=file)
+        demos = _assemble(infos, images_FNHWC, read, options)
         images_FNHWC.flush()
         np.save(partial / "actions.npy", demos.actions_FA)
         np.save(partial / "demo_lengths.npy", demos.demo_lengths_D)
+        if demos.proprio_FP is not None:
+            np.save(partial / "proprio.npy", demos.proprio_FP)
         np.save(partial / "demo_tasks.npy", demos.demo_tasks_D)
         description = {
             "version": PACK_VERSION,
@@ -193,9 +202,12 @@ def _load_pack(folder: Path, options: ReadOptions, *, max_demos_per_task: int | 
         raise DemonstrationError(
             f"{folder / PACK_FILE}: version {description.get('version')}, expected {PACK_VERSION}; pack again"
         )
+    names = ["actions", "demo_lengths", "demo_tasks", *(["proprio"] if options.proprio else [])]
+    if options.proprio and not (folder / "proprio.npy").is_file():
+        raise DemonstrationError(f"{folder} was packed without --proprio; pack again with it")
     try:
         images_FNHWC = np.load(folder / IMAGES_FILE, mmap_mode="r")
-        arrays = {name: np.load(folder / f"{name}.npy") for name in ("actions", "demo_lengths", "demo_tasks")}
+        arrays = {name: np.load(folder / f"{name}.npy") for name in names}
     except (OSError, ValueError) as error:
         raise DemonstrationError(f"{folder} is incomplete or corrupt ({error}); pack again") from error
     if tuple(description["cameras"]) != options.cameras or images_FNHWC.shape[2] != options.image_size:
@@ -215,6 +227,7 @@ def _load_pack(folder: Path, options: ReadOptions, *, max_demos_per_task: int | 
         demo_tasks_D=arrays["demo_tasks"],
         languages=tuple(description["languages"]),
         cameras=options.cameras,
+        proprio_FP=arrays.get("proprio"),
     )
     return demos if max_demos_per_task is None else _first_demos(demos, max_demos_per_task)
 
@@ -232,6 +245,7 @@ def _first_demos(demos: DemonstrationSet, max_demos_per_task: int) -> Demonstrat
         demo_tasks_D=demos.demo_tasks_D[keep_D],
         languages=demos.languages,
         cameras=demos.cameras,
+        proprio_FP=None if demos.proprio_FP is None else demos.proprio_FP[keep_F],
     )
 
 
@@ -256,14 +270,19 @@ def _shape(infos: Sequence[DemoInfo], options: ReadOptions) -> tuple[int, ...]:
 
 
 def _assemble(
-    infos: Sequence[DemoInfo], images_FNHWC: NDArray[np.uint8], actions_FA: NDArray[np.float32], options: ReadOptions
+    infos: Sequence[DemoInfo],
+    images_FNHWC: NDArray[np.uint8],
+    read: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+    options: ReadOptions,
 ) -> DemonstrationSet:
+    """``read``: actions and proprioception."""
     languages = tuple(dict.fromkeys(info.language for info in infos))
     return DemonstrationSet(
         images_FNHWC=images_FNHWC,
-        actions_FA=actions_FA,
+        actions_FA=read[0],
         demo_lengths_D=np.array([info.num_steps for info in infos], dtype=np.int64),
         demo_tasks_D=np.array([languages.index(info.language) for info in infos], dtype=np.int64),
         languages=languages,
         cameras=options.cameras,
+        proprio_FP=read[1],
     )

@@ -6,6 +6,7 @@ Timing. Pictures of step t are what the policy saw when it chose action t. Actio
 controller deltas in [-1, 1] and the gripper, -1 open and +1 close.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ACTION_DIM = 7
+PROPRIO_DIM = 8
+"""End-effector position and axis-angle, two finger positions."""
 CAMERAS = ("agentview", "eye_in_hand")
 RANGE_TOLERANCE = 1e-6
 NOOP_MOTION = 1e-4
@@ -41,6 +44,8 @@ class Demo:
 
     images_TNHWC: NDArray[np.uint8]
     actions_TA: NDArray[np.float32]
+    proprio_TP: NDArray[np.float32] | None = None
+    """What the robot felt, where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class ReadOptions:
     action_key: str = "actions"
     """Dataset of an HDF5 demonstration that holds the labels."""
     drop_noops: bool = False
+    proprio: bool = False
 
     def __post_init__(self) -> None:
         for camera in self.cameras:
@@ -77,6 +83,20 @@ def kept_steps(actions_TA: NDArray[np.floating], *, drop_noops: bool, where: str
     if not kept_T.any():
         raise DemonstrationError(f"{where}: all {len(kept_T)} steps are no-ops; remove it, or read with no-ops")
     return kept_T
+
+
+def checked_proprio(parts: Sequence[NDArray[np.float32]], num_steps: int, *, where: str) -> NDArray[np.float32]:
+    """Proprioception (T, P) put together; raises where shapes or numbers are wrong."""
+    shapes = [part.shape for part in parts]
+    if any(len(shape) != 2 or shape[0] != num_steps for shape in shapes) or sum(s[1] for s in shapes) != PROPRIO_DIM:
+        raise DemonstrationError(
+            f"{where}: proprioception of shapes {shapes}, expected ({num_steps}, {PROPRIO_DIM}) in all"
+        )
+    proprio_TP = np.concatenate(parts, axis=1).astype(np.float32)
+    if not np.isfinite(proprio_TP).all():
+        step, dim = np.argwhere(~np.isfinite(proprio_TP))[0]
+        raise DemonstrationError(f"{where}: proprioception {proprio_TP[step, dim]} at step {step}, dimension {dim}")
+    return proprio_TP
 
 
 def check_actions(actions_TA: NDArray[np.float32], *, where: str) -> None:

@@ -108,6 +108,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
         processor=processor,
         token_map=token_map,
         after_end=options.after_end,
+        proprio=building.normalised_proprio_of(demos, statistics, key=key),
     )
     copying = time.perf_counter() - start
     # Sharded weights are gathered between compiled blocks, so these are compiled one by one.

@@ -21,12 +21,15 @@ from openvla_oft.demonstration import (
     DemonstrationError,
     ReadOptions,
     check_actions,
+    checked_proprio,
     kept_steps,
 )
 from openvla_oft.pictures import resize_images, rotate_180
 
 CAMERA_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
 """Camera name on the command line -> dataset under ``obs`` in LIBERO's layout."""
+PROPRIO_KEYS = ("ee_states", "gripper_states")
+"""Datasets under ``obs``: position and axis-angle of the end effector, finger positions."""
 
 
 def find_files(folder: Path, suite: str) -> list[Path]:
@@ -57,6 +60,7 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
             group = file["data"][info.name]
             actions_TA = np.asarray(group[options.action_key][()], dtype=np.float32)
             stored = [group["obs"][CAMERA_KEYS[camera]][()] for camera in options.cameras]
+            felt = [group["obs"][key][()] for key in PROPRIO_KEYS] if options.proprio else []
     except (OSError, RuntimeError) as error:
         raise DemonstrationError(
             f"{where} cannot be read ({error}): the file is cut off or corrupt; make the demonstrations again"
@@ -67,7 +71,8 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
         resize_images(rotate_180(images_THWC[kept_T]), image_size=options.image_size or images_THWC.shape[1])
         for images_THWC in stored
     ]
-    return Demo(images_TNHWC=np.stack(images, axis=1), actions_TA=actions_TA[kept_T])
+    proprio_TP = checked_proprio(felt, len(kept_T), where=where)[kept_T] if options.proprio else None
+    return Demo(np.stack(images, axis=1), actions_TA[kept_T], proprio_TP)
 
 
 def _scan_file(file: h5py.File, path: Path, options: ReadOptions) -> list[DemoInfo]:
@@ -107,6 +112,9 @@ def _check_shapes(group: h5py.Group, options: ReadOptions, *, where: str) -> int
                 f"{where}: obs/{key} is {images.dtype} {images.shape}, expected uint8 ({shape[0]}, H, H, 3): "
                 f"one square picture per action"
             )
+    for key in PROPRIO_KEYS if options.proprio else ():
+        if "obs" not in group or key not in group["obs"]:
+            raise DemonstrationError(f"{where}: no dataset obs/{key} for proprioception")
     return int(shape[0])
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 NUM_BLOCKS = 2
 HEAD_FILE = "l1_action_head.safetensors"
+PROJECTOR_FILE = "proprio_projector.safetensors"
 
 
 class _Block(nn.Module):
@@ -79,6 +80,13 @@ def fresh_head(hidden_size: int, *, action_dim: int, seed: int) -> L1ActionHead:
         return L1ActionHead(hidden_size, action_dim=action_dim)
 
 
+def fresh_projector(hidden_size: int, *, proprio_dim: int, seed: int) -> ProprioProjector:
+    """A projector with random weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ProprioProjector(hidden_size, proprio_dim=proprio_dim)
+
+
 def load_head(path: Path) -> L1ActionHead:
     """Read a head; its sizes are those of the stored weights.
 
@@ -100,17 +108,26 @@ def load_head(path: Path) -> L1ActionHead:
 
 
 def load_projector(path: Path) -> ProprioProjector:
-    """Read a projector; its sizes are those of the stored weights."""
+    """Read a projector; its sizes are those of the stored weights.
+
+    Raises:
+        ValueError: the file is no such projector.
+    """
     tensors = _read(path)
+    if "fc1.weight" not in tensors:
+        raise ValueError(f"{path} is no proprio projector: it lacks fc1.weight; it holds {sorted(tensors)[:8]}")
     hidden_size, proprio_dim = tensors["fc1.weight"].shape
     projector = ProprioProjector(hidden_size, proprio_dim=proprio_dim)
-    projector.load_state_dict(tensors)
+    try:
+        projector.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit OpenVLA-OFT's proprio projector: {error}") from error
     return projector
 
 
-def save_head(tensors: dict[str, Tensor], folder: Path) -> None:
-    """Write a head's whole tensors in float32."""
-    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, folder / HEAD_FILE)
+def save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write the whole tensors of a small network in float32."""
+    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

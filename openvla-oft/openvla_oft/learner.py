@@ -14,7 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from openvla_oft import layouts
-from openvla_oft.heads import L1ActionHead
+from openvla_oft.heads import L1ActionHead, ProprioProjector
 from transformers_openvla_oft.modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units
 
 
@@ -24,20 +24,39 @@ class Learner(nn.Module):
     In OpenVLA-OFT's own layout the logits are (B, T + 1, W), see ``layouts``.
     """
 
-    def __init__(self, policy: nn.Module, action_head: L1ActionHead | None = None, *, layout: str = "rl") -> None:
+    def __init__(
+        self,
+        policy: nn.Module,
+        action_head: L1ActionHead | None = None,
+        proprio_projector: ProprioProjector | None = None,
+        *,
+        layout: str = "rl",
+    ) -> None:
         super().__init__()
         if layout not in layouts.LAYOUTS:
             raise ValueError(f"layout {layout!r}: expected one of {layouts.LAYOUTS}")
         self.policy = policy
         self.action_head = action_head
+        self.proprio_projector = proprio_projector
         self.layout = layout
 
-    def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor, pixel_values: Tensor, bins_BT: Tensor) -> Tensor:
-        """``bins_BT``: the expert's, which an autoregressive policy goes on from; others do not look."""
+    def forward(
+        self,
+        input_ids_BL: Tensor,
+        attention_mask_BL: Tensor,
+        pixel_values: Tensor,
+        bins_BT: Tensor,
+        proprio_BP: Tensor | None = None,
+    ) -> Tensor:
+        """``bins_BT``: the expert's, which an autoregressive policy goes on from; others do not look.
+
+        ``proprio_BP``: where there is a projector of proprioception, in OpenVLA-OFT's own layout.
+        """
         prompt = {"input_ids_BL": input_ids_BL, "attention_mask_BL": attention_mask_BL, "pixel_values": pixel_values}
         if self.layout == "oft":
             model = self._model()
-            hidden_BTH = layouts.oft_hidden_states(model, **prompt)
+            proprio_BH = None if self.proprio_projector is None else self.proprio_projector(proprio_BP)
+            hidden_BTH = layouts.oft_hidden_states(model, **prompt, proprio_BH=proprio_BH)
             if self.action_head is None:
                 return layouts.oft_logits(model, hidden_BTH)
             hidden_BTH = hidden_BTH[:, :-1]

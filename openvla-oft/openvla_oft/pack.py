@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> None:
         image_size=options.image_size,
         action_key=options.action_key,
         drop_noops=options.drop_noops,
+        proprio=options.proprio,
         max_demos_per_task=options.max_demos_per_task,
         num_workers=options.num_workers,
     )

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from openvla_oft import sources
-from openvla_oft.demonstration import ACTION_DIM, DemoInfo, ReadOptions
+from openvla_oft.demonstration import ACTION_DIM, PROPRIO_DIM, DemoInfo, ReadOptions
 
-_Part = tuple[NDArray[np.float32], NDArray[np.uint8] | None]
-"""Actions of a demonstration, and its pictures unless they were written to a file."""
+_Part = tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.uint8] | None]
+"""Actions of a demonstration, its proprioception where asked for, and its pictures unless they went to a file."""
 
 
 def fill(
@@ -26,8 +26,8 @@ def fill(
     *,
     num_workers: int,
     file: Path | None = None,
-) -> NDArray[np.float32]:
-    """Read every demonstration into its slice of ``images_FNHWC``; returns the actions (F, A).
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Read every demonstration into its slice of ``images_FNHWC``; returns actions (F, A) and proprioception (F, P).
 
     Where that array is a memory map of ``file``, the workers write there themselves: passing gigabytes of pictures
     between processes would take longer than reading them.
@@ -35,14 +35,17 @@ def fill(
     lengths_D = np.array([info.num_steps for info in infos], dtype=np.int64)
     starts_D = np.cumsum(lengths_D) - lengths_D
     actions_FA = np.empty((images_FNHWC.shape[0], ACTION_DIM), dtype=np.float32)
+    proprio_FP = np.empty((images_FNHWC.shape[0], PROPRIO_DIM), dtype=np.float32) if options.proprio else None
     job = functools.partial(_read_part, options=options, file=file)
     parts = _map_in_order(job, list(zip(infos, starts_D.tolist(), strict=True)), num_workers=num_workers)
     bar = tqdm(parts, total=len(infos), desc="reading demonstrations", unit="demo", mininterval=1.0)
-    for start, length, (actions_TA, images_TNHWC) in zip(starts_D, lengths_D, bar, strict=True):
+    for start, length, (actions_TA, proprio_TP, images_TNHWC) in zip(starts_D, lengths_D, bar, strict=True):
         actions_FA[start : start + length] = actions_TA
+        if proprio_FP is not None:
+            proprio_FP[start : start + length] = proprio_TP
         if images_TNHWC is not None:
             images_FNHWC[start : start + length] = images_TNHWC
-    return actions_FA
+    return actions_FA, proprio_FP
 
 
 def _read_part(part: tuple[DemoInfo, int], *, options: ReadOptions, file: Path | None) -> _Part:
@@ -50,9 +53,9 @@ def _read_part(part: tuple[DemoInfo, int], *, options: ReadOptions, file: Path |
     info, start = part
     demo = sources.read(info, options)
     if file is None:
-        return demo.actions_TA, demo.images_TNHWC
+        return demo.actions_TA, demo.proprio_TP, demo.images_TNHWC
     np.load(file, mmap_mode="r+")[start : start + info.num_steps] = demo.images_TNHWC
-    return demo.actions_TA, None
+    return demo.actions_TA, demo.proprio_TP, None
 
 
 def _map_in_order(

@@ -24,6 +24,7 @@ from openvla_oft.demonstration import (
     DemonstrationError,
     ReadOptions,
     check_actions,
+    checked_proprio,
     kept_steps,
 )
 from openvla_oft.example import bytes_list, features_of, float_list
@@ -32,6 +33,7 @@ from openvla_oft.tfrecord import Record, read_record, records
 
 PICTURE_KEYS = {"agentview": "steps/observation/image", "eye_in_hand": "steps/observation/wrist_image"}
 ACTION_KEY = "steps/action"
+PROPRIO_KEY = "steps/observation/state"
 LANGUAGE_KEY = "steps/language_instruction"
 _SHARD = re.compile(r"(?P<name>.+\.tfrecord)-(?P<index>\d+)-of-(?P<count>\d+)")
 
@@ -97,7 +99,13 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
         images_THWC = _stack([_decode(encoded[step], camera, step, record) for step in steps], camera, record)
         size = options.image_size or images_THWC.shape[1]
         cameras.append(resize_images(images_THWC, image_size=size))
-    return Demo(images_TNHWC=np.stack(cameras, axis=1), actions_TA=actions_TA[kept_T])
+    proprio_TP = None
+    if options.proprio:
+        with _explained(record):
+            values = float_list(_required(features, PROPRIO_KEY, record))
+        felt_TP = values.reshape(len(kept_T), -1) if len(values) % len(kept_T) == 0 else values[:, None]
+        proprio_TP = checked_proprio([felt_TP], len(kept_T), where=record.where)[kept_T]
+    return Demo(np.stack(cameras, axis=1), actions_TA[kept_T], proprio_TP)
 
 
 def _check_complete(shards: Sequence[Path]) -> None:

@@ -11,6 +11,8 @@ Shapes: F frames, A = 7 action dimensions. The gripper is stored OpenVLA's way, 
 normalised.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ ACTION_BOUNDS = ("symmetric", "quantile", "unit")
 MIN_BOUND = 0.05
 """A dimension that hardly moves gets at least this bound, so that bins never shrink to nothing."""
 GRIPPER = 6
+RANGE_EPS = 1e-8
 
 Statistics = dict[str, dict[str, list[float] | list[bool]] | int]
 
@@ -58,6 +61,30 @@ def action_statistics(
     action: dict[str, list[float] | list[bool]] = {name: [float(x) for x in array] for name, array in arrays.items()}
     action["mask"] = [True] * GRIPPER + [False]
     return {"action": action, "num_transitions": int(actions_FA.shape[0]), "num_trajectories": num_trajectories}
+
+
+def proprio_statistics(proprio_FP: NDArray[np.float32]) -> dict[str, list[float] | list[bool]]:
+    """Statistics of proprioception; all dimensions are normalised by their 1 % and 99 % quantiles."""
+    values_FP = proprio_FP.astype(np.float64)
+    arrays = {
+        "mean": values_FP.mean(axis=0),
+        "std": values_FP.std(axis=0),
+        "min": values_FP.min(axis=0),
+        "max": values_FP.max(axis=0),
+        "q01": np.quantile(values_FP, 0.01, axis=0),
+        "q99": np.quantile(values_FP, 0.99, axis=0),
+    }
+    return {name: [float(x) for x in array] for name, array in arrays.items()}
+
+
+def normalised_proprio(
+    proprio_FP: NDArray[np.float32], statistics: Mapping[str, Sequence[float]]
+) -> NDArray[np.float32]:
+    """Scaled so that [q01, q99] becomes [-1, 1], and clipped to that (OpenVLA-OFT)."""
+    low_P, high_P = np.array(statistics["q01"]), np.array(statistics["q99"])
+    scaled_FP = 2 * (proprio_FP - low_P) / (high_P - low_P + RANGE_EPS) - 1
+    mask_P = np.array(statistics.get("mask", np.ones(len(low_P), dtype=bool)))
+    return np.where(mask_P, np.clip(scaled_FP, -1, 1), proprio_FP).astype(np.float32)
 
 
 def openvla_gripper(env_gripper: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from transformers_openvla_oft.processing import PrismaticProcessor
 
 POLICY = "policy."
 HEAD = "action_head."
+PROJECTOR = "proprio_projector."
 
 
 def write(
@@ -63,7 +64,9 @@ def write(
             folder, model=trained, tensors=policy, processor=processor, save_dtype=options.save_dtype
         )
     if learner.action_head is not None:
-        heads.save_head(_part(tensors, HEAD), folder)
+        heads.save(_part(tensors, HEAD), folder / heads.HEAD_FILE)
+    if learner.proprio_projector is not None:
+        heads.save(_part(tensors, PROJECTOR), folder / heads.PROJECTOR_FILE)
 
 
 def read_back(folder: Path, *, options: argparse.Namespace, device: torch.device) -> Learner:
@@ -73,8 +76,13 @@ def read_back(folder: Path, *, options: argparse.Namespace, device: torch.device
         policy: nn.Module = lora.loaded(base, folder)
     else:
         policy = checkpoints.load_for_training(folder)[0]
-    stored = folder / heads.HEAD_FILE
-    learner = Learner(policy, heads.load_head(stored) if stored.is_file() else None, layout=options.layout)
+    stored, felt = folder / heads.HEAD_FILE, folder / heads.PROJECTOR_FILE
+    learner = Learner(
+        policy,
+        heads.load_head(stored) if stored.is_file() else None,
+        heads.load_projector(felt) if felt.is_file() else None,
+        layout=options.layout,
+    )
     nn.Module.to(learner, device)
     return learner.train(mode=False)
 

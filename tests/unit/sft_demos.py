@@ -29,6 +29,9 @@ def write_file(path, *, language, num_demos, num_steps, seed=0, size=32, actions
             group.create_dataset("actions", data=values)
             group.create_dataset("obs/agentview_rgb", data=pictures)
             group.create_dataset("obs/eye_in_hand_rgb", data=255 - pictures)
+            felt = generator.normal(size=(len(values), 8))
+            group.create_dataset("obs/ee_states", data=felt[:, :6])
+            group.create_dataset("obs/gripper_states", data=felt[:, 6:])
     return path
 
 

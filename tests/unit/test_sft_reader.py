@@ -132,6 +132,35 @@ def test_hdf5_that_is_cut_off_or_corrupt(tmp_path):
         load(tmp_path)
 
 
+def test_proprioception_is_read_packed_and_checked(tmp_path):
+    write_suite(tmp_path / "demos", num_demos=2)
+    with h5py.File(tmp_path / "demos" / "libero_spatial" / "task_1_demo.hdf5") as file:
+        obs = file["data/demo_0/obs"]
+        felt = np.concatenate([obs["ee_states"][()], obs["gripper_states"][()]], axis=1).astype(np.float32)
+    demos = load(tmp_path / "demos", proprio=True)
+    assert demos.proprio_FP.shape == (40, 8)
+    assert np.array_equal(demos.proprio_FP[20:30], felt)
+    assert load(tmp_path / "demos").proprio_FP is None
+    command = ["--demonstrations", str(tmp_path / "demos"), "--image-size", "16", "--num-workers", "0"]
+    assert pack.main([*command, "--output", str(tmp_path / "packed"), "--proprio"]) == 0
+    assert np.array_equal(load(tmp_path / "packed", proprio=True).proprio_FP, demos.proprio_FP)
+    assert load(tmp_path / "packed", proprio=True, max_demos_per_task=1).proprio_FP.shape == (20, 8)
+    assert pack.main([*command, "--output", str(tmp_path / "without")]) == 0
+    with pytest.raises(DemonstrationError, match="was packed without --proprio"):
+        load(tmp_path / "without", proprio=True)
+    with h5py.File(tmp_path / "demos" / "libero_spatial" / "task_1_demo.hdf5", "a") as file:
+        del file["data/demo_0/obs/ee_states"]
+        file["data/demo_0/obs"].create_dataset("ee_states", data=np.full((10, 6), np.nan))
+    with pytest.raises(
+        DemonstrationError, match=r"task_1_demo\.hdf5, demo_0: proprioception nan at step 0, dimension 0"
+    ):
+        load(tmp_path / "demos", proprio=True)
+    with h5py.File(tmp_path / "demos" / "libero_spatial" / "task_1_demo.hdf5", "a") as file:
+        del file["data/demo_0/obs/ee_states"]
+    with pytest.raises(DemonstrationError, match="demo_0: no dataset obs/ee_states"):
+        load(tmp_path / "demos", proprio=True)
+
+
 def test_noops_by_hand():
     """Motionless steps go, unless the gripper changes against the last kept step; at the start it does not matter."""
     actions = np.zeros((8, 7), np.float32)

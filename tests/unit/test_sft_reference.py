@@ -1,5 +1,6 @@
 """Training in OpenVLA-OFT's own layout, and its L1 head, against the published code's numbers (float32, CPU)."""
 
+import json
 import os
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from safetensors.torch import load_file
 
 from openvla_oft import checkpoints
 from openvla_oft.batches import Batch
-from openvla_oft.heads import fresh_head, load_head, load_projector
+from openvla_oft.heads import fresh_head, fresh_projector, load_head, load_projector
 from openvla_oft.layouts import end_token, oft_hidden_states, oft_logits
 from openvla_oft.learner import Learner
 from openvla_oft.objectives import OftTokenObjective
+from openvla_oft.statistics import normalised_proprio, proprio_statistics
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap
@@ -105,17 +107,55 @@ def test_hidden_states_and_actions_of_the_published_inference(model, arrays, cas
 
 
 @needs_reference
-def test_fresh_heads_have_the_published_names_and_shapes():
-    published = load_file(FUSED / "l1_action_head.safetensors")
-    ours = fresh_head(64, action_dim=7, seed=0).state_dict()
-    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}
+def test_fresh_networks_have_the_published_names_and_shapes():
+    networks = {
+        "l1_action_head": fresh_head(64, action_dim=7, seed=0),
+        "proprio_projector": fresh_projector(64, proprio_dim=8, seed=0),
+    }
+    for name, network in networks.items():
+        published = load_file(FUSED / f"{name}.safetensors")
+        shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+        assert shapes == {key: tensor.shape for key, tensor in published.items()}
+
+
+@needs_reference
+def test_learner_puts_proprioception_where_the_published_code_does(model, arrays):
+    """Through the module that is trained, with prompts of two lengths, as a batch has them."""
+    head, projector = (
+        load_head(FUSED / "l1_action_head.safetensors"),
+        load_projector(FUSED / "proprio_projector.safetensors"),
+    )
+    prompt = torch.tensor([*arrays["input_ids"][0], PROMPT_END])
+    ids, mask = left_padded([prompt, torch.cat([prompt[:5], prompt])])
+    pixels = torch.from_numpy(arrays["pixel_values"]).expand(2, -1, -1, -1)
+    proprio = torch.from_numpy(arrays["proprio_normalized"]).expand(2, -1)
+    with torch.no_grad():
+        learner = Learner(model, head, projector, layout="oft")
+        prediction = learner(ids, mask, pixels, torch.zeros(2, 56, dtype=torch.int64), proprio)
+    actions = ActionTokenMap.from_config(model.config, "libero_spatial").unnormalize(prediction)
+    np.testing.assert_allclose(actions[0].numpy(), arrays["l1_head/actions"], atol=1e-4)
+    assert (actions[1] - actions[0]).abs().max() > 1e-3
+
+
+def test_proprioception_is_scaled_by_its_quantiles():
+    values = np.linspace(-1, 3, 401, dtype=np.float32)[:, None].repeat(8, axis=1)
+    statistics = proprio_statistics(values)
+    assert statistics["q01"][0] == pytest.approx(-0.96)
+    scaled = normalised_proprio(values, statistics)
+    np.testing.assert_allclose(scaled[[0, 4, 200, 396, 400], 3], [-1, -1, 0, 1, 1], atol=1e-6)
 
 
 def test_the_command_trains_in_this_layout(tmp_path):
     demos = write_suite(tmp_path / "demos", num_demos=3, num_steps=10, size=32)
-    extra = ["--layout", "oft", "--no-augment", "--ema", "0", "--after-end", "mask"]
+    extra = ["--layout", "oft", "--no-augment", "--ema", "0", "--after-end", "mask", "--proprio"]
     assert run(demos, tmp_path / "policy", "--steps", "15", "--lr", "3e-3", *extra) == 0
     losses = logged(tmp_path / "policy", "train_loss")
     assert 6.0 < losses[0] < 8.0, "near the logarithm of the vocabulary of 1088"
     assert losses[-1] < losses[0] - 0.6
     assert logged(tmp_path / "policy", "validation")[-1]["cross_entropy"] < 6.5
+    statistics = json.loads((tmp_path / "policy" / "dataset_statistics.json").read_text())
+    assert len(statistics["libero_spatial_no_noops"]["proprio"]["q99"]) == 8
+    l1 = ["--init", str(tmp_path / "policy"), "--objective", "l1", "--steps", "1"]
+    assert run(demos, tmp_path / "next", *extra, *l1) == 0
+    written = {path.name for path in (tmp_path / "next").iterdir()}
+    assert written >= {"proprio_projector.safetensors", "l1_action_head.safetensors"}

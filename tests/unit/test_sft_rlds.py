@@ -15,7 +15,7 @@ from tests.unit.replay_demos import record
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "rlds"
 SHARD = "libero_spatial-train.tfrecord-0000{}-of-00002"
-BOTH = ReadOptions(("agentview", "eye_in_hand"))
+BOTH = ReadOptions(("agentview", "eye_in_hand"), proprio=True)
 DECODERS_DIFFER_BY = 6
 """Grey levels: TensorFlow decodes JPEG with a faster, coarser transform."""
 
@@ -49,6 +49,7 @@ def test_frames_actions_and_sentences_are_those_that_tensorflow_datasets_wrote(e
         demo = rlds.read_demo(info, BOTH)
         assert info.language == str(expected[f"{info.num_steps}/language"])
         assert np.array_equal(demo.actions_TA, expected[f"{info.num_steps}/actions"])
+        assert np.array_equal(demo.proprio_TP, expected[f"{info.num_steps}/states"])
         images = expected[f"{info.num_steps}/images"]
         assert demo.images_TNHWC.shape == images.shape
         assert np.abs(demo.images_TNHWC.astype(int) - images).max() <= DECODERS_DIFFER_BY

@@ -226,6 +226,7 @@ def test_diverged_loss_is_reported(demos, checkpoint, tmp_path):
         (["--steps", "1", "--demonstrations", "nowhere"], "demonstrations folder nowhere does not exist"),
         (["--steps", "1", "--image-size", "40"], "patch_size=16"),
         (["--steps", "1", "--ema", "1"], "ema decay 1.0"),
+        (["--steps", "1", "--proprio"], "--proprio needs --layout oft"),
         (["--steps", "1", "--layout", "oft", "--label-sigma", "1"], "--label-sigma 1 needs --layout rl"),
         (["--steps", "1", "--layout", "oft", "--actions-per-chunk", "1"], "decodes token by token"),
     ],

@@ -118,6 +118,7 @@ def main() -> None:
             key = len(steps)  # no two episodes are equally long
             expected[f"{key}/language"] = np.array(steps[0]["language_instruction"].numpy().decode())
             expected[f"{key}/actions"] = actions
+            expected[f"{key}/states"] = np.stack([step["observation"]["state"] for step in written])
             expected[f"{key}/images"] = np.stack(
                 [[step["observation"][key].numpy() for key in ("image", "wrist_image")] for step in steps]
             )
