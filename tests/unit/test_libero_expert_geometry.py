@@ -18,7 +18,7 @@ from libero_runtime.expert.motion import (
 from libero_runtime.expert.world import Boxes
 
 LEFT = np.array([0.0, 1.0])
-NOTHING = Boxes(np.zeros((0, 2)), np.zeros((0, 2, 2)), np.zeros((0, 2)), np.zeros(0))
+NOTHING = Boxes(np.zeros((0, 2)), np.zeros((0, 2, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0))
 
 
 def block(half: tuple[float, float, float], *, turn: float = 0.0) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_a_wide_pipe_is_taken_by_its_wall_on_the_preferred_side():
 
 
 def test_a_wall_beside_an_obstacle_is_left_alone():
-    beside = Boxes(np.array([[0.0, 0.11]]), np.eye(2)[None], np.array([[0.03, 0.02]]), np.array([0.2]))
+    beside = Boxes(np.array([[0.0, 0.11]]), np.eye(2)[None], np.array([[0.03, 0.02]]), np.zeros(1), np.array([0.2]))
     grasp = choose_grasp(pipe(0.05, 0.10), beside, prefer=LEFT)
     assert grasp.offset[1] < 0.04
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.expert.motion import CLOSE, OPEN, facing_hand, nearer_of_both, reaching_hand
+from libero_runtime.expert.motion import CLOSE, OPEN, facing_hand, nearer_of_both, reaching_hand, upright_hand
 from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.world import ExpertError, Goal, World
 
@@ -15,14 +15,18 @@ Array = NDArray[np.float64]
 
 _BAR_M = 0.012  # what reaches furthest out of a drawer, to this depth, is the bar of its handle
 _PULL_DIP_RAD = 0.27
-_PUSH_DIP_RAD = 0.80
+_PUSH_DIP_RAD = 1.10  # steep: behind the hand is the arm, and what it must not meet
 _STAND_OFF_M = 0.09
+_PUSH_STAND_OFF_M = 0.06
 _PULL_M = 0.06  # aim this far ahead of the hand
 _TOLERANCE_M = 0.008
 _ALIGNED_RAD = 0.15
 _MAX_CLOSE_STEPS = 14
 _OPEN_STEPS = 4
+_STRAIGHT_RAD = 0.4
 _BACK_M = 0.07
+_FRONT_BOARD_M = 0.015
+_OPENING_PLAY_M = 0.010
 _FULLY_OPEN_M = 0.012  # this close to the end of its slide
 
 
@@ -63,20 +67,33 @@ class DrawerSkill(Skill):
         middle[:2] += (along.max() - _BAR_M / 2 - float(middle[:2] @ out)) * out
         return Handle(bar=middle, out=out, thickness=float(np.ptp(bar[:, 2])))
 
-    def distance_to_open_end(self) -> float:
-        """How far the drawer can still be pulled."""
-        return abs(self._open_end - float(self.world.data.qpos[self._address]))
+    def opening(self) -> float:
+        """How far the drawer is out."""
+        return float(self.world.data.qpos[self._address]) * float(np.sign(self._open_end))
 
     def _near(self, target: Array) -> bool:
         return float(np.linalg.norm(target - self.world.hand.pos)) < _TOLERANCE_M
 
 
 class OpenDrawer(DrawerSkill):
-    """Face the front, take the bar between fingers above and below it, pull, let go, back off."""
+    """Face the front, take the bar between fingers above and below it, pull, let go, back off.
 
-    def __init__(self, world: World, goal: Goal) -> None:
+    Opens as far as an object needs that is to go in; without one, as far as it goes.
+    """
+
+    def __init__(self, world: World, goal: Goal, *, for_object: str | None = None) -> None:
         super().__init__(world, goal)
+        self._wanted = abs(self._open_end) - _FULLY_OPEN_M
+        if for_object is not None:
+            # An opening is as long as the drawer is out, less its front board.
+            points = world.world_points(for_object)[:, :2] @ self.handle().out
+            self._wanted = min(self._wanted, float(np.ptp(points)) + _FRONT_BOARD_M)
         self.enter("approach")
+
+    @property
+    def far_enough(self) -> bool:
+        """Whether the drawer is open as far as it has to be."""
+        return self.opening() > self._wanted - _OPENING_PLAY_M
 
     def update(self) -> None:
         handle = self.handle()
@@ -96,11 +113,13 @@ class OpenDrawer(DrawerSkill):
                 self.enter("pull")
         elif self.phase == "pull":
             lost = float(np.linalg.norm(handle.bar - self.world.hand.pos)) > 0.03
-            if lost or self.distance_to_open_end() < _FULLY_OPEN_M:
+            if lost or self.opening() > self._wanted:
                 self.enter("back")
-        elif self.phase_steps > _OPEN_STEPS and self._backed_off(handle):
-            if self.world.holds(self.goal):
-                self.finished = True
+        elif self.phase == "back":
+            if self.phase_steps > _OPEN_STEPS and self._backed_off(handle):
+                self.enter("straighten")
+        elif self.turn_left(self._upright()) < _STRAIGHT_RAD:
+            self.finished = self.far_enough
             self.enter("approach")
 
     def move(self) -> Array:
@@ -116,8 +135,15 @@ class OpenDrawer(DrawerSkill):
             return self.towards(handle.bar, hand_mat, CLOSE)
         if self.phase == "pull":
             return self.towards(handle.bar + _PULL_M * out, hand_mat, CLOSE)
+        hand = self.world.hand.pos
+        if self.phase == "straighten":
+            return self.towards(hand + np.array([0.0, 0.0, 0.03]), self._upright(), OPEN)
         moving = self.phase_steps > _OPEN_STEPS
-        return self.towards(self.world.hand.pos + (0.06 * out if moving else 0.0), hand_mat, OPEN)
+        return self.towards(hand + (0.06 * out if moving else 0.0), hand_mat, OPEN)
+
+    def _upright(self) -> Array:
+        """The hand as it is at an episode's start; what comes next need not unwind the wrist."""
+        return upright_hand(np.array([0.0, 1.0]), 0.0)
 
     def _hand_mat(self, handle: Handle) -> Array:
         return nearer_of_both(facing_hand(-handle.out, _PULL_DIP_RAD), self.world.hand.mat)
@@ -166,5 +192,5 @@ class CloseDrawer(DrawerSkill):
         return nearer_of_both(reaching_hand(-handle.out, _PUSH_DIP_RAD), self.world.hand.mat)
 
     def _stand_off(self, handle: Handle) -> Array:
-        position: Array = handle.bar + np.array([*(_STAND_OFF_M * handle.out), 0.0])
+        position: Array = handle.bar + np.array([*(_PUSH_STAND_OFF_M * handle.out), 0.0])
         return position

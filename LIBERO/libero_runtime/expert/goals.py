@@ -35,8 +35,10 @@ def _skill_for(world: World, goal: Goal, *, last: bool) -> Skill:
         return OpenDrawer(world, goal)
     if kind == "close":
         return CloseDrawer(world, goal)
-    if kind == "in" and world.region(goal[2]).joint is not None and not world.is_open(goal[2]):
-        return OpenDrawer(world, ("open", goal[2]))
+    if kind == "in" and world.region(goal[2]).joint is not None:
+        opening = OpenDrawer(world, ("open", goal[2]), for_object=goal[1])
+        if not opening.far_enough:
+            return opening
     if kind == "on" and world.is_region(goal[2]) and _lies_flat(world, goal[1]):
         return Push(world, goal)
     return PickPlace(world, goal, last=last)

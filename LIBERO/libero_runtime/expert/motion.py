@@ -46,12 +46,16 @@ def preferred_axis(axis: Array) -> Array:
 
 
 def upright_hand(finger_axis: Array, lean: float) -> Array:
-    """Hand whose fingers open along a horizontal unit vector (2,) and point down, leaning by `lean` towards +x."""
+    """Hand that points down, its fingers opening along a horizontal unit vector (2,).
+
+    It leans by `lean` towards +x where that turns it about its fingers' axis: they stay level.
+    """
     x, y = float(finger_axis[0]), float(finger_axis[1])
-    sine, cosine = math.sin(lean), math.cos(lean)
-    upright = np.array([[x, y, 0.0], [y, -x, 0.0], [0.0, 0.0, -1.0]])
-    leaning: Array = np.array([[cosine, 0.0, -sine], [0.0, 1.0, 0.0], [sine, 0.0, cosine]]) @ upright
-    return leaning
+    sine, cosine = math.sin(lean * abs(y)), math.cos(lean * abs(y))
+    outwards = np.array([abs(y), -x if y >= 0 else x, 0.0])
+    fingers = np.array([x, y, 0.0])
+    pointing = sine * outwards - cosine * np.array([0.0, 0.0, 1.0])
+    return np.stack([fingers, np.cross(pointing, fingers), pointing], axis=1)
 
 
 def lean_at(hand_pos: Array, robot_xy: Array) -> float:

@@ -14,17 +14,22 @@ from libero_runtime.expert.world import ExpertError, Goal, Pose, World
 
 Array = NDArray[np.float64]
 
-APPROACH, GRASP, CARRY, RELEASE = "approach", "grasp", "carry", "release"
+APPROACH, GRASP, CARRY, RELEASE, RISE = "approach", "grasp", "carry", "release", "rise"
 
 _CARRY_SLOPE = 1.0
 _CARRY_HEIGHT_M = 0.07  # of the object above its place while carried
 _LIFT_M = 0.035  # rise before moving sideways
 _TOLERANCE_M = 0.010
+_ALIGNED_RAD = 0.12
 _OPEN_GAP_M = 0.07
 _LOST_M = 0.035  # moved this far between the fingers: the object was lost
 _MIN_CLOSE_STEPS, _MAX_CLOSE_STEPS = 4, 14
+_SQUEEZE_M = 0.005
+_AT_REST_M_PER_S = 0.02
+_SLIDE_LIFT_M, _SLIDE_PLAY_M = 0.015, 0.008
 _MIN_CARRY_STEPS = 10
-_RELEASE_STEPS = 8
+_LET_GO_M = 0.012  # wider than the object by this: it is free
+_RISE_STEPS, _MAX_RISE_STEPS = 5, 12
 _LEFT = np.array([0.0, 1.0])
 
 
@@ -34,6 +39,8 @@ class PickPlace(Skill):
     def __init__(self, world: World, goal: Goal, *, last: bool) -> None:
         super().__init__(world)
         self.goal, self.name = goal, goal[1]
+        # Only there does `on` not ask for contact.
+        self._on_table = world.is_region(goal[2]) and world.region(goal[2]).parent is None
         self._last = last  # the episode ends when it succeeds: nothing is gained by letting go
         self._begin()
 
@@ -59,10 +66,12 @@ class PickPlace(Skill):
         self.enter(APPROACH)
 
     def _side(self) -> Array:
-        """Side of a bowl or mug to take it by: the left one, but away from a cabinet's front where it goes there."""
-        if self.goal[0] == "in" and (joint := self.world.region(self.goal[2]).joint) is not None:
-            return self.world.drawer_out(joint)
-        return _LEFT
+        """Side of a bowl or mug to take it by: the left one; for a drawer the one along its front, towards the robot."""
+        if self.goal[0] != "in" or (joint := self.world.region(self.goal[2]).joint) is None:
+            return _LEFT
+        out = self.world.drawer_out(joint)  # between the handles of other drawers a hand only fits broadside
+        across = np.array([-out[1], out[0]])
+        return across if across[0] < 0 else -across
 
     # Phases -----------------------------------------------------------------------------------------------------
 
@@ -72,7 +81,7 @@ class PickPlace(Skill):
         if self.phase == APPROACH:
             self._update_approach(pose)
         elif self.phase == GRASP:
-            closed = self.phase_steps >= _MIN_CLOSE_STEPS and world.finger_gap < self._grasp.width + 0.005
+            closed = self.phase_steps >= _MIN_CLOSE_STEPS and world.finger_gap < self._grasp.width + _SQUEEZE_M
             if closed or self.phase_steps >= _MAX_CLOSE_STEPS:
                 self._held = self._in_hand(pose)
                 self.enter(CARRY)
@@ -81,10 +90,13 @@ class PickPlace(Skill):
                 self._begin()
             elif self._arrived(pose) and not self._last:
                 self.enter(RELEASE)
-        elif self.phase_steps >= _RELEASE_STEPS:
+        elif self.phase == RELEASE:
+            if world.finger_gap > min(_OPEN_GAP_M, self._grasp.width + _LET_GO_M):
+                self.enter(RISE)
+        elif self.phase_steps >= _RISE_STEPS:
             if world.holds(self.goal):
                 self.finished = True
-            else:
+            elif world.speed(self.name) < _AT_REST_M_PER_S or self.phase_steps > _MAX_RISE_STEPS:
                 self._begin()
 
     def _update_approach(self, pose: Pose) -> None:
@@ -96,7 +108,8 @@ class PickPlace(Skill):
         if self._drawer is not None:
             error[2] += DRAWER_HOVER_M
         aligned = float(np.hypot(error[0], error[1])) < self._tolerance and abs(float(error[2])) < _TOLERANCE_M
-        if aligned and self.world.finger_gap > _OPEN_GAP_M:
+        turned = self.turn_left(self._hand_mat()) < _ALIGNED_RAD
+        if aligned and turned and self.world.finger_gap > _OPEN_GAP_M:
             self._grip_point = self._grasp_point(pose)
             self._picked_at = pose.pos
             self._gate, self._gate_radius = float(pose.pos[2]) + _LIFT_M, 0.03
@@ -110,7 +123,8 @@ class PickPlace(Skill):
         error = place.position - pose.pos
         if float(np.hypot(error[0], error[1])) > place.tolerance or self.phase_steps < _MIN_CARRY_STEPS:
             return False
-        return bool(error[2] > -0.012)
+        touches = self.goal[0] == "on" and not self._on_table and self.world.holds(self.goal)
+        return touches or bool(error[2] > -0.012)
 
     # Moves ------------------------------------------------------------------------------------------------------
 
@@ -122,7 +136,7 @@ class PickPlace(Skill):
             return self._grip()
         if self.phase == CARRY:
             return self._carry(pose)
-        up = 0.05 if self.phase_steps > 4 else 0.0
+        up = 0.05 if self.phase == RISE else 0.0
         return self.towards(self.world.hand.pos + np.array([0.0, 0.0, up]), self._hand_mat(), OPEN)
 
     def _approach(self, pose: Pose) -> Array:
@@ -150,8 +164,26 @@ class PickPlace(Skill):
         error[2] += max(height, needed - place.position[2])
         gate = max(self._gate, needed) if self._near_start(pose) else needed
         error[:2] *= float(np.clip(1 - (gate - pose.pos[2]) / 0.02, 0.0, 1.0))
+        aside = self._from_under_what_hangs_over(pose)
+        if aside is not None:
+            error = np.array([*aside, self._picked_at[2] + _SLIDE_LIFT_M - pose.pos[2]])
         hand = self.world.hand
         return action(move=error, hand_mat=self._hand_mat(), present_mat=hand.mat, gripper=CLOSE)
+
+    def _from_under_what_hangs_over(self, pose: Pose) -> Array | None:
+        """Displacement (2,) that frees the way up, for what stands partly under an open drawer; None where it is free."""
+        points = self.world.world_points(self.name)
+        top = pose.pos[2] + float(points[:, 2].max())
+        radius = float(np.hypot(points[:, 0], points[:, 1]).max()) + _SLIDE_PLAY_M
+        boxes = self.world.boxes(without=[self.name])
+        ways = boxes.ways_out(pose.pos[:2])
+        lengths = np.hypot(ways[:, 0], ways[:, 1])
+        over = (boxes.low > top - _SLIDE_PLAY_M) & (lengths < radius) & (lengths > 0)
+        if not over.any():
+            return None
+        nearest = int(np.argmin(np.where(over, lengths, np.inf)))
+        aside: Array = ways[nearest] / lengths[nearest] * (radius - lengths[nearest] + _SLIDE_PLAY_M)
+        return aside
 
     def _needed_height(self, pose: Pose, place: Placement) -> float:
         """How high the object's origin must be to pass over what stands between it and its place."""

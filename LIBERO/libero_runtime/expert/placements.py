@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.expert.world import ExpertError, Goal, World
+from libero_runtime.expert.world import ExpertError, Goal, Region, World
 
 Array = NDArray[np.float64]
 
 _SUPPORT_RADIUS_M = 0.025
 _DROP_M = 0.02  # groceries are let go this far inside a container
-_OUTWARDS_M = 0.015  # in a drawer, away from the cabinet's front: the hand needs room there
-_EDGE_M = 0.010
+_PLAY_M = 0.003
+_INSIDE_M = 0.025  # from a drawer's end
+_EDGE_M = 0.018
 _PRESS_M = 0.010  # aim below the support: contact is what ends the way down
 
 
@@ -50,6 +51,17 @@ def _on_object(world: World, name: str, support: str) -> Placement:
     )
 
 
+def _out_of_the_way(world: World, region: Region, name: str) -> float:
+    """How far from a drawer's middle an object must go in, to pass by the handles of the drawers above it."""
+    front = world.front_above(region)
+    if front is None or region.joint is None:
+        return 0.0
+    points, out = world.world_points(name), world.drawer_out(region.joint)
+    reach = -float((points[:, :2] @ out).min())
+    needed = front + reach + _PLAY_M - float(region.pose.pos[:2] @ out)
+    return float(np.clip(needed, 0.0, region.half[:2] @ np.abs(out) - _INSIDE_M))
+
+
 def _in_region(world: World, goal: Goal) -> Placement:
     """Inside a basket, a drawer, a compartment: the middle of the region, next to what else belongs there."""
     name, region = goal[1], world.region(goal[2])
@@ -62,9 +74,9 @@ def _in_region(world: World, goal: Goal) -> Placement:
     below = _height_below_origin(world, name)
     floor = position[2] - half[2] + below
     if region.joint is not None:
-        position[:2] += _OUTWARDS_M * world.drawer_out(region.joint)
+        position[:2] += _out_of_the_way(world, region, name) * world.drawer_out(region.joint)
     position[2] = max(floor, position[2] + half[2] - 0.01 - _DROP_M) if region.joint is None else floor - _PRESS_M
-    return Placement(position=position, tolerance=0.015, near=0.03)
+    return Placement(position=position, tolerance=0.015, near=0.03 if region.joint is None else 0.012)
 
 
 def _free_stretch(world: World, goal: Goal, middle: Array, *, wide: int, half: float) -> tuple[float, float]:

@@ -15,6 +15,7 @@ Array = NDArray[np.float64]
 HOVER_M = 0.10  # above the target while still far from it
 APPROACH_SLOPE = 2.0  # rise of the approach per metre of remaining distance
 _CLEARANCE_M = 0.025
+_MARGIN_M, _TAPER = 0.06, 0.6  # what is so close to the way, less so at its end, is passed above
 _SLOW_DOWN_M = 0.03
 
 
@@ -69,8 +70,9 @@ class Skill(ABC):
     def over_obstacles(self, target: Array, *, without: tuple[str, ...], near: float = 0.05) -> Array:
         """A target (3,) raised, and first held back sideways, so that the fingers pass above what is on the way."""
         hand = self.world.hand
-        needed = self.world.tallest_between(hand.pos[:2], target[:2], margin=0.06, near=near, without=without)
-        needed += _CLEARANCE_M
+        needed = _CLEARANCE_M + self.world.tallest_between(
+            hand.pos[:2], target[:2], margin=_MARGIN_M, near=near, taper=_TAPER, without=without
+        )
         raised: Array = target.copy()
         if needed > target[2]:
             raised[2] = needed

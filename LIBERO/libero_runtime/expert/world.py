@@ -20,6 +20,7 @@ _HAND_SITE = "gripper0_grip_site"
 _FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
 _POINT_SPACING_M = 0.004
 _CORRIDOR_SAMPLES = 16
+_FRONT_AWAY_M = 0.05  # a front further than this behind an open drawer's middle is out of the way
 _UPRIGHT = 0.999  # cosine of the lean up to which a box counts as standing straight
 
 
@@ -54,11 +55,12 @@ class Region:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Obstacles seen from above: rectangles (G) and the height each reaches up to."""
+    """Obstacles seen from above: rectangles (G) and the heights between which each is."""
 
     center: Array  # (G, 2)
     axes: Array  # (G, 2, 2) rows are the rectangles' own axes
     half: Array  # (G, 2)
+    low: Array  # (G,)
     high: Array  # (G,)
 
     @classmethod
@@ -75,11 +77,12 @@ class Boxes:
         for row in rows:
             others = [axis for axis in range(3) if axis != upright[row]]
             axes[row], flat[row] = mat[row][:2, others].T, aabb[row, 3:][others]
-        return cls(center=center[:, :2], axes=axes, half=flat, high=center[:, 2] + half[:, 2])
+        low, high = center[:, 2] - half[:, 2], center[:, 2] + half[:, 2]
+        return cls(center=center[:, :2], axes=axes, half=flat, low=low, high=high)
 
     def about(self, origin: Array) -> Boxes:
         """The same about a point (3,)."""
-        return Boxes(self.center - origin[:2], self.axes, self.half, self.high - origin[2])
+        return Boxes(self.center - origin[:2], self.axes, self.half, self.low - origin[2], self.high - origin[2])
 
     def distances(self, points: Array) -> Array:
         """Horizontal distance (N, G) of points (N, 2) from every rectangle."""
@@ -87,6 +90,13 @@ class Boxes:
         outside = np.maximum(np.abs(local) - self.half, 0.0)
         distances: Array = np.hypot(outside[..., 0], outside[..., 1])
         return distances
+
+    def ways_out(self, point: Array) -> Array:
+        """Horizontal displacements (G, 2) of a point (2,) from the nearest point of every rectangle."""
+        local = np.einsum("gij,gj->gi", self.axes, point - self.center)
+        outside = local - np.clip(local, -self.half, self.half)
+        ways: Array = np.einsum("gij,gi->gj", self.axes, outside)
+        return ways
 
 
 def _surface_points(kind: int, size: Array) -> Array:
@@ -133,6 +143,7 @@ class World:
         self.data, self.model = scene.data, scene.model
         self._hand = int(self.model.site(_HAND_SITE).id)
         self._fingers = [int(self.model.joint(name).qposadr[0]) for name in _FINGER_JOINTS]
+        self._finger_dofs = [int(self.model.joint(name).dofadr[0]) for name in _FINGER_JOINTS]
         self.robot_xy: Array = self.data.body("robot0_base").xpos[:2].copy()
         self.goals: tuple[Goal, ...] = tuple(
             tuple(str(word).lower() if index == 0 else str(word) for index, word in enumerate(goal))
@@ -148,6 +159,7 @@ class World:
         data = self.data
         self.hand = Pose(data.site_xpos[self._hand].copy(), data.site_xmat[self._hand].reshape(3, 3).copy())
         self.finger_gap = float(data.qpos[self._fingers[0]] - data.qpos[self._fingers[1]])
+        self.closing_speed = float(data.qvel[self._finger_dofs[1]] - data.qvel[self._finger_dofs[0]])
 
     # Predicates and names ---------------------------------------------------------------------------------------
 
@@ -173,6 +185,13 @@ class World:
         """Pose of an object or fixture."""
         body = int(self._env.obj_body_id[name])
         return Pose(self.data.xpos[body].copy(), self.data.xmat[body].reshape(3, 3).copy())
+
+    def speed(self, name: str) -> float:
+        """How fast an object's origin moves (m/s)."""
+        velocity = np.zeros(6)
+        body = int(self._env.obj_body_id[name])
+        mujoco.mj_objectVelocity(self.model, self.data, mujoco.mjtObj.mjOBJ_XBODY, body, velocity, 0)
+        return float(np.linalg.norm(velocity[3:]))
 
     def region(self, name: str) -> Region:
         """A region, where it is now."""
@@ -202,6 +221,22 @@ class World:
         axis = self.data.xaxis[index][:2] * (1.0 if abs(high) > abs(low) else -1.0)
         out: Array = axis / float(np.linalg.norm(axis))
         return out
+
+    def front_above(self, region: Region) -> float | None:
+        """How far out, along a drawer's way, the rest of its cabinet reaches above it.
+
+        None where that is far behind the open drawer.
+        """
+        if region.joint is None or region.parent is None:
+            raise ExpertError(f"{region.name} is not the inside of a drawer")
+        out, body = self.drawer_out(region.joint), int(self.model.jnt_bodyid[self.model.joint(region.joint).id])
+        top = float(self.part_points(body)[:, 2].max())
+        geoms = self._own_geoms(int(self._env.obj_body_id[region.parent]), whole_tree=True)
+        rest = [geom for geom in geoms if self.model.geom_bodyid[geom] != body]
+        points = self._geom_points(rest, Pose(np.zeros(3), np.eye(3)))
+        points = points[points[:, 2] > top]
+        reach = float((points[:, :2] @ out).max()) if len(points) else -np.inf
+        return reach if reach > float(region.pose.pos[:2] @ out) - _FRONT_AWAY_M else None
 
     # Collision geometry -----------------------------------------------------------------------------------------
 
@@ -257,16 +292,24 @@ class World:
         )
 
     def tallest_between(
-        self, start: Array, end: Array, *, margin: float, near: float, without: Collection[str] = ()
+        self,
+        start: Array,
+        end: Array,
+        *,
+        margin: float,
+        near: float,
+        taper: float = np.inf,
+        without: Collection[str] = (),
     ) -> float:
         """Height of what stands within `margin` of the straight way from start to end (2,), its last `near` left out.
 
-        Minus infinity when nothing does.
+        Within `margin / taper` of the end the margin shrinks in proportion. Minus infinity when nothing is there.
         """
         distance = float(np.hypot(*(end - start)))
         if distance <= near:
             return -np.inf
         boxes = self.boxes(without=without)
         fractions = np.linspace(0.0, 1.0 - near / distance, _CORRIDOR_SAMPLES)
-        close = (boxes.distances(start + fractions[:, None] * (end - start)) < margin).any(axis=0)
+        margins = np.minimum(margin, taper * (distance * (1.0 - fractions) + 1e-9))
+        close = (boxes.distances(start + fractions[:, None] * (end - start)) < margins[:, None]).any(axis=0)
         return float(boxes.high[close].max()) if close.any() else -np.inf
