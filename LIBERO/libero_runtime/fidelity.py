@@ -31,7 +31,8 @@ from libero_runtime.controller import ExactController
 from libero_runtime.models import quiet_robosuite
 from libero_runtime.opengl import OpenGLError, select_opengl
 from libero_runtime.paths import LiberoPathError, prepare_libero
-from libero_runtime.scene import IDLE_ACTION, Pose, SampleClock, Scene, Slot, start_seed
+from libero_runtime.scene import IDLE_ACTION, Scene
+from libero_runtime.slots import Pose, SampleClock, Slot, start_seed
 from libero_runtime.stepper import STATE
 from libero_runtime.suites import SuiteError, TaskSpec, init_states, load_suite
 

@@ -10,11 +10,10 @@ N cameras, H and W pixels, C colours.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -24,126 +23,31 @@ from libero_runtime.controller import ExactController
 from libero_runtime.kernel import Goal
 from libero_runtime.models import SharedModel, build_env
 from libero_runtime.rendering import Look
+from libero_runtime.slots import (
+    CONTROL_HZ,
+    Advance,
+    Outcome,
+    Pose,
+    SampleClock,
+    Slot,
+    View,
+    axis_angle,
+    check_start,
+    start_seed,
+)
 from libero_runtime.stepper import STATE, SUBSTEPS, Stepper, StepperState
 from libero_runtime.success import compile_goal
 from libero_runtime.suites import SuiteError, TaskSpec, init_states
 
 Array = NDArray[np.float64]
-CONTROL_HZ = 20
 PROPRIO_DIM = 8
 IDLE_ACTION = np.array([0.0] * 6 + [-1.0])
-_SUBSTEP_S = 0.002
 _START_CACHE_SIZE = 1024  # settled starts kept per scene, some 5 kB each
 _VIEW_CACHE_SIZE = 16  # first observations kept per scene: a group of rollouts shares its start
 
 
 class SimulationError(RuntimeError):
     """MuJoCo's state went bad; the message names task, initial state, step and MuJoCo's warning."""
-
-
-@dataclass(frozen=True)
-class View:
-    """What a policy sees."""
-
-    images_NHWC: NDArray[np.uint8]
-    proprio: NDArray[np.float32]  # (8,)
-
-
-@dataclass(frozen=True)
-class SampleClock:
-    """When stock LIBERO samples its observations, in its own floating-point arithmetic.
-
-    It looks once per 50 ms of simulated time, but its timer also counts the two forced looks of a reset: the look
-    falls on the 24th of the 25 substeps, not after the last. Only exact stepping reproduces this.
-    """
-
-    elapsed_s: float = 0.0
-    sampled: bool = False
-
-    def forced(self) -> SampleClock:
-        """After a look outside stepping."""
-        return SampleClock(self.elapsed_s + _SUBSTEP_S, True)
-
-    def tick(self) -> tuple[SampleClock, bool]:
-        """After one substep: the new clock, and whether stock looks now."""
-        elapsed, sampled, look = self.elapsed_s + _SUBSTEP_S, self.sampled, False
-        if not sampled and elapsed <= 1.0 / CONTROL_HZ:
-            sampled = look = True
-        if elapsed >= 1.0 / CONTROL_HZ:
-            look = look or not sampled
-            elapsed, sampled = elapsed % (1.0 / CONTROL_HZ), False
-        return SampleClock(elapsed, sampled), look
-
-
-@dataclass(frozen=True)
-class Pose:
-    """What a picture of an episode depends on."""
-
-    fixture_pos: Array  # (num_fixtures, 3): not part of MuJoCo's state
-    fixture_quat: Array  # (num_fixtures, 4)
-    drawn_qpos: Array  # (nq,) positions of everything, one substep ago: stock's observations lag likewise
-    qpos: Array  # (nq,) present positions: a burner is lit by its knob's
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One episode at rest, as plain arrays; valid for any `Scene` built for the same task and options."""
-
-    integration: Array  # MuJoCo's integration state
-    controller: Array  # (15,) see kernel.STATE_SIZE
-    pose: Pose
-    init_index: int
-    seed: int
-    num_steps: int  # control steps since the idle steps ended
-    success: bool  # goal predicate after the last step
-    clock: SampleClock  # exact stepping only, with the last observation it took
-    sampled_view: View | None
-
-
-@dataclass(frozen=True)
-class Advance:
-    """What came of a chunk in one episode, before anything is drawn."""
-
-    slot: Slot
-    success: list[bool]  # goal predicate after each simulated action
-    proprio: NDArray[np.float32]
-    recorded: list[Pose]  # to be drawn
-    failure: str | None  # why the episode cannot go on; `slot` is then the one before the chunk
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a chunk in one episode."""
-
-    success: list[bool]  # goal predicate after each simulated action
-    view: View  # after the last one
-    recorded: list[NDArray[np.uint8]]  # (H, W, 3) frames of the first camera
-
-
-def start_seed(*, task_id: int, init_index: int, seed: int) -> int:
-    """32-bit seed of everything random in an episode start."""
-    return int(np.random.SeedSequence([task_id, init_index, seed]).generate_state(1)[0])
-
-
-def check_start(task: TaskSpec, *, init_index: int, seed: int) -> None:
-    """Raise when a task has no such initial state, or the seed is not one."""
-    num_states = len(init_states(task))
-    if not 0 <= init_index < num_states:
-        raise SuiteError(
-            f"init_index {init_index} is out of range: task {task.task_id} of {task.suite} has "
-            f"initial states 0 to {num_states - 1}"
-        )
-    if seed < 0:
-        raise SuiteError(f"seed {seed} of an episode start must not be negative")
-
-
-def axis_angle(quat_wxyz: Array) -> Array:
-    """Rotation vector (3,) of a unit quaternion; the angle is in [0, 2 pi], as robosuite's own conversion."""
-    w = min(max(float(quat_wxyz[0]), -1.0), 1.0)
-    scale = math.sqrt(1.0 - w * w)
-    if scale == 0.0:
-        return np.zeros(3)
-    return (quat_wxyz[1:] * 2.0 * math.acos(w)) / scale
 
 
 class Scene:

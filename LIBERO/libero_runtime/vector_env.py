@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from libero_runtime.kernel import ACTION_DIM
 from libero_runtime.rendering import LOOKS, Look
-from libero_runtime.scene import PROPRIO_DIM, Advance, Scene, SimulationError, Slot, check_start
+from libero_runtime.scene import PROPRIO_DIM, Scene, SimulationError
+from libero_runtime.slots import Advance, Slot, check_start
 from libero_runtime.suites import TaskSpec, load_suite
 
 __all__ = ["ChunkResult", "EpisodeStart", "Frames", "LiberoVectorEnv", "SimulationError", "VectorEnvError"]

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from libero_runtime import kernel, robot_meshes, scene, stepper
+from libero_runtime import kernel, robot_meshes, scene, slots, stepper
 from libero_runtime.expert import ScriptedExpert
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
@@ -139,7 +139,7 @@ def stock_episode(init_index: int, actions: np.ndarray) -> dict[str, np.ndarray]
     stock = OffScreenRenderEnv(
         bddl_file_name=str(task.bddl_path), camera_names=["agentview"], camera_heights=256, camera_widths=256
     )
-    stock.seed(scene.start_seed(task_id=TASK, init_index=init_index, seed=5))
+    stock.seed(slots.start_seed(task_id=TASK, init_index=init_index, seed=5))
     stock.reset()
     stock.set_init_state(init_states(task)[init_index])
     record = {"physics": [], "reward": [], "done": [], "images": [], "proprio": []}
