@@ -29,6 +29,7 @@ from libero_runtime.slots import (
     Outcome,
     Pose,
     SampleClock,
+    SimulationError,
     Slot,
     View,
     axis_angle,
@@ -40,14 +41,9 @@ from libero_runtime.success import compile_goal
 from libero_runtime.suites import SuiteError, TaskSpec, init_states
 
 Array = NDArray[np.float64]
-PROPRIO_DIM = 8
 IDLE_ACTION = np.array([0.0] * 6 + [-1.0])
 _START_CACHE_SIZE = 1024  # settled starts kept per scene, some 5 kB each
 _VIEW_CACHE_SIZE = 16  # first observations kept per scene: a group of rollouts shares its start
-
-
-class SimulationError(RuntimeError):
-    """MuJoCo's state went bad; the message names task, initial state, step and MuJoCo's warning."""
 
 
 class Scene:

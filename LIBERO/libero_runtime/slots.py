@@ -15,7 +15,12 @@ from libero_runtime.suites import SuiteError, TaskSpec, init_states
 
 Array = NDArray[np.float64]
 CONTROL_HZ = 20
+PROPRIO_DIM = 8
 _SUBSTEP_S = 0.002
+
+
+class SimulationError(RuntimeError):
+    """MuJoCo's state went bad; the message names task, initial state, step and MuJoCo's warning."""
 
 
 @dataclass(frozen=True)

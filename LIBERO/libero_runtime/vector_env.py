@@ -11,56 +11,21 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.kernel import ACTION_DIM
-from libero_runtime.rendering import LOOKS, Look
-from libero_runtime.scene import PROPRIO_DIM, Scene, SimulationError
-from libero_runtime.slots import Advance, Slot, check_start
-from libero_runtime.suites import TaskSpec, load_suite
+from libero_runtime.rendering import Look
+from libero_runtime.scene import Scene
+from libero_runtime.slots import Advance, SimulationError, Slot
+from libero_runtime.suites import TaskSpec
+from libero_runtime.vector_face import ChunkResult, EpisodeStart, Frames, VectorEnvError, VectorFace, check_options
 
 __all__ = ["ChunkResult", "EpisodeStart", "Frames", "LiberoVectorEnv", "SimulationError", "VectorEnvError"]
 
 _Result = TypeVar("_Result")
 _Entry = TypeVar("_Entry")
-ON_FAILURE = ("raise", "freeze")
-
-
-class VectorEnvError(ValueError):
-    """A call that does not fit the environments; the message says what was expected and what came."""
-
-
-@dataclass(frozen=True)
-class EpisodeStart:
-    """Which episode to begin: a task, one of its 50 published initial states, and the seed of the fixture poses."""
-
-    suite: str
-    task_id: int
-    init_index: int
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Observations of B environments."""
-
-    images_BNHWC: NDArray[np.uint8]  # rotated by 180 degrees, as policies are trained on
-    proprio_BP: NDArray[np.float32]  # end-effector position 3, axis-angle 3, finger positions 2
-    languages: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ChunkResult:
-    """What came of one chunk of actions."""
-
-    frames: Frames  # after the chunk
-    success_BC: NDArray[np.bool_]  # goal predicate after each action; actions not simulated repeat the last value
-    num_steps_B: NDArray[np.int64]  # actions simulated
-    recorded: tuple[NDArray[np.uint8], ...]  # (H, W, 3) frames of the first environment, when asked for
-    failures_B: tuple[str | None, ...] = ()  # why an episode cannot go on (MuJoCo's state went bad), else None
 
 
 @dataclass
@@ -97,7 +62,7 @@ class _Drawn:
     failure: str | None
 
 
-class LiberoVectorEnv:
+class LiberoVectorEnv(VectorFace):
     """B episodes over any mix of tasks; episodes of a task share one compiled scene.
 
     In the manner of `gymnasium.vector.VectorEnv` (spaces, `metadata`, `render`), with chunks of actions. Autoreset is
@@ -114,8 +79,6 @@ class LiberoVectorEnv:
     `ChunkResult.failures_B` of this and all further chunks until it is reset.
     """
 
-    render_mode = "rgb_array"
-
     def __init__(
         self,
         *,
@@ -129,27 +92,13 @@ class LiberoVectorEnv:
         num_threads: int = 1,
         on_failure: str = "raise",
     ) -> None:
-        for name, value in (
-            ("num_envs", num_envs),
-            ("image_size", image_size),
-            ("max_scenes", max_scenes),
-            ("num_threads", num_threads),
-        ):
-            if value < 1:
-                raise VectorEnvError(f"{name}={value} must be at least 1")
-        if num_idle_steps < 0:
-            raise VectorEnvError(f"num_idle_steps={num_idle_steps} must not be negative")
-        if look not in LOOKS:
-            raise VectorEnvError(f"look={look!r} must be one of {', '.join(LOOKS)}")
-        if on_failure not in ON_FAILURE:
-            raise VectorEnvError(f"on_failure={on_failure!r} must be one of {', '.join(ON_FAILURE)}")
-        if not cameras or isinstance(cameras, str):
-            raise VectorEnvError(f"cameras={cameras!r} must be a non-empty sequence of camera names")
+        counts = {"num_envs": num_envs, "image_size": image_size, "max_scenes": max_scenes, "num_threads": num_threads}
+        check_options(
+            counts=counts, cameras=cameras, look=look, num_idle_steps=num_idle_steps, on_failure=on_failure
+        )
         if exact and num_threads > 1:
             raise VectorEnvError(f"exact=True steps on one thread, given num_threads={num_threads}")
-        self.num_envs = num_envs
-        self._cameras = tuple(cameras)
-        self._image_size = image_size
+        super().__init__(num_envs=num_envs, cameras=cameras, image_size=image_size)
         self._look: Look = "official" if look == "official" else "fast"
         self._num_idle_steps = num_idle_steps
         self._max_scenes = max_scenes
@@ -158,53 +107,6 @@ class LiberoVectorEnv:
         self._pool = ThreadPoolExecutor(num_threads, "libero-step") if num_threads > 1 else None
         self._scenes: OrderedDict[tuple[str, int], Scene] = OrderedDict()
         self._episodes: list[_Episode | None] = [None] * num_envs
-        self._images_BNHWC = np.zeros((num_envs, len(cameras), image_size, image_size, 3), dtype=np.uint8)
-        self._proprio_BP = np.zeros((num_envs, PROPRIO_DIM), dtype=np.float32)
-
-    # Gymnasium's vocabulary -------------------------------------------------------------------------------------
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Autoreset mode and render modes, under Gymnasium's keys."""
-        from gymnasium.vector import AutoresetMode
-
-        return {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": ["rgb_array"], "render_fps": 20}
-
-    @property
-    def single_action_space(self) -> Any:
-        """Of one action (7,): six OSC deltas, and the gripper, -1 open, +1 close."""
-        from gymnasium import spaces
-
-        return spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
-
-    @property
-    def single_observation_space(self) -> Any:
-        """Of one environment's row of `Frames`: `images` (N, H, W, 3) and `proprio` (8,)."""
-        from gymnasium import spaces
-
-        size = self._image_size
-        return spaces.Dict({
-            "images": spaces.Box(0, 255, (len(self._cameras), size, size, 3), np.uint8),
-            "proprio": spaces.Box(-np.inf, np.inf, (PROPRIO_DIM,), np.float32),
-        })
-
-    @property
-    def action_space(self) -> Any:
-        """Of one action in every environment (B, 7); `step_chunk` takes C of them, (B, C, 7)."""
-        from gymnasium.vector.utils import batch_space
-
-        return batch_space(self.single_action_space, self.num_envs)
-
-    @property
-    def observation_space(self) -> Any:
-        """Of the observations of all environments."""
-        from gymnasium.vector.utils import batch_space
-
-        return batch_space(self.single_observation_space, self.num_envs)
-
-    def render(self, env_ids: Sequence[int] | None = None) -> NDArray[np.uint8]:
-        """Last observed images (B, H, W, 3) of the first camera; `record_every` of `step_chunk` sees more."""
-        return self._images_BNHWC[self._check_ids(env_ids), 0]
 
     # Episodes ---------------------------------------------------------------------------------------------------
 
@@ -214,11 +116,7 @@ class LiberoVectorEnv:
         Objects fall for `num_idle_steps` with the gripper open before the first observation.
         """
         ids = self._check_ids(env_ids)
-        if len(starts) != len(ids):
-            raise VectorEnvError(f"expected one start per environment, {len(ids)} in all, given {len(starts)}")
-        tasks = [load_suite(start.suite).task(start.task_id) for start in starts]
-        for task, start in zip(tasks, starts, strict=True):
-            check_start(task, init_index=start.init_index, seed=start.seed)
+        tasks = self._check_starts(starts, len(ids))
         rows = sorted(range(len(ids)), key=lambda i: (starts[i].suite, starts[i].task_id))
         for wave in self._waves(rows, lambda row: (starts[row].suite, starts[row].task_id)):
             self._settle([(tasks[row], starts[row]) for row in wave])
@@ -403,35 +301,8 @@ class LiberoVectorEnv:
             raise VectorEnvError(f"environment {env_id} has no episode: call reset() for it first")
         return episode
 
-    def _check_ids(self, env_ids: Sequence[int] | None) -> list[int]:
-        if env_ids is None:
-            return list(range(self.num_envs))
-        ids = [int(env_id) for env_id in env_ids]
-        outside = [env_id for env_id in ids if not 0 <= env_id < self.num_envs]
-        if outside:
-            raise VectorEnvError(f"env_ids {outside} are out of range: there are environments 0 to {self.num_envs - 1}")
-        if not ids or len(set(ids)) != len(ids):
-            raise VectorEnvError(f"env_ids must be a non-empty list of different environments, given {ids}")
-        return ids
-
-    def _check_actions(self, actions_BCA: NDArray[np.float32], ids: list[int]) -> NDArray[np.float64]:
-        actions = np.asarray(actions_BCA, dtype=np.float64)
-        num_ids = len(ids)
-        if actions.ndim != 3 or actions.shape[0] != num_ids or actions.shape[1] < 1 or actions.shape[2] != ACTION_DIM:
-            raise VectorEnvError(
-                f"actions must have shape ({num_ids}, C, {ACTION_DIM}) with C >= 1 for {num_ids} environments, "
-                f"given {actions.shape}"
-            )
-        if not np.isfinite(actions).all():
-            first = tuple(int(k) for k in np.argwhere(~np.isfinite(actions))[0])
-            raise VectorEnvError(
-                f"actions must be finite, given {actions[first]} at index {first} of (B, C, A), which is for "
-                f"{self._name(ids[first[0]])}"
-            )
-        return actions
-
-    def _name(self, env_id: int) -> str:
-        """An environment with what it is at."""
+    def describe(self, env_id: int) -> str:
+        """An environment with what it is at, for messages."""
         episode = self._episodes[env_id]
         if episode is None:
             return f"environment {env_id}"
@@ -440,14 +311,3 @@ class LiberoVectorEnv:
             f"environment {env_id} ({start.suite} task {start.task_id}, initial state {start.init_index}, seed "
             f"{start.seed}, step {episode.slot.num_steps})"
         )
-
-    @staticmethod
-    def _check_limits(max_steps_B: Sequence[int] | None, num_ids: int, num_actions: int) -> list[int]:
-        if max_steps_B is None:
-            return [num_actions] * num_ids
-        limits = [int(limit) for limit in max_steps_B]
-        if len(limits) != num_ids or min(limits) < 0:
-            raise VectorEnvError(
-                f"max_steps_B must hold {num_ids} numbers of at least 0, one per environment, given {limits}"
-            )
-        return [min(limit, num_actions) for limit in limits]
