@@ -5,6 +5,7 @@ T control steps, N cameras, H and W pixels. Every observation is what was seen *
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mujoco
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from libero_runtime.expert import ScriptedExpert
 from libero_runtime.scene import IDLE_ACTION, Scene
 
+# Control steps that evaluations give each suite.
+MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 _STACKED_M = 0.03  # objects whose centres are closer than this in the plane stand on each other: they move together
 _NUM_SETTLE_STEPS = 5
 
@@ -53,8 +56,26 @@ class Demonstration:
     num_grasps: int
 
 
-def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Demonstration:
-    """Run one episode to its success, or to `max_steps` or `max_grasps`."""
+@dataclass(frozen=True)
+class Attempt:
+    """How an episode went."""
+
+    success: bool
+    num_steps: int
+    num_grasps: int
+
+
+def try_episode(
+    scene: Scene,
+    plan: EpisodePlan,
+    options: EpisodeOptions,
+    *,
+    watch: Callable[[NDArray[np.float64]], None] | None = None,
+) -> Attempt:
+    """Run one episode to its success, or to `max_steps` or `max_grasps`.
+
+    `watch` is called before every step with the action (7,) to keep; nothing is drawn unless it does so.
+    """
     rng = np.random.default_rng(plan.seed)
     slot, _ = scene.start(init_index=plan.init_index, seed=plan.scene_seed)
     scene.load(slot)
@@ -62,32 +83,42 @@ def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Dem
         _jitter_objects(scene, rng, options.init_jitter)
     scene.refresh()
     expert = ScriptedExpert(scene)
-    arm = [int(scene.model.joint(f"robot0_joint{number}").qposadr[0]) for number in range(1, 8)]
-    actions, states, proprio, joints, images = [], [], [], [], []
-    success = False
-    for _ in range(options.max_steps):
+    num_steps, success = 0, False
+    while num_steps < options.max_steps and not success:
         wanted = expert.act()
         if expert.num_attempts > options.max_grasps:
             break
         executed = wanted.copy()
         executed[:6] = np.clip(executed[:6] + options.noise * rng.standard_normal(6), -1.0, 1.0)
-        actions.append(wanted if options.record == "expert" else executed)
-        data = scene.data
+        if watch is not None:
+            watch(wanted if options.record == "expert" else executed)
+        success = scene.step(executed)
+        num_steps += 1
+    return Attempt(success=success, num_steps=num_steps, num_grasps=expert.num_grasps)
+
+
+def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Demonstration:
+    """Run one episode and record it, pictures and all."""
+    data = scene.data
+    arm = [int(scene.model.joint(f"robot0_joint{number}").qposadr[0]) for number in range(1, 8)]
+    actions, states, proprio, joints, images = [], [], [], [], []
+
+    def watch(action: NDArray[np.float64]) -> None:
+        actions.append(action)
         states.append(np.concatenate([[data.time], data.qpos, data.qvel]))
         proprio.append(scene.proprio())
         joints.append(data.qpos[arm].copy())
         images.append(scene.render())
-        success = scene.step(executed)
-        if success:
-            break
+
+    attempt = try_episode(scene, plan, options, watch=watch)
     return Demonstration(
         actions_TA=np.asarray(actions, dtype=np.float32),
         states_TS=np.asarray(states, dtype=np.float64),
         proprio_TP=np.asarray(proprio, dtype=np.float32),
         joints_TJ=np.asarray(joints, dtype=np.float32),
         images_TNHWC=np.asarray(images, dtype=np.uint8),
-        success=success,
-        num_grasps=expert.num_grasps,
+        success=attempt.success,
+        num_grasps=attempt.num_grasps,
     )
 
 

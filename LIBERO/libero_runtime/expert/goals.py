@@ -6,6 +6,7 @@ import numpy as np
 
 from libero_runtime.expert.drawers import CloseDrawer, OpenDrawer
 from libero_runtime.expert.knob import TurnKnob
+from libero_runtime.expert.microwave import CloseDoor, PutInside
 from libero_runtime.expert.pick_place import PickPlace
 from libero_runtime.expert.push import Push
 from libero_runtime.expert.skill import Skill
@@ -34,14 +35,22 @@ def _skill_for(world: World, goal: Goal, *, last: bool) -> Skill:
     if kind == "open":
         return OpenDrawer(world, goal)
     if kind == "close":
-        return CloseDrawer(world, goal)
+        return CloseDrawer(world, goal) if world.is_region(goal[1]) else CloseDoor(world, goal)
     if kind == "in" and world.region(goal[2]).joint is not None:
         opening = OpenDrawer(world, ("open", goal[2]), for_object=goal[1])
         if not opening.far_enough:
             return opening
+    elif kind == "in" and _has_a_door(world, goal[2]):
+        return PutInside(world, goal)
     if kind == "on" and world.is_region(goal[2]) and _lies_flat(world, goal[1]):
         return Push(world, goal)
     return PickPlace(world, goal, last=last)
+
+
+def _has_a_door(world: World, region: str) -> bool:
+    """Whether a region is inside of something with a hinged door: it is reached from the front, not from above."""
+    parent = world.region(region).parent
+    return parent is not None and parent in world.fixtures and len(world.joint_names(parent)) > 0
 
 
 def _lies_flat(world: World, name: str) -> bool:

@@ -78,9 +78,12 @@ def facing_hand(direction: Array, dip: float) -> Array:
 
 
 def reaching_hand(direction: Array, dip: float) -> Array:
-    """Hand that points along a horizontal unit vector (2,), `dip` radians below it, fingers opening sideways."""
+    """Hand that points along a horizontal unit vector (2,), `dip` radians below it, fingers opening sideways.
+
+    Of the two such hands this is the one whose wrist bulges upwards.
+    """
     pointing = facing_hand(direction, dip)[:, 2]
-    fingers = np.array([-direction[1], direction[0], 0.0])
+    fingers = np.array([direction[1], -direction[0], 0.0])
     return np.stack([fingers, np.cross(pointing, fingers), pointing], axis=1)
 
 

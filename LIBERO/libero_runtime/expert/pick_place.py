@@ -66,7 +66,7 @@ class PickPlace(Skill):
         self.enter(APPROACH)
 
     def _side(self) -> Array:
-        """Side of a bowl or mug to take it by: the left one; for a drawer the one along its front, towards the robot."""
+        """Side of a bowl or mug to take it by: the left one; for a drawer the one along its front, nearer the robot."""
         if self.goal[0] != "in" or (joint := self.world.region(self.goal[2]).joint) is None:
             return _LEFT
         out = self.world.drawer_out(joint)  # between the handles of other drawers a hand only fits broadside
@@ -171,7 +171,7 @@ class PickPlace(Skill):
         return action(move=error, hand_mat=self._hand_mat(), present_mat=hand.mat, gripper=CLOSE)
 
     def _from_under_what_hangs_over(self, pose: Pose) -> Array | None:
-        """Displacement (2,) that frees the way up, for what stands partly under an open drawer; None where it is free."""
+        """Displacement (2,) that frees the way up, for what stands partly under an open drawer; None if it is free."""
         points = self.world.world_points(self.name)
         top = pose.pos[2] + float(points[:, 2].max())
         radius = float(np.hypot(points[:, 0], points[:, 1]).max()) + _SLIDE_PLAY_M

@@ -1,0 +1,233 @@
+"""A microwave: things are put in through its front, held by what sticks out of them, and its door is pushed shut."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.expert.motion import CLOSE, OPEN, lean_at, reaching_hand, upright_hand
+from libero_runtime.expert.skill import Skill
+from libero_runtime.expert.world import ExpertError, Goal, Pose, World
+
+Array = NDArray[np.float64]
+
+_DIP_RAD = 0.60
+_STAND_OFF_M = 0.09
+_TOLERANCE_M = 0.008
+_ALIGNED_RAD = 0.15
+_HANDLE_M = 0.030  # what sticks out is looked for at this depth
+_GRIP_M = 0.016  # pads' middle inside its end
+_BELOW_TOP_M = 0.020
+_WIDEST_M = 0.06
+_MAX_CLOSE_STEPS = 14
+_SQUEEZE_M = 0.004
+_LOST_M = 0.035
+_OVER_FLOOR_M = 0.025
+_SET_DOWN_M = 0.004
+_PROTRUDING_M = 0.006  # left outside the front: the door pushes it in, and the hand stays outside
+_BACK_M = 0.12
+_PLACED_M = 0.010
+
+
+class PutInside(Skill):
+    """Take what points out of the opening, lift, line up in front of it, push in, set down, back off."""
+
+    def __init__(self, world: World, goal: Goal) -> None:
+        super().__init__(world)
+        self.goal, self.name = goal, goal[1]
+        fixture = world.region(goal[2]).parent
+        if fixture is None:
+            raise ExpertError(f"{goal[2]} is not the inside of anything")
+        self._fixture = fixture
+        self._held: Array = np.zeros(3)
+        self._grip()
+        self.enter("approach")
+
+    # Where things are -------------------------------------------------------------------------------------------
+
+    def _inwards(self) -> Array:
+        """Horizontal unit vector (2,) into the opening: along the fixture's own y axis, which LIBERO's front faces."""
+        axis = self.world.pose(self._fixture).mat[:2, 1]
+        inwards: Array = axis / float(np.linalg.norm(axis))
+        return inwards
+
+    def _grip(self) -> Array:
+        """Hand position (3,) on what sticks out of the object against the way in."""
+        inwards = self._inwards()
+        points = self.world.world_points(self.name)
+        depth = points[:, :2] @ inwards
+        end = points[depth < depth.min() + _HANDLE_M]
+        side = end[:, :2] @ np.array([inwards[1], -inwards[0]])
+        if float(np.ptp(side)) > _WIDEST_M:
+            raise ExpertError(f"nothing that fits between the fingers sticks out of {self.name} towards the hand")
+        middle = (end.min(axis=0) + end.max(axis=0)) / 2
+        middle[2] = max(middle[2], float(end[:, 2].max()) - _BELOW_TOP_M)
+        middle[:2] += (float(depth.min()) + _GRIP_M - float(middle[:2] @ inwards)) * inwards
+        grip: Array = self.world.pose(self.name).pos + middle
+        return grip
+
+    def _place(self) -> Array:
+        """Where the object's origin (3,) goes: on the floor inside, its end just at the front."""
+        inwards = self._inwards()
+        pose, region = self.world.pose(self._fixture), self.world.region(self.goal[2])
+        points = self.world.world_points(self.name)
+        inside = self.world.world_points(self._fixture)
+        # The middle between the side walls and the height of the floor, seen from inside the region.
+        local = inside - (region.pose.pos - pose.pos)
+        across = np.array([inwards[1], -inwards[0]])
+        deep = (np.abs(local[:, :2] @ inwards) < 0.03) & (np.abs(local[:, 2]) < 0.03)
+        walls = local[deep, :2] @ across
+        middle = (float(walls[walls < 0].max()) + float(walls[walls > 0].min())) / 2
+        under = local[(np.hypot(local[:, 0], local[:, 1]) < 0.04) & (local[:, 2] < 0)]
+        floor = region.pose.pos[2] + float(under[:, 2].max())
+        # The case begins where its floor does.
+        low = local[(np.abs(local[:, :2] @ across - middle) < 0.04) & (local[:, 2] < under[:, 2].max() + 0.005)]
+        front = float((low[:, :2] @ inwards).min())
+        along = front - float((points[:, :2] @ inwards).min()) - _PROTRUDING_M
+        xy = region.pose.pos[:2] + middle * across + along * inwards
+        return np.array([*xy, floor - float(points[:, 2].min()) + _SET_DOWN_M])
+
+    def _hand_mat(self) -> Array:
+        return reaching_hand(self._inwards(), _DIP_RAD)
+
+    def _stand_off(self) -> Array:
+        position: Array = self._grip() - _STAND_OFF_M * self._hand_mat()[:, 2]
+        return position
+
+    def _in_hand(self, pose: Pose) -> Array:
+        hand = self.world.hand
+        relative: Array = hand.mat.T @ (pose.pos - hand.pos)
+        return relative
+
+    # Phases -----------------------------------------------------------------------------------------------------
+
+    def update(self) -> None:
+        world = self.world
+        pose = world.pose(self.name)
+        if self.phase == "approach":
+            near = float(np.linalg.norm(self._stand_off() - world.hand.pos)) < 2 * _TOLERANCE_M
+            if near and self.turn_left(self._hand_mat()) < _ALIGNED_RAD:
+                self.enter("reach")
+        elif self.phase == "reach":
+            if float(np.linalg.norm(self._grip() - world.hand.pos)) < _TOLERANCE_M:
+                self.num_attempts += 1
+                self.enter("grasp")
+            elif self.phase_steps > 40:
+                self.enter("back")
+        elif self.phase == "grasp":
+            if world.closing_speed < 0.01 and self.phase_steps > 6 or self.phase_steps >= _MAX_CLOSE_STEPS:
+                self._held = self._in_hand(pose)
+                self.enter("line up")
+        elif self.phase in ("line up", "insert"):
+            if float(np.linalg.norm(self._in_hand(pose) - self._held)) > _LOST_M:
+                self.enter("back")
+            elif self.phase == "line up":
+                error = self._in_front() - pose.pos
+                if float(np.linalg.norm(error)) < 2 * _PLACED_M:
+                    self.enter("insert")
+            elif float(np.linalg.norm((self._place() - pose.pos)[:2])) < _PLACED_M and self._is_down(pose):
+                self.enter("release")
+        elif self.phase == "release":
+            if world.finger_gap > 0.03:
+                self.enter("back")
+        elif self._backed_off():
+            self.finished = world.holds(self.goal)
+            self.enter("approach")
+
+    def _is_down(self, pose: Pose) -> bool:
+        return float(pose.pos[2] - self._place()[2]) < _PLACED_M
+
+    def _in_front(self) -> Array:
+        position = self._place()
+        points = self.world.world_points(self.name)
+        position[:2] -= float(np.ptp(points[:, :2] @ self._inwards()) + 0.02) * self._inwards()
+        position[2] += _OVER_FLOOR_M
+        return position
+
+    def _backed_off(self) -> bool:
+        return float((self._grip() - self.world.hand.pos)[:2] @ self._inwards()) > _BACK_M
+
+    def move(self) -> Array:
+        hand, hand_mat = self.world.hand.pos, self._hand_mat()
+        pose = self.world.pose(self.name)
+        if self.phase == "approach":
+            return self.towards(self.over_obstacles(self._stand_off(), without=()), hand_mat, OPEN)
+        if self.phase == "reach":
+            return self.towards(self._grip(), hand_mat, OPEN)
+        if self.phase == "grasp":
+            return self.towards(self._grip(), hand_mat, CLOSE)
+        if self.phase == "line up":
+            error = self._in_front() - pose.pos
+            error[:2] *= float(np.clip(1 - (error[2] - 0.01) / 0.02, 0.0, 1.0))
+            return self.towards(hand + error, hand_mat, CLOSE)
+        if self.phase == "insert":
+            error = self._place() - pose.pos
+            if float(np.linalg.norm(error[:2])) > _PLACED_M:
+                error[2] += _OVER_FLOOR_M
+            return self.towards(hand + error, hand_mat, CLOSE)
+        back = -0.06 * self._inwards() if self.phase == "back" else np.zeros(2)
+        return self.towards(hand + np.array([*back, 0.0]), hand_mat, OPEN)
+
+
+_PUSH_HEIGHT_M = 0.020  # pads' middle below the handle's upper end
+_FINGER_M = 0.015
+_PUSH_AHEAD_M = 0.06
+_DOOR_STAND_OFF_M = 0.05
+_BAR_M = 0.02
+
+
+class CloseDoor(Skill):
+    """Come down outside the open door's handle with a closed hand and push it round until the door is shut."""
+
+    def __init__(self, world: World, goal: Goal) -> None:
+        super().__init__(world)
+        self.goal = goal
+        self._joint = int(world.model.joint(world.joint_names(goal[1])[0]).id)
+        self._body = int(world.model.jnt_bodyid[self._joint])
+        low, high = world.model.jnt_range[self._joint]
+        self._closing = 1.0 if abs(low) > abs(high) else -1.0
+        self.enter("approach")
+
+    def _bar(self) -> tuple[Array, Array]:
+        """A point (3,) on the outside of the handle, and the way (2,) it moves while the door closes."""
+        anchor = self.world.data.xanchor[self._joint]
+        points = self.world.part_points(self._body) - anchor
+        turn = self._closing * float(np.sign(self.world.data.xaxis[self._joint][2]))
+        middle = points[:, :2].mean(axis=0)
+        closing = turn * np.array([-middle[1], middle[0]]) / float(np.linalg.norm(middle))
+        outside = -(points[:, :2] @ closing)
+        bar = points[outside > outside.max() - _BAR_M]
+        point = np.array([*(bar[:, :2].mean(axis=0)), float(bar[:, 2].max()) - _PUSH_HEIGHT_M])
+        radius = float(np.hypot(point[0], point[1]))
+        tangent: Array = turn * np.array([-point[1], point[0]]) / radius
+        return anchor + point, tangent
+
+    def update(self) -> None:
+        point, way = self._bar()
+        hand = self.world.hand.pos
+        if self.phase == "approach":
+            if float(np.linalg.norm(self._beside(point, way, _DOOR_STAND_OFF_M) - hand)) < 0.02:
+                self.num_attempts += 1
+                self.enter("push")
+        elif self.phase == "push":
+            passed = float((hand - point)[:2] @ way) > 0.02
+            if self.world.holds(self.goal) or passed or self.phase_steps > 120:
+                self.enter("back")
+        elif self.phase_steps > 8:
+            self.finished = self.world.holds(self.goal)
+            self.enter("approach")
+
+    def _beside(self, point: Array, way: Array, distance: float) -> Array:
+        position: Array = point - np.array([*(distance * way), 0.0])
+        return position
+
+    def move(self) -> Array:
+        point, way = self._bar()
+        hand = self.world.hand.pos
+        hand_mat = upright_hand(np.array([0.0, 1.0]), lean_at(hand, self.world.robot_xy))
+        if self.phase == "approach":
+            target = self._beside(point, way, _DOOR_STAND_OFF_M)
+            return self.come_down(target, hand_mat, tolerance=0.02, without=(), gripper=CLOSE)
+        if self.phase == "push":
+            return self.towards(self._beside(point, way, _FINGER_M - _PUSH_AHEAD_M), hand_mat, CLOSE)
+        return self.towards(hand + np.array([*(-0.05 * way), 0.03]), hand_mat, CLOSE)
