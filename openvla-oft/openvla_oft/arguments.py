@@ -12,7 +12,7 @@ from openvla_oft.layouts import LAYOUTS
 from openvla_oft.lora import LoraSettings
 from openvla_oft.objectives import OBJECTIVES
 from openvla_oft.statistics import ACTION_BOUNDS
-from openvla_oft.training import TrainConfig
+from openvla_oft.train_config import TrainConfig
 from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSizes
 
 TOWERS = {"dinov2": DINOV2, "siglip": SIGLIP}

@@ -27,7 +27,8 @@ import transformers
 from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, resume, writing
 from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.ranks import Ranks, end_process, joined
-from openvla_oft.training import TrainConfig, TrainResult, train
+from openvla_oft.train_config import TrainConfig
+from openvla_oft.training import TrainResult, train
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 
 logger = logging.getLogger(__name__)

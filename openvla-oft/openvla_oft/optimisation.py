@@ -33,6 +33,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
 class WeightAverage:
     """Exponential moving average of the trained parameters; the average forgets its start faster early on.
 
+    With a decay of 0 the average is the parameters themselves, and nothing is kept.
+
     Under FSDP2 the average of a shard is the shard of the average: nothing is gathered.
     """
 
@@ -40,14 +42,16 @@ class WeightAverage:
         if not 0 <= decay < 1:
             raise ValueError(f"ema decay {decay} must lie in [0, 1); 0 keeps the last weights")
         self.decay = decay
-        named = trainable(model)
+        named = trainable(model) if decay > 0 else {}
         self.names = list(named)
         self.parameters: Sequence[nn.Parameter] = list(named.values())
         self.averages: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step)) if self.decay > 0 else 0.0
+        if not self.averages:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._local_averages(), self._local_parameters(), 1 - decay)
 
     @contextmanager
@@ -62,6 +66,8 @@ class WeightAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the model's weights and the averages."""
+        if not self.averages:
+            return
         parameters, averages = self._local_parameters(), self._local_averages()
         current = [parameter.clone() for parameter in parameters]
         torch._foreach_copy_(parameters, averages)

@@ -8,8 +8,10 @@ exists is complete: it is written under another name and renamed.
 
 import fcntl
 import json
+import math
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,12 +36,13 @@ Settings = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands; ``loss_sum`` over the ``num_summed`` steps since the last log line."""
+    """Where a training stands; ``loss_sum`` over the ``num_summed`` steps since the last log line (``last_loss``)."""
 
     step: int = 0
     seconds: float = 0.0
     loss_sum: float = 0.0
     num_summed: int = 0
+    last_loss: float = math.nan
 
 
 def unfinished_folder(output: Path) -> Path:
@@ -126,9 +129,8 @@ def save(
         partial.mkdir(parents=True)
     ranks.wait()
     names = [name for name, parameter in trainable(learner).items() if parameter in optimizer.state]
-    state_dict_saver.save(
-        _tensors(learner, average, optimizer, names), checkpoint_id=partial, no_dist=ranks.mesh is None
-    )
+    with _alone_is_fine():
+        state_dict_saver.save(_tensors(learner, average, optimizer, names), checkpoint_id=partial)
     if ranks.is_first:
         text = json.dumps({**asdict(progress), "optimized": names})
         (partial / PROGRESS_FILE).write_text(text, encoding="utf-8")
@@ -139,9 +141,7 @@ def save(
     ranks.wait()
 
 
-def load(
-    state: Path, *, learner: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, ranks: Ranks
-) -> Progress:
+def load(state: Path, *, learner: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer) -> Progress:
     """Take back what ``save`` wrote. Collective; shards are cut anew where the number of ranks differs."""
     stored = json.loads((state / PROGRESS_FILE).read_text(encoding="utf-8"))
     names = stored.pop("optimized")
@@ -153,9 +153,8 @@ def load(
             "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
             "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
         }
-    state_dict_loader.load(
-        _tensors(learner, average, optimizer, names), checkpoint_id=state, no_dist=ranks.mesh is None
-    )
+    with _alone_is_fine():
+        state_dict_loader.load(_tensors(learner, average, optimizer, names), checkpoint_id=state)
     return Progress(**stored)
 
 
@@ -171,6 +170,13 @@ def _tensors(
     }
     weights = {name: parameter.detach() for name, parameter in parameters.items()}
     return {"weights": weights, "average": average.state(), "optimizer": moments}
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def _step_device(optimizer: torch.optim.Optimizer, parameter: Tensor) -> torch.device:

@@ -134,5 +134,9 @@ def test_weight_average_by_hand():
         assert model.weight.item() == pytest.approx(1.01)
     assert model.weight.item() == 2.0
     assert average.averages[0].item() == pytest.approx(1.01)
+    last = WeightAverage(model, decay=0)
+    last.update(step=0)
+    with last.applied():
+        assert model.weight.item() == 2.0
     with pytest.raises(ValueError, match="ema decay 1"):
         WeightAverage(model, decay=1.0)
