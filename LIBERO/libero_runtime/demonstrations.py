@@ -5,7 +5,8 @@
 
 Writes one HDF5 file per task in LIBERO's own layout (see `demonstration_files`). Only successful episodes are kept; an
 attempt that fails is replaced by another one. The same options give the same demonstrations whatever the number of
-workers. Episode i starts from initial state i modulo the number of initial states; repeats differ by their seed.
+workers. Episode i starts from initial state i modulo the number of initial states; repeats differ by their seed. A run
+that was interrupted continues when the same command is given again. `libero_runtime.demos` is the short command.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
+import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,10 @@ import numpy as np
 from tqdm import tqdm
 
 from libero_runtime.demonstration_files import COMPRESSIONS, demonstration_file, merge_parts, write_part
-from libero_runtime.episodes import EpisodeOptions, EpisodePlan, run_episode
+from libero_runtime.demonstration_parts import Parts
+from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, RunOptions, TaskBook, plan_attempt
+from libero_runtime.episodes import MAX_STEPS, EpisodeOptions, EpisodePlan, run_episode
+from libero_runtime.number_lists import parse_numbers
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import asset_kind, prepare_libero
 from libero_runtime.scene import Scene
@@ -39,91 +42,15 @@ from libero_runtime.suites import Suite, load_suite
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS_PER_EPISODE = 4  # give a task up when this many attempts per wanted episode did not suffice
 _MAX_DEATHS_IN_A_ROW = 3
-
-
-class DemonstrationError(ValueError):
-    """Options that do not fit, or a run that cannot produce what was asked for."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Everything that decides what is recorded."""
-
-    suite: str
-    tasks: tuple[int, ...]
-    episodes_per_task: int
-    seed: int
-    init_indices: tuple[int, ...]
-    cameras: tuple[str, ...]
-    image_size: int
-    compression: str
-    episode: EpisodeOptions
-
-
-@dataclass(frozen=True)
-class EpisodeReport:
-    """What a worker answers."""
-
-    task_id: int
-    attempt: int
-    success: bool
-    num_steps: int
-
-
-# Planning -----------------------------------------------------------------------------------------------------------
-
-
-def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> EpisodePlan:
-    """The attempt-th episode of a task: initial states in turn, seeds from the run's seed."""
-    scene_seed, seed = np.random.SeedSequence([options.seed, task_id, attempt]).generate_state(2)
-    return EpisodePlan(
-        task_id=task_id,
-        attempt=attempt,
-        init_index=options.init_indices[attempt % len(options.init_indices)],
-        scene_seed=int(scene_seed),
-        seed=int(seed),
-    )
-
-
-class TaskBook:
-    """Keeps count of a task's attempts: those to do, running, and done."""
-
-    def __init__(self, task_id: int, num_wanted: int) -> None:
-        self.task_id = task_id
-        self.num_wanted = num_wanted
-        self.pending = list(range(num_wanted))[::-1]
-        self.num_running = 0
-        self.successes: list[int] = []
-        self.lengths: list[int] = []
-        self.num_attempts = num_wanted
-
-    def next_attempt(self) -> int:
-        self.num_running += 1
-        return self.pending.pop()
-
-    def finish(self, report: EpisodeReport) -> None:
-        """Book a result; a failure is replaced by one more attempt."""
-        self.num_running -= 1
-        if report.success:
-            self.successes.append(report.attempt)
-            self.lengths.append(report.num_steps)
-            return
-        if self.num_attempts >= _ATTEMPTS_PER_EPISODE * self.num_wanted:
-            raise DemonstrationError(
-                f"task {self.task_id}: only {len(self.successes)} of {self.num_wanted} demonstrations after "
-                f"{self.num_attempts} attempts; lower --noise or --init-jitter, or raise --max-steps"
-            )
-        self.pending.insert(0, self.num_attempts)
-        self.num_attempts += 1
 
 
 # Workers ------------------------------------------------------------------------------------------------------------
 
 
-def _worker(connection: Connection, options: RunOptions, parts: Path) -> None:
+def _worker(connection: Connection, options: RunOptions, parts: Parts) -> None:
     """Run attempts as they are asked for, keeping the scene of the last task."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the main process's to deal with
     prepare_libero()
     suite = load_suite(options.suite)
     scene: Scene | None = None
@@ -137,16 +64,13 @@ def _worker(connection: Connection, options: RunOptions, parts: Path) -> None:
             scene = Scene(suite.task(plan.task_id), cameras=options.cameras, image_size=options.image_size)
         demo = run_episode(scene, plan, options.episode)
         if demo.success:
-            path = part_path(parts, plan.task_id, plan.attempt)
-            write_part(path, demo, plan, cameras=options.cameras, compression=options.compression)
+            path = parts.path(plan.task_id, plan.attempt)
+            partial = path.with_suffix(".partial")
+            write_part(partial, demo, plan, cameras=options.cameras, compression=options.compression)
+            partial.replace(path)
         connection.send(EpisodeReport(plan.task_id, plan.attempt, demo.success, len(demo.actions_TA)))
     if scene is not None:
         scene.close()
-
-
-def part_path(parts: Path, task_id: int, attempt: int) -> Path:
-    """File of one episode until the task is complete."""
-    return parts / f"task{task_id}_attempt{attempt:06d}.hdf5"
 
 
 @dataclass
@@ -162,7 +86,7 @@ class _Handle:
 class _Team:
     """A fixed number of worker processes; one that dies is replaced."""
 
-    def __init__(self, num_workers: int, options: RunOptions, parts: Path) -> None:
+    def __init__(self, num_workers: int, options: RunOptions, parts: Parts) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._options, self._parts = options, parts
         self._deaths_in_a_row = 0
@@ -235,62 +159,85 @@ def _choose(handle: _Handle, books: dict[int, TaskBook], handles: Sequence[_Hand
 # The run ------------------------------------------------------------------------------------------------------------
 
 
-def record(options: RunOptions, *, output: Path, num_workers: int, show_progress: bool = True) -> dict[int, TaskBook]:
-    """Record all demonstrations and write the files; returns the count of each task."""
+def record(
+    options: RunOptions, *, output: Path, num_workers: int, show_progress: bool = True, restart: bool = False
+) -> dict[int, TaskBook]:
+    """Record all demonstrations and write the files; returns the count of each task.
+
+    What an interrupted run with the same options finished is kept; `restart` throws it away.
+    """
     suite = load_suite(options.suite)
     output.mkdir(parents=True, exist_ok=True)
     prepare_libero()  # generates the assets once, before the workers look for them
     description = json.dumps({**dataclasses.asdict(options), "assets": asset_kind()})
+    parts = Parts(output, description, restart=restart)
     books = {task_id: TaskBook(task_id, options.episodes_per_task) for task_id in options.tasks}
     unwritten = set(options.tasks)
-    parts = Path(tempfile.mkdtemp(prefix=".parts-", dir=output))
-    team: _Team | None = None
-    try:
-        team = _Team(min(num_workers, options.episodes_per_task * len(books)), options, parts)
-        with tqdm(total=options.episodes_per_task * len(books), unit="demo", disable=not show_progress) as bar:
-            while unwritten:
-                for handle in team.handles:
-                    if handle.plan is None and (book := _choose(handle, books, team.handles)) is not None:
-                        team.assign(handle, plan_attempt(options, book.task_id, book.next_attempt()))
-                for report in team.reports():
-                    book = books[report.task_id]
-                    book.finish(report)
-                    bar.update(report.success)
-                    if len(book.successes) == book.num_wanted:
-                        _write(book, options, suite, parts, output, description)
-                        unwritten.remove(book.task_id)
-    finally:
-        if team is not None:
-            team.close()
-        shutil.rmtree(parts, ignore_errors=True)
+    for task_id, book in books.items():
+        lengths = parts.complete_file(suite.task(task_id), output)
+        if lengths is not None:
+            book.recall([EpisodeReport(task_id, index, True, length) for index, length in enumerate(lengths)])
+            unwritten.remove(task_id)
+    if not unwritten:
+        return books
+    with (
+        parts.begun(),
+        tqdm(total=options.episodes_per_task * len(books), unit="demo", disable=not show_progress) as bar,
+    ):
+        for task_id in sorted(unwritten):
+            books[task_id].recall(parts.finished(task_id))
+            if books[task_id].complete:
+                _write(books[task_id], options, suite, parts, output, description)
+                unwritten.remove(task_id)
+        bar.update(sum(len(book.successes) for book in books.values()))
+        if unwritten:
+            _record_rest(options, books, unwritten, suite, parts, output, description, num_workers, bar)
+    parts.remove()
     return books
 
 
-def _write(book: TaskBook, options: RunOptions, suite: Suite, parts: Path, output: Path, description: str) -> None:
+def _record_rest(
+    options: RunOptions,
+    books: dict[int, TaskBook],
+    unwritten: set[int],
+    suite: Suite,
+    parts: Parts,
+    output: Path,
+    description: str,
+    num_workers: int,
+    bar: tqdm,
+) -> None:
+    """Make the attempts that are missing; `unwritten` empties as the tasks' files are written."""
+    num_pending = sum(len(book.pending) for book in books.values())
+    team = _Team(min(num_workers, num_pending), options, parts)
+    try:
+        while unwritten:
+            for handle in team.handles:
+                if handle.plan is None and (book := _choose(handle, books, team.handles)) is not None:
+                    team.assign(handle, plan_attempt(options, book.task_id, book.next_attempt()))
+            for report in team.reports():
+                book = books[report.task_id]
+                if report.num_steps > 0:  # not of a worker that died
+                    parts.note(report)
+                book.finish(report)
+                bar.update(report.success)
+                if book.complete:
+                    _write(book, options, suite, parts, output, description)
+                    unwritten.remove(book.task_id)
+    finally:
+        team.close()
+
+
+def _write(book: TaskBook, options: RunOptions, suite: Suite, parts: Parts, output: Path, description: str) -> None:
     task = suite.task(book.task_id)
-    files = [part_path(parts, book.task_id, attempt) for attempt in sorted(book.successes)]
+    files = [parts.path(book.task_id, attempt) for attempt in sorted(book.successes)]
     target = demonstration_file(output, task)
-    merge_parts(
-        target, files, task, cameras=options.cameras, image_size=options.image_size, options=description
-    )
+    merge_parts(target, files, task, cameras=options.cameras, image_size=options.image_size, options=description)
     for file in files:
         file.unlink()
 
 
 # Command line -------------------------------------------------------------------------------------------------------
-
-
-def parse_numbers(text: str) -> tuple[int, ...]:
-    """Numbers and ranges: "0-3,7" is 0, 1, 2, 3, 7."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise DemonstrationError(f"expected numbers and ranges such as 0-3,7, given {text!r}")
-        numbers += range(int(first), int(last or first) + 1)
-    if not numbers or len(set(numbers)) != len(numbers):
-        raise DemonstrationError(f"{text!r} names no number, or one of them twice")
-    return tuple(numbers)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -299,10 +246,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Record demonstrations of the scripted expert in LIBERO's HDF5 layout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--suite", default="libero_spatial", help="task suite (the expert knows libero_spatial)")
-    parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
+    parser.add_argument(
+        "--suite", default="libero_spatial", help=f"task suite; the expert knows {', '.join(MAX_STEPS)}"
+    )
+    add_options(parser)
     parser.add_argument("--episodes-per-task", type=int, default=50, help="demonstrations to keep of each task")
     parser.add_argument("--output", type=Path, required=True, help="folder for the files")
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What both commands share."""
+    parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
     parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes, one per core")
     parser.add_argument("--noise", type=float, default=0.05, help="spread of the noise on the executed motion")
     parser.add_argument(
@@ -316,10 +271,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cameras", default="agentview", help="camera names, separated by commas")
     parser.add_argument("--image-size", type=int, default=256, help="pixels (LIBERO's own files have 128)")
     parser.add_argument("--compression", choices=COMPRESSIONS, default="lzf", help="of the pictures")
-    parser.add_argument("--max-steps", type=int, default=220, help="an episode is given up after so many steps")
-    parser.add_argument("--max-grasps", type=int, default=3, help="an episode is given up after so many grasps")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+    parser.add_argument(
+        "--max-steps", type=int, help="an episode is given up after so many steps (default: the suite's own limit)"
+    )
+    parser.add_argument(
+        "--max-grasps", type=int, default=3, help="an episode is given up after so many attempts at one thing"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of noise, jitter and the poses of fixtures")
+    parser.add_argument("--restart", action="store_true", help="throw away what is in the folder from earlier runs")
 
 
 def _flag(name: str) -> str:
@@ -328,7 +287,7 @@ def _flag(name: str) -> str:
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
     for name in ("episodes_per_task", "num_workers", "image_size", "max_steps", "max_grasps"):
-        if getattr(arguments, name) < 1:
+        if (getattr(arguments, name) or 0) < 1 and not (name == "max_steps" and arguments.max_steps is None):
             raise DemonstrationError(f"{_flag(name)} must be at least 1, given {getattr(arguments, name)}")
     for name in ("noise", "init_jitter", "seed"):
         if getattr(arguments, name) < 0:
@@ -350,7 +309,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
             noise=arguments.noise,
             record=arguments.record,
             init_jitter=arguments.init_jitter,
-            max_steps=arguments.max_steps,
+            max_steps=arguments.max_steps or MAX_STEPS.get(suite.name, max(MAX_STEPS.values())),
             max_grasps=arguments.max_grasps,
         ),
     )
@@ -373,7 +332,11 @@ def _summary(books: dict[int, TaskBook], seconds: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parsed = _parser().parse_args(arguments)
+    return run(_parser().parse_args(arguments))
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Carry out a parsed command line; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # One process per core: threads inside them would only get into each other's way. Inherited by the workers.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -382,10 +345,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _options(parsed)
         select_opengl()
-        books = record(options, output=parsed.output, num_workers=parsed.num_workers)
+        books = record(options, output=parsed.output, num_workers=parsed.num_workers, restart=parsed.restart)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted: the same command continues from what is in {parsed.output}\n")
+        return 130
     seconds = time.monotonic() - started
     sys.stdout.write(_summary(books, seconds) + f"\nwritten to {parsed.output}\n")
     return 0

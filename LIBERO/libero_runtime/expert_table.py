@@ -98,11 +98,11 @@ def _counted(row: Row, bar: tqdm) -> Row:
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a line per task, then a line per suite."""
     lines = ["| suite | task | instruction | success | steps, mean | longest |", "|---|---:|---|---:|---:|---:|"]
-    for row in rows:
-        lines.append(
-            f"| {row.job.suite} | {row.job.task_id} | {row.language} | {100 * row.success:.0f} % | "
-            f"{_mean(row.steps)} | {max(row.steps, default=0)} |"
-        )
+    lines += [
+        f"| {row.job.suite} | {row.job.task_id} | {row.language} | {100 * row.success:.0f} % | "
+        f"{_mean(row.steps)} | {max(row.steps, default=0)} |"
+        for row in rows
+    ]
     lines += ["", "| suite | success | steps, mean | episodes |", "|---|---:|---:|---:|"]
     for suite in dict.fromkeys(row.job.suite for row in rows):
         own = [row for row in rows if row.job.suite == suite]

@@ -1,22 +1,24 @@
 """Demonstration files: planning, a real recording with two processes, and the command line's errors."""
 
+import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import h5py
 import numpy as np
 import pytest
 
 from libero_runtime.demonstration_files import quaternions
-from libero_runtime.demonstrations import (
-    DemonstrationError,
-    EpisodeReport,
-    RunOptions,
-    TaskBook,
-    main,
-    parse_numbers,
-    plan_attempt,
-)
+from libero_runtime.demonstration_parts import Parts
+from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, RunOptions, TaskBook, plan_attempt
+from libero_runtime.demonstrations import main
+from libero_runtime.demos import main as demos
 from libero_runtime.episodes import EpisodeOptions, run_episode
+from libero_runtime.number_lists import NumberError, parse_numbers
 from libero_runtime.scene import Scene
 from libero_runtime.suites import load_suite
 
@@ -84,6 +86,92 @@ def test_recording_equals_an_episode_run_here(recorded, options):
         np.testing.assert_array_equal(stored["obs/agentview_rgb"], demo.images_TNHWC[:, 0, ::-1, ::-1])
 
 
+def wait_for_an_attempt(log, process) -> None:
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.read_text().strip()):
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_continues(recorded, tmp_path, how):
+    """By whichever command: finished attempts are kept, and the demonstrations are those of a run in one go."""
+    flags = [*FLAGS, "--init-jitter", "0.01", "--num-workers", "1"]
+    command = [sys.executable, "-m", "libero_runtime.demonstrations", *flags, "--output", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        log = tmp_path / ".parts" / "attempts.jsonl"
+        wait_for_an_attempt(log, process)
+        if how == signal.SIGKILL:
+            os.killpg(process.pid, how)  # the worker too
+        else:
+            process.send_signal(how)
+        _, messages = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command continues" in messages
+    assert len(log.read_text().splitlines()) == 1
+    part = tmp_path / ".parts" / f"task{TASK}_attempt000000.hdf5"
+    written = part.stat().st_mtime_ns
+    with h5py.File(part, "a") as file:
+        file["demo"].attrs["kept"] = written  # attempt 0 must not be made again
+
+    short = [*flags[:2], "--episodes", *flags[3:]]
+    assert demos(["libero_spatial", *short, "--out", str(tmp_path)]) == 0
+    name = f"{load_suite('libero_spatial').task(TASK).name}_demo.hdf5"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with h5py.File(tmp_path / name) as file, h5py.File(recorded / name) as reference:
+        assert file["data/demo_0"].attrs["kept"] == written
+        for demo in ("demo_0", "demo_1"):
+            np.testing.assert_array_equal(file["data"][demo]["actions"], reference["data"][demo]["actions"])
+
+
+def test_a_finished_run_is_left_alone_and_other_options_are_refused(recorded, capsys):
+    (file,) = recorded.iterdir()
+    before = file.stat().st_mtime_ns
+    flags = [*FLAGS, "--init-jitter", "0.01", "--num-workers", "1", "--output", str(recorded)]
+    assert main(flags) == 0
+    assert main([*flags, "--noise", "0.2", "--max-grasps", "2"]) == 2
+    message = capsys.readouterr().err
+    assert "episode.noise: 0.1 there, 0.2 now" in message
+    assert "episode.max_grasps: 3 there, 2 now" in message
+    assert "--restart" in message
+    assert file.stat().st_mtime_ns == before
+    assert list(recorded.iterdir()) == [file]
+
+
+def test_parts_of_a_run_with_other_options_are_refused(tmp_path, options):
+    def begin(noise: float, *, restart: bool = False) -> None:
+        changed = dataclasses.replace(options, episode=dataclasses.replace(options.episode, noise=noise))
+        with Parts(tmp_path, json.dumps(dataclasses.asdict(changed)), restart=restart).begun():
+            pass
+
+    begin(0.1)
+    begin(0.1)
+    with pytest.raises(DemonstrationError, match=r"episode.noise: 0.1 there, 0.3 now"):
+        begin(0.3)
+    begin(0.1)
+    begin(0.3, restart=True)
+    begin(0.3)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    first, second = (Parts(tmp_path, "{}", restart=False) for _ in range(2))
+    with first.begun(), pytest.raises(DemonstrationError, match="another run"), second.begun():
+        pass
+
+
+def test_a_book_recalls_attempts_and_makes_failures_good():
+    book = TaskBook(0, 3)
+    book.recall([EpisodeReport(0, 0, True, 60), EpisodeReport(0, 1, False, 220), EpisodeReport(0, 3, True, 61)])
+    assert [book.next_attempt()] == [2]
+    assert book.pending == []
+    assert book.successes == [0, 3]
+    assert not book.complete
+    book.finish(EpisodeReport(0, 2, True, 62))
+    assert book.complete
+
+
 def test_attempts_differ_but_repeat(options):
     plans = [plan_attempt(options, TASK, attempt) for attempt in (0, 50, 0)]
     assert plans[0] == plans[2]
@@ -109,7 +197,7 @@ def test_failed_attempts_are_replaced_until_it_is_hopeless():
 def test_parse_numbers():
     assert parse_numbers("0-3,7") == (0, 1, 2, 3, 7)
     for text in ("", "a", "3-1", "1,1"):
-        with pytest.raises(DemonstrationError):
+        with pytest.raises(NumberError):
             parse_numbers(text)
 
 

@@ -115,7 +115,7 @@ class PutInside(Skill):
             elif self.phase_steps > 40:
                 self.enter("back")
         elif self.phase == "grasp":
-            if world.closing_speed < 0.01 and self.phase_steps > 6 or self.phase_steps >= _MAX_CLOSE_STEPS:
+            if (world.closing_speed < 0.01 and self.phase_steps > 6) or self.phase_steps >= _MAX_CLOSE_STEPS:
                 self._held = self._in_hand(pose)
                 self.enter("line up")
         elif self.phase in ("line up", "insert"):
