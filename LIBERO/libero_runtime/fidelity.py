@@ -3,8 +3,8 @@
     python -m libero_runtime.fidelity [--suites libero_spatial,libero_goal] [--tasks 0-9] [--steps 100] [--jobs 2]
 
 Stock is LIBERO's own `ControlEnv` with robosuite's controller and step loop (without a renderer). It settles an
-episode by the customary ten idle steps; its state is then loaded into a `Scene`, and both run the same actions: random
-ones, each held for five steps, so that the arm travels and meets things.
+episode by the customary ten idle steps; its state is then loaded into a `Scene`, and both run the same actions: towards
+one of the task's objects, down on it, close the gripper, lift, with noise (an open-loop record of a run of ours).
 
 Contacts amplify the smallest difference, in stock too: from states that differ by 1e-9 stock's own runs part. How far
 they do is measured here with `_NUM_TWINS` stock runs from states perturbed by 1e-9 (joint positions, object positions,
@@ -43,7 +43,8 @@ OBJECT_TOLERANCE_M = 1e-3
 _CHAOS = 0.1  # of a tolerance: where a perturbed stock run has got this far, contacts amplify
 _PERTURBATION = 1e-9
 _NUM_TWINS = 3
-_HOLD = 5  # steps for which an action is repeated
+_REACH_M = 0.05  # distance from which the hand is moved at full speed
+_NOISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,23 @@ def run_ours(scene: Scene, slot: Slot, actions_TA: Array) -> Run:
     return Run(np.array(joints), np.array(objects), success_T.astype(np.float64), success_T)
 
 
-def random_actions(num_steps: int, *, seed: int) -> Array:
-    """Actions (T, 7) in [-1, 1], each held for a while."""
-    draws = np.random.default_rng(seed).uniform(-1, 1, (-(-num_steps // _HOLD), 7))
-    return np.repeat(draws, _HOLD, axis=0)[:num_steps]
+def visiting_actions(scene: Scene, slot: Slot, num_steps: int, *, seed: int) -> Array:
+    """Actions (T, 7) that go over an object, down on it, close the gripper and lift, in fifths of the time."""
+    rng = np.random.default_rng(seed)
+    objects = Layout(scene.model).objects
+    scene.load(slot)
+    scene.refresh()
+    target_index = objects[seed % len(objects)]
+    actions = []
+    for step in range(num_steps):
+        phase = 5 * step // num_steps
+        target = scene.data.qpos[target_index] + [0.0, 0.0, (0.15, 0.0, 0.0, 0.0, 0.2)[phase]]
+        move = np.clip((target - scene.proprio()[:3]) / _REACH_M, -1.0, 1.0)
+        action = np.concatenate([move, np.zeros(3), [1.0 if phase >= 3 else -1.0]])
+        action[:6] = np.clip(action[:6] + _NOISE * rng.standard_normal(6), -1.0, 1.0)
+        actions.append(action)
+        scene.step(action)
+    return np.array(actions)
 
 
 def compare(name: str, ours: Run, stock: Run, twins: Sequence[Run]) -> Report:
@@ -201,8 +215,8 @@ def check_task(suite: str, task_id: int, *, num_steps: int, init_index: int = 0,
         scene = Scene(task, image_size=16)
     except (LiberoPathError, SuiteError, FileNotFoundError) as error:
         return Report(name, 0.0, 0.0, 0.0, 0.0, 0.0, True, problem=str(error))
-    actions_TA = random_actions(num_steps, seed=task_id)
     slot = stock.slot(init_index=init_index, seed=seed)
+    actions_TA = visiting_actions(scene, slot, num_steps, seed=task_id)
     stock_run = stock.run(actions_TA)
     twins = [stock.run(actions_TA, perturbation=_PERTURBATION, seed=twin) for twin in range(_NUM_TWINS)]
     report = compare(name, run_ours(scene, slot, actions_TA), stock_run, twins)

@@ -5,6 +5,7 @@ B environments, N cameras, H and W pixels, C colours.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -34,6 +35,7 @@ def _make_gl_current() -> None:
         else:
             from mujoco.osmesa import GLContext
         _gl_context = GLContext(16, 16)  # scenes draw into their own framebuffers: the window size does not matter
+        atexit.register(_gl_context.free)  # later, with modules half gone, its own clean-up fails with a message
     _gl_context.make_current()
 
 

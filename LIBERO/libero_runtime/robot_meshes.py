@@ -1,8 +1,9 @@
 """Coarser visual meshes of the robot for the "fast" look.
 
 Four fifths of all triangles in a LIBERO scene are the Panda and its pedestal, far finer than a pixel. Here vertices
-that fall into the same grid cell are merged. Only meshes that no collision geom uses are touched, so the physics is the
-same. Results are kept in the cache folder, as STL files named by what they were made from.
+that fall into the same grid cell are merged, and a link's parts of the same colour become one mesh (each geom drawn
+costs a renderer as much as hundreds of triangles). Only meshes that no collision geom uses are touched, so the physics
+is the same. Results are kept in the cache folder, as STL files named by what they were made from.
 
 V vertices, F faces.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 from libero_runtime.paths import cache_folder
 
 _VERSION = 1  # part of the cached files' names: raise it when the result changes
-_CELL_M = {"robot0": 0.007, "mount0": 0.020, "gripper0": 0.002}  # a pixel of agentview covers about 4 mm at the robot
+_CELL_M = {"robot0": 0.010, "mount0": 0.030, "gripper0": 0.002}  # a pixel of agentview covers about 4 mm at the robot
 _MIN_FACES = 300  # smaller meshes cost nothing
 _STL_FACE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
@@ -87,6 +90,50 @@ def _coarse_file(original: Path, *, cell_m: float) -> Path:
     return coarse
 
 
+def _merged_file(parts: Sequence[Path]) -> Path:
+    """The cached mesh of several mesh files together, made on first use."""
+    stamp = " ".join(f"{part} {part.stat().st_size} {part.stat().st_mtime_ns}" for part in parts)
+    digest = hashlib.sha256(f"{_VERSION} {stamp}".encode()).hexdigest()[:12]
+    merged = cache_folder() / "robot" / f"{parts[0].stem.partition('-')[0]}-parts-{digest}.stl"
+    if not merged.is_file():
+        meshes = [_read_mesh(part) for part in parts]
+        offsets = np.cumsum([0] + [len(vertices) for vertices, _ in meshes])
+        faces = [faces + offset for (_, faces), offset in zip(meshes, offsets, strict=False)]
+        _write_stl(merged, np.concatenate([vertices for vertices, _ in meshes]), np.concatenate(faces))
+    return merged
+
+
+def _merge_parts(root: ElementTree.Element, meshes: Mapping[str, ElementTree.Element]) -> None:
+    """Make one geom of a body's visual parts (of `meshes`) that look the same; the others shrink to hidden specks.
+
+    They keep their names, by which robosuite looks geoms up.
+    """
+    looks = {
+        material.get("name"): tuple(sorted((key, value) for key, value in material.items() if key != "name"))
+        for material in root.iter("material")
+    }
+    uses = Counter(geom.get("mesh") for geom in root.iter("geom"))
+    for body in root.iter("body"):
+        groups: dict[tuple[object, ...], list[ElementTree.Element]] = {}
+        for geom in body.findall("geom"):
+            look = looks.get(geom.get("material"), ())
+            if uses[geom.get("mesh")] == 1 and geom.get("mesh") in meshes and "texture" not in dict(look):
+                rest = sorted((key, value) for key, value in geom.items() if key not in ("name", "mesh", "material"))
+                groups.setdefault((look, *rest), []).append(geom)
+        for first, *others in groups.values():
+            parts = [meshes[geom.get("mesh", "")] for geom in (first, *others)]
+            if others and all(part.get("scale") is None for part in parts):
+                parts[0].set("file", str(_merged_file([Path(part.get("file", "")) for part in parts])))
+                parts[0].set("inertia", "shell")
+                for geom in others:
+                    speck = {"type": "sphere", "size": "0.0001", "contype": "0", "conaffinity": "0", "group": "3"}
+                    geom.attrib = {"name": geom.get("name", "")} | speck
+                for asset in root.iter("asset"):
+                    for part in parts[1:]:
+                        if part in list(asset):
+                            asset.remove(part)
+
+
 @lru_cache(maxsize=4)
 def with_coarse_robot(xml: str) -> str:
     """The scene's XML with coarse visual meshes for robot, gripper and pedestal."""
@@ -96,13 +143,16 @@ def with_coarse_robot(xml: str) -> str:
         for geom in root.iter("geom")
         if (geom.get("contype"), geom.get("conaffinity")) != ("0", "0")
     }
+    visual: dict[str, ElementTree.Element] = {}
     for mesh in root.iter("mesh"):
         name, file = mesh.get("name", ""), mesh.get("file")
         part = re.match(r"[a-z]+\d+", name)
         cell = _CELL_M.get(part.group()) if part else None
         if file and cell and name not in collision:
+            visual[name] = mesh
             coarse = _coarse_file(Path(file), cell_m=cell)
             if coarse != Path(file):
                 mesh.set("file", str(coarse))
                 mesh.set("inertia", "shell")  # merged surfaces need not enclose a volume; visual meshes have no mass
+    _merge_parts(root, visual)
     return ElementTree.tostring(root, encoding="unicode")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from libero_runtime import rendering
+from libero_runtime import models, rendering, robot_meshes
 from libero_runtime.scene import Scene
 from libero_runtime.suites import load_suite
 from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
@@ -178,3 +178,22 @@ def test_official_look_draws_stock_pixels_of_fast_steps():
     assert np.array_equal(images, stock._drawn(2))
     ours.close()
     stock.close()
+
+
+def test_merged_parts_of_the_robot_look_as_before(monkeypatch):
+    """Parts of one colour become one geom; the others keep their names. Pixels differ where normals of parts meet."""
+    monkeypatch.setattr(models, "with_coarse_robot", robot_meshes.with_coarse_robot.__wrapped__)
+    images, geoms, names = [], [], []
+    for merge in (robot_meshes._merge_parts, lambda root, meshes: None):
+        monkeypatch.setattr(robot_meshes, "_merge_parts", merge)
+        live = Scene(load_suite(SUITE).task(0))
+        view = live.start(init_index=0)[1]
+        model = live.env.sim.model._model
+        images.append(view.images_NHWC.astype(float))
+        geoms.append(int((model.geom_group == 1).sum()))
+        names.append([model.geom(i).name for i in range(model.ngeom)])
+        live.close()
+        del live
+    assert geoms[0] < geoms[1] - 20
+    assert names[0] == names[1]
+    assert np.abs(images[0] - images[1]).mean() < 0.05
