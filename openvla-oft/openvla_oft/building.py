@@ -33,16 +33,25 @@ MEMORY_SHARE = 0.5
 
 
 def initial_policy(
-    options: argparse.Namespace, *, folder: Path, ranks: Ranks
+    options: argparse.Namespace, *, folder: Path, device: torch.device, ranks: Ranks
 ) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
-    """The policy of --init in float32, and its processor; rank 0 makes a fresh one in ``folder``. Collective."""
+    """The policy of --init in float32 on the device, and its processor; rank 0 makes a fresh one in ``folder``.
+
+    Collective; one rank after the other, as eight copies of a 7B policy do not fit the main memory of most hosts.
+    """
+
+    def load() -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
+        model, processor = checkpoints.load_for_training(start)
+        nn.Module.to(model, device)  # transformers hides the types of its own `to`
+        return model, processor
+
     start = Path(options.init)
     if options.init == "small":
         start = folder / START_FOLDER
         if ranks.is_first:
             create_small_checkpoint(start, sizes=small_sizes(options), seed=options.seed)
         ranks.wait()
-    model, processor = checkpoints.load_for_training(start)
+    model, processor = ranks.in_turn(load)
     if model.config.num_images_in_input != len(options.cameras):
         raise ValueError(
             f"--cameras {','.join(options.cameras)} gives {len(options.cameras)} pictures, but the checkpoint reads "
@@ -162,7 +171,7 @@ def build_learner(
     policy: nn.Module = model
     if adapter is not None:
         if bf16:
-            nn.Module.to(model, torch.bfloat16)  # transformers hides the types of its own `to`
+            nn.Module.to(model, torch.bfloat16)
         policy = lora.attach(model, adapter, base=options.init, seed=options.seed)
     head = None
     if options.objective == "l1":

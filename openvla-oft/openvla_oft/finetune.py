@@ -79,7 +79,7 @@ def _workplace(output: Path, ranks: Ranks) -> Iterator[Path]:
 def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> None:
     device = torch.device("cuda", ranks.local_rank) if options.device == "cuda" else torch.device(options.device)
     adapter = arguments.lora_settings(options)
-    model, processor = building.initial_policy(options, folder=folder, ranks=ranks)
+    model, processor = building.initial_policy(options, folder=folder, device=device, ranks=ranks)
     start = time.perf_counter()
     image_size = checkpoints.image_size_of(model.config)
     demos = building.load_demonstrations(options, image_size=image_size, folder=folder, ranks=ranks)
@@ -127,6 +127,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
     result = train(config, learner=learner, data=data, split=split, objective=objective, folder=folder, ranks=ranks)
     writing.write(folder, learner, options=options, processor=processor, statistics={key: statistics}, ranks=ranks)
     seconds = _Seconds(reading=reading, copying=copying, training=result.seconds, first_step=result.first_step_seconds)
+    del learner, model  # make room for the stored weights
     if ranks.is_first:
         per_task = writing.validate_per_task(
             writing.read_back(folder, options=options, device=device),

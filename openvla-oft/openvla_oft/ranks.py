@@ -5,17 +5,18 @@ Everything in a group is either computed by every rank from the same inputs, or 
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+_Result = TypeVar("_Result")
 TIMEOUT = timedelta(hours=2)
 """Other ranks wait while rank 0 packs demonstrations or writes a checkpoint."""
 
@@ -42,6 +43,15 @@ class Ranks:
         """Until every rank is here. Collective."""
         if self.mesh is not None:
             dist.barrier()
+
+    def in_turn(self, work: Callable[[], _Result]) -> _Result:
+        """Do the same on every rank, one after the other. Collective."""
+        results = []
+        for turn in range(self.world_size):
+            if turn == self.rank:
+                results.append(work())
+            self.wait()
+        return results[0]
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of every rank's ``values``. Collective."""

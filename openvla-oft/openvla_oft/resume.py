@@ -28,6 +28,7 @@ from openvla_oft.ranks import Ranks
 SETTINGS_FILE = "settings.json"
 PROGRESS_FILE = "progress.json"
 STATE_FOLDER = "state"
+LOCK_FILE = ".lock"
 OPTIMIZER_TENSORS = ("exp_avg", "exp_avg_sq", "step")
 _STEP = re.compile(r"step_(\d+)")
 
@@ -58,13 +59,15 @@ def unfinished(output: Path) -> Iterator[Path]:
     """
     folder = unfinished_folder(output)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
                 f"another process is training in {folder}; wait for it or give another --output"
             ) from error
+        if latest_state(folder) is None:  # what a killed process left is of no use
+            _clear(folder)
         try:
             yield folder
         finally:
@@ -75,7 +78,7 @@ def unfinished(output: Path) -> Iterator[Path]:
 def finish(folder: Path, output: Path) -> None:
     """Drop what only resuming needs and give the folder its name, in place of what has it."""
     (folder / SETTINGS_FILE).unlink()
-    (folder / ".lock").unlink()
+    (folder / LOCK_FILE).unlink()
     if output.exists():
         shutil.rmtree(output)
     shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
@@ -156,6 +159,15 @@ def load(state: Path, *, learner: nn.Module, average: WeightAverage, optimizer: 
     with _alone_is_fine():
         state_dict_loader.load(_tensors(learner, average, optimizer, names), checkpoint_id=state)
     return Progress(**stored)
+
+
+def _clear(folder: Path) -> None:
+    """Remove all but the lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
 
 
 def _tensors(

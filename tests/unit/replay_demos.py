@@ -25,8 +25,11 @@ def write_hdf5(folder, *, task_ids, num_demos=2, num_steps=6, size=48):
     return folder
 
 
-def write_rlds(path, *, task_ids, num_steps=5, size=48):
-    """One TFRecord shard with an episode per task; returns its episodes' pictures and actions."""
+def write_rlds(path, *, task_ids, num_steps=5, size=48, change=None):
+    """One TFRecord shard with an episode per task; returns its episodes' pictures and actions.
+
+    change: makes other features out of each episode's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     episodes = []
     records = b""
@@ -35,16 +38,14 @@ def write_rlds(path, *, task_ids, num_steps=5, size=48):
         images = rng.integers(0, 256, (num_steps, size, size, 3), dtype=np.uint8)
         actions = rng.uniform(-1, 1, (num_steps, 7)).astype(np.float32)
         language = load_suite(SUITE).task(task_id).language
-        example = _example(
-            {
-                "steps/action": _list(2, _field(1, actions.tobytes())),
-                "steps/is_first": _list(3, _field(1, bytes(num_steps))),
-                "steps/observation/image": _list(1, b"".join(_field(1, _png(image)) for image in images)),
-                "steps/observation/wrist_image": _list(1, b"".join(_field(1, _png(255 - image)) for image in images)),
-                "steps/language_instruction": _list(1, _field(1, language.encode()) * num_steps),
-            }
-        )
-        records += record(example)
+        features = {
+            "steps/action": feature(2, field(1, actions.tobytes())),
+            "steps/is_first": feature(3, field(1, bytes(num_steps))),
+            "steps/observation/image": feature(1, b"".join(field(1, png(image)) for image in images)),
+            "steps/observation/wrist_image": feature(1, b"".join(field(1, png(255 - image)) for image in images)),
+            "steps/language_instruction": feature(1, field(1, language.encode()) * num_steps),
+        }
+        records += record(_example(change(features) if change else features))
         episodes.append((images, actions))
     path.write_bytes(records)
     return episodes
@@ -67,7 +68,7 @@ def _checksum(data):
     return struct.pack("<I", ((register >> 15 | register << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def _png(image):
+def png(image):
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
@@ -81,15 +82,15 @@ def _varint(value):
     return out + bytes([value])
 
 
-def _field(number, payload):
+def field(number, payload):
     return _varint(number << 3 | 2) + _varint(len(payload)) + payload
 
 
-def _list(kind, values):
+def feature(kind, values):
     """A feature: a list of bytes (1), floats (2) or integers (3)."""
-    return _field(kind, values)
+    return field(kind, values)
 
 
 def _example(features):
-    entries = b"".join(_field(1, _field(1, key.encode()) + _field(2, value)) for key, value in features.items())
-    return _field(1, entries)
+    entries = b"".join(field(1, field(1, key.encode()) + field(2, value)) for key, value in features.items())
+    return field(1, entries)

@@ -11,7 +11,7 @@ from openvla_oft import dataset, rlds
 from openvla_oft.crc32c import crc32c
 from openvla_oft.demonstration import DemonstrationError, ReadOptions
 from openvla_oft.tfrecord import records
-from tests.unit.replay_demos import record
+from tests.unit.replay_demos import feature, field, png, record, write_rlds
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "rlds"
 SHARD = "libero_spatial-train.tfrecord-0000{}-of-00002"
@@ -135,6 +135,37 @@ def test_records_that_are_no_episodes(tmp_path, data, message):
     (tmp_path / "x.tfrecord-00000-of-00001").write_bytes(record(data))
     with pytest.raises(DemonstrationError, match=message):
         load(tmp_path)
+
+
+def pictures(values):
+    return feature(1, b"".join(field(1, value) for value in values))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps/observation/image": None}, "record 0 at byte 0 has no steps/observation/image; its keys"),
+        ({"steps/action": feature(2, field(1, bytes(4 * 13)))}, "steps/action holds 13 numbers, expected 7 per step"),
+        ({"steps/action": b"\x12\x7f\x00"}, "record 0 at byte 0 is not a tf.train.Example .a field is cut off"),
+        ({"steps/observation/image": pictures([png(np.zeros((8, 8, 3), np.uint8))] * 4)}, "5 actions, but 4 pictures"),
+        ({"steps/observation/image": pictures([b"no JPEG"] * 5)}, "the agentview picture of step 0 is broken"),
+        (
+            {"steps/observation/image": pictures([png(np.zeros((8, 6, 3), np.uint8))] * 5)},
+            r"agentview pictures of sizes \[\(8, 6\)\], expected squares",
+        ),
+        (
+            {"steps/action": feature(2, field(1, np.full(35, np.nan, "<f4").tobytes()))},
+            "record 0 at byte 0: action nan at step 0, dimension 0",
+        ),
+    ],
+)
+def test_malformed_episodes_are_named(tmp_path, change, message):
+    def changed(features):
+        return {key: value for key, value in {**features, **change}.items() if value is not None}
+
+    write_rlds(tmp_path / "x.tfrecord-00000-of-00001", task_ids=[0], size=8, change=changed)
+    with pytest.raises(DemonstrationError, match=message):
+        load(tmp_path, cameras=("agentview",))
 
 
 def test_a_missing_suite_says_what_is_there(copy):
