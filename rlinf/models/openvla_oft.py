@@ -1,5 +1,6 @@
 """OpenVLA-OFT as a ``Policy``: discrete actions, a whole chunk decoded in parallel (arXiv:2502.19645)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,19 +10,31 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlinf.config import ConfigError
 from rlinf.config.schema import ModelConfig
+from rlinf.models.cuda_graphs import GraphedForward
 from rlinf.models.decoding import sample_chunk
 from rlinf.models.policy import PolicyInputs, PolicyOutput, PolicySource
-from rlinf.models.vla import VLAPolicy, adapt_model, single_value
-from transformers_openvla_oft import OpenVLAForActionPrediction
+from rlinf.models.vla import AdaptedModel, VLAPolicy, adapt_model, single_value
+from transformers_openvla_oft import ActionOutput, OpenVLAForActionPrediction, PolicyBatch
 
 
 class OpenVLAOFTPolicy(VLAPolicy):
     """Every token of a chunk is decoded by itself, so logits do not depend on the bins that are scored."""
 
+    def __init__(self, parts: AdaptedModel, *, cuda_graphs: bool = False) -> None:
+        super().__init__(parts)
+        self._cuda_graphs = cuda_graphs
+        self._decode: Callable[[PolicyBatch], ActionOutput] = self.decode
+
+    def to(self, device: torch.device) -> None:
+        """Move the policy."""
+        super().to(device)
+        graphed = self._cuda_graphs and device.type == "cuda"
+        self._decode = GraphedForward(self.module, self.decode) if graphed else self.decode
+
     @torch.no_grad()
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
         """Sample a chunk; see ``sample_chunk``."""
-        output = self.score(inputs, None)
+        output = self._decode(self.batch(inputs))
         sampled = sample_chunk(output.logits_BTV, self.actions, temperature=temperature, uniforms_BCA=uniforms_BCA)
         return replace(sampled, values_B=single_value(output))
 
@@ -39,4 +52,4 @@ def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torc
             f"actor.model.num_action_chunks={config.num_action_chunks}, but the checkpoint in {source.checkpoint} "
             f"decodes {model.config.num_actions_chunk} actions at a time"
         )
-    return OpenVLAOFTPolicy(adapt_model(model, config, source))
+    return OpenVLAOFTPolicy(adapt_model(model, config, source), cuda_graphs=source.cuda_graphs)

@@ -21,6 +21,7 @@ class PolicySource:
     unnorm_key: key of the action statistics.
     seed: of a fresh adapter; every rank and every rollout worker must give the same.
     critic: the policy has a value head, which is trained and saved with it (PPO).
+    cuda_graphs: on a GPU, a policy that decodes a chunk in one forward pass replays it as a CUDA graph when it acts.
     """
 
     checkpoint: Path
@@ -28,6 +29,7 @@ class PolicySource:
     seed: int
     tokenizer: Path | None = None
     critic: bool = False
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,10 @@ class VLAPolicy(ABC):
 
         A model that decodes all tokens at once needs none.
         """
-        batch = self.batch(inputs)
+        return self.decode(self.batch(inputs), bins_BT)
+
+    def decode(self, batch: PolicyBatch, bins_BT: Tensor | None = None) -> ActionOutput:
+        """One forward pass; see ``score``."""
         output: ActionOutput = self.module(
             input_ids_BL=batch.input_ids_BL,
             attention_mask_BL=batch.attention_mask_BL,

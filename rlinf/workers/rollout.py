@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ class RolloutWorker:
         torch.set_num_threads(config.rollout.num_threads or max(1, (os.cpu_count() or 1) // 2))
         torch.backends.cuda.matmul.allow_tf32 = True
         self._config = config
-        self._policy = self.load(config, source)
+        self._policy = self.load(config, replace(source, cuda_graphs=config.rollout.cuda_graphs))
         self._policy.to(local_device())
         self._lora_scale = 1.0
         self._envs: list[ActorHandle[Any]] = []

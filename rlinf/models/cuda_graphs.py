@@ -1,0 +1,84 @@
+"""Forward passes replayed as CUDA graphs.
+
+A small model on a large GPU spends its time on launching kernels, each from Python. A graph is recorded once per batch
+size and launched as a whole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from transformers_openvla_oft import ActionOutput, PolicyBatch
+
+_NUM_WARMUPS = 2  # libraries set themselves up in the first calls, which must not be recorded
+
+
+class _Key(NamedTuple):
+    """What a recorded pass holds for: numbers that were constants in it."""
+
+    num_rows: int
+    scales: tuple[float, ...]  # of the adapter's layers
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    graph: torch.cuda.CUDAGraph
+    inputs: PolicyBatch
+    output: ActionOutput
+
+
+class GraphedForward:
+    """A forward pass without gradients, recorded for batches of 1, 2, 4, 8, ... rows; other batches are padded.
+
+    Weights may change in place between calls. ``module`` must be on a GPU, and stay there.
+    """
+
+    def __init__(self, module: nn.Module, forward: Callable[[PolicyBatch], ActionOutput]) -> None:
+        self._layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+        self._forward = forward
+        self._recorded: dict[_Key, _Recorded] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @torch.no_grad()
+    def __call__(self, batch: PolicyBatch) -> ActionOutput:
+        """What ``forward`` gives for ``batch``, in tensors of their own."""
+        num_rows = len(batch.input_ids_BL)
+        padded = 1 << (num_rows - 1).bit_length()
+        key = _Key(padded, tuple(scale for layer in self._layers for scale in layer.scaling.values()))
+        if key not in self._recorded:
+            self._recorded[key] = self._record(batch, padded)
+        recorded = self._recorded[key]
+        for stored, given in zip(recorded.inputs.tensors(), batch.tensors(), strict=True):
+            stored[:num_rows].copy_(given)
+        recorded.graph.replay()
+        output = recorded.output
+
+        def rows(tensor: Tensor) -> Tensor:
+            return tensor[:num_rows].clone()
+
+        return ActionOutput(
+            rows(output.logits_BTV),
+            rows(output.hidden_BTH),
+            rows(output.value_feature_BH),
+            None if output.values_BO is None else rows(output.values_BO),
+            None if output.bins_BT is None else rows(output.bins_BT),
+        )
+
+    def _record(self, batch: PolicyBatch, num_rows: int) -> _Recorded:
+        """Rows beyond the batch repeat its last one: any real observation will do."""
+        rows = torch.arange(num_rows, device=batch.input_ids_BL.device).clamp(max=len(batch.input_ids_BL) - 1)
+        inputs = PolicyBatch(*(tensor[rows] for tensor in batch.tensors()))
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_NUM_WARMUPS):
+                self._forward(inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            output = self._forward(inputs)
+        return _Recorded(graph, inputs, output)
