@@ -108,27 +108,36 @@ def frame_store(images_FNHWC: NDArray[np.uint8], device: torch.device, *, kind: 
 
 def choose_statistics(
     options: argparse.Namespace, model: OpenVLAForActionPrediction, demos: DemonstrationSet
-) -> tuple[str, Statistics]:
-    """Key and statistics: the checkpoint's own where it has them, so that tokens keep their meaning; else the data's.
+) -> dict[str, Statistics]:
+    """By key, the same for every suite: the checkpoint's own where it has them, so that tokens keep their meaning.
+
+    Else the data's.
 
     Raises:
-        ValueError: --unnorm-key names statistics that the checkpoint does not have.
+        ValueError: --unnorm-key names statistics that the checkpoint does not have, or it has others for each suite.
     """
     if options.unnorm_key is not None:
-        return options.unnorm_key, model.config.dataset_norm_stats(options.unnorm_key)
-    key = checkpoints.norm_stats_key(options.suite)
-    known = (model.config.norm_stats or {}).get(key)
-    if known is not None:
+        return {options.unnorm_key: model.config.dataset_norm_stats(options.unnorm_key)}
+    keys = [checkpoints.norm_stats_key(suite) for suite in options.suite.split(",")]
+    all_stored = model.config.norm_stats or {}
+    stored = [all_stored[key] for key in keys if key in all_stored]
+    if stored:
+        if any(statistics != stored[0] for statistics in stored):
+            raise ValueError(
+                f"the checkpoint normalises the actions of {options.suite} differently; train one suite at a time, or "
+                f"choose one of its statistics with --unnorm-key"
+            )
+        known = stored[0]
         logger.info("keeping the checkpoint's action statistics for %s", options.suite)
         if demos.proprio_FP is not None and "proprio" not in known:
             known = {**known, "proprio": proprio_statistics(demos.proprio_FP)}
-        return key, known
+        return dict.fromkeys(keys, known)
     computed = action_statistics(
         demos.actions_FA, num_trajectories=len(demos.demo_lengths_D), bounds=options.action_bounds
     )
     if demos.proprio_FP is not None:
         computed["proprio"] = proprio_statistics(demos.proprio_FP)
-    return key, computed
+    return dict.fromkeys(keys, computed)
 
 
 def normalised_proprio_of(demos: DemonstrationSet, statistics: Statistics, *, key: str) -> NDArray[np.float32] | None:

@@ -19,7 +19,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of LIBERO HDF5 files or of RLDS shards, or one written by openvla_oft.pack",
     )
     data.add_argument(
-        "--suite", default="libero_spatial", help="subfolder of the demonstrations and name of the statistics"
+        "--suite",
+        default="libero_spatial",
+        help="subfolder of the demonstrations and name of the statistics; several with commas between",
     )
     data.add_argument(
         "--cameras",

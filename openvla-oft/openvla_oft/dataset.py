@@ -128,8 +128,8 @@ def load(
     """Read a folder of HDF5 files or of RLDS shards, or one written by ``python -m openvla_oft.pack``."""
     options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
     if (source / PACK_FILE).is_file():
-        return _load_pack(source, options, max_demos_per_task=max_demos_per_task)
-    infos = _select(sources.scan(source, suite, options), max_demos_per_task)
+        return _load_pack(source, options, suite=suite, max_demos_per_task=max_demos_per_task)
+    infos = _select(sources.scan_suites(source, suite, options), max_demos_per_task)
     images_FNHWC = np.empty(_shape(infos, options), dtype=np.uint8)
     read = reading.fill(infos, images_FNHWC, options, num_workers=num_workers)
     return _assemble(infos, images_FNHWC, read, options)
@@ -148,7 +148,7 @@ def num_bytes(
 ) -> int:
     """Size of the pictures that ``load`` would read."""
     options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
-    return int(np.prod(_shape(_select(sources.scan(source, suite, options), max_demos_per_task), options)))
+    return int(np.prod(_shape(_select(sources.scan_suites(source, suite, options), max_demos_per_task), options)))
 
 
 def pack(
@@ -168,7 +168,7 @@ def pack(
     if output.exists():
         raise DemonstrationError(f"{output} exists; remove it or give another --output")
     options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
-    infos = _select(sources.scan(source, suite, options), max_demos_per_task)
+    infos = _select(sources.scan_suites(source, suite, options), max_demos_per_task)
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     file = partial / IMAGES_FILE
@@ -196,12 +196,14 @@ def pack(
     return demos
 
 
-def _load_pack(folder: Path, options: ReadOptions, *, max_demos_per_task: int | None) -> DemonstrationSet:
+def _load_pack(folder: Path, options: ReadOptions, *, suite: str, max_demos_per_task: int | None) -> DemonstrationSet:
     description = json.loads((folder / PACK_FILE).read_text())
     if description.get("version") != PACK_VERSION:
         raise DemonstrationError(
             f"{folder / PACK_FILE}: version {description.get('version')}, expected {PACK_VERSION}; pack again"
         )
+    if description["suite"] != suite:
+        raise DemonstrationError(f"{folder} holds {description['suite']}, but --suite {suite} is asked for")
     names = ["actions", "demo_lengths", "demo_tasks", *(["proprio"] if options.proprio else [])]
     if options.proprio and not (folder / "proprio.npy").is_file():
         raise DemonstrationError(f"{folder} was packed without --proprio; pack again with it")

@@ -89,8 +89,9 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
         settings = {**arguments.settings(options, config), "the demonstrations": _fingerprint(demos)}
         resume.check_settings(folder, settings)
     ranks.wait()
-    key, statistics = building.choose_statistics(options, model, demos)
-    model.config.norm_stats = {**(model.config.norm_stats or {}), key: statistics}
+    statistics = building.choose_statistics(options, model, demos)
+    key = next(iter(statistics))
+    model.config.norm_stats = {**(model.config.norm_stats or {}), **statistics}
     token_map = ActionTokenMap.from_config(model.config, key)
     logger.info(
         "%d demonstrations of %d tasks, %d frames (%d held out); model with %.2f M parameters on %s",
@@ -109,7 +110,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
         processor=processor,
         token_map=token_map,
         after_end=options.after_end,
-        proprio=building.normalised_proprio_of(demos, statistics, key=key),
+        proprio=building.normalised_proprio_of(demos, statistics[key], key=key),
     )
     copying = time.perf_counter() - start
     # Sharded weights are gathered between compiled blocks, so these are compiled one by one.
@@ -125,7 +126,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
     )
     objective = building.build_objective(options, model, token_map, device)
     result = train(config, learner=learner, data=data, split=split, objective=objective, folder=folder, ranks=ranks)
-    writing.write(folder, learner, options=options, processor=processor, statistics={key: statistics}, ranks=ranks)
+    writing.write(folder, learner, options=options, processor=processor, statistics=statistics, ranks=ranks)
     seconds = _Seconds(reading=reading, copying=copying, training=result.seconds, first_step=result.first_step_seconds)
     del learner, model  # make room for the stored weights
     if ranks.is_first:

@@ -30,6 +30,20 @@ def scan(folder: Path, suite: str, options: ReadOptions) -> list[DemoInfo]:
     return infos
 
 
+def scan_suites(folder: Path, suites: str, options: ReadOptions) -> list[DemoInfo]:
+    """Every demonstration of one suite, or of several with commas between their names."""
+    infos: list[DemoInfo] = []
+    for suite in suites.split(","):
+        found = scan(folder, suite, options)
+        seen = {info.path for info in infos} & {info.path for info in found}
+        if seen:
+            raise DemonstrationError(
+                f"{min(seen)} would be read for two suites; expected one folder per suite in {folder}"
+            )
+        infos += found
+    return infos
+
+
 def read(info: DemoInfo, options: ReadOptions) -> Demo:
     """Read one demonstration that ``scan`` found with the same options."""
     reader = rlds.read_demo if rlds.is_shard(info.path) else hdf5.read_demo

@@ -85,6 +85,8 @@ def test_workers_and_pack_give_the_same_frames(tmp_path):
     few = load(tmp_path / "packed", max_demos_per_task=1)
     assert np.array_equal(few.images_FNHWC, load(tmp_path / "demos", max_demos_per_task=1).images_FNHWC)
     assert len(few.demo_lengths_D) == 2
+    with pytest.raises(ValueError, match="holds libero_spatial, but --suite libero_goal is asked for"):
+        load(tmp_path / "packed", suite="libero_goal")
     with pytest.raises(ValueError, match=r"packed for cameras .* 16 pixels"):
         load(tmp_path / "packed", image_size=32)
 

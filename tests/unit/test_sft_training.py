@@ -18,7 +18,7 @@ from openvla_oft.frames import DeviceFrames
 from openvla_oft.learner import Learner
 from openvla_oft.objectives import TokenObjective
 from openvla_oft.validation import evaluate
-from tests.unit.sft_demos import write_suite
+from tests.unit.sft_demos import write_file, write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.processing import PrismaticProcessor
@@ -129,6 +129,30 @@ def test_training_goes_on_from_a_checkpoint_with_its_statistics(demos, checkpoin
     assert start == pytest.approx(logged(checkpoint, "train_loss")[-1], abs=0.3)
     weights = load_file(tmp_path / "next" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+
+
+def test_several_suites_share_one_policy_and_its_statistics(demos, checkpoint, tmp_path, capsys):
+    both = tmp_path / "demos"
+    shutil.copytree(demos / "libero_spatial", both / "libero_spatial")
+    write_file(both / "libero_goal" / "a_demo.hdf5", language="turn on the stove", num_demos=2, num_steps=12)
+    suites = ["--suite", "libero_spatial,libero_goal"]
+    assert run(both, tmp_path / "policy", *suites, "--steps", "1") == 0
+    statistics = json.loads((tmp_path / "policy" / "dataset_statistics.json").read_text())
+    assert list(statistics) == ["libero_spatial_no_noops", "libero_goal_no_noops"]
+    assert statistics["libero_spatial_no_noops"] == statistics["libero_goal_no_noops"]
+    assert statistics["libero_goal_no_noops"]["num_transitions"] == 84
+    assert len(json.loads((tmp_path / "policy" / "training.json").read_text())["data"]["tasks"]) == 3
+    assert run(both, tmp_path / "next", *suites, "--init", str(tmp_path / "policy"), "--steps", "1") == 0
+    config = json.loads((tmp_path / "policy" / "config.json").read_text())
+    assert set(config["norm_stats"]) == set(statistics)
+
+    path = tmp_path / "policy" / "dataset_statistics.json"
+    statistics["libero_goal_no_noops"]["action"]["q01"][0] -= 1
+    path.write_text(json.dumps(statistics))
+    assert run(both, tmp_path / "other", *suites, "--init", str(tmp_path / "policy"), "--steps", "1") == 2
+    assert "normalises the actions of libero_spatial,libero_goal differently" in capsys.readouterr().err
+    assert run(demos / "libero_spatial", tmp_path / "other", *suites, "--steps", "1") == 2
+    assert "would be read for two suites" in capsys.readouterr().err
 
 
 def test_two_cameras_two_towers_soft_labels_and_masked_ends(demos, tmp_path):
