@@ -8,6 +8,8 @@ there. Here the same names come from tables, so that an incomplete folder is exp
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,6 +137,25 @@ def check_assets(task: TaskSpec) -> None:
         f"{task.suite} task {task.task_id} ({task.name}) needs {len(missing)} asset files that are missing from "
         f"{paths.assets} ({paths.asset_kind}):\n{listed}\n{advice}"
     )
+
+
+def suite_asset_kind(suite: str) -> str:
+    """"official" or "stand-in <hash>" of the files that the suite's tasks load: to be recorded with every result.
+
+    The hash does not change with assets of other suites.
+    """
+    paths = resolve_paths()
+    return paths.asset_kind if paths.asset_kind == "official" else f"stand-in {_suite_hash(suite, paths.assets)}"
+
+
+@lru_cache(maxsize=16)
+def _suite_hash(suite: str, assets: Path) -> str:
+    digest = hashlib.sha256()
+    needed = {path for task in load_suite(suite).tasks for path in _needed(task, assets)}
+    for path in sorted(needed):
+        if path.is_file():  # else no task can be loaded that needs it
+            digest.update(os.path.relpath(path, assets).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _report(suite: str, assets: Path) -> tuple[str, bool]:

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
             row,
             learnt,
             checkpoint,
-            sim.asset_kind(),
+            sim.asset_kind(config.env.suite),
             path.parent,
             lora_scale=scale,
             previous_coeff=model.previous_lora_coeff if model.previous_lora_paths else None,

@@ -44,11 +44,11 @@ def main(argv: Sequence[str]) -> int:
             config,
             config_name=request.config_name,
             overrides=request.overrides,
-            assets=sim.asset_kind(),
+            assets=sim.asset_kind(config.env.suite),
             languages=[task.language for task in suite_tasks(config.env)],
         )
         workers = start_workers(config, resources, source=request.source, learn=True)
-        runner = EmbodiedRunner(config, workers, state, assets=sim.asset_kind())
+        runner = EmbodiedRunner(config, workers, state, assets=sim.asset_kind(config.env.suite))
         runner.setup()
         runner.run()
     return 0

@@ -24,7 +24,7 @@ class Simulator:
 
     tasks: Callable[[str], tuple[TaskInfo, ...]]
     make: Callable[[EnvConfig], VectorEnv]
-    asset_kind: Callable[[], str]
+    asset_kind: Callable[[str], str]
     prepare: Callable[[], None]
 
 

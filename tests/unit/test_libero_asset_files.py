@@ -4,6 +4,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,3 +111,19 @@ def test_command_line(capsys):
     assert "task 36 (KITCHEN_SCENE7_put_the_white_bowl_on_the_plate) lacks" in capsys.readouterr().out
     assert asset_files.main(["libero_nothing"]) == 2
     assert "unknown suite 'libero_nothing'" in capsys.readouterr().err
+
+
+def test_a_suites_hash_is_that_of_its_own_files(assets, tmp_path, monkeypatch):
+    copy = tmp_path / "assets"
+    shutil.copytree(assets, copy)
+    monkeypatch.setattr(asset_files, "resolve_paths", lambda: SimpleNamespace(assets=copy, asset_kind="stand-in x"))
+    kinds = {}
+    for changed in (None, "milk", "plate"):  # milk is not in libero_spatial
+        if changed:
+            with (copy / OBJECTS[changed].xml_path(changed)).open("a") as file:
+                file.write("<!-- -->")
+        asset_files._suite_hash.cache_clear()
+        kinds[changed] = asset_files.suite_asset_kind("libero_spatial")
+    asset_files._suite_hash.cache_clear()
+    assert kinds[None].startswith("stand-in ")
+    assert kinds["milk"] == kinds[None] != kinds["plate"]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime import paths
+from libero_runtime.asset_files import suite_asset_kind
 from libero_runtime.opengl import select_opengl
 from libero_runtime.suites import init_states, load_suite
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
@@ -22,9 +23,9 @@ def tasks(suite: str) -> tuple[TaskInfo, ...]:
     )
 
 
-def asset_kind() -> str:
-    """Official models or generated stand-ins; recorded with every result."""
-    return paths.asset_kind()
+def asset_kind(suite: str) -> str:
+    """Official models or generated stand-ins of a suite; recorded with every result."""
+    return suite_asset_kind(suite)
 
 
 def prepare() -> None:
