@@ -78,6 +78,10 @@ def _workplace(output: Path, ranks: Ranks) -> Iterator[Path]:
 
 def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> None:
     device = torch.device("cuda", ranks.local_rank) if options.device == "cuda" else torch.device(options.device)
+    settings = arguments.settings(options, config)
+    if ranks.is_first:
+        resume.refuse_others(folder, settings)
+    ranks.wait()
     adapter = arguments.lora_settings(options)
     model, processor = building.initial_policy(options, folder=folder, device=device, ranks=ranks)
     start = time.perf_counter()
@@ -86,8 +90,9 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
     split = dataset.split_demonstrations(demos, validation_fraction=options.validation_fraction, seed=config.seed)
     reading = time.perf_counter() - start
     if ranks.is_first:
-        settings = {**arguments.settings(options, config), "the demonstrations": _fingerprint(demos)}
-        resume.check_settings(folder, settings)
+        settings["the demonstrations"] = _fingerprint(demos)
+        resume.refuse_others(folder, settings)
+        resume.note_settings(folder, settings)
     ranks.wait()
     statistics = building.choose_statistics(options, model, demos)
     key = next(iter(statistics))

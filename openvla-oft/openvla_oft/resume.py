@@ -85,28 +85,33 @@ def finish(folder: Path, output: Path) -> None:
     folder.rename(output)
 
 
-def check_settings(folder: Path, settings: Settings) -> None:
-    """Note the settings of a new run; those of one that can be resumed must be the same.
+def refuse_others(folder: Path, settings: Settings) -> None:
+    """Compare with the settings of a training that can be resumed here, if there is one.
 
     Raises:
-        ValueError: they differ; shows how.
+        ValueError: some differ; shows how.
     """
     path = folder / SETTINGS_FILE
+    if latest_state(folder) is None or not path.exists():
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
     given = json.loads(json.dumps(settings))
-    if latest_state(folder) is not None and path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        differing = [
-            f"{name}: {stored.get(name)!r} there, {given.get(name)!r} now"
-            for name in sorted(stored.keys() | given.keys())
-            if stored.get(name) != given.get(name)
-        ]
-        if differing:
-            raise ValueError(
-                f"{folder} holds an unfinished training with other settings:\n  "
-                + "\n  ".join(differing)
-                + f"\nRepeat its settings to go on, or remove {folder} to start again"
-            )
-    path.write_text(json.dumps(given, indent=1) + "\n", encoding="utf-8")
+    differing = [
+        f"{name}: {stored.get(name)!r} there, {given[name]!r} now"
+        for name in sorted(given)
+        if stored.get(name) != given[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds an unfinished training with other settings:\n  "
+            + "\n  ".join(differing)
+            + f"\nRepeat its settings to go on, or remove {folder} to start again"
+        )
+
+
+def note_settings(folder: Path, settings: Settings) -> None:
+    """Write down what a training that goes on from here must share."""
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def latest_state(folder: Path) -> Path | None:
