@@ -245,7 +245,7 @@ class LiberoVectorEnv(VectorFace):
                 wait(futures)
 
     def _advance(self, wave: Sequence[_Job], *, stop_on_success: bool) -> Iterator[_Drawn]:
-        """Run jobs, and draw each one's last state while the next ones run."""
+        """Run jobs, and draw each one's last state while the next ones run on their threads."""
         scenes = [self._scene(job.episode.task) for job in wave]
         if self._exact:
             for scene, job in zip(scenes, wave, strict=True):
@@ -265,6 +265,8 @@ class LiberoVectorEnv(VectorFace):
                 )  # fmt: skip
 
         results = self._results([partial(advance, scene, job) for scene, job in zip(scenes, wave, strict=True)])
+        if self._pool is None:
+            results = iter(list(results))  # all steps first, then all frames: each finds its own data in the caches
         for scene, done in zip(scenes, results, strict=True):
             images = scene.draw(done.slot.pose) if done.failure is None else np.empty(0, np.uint8)
             recorded = [scene.draw(pose, 1)[0] for pose in done.recorded]
