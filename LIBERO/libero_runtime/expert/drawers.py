@@ -19,8 +19,9 @@ _PUSH_DIP_RAD = 1.10  # steep: behind the hand is the arm, and what it must not 
 _STAND_OFF_M = 0.09
 _PUSH_STAND_OFF_M = 0.06
 _PULL_M = 0.06  # aim this far ahead of the hand
-_TOLERANCE_M = 0.008
-_ALIGNED_RAD = 0.15
+_TOLERANCE_M, _TOLERANCE_Z_M = 0.014, 0.010
+_STAND_OFF_TOLERANCE_M = 0.025
+_ALIGNED_RAD = 0.20
 _MAX_CLOSE_STEPS = 14
 _OPEN_STEPS = 4
 _STRAIGHT_RAD = 0.4
@@ -72,7 +73,9 @@ class DrawerSkill(Skill):
         return float(self.world.data.qpos[self._address]) * float(np.sign(self._open_end))
 
     def _near(self, target: Array) -> bool:
-        return float(np.linalg.norm(target - self.world.hand.pos)) < _TOLERANCE_M
+        """Whether the hand is at a position (3,): closely in height, less so along the bar and in depth."""
+        error = target - self.world.hand.pos
+        return float(np.hypot(error[0], error[1])) < _TOLERANCE_M and abs(float(error[2])) < _TOLERANCE_Z_M
 
 
 class OpenDrawer(DrawerSkill):
@@ -98,7 +101,7 @@ class OpenDrawer(DrawerSkill):
     def update(self) -> None:
         handle = self.handle()
         if self.phase == "approach":
-            ready = float(np.linalg.norm(self._stand_off(handle) - self.world.hand.pos)) < 2 * _TOLERANCE_M
+            ready = float(np.linalg.norm(self._stand_off(handle) - self.world.hand.pos)) < _STAND_OFF_TOLERANCE_M
             if ready and self.turn_left(self._hand_mat(handle)) < _ALIGNED_RAD:
                 self.enter("reach")
         elif self.phase == "reach":
@@ -165,7 +168,7 @@ class CloseDrawer(DrawerSkill):
     def update(self) -> None:
         handle = self.handle()
         if self.phase == "approach":
-            ready = float(np.linalg.norm(self._stand_off(handle) - self.world.hand.pos)) < 2 * _TOLERANCE_M
+            ready = float(np.linalg.norm(self._stand_off(handle) - self.world.hand.pos)) < _STAND_OFF_TOLERANCE_M
             if ready and self.turn_left(self._hand_mat(handle)) < 2 * _ALIGNED_RAD:
                 self.num_attempts += 1
                 self.enter("push")

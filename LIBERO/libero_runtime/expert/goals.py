@@ -8,8 +8,8 @@ from libero_runtime.expert.drawers import CloseDrawer, OpenDrawer
 from libero_runtime.expert.knob import TurnKnob
 from libero_runtime.expert.microwave import CloseDoor, PutInside
 from libero_runtime.expert.pick_place import PickPlace
-from libero_runtime.expert.push import Push
 from libero_runtime.expert.skill import Skill
+from libero_runtime.expert.slide import Slide
 from libero_runtime.expert.world import ExpertError, Goal, World
 
 # What is opened or switched on comes first, what is closed last.
@@ -43,7 +43,7 @@ def _skill_for(world: World, goal: Goal, *, last: bool) -> Skill:
     elif kind == "in" and _has_a_door(world, goal[2]):
         return PutInside(world, goal)
     if kind == "on" and world.is_region(goal[2]) and _lies_flat(world, goal[1]):
-        return Push(world, goal)
+        return Slide(world, goal, last=last)
     return PickPlace(world, goal, last=last)
 
 
@@ -54,7 +54,7 @@ def _has_a_door(world: World, region: str) -> bool:
 
 
 def _lies_flat(world: World, name: str) -> bool:
-    """Whether an object is too wide and too flat to be taken from above."""
+    """Whether an object is wide and flat, such as a plate, which is pushed over the table."""
     points = world.world_points(name)
     wide = float(np.ptp(points[:, :2], axis=0).min()) > _WIDEST_M
     return wide and float(np.ptp(points[:, 2])) < _FLAT_M

@@ -26,15 +26,18 @@ _PALM_ABOVE_M = 0.029
 _PALM_HALF_LENGTH_M = 0.100
 _PALM_HALF_WIDTH_M = 0.032
 
+_PAD_HALF_WIDTH_M = 0.009
 _WIDEST_SPAN_M = 0.068
 _THICKEST_WALL_M = 0.030
 _SPAN_DEPTH_M = 0.026  # pads' middle below the object's top
-_RIM_DEPTH_M = 0.017
+_RIM_DEPTHS_M = (0.017, 0.010, 0.004, -0.002)
 _LOWEST_M = 0.014  # pads' middle above the object's bottom
 _SPAN_ANGLES = 60
 _RIM_ANGLES = 16
 _TURN_COST_M = 0.040  # a quarter turn of the wrist counts as much as so much more width
 _WALL_TURN_COST_M = 0.04  # per radian away from the preferred side
+_SHIFTS_M = (0.0, -0.015, 0.015, -0.025, 0.025)  # along what is held, away from its middle
+_SHIFT_COST = 0.5
 _BLOCKED_COST_M = 0.1
 _PRESSED_COST_M = 0.015  # of a palm that meets something, besides how deep
 
@@ -91,25 +94,38 @@ def span_grasp(points: Array, neighbours: Boxes) -> tuple[float, Grasp] | None:
         normal = np.array([-axis[1], axis[0]])
         across = (level[:, :2] - center) @ normal
         along = (level[:, :2] - center) @ axis
-        held = along[np.abs(across) < 0.009]
-        if len(held) == 0:
-            continue
-        width, middle = float(np.ptp(held)), float(held.max() + held.min()) / 2
-        if width > _WIDEST_SPAN_M:
-            continue
-        if not _fingers_are_free((above[:, :2] - center) @ axis, (above[:, :2] - center) @ normal, middle):
-            continue
-        spot = center + middle * axis
-        cost = float(np.ptp(along)) + _turn_cost(axis) + _blocked_cost(spot, axis, height, neighbours)
-        if best is None or cost < best[0] - 1e-6:
-            best = cost, Grasp(np.array([*spot, height]), axis, width, on_wall=False)
+        for shift in _SHIFTS_M:
+            held = along[np.abs(across - shift) < _PAD_HALF_WIDTH_M]
+            if len(held) == 0 or (shift and np.abs(across).max() < abs(shift) + _PAD_HALF_WIDTH_M):
+                continue
+            width, middle = float(np.ptp(held)), float(held.max() + held.min()) / 2
+            cost = float(np.ptp(along)) + _turn_cost(axis) + _SHIFT_COST * abs(shift)
+            if width > _WIDEST_SPAN_M or (best is not None and cost > best[0] - 1e-6):
+                continue
+            spot = center + middle * axis + shift * normal
+            if not _fingers_are_free((above[:, :2] - spot) @ axis, (above[:, :2] - spot) @ normal, 0.0):
+                continue
+            cost += _blocked_cost(spot, axis, height, neighbours)
+            if best is None or cost < best[0] - 1e-6:
+                best = cost, Grasp(np.array([*spot, height]), axis, width, on_wall=False)
     return best
 
 
 def wall_grasp(points: Array, neighbours: Boxes, *, prefer: Array) -> tuple[float, Grasp] | None:
-    """The best grasp of an outer wall near the object's top and its cost; `prefer` (2,) is the side to take it by."""
+    """The best grasp of an outer wall near the object's top and its cost; `prefer` (2,) is the side to take it by.
+
+    As deep as elsewhere if that is possible, less deep where the inner finger would meet a plate's floor.
+    """
+    for depth in _RIM_DEPTHS_M:
+        found = _wall_grasp_at(points, neighbours, prefer=prefer, depth=depth)
+        if found is not None:
+            return found
+    return None
+
+
+def _wall_grasp_at(points: Array, neighbours: Boxes, *, prefer: Array, depth: float) -> tuple[float, Grasp] | None:
     top = float(points[:, 2].max())
-    height = top - _RIM_DEPTH_M
+    height = top - depth
     above = points[points[:, 2] > height - _PAD_BELOW_M]
     level = points[points[:, 2] > height - 0.004]
     center = (level[:, :2].min(axis=0) + level[:, :2].max(axis=0)) / 2

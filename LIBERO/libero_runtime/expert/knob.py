@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 
 _GRIP_SLAB_M = 0.010  # the part of the knob that sticks out at the top
 _DEPTH_M = 0.012
-_TOLERANCE_M = 0.008
+_TOLERANCE_M = 0.010
 _CLOSE_STEPS = 6
 _TURN_AHEAD_RAD = 0.5
 _MAX_TURN_STEPS = 30

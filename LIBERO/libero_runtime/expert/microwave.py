@@ -13,8 +13,9 @@ Array = NDArray[np.float64]
 
 _DIP_RAD = 0.60
 _STAND_OFF_M = 0.09
-_TOLERANCE_M = 0.008
-_ALIGNED_RAD = 0.15
+_TOLERANCE_M = 0.010
+_STAND_OFF_TOLERANCE_M = 0.025
+_ALIGNED_RAD = 0.20
 _HANDLE_M = 0.030  # what sticks out is looked for at this depth
 _GRIP_M = 0.016  # pads' middle inside its end
 _BELOW_TOP_M = 0.020
@@ -105,7 +106,7 @@ class PutInside(Skill):
         world = self.world
         pose = world.pose(self.name)
         if self.phase == "approach":
-            near = float(np.linalg.norm(self._stand_off() - world.hand.pos)) < 2 * _TOLERANCE_M
+            near = float(np.linalg.norm(self._stand_off() - world.hand.pos)) < _STAND_OFF_TOLERANCE_M
             if near and self.turn_left(self._hand_mat()) < _ALIGNED_RAD:
                 self.enter("reach")
         elif self.phase == "reach":

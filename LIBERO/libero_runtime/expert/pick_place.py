@@ -18,6 +18,7 @@ APPROACH, GRASP, CARRY, RELEASE, RISE = "approach", "grasp", "carry", "release",
 
 _CARRY_SLOPE = 1.0
 _CARRY_HEIGHT_M = 0.07  # of the object above its place while carried
+_MAX_LIFT_M = 0.25
 _LIFT_M = 0.035  # rise before moving sideways
 _TOLERANCE_M = 0.010
 _ALIGNED_RAD = 0.12
@@ -79,6 +80,7 @@ class PickPlace(Skill):
         world = self.world
         pose = world.pose(self.name)
         if self.phase == APPROACH:
+            self.finished = self._rests_in_place()  # where it fell
             self._update_approach(pose)
         elif self.phase == GRASP:
             closed = self.phase_steps >= _MIN_CLOSE_STEPS and world.finger_gap < self._grasp.width + _SQUEEZE_M
@@ -124,7 +126,10 @@ class PickPlace(Skill):
         if float(np.hypot(error[0], error[1])) > place.tolerance or self.phase_steps < _MIN_CARRY_STEPS:
             return False
         touches = self.goal[0] == "on" and not self._on_table and self.world.holds(self.goal)
-        return touches or bool(error[2] > -0.012)
+        return touches or self._rests_in_place() or bool(error[2] > -0.012)
+
+    def _rests_in_place(self) -> bool:
+        return self.world.speed(self.name) < _AT_REST_M_PER_S and self.world.holds(self.goal)
 
     # Moves ------------------------------------------------------------------------------------------------------
 
@@ -194,7 +199,9 @@ class PickPlace(Skill):
         without = (self.name,) if self._drawer is None else (self.name, self._drawer.fixture)
         for_object = self.world.tallest_between(start, end, margin=radius + 0.01, near=near, without=without)
         below = -float(points[:, 2].min())
-        return for_object + 0.015 + below
+        # What sticks to the object and comes along would otherwise be fled from upwards.
+        highest = max(float(self._picked_at[2]), float(place.position[2])) + _MAX_LIFT_M
+        return min(for_object + 0.015 + below, highest)
 
     def _near_start(self, pose: Pose) -> bool:
         return float(np.hypot(*(pose.pos - self._picked_at)[:2])) < self._gate_radius

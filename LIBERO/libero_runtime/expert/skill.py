@@ -15,6 +15,9 @@ Array = NDArray[np.float64]
 HOVER_M = 0.10  # above the target while still far from it
 APPROACH_SLOPE = 2.0  # rise of the approach per metre of remaining distance
 _CLEARANCE_M = 0.025
+_PALM_HALF_LENGTH_M, _PALM_HALF_WIDTH_M, _PALM_ABOVE_M = 0.100, 0.035, 0.031
+_PLAY_M = 0.008
+_POINTING_DOWN = -0.9
 _MARGIN_M, _TAPER = 0.06, 0.6  # what is so close to the way, less so at its end, is passed above
 _SLOW_DOWN_M = 0.03
 
@@ -65,7 +68,16 @@ class Skill(ABC):
         height = min(HOVER_M, APPROACH_SLOPE * max(0.0, distance - tolerance))
         raised = target.copy()
         raised[2] += max(height, min(0.05, 0.3 * max(0.0, self.turn_left(hand_mat) - 0.2)))
+        if distance > tolerance and hand_mat[2, 2] < _POINTING_DOWN:
+            raised[2] = max(raised[2], self._free_for_the_palm(without))
         return self.towards(self.over_obstacles(raised, without=without), hand_mat, gripper)
+
+    def _free_for_the_palm(self, without: tuple[str, ...]) -> float:
+        """Lowest height of the hand, where it is now, at which its palm is above everything."""
+        hand = self.world.hand
+        along = np.linspace(-_PALM_HALF_LENGTH_M, _PALM_HALF_LENGTH_M, 7)
+        points = hand.pos[:2] + np.outer(along, hand.mat[:2, 0])
+        return self.world.tallest_under(points, margin=_PALM_HALF_WIDTH_M, without=without) - _PALM_ABOVE_M + _PLAY_M
 
     def over_obstacles(self, target: Array, *, without: tuple[str, ...], near: float = 0.05) -> Array:
         """A target (3,) raised, and first held back sideways, so that the fingers pass above what is on the way."""

@@ -291,6 +291,12 @@ class World:
             aabb=self.model.geom_aabb[geoms],
         )
 
+    def tallest_under(self, points: Array, *, margin: float, without: Collection[str] = ()) -> float:
+        """Height of what is within `margin` of any of some points (N, 2); minus infinity when nothing is."""
+        boxes = self.boxes(without=without)
+        close = (boxes.distances(points) < margin).any(axis=0)
+        return float(boxes.high[close].max()) if close.any() else -np.inf
+
     def tallest_between(
         self,
         start: Array,
