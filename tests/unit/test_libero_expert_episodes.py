@@ -68,6 +68,33 @@ def test_succeeds_with_one_grasp_and_bounded_actions(scene_of, suite, task_id, l
     assert (np.diff(actions[:, 6]) != 0).sum() <= 2
 
 
+@pytest.mark.parametrize(
+    ("suite", "task_id", "longest", "num_attempts"),
+    [
+        ("libero_goal", 0, 110, 1),  # a drawer pulled open
+        ("libero_goal", 3, 220, 2),  # a drawer pulled open, and a bowl put inside
+        ("libero_goal", 5, 110, 1),  # a plate pushed
+        ("libero_goal", 7, 110, 1),  # a knob turned
+        ("libero_10", 3, 200, 2),  # a bowl into a drawer that is then closed
+        ("libero_10", 9, 220, 2),  # a mug into a microwave that is then closed
+    ],
+)
+def test_each_other_skill_succeeds(scene_of, suite, task_id, longest, num_attempts):
+    success, actions, expert = episode(scene_of(suite, task_id), init_index=1, max_steps=longest)
+    assert success
+    assert expert.num_grasps == num_attempts
+    assert np.abs(actions).max() <= 1.0
+
+
+def test_two_objects_are_both_placed_and_let_go(scene_of):
+    scene = scene_of("libero_10", 8)
+    success, actions, _ = episode(scene, init_index=1, max_steps=400)
+    assert success
+    world = World(scene)
+    assert all(world.holds(goal) for goal in world.goals)
+    assert (np.diff(actions[:, 6]) > 0).sum() >= 2
+
+
 def test_recovers_from_disturbed_actions(scene_of):
     scene = scene_of("libero_spatial", 0)
     assert all(episode(scene, init_index=index, max_steps=200, noise=0.3)[0] for index in (3, 4))

@@ -1,0 +1,48 @@
+"""The command that measures the expert, on two initial states."""
+
+import pytest
+
+from libero_runtime.episodes import Attempt, EpisodeOptions
+from libero_runtime.expert_table import Job, Row, main, table
+
+
+def row(suite: str, task_id: int, *, successes: list[bool]) -> Row:
+    job = Job(suite, task_id, len(successes), 0, EpisodeOptions())
+    attempts = tuple(Attempt(success, 50 + index, 1) for index, success in enumerate(successes))
+    return Row(job, f"do thing {task_id}", attempts)
+
+
+def test_the_table_has_a_line_per_task_and_the_mean_over_tasks_per_suite():
+    rows = [
+        row("libero_goal", 0, successes=[True, True]),
+        row("libero_goal", 1, successes=[True, False]),
+        row("libero_10", 4, successes=[False]),
+    ]
+    lines = table(rows).splitlines()
+    assert "| libero_goal | 0 | do thing 0 | 100 % | 50 | 51 |" in lines
+    assert "| libero_goal | 1 | do thing 1 | 50 % | 50 | 50 |" in lines
+    assert "| libero_10 | 4 | do thing 4 | 0 % | - | 0 |" in lines
+    assert "| libero_goal | 75.0 % | 50 | 4 |" in lines
+    assert rows[1].failed == [1]
+
+
+def test_measures_an_object_task(tmp_path, capsys):
+    output = tmp_path / "table.md"
+    flags = ["--suites", "libero_object", "--tasks", "1", "--init-states", "2", "--num-workers", "1"]
+    assert main([*flags, "--output", str(output)]) == 0
+    assert "| libero_object | 100.0 % |" in output.read_text()
+    assert output.read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--init-states", "0"], "--init-states must be at least 1"),
+        (["--suites", "libero_nothing"], "unknown suite"),
+        (["--tasks", "10"], "task id 10 is out of range"),
+        (["--noise", "-1"], "--noise must not be negative"),
+    ],
+)
+def test_user_errors_exit_with_2(capsys, flags, message):
+    assert main(flags) == 2
+    assert message in capsys.readouterr().err
