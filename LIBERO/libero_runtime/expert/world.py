@@ -21,6 +21,7 @@ _FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
 _POINT_SPACING_M = 0.004
 _CORRIDOR_SAMPLES = 16
 _FRONT_AWAY_M = 0.05  # a front further than this behind an open drawer's middle is out of the way
+_OTHER_AXES = np.array([[1, 2], [0, 2], [0, 1]])
 _UPRIGHT = 0.999  # cosine of the lean up to which a box counts as standing straight
 
 
@@ -74,11 +75,15 @@ class Boxes:
         axes, flat = np.tile(np.eye(2), (len(pos), 1, 1)), half[:, :2].copy()
         upright = np.argmax(np.abs(mat[:, 2]), axis=1)
         rows = np.flatnonzero(np.abs(mat[:, 2]).max(axis=1) > _UPRIGHT)
-        for row in rows:
-            others = [axis for axis in range(3) if axis != upright[row]]
-            axes[row], flat[row] = mat[row][:2, others].T, aabb[row, 3:][others]
+        others = _OTHER_AXES[upright[rows]]
+        axes[rows] = np.take_along_axis(mat[rows, :2], others[:, None], axis=2).transpose(0, 2, 1)
+        flat[rows] = np.take_along_axis(aabb[rows, 3:], others, axis=1)
         low, high = center[:, 2] - half[:, 2], center[:, 2] + half[:, 2]
         return cls(center=center[:, :2], axes=axes, half=flat, low=low, high=high)
+
+    def where(self, mask: NDArray[np.bool_]) -> Boxes:
+        """Some of them."""
+        return Boxes(self.center[mask], self.axes[mask], self.half[mask], self.low[mask], self.high[mask])
 
     def about(self, origin: Array) -> Boxes:
         """The same about a point (3,)."""
@@ -152,11 +157,15 @@ class World:
         self.objects: Collection[str] = tuple(self._env.objects_dict)
         self.fixtures: Collection[str] = tuple(self._env.fixtures_dict)
         self._points: dict[str, Array] = {}
+        self._body_clouds: dict[int, Array] = {}
+        self._masks: dict[frozenset[str], NDArray[np.bool_]] = {}
+        self._boxes: Boxes | None = None
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the hand."""
+        """Read the hand; what is derived from the rest is computed when asked for."""
         data = self.data
+        self._boxes = None
         self.hand = Pose(data.site_xpos[self._hand].copy(), data.site_xmat[self._hand].reshape(3, 3).copy())
         self.finger_gap = float(data.qpos[self._fingers[0]] - data.qpos[self._fingers[1]])
         self.closing_speed = float(data.qvel[self._finger_dofs[1]] - data.qvel[self._finger_dofs[0]])
@@ -231,35 +240,41 @@ class World:
             raise ExpertError(f"{region.name} is not the inside of a drawer")
         out, body = self.drawer_out(region.joint), int(self.model.jnt_bodyid[self.model.joint(region.joint).id])
         top = float(self.part_points(body)[:, 2].max())
-        geoms = self._own_geoms(int(self._env.obj_body_id[region.parent]), whole_tree=True)
-        rest = [geom for geom in geoms if self.model.geom_bodyid[geom] != body]
-        points = self._geom_points(rest, Pose(np.zeros(3), np.eye(3)))
+        tree = self._tree(int(self._env.obj_body_id[region.parent]))
+        points = np.concatenate([self.part_points(part) for part in tree if part != body])
         points = points[points[:, 2] > top]
         reach = float((points[:, :2] @ out).max()) if len(points) else -np.inf
         return reach if reach > float(region.pose.pos[:2] @ out) - _FRONT_AWAY_M else None
 
     # Collision geometry -----------------------------------------------------------------------------------------
 
-    def _own_geoms(self, body: int, *, whole_tree: bool) -> Sequence[int]:
-        parents = self.model.body_rootid if whole_tree else np.arange(self.model.nbody)
-        owner = parents[self.model.geom_bodyid]
-        wanted = parents[body] if whole_tree else body
+    def _own_geoms(self, body: int) -> Sequence[int]:
         touchable = (self.model.geom_contype | self.model.geom_conaffinity) != 0
-        return [int(geom) for geom in np.flatnonzero((owner == wanted) & touchable)]
+        return [int(geom) for geom in np.flatnonzero((self.model.geom_bodyid == body) & touchable)]
 
-    def _geom_points(self, geoms: Sequence[int], origin: Pose) -> Array:
-        clouds = []
-        for geom in geoms:
-            local = _surface_points(int(self.model.geom_type[geom]), self.model.geom_size[geom])
-            world = local @ self.data.geom_xmat[geom].reshape(3, 3).T + self.data.geom_xpos[geom]
-            clouds.append((world - origin.pos) @ origin.mat)
-        return np.concatenate(clouds)
+    def _body_cloud(self, body: int) -> Array:
+        """Points (P, 3) on one body's own collision geometry, in its frame."""
+        if body not in self._body_clouds:
+            clouds = [np.zeros((0, 3))]
+            for geom in self._own_geoms(body):
+                local = _surface_points(int(self.model.geom_type[geom]), self.model.geom_size[geom])
+                turn = np.zeros(9)
+                mujoco.mju_quat2Mat(turn, self.model.geom_quat[geom])
+                clouds.append(local @ turn.reshape(3, 3).T + self.model.geom_pos[geom])
+            self._body_clouds[body] = np.concatenate(clouds)
+        return self._body_clouds[body]
+
+    def _tree(self, body: int) -> list[int]:
+        roots = self.model.body_rootid
+        return [int(other) for other in np.flatnonzero(roots == roots[body])]
 
     def points(self, name: str) -> Array:
         """Points (P, 3) on an object's collision geometry, in its own frame."""
         if name not in self._points:
             body = int(self._env.obj_body_id[name])
-            self._points[name] = self._geom_points(self._own_geoms(body, whole_tree=True), self.pose(name))
+            pose = self.pose(name)
+            world = np.concatenate([self.part_points(part) for part in self._tree(body)])
+            self._points[name] = (world - pose.pos) @ pose.mat
         return self._points[name]
 
     def world_points(self, name: str) -> Array:
@@ -269,7 +284,8 @@ class World:
 
     def part_points(self, body: int) -> Array:
         """Points (P, 3) in the world on one body of an articulated fixture, as it is now."""
-        return self._geom_points(self._own_geoms(body, whole_tree=False), Pose(np.zeros(3), np.eye(3)))
+        points: Array = self._body_cloud(body) @ self.data.xmat[body].reshape(3, 3).T + self.data.xpos[body]
+        return points
 
     @cached_property
     def _obstacles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -283,13 +299,14 @@ class World:
     def boxes(self, *, without: Collection[str] = ()) -> Boxes:
         """Boxes around all collision geometry but the named objects'."""
         geoms, roots = self._obstacles
-        left_out = [int(self.model.body_rootid[self._env.obj_body_id[name]]) for name in without]
-        geoms = geoms[~np.isin(roots, left_out)]
-        return Boxes.around(
-            pos=self.data.geom_xpos[geoms],
-            mat=self.data.geom_xmat[geoms].reshape(-1, 3, 3),
-            aabb=self.model.geom_aabb[geoms],
-        )
+        if self._boxes is None:
+            mats = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
+            self._boxes = Boxes.around(pos=self.data.geom_xpos[geoms], mat=mats, aabb=self.model.geom_aabb[geoms])
+        key = frozenset(without)
+        if key not in self._masks:
+            left_out = [int(self.model.body_rootid[self._env.obj_body_id[name]]) for name in key]
+            self._masks[key] = ~np.isin(roots, left_out)
+        return self._boxes.where(self._masks[key])
 
     def tallest_under(self, points: Array, *, margin: float, without: Collection[str] = ()) -> float:
         """Height of what is within `margin` of any of some points (N, 2); minus infinity when nothing is."""
