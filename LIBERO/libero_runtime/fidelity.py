@@ -8,8 +8,9 @@ one of the task's objects, down on it, close the gripper, lift, with noise (an o
 
 Contacts amplify the smallest difference, in stock too: from states that differ by 1e-9 stock's own runs part. How far
 they do is measured here with three stock runs from states perturbed by 1e-9, 1e-8 and 1e-8 (joint positions, object
-positions, velocities): 1e-8 m is how far ours, with sums in another order, is from stock while nothing amplifies. A joint or object counts as chaotic from the step at which a twin is further away than a tenth of the
-tolerance; until then ours must stay within the tolerance. Rewards and success must be equal until anything is chaotic.
+positions, velocities): 1e-8 m is how far ours, with sums in another order, is from stock while nothing amplifies. A
+joint or object counts as chaotic from the step at which a twin is further away than a tenth of the tolerance; until
+then ours must stay within the tolerance. Rewards and success must be equal until anything is chaotic.
 
 Exit code 0 when every task passes, 1 when one fails, 2 when it cannot run.
 """
