@@ -35,6 +35,7 @@ _LOWEST_M = 0.014  # pads' middle above the object's bottom
 _SPAN_ANGLES = 60
 _RIM_ANGLES = 16
 _TURN_COST_M = 0.040  # a quarter turn of the wrist counts as much as so much more width
+_RIM_M = 0.003  # at least so much of a wall is looked at
 _WALL_TURN_COST_M = 0.04  # per radian away from the preferred side
 _SHIFTS_M = (0.0, -0.015, 0.015, -0.025, 0.025)  # along what is held, away from its middle
 _SHIFT_COST = 0.5
@@ -127,7 +128,7 @@ def _wall_grasp_at(points: Array, neighbours: Boxes, *, prefer: Array, depth: fl
     top = float(points[:, 2].max())
     height = top - depth
     above = points[points[:, 2] > height - _PAD_BELOW_M]
-    level = points[points[:, 2] > height - 0.004]
+    level = points[points[:, 2] > min(height + 0.001, top - _RIM_M)]
     center = (level[:, :2].min(axis=0) + level[:, :2].max(axis=0)) / 2
     best: tuple[float, Grasp] | None = None
     start = math.atan2(float(prefer[1]), float(prefer[0]))

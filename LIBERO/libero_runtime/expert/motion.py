@@ -100,10 +100,10 @@ def nearer_of_both(hand_mat: Array, present_mat: Array) -> Array:
     return hand_mat if turns[0] >= turns[1] else other
 
 
-def action(*, move: Array, hand_mat: Array, present_mat: Array, gripper: float, speed: float = 1.0) -> Array:
+def action(*, move: Array, hand_mat: Array, present_mat: Array, gripper: float) -> Array:
     """Action (7,) towards a displacement (3,) and an orientation; saturated speed keeps its direction."""
     position = POSITION_GAIN * move / POSITION_PER_ACTION_M
     turn = ROTATION_GAIN * rotation_vector(hand_mat @ present_mat.T) / ROTATION_PER_ACTION_RAD
-    position /= max(1.0, float(np.abs(position).max()) / speed)
-    turn /= max(1.0, float(np.abs(turn).max()))
+    for part in (position, turn):
+        part /= max(1.0, float(np.abs(part).max()))
     return np.concatenate([position, turn, [gripper]])

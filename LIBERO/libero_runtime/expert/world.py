@@ -176,14 +176,6 @@ class World:
         """LIBERO's own answer to a predicate."""
         return bool(self._env._eval_predicate(list(goal)))
 
-    def is_open(self, region: str) -> bool:
-        """Whether a drawer or door is open."""
-        return self.holds(("open", region))
-
-    def category(self, name: str) -> str:
-        """Category of an object or fixture: `plate` of `plate_1`."""
-        return str(self._env.get_object(name).category_name)
-
     def is_region(self, name: str) -> bool:
         """Whether a name of the task language is a site."""
         return name in self._env.object_sites_dict
