@@ -122,7 +122,12 @@ class Parts:
                 f"{path} is not a file of this command ({error}): choose another folder, or replace it with --restart"
             ) from error
 
+    def clear(self, task_id: int) -> None:
+        """A task's demonstrations are in their final file."""
+        for path in self.folder.glob(f"task{task_id}_attempt*.hdf5"):
+            path.unlink()
+
     def remove(self) -> None:
-        """Everything is in its final files; what another run left of other tasks is kept."""
+        """Every task is complete; what another run left of other tasks is kept. To be called while begun."""
         if not any(self.folder.glob("*.hdf5")):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.folder)

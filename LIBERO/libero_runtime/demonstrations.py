@@ -178,12 +178,14 @@ def record(
         if lengths is not None:
             book.recall([EpisodeReport(task_id, index, True, length) for index, length in enumerate(lengths)])
             unwritten.remove(task_id)
-    if not unwritten:
+    if not unwritten and not parts.folder.is_dir():
         return books
     with (
         parts.begun(),
         tqdm(total=options.episodes_per_task * len(books), unit="demo", disable=not show_progress) as bar,
     ):
+        for task_id in set(options.tasks) - unwritten:
+            parts.clear(task_id)  # of a run that was killed just after it had written them to their file
         for task_id in sorted(unwritten):
             books[task_id].recall(parts.finished(task_id))
             if books[task_id].complete:
@@ -192,7 +194,7 @@ def record(
         bar.update(sum(len(book.successes) for book in books.values()))
         if unwritten:
             _record_rest(options, books, unwritten, suite, parts, output, description, num_workers, bar)
-    parts.remove()
+        parts.remove()
     return books
 
 
@@ -233,8 +235,7 @@ def _write(book: TaskBook, options: RunOptions, suite: Suite, parts: Parts, outp
     files = [parts.path(book.task_id, attempt) for attempt in sorted(book.successes)]
     target = demonstration_file(output, task)
     merge_parts(target, files, task, cameras=options.cameras, image_size=options.image_size, options=description)
-    for file in files:
-        file.unlink()
+    parts.clear(book.task_id)
 
 
 # Command line -------------------------------------------------------------------------------------------------------
