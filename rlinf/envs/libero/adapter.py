@@ -1,6 +1,7 @@
 """Joins ``libero_runtime`` with the training loop: step limits, termination and rewards."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
 from rlinf.envs.registry import TaskInfo
 from rlinf.envs.vector_env import VIDEO_STRIDE
+
+log = logging.getLogger(__name__)
 
 
 def tasks(suite: str) -> tuple[TaskInfo, ...]:
@@ -50,6 +53,7 @@ class LiberoEnv:
             image_size=config.image_size,
             look=config.look,
             num_idle_steps=config.num_idle_steps,
+            on_failure="freeze",
         )
         self._steps_left = np.zeros(self.num_envs, np.int64)
         self._succeeded = np.zeros(self.num_envs, np.bool_)
@@ -72,7 +76,8 @@ class LiberoEnv:
         """Carry out one chunk of actions in each named environment; ``film_first`` keeps frames of the first.
 
         A reward is ``reward_coef`` times the change of success (``use_rel_reward``), so that an episode's rewards add
-        up to ``reward_coef`` exactly when it ends in success.
+        up to ``reward_coef`` exactly when it ends in success. An episode whose physics fails is cut off where it was
+        before the chunk, without success, and a warning says so; the others go on.
         """
         ids = list(env_ids)
         stop = not self._split.ignore_terminations
@@ -87,18 +92,21 @@ class LiberoEnv:
         )
         executed_BC = np.arange(chunk)[None, :] < np.asarray(result.num_steps_B)[:, None]
         success_BC = result.success_BC
+        failed_B = np.array([failure is not None for failure in result.failures_B], np.bool_)
+        for failure in filter(None, result.failures_B):
+            log.warning("an episode is cut off as failed: %s", failure)
         before_BC = np.concatenate([self._succeeded[ids][:, None], success_BC[:, :-1]], axis=1)
         gained_BC = success_BC.astype(np.float32) - (before_BC.astype(np.float32) if self._config.use_rel_reward else 0)
         self._steps_left[ids] -= result.num_steps_B
         self._succeeded[ids] = success_BC[:, -1]
-        terminated_B = success_BC[:, -1] & stop
+        terminated_B = success_BC[:, -1] & stop & ~failed_B
         return EnvStep(
             observation=Observation(result.frames.images_BNHWC, result.frames.proprio_BP, result.frames.languages),
             rewards_BC=(self._config.reward_coef * gained_BC * executed_BC).astype(np.float32),
             executed_BC=executed_BC,
             success_BC=success_BC,
             terminated_B=terminated_B,
-            truncated_B=(self._steps_left[ids] <= 0) & ~terminated_B,
+            truncated_B=((self._steps_left[ids] <= 0) & ~terminated_B) | failed_B,
             video_frames=result.recorded,
         )
 
