@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.controller import ExactController
 from libero_runtime.models import quiet_robosuite
+from libero_runtime.number_lists import NumberError, parse_numbers
 from libero_runtime.opengl import OpenGLError, select_opengl
 from libero_runtime.paths import LiberoPathError, prepare_libero
 from libero_runtime.scene import IDLE_ACTION, Scene
@@ -87,7 +88,7 @@ class Layout:
 
 
 class Stock:
-    """LIBERO's own environment of a task, settled in one initial state."""
+    """LIBERO's own environment of a task, settled in one initial state at a time."""
 
     def __init__(self, task: TaskSpec, *, init_index: int, seed: int, num_idle_steps: int = 10) -> None:
         select_opengl()
@@ -95,13 +96,19 @@ class Stock:
         quiet_robosuite()
         from libero.libero.envs.env_wrapper import ControlEnv
 
+        self.task = task
         self.control_env = ControlEnv(
             bddl_file_name=str(task.bddl_path), use_camera_obs=False, has_renderer=False, has_offscreen_renderer=False
         )
-        self.control_env.seed(start_seed(task_id=task.task_id, init_index=init_index, seed=seed))
+        self._num_idle_steps = num_idle_steps
+        self.settle(init_index=init_index, seed=seed)
+
+    def settle(self, *, init_index: int, seed: int) -> None:
+        """Reset, as stock does it, and let the objects of an initial state fall."""
+        self.control_env.seed(start_seed(task_id=self.task.task_id, init_index=init_index, seed=seed))
         self.control_env.reset()
-        self.control_env.set_init_state(init_states(task)[init_index])
-        for _ in range(num_idle_steps):
+        self.control_env.set_init_state(init_states(self.task)[init_index])
+        for _ in range(self._num_idle_steps):
             self.control_env.step(IDLE_ACTION)
         self.env: Any = self.control_env.env
         self.model: mujoco.MjModel = self.env.sim.model._model
@@ -230,17 +237,6 @@ def _check(job: tuple[str, int, int]) -> Report:
     return check_task(suite, task_id, num_steps=num_steps)
 
 
-def parse_tasks(text: str) -> list[int]:
-    """Task numbers of "0-3,7"."""
-    tasks: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise SuiteError(f"--tasks {text!r}: expected numbers and ranges such as 0-3,7")
-        tasks.update(range(int(first), int(last or first) + 1))
-    return sorted(tasks)
-
-
 def _row(report: Report) -> str:
     if report.problem:
         return f"| {report.task:<18} | cannot run: {report.problem}"
@@ -265,12 +261,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs = []
         for suite in args.suites.split(","):
             known = {task.task_id for task in load_suite(suite).tasks}
-            jobs += [(suite, task_id, args.steps) for task_id in parse_tasks(args.tasks) if task_id in known]
+            jobs += [(suite, task_id, args.steps) for task_id in parse_numbers(args.tasks) if task_id in known]
         if not jobs:
             raise SuiteError(f"--suites {args.suites} have no --tasks {args.tasks}")
         select_opengl()
         prepare_libero()
-    except (SuiteError, LiberoPathError, OpenGLError) as error:
+    except (SuiteError, NumberError, LiberoPathError, OpenGLError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stdout.write(

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from libero_runtime import fidelity
-from libero_runtime.suites import SuiteError
+from libero_runtime import fidelity, fidelity_episodes
 
 NUM_STEPS = 40
 
@@ -46,9 +45,24 @@ def test_verdict():
 
 def test_bad_arguments(capsys):
     assert fidelity.main(["--tasks", "a"]) == 2
-    assert "--tasks 'a': expected numbers and ranges such as 0-3,7" in capsys.readouterr().err
+    assert "expected numbers and ranges such as 0-3,7, given 'a'" in capsys.readouterr().err
     assert fidelity.main(["--suites", "libero_nowhere"]) == 2
     assert fidelity.main(["--steps", "0"]) == 2
-    assert fidelity.parse_tasks("0-2,7") == [0, 1, 2, 7]
-    with pytest.raises(SuiteError):
-        fidelity.parse_tasks("3-")
+
+
+def test_episodes_end_alike():
+    endings = fidelity_episodes.check_task("libero_object", 0, 2)
+    assert [ending.init_index for ending in endings] == [0, 1]
+    assert endings[0].ours, "the expert without noise"
+    assert all(ending.alike for ending in endings)
+
+
+def test_a_different_ending_is_not_alike():
+    assert not fidelity_episodes.Ending("libero_object 0", 0, 10, ours=True, stock=False).alike
+
+
+def test_bad_arguments_of_episodes(capsys):
+    assert fidelity_episodes.main(["--episodes", "51"]) == 2
+    assert "must be 1 to 50" in capsys.readouterr().err
+    assert fidelity_episodes.main(["--suites", "libero_90"]) == 2
+    assert fidelity_episodes.main(["--tasks", "0,10"]) == 2

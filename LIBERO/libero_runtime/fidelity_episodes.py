@@ -1,0 +1,142 @@
+"""Do whole episodes end alike in stock LIBERO and here?
+
+    python -m libero_runtime.fidelity_episodes [--suites libero_spatial] [--tasks 0-9] [--episodes 10] [--jobs 2]
+
+The scripted expert plays each episode here, every second one under noise and with a single attempt, so that some fail.
+Stock LIBERO then starts from the same state and is given the same actions, open loop: nothing corrects a
+difference. Alike means that both reach the goal or neither does, stock within ten more steps at rest.
+
+Exit code 0 when at least 99 % are alike, 1 when fewer are, 2 when it cannot run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.episodes import MAX_STEPS
+from libero_runtime.expert import ScriptedExpert
+from libero_runtime.fidelity import SUITES, Stock
+from libero_runtime.number_lists import NumberError, parse_numbers
+from libero_runtime.opengl import OpenGLError, select_opengl
+from libero_runtime.paths import LiberoPathError, prepare_libero
+from libero_runtime.scene import Scene
+from libero_runtime.slots import Slot
+from libero_runtime.suites import SuiteError, load_suite
+
+REQUIRED = 0.99
+_NOISE = 0.4
+_NUM_REST_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one episode ended on both sides."""
+
+    task: str
+    init_index: int
+    num_steps: int
+    ours: bool
+    stock: bool
+
+    @property
+    def alike(self) -> bool:
+        return self.ours == self.stock
+
+
+def play(scene: Scene, slot: Slot, *, noise: float, max_attempts: int, seed: int) -> tuple[NDArray[np.float64], bool]:
+    """Let the expert play here: executed actions (T, 7), and success."""
+    rng = np.random.default_rng(seed)
+    scene.load(slot)
+    scene.refresh()
+    expert = ScriptedExpert(scene)
+    actions: list[NDArray[np.float64]] = []
+    success = False
+    while len(actions) < MAX_STEPS[scene.task.suite] and not success:
+        action = expert.act()
+        if expert.num_attempts > max_attempts:
+            break
+        action[:6] = np.clip(action[:6] + noise * rng.standard_normal(6), -1.0, 1.0)
+        actions.append(action.copy())
+        success = scene.step(action)
+    return np.array(actions), success
+
+
+def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
+    """Episodes of a task, from its first initial states."""
+    task = load_suite(suite).task(task_id)
+    scene = Scene(task, image_size=16)
+    stock: Stock | None = None
+    endings = []
+    for index in range(num_episodes):
+        if stock is None:
+            stock = Stock(task, init_index=index, seed=0)
+        else:
+            stock.settle(init_index=index, seed=0)
+        slot = stock.slot(init_index=index, seed=0)
+        noisy = index % 2 == 1
+        actions_TA, success = play(
+            scene, slot, noise=_NOISE if noisy else 0.0, max_attempts=1 if noisy else 3, seed=index
+        )
+        rest = np.zeros((_NUM_REST_STEPS, 7))
+        rest[:, 6] = actions_TA[-1, 6]
+        run = stock.run(np.concatenate([actions_TA, rest]) if success else actions_TA)
+        endings.append(Ending(f"{suite} {task_id}", index, len(actions_TA), success, bool(run.success_T.any())))
+    scene.close()
+    if stock is not None:
+        stock.close()
+    return endings
+
+
+def _check(job: tuple[str, int, int]) -> list[Ending]:
+    return check_task(*job)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the asked tasks, print a line for each and the share that is alike."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
+    parser.add_argument("--tasks", default="0-9", help="such as 0-3,7")
+    parser.add_argument("--episodes", type=int, default=10, help="per task, from initial states 0, 1, ...")
+    parser.add_argument("--jobs", type=int, default=1, help="tasks checked at the same time")
+    args = parser.parse_args(arguments)
+    try:
+        if not 1 <= args.episodes <= 50 or args.jobs < 1:
+            raise SuiteError(f"--episodes {args.episodes} must be 1 to 50 and --jobs {args.jobs} at least 1")
+        tasks = parse_numbers(args.tasks)
+        jobs = []
+        for suite in args.suites.split(","):
+            if suite not in SUITES:
+                raise SuiteError(f"the expert plays {', '.join(SUITES)}; given --suites {args.suites}")
+            jobs += [(suite, load_suite(suite).task(task_id).task_id, args.episodes) for task_id in tasks]
+        select_opengl()
+        prepare_libero()
+    except (SuiteError, NumberError, LiberoPathError, OpenGLError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    alike: list[bool] = []
+    sys.stdout.write("| suite and task   | alike   | succeed here | in stock |\n|---|---|---|---|\n")
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        for endings in pool.imap(_check, jobs):
+            alike += [ending.alike for ending in endings]
+            differing = ", ".join(str(ending.init_index) for ending in endings if not ending.alike)
+            sys.stdout.write(
+                f"| {endings[0].task:<16} | {sum(ending.alike for ending in endings)} of {len(endings)} | "
+                f"{sum(ending.ours for ending in endings)} | {sum(ending.stock for ending in endings)} |"
+                + (f" differ from initial states {differing}" if differing else "")
+                + "\n"
+            )
+            sys.stdout.flush()
+    share = float(np.mean(alike))
+    sys.stdout.write(f"{sum(alike)} of {len(alike)} episodes end alike ({share:.1%}; required: {REQUIRED:.0%})\n")
+    return 0 if share >= REQUIRED else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
