@@ -16,9 +16,8 @@ _MARK = ".value_head."
 
 
 def attach_value_head(model: OpenVLAForActionPrediction, *, path: Path | None, seed: int) -> ValueHead:
-    """Give ``model`` a trainable value head, float32: the one beside the adapter in ``path``, else a fresh one.
-
-    A start that was trained without a critic gets a fresh one; it depends on ``seed`` alone.
+    """Give ``model`` a trainable value head, float32: the one beside the adapter in ``path``, else the base
+    checkpoint's own, else a fresh one, which depends on ``seed`` alone.
 
     Raises:
         ConfigError: the stored head does not fit the model.
@@ -26,6 +25,9 @@ def attach_value_head(model: OpenVLAForActionPrediction, *, path: Path | None, s
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = ValueHead(model.config.llama.hidden_size).float()
+    own = model.value_head
+    if own is not None and own.head_l3.out_features == 1:
+        head.load_state_dict(own.state_dict())
     file = path / VALUE_HEAD_FILE if path is not None else None
     if file is not None and file.is_file():
         stored, expected = load_file(file), head.state_dict()

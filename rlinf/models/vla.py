@@ -175,6 +175,8 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
     processor = PrismaticProcessor.from_pretrained(
         source.checkpoint, max_prompt_length=config.max_prompt_length, tokenizer=source.tokenizer
     )
+    if not source.critic:
+        model.value_head = None  # a checkpoint may hold the one of its own training
     return AdaptedModel(
         module=module,
         processor=processor,

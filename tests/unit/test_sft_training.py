@@ -290,9 +290,9 @@ def test_nan_actions_are_named_by_the_command(demos, tmp_path, capsys):
     [
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is incomplete or corrupt"),
         (lambda path: path.unlink(), "is incomplete or corrupt"),
-        (lambda path: rename_tensor(path, "projector.fc1.weight", None), "1 missing keys: projector.fc1.weight"),
-        (lambda path: rename_tensor(path, "projector.fc1.weight", "more"), "1 missing keys: projector.fc1.weight"),
-        (lambda path: rename_tensor(path, None, "more"), "1 unexpected keys: more"),
+        (lambda path: rename_tensor(path, "projector.fc1.weight", None), "1 missing: projector.fc1.weight"),
+        (lambda path: rename_tensor(path, "projector.fc1.weight", "more"), "1 missing: projector.fc1.weight"),
+        (lambda path: rename_tensor(path, None, "more"), "1 unexpected: more"),
     ],
 )
 def test_damaged_checkpoints_are_refused(demos, checkpoint, tmp_path, capsys, damage, message):

@@ -4,13 +4,18 @@ from .action_tokens import ActionTokenMap, action_entropy, action_log_probs, sam
 from .autoregressive import OpenVLAForAutoregressivePrediction
 from .configuration import OpenVLAConfig
 from .heads import ValueHead
+from .loading import CheckpointError
 from .modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units, lora_target_modules
 from .processing import ImageSettings, PolicyBatch, PrismaticProcessor, resize_pictures
+from .registration import register
 from .small import SmallSizes, TowerSizes, create_small_checkpoint, libero_sentences
+
+register()
 
 __all__ = [
     "ActionOutput",
     "ActionTokenMap",
+    "CheckpointError",
     "ImageSettings",
     "OpenVLAConfig",
     "OpenVLAForActionPrediction",

@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import AutoConfig, LlamaConfig, PretrainedConfig
+from transformers import LlamaConfig, PretrainedConfig
 
+CONFIG_FILE = "config.json"
 DATASET_STATISTICS_FILE = "dataset_statistics.json"
 NO_NOOPS_SUFFIX = "_no_noops"
 
@@ -93,14 +94,22 @@ class OpenVLAConfig(PretrainedConfig):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read `config.json`, then merge `dataset_statistics.json` of the same folder over its `norm_stats`.
 
-        Fine-tuning writes the statistics of its own data set beside the configuration, so they win.
+        Raises:
+            OSError: a folder has no `config.json`, or it is no JSON; defaults do not stand in for it.
         """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir() and not (folder / CONFIG_FILE).is_file() and "subfolder" not in kwargs:
+            raise FileNotFoundError(f"there is no {CONFIG_FILE} in {folder}")
         config_dict, unused_kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        statistics_file = Path(pretrained_model_name_or_path) / DATASET_STATISTICS_FILE
-        if statistics_file.is_file():
-            statistics = json.loads(statistics_file.read_text(encoding="utf-8"))
-            config_dict["norm_stats"] = {**(config_dict.get("norm_stats") or {}), **statistics}
-        return config_dict, unused_kwargs
+        return with_dataset_statistics(config_dict, folder), unused_kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; `AutoConfig` reads `config.json` itself and names its folder here."""
+        folder = kwargs.get("name_or_path")
+        if folder is not None:
+            config_dict = with_dataset_statistics(config_dict, Path(folder))
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def llama(self) -> LlamaConfig:
@@ -146,5 +155,13 @@ class OpenVLAConfig(PretrainedConfig):
         )
 
 
-# Without this, AutoTokenizer and PEFT warn about (or refuse) the model type of a checkpoint.
-AutoConfig.register(OpenVLAConfig.model_type, OpenVLAConfig)
+def with_dataset_statistics(config_dict: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The configuration with the statistics in `folder` merged over its own, where there are some.
+
+    Fine-tuning writes the statistics of its own data set beside the configuration, so they win.
+    """
+    file = folder / DATASET_STATISTICS_FILE
+    if not file.is_file():
+        return config_dict
+    statistics = json.loads(file.read_text(encoding="utf-8"))
+    return {**config_dict, "norm_stats": {**(config_dict.get("norm_stats") or {}), **statistics}}

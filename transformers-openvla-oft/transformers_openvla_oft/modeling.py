@@ -12,7 +12,9 @@ Shapes: B batch, L prompt slots, P patches of all pictures, T action tokens, V a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from .configuration import OpenVLAConfig
 from .heads import ValueHead
+from .loading import check_stored, reading, report, stored_value_head
 from .vision import (
     AttentionPoolWeights,
     LayerScale,
@@ -32,6 +35,7 @@ from .vision import (
 )
 
 TOKEN_INIT_STD = 0.02
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 
 
 class ActionOutput(NamedTuple):
@@ -68,6 +72,62 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         self.language_model = LlamaForCausalLM(config.llama)
         self.value_head: ValueHead | None = None  # published checkpoints have none; who needs one sets it
         self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *model_args: Any,
+        config: OpenVLAConfig | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As in transformers, but every weight must be there and have its shape; nothing is left at random values.
+
+        This class, which the auto classes know, loads the autoregressive one where the configuration decodes one
+        action at a time. A checkpoint of reinforcement learning that holds a value head keeps it.
+
+        Raises:
+            CheckpointError: files are missing or corrupt, or names or shapes are not the model's.
+        """
+        path = pretrained_model_name_or_path
+        with reading(path):
+            if config is None:
+                own = {name: kwargs.pop(name) for name in list(kwargs) if name in OpenVLAConfig.__annotations__}
+                where = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+                config = OpenVLAConfig.from_pretrained(path, **own, **where)
+            chosen = cls._fitting(config)
+            if chosen is not cls:
+                return chosen.from_pretrained(
+                    path, *model_args, config=config, output_loading_info=output_loading_info, **kwargs
+                )
+            head: set[str] = set()
+            folder = Path(path)
+            if folder.is_dir() and kwargs.keys().isdisjoint({"state_dict", "subfolder"}):
+                head = check_stored(folder, cls._shapes(config))
+            kwargs |= {"config": config, "output_loading_info": True}
+            loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
+            model: OpenVLAForActionPrediction = loaded[0]
+            info: dict[str, Any] = loaded[1]
+            if head:
+                model.value_head = stored_value_head(folder, head).to(loaded[0].dtype).train(model.training)
+        unexpected = set(info["unexpected_keys"]) - head
+        report(path, missing=info["missing_keys"], unexpected=unexpected, mismatched={})
+        return (model, {**info, "unexpected_keys": unexpected}) if output_loading_info else model
+
+    @classmethod
+    def _shapes(cls, config: OpenVLAConfig) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in cls(config).state_dict().items()}
+
+    @classmethod
+    def _fitting(cls, config: OpenVLAConfig) -> type[OpenVLAForActionPrediction]:
+        """The class to load: of this one's subclasses, the autoregressive one for a chunk of one action."""
+        if cls is OpenVLAForActionPrediction and config.num_actions_chunk == 1:
+            from .autoregressive import OpenVLAForAutoregressivePrediction  # which is a subclass
+
+            return OpenVLAForAutoregressivePrediction
+        return cls
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

@@ -17,11 +17,24 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from .configuration import OpenVLAConfig
+from .loading import reading
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROMPT = "In: What action should the robot take to {task}?\nOut: "
 # The piece that the trailing space of the prompt becomes (id 29871 in Llama-2): the position of the first logits.
 PROMPT_END_TOKEN = "\u2581"
+AUTO_PROCESSOR_OPTIONS = frozenset(
+    {
+        "trust_remote_code",
+        "from_auto",
+        "revision",
+        "cache_dir",
+        "force_download",
+        "local_files_only",
+        "subfolder",
+        "token",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -100,17 +113,31 @@ class PrismaticProcessor:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, max_prompt_length: int | None = None, tokenizer: str | Path | None = None
+        cls,
+        path: str | Path,
+        *,
+        max_prompt_length: int | None = None,
+        tokenizer: str | Path | None = None,
+        **_of_auto_processor: Any,
     ) -> PrismaticProcessor:
         """From a checkpoint folder; `max_prompt_length` defaults to the one of its `config.json`.
 
         tokenizer: a folder with another tokenizer than the checkpoint's own.
+        _of_auto_processor: what `AutoProcessor` hands on to every class (`trust_remote_code`, `revision`, ...); a
+            folder has no use for it.
+
+        Raises:
+            CheckpointError: a file is missing or corrupt.
         """
-        config = OpenVLAConfig.from_pretrained(path)
-        fields = json.loads((Path(path) / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
-        # The published tokenizer classes differ in how they rebuild the tokenizer; the file is the same for all.
+        if unknown := {name for name in _of_auto_processor if name.lstrip("_") not in AUTO_PROCESSOR_OPTIONS}:
+            raise TypeError(f"unknown options {sorted(unknown)}; known: max_prompt_length, tokenizer")
+        with reading(path):
+            config = OpenVLAConfig.from_pretrained(path)
+            fields = json.loads((Path(path) / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
+            # The published tokenizer classes differ in how they rebuild the tokenizer; the file is the same for all.
+            tokens = PreTrainedTokenizerFast.from_pretrained(tokenizer or path)
         return cls(
-            PreTrainedTokenizerFast.from_pretrained(tokenizer or path),
+            tokens,
             images=ImageSettings.from_dict(fields),
             max_prompt_length=max_prompt_length or config.max_prompt_length,
             num_images=config.num_images_in_input,

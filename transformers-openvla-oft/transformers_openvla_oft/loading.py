@@ -1,0 +1,143 @@
+"""Reading a checkpoint's weights completely or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .heads import ValueHead
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+VALUE_HEAD_PREFIX = "value_head."
+MAX_LISTED = 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is incomplete, corrupt, or another model's."""
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the libraries that read files, as one kind of error that names the checkpoint."""
+    try:
+        yield
+    except (OSError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} is incomplete or corrupt: {str(error).rstrip('.')}{_unreadable(Path(path))}. "
+            "Download or copy it again."
+        ) from error
+
+
+def check_stored(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Compare what a folder holds with the model's own `shapes` by name; gives the names of a value head beside them.
+
+    Only the files' headers are read. Without this, transformers fills what is missing with random numbers, which takes
+    minutes at the size of a 7B, and then warns.
+
+    Raises:
+        CheckpointError: lists what is missing, unexpected or of another shape.
+    """
+    stored = stored_shapes(folder)
+    head = {name for name in stored if name.startswith(VALUE_HEAD_PREFIX)} - shapes.keys()
+    report(
+        folder,
+        missing=shapes.keys() - stored.keys(),
+        unexpected=stored.keys() - shapes.keys() - head,
+        mismatched={
+            name: (stored[name], shape)
+            for name, shape in shapes.items()
+            if name in stored and tuple(stored[name]) != tuple(shape)
+        },
+    )
+    return head
+
+
+def report(
+    path: str | os.PathLike[str],
+    *,
+    missing: Collection[str],
+    unexpected: Collection[str],
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+) -> None:
+    """Say what does not fit.
+
+    Raises:
+        CheckpointError: unless all three are empty.
+    """
+    shapes = [f"{name} is {tuple(have)}, expected {tuple(want)}" for name, (have, want) in mismatched.items()]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    found = [f"{len(names)} {what}: {_listed(sorted(names))}" for what, names in problems.items() if names]
+    if found:
+        raise CheckpointError(
+            f"the weights in {path} are not this model's: {'; '.join(found)}. Nothing is made up in their place: check "
+            "that config.json and the weights belong together."
+        )
+
+
+def stored_value_head(path: Path, names: Collection[str]) -> ValueHead:
+    """The value head that a checkpoint holds under `names`; reinforcement learning saves one with its policies.
+
+    Raises:
+        CheckpointError: it is no head of this package.
+    """
+    stored = {name.removeprefix(VALUE_HEAD_PREFIX): tensor for name, tensor in stored_tensors(path, names).items()}
+    wanted = ("head_l1.weight", "head_l3.weight")
+    if any(name not in stored for name in wanted):
+        raise CheckpointError(f"the value head in {path} lacks {wanted}; it holds {sorted(stored)}")
+    head = ValueHead(stored["head_l1.weight"].shape[1], num_outputs=stored["head_l3.weight"].shape[0])
+    try:
+        head.load_state_dict(stored)
+    except RuntimeError as error:
+        raise CheckpointError(f"the value head in {path} does not fit: {error}") from error
+    return head
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all stored tensors, from one file or from shards with an index."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in _files(folder):
+        with safe_open(folder / file, framework="pt") as opened:
+            shapes.update({name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()})  # noqa: SIM118
+    return shapes
+
+
+def stored_tensors(folder: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """Tensors of a checkpoint folder by name."""
+    tensors: dict[str, Tensor] = {}
+    for file in _files(folder):
+        with safe_open(folder / file, framework="pt") as opened:
+            own = set(opened.keys())
+            tensors.update({name: opened.get_tensor(name) for name in names if name in own})
+    return tensors
+
+
+def _files(folder: Path) -> list[str]:
+    index = folder / INDEX_FILE
+    if index.is_file():
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if (folder / WEIGHTS_FILE).is_file():
+        return [WEIGHTS_FILE]
+    raise FileNotFoundError(f"neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
+
+
+def _unreadable(folder: Path) -> str:
+    """Which weight files cannot be opened, for the message; the libraries do not say."""
+    bad = []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (OSError, SafetensorError):
+            bad.append(f"{file.name} ({file.stat().st_size} bytes)")
+    return f" (cannot be read: {', '.join(bad)})" if bad else ""
