@@ -8,11 +8,11 @@ import torch
 
 from openvla_oft import batches, checkpoints, cli
 from openvla_oft.augment import AugmentConfig
-from openvla_oft.layouts import LAYOUTS
 from openvla_oft.lora import LoraSettings
 from openvla_oft.objectives import OBJECTIVES
 from openvla_oft.statistics import ACTION_BOUNDS
 from openvla_oft.train_config import TrainConfig
+from transformers_openvla_oft.layouts import LAYOUTS
 from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSizes
 
 TOWERS = {"dinov2": DINOV2, "siglip": SIGLIP}

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from openvla_oft import checkpoints, dataset, heads, layouts, learner, lora
+from openvla_oft import checkpoints, dataset, learner, lora
 from openvla_oft.arguments import small_sizes
 from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.demonstration import PROPRIO_DIM
@@ -20,6 +20,8 @@ from openvla_oft.lora import LoraSettings
 from openvla_oft.objectives import L1Objective, Objective, OftTokenObjective, TokenObjective
 from openvla_oft.ranks import Ranks
 from openvla_oft.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
+from transformers_openvla_oft import layouts
+from transformers_openvla_oft import oft_heads as heads
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor

@@ -13,9 +13,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from openvla_oft import layouts
-from openvla_oft.heads import L1ActionHead, ProprioProjector
+from transformers_openvla_oft import layouts
 from transformers_openvla_oft.modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units
+from transformers_openvla_oft.oft_heads import L1ActionHead, ProprioProjector
 
 
 class Learner(nn.Module):

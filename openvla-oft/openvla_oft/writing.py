@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from openvla_oft import checkpoints, heads, lora
+from openvla_oft import checkpoints, lora
 from openvla_oft.batches import DeviceData
 from openvla_oft.dataset import DemonstrationSet, Split
 from openvla_oft.learner import Learner, gather, trainable
@@ -19,6 +19,7 @@ from openvla_oft.objectives import Objective
 from openvla_oft.ranks import Ranks
 from openvla_oft.statistics import Statistics
 from openvla_oft.validation import evaluate, prediction_function
+from transformers_openvla_oft import oft_heads as heads
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 

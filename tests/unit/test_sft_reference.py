@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 
 from openvla_oft import checkpoints
 from openvla_oft.batches import Batch
-from openvla_oft.heads import fresh_head, fresh_projector, load_head, load_projector
-from openvla_oft.layouts import end_token, oft_hidden_states, oft_logits
 from openvla_oft.learner import Learner
 from openvla_oft.objectives import OftTokenObjective
 from openvla_oft.statistics import normalised_proprio, proprio_statistics
@@ -20,7 +18,9 @@ from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.configuration import OpenVLAConfig
+from transformers_openvla_oft.layouts import end_token, oft_hidden_states, oft_logits
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from transformers_openvla_oft.oft_heads import fresh_head, fresh_projector, load_head, load_projector
 
 REFERENCE = Path(
     os.environ.get(

@@ -24,7 +24,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from .configuration import OpenVLAConfig
 from .heads import ValueHead
-from .loading import check_stored, reading, report, stored_value_head
+from .loading import VALUE_HEAD_PREFIX, check_stored, reading, report, stored_value_head
 from .vision import (
     AttentionPoolWeights,
     LayerScale,
@@ -221,6 +221,10 @@ def lora_target_modules(model: OpenVLAForActionPrediction) -> list[str]:
     """Names of the modules that published OpenVLA-OFT adapters change.
 
     These are all linear layers (`lm_head` and the unused pooling head too) and the patch-embedding convolutions: 439
-    modules in the 7B. PEFT shortens the list to common suffixes when it saves an adapter.
+    modules in the 7B. A value head is trained whole. PEFT shortens the list to common suffixes when it saves one.
     """
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and not name.startswith(VALUE_HEAD_PREFIX)
+    ]

@@ -3,6 +3,8 @@
 Shapes: B samples, C chunk steps, A action dimensions, H hidden size of the policy, P proprioceptive dimensions.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import torch

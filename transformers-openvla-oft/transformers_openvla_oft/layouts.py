@@ -9,10 +9,12 @@ is no pad here too, so with pads on the left the numbers are the same.)
 Shapes: B samples, L prompt slots, T action tokens, H hidden size, W vocabulary with its padding rows.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from .modeling import OpenVLAForActionPrediction
 
 LAYOUTS = ("rl", "oft")
 
@@ -21,7 +23,7 @@ def end_token(model: OpenVLAForActionPrediction) -> int:
     """Id of the end-of-sentence token."""
     token = model.config.llama.eos_token_id
     if not isinstance(token, int):
-        raise ValueError(f"--layout oft needs one end-of-sentence token; the checkpoint's eos_token_id is {token}")
+        raise ValueError(f"the oft layout needs one end-of-sentence token; the checkpoint's eos_token_id is {token}")
     return token
 
 
