@@ -35,6 +35,7 @@ _LOWEST_M = 0.014  # pads' middle above the object's bottom
 _SPAN_ANGLES = 60
 _RIM_ANGLES = 16
 _TURN_COST_M = 0.040  # a quarter turn of the wrist counts as much as so much more width
+_SLANT_M = 0.018  # a wall's slant adds less than this to its thickness
 _RIM_M = 0.003  # at least so much of a wall is looked at
 _WALL_TURN_COST_M = 0.04  # per radian away from the preferred side
 _SHIFTS_M = (0.0, -0.015, 0.015, -0.025, 0.025)  # along what is held, away from its middle
@@ -149,7 +150,16 @@ def _wall_grasp_at(points: Array, neighbours: Boxes, *, prefer: Array, depth: fl
         if not _fingers_are_free((above[:, :2] - center) @ direction, (above[:, :2] - center) @ normal, middle):
             continue
         spot = center + middle * direction
-        cost = _WALL_TURN_COST_M * abs(turn) + _blocked_cost(spot, direction, height, neighbours)
+        along_above = ((above[:, :2] - center) @ direction)[
+            np.abs((above[:, :2] - center) @ normal) < _PAD_HALF_WIDTH_M
+        ]
+        between = along_above[np.abs(along_above - middle) < _OPEN_HALF_M]
+        crowded = len(between) > 0 and float(np.ptp(between)) > outer - inner + _SLANT_M  # a handle, say
+        cost = (
+            _BLOCKED_COST_M * crowded
+            + _WALL_TURN_COST_M * abs(turn)
+            + _blocked_cost(spot, direction, height, neighbours)
+        )
         if best is None or cost < best[0] - 1e-6:
             grasp = Grasp(np.array([*spot, height]), preferred_axis(direction), outer - inner, on_wall=True)
             best = cost, grasp

@@ -16,9 +16,9 @@ Array = NDArray[np.float64]
 
 APPROACH, GRASP, CARRY, RELEASE, RISE = "approach", "grasp", "carry", "release", "rise"
 
-_CARRY_SLOPE = 1.0
+_CARRY_SLOPE = 1.0  # rise per metre of remaining distance
 _CARRY_HEIGHT_M = 0.07  # of the object above its place while carried
-_MAX_LIFT_M = 0.25
+_MAX_LIFT_M = 0.25  # above where it was or goes, whatever is in the way
 _LIFT_M = 0.035  # rise before moving sideways
 _TOLERANCE_M = 0.010
 _ALIGNED_RAD = 0.12
@@ -27,7 +27,7 @@ _LOST_M = 0.035  # moved this far between the fingers: the object was lost
 _MIN_CLOSE_STEPS, _MAX_CLOSE_STEPS = 4, 14
 _SQUEEZE_M = 0.005  # the fingers may be so much further apart than the object is wide when it is lifted
 _AT_REST_M_PER_S = 0.02
-_SLIDE_LIFT_M, _SLIDE_PLAY_M = 0.015, 0.008
+_SLIDE_LIFT_M, _SLIDE_PLAY_M = 0.015, 0.008  # sideways from under a drawer, just off the table
 _MIN_CARRY_STEPS = 10
 _LET_GO_M = 0.012  # wider than the object by this: it is free
 _RISE_STEPS, _MAX_RISE_STEPS = 5, 12
@@ -110,8 +110,8 @@ class PickPlace(Skill):
         if self._drawer is not None:
             error[2] += DRAWER_HOVER_M
         aligned = float(np.hypot(error[0], error[1])) < self._tolerance and abs(float(error[2])) < _TOLERANCE_M
-        turned = self.turn_left(self._hand_mat()) < _ALIGNED_RAD
-        if aligned and turned and self.world.finger_gap > _OPEN_GAP_M:
+        straight = self.turn_left(self._hand_mat()) < _ALIGNED_RAD
+        if aligned and straight and self.world.finger_gap > _OPEN_GAP_M:
             self._grip_point = self._grasp_point(pose)
             self._picked_at = pose.pos
             self._gate, self._gate_radius = float(pose.pos[2]) + _LIFT_M, 0.03
