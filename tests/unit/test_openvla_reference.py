@@ -130,9 +130,10 @@ def test_gradients_have_the_published_norms(arrays):
     }
     compared = 0
     for name, norm in expected.items():
-        if norm is None:
+        if norm is None:  # weights that nothing reads
+            assert norms[name] == 0, name
             continue
-        assert norms[name] == pytest.approx(norm, rel=2e-3, abs=1e-5), name
+        assert norms[name] == pytest.approx(norm, rel=1e-3), name
         compared += 1
     assert compared > 100
 

@@ -6,6 +6,7 @@ from .configuration import OpenVLAConfig
 from .heads import ValueHead
 from .loading import CheckpointError
 from .modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units, lora_target_modules
+from .official_images import official_pictures
 from .processing import ImageSettings, PolicyBatch, PrismaticProcessor, resize_pictures
 from .registration import register
 from .small import SmallSizes, TowerSizes, create_small_checkpoint, libero_sentences
@@ -31,6 +32,7 @@ __all__ = [
     "fsdp_units",
     "libero_sentences",
     "lora_target_modules",
+    "official_pictures",
     "resize_pictures",
     "sample_bins",
 ]

@@ -1,0 +1,65 @@
+"""The OFT repository's picture path against TensorFlow's outputs, in grey levels."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from transformers_openvla_oft.official_images import crop_center, jpeg_round_trip, official_pictures, resize_lanczos
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="set OPENVLA_REFERENCE to the reference fixtures")
+ROUNDING = (1, 2e-4)  # largest and mean difference: a tie of rounding now and then
+# TensorFlow decompresses with its fast integer transform, Pillow with the exact one; the pictures are half noise.
+JPEG = (18, 1.2)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return np.load(REFERENCE / "image_preproc_tf_expected.npz")
+
+
+@pytest.fixture(scope="module")
+def raw():
+    return torch.from_numpy(np.load(REFERENCE / "oft_fused_inputs.npz")["raw_full_image"])
+
+
+def assert_levels(images, wanted, *, within):
+    assert images.dtype == torch.uint8
+    levels = np.abs(images.numpy().astype(int) - wanted.astype(int))
+    assert levels.max() <= within[0]
+    assert levels.mean() <= within[1]
+
+
+@needs_reference
+def test_resizing_and_cropping_without_compression(raw, expected):
+    resized = expected["resize_lanczos_nojpeg"]
+    assert_levels(resize_lanczos(raw, size=224), resized, within=ROUNDING)
+    cropped = crop_center(torch.from_numpy(resized), size=224)
+    assert_levels(cropped, expected["center_crop_of_resized_nojpeg"], within=ROUNDING)
+    assert_levels(crop_center(raw, size=224), expected["center_crop_of_raw256"], within=ROUNDING)
+    decoded = torch.from_numpy(expected["jpeg_roundtrip"])
+    assert_levels(resize_lanczos(decoded, size=224), expected["resize_lanczos_jpeg"], within=ROUNDING)
+
+
+@needs_reference
+def test_the_whole_path(raw, expected):
+    assert_levels(jpeg_round_trip(raw), expected["jpeg_roundtrip"], within=JPEG)
+    plain, cropped = (official_pictures(raw, size=224, center_crop=crop) for crop in (False, True))
+    assert_levels(plain, expected["prepare_images_no_crop"], within=JPEG)
+    assert_levels(cropped, expected["prepare_images_center_crop"], within=JPEG)
+    # What the path would give without its compression is further away.
+    uncompressed = np.abs(resize_lanczos(raw, size=224).numpy().astype(int) - expected["prepare_images_no_crop"])
+    assert uncompressed.mean() > 2 * JPEG[1] * 0.9
+
+
+def test_a_grey_picture_stays_and_wrong_ones_are_refused():
+    grey = torch.full((1, 64, 48, 3), 130, dtype=torch.uint8)
+    assert_levels(official_pictures(grey, size=32, center_crop=True), np.full((1, 32, 32, 3), 130), within=(0, 0))
+    with pytest.raises(ValueError, match=r"uint8.*float32"):
+        resize_lanczos(grey.float(), size=32)
+    with pytest.raises(ValueError, match=r"\(48, 3\)"):
+        crop_center(grey[0, 0], size=32)

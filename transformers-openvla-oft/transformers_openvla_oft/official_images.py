@@ -1,0 +1,93 @@
+"""The picture path of the OpenVLA-OFT repository, which is TensorFlow's, without TensorFlow.
+
+A picture passes through JPEG at quality 95 (as the training data did), is resized with Lanczos' kernel (radius 3,
+antialiased) and, for policies trained with random crops, cropped to nine tenths of its area around the centre. The path
+of reinforcement learning is `PrismaticProcessor`'s; the two differ by a few grey levels.
+
+Shapes: N pictures, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from io import BytesIO
+
+import torch
+from torch import Tensor
+
+JPEG_QUALITY = 95
+LANCZOS_RADIUS = 3.0
+CROP_AREA = 0.9
+
+
+def official_pictures(images_NHWC: Tensor, *, size: int, center_crop: bool) -> Tensor:
+    """uint8 pictures of any size -> uint8 (N, size, size, 3), as that repository's evaluation gives its processor."""
+    resized_NHWC = resize_lanczos(jpeg_round_trip(images_NHWC), size=size)
+    return crop_center(resized_NHWC, size=size) if center_crop else resized_NHWC
+
+
+def jpeg_round_trip(images_NHWC: Tensor) -> Tensor:
+    """Compress and decompress every picture, on the CPU; chroma is stored at half the resolution."""
+    from PIL import Image  # only this path needs Pillow
+
+    decoded = []
+    for image_HWC in _checked(images_NHWC).cpu().numpy():
+        buffer = BytesIO()
+        Image.fromarray(image_HWC).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
+        with Image.open(buffer) as opened:
+            data = bytearray(opened.convert("RGB").tobytes())
+        decoded.append(torch.frombuffer(data, dtype=torch.uint8).view(image_HWC.shape))
+    return torch.stack(decoded).to(images_NHWC.device)
+
+
+def resize_lanczos(images_NHWC: Tensor, *, size: int) -> Tensor:
+    """uint8 -> uint8 (N, size, size, 3), rounded. Where the size is right already nothing changes."""
+    _, height, width, _ = _checked(images_NHWC).shape
+    device = images_NHWC.device
+    rows, columns = (_lanczos_weights(old, size).to(device) for old in (height, width))
+    resized = torch.einsum("yh,nhwc->nywc", rows, images_NHWC.float())
+    resized = torch.einsum("xw,nywc->nyxc", columns, resized)
+    return resized.clamp(0, 255).round().to(torch.uint8)
+
+
+def crop_center(images_NHWC: Tensor, *, size: int, area: float = CROP_AREA) -> Tensor:
+    """The middle `area` of every picture, bilinear and without antialiasing, uint8 (N, size, size, 3).
+
+    The corners of the result are corners of the crop: sample points run from edge pixel to edge pixel.
+    """
+    _, height, width, _ = _checked(images_NHWC).shape
+    device = images_NHWC.device
+    side = math.sqrt(area)
+    rows, columns = (_crop_weights(old, size, side).to(device) for old in (height, width))
+    cropped = torch.einsum("yh,nhwc->nywc", rows, images_NHWC.float() / 255)
+    cropped = torch.einsum("xw,nywc->nyxc", columns, cropped).clamp(0, 1)
+    # That conversion stretches [0, 1] to 255.5 and cuts off the fraction.
+    return (cropped * 255.5).clamp(max=255).to(torch.uint8)
+
+
+def _checked(images_NHWC: Tensor) -> Tensor:
+    if images_NHWC.dtype != torch.uint8 or images_NHWC.ndim != 4 or images_NHWC.shape[-1] != 3:
+        raise ValueError(
+            "pictures must be uint8 of shape (pictures, height, width, 3), given "
+            f"{images_NHWC.dtype} {tuple(images_NHWC.shape)}"
+        )
+    return images_NHWC
+
+
+@lru_cache(maxsize=16)
+def _lanczos_weights(old: int, new: int) -> Tensor:
+    """(new, old): each new pixel's weights; the kernel is as wide as a new pixel where pictures shrink."""
+    stretch = max(old / new, 1.0)
+    centres = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * old / new
+    distances = (torch.arange(old, dtype=torch.float64)[None] + 0.5 - centres) / stretch
+    weights = torch.sinc(distances) * torch.sinc(distances / LANCZOS_RADIUS) * (distances.abs() < LANCZOS_RADIUS)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+@lru_cache(maxsize=16)
+def _crop_weights(old: int, new: int, side: float) -> Tensor:
+    """(new, old): bilinear weights at `new` points over the middle `side` of `old` pixels."""
+    low, high = (1 - side) / 2 * (old - 1), (1 + side) / 2 * (old - 1)
+    points = torch.linspace(low, high, new, dtype=torch.float64)
+    return (1 - (points[:, None] - torch.arange(old, dtype=torch.float64)[None]).abs()).clamp(min=0).float()
