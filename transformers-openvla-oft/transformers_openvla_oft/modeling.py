@@ -23,6 +23,7 @@ from transformers import initialization as init
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from .configuration import OpenVLAConfig
+from .head_rows import project_rows
 from .heads import ValueHead
 from .loading import VALUE_HEAD_PREFIX, check_stored, reading, report, stored_value_head
 from .vision import (
@@ -200,10 +201,9 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         return ActionOutput(logits_BTV, hidden_BTH, feature_BH, values_BO)
 
     def action_logits(self, hidden_BTH: Tensor) -> Tensor:
-        """Logits of the action bins, float32."""
-        columns = slice(self.config.action_token_begin, self.config.action_token_end)
-        logits_BTV: Tensor = self.language_model.lm_head(hidden_BTH)[..., columns]
-        return logits_BTV.to(torch.float32, copy=True)
+        """Logits of the action bins, float32; other rows of the output layer are not computed."""
+        rows = slice(self.config.action_token_begin, self.config.action_token_end)
+        return project_rows(self.language_model.lm_head, hidden_BTH, rows).to(torch.float32, copy=True)
 
 
 def fsdp_units(model: nn.Module) -> list[nn.Module]:
