@@ -38,9 +38,7 @@ def quaternions(rotvecs_T3: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([axes_T3 * np.sin(angles_T1 / 2), np.cos(angles_T1 / 2)], axis=1).astype(np.float32)
 
 
-def write_part(
-    path: Path, demo: Demonstration, plan: EpisodePlan, *, cameras: Sequence[str], compression: str
-) -> None:
+def write_part(path: Path, demo: Demonstration, plan: EpisodePlan, *, cameras: Sequence[str], compression: str) -> None:
     """Write one episode as a file of its own, whose group `demo` is later copied as it is."""
     proprio = demo.proprio_TP
     num_steps = len(demo.actions_TA)
@@ -100,11 +98,13 @@ def merge_parts(
         data.attrs["env_args"] = json.dumps(
             {"type": 1, "env_name": task.suite, "bddl_file": task.bddl_path.name, "env_kwargs": env_kwargs}
         )
-        data.attrs["problem_info"] = json.dumps({
-            "problem_name": task.name,
-            "domain_name": "robosuite",
-            "language_instruction": task.language,
-        })
+        data.attrs["problem_info"] = json.dumps(
+            {
+                "problem_name": task.name,
+                "domain_name": "robosuite",
+                "language_instruction": task.language,
+            }
+        )
         data.attrs["env_name"] = task.suite
         data.attrs["bddl_file_name"] = f"{task.suite}/{task.bddl_path.name}"
         data.attrs["macros_image_convention"] = "opengl"
