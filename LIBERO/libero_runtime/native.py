@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import mujoco
 logger = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _SWITCH = "LIBERO_RUNTIME_COMPILED"
+_FOLDER = Path(__file__).parent
 _LIBRARIES = ("libmujoco.so*", "libmujoco*.dylib", "mujoco.dll")
 
 
@@ -43,19 +45,36 @@ def _wants_compiled() -> bool:
 COMPILED = _wants_compiled()
 _call_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 
+
+@functools.cache
+def source_stamp(folder: Path = _FOLDER) -> str:
+    """Changes with everything that goes into compiled code."""
+    paths = [folder / "native.py", *sorted((folder / "kernel").glob("*.py"))]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()[:12]
+
+
 if COMPILED and not TYPE_CHECKING:
     from llvmlite import ir
     from numba import njit, types
-    from numba.extending import intrinsic
+    from numba.extending import intrinsic, register_jitable
+
+    def part(function: _Function) -> _Function:
+        """Compile into the compiled functions that call it; from Python it runs as it stands."""
+        return register_jitable(nogil=True, _nrt=False, no_cfunc_wrapper=True)(function)
 
     def compiled(function: _Function) -> _Function:
-        """Compile on first use, without the GIL; kept on disk where some cache folder can be written."""
+        """Compile on first use, without the GIL; kept on disk where some cache folder can be written.
+
+        numba's cache only looks at the file that a function stands in: its name there carries the sources of its parts.
+        Processes that start at the same time without a cache compile each for itself, and none waits for another.
+        """
+        function.__qualname__ += f".{source_stamp()}"
         try:
-            return njit(nogil=True, cache=True)(function)
+            return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True, cache=True)(function)
         except RuntimeError:
             logger.warning("numba found no folder to cache in (set NUMBA_CACHE_DIR): %s is compiled anew each time",
                            function.__name__)
-            return njit(nogil=True)(function)
+            return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True)(function)
 
     @intrinsic
     def call(typing_context: Any, address: Any, model: Any, data: Any) -> Any:
@@ -78,6 +97,10 @@ if COMPILED and not TYPE_CHECKING:
         return types.int32(types.int64), generate
 
 else:
+
+    def part(function: _Function) -> _Function:
+        """The function itself."""
+        return function
 
     def compiled(function: _Function) -> _Function:
         """The function itself."""

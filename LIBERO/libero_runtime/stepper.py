@@ -216,9 +216,10 @@ class Stepper:
 
     def run(self, actions_CA: Array, goal: Goal, *, stop_on_success: bool, success_C: NDArray[np.bool_]) -> int:
         """Run a chunk; number of actions run, negative when MuJoCo's state went bad in the last of them."""
+        own_actions_CA = np.array(actions_CA, dtype=np.float64, order="C")  # another layout would be compiled anew
         return int(
             kernel.run_chunk(
-                self._live, self.arm, goal, self._work, self.controller, actions_CA, SUBSTEPS, stop_on_success,
+                self._live, self.arm, goal, self._work, self.controller, own_actions_CA, SUBSTEPS, stop_on_success,
                 success_C, self.drawn_qpos,
             )
         )  # fmt: skip

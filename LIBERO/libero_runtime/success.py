@@ -14,14 +14,13 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime import kernel
-from libero_runtime.kernel import Goal
+from libero_runtime.kernel import Goal, layout
 
 _JOINT_TESTS = {
-    "open": (kernel.ANY_JOINT, "is_open"),
-    "close": (kernel.ALL_JOINTS, "is_close"),
-    "turnon": (kernel.ANY_JOINT, "turn_on"),
-    "turnoff": (kernel.ALL_JOINTS, "turn_off"),
+    "open": (layout.ANY_JOINT, "is_open"),
+    "close": (layout.ALL_JOINTS, "is_close"),
+    "turnon": (layout.ANY_JOINT, "turn_on"),
+    "turnoff": (layout.ALL_JOINTS, "turn_off"),
 }
 
 
@@ -74,13 +73,13 @@ class _Compiler:
                 return self._region_row(kind, what, where)
             if kind == "on" and what.object_state_type == "object":
                 upper, lower = (int(self.env.obj_body_id[entry.object_name]) for entry in (what, where))
-                return _Row(kernel.ON_OBJECT, upper, lower, touch=(what.object_name, where.object_name))
+                return _Row(layout.ON_OBJECT, upper, lower, touch=(what.object_name, where.object_name))
         raise GoalError(f"goal predicate {list(state)} is of a kind that LIBERO's 130 tasks do not use")
 
     def _region_row(self, kind: str, what: Any, where: Any) -> _Row:
         region = self.env.object_sites_dict[where.object_name]
         row = _Row(
-            kernel.IN_REGION if kind == "in" else kernel.ON_REGION,
+            layout.IN_REGION if kind == "in" else layout.ON_REGION,
             first=int(self.model.site(where.object_name).id),
             second=int(self.env.obj_body_id[what.object_name]),
             size=np.asarray(region.size, dtype=np.float64),

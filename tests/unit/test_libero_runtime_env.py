@@ -6,8 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from libero_runtime import kernel, robot_meshes, scene, slots, stepper
+from libero_runtime import robot_meshes, scene, slots, stepper
 from libero_runtime.expert import ScriptedExpert
+from libero_runtime.kernel import osc
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.suites import SuiteError, init_states, load_suite
@@ -239,8 +240,8 @@ def test_controller_matches_robosuite_torques():
 def test_cholesky_drops_flat_directions():
     """A singular system is solved in its range, like a pseudo-inverse, and gives no infinities."""
     lower, x = np.zeros((3, 3)), np.zeros(3)
-    kernel.cholesky(np.diag([4.0, 0.0, 9.0]), lower)
-    kernel.solve(lower, np.array([8.0, 1.0, 9.0]), x)
+    osc.cholesky(np.diag([4.0, 0.0, 9.0]), lower)
+    osc.solve(lower, np.array([8.0, 1.0, 9.0]), x)
     assert x.tolist() == [2.0, 0.0, 1.0]
 
 

@@ -1,15 +1,17 @@
 """The vector env on threads, without a compiler, on a bad state; its spaces; and what the renderer leaves out."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import mujoco
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from libero_runtime import models, rendering, robot_meshes
+from libero_runtime import models, native, rendering, robot_meshes
 from libero_runtime.scene import Scene
 from libero_runtime.suites import load_suite
 from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
@@ -61,13 +63,40 @@ np.save(sys.argv[2], np.concatenate([done.slot.integration, done.slot.controller
 
 
 def test_plain_python_has_the_bits_of_compiled_code(tmp_path):
-    states = {}
-    for choice in ("0", "1"):
-        path = tmp_path / f"{choice}.npy"
-        env = dict(os.environ, LIBERO_RUNTIME_COMPILED=choice)
-        subprocess.run([sys.executable, "-c", PLAIN, choice, path], env=env, check=True)
-        states[choice] = np.load(path)
-    np.testing.assert_allclose(states["0"], states["1"], rtol=0, atol=1e-12)
+    """The compiled ones start at the same time and find nothing in the cache; then one finds what they left."""
+    folder = tmp_path / "cache"
+
+    def run(*choices):
+        paths = [tmp_path / f"{i}.npy" for i in range(len(choices))]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", PLAIN, choice, path],
+                env=dict(os.environ, LIBERO_RUNTIME_COMPILED=choice, NUMBA_CACHE_DIR=str(folder)),
+            )
+            for choice, path in zip(choices, paths, strict=True)
+        ]
+        assert [process.wait(timeout=300) for process in processes] == [0] * len(choices)
+        return [np.load(path) for path in paths]
+
+    plain, one, other = run("0", "1", "1")
+    np.testing.assert_allclose(plain, one, rtol=0, atol=1e-12)
+    cached = sorted(folder.glob("*/*run_chunk*"))
+    assert len(cached) == 2, "an index and one compiled version"
+    (later,) = run("1")
+    assert np.array_equal(one, other)
+    assert np.array_equal(one, later)
+    assert sorted(folder.glob("*/*run_chunk*")) == cached
+
+
+def test_compiled_code_is_cached_by_the_sources_of_all_its_parts(tmp_path):
+    package = Path(native.__file__).parent
+    shutil.copytree(package / "kernel", tmp_path / "kernel")
+    shutil.copy(package / "native.py", tmp_path)
+    assert native.source_stamp(tmp_path) == native.source_stamp()
+    native.source_stamp.cache_clear()
+    with (tmp_path / "kernel" / "osc.py").open("a") as file:
+        file.write("\n")
+    assert native.source_stamp(tmp_path) != native.source_stamp()
 
 
 def test_without_a_cache_folder_numba_still_compiles(tmp_path):
