@@ -29,7 +29,11 @@ FREE = (  # settings that may change while results stay comparable: how long, ho
     "rollout.num_threads",
     "actor.micro_batch_size",
     "actor.num_threads",
+    "actor.model.attn_implementation",
+    "actor.model.compile_blocks",
     "actor.model.gradient_checkpointing",
+    "actor.model.gradient_checkpointing_policy",
+    "actor.model.gradient_checkpointing_every",
     "actor.fsdp.reshard_after_forward",
 )
 OWN = (  # settings in which the tasks and seeds of one experiment differ

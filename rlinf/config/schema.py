@@ -318,7 +318,19 @@ class ModelConfig:
     """Actions per chunk; ``openvla`` decodes 1."""
     max_prompt_length: int | None = None
     """Prompt slots; null: the checkpoint's own."""
+    attn_implementation: str | None = None
+    """Attention of the language model: ``sdpa``, ``flash_attention_2`` or ``eager``; null: flash-attention where the
+    package ``flash-attn`` is installed, on a GPU and in bf16, else ``sdpa``."""
+    compile_blocks: bool = False
+    """Compile the transformer blocks (``torch.compile``), in rollouts and in updates: minutes at the start, then faster
+    steps of a large policy."""
     gradient_checkpointing: bool = False
+    """In updates, compute activations again instead of keeping them: less memory, more time."""
+    gradient_checkpointing_policy: str = "full"
+    """What a checkpointed block keeps: ``full`` its input only, ``attention`` also what attention gave, ``matmuls``
+    also the large matrix products."""
+    gradient_checkpointing_every: int = 1
+    """Checkpoint every k-th block only."""
 
 
 @dataclass

@@ -14,6 +14,8 @@ WHOLE_FILES = ("model.pt",)  # of a policy that is trained without an adapter
 RANDOM_ACTION = "random_action"
 DOWNLOAD = "Download it:      hf download Haozhan72/{name} --local-dir ./model/{name}"
 PRECISIONS = ("fp32", "bf16")
+ATTENTION_ROUTES = ("sdpa", "flash_attention_2", "eager")
+CHECKPOINTING_POLICIES = ("full", "attention", "matmuls")
 LOSS_OF_ADVANTAGE = {"grpo": "grpo", "gae": "ppo"}
 SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
 
@@ -75,6 +77,8 @@ def episodes_per_epoch(config: Config) -> int:
 
 
 def _choices(config: Config) -> None:
+    model = config.actor.model
+    attention = model.attn_implementation
     one_of: tuple[tuple[str, str, Sequence[str]], ...] = (
         ("algorithm.adv_type", config.algorithm.adv_type, tuple(LOSS_OF_ADVANTAGE)),
         ("algorithm.loss_type", config.algorithm.loss_type, tuple(LOSS_OF_ADVANTAGE.values())),
@@ -83,6 +87,8 @@ def _choices(config: Config) -> None:
         ("env.look", config.env.look, ("fast", "official")),
         ("rollout.precision", config.rollout.precision, PRECISIONS),
         ("actor.fsdp.param_dtype", config.actor.fsdp.param_dtype, PRECISIONS),
+        ("actor.model.gradient_checkpointing_policy", model.gradient_checkpointing_policy, CHECKPOINTING_POLICIES),
+        *([("actor.model.attn_implementation", attention, ATTENTION_ROUTES)] if attention is not None else []),
     )
     for key, value, allowed in one_of:
         if value not in allowed:
@@ -118,6 +124,7 @@ def _positive(config: Config) -> None:
         "actor.global_batch_size": config.actor.global_batch_size,
         "actor.micro_batch_size": config.actor.micro_batch_size,
         "actor.model.lora_rank": config.actor.model.lora_rank,
+        "actor.model.gradient_checkpointing_every": config.actor.model.gradient_checkpointing_every,
         "rollout.max_batch": config.rollout.max_batch,
     }
     for key, count in counts.items():

@@ -46,7 +46,13 @@ class RandomActionPolicy:
 
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
         """Uniform bins, whatever the temperature."""
-        return sample_chunk(self._logits(len(inputs)), self.actions, temperature=1.0, uniforms_BCA=uniforms_BCA)
+        return sample_chunk(
+            self._logits(len(inputs)),
+            self.actions,
+            temperature=1.0,
+            uniforms_BCA=uniforms_BCA,
+            origin="no checkpoint: actions are random",
+        )
 
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
         """The same for all bins."""

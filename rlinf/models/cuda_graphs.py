@@ -21,6 +21,7 @@ class _Key(NamedTuple):
     """What a recorded pass holds for: numbers that were constants in it."""
 
     num_rows: int
+    num_slots: int  # of the prompts
     scales: tuple[float, ...]  # of the adapter's layers
 
 
@@ -33,6 +34,8 @@ class _Recorded:
 
 class GraphedForward:
     """A forward pass without gradients, recorded for batches of 1, 2, 4, 8, ... rows; other batches are padded.
+
+    Prompts of another length are another recording.
 
     Weights may change in place between calls. ``module`` must be on a GPU, and stay there.
     """
@@ -48,7 +51,8 @@ class GraphedForward:
         """What ``forward`` gives for ``batch``, in tensors of their own."""
         num_rows = len(batch.input_ids_BL)
         padded = 1 << (num_rows - 1).bit_length()
-        key = _Key(padded, tuple(scale for layer in self._layers for scale in layer.scaling.values()))
+        scales = tuple(scale for layer in self._layers for scale in layer.scaling.values())
+        key = _Key(padded, batch.input_ids_BL.shape[1], scales)
         if key not in self._recorded:
             self._recorded[key] = self._record(batch, padded)
         recorded = self._recorded[key]

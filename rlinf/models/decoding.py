@@ -3,6 +3,8 @@
 T action tokens of a sample are C actions x A dimensions in order; V bins.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,21 +14,57 @@ from rlinf.models.policy import PolicyEval, PolicyOutput
 from transformers_openvla_oft import ActionTokenMap, action_entropy, action_log_probs, sample_bins
 
 
+class NonFiniteLogitsError(ValueError):
+    """A policy whose logits are not numbers has no action to give."""
+
+
+def describe_origin(weights: Path, adapter: Path | None = None) -> str:
+    """What a policy was loaded from, for messages."""
+    return f"the checkpoint {weights}" + (f" with the adapter {adapter}" if adapter is not None else "")
+
+
 def sample_chunk(
-    logits_BTV: Tensor, actions: ActionTokenMap, *, temperature: float, uniforms_BCA: NDArray[np.float64]
+    logits_BTV: Tensor,
+    actions: ActionTokenMap,
+    *,
+    temperature: float,
+    uniforms_BCA: NDArray[np.float64],
+    origin: str,
 ) -> PolicyOutput:
-    """Sample a chunk, all tokens at once, by inverting the cumulative distribution; see ``sample_bins``."""
+    """Sample a chunk, all tokens at once, by inverting the cumulative distribution; see ``sample_bins``.
+
+    Raises:
+        NonFiniteLogitsError: see ``sampled_chunk``.
+    """
     uniforms_BT = torch.from_numpy(uniforms_BCA).to(logits_BTV.device).flatten(1)
     bins_BT = sample_bins(logits_BTV, uniforms_BT, temperature=temperature)
-    return sampled_chunk(logits_BTV, bins_BT, actions, temperature=temperature)
+    return sampled_chunk(logits_BTV, bins_BT, actions, temperature=temperature, origin=origin)
 
 
-def sampled_chunk(logits_BTV: Tensor, bins_BT: Tensor, actions: ActionTokenMap, *, temperature: float) -> PolicyOutput:
-    """The output for bins that were sampled; log-probabilities are those at ``temperature`` (at 1 for the arg max)."""
+def sampled_chunk(
+    logits_BTV: Tensor, bins_BT: Tensor, actions: ActionTokenMap, *, temperature: float, origin: str
+) -> PolicyOutput:
+    """The output for bins that were sampled; log-probabilities are those at ``temperature`` (at 1 for the arg max).
+
+    origin: what the policy was loaded from.
+
+    Raises:
+        NonFiniteLogitsError: a logit is NaN or infinite. The flag for it comes from the device with the actions.
+    """
     logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=temperature or 1.0)
     shape = (len(bins_BT), -1, actions.action_dim)
+    env_actions_BT = actions.env_actions(bins_BT).flatten(1)
+    finite_B1 = torch.isfinite(logits_BTV).flatten(1).all(dim=1, keepdim=True)
+    copied = torch.cat([env_actions_BT, finite_B1.to(env_actions_BT.dtype)], dim=1).cpu().numpy()
+    bad = np.flatnonzero(copied[:, -1] == 0)
+    if len(bad):
+        raise NonFiniteLogitsError(
+            f"the policy gives logits that are NaN or infinite for {len(bad)} of {len(copied)} observations (the first "
+            f"is number {bad[0]}) and will not act on them. It was loaded from {origin}: if it acted before, an update "
+            "diverged (lower actor.optim.lr, go on from an earlier checkpoint); else its weights are damaged"
+        )
     return PolicyOutput(
-        env_actions_BCA=actions.env_actions(bins_BT).cpu().numpy(),
+        env_actions_BCA=np.ascontiguousarray(copied[:, :-1]).reshape(shape),
         bins_BCA=bins_BT.view(shape),
         logprobs_BCA=logprobs_BT.view(shape),
     )

@@ -13,7 +13,7 @@ from rlinf.config import ConfigError
 from rlinf.config.schema import ModelConfig
 from rlinf.models.decoding import sampled_chunk
 from rlinf.models.policy import PolicyInputs, PolicyOutput, PolicySource
-from rlinf.models.vla import VLAPolicy, adapt_model, single_value
+from rlinf.models.vla import VLAPolicy, adapt_model, attention_route, single_value
 from transformers_openvla_oft import ActionOutput, OpenVLAConfig, OpenVLAForAutoregressivePrediction
 
 NUM_ACTIONS = 1
@@ -35,7 +35,9 @@ class OpenVLAPolicy(VLAPolicy):
             temperature=temperature,
         )
         assert output.bins_BT is not None
-        sampled = sampled_chunk(output.logits_BTV, output.bins_BT, self.actions, temperature=temperature)
+        sampled = sampled_chunk(
+            output.logits_BTV, output.bins_BT, self.actions, temperature=temperature, origin=self.origin
+        )
         return replace(sampled, values_B=single_value(output))
 
     def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
@@ -65,5 +67,6 @@ def load_openvla(config: ModelConfig, source: PolicySource, base_dtype: torch.dt
         source.checkpoint,
         config=OpenVLAConfig.from_pretrained(source.checkpoint, num_actions_chunk=NUM_ACTIONS),
         dtype=base_dtype,
+        attn_implementation=attention_route(config, source, base_dtype),
     )
     return OpenVLAPolicy(adapt_model(model, config, source))

@@ -13,8 +13,8 @@ from rlinf.config.schema import ModelConfig
 from rlinf.models.cuda_graphs import GraphedForward
 from rlinf.models.decoding import sample_chunk
 from rlinf.models.policy import PolicyInputs, PolicyOutput, PolicySource
-from rlinf.models.vla import AdaptedModel, VLAPolicy, adapt_model, single_value
-from transformers_openvla_oft import ActionOutput, OpenVLAForActionPrediction, PolicyBatch
+from rlinf.models.vla import AdaptedModel, VLAPolicy, adapt_model, attention_route, single_value
+from transformers_openvla_oft import ActionOutput, OpenVLAConfig, OpenVLAForActionPrediction, PolicyBatch
 
 
 class OpenVLAOFTPolicy(VLAPolicy):
@@ -35,7 +35,9 @@ class OpenVLAOFTPolicy(VLAPolicy):
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
         """Sample a chunk; see ``sample_chunk``."""
         output = self._decode(self.batch(inputs))
-        sampled = sample_chunk(output.logits_BTV, self.actions, temperature=temperature, uniforms_BCA=uniforms_BCA)
+        sampled = sample_chunk(
+            output.logits_BTV, self.actions, temperature=temperature, uniforms_BCA=uniforms_BCA, origin=self.origin
+        )
         return replace(sampled, values_B=single_value(output))
 
 
@@ -46,10 +48,13 @@ def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torc
         ConfigError: the checkpoint does not fit the configuration.
     """
     disable_progress_bar()  # transformers' own; in a worker it is noise
-    model = OpenVLAForActionPrediction.from_pretrained(source.checkpoint, dtype=base_dtype)
-    if model.config.num_actions_chunk != config.num_action_chunks:
+    decoded = OpenVLAConfig.from_pretrained(source.checkpoint).num_actions_chunk
+    if decoded != config.num_action_chunks:
         raise ConfigError(
             f"actor.model.num_action_chunks={config.num_action_chunks}, but the checkpoint in {source.checkpoint} "
-            f"decodes {model.config.num_actions_chunk} actions at a time"
+            f"decodes {decoded} actions at a time"
         )
+    model = OpenVLAForActionPrediction.from_pretrained(
+        source.checkpoint, dtype=base_dtype, attn_implementation=attention_route(config, source, base_dtype)
+    )
     return OpenVLAOFTPolicy(adapt_model(model, config, source), cuda_graphs=source.cuda_graphs)

@@ -21,6 +21,8 @@ class PolicySource:
     unnorm_key: key of the action statistics.
     seed: of a fresh adapter; every rank and every rollout worker must give the same.
     critic: the policy has a value head, which is trained and saved with it (PPO).
+    trains: false for one that only acts, which keeps its adapter in the precision of its frozen weights: what a learner
+        computes with, and half the work.
     cuda_graphs: on a GPU, a policy that decodes a chunk in one forward pass replays it as a CUDA graph when it acts.
     """
 
@@ -29,6 +31,7 @@ class PolicySource:
     seed: int
     tokenizer: Path | None = None
     critic: bool = False
+    trains: bool = True
     cuda_graphs: bool = False
 
 

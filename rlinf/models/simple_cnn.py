@@ -27,7 +27,7 @@ from torch.nn import functional
 from rlinf.config import WHOLE_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
-from rlinf.models.decoding import evaluate_chunk, sample_chunk
+from rlinf.models.decoding import describe_origin, evaluate_chunk, sample_chunk
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
@@ -266,7 +266,13 @@ class SimpleCNNPolicy:
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
         """Sample a chunk; see ``sample_chunk``."""
         logits_BTV, values_B = self._forward(inputs)
-        output = sample_chunk(logits_BTV, self.actions, temperature=temperature, uniforms_BCA=uniforms_BCA)
+        output = sample_chunk(
+            logits_BTV,
+            self.actions,
+            temperature=temperature,
+            uniforms_BCA=uniforms_BCA,
+            origin=describe_origin(self.checkpoint),
+        )
         return replace(output, values_B=values_B)
 
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlinf.config import ADAPTER_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
-from rlinf.models.decoding import evaluate_chunk
+from rlinf.models.decoding import describe_origin, evaluate_chunk
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import adapter_off, attach_lora, save_adapter, trainable_parameters
 from rlinf.models.merge import merge_adapters
@@ -28,6 +28,9 @@ from transformers_openvla_oft import (
     PolicyBatch,
     PrismaticProcessor,
     ValueHead,
+    checkpoint_blocks,
+    choose_attention,
+    compile_blocks,
     fsdp_units,
     lora_target_modules,
 )
@@ -35,12 +38,16 @@ from transformers_openvla_oft import (
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A model with its adapter, and what goes with it. value_head: part of the model; None without a critic."""
+    """A model with its adapter, and what goes with it.
+
+    value_head: part of the model; None without a critic. origin: what it was loaded from, for messages.
+    """
 
     module: nn.Module
     processor: PrismaticProcessor
     actions: ActionTokenMap
     checkpoint: Path
+    origin: str
     value_head: ValueHead | None
 
 
@@ -55,6 +62,7 @@ class VLAPolicy(ABC):
         self.chunk_shape = (parts.actions.num_actions_chunk, parts.actions.action_dim)
         self.num_images = parts.processor.num_images
         self.checkpoint = parts.checkpoint
+        self.origin = parts.origin
         self.device = torch.device("cpu")
 
     @abstractmethod
@@ -149,6 +157,23 @@ def single_value(output: ActionOutput) -> Tensor | None:
     return None if output.values_BO is None else output.values_BO[:, 0]
 
 
+def attention_route(config: ModelConfig, source: PolicySource, dtype: torch.dtype) -> str:
+    """What a model is loaded with, as ``actor.model.attn_implementation`` says.
+
+    Raises:
+        ConfigError: that cannot run here.
+    """
+    wanted = config.attn_implementation
+    if source.cuda_graphs:  # flash-attention asks the GPU how long the sequences are, which a graph cannot
+        if wanted == "flash_attention_2":
+            raise ConfigError(f"actor.model.attn_implementation={wanted} does not go with rollout.cuda_graphs=true")
+        wanted = wanted or "sdpa"
+    try:
+        return choose_attention(wanted, dtype=dtype)
+    except ValueError as error:
+        raise ConfigError(f"actor.model.attn_implementation={wanted}: {error}") from error
+
+
 def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: PolicySource) -> AdaptedModel:
     """Give a base model its adapter, its value head where there is a critic, processor and action tokens.
 
@@ -157,8 +182,8 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
     """
     if not config.is_lora:
         raise ConfigError(f"actor.model.is_lora=false: this version trains {config.model_name} through an adapter only")
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
+    if config.gradient_checkpointing and source.trains:
+        checkpoint_blocks(model, policy=config.gradient_checkpointing_policy, every=config.gradient_checkpointing_every)
     path = resolve_adapter(config.lora_path, files=ADAPTER_FILES) if config.lora_path else None
     previous = [
         resolve_adapter(earlier, key="actor.model.previous_lora_paths", files=ADAPTER_FILES)
@@ -171,9 +196,19 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
     module: PeftModel = attach_lora(
         model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=source.seed
     )
+    if not source.trains:
+        dtype = model.dtype
+        for parameter in trainable_parameters(module).values():
+            parameter.data = parameter.data.to(dtype)
+    if config.compile_blocks:
+        compile_blocks(module)
     module.train()  # there is no dropout: training mode only lets gradient checkpointing work
     processor = PrismaticProcessor.from_pretrained(
-        source.checkpoint, max_prompt_length=config.max_prompt_length, tokenizer=source.tokenizer
+        source.checkpoint,
+        max_prompt_length=config.max_prompt_length,
+        tokenizer=source.tokenizer,
+        # Whatever is prepared for one shape of its inputs should meet few of them.
+        prompt_multiple=8 if config.compile_blocks or source.cuda_graphs else 1,
     )
     if not source.critic:
         model.value_head = None  # a checkpoint may hold the one of its own training
@@ -182,6 +217,7 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
         processor=processor,
         actions=ActionTokenMap.from_config(model.config, source.unnorm_key),
         checkpoint=source.checkpoint,
+        origin=describe_origin(source.checkpoint, path),
         # After the adapter, which freezes everything else.
         value_head=attach_value_head(model, path=path, seed=source.seed) if source.critic else None,
     )

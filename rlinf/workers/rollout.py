@@ -82,7 +82,7 @@ class RolloutWorker:
         torch.set_num_threads(config.rollout.num_threads or max(1, (os.cpu_count() or 1) // 2))
         torch.backends.cuda.matmul.allow_tf32 = True
         self._config = config
-        self._policy = self.load(config, replace(source, cuda_graphs=config.rollout.cuda_graphs))
+        self._policy = self.load(config, replace(source, trains=False, cuda_graphs=config.rollout.cuda_graphs))
         self._policy.to(local_device())
         self._lora_scale = 1.0
         self._envs: list[ActorHandle[Any]] = []

@@ -1,7 +1,9 @@
 """OpenVLA and OpenVLA-OFT policies for stock transformers."""
 
 from .action_tokens import ActionTokenMap, action_entropy, action_log_probs, sample_bins
+from .attention import ATTENTION_ROUTES, choose_attention
 from .autoregressive import OpenVLAForAutoregressivePrediction
+from .blocks import CHECKPOINTING_POLICIES, checkpoint_blocks, compile_blocks
 from .configuration import OpenVLAConfig
 from .heads import ValueHead
 from .loading import CheckpointError
@@ -14,6 +16,8 @@ from .small import SmallSizes, TowerSizes, create_small_checkpoint, libero_sente
 register()
 
 __all__ = [
+    "ATTENTION_ROUTES",
+    "CHECKPOINTING_POLICIES",
     "ActionOutput",
     "ActionTokenMap",
     "CheckpointError",
@@ -28,6 +32,9 @@ __all__ = [
     "ValueHead",
     "action_entropy",
     "action_log_probs",
+    "checkpoint_blocks",
+    "choose_attention",
+    "compile_blocks",
     "create_small_checkpoint",
     "fsdp_units",
     "libero_sentences",

@@ -100,12 +100,19 @@ class PrismaticProcessor:
     """Builds `PolicyBatch`es. Pictures stay on the device they came on."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, *, images: ImageSettings, max_prompt_length: int, num_images: int = 1
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        images: ImageSettings,
+        max_prompt_length: int,
+        num_images: int = 1,
+        prompt_multiple: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.images = images
         self.max_prompt_length = max_prompt_length
         self.num_images = num_images
+        self.prompt_multiple = prompt_multiple
         self.bos_token_id = self._token_id("bos_token", tokenizer.bos_token)
         self.pad_token_id = self._token_id("pad_token", tokenizer.pad_token)
         self.prompt_end_token_id = self._token_id("the piece of a trailing space", PROMPT_END_TOKEN)
@@ -118,11 +125,15 @@ class PrismaticProcessor:
         *,
         max_prompt_length: int | None = None,
         tokenizer: str | Path | None = None,
+        prompt_multiple: int | None = None,
         **_of_auto_processor: Any,
     ) -> PrismaticProcessor:
         """From a checkpoint folder; `max_prompt_length` defaults to the one of its `config.json`.
 
         tokenizer: a folder with another tokenizer than the checkpoint's own.
+        prompt_multiple: give a batch only as many prompt slots as its longest prompt needs, rounded up to a multiple
+            of this; None: always `max_prompt_length`. Pads are seen by nobody and counted in no position, so leaving
+            out those that all rows share changes results by rounding only.
         _of_auto_processor: what `AutoProcessor` hands on to every class (`trust_remote_code`, `revision`, ...); a
             folder has no use for it.
 
@@ -130,7 +141,7 @@ class PrismaticProcessor:
             CheckpointError: a file is missing or corrupt.
         """
         if unknown := {name for name in _of_auto_processor if name.lstrip("_") not in AUTO_PROCESSOR_OPTIONS}:
-            raise TypeError(f"unknown options {sorted(unknown)}; known: max_prompt_length, tokenizer")
+            raise TypeError(f"unknown options {sorted(unknown)}; known: max_prompt_length, prompt_multiple, tokenizer")
         with reading(path):
             config = OpenVLAConfig.from_pretrained(path)
             fields = json.loads((Path(path) / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
@@ -141,6 +152,7 @@ class PrismaticProcessor:
             images=ImageSettings.from_dict(fields),
             max_prompt_length=max_prompt_length or config.max_prompt_length,
             num_images=config.num_images_in_input,
+            prompt_multiple=prompt_multiple,
         )
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -167,20 +179,30 @@ class PrismaticProcessor:
 
         The pads therefore sit between the patches (which follow BOS) and the prompt.
         """
-        input_ids_BL = torch.full((len(tasks), self.max_prompt_length), self.pad_token_id)
+        prompts = [self._fitting_ids(task) for task in tasks]
+        num_slots = self._num_slots(max(map(len, prompts), default=1))
+        input_ids_BL = torch.full((len(tasks), num_slots), self.pad_token_id)
         attention_mask_BL = torch.zeros_like(input_ids_BL)
         input_ids_BL[:, 0] = self.bos_token_id
         attention_mask_BL[:, 0] = 1
-        for row, task in enumerate(tasks):
-            ids = self.prompt_ids(task)
-            if len(ids) > self.max_prompt_length:
-                raise ValueError(
-                    f"the prompt of {task!r} has {len(ids)} tokens, more than max_prompt_length="
-                    f"{self.max_prompt_length}: give PrismaticProcessor.from_pretrained a larger one"
-                )
-            input_ids_BL[row, self.max_prompt_length - len(ids) + 1 :] = torch.tensor(ids[1:])
-            attention_mask_BL[row, self.max_prompt_length - len(ids) + 1 :] = 1
+        for row, ids in enumerate(prompts):
+            input_ids_BL[row, num_slots - len(ids) + 1 :] = torch.tensor(ids[1:])
+            attention_mask_BL[row, num_slots - len(ids) + 1 :] = 1
         return input_ids_BL, attention_mask_BL
+
+    def _num_slots(self, longest: int) -> int:
+        if self.prompt_multiple is None:
+            return self.max_prompt_length
+        return min(-(-longest // self.prompt_multiple) * self.prompt_multiple, self.max_prompt_length)
+
+    def _fitting_ids(self, task: str) -> tuple[int, ...]:
+        ids = self.prompt_ids(task)
+        if len(ids) > self.max_prompt_length:
+            raise ValueError(
+                f"the prompt of {task!r} has {len(ids)} tokens, more than max_prompt_length="
+                f"{self.max_prompt_length}: give PrismaticProcessor.from_pretrained a larger one"
+            )
+        return ids
 
     def prompt_ids(self, task: str) -> tuple[int, ...]:
         """Token ids of the whole prompt, from BOS to the end token, without padding."""

@@ -1,0 +1,143 @@
+"""Attention routes agree on padded batches, and prompts without the pads that all rows share change nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rlinf.config import ConfigError
+from rlinf.config.validate import ATTENTION_ROUTES as CONFIG_ROUTES
+from rlinf.config.validate import CHECKPOINTING_POLICIES as CONFIG_POLICIES
+from rlinf.models import PolicySource, load_policy
+from tests.small_policy import model_config, read_policy, write_policy
+from transformers_openvla_oft import (
+    ATTENTION_ROUTES,
+    CHECKPOINTING_POLICIES,
+    OpenVLAForActionPrediction,
+    PrismaticProcessor,
+    attention,
+    choose_attention,
+)
+from transformers_openvla_oft.layouts import oft_hidden_states
+
+TASKS = ("open the drawer", "pick up the black bowl next to the plate and place it on the plate", "turn on the stove")
+
+
+@pytest.fixture(scope="module", params=[8, 1], ids=["oft", "autoregressive"])
+def folder(request, tmp_path_factory):
+    return write_policy(tmp_path_factory.mktemp("policy") / "small", num_actions=request.param)
+
+
+def inputs_of(folder, tasks=TASKS, **options):
+    processor = PrismaticProcessor.from_pretrained(folder, **options)
+    images = torch.randint(0, 256, (len(tasks), 1, 32, 32, 3), generator=torch.Generator().manual_seed(0))
+    batch = processor(images.to(torch.uint8), tasks)
+    return dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
+
+
+def outcome(model, inputs):
+    """Logits and gradients; an autoregressive model scores given bins."""
+    model.zero_grad()
+    bins_BT = torch.arange(7).expand(len(inputs["input_ids_BL"]), 7) if model.config.num_actions_chunk == 1 else None
+    logits_BTV = model(**inputs, bins_BT=bins_BT).logits_BTV
+    logits_BTV.log_softmax(-1)[..., 3].mean().backward()
+    return logits_BTV, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def load(folder, **options):
+    return OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.float32, **options).eval()
+
+
+def assert_same(actual, expected):
+    assert_close(actual[0], expected[0], rtol=0, atol=1e-5)
+    assert actual[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert_close(actual[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_eager_and_sdpa_agree_on_padded_batches(folder):
+    inputs = inputs_of(folder)
+    lengths = inputs["attention_mask_BL"].sum(dim=1)
+    assert lengths.max() < inputs["attention_mask_BL"].shape[1], "pads in every row"
+    assert len(set(lengths.tolist())) > 1, "and more in some"
+    eager, sdpa = (load(folder, attn_implementation=route) for route in ("eager", "sdpa"))
+    assert [model.language_model.config._attn_implementation for model in (eager, sdpa)] == ["eager", "sdpa"]
+    assert_same(outcome(eager, inputs), outcome(sdpa, inputs))
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("route", ["eager", "sdpa"])
+def test_shared_pads_can_be_left_out(folder, multiple, route):
+    model = load(folder, attn_implementation=route)
+    padded, trimmed = (inputs_of(folder, max_prompt_length=50, prompt_multiple=given) for given in (None, multiple))
+    longest = int(padded["attention_mask_BL"].sum(dim=1).max())
+    slots = trimmed["input_ids_BL"].shape[1]
+    assert slots == -(-longest // multiple) * multiple < padded["input_ids_BL"].shape[1]
+    assert_same(outcome(model, trimmed), outcome(model, padded))
+
+
+def test_prompts_of_one_length_need_no_pads(folder):
+    model = load(folder)
+    inputs = inputs_of(folder, TASKS[:1] * 2, prompt_multiple=1)
+    assert inputs["attention_mask_BL"].all()
+    assert_same(outcome(model, inputs), outcome(model, inputs_of(folder, TASKS[:1] * 2)))
+
+
+def test_a_multiple_never_exceeds_the_limit(folder):
+    processor = PrismaticProcessor.from_pretrained(folder, max_prompt_length=27, prompt_multiple=8)
+    assert processor.encode_prompts(TASKS[1:2])[0].shape == (1, 27 if len(processor.prompt_ids(TASKS[1])) > 24 else 24)
+    with pytest.raises(ValueError, match="more than max_prompt_length=5"):
+        PrismaticProcessor.from_pretrained(folder, max_prompt_length=5, prompt_multiple=1).encode_prompts(TASKS)
+
+
+@torch.no_grad()
+def test_the_oft_layout_in_both_routes(folder):
+    hidden = [
+        oft_hidden_states(load(folder, attn_implementation=route), **inputs_of(folder, prompt_multiple=multiple))
+        for route in ("eager", "sdpa")
+        for multiple in (None, 1)
+    ]
+    for other in hidden[1:]:
+        assert_close(other, hidden[0], rtol=0, atol=1e-5)
+
+
+def test_policies_leave_shared_pads_out(folder):
+    policy = read_policy(folder)
+    assert policy.processor.prompt_multiple == 1
+    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3, cuda_graphs=True)
+    assert load_policy(model_config(folder), source, base_dtype=torch.float32).processor.prompt_multiple == 8
+
+
+def test_the_route_is_chosen_once(monkeypatch):
+    assert choose_attention(None, dtype=torch.bfloat16) == "sdpa" or torch.cuda.is_available()
+    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_attention(None, dtype=torch.bfloat16) == "flash_attention_2"
+    assert choose_attention(None, dtype=torch.float32) == "sdpa"
+    assert choose_attention("eager", dtype=torch.bfloat16) == "eager"
+    with pytest.raises(ValueError, match="16 bits"):
+        choose_attention("flash_attention_2", dtype=torch.float32)
+    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: False)
+    with pytest.raises(ValueError, match="install it, or choose sdpa"):
+        choose_attention("flash_attention_2", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="sdpa, flash_attention_2, eager"):
+        choose_attention("paged", dtype=torch.bfloat16)
+
+
+def test_the_configuration_chooses_the_route(folder):
+    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
+    config = replace(model_config(folder), attn_implementation="eager")
+    policy = load_policy(config, source, base_dtype=torch.float32)
+    assert policy.module.get_base_model().language_model.config._attn_implementation == "eager"
+    flash = replace(config, attn_implementation="flash_attention_2")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"actor\.model\.attn_implementation=flash_attention_2.*flash-attn"):
+            load_policy(flash, source, base_dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match=r"rollout\.cuda_graphs"):
+        load_policy(flash, replace(source, cuda_graphs=True), base_dtype=torch.bfloat16)
+
+
+def test_validation_knows_what_the_model_knows():
+    assert CONFIG_ROUTES == ATTENTION_ROUTES
+    assert CONFIG_POLICIES == CHECKPOINTING_POLICIES

@@ -1,0 +1,216 @@
+"""Checkpointed and compiled blocks give the gradients of plain ones, with an adapter, sharded, and together."""
+
+from collections import Counter
+from dataclasses import replace
+from shutil import which
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torch.utils.checkpoint import CheckpointPolicy
+
+from rlinf.config import ConfigError, load_config, validate
+from rlinf.data import Observation
+from rlinf.engines.fsdp import shard, whole
+from rlinf.models import PolicySource, load_policy
+from rlinf.models.lora import trainable_parameters
+from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
+from transformers_openvla_oft import CHECKPOINTING_POLICIES, blocks, checkpoint_blocks, compile_blocks, fsdp_units
+
+needs_compiler = pytest.mark.skipif(which("g++") is None and which("clang++") is None, reason="needs a C++ compiler")
+LAYER = "language_model.model.layers.1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_policy(tmp_path_factory.mktemp("policy") / "small")
+
+
+def effective(policy):
+    """The policy with an adapter that has an effect."""
+    torch.manual_seed(0)
+    for name, parameter in policy.module.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    return policy
+
+
+def outcome(policy, *, num_rows=3):
+    images = torch.randint(0, 256, (num_rows, 1, 32, 32, 3), generator=torch.Generator().manual_seed(0))
+    batch = policy.processor(images.to(torch.uint8), ("open the drawer", LANGUAGE, "close it")[:num_rows])
+    policy.module.zero_grad()
+    logits_BTV = policy.decode(batch).logits_BTV
+    logits_BTV.log_softmax(-1)[..., 3].mean().backward()
+    gradients = {name: p.grad for name, p in trainable_parameters(policy.module).items()}
+    return logits_BTV, {name: whole(gradient) for name, gradient in gradients.items() if gradient is not None}
+
+
+def assert_same(actual, expected):
+    assert_close(actual[0], expected[0], rtol=0, atol=2e-5)
+    assert actual[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert_close(actual[1][name], gradient, rtol=1e-3, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return outcome(effective(read_policy(folder)))
+
+
+def counted(policy):
+    """How often modules run."""
+    calls = Counter()
+    for name, module in policy.module.get_base_model().named_modules():
+        module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    return calls
+
+
+@pytest.mark.parametrize("policy_name", CHECKPOINTING_POLICIES)
+def test_checkpointing_changes_no_gradient(folder, plain, policy_name):
+    policy = effective(read_policy(folder))
+    assert checkpoint_blocks(policy.module, policy=policy_name) == len(fsdp_units(policy.module)) == 4
+    calls = counted(policy)
+    assert_same(outcome(policy), plain)
+    assert calls[f"{LAYER}.mlp.gate_proj"] == 2
+    assert calls["vision_backbone.featurizer.blocks.0.mlp.fc1"] == 2
+    assert calls["projector.fc1"] == 1
+
+
+def test_every_second_block(folder, plain):
+    policy = effective(read_policy(folder))
+    assert checkpoint_blocks(policy.module, every=2) == 2
+    calls = counted(policy)
+    assert_same(outcome(policy), plain)
+    layers = [name for name in calls if name.endswith((".mlp.fc1", ".mlp.gate_proj"))]
+    assert Counter(calls[name] for name in layers) == {1: 2, 2: 2}
+
+
+def kept_bytes(policy):
+    """Memory of the tensors that a forward pass keeps for the backward pass, blocks' inner ones included."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        images = torch.zeros(8, 1, 32, 32, 3, dtype=torch.uint8)
+        logits_BTV = policy.decode(policy.processor(images, [LANGUAGE] * 8)).logits_BTV
+    del logits_BTV
+    return sum(kept.values())
+
+
+def test_checkpointing_keeps_less(folder):
+    def measure(**options):
+        policy = read_policy(folder)
+        if options:
+            checkpoint_blocks(policy.module, **options)
+        return kept_bytes(policy)
+
+    full, half, nothing = measure(policy="full"), measure(policy="full", every=2), measure()
+    assert full < half < nothing
+
+
+def kept_operators(folder, policy_name, monkeypatch):
+    """Operators whose results a selective policy keeps, and how many of each in a forward pass."""
+    decide, kept = blocks._DECISIONS[policy_name], Counter()
+
+    def recording(context, operator, *args, **kwargs):
+        decision = decide(context, operator, *args, **kwargs)
+        if decision == CheckpointPolicy.MUST_SAVE and not context.is_recompute:
+            kept[str(operator)] += 1
+        return decision
+
+    monkeypatch.setitem(blocks._DECISIONS, policy_name, recording)
+    policy = read_policy(folder)
+    checkpoint_blocks(policy.module, policy=policy_name)
+    outcome(policy)
+    return kept
+
+
+def test_selective_policies_keep_what_they_say(folder, monkeypatch):
+    """Attention of four blocks; of large products, four in a ViT block (biased) and seven in a LLaMA layer."""
+    monkeypatch.setattr(blocks, "MIN_INNER_SIZE", 16)  # the small policy's layers are 32 wide, its adapters 4
+    attention = kept_operators(folder, "attention", monkeypatch)
+    assert sum(attention.values()) == 4
+    assert all("scaled_dot_product" in name for name in attention)
+    matmuls = kept_operators(folder, "matmuls", monkeypatch)
+    products = {name: count for name, count in matmuls.items() if name not in attention}
+    # and of the adapters the A, which sums over the layer's inputs, but not the B
+    assert products == {"aten.addmm.default": 2 * 4, "aten.mm.default": 2 * 4 + 2 * 7 * 2}
+
+
+def test_options_are_checked(folder):
+    policy = read_policy(folder)
+    with pytest.raises(ValueError, match="full, attention, matmuls"):
+        checkpoint_blocks(policy.module, policy="some")
+    with pytest.raises(ValueError, match="every=0"):
+        checkpoint_blocks(policy.module, every=0)
+
+
+def test_the_configuration_chooses_the_policy(folder, plain):
+    config = replace(
+        model_config(folder), gradient_checkpointing=True, gradient_checkpointing_policy="matmuls",
+        gradient_checkpointing_every=2,
+    )  # fmt: skip
+    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
+    policy = effective(load_policy(config, source, base_dtype=torch.float32))
+    assert [block.gradient_checkpointing for block in fsdp_units(policy.module)] == [True, False, True, False]
+    assert_same(outcome(policy), plain)
+    acting = load_policy(config, replace(source, trains=False), base_dtype=torch.float32)
+    assert not any(block.gradient_checkpointing for block in fsdp_units(acting.module))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("gradient_checkpointing_policy=some", "full, attention, matmuls"),
+        ("gradient_checkpointing_every=0", "must be at least 1"),
+        ("attn_implementation=paged", "sdpa, flash_attention_2, eager"),
+    ],
+)
+def test_validation_names_the_key(override, message):
+    config = load_config("crl_experiment/libero_spatial_grpo_tiny", [f"actor.model.{override}"])
+    with pytest.raises(ConfigError, match=rf"actor\.model\.{override.split('=')[0]}.*{message}"):
+        validate(config, num_tasks=10)
+
+
+def test_a_policy_that_only_acts_keeps_its_adapter_in_its_own_precision(folder):
+    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3, trains=False, critic=True)
+    policy = load_policy(model_config(folder), source, base_dtype=torch.bfloat16)
+    dtypes = {name: p.dtype for name, p in trainable_parameters(policy.module).items()}
+    assert {dtype for name, dtype in dtypes.items() if "lora_" in name} == {torch.bfloat16}
+    assert {dtype for name, dtype in dtypes.items() if "value_head" in name} == {torch.float32}
+    observation = Observation(np.zeros((2, 1, 32, 32, 3), np.uint8), np.zeros((2, 8), np.float32), (LANGUAGE,) * 2)
+    output = policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=np.full((2, 8, 7), 0.5))
+    assert output.logprobs_BCA.dtype == torch.float32
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [None, "matmuls"])
+def test_compiled_blocks(folder, plain, checkpointing):
+    policy = effective(read_policy(folder))
+    if checkpointing is not None:
+        checkpoint_blocks(policy.module, policy=checkpointing)
+    assert compile_blocks(policy.module) == 4
+    assert_same(outcome(policy), plain)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_compiled_blocks_that_are_sharded(folder, plain, tmp_path):
+    config = replace(model_config(folder), compile_blocks=True, gradient_checkpointing=True)
+    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
+    policy = effective(load_policy(config, source, base_dtype=torch.float32))
+    policy.processor.prompt_multiple = 1
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
+        assert_same(outcome(policy), plain)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,80 @@
+"""What is done to a model block by block: recomputing activations in the backward pass, and compiling.
+
+Both work with and without a LoRA adapter, and before FSDP2 shards the blocks. Compiled blocks hold their checkpointing
+inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .modeling import fsdp_units
+
+CHECKPOINTING_POLICIES = ("full", "attention", "matmuls")
+# Products over fewer numbers than this are those of an adapter: cheaper to repeat than to keep.
+MIN_INNER_SIZE = 129
+_CHECKPOINTING = "_gradient_checkpointing_func"
+_PRODUCTS: dict[object, int] = {  # operator -> which argument's last axis is summed over
+    torch.ops.aten.mm.default: 0,
+    torch.ops.aten.addmm.default: 1,
+}
+
+
+def checkpoint_blocks(model: nn.Module, *, policy: str = "full", every: int = 1) -> int:
+    """Let every `every`-th block (the first, ...) repeat its forward pass in the backward pass instead of keeping it.
+
+    policy: what a checkpointed block keeps nevertheless: `full` nothing but its input, `attention` what attention gave,
+        `matmuls` that and the results of its large matrix products, so that only cheap arithmetic is repeated.
+
+    Returns the number of checkpointed blocks. Gradients are the same whatever is chosen.
+    """
+    if policy not in CHECKPOINTING_POLICIES:
+        raise ValueError(f"checkpointing {policy!r} is not known; expected one of: {', '.join(CHECKPOINTING_POLICIES)}")
+    if every < 1:
+        raise ValueError(f"every={every} must be at least 1")
+    chosen = [block for index, block in enumerate(fsdp_units(model)) if index % every == 0]
+    run = partial(checkpoint, use_reentrant=False)
+    if policy != "full":
+        run = partial(run, context_fn=partial(create_selective_checkpoint_contexts, _DECISIONS[policy]))
+    for block in chosen:
+        assert isinstance(block, GradientCheckpointingLayer)
+        block.gradient_checkpointing = True
+        setattr(block, _CHECKPOINTING, run)  # a plain attribute, whatever nn.Module's types say
+    return len(chosen)
+
+
+def compile_blocks(model: nn.Module) -> int:
+    """Compile every block with `torch.compile`; returns their number. Blocks of one kind share their kernels.
+
+    The first batches take minutes; a new batch size compiles once more, for all sizes.
+    """
+    units = fsdp_units(model)
+    for block in units:
+        block.compile()
+    return len(units)
+
+
+def _keep_attention(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    kept = "attention" in str(operator) or "_flash_attn" in str(operator)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _keep_matmuls(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    argument = _PRODUCTS.get(operator)
+    if argument is not None and args[argument].shape[-1] >= MIN_INNER_SIZE:
+        return CheckpointPolicy.MUST_SAVE
+    return _keep_attention(context, operator, *args, **kwargs)
+
+
+_DECISIONS: dict[str, Callable[..., CheckpointPolicy]] = {"attention": _keep_attention, "matmuls": _keep_matmuls}
