@@ -107,9 +107,7 @@ class Ours:
         self.rng = np.random.default_rng(0)
         self.num_envs = num_envs
         begin = time.perf_counter()
-        self.env = LiberoVectorEnv(
-            num_envs=num_envs, cameras=CAMERAS, image_size=IMAGE_SIZE, num_threads=num_threads
-        )
+        self.env = LiberoVectorEnv(num_envs=num_envs, cameras=CAMERAS, image_size=IMAGE_SIZE, num_threads=num_threads)
         self.env.reset([EpisodeStart(suite, task_id, i) for i in range(num_envs)])
         self.construct_s = time.perf_counter() - begin
 
@@ -162,7 +160,7 @@ def mj_step_ms(scene: Any, slot: Any, actions_CA: Any) -> float:
     controls = np.empty((1, len(actions_CA) * SUBSTEPS, model.nu))
     for i, action in enumerate(actions_CA):
         for substep in range(SUBSTEPS):
-            scene._controller.substep(action, first=substep == 0)
+            scene._stepper.substep(action, first=substep == 0)
             controls[0, i * SUBSTEPS + substep] = data.ctrl
     end = data.qpos.copy()
 
@@ -296,9 +294,7 @@ def main() -> int:
     select_opengl()
     prepare_libero()
     if args.processes:
-        all_cores(
-            args.suite, args.task, processes=args.processes, num_threads=args.threads, seconds=args.seconds
-        )
+        all_cores(args.suite, args.task, processes=args.processes, num_threads=args.threads, seconds=args.seconds)
     else:
         one_thread(args.suite, args.task, args.chunks)
     return 0

@@ -34,8 +34,8 @@ from libero_runtime.number_lists import NumberError, parse_numbers
 from libero_runtime.opengl import OpenGLError, select_opengl
 from libero_runtime.paths import LiberoPathError, prepare_libero
 from libero_runtime.scene import IDLE_ACTION, Scene
-from libero_runtime.slots import Pose, SampleClock, Slot, start_seed
-from libero_runtime.stepper import STATE
+from libero_runtime.slots import Pose, Slot, start_seed
+from libero_runtime.stepper import STATE, integration_state
 from libero_runtime.suites import SuiteError, TaskSpec, init_states, load_suite
 
 Array = NDArray[np.float64]
@@ -115,8 +115,7 @@ class Stock:
         self.data: mujoco.MjData = self.env.sim.data._data
         self.controller = ExactController(self.env)
         self.layout = Layout(self.model)
-        self._integration = np.empty(mujoco.mj_stateSize(self.model, STATE))
-        mujoco.mj_getState(self.model, self.data, self._integration, STATE)
+        self._integration = integration_state(self.model, self.data)
         self._controller_state = self.controller.get_state()
 
     def slot(self, *, init_index: int, seed: int) -> Slot:
@@ -130,10 +129,6 @@ class Stock:
             pose=pose,
             init_index=init_index,
             seed=seed,
-            num_steps=0,
-            success=False,
-            clock=SampleClock(),
-            sampled_view=None,
         )
 
     def run(self, actions_TA: Array, *, perturbation: float = 0.0, seed: int = 0) -> Run:

@@ -57,6 +57,9 @@ class SampleClock:
         return SampleClock(elapsed, sampled), look
 
 
+RESET_CLOCK = SampleClock().forced().forced()
+
+
 @dataclass(frozen=True)
 class Pose:
     """What a picture of an episode depends on."""
@@ -72,14 +75,14 @@ class Slot:
     """One episode at rest, as plain arrays; valid for any `Scene` built for the same task and options."""
 
     integration: Array  # MuJoCo's integration state
-    controller: Array  # (15,) see kernel.STATE_SIZE
+    controller: Array  # (15,) see kernel.layout.STATE_SIZE
     pose: Pose
     init_index: int
     seed: int
-    num_steps: int  # control steps since the idle steps ended
-    success: bool  # goal predicate after the last step
-    clock: SampleClock  # exact stepping only, with the last observation it took
-    sampled_view: View | None
+    num_steps: int = 0  # control steps since the idle steps ended
+    success: bool = False  # goal predicate after the last step
+    clock: SampleClock = RESET_CLOCK  # exact stepping only, with the last observation it took
+    sampled_view: View | None = None
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,8 @@ class Advance:
     slot: Slot
     success: list[bool]  # goal predicate after each simulated action
     proprio: NDArray[np.float32]
-    recorded: list[Pose]  # to be drawn
+    recorded: list[Slot]  # the episode at steps to be drawn
     failure: str | None  # why the episode cannot go on; `slot` is then the one before the chunk
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a chunk in one episode."""
-
-    success: list[bool]  # goal predicate after each simulated action
-    view: View  # after the last one
-    recorded: list[NDArray[np.uint8]]  # (H, W, 3) frames of the first camera
 
 
 def start_seed(*, task_id: int, init_index: int, seed: int) -> int:

@@ -78,6 +78,13 @@ def copy_model(model: mujoco.MjModel) -> mujoco.MjModel:
     return copy.copy(model)
 
 
+def integration_state(model: mujoco.MjModel, data: mujoco.MjData) -> Array:
+    """All that MuJoCo's next step depends on, beside the model."""
+    state = np.empty(mujoco.mj_stateSize(model, STATE))
+    mujoco.mj_getState(model, data, state, STATE)
+    return state
+
+
 @dataclass(frozen=True)
 class StepperState:
     """A simulation at rest, as arrays (see `scene.Slot`)."""
@@ -155,7 +162,6 @@ class Stepper:
         self.drawn_qpos = model.qpos0.copy()
         self._work = kernel.make_work()
         self._warnings = self.data.warning.number
-        self._state_size = mujoco.mj_stateSize(model, STATE)
         self._live = self._make_live()
 
     def _make_live(self) -> Live:
@@ -195,9 +201,7 @@ class Stepper:
 
     def save(self) -> StepperState:
         """Copy of what the next step depends on."""
-        integration = np.empty(self._state_size)
-        mujoco.mj_getState(self.model, self.data, integration, STATE)
-        return StepperState(integration, self.get_state(), self.drawn_qpos.copy())
+        return StepperState(integration_state(self.model, self.data), self.get_state(), self.drawn_qpos.copy())
 
     def load(self, state: StepperState) -> None:
         """Continue from a saved state."""

@@ -16,8 +16,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.exact_scene import ExactScene
 from libero_runtime.rendering import Look
 from libero_runtime.scene import Scene
+from libero_runtime.scene_base import BaseScene
 from libero_runtime.slots import Advance, SimulationError, Slot
 from libero_runtime.suites import TaskSpec
 from libero_runtime.vector_face import ChunkResult, EpisodeStart, Frames, VectorEnvError, VectorFace, check_options
@@ -102,10 +104,10 @@ class LiberoVectorEnv(VectorFace):
         self._look: Look = "official" if look == "official" else "fast"
         self._num_idle_steps = num_idle_steps
         self._max_scenes = max_scenes
-        self._exact = exact
+        self._scene_type: type[BaseScene] = ExactScene if exact else Scene
         self._on_failure = on_failure
         self._pool = ThreadPoolExecutor(num_threads, "libero-step") if num_threads > 1 else None
-        self._scenes: OrderedDict[tuple[str, int], Scene] = OrderedDict()
+        self._scenes: OrderedDict[tuple[str, int], BaseScene] = OrderedDict()
         self._episodes: list[_Episode | None] = [None] * num_envs
 
     # Episodes ---------------------------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ class LiberoVectorEnv(VectorFace):
             if start not in jobs and scene.settled(init_index=start.init_index, seed=start.seed) is None:
                 slot = scene.prepare(init_index=start.init_index, seed=start.seed)
 
-                def job(scene: Scene = scene, slot: Slot = slot) -> object:
+                def job(scene: BaseScene = scene, slot: Slot = slot) -> object:
                     with scene.borrowed_stepper() as stepper:
                         return scene.settle(slot, stepper)
 
@@ -247,17 +249,7 @@ class LiberoVectorEnv(VectorFace):
     def _advance(self, wave: Sequence[_Job], *, stop_on_success: bool) -> Iterator[_Drawn]:
         """Run jobs, and draw each one's last state while the next ones run on their threads."""
         scenes = [self._scene(job.episode.task) for job in wave]
-        if self._exact:
-            for scene, job in zip(scenes, wave, strict=True):
-                scene.load(job.episode.slot)
-                outcome = scene.run(job.actions_CA, stop_on_success=stop_on_success, record_every=job.record_every)
-                view = outcome.view
-                yield _Drawn(
-                    scene.save(), outcome.success, view.images_NHWC, view.proprio, outcome.recorded, failure=None
-                )
-            return
-
-        def advance(scene: Scene, job: _Job) -> Advance:
+        def advance(scene: BaseScene, job: _Job) -> Advance:
             with nullcontext() if self._pool is None else scene.borrowed_stepper() as stepper:
                 return scene.advance(
                     job.episode.slot, job.actions_CA, stop_on_success=stop_on_success, record_every=job.record_every,
@@ -268,24 +260,23 @@ class LiberoVectorEnv(VectorFace):
         if self._pool is None:
             results = iter(list(results))  # all steps first, then all frames: each finds its own data in the caches
         for scene, done in zip(scenes, results, strict=True):
-            images = scene.draw(done.slot.pose) if done.failure is None else np.empty(0, np.uint8)
-            recorded = [scene.draw(pose, 1)[0] for pose in done.recorded]
+            images = scene.images(done.slot) if done.failure is None else np.empty(0, np.uint8)
+            recorded = [scene.images(slot, 1)[0] for slot in done.recorded]
             yield _Drawn(done.slot, done.success, images, done.proprio, recorded, done.failure)
 
-    def _scene(self, task: TaskSpec) -> Scene:
+    def _scene(self, task: TaskSpec) -> BaseScene:
         key = (task.suite, task.task_id)
         if key in self._scenes:
             self._scenes.move_to_end(key)
             return self._scenes[key]
         while len(self._scenes) >= self._max_scenes:
             self._scenes.popitem(last=False)[1].close()
-        scene = Scene(
+        scene = self._scene_type(
             task,
             cameras=self._cameras,
             image_size=self._image_size,
             look=self._look,
             num_idle_steps=self._num_idle_steps,
-            exact=self._exact,
         )
         self._scenes[key] = scene
         return scene

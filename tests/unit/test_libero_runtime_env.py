@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from libero_runtime import robot_meshes, scene, slots, stepper
+from libero_runtime.exact_scene import ExactScene
 from libero_runtime.expert import ScriptedExpert
 from libero_runtime.kernel import osc
 from libero_runtime.opengl import select_opengl
@@ -165,7 +166,7 @@ def test_expert_episode_has_the_bits_of_stock(expert_episode):
     init_index, actions = expert_episode
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         stock = pool.apply(stock_episode, (init_index, actions))
-    ours = scene.Scene(load_suite(SUITE).task(TASK), look="official", exact=True)
+    ours = ExactScene(load_suite(SUITE).task(TASK), look="official")
     slot, view = ours.start(init_index=init_index, seed=5)
     ours.load(slot)
     for count in range(len(actions) + 1):
@@ -186,7 +187,7 @@ def test_fast_follows_exact(expert_episode):
     same success."""
     init_index, actions = expert_episode
     task = load_suite(SUITE).task(TASK)
-    fast, exact = scene.Scene(task, image_size=16), scene.Scene(task, image_size=16, exact=True)
+    fast, exact = scene.Scene(task, image_size=16), ExactScene(task, image_size=16)
     for live in (fast, exact):
         live.load(live.start(init_index=init_index, seed=5)[0])
     assert np.array_equal(fast.save().pose.fixture_pos, exact.save().pose.fixture_pos)
@@ -222,7 +223,7 @@ def test_recording(env):
 def test_controller_matches_robosuite_torques():
     """The compiled law against robosuite's, in a configuration away from rest."""
     task = load_suite(SUITE).task(TASK)
-    ours, stock = scene.Scene(task, image_size=16), scene.Scene(task, image_size=16, exact=True)
+    ours, stock = scene.Scene(task, image_size=16), ExactScene(task, image_size=16)
     slot, _ = ours.start(init_index=0)
     ours.load(slot)
     for action in random_actions(1, 6)[0].astype(np.float64):
@@ -230,8 +231,8 @@ def test_controller_matches_robosuite_torques():
     stock.load(ours.save())
     action = np.array([0.3, -0.8, 0.5, 0.2, -0.1, 0.9, 1.0])
     for first in (True, False):
-        for live in (ours, stock):
-            live._controller.substep(action, first=first)
+        ours._stepper.substep(action, first=first)
+        stock._controller.substep(action, first=first)
         np.testing.assert_allclose(ours.data.ctrl, stock.data.ctrl, rtol=1e-6, atol=1e-6)
     ours.close()
     stock.close()

@@ -12,6 +12,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from libero_runtime import models, native, rendering, robot_meshes
+from libero_runtime.exact_scene import ExactScene
 from libero_runtime.scene import Scene
 from libero_runtime.suites import load_suite
 from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
@@ -196,7 +197,7 @@ def test_official_look_draws_stock_pixels_of_fast_steps():
     """Every pixel (tolerance 0) of a state that the fast loop reached, against robosuite's simulation of that state."""
     cameras = ("agentview", "robot0_eye_in_hand")
     ours = Scene(load_suite(SUITE).task(0), cameras=cameras, look="official")
-    stock = Scene(load_suite(SUITE).task(0), cameras=cameras, look="official", exact=True)
+    stock = ExactScene(load_suite(SUITE).task(0), cameras=cameras, look="official")
     slot, _ = ours.start(init_index=0)
     pose = ours.advance(slot, random_actions(1, 8)[0].astype(np.float64)).slot.pose
     images = ours.draw(pose)

@@ -1,0 +1,157 @@
+"""A LIBERO task, stepped and observed in stock's own order: for parity, not for speed.
+
+N cameras, H and W pixels, C actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.controller import ExactController
+from libero_runtime.resets import stock_reset
+from libero_runtime.scene_base import IDLE_ACTION, BaseScene
+from libero_runtime.slots import Advance, Array, Pose, Slot, View
+from libero_runtime.stepper import STATE, SUBSTEPS, Stepper, integration_state
+
+
+class ExactScene(BaseScene):
+    """A task in robosuite's own simulation, which its episodes (and other scenes of the same model) share.
+
+    Stock looks once per control step, before its end: an episode carries what was seen then.
+    """
+
+    _controller: ExactController
+
+    def _make_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        if self.num_idle_steps < 1:
+            raise ValueError(
+                f"exact stepping needs num_idle_steps >= 1 (stock states at rest), given {self.num_idle_steps}"
+            )
+        self._controller = ExactController(self.env)
+        return self._full_model, self._full_data
+
+    # Starts -----------------------------------------------------------------------------------------------------
+
+    def _draw_fixtures(self) -> None:
+        stock_reset(self.env)
+
+    def _rest(self, pose: Pose) -> tuple[Array, Array]:
+        self.env.sim.forward()
+        return integration_state(self.model, self.data), self._controller.get_state()
+
+    def _idle(self, slot: Slot, stepper: Stepper | None) -> tuple[Slot, NDArray[np.float32]]:
+        """Steps the episode as `prepare` left it: a slot does not hold what stock's controller knows before a step."""
+        _refuse(stepper)
+        for _ in range(self.num_idle_steps):
+            self.step(IDLE_ACTION)
+        self._loaded_slot = replace(self._loaded, num_steps=0)
+        return self.save(), self.view().proprio
+
+    # Chunks -----------------------------------------------------------------------------------------------------
+
+    def advance(
+        self,
+        slot: Slot,
+        actions_CA: Array,
+        *,
+        stop_on_success: bool = False,
+        record_every: int = 0,
+        stepper: Stepper | None = None,
+    ) -> Advance:
+        """Run a chunk of at least one action from `slot`, which becomes the loaded episode."""
+        _refuse(stepper)
+        self.load(slot)
+        success: list[bool] = []
+        recorded: list[Slot] = []
+        for action in actions_CA:
+            success.append(self.step(action))
+            if record_every and self.num_steps % record_every == 0:
+                recorded.append(self.save())
+            if stop_on_success and success[-1]:
+                break
+        return Advance(self.save(), success, self.view().proprio, recorded, failure=None)
+
+    def borrowed_stepper(self) -> AbstractContextManager[Stepper]:
+        """There is none."""
+        raise ValueError("exact stepping has one simulation, on the thread that draws")
+
+    def images(self, slot: Slot, num_cameras: int | None = None) -> NDArray[np.uint8]:
+        """Images (N, H, W, 3) that stock saw last of an episode, rotated by 180 degrees."""
+        return _seen(slot).images_NHWC[:num_cameras]
+
+    # The loaded episode -----------------------------------------------------------------------------------------
+
+    def load(self, slot: Slot) -> None:
+        """Make `slot` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
+        mujoco.mj_setState(self.model, self.data, slot.integration, STATE)
+        self._controller.set_state(slot.controller)
+        self._shared.owner = None
+        self._loaded_slot = slot
+
+    def save(self) -> Slot:
+        """Copy of the loaded episode."""
+        qpos = self.data.qpos.copy()
+        return replace(
+            self._loaded,
+            integration=integration_state(self.model, self.data),
+            controller=self._controller.get_state(),
+            pose=replace(self._loaded.pose, drawn_qpos=qpos, qpos=qpos),
+        )
+
+    def step(self, action: Array) -> bool:
+        """Advance the loaded episode by one control step (50 ms); returns the goal predicate.
+
+        action: (7,) six OSC deltas in [-1, 1] and the gripper, -1 open, +1 close.
+        """
+        slot = self._loaded
+        clock, seen = slot.clock, slot.sampled_view
+        self._own_model()
+        for substep in range(SUBSTEPS):
+            self._controller.substep(action, first=substep == 0)
+            clock, stock_looks = clock.tick()
+            if stock_looks:
+                seen = View(images_NHWC=self._drawn(self.num_cameras), proprio=self.proprio())
+        success = bool(self.env._check_success())
+        self.env._post_process()
+        self._loaded_slot = replace(
+            slot, num_steps=slot.num_steps + 1, success=success, clock=clock, sampled_view=seen
+        )
+        return success
+
+    def refresh(self) -> None:
+        """Recompute poses and contacts of the loaded state without touching what the next step depends on."""
+        self._own_model()
+        mujoco.mj_fwdPosition(self.model, self.data)
+
+    def holds(self, predicate: Sequence[str]) -> bool:
+        """Does a predicate such as ("in", "milk_1", "basket_1_contain_region") hold in the loaded episode?"""
+        return bool(self.env._eval_predicate(list(predicate)))
+
+    def view(self) -> View:
+        """What stock saw last of the loaded episode."""
+        return _seen(self._loaded)
+
+    def _own_model(self) -> None:
+        """Write what the loaded episode keeps in the shared model, unless it is there already."""
+        if self._shared.owner is not self:
+            pose = self._loaded.pose
+            self._place_fixtures(self.model, pose.fixture_pos, pose.fixture_quat)
+            self.env._post_process()  # lights the stove's burner when its knob is turned
+            self._shared.owner = self
+
+
+def _seen(slot: Slot) -> View:
+    if slot.sampled_view is None:
+        raise ValueError("an exact episode has been seen only after a step: settle() it first")
+    return slot.sampled_view
+
+
+def _refuse(stepper: Stepper | None) -> None:
+    if stepper is not None:
+        raise ValueError("exact stepping has one simulation, on the thread that draws: give it no stepper")

@@ -1,0 +1,240 @@
+"""What the two ways of stepping a task share (`scene`, the fast one, and `exact_scene`): its model, starts and camera.
+
+N cameras, H and W pixels, C actions, F fixtures.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.models import SharedModel, build_env
+from libero_runtime.recent import Recent
+from libero_runtime.rendering import Look
+from libero_runtime.resets import seeded
+from libero_runtime.slots import CONTROL_HZ, Advance, Array, Pose, Slot, View, axis_angle, check_start, start_seed
+from libero_runtime.stepper import Stepper
+from libero_runtime.suites import SuiteError, TaskSpec, init_states
+
+IDLE_ACTION = np.array([0.0] * 6 + [-1.0])
+_START_CACHE_SIZE = 1024  # settled starts kept per scene, some 5 kB each
+_VIEW_CACHE_SIZE = 16  # first observations kept per scene: a group of rollouts shares its start
+
+
+class BaseScene(ABC):
+    """One compiled LIBERO task that any number of episodes share. At any time it holds one loaded episode.
+
+    It owns robosuite's environment object of the task: its samplers, its goal, and the full model, which is drawn. An
+    episode at rest is a `Slot`: arrays that hold everything the physics depends on, so that its trajectory has the same
+    bits whether it runs alone or interleaved with others.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        *,
+        cameras: Sequence[str] = ("agentview",),
+        image_size: int = 256,
+        look: Look = "fast",
+        num_idle_steps: int = 10,
+    ) -> None:
+        self.task = task
+        self.num_idle_steps = num_idle_steps
+        self.num_cameras = len(cameras)
+        self.image_size = image_size
+        self.env = build_env(task, control_hz=CONTROL_HZ, look=look)
+        self._shared: SharedModel = self.env.shared
+        self._full_model: mujoco.MjModel = self._shared.model
+        self._full_data: mujoco.MjData = self.env.sim.data._data
+        self._renderer = self._shared.acquire_renderer(cameras=cameras, image_size=image_size, look=look)
+        self._fixture_bodies = np.array(
+            [self.env.sim.model.body_name2id(fixture.root_body) for fixture in self.env.fixtures_dict.values()],
+            dtype=np.int64,
+        )
+        robot = self.env.robots[0]
+        self._eef_site = int(robot.eef_site_id)
+        self._eef_body = int(self.env.sim.model.body_name2id(robot.robot_model.eef_name))
+        self._gripper_qpos = np.asarray(robot._ref_gripper_joint_pos_indexes, dtype=np.int64)
+        self._starts: Recent[tuple[int, int], tuple[Slot, NDArray[np.float32]]] = Recent(_START_CACHE_SIZE)
+        self._views: Recent[tuple[int, int], View] = Recent(_VIEW_CACHE_SIZE)
+        self._loaded_slot: Slot | None = None
+        self.model, self.data = self._make_simulation()
+
+    @abstractmethod
+    def _make_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """Make what steps; returns its model and data."""
+
+    # Starts -----------------------------------------------------------------------------------------------------
+
+    def start(self, *, init_index: int, seed: int = 0) -> tuple[Slot, View]:
+        """Begin an episode from a published initial state and let the objects settle for the idle steps.
+
+        Fixture poses are drawn from (task, init_index, seed). Same arguments, same bits.
+        """
+        key = init_index, seed
+        slot, proprio = self.settled(init_index=init_index, seed=seed) or self.settle(
+            self.prepare(init_index=init_index, seed=seed)
+        )
+        view = self._views.get(key) or self._views.keep(key, View(images_NHWC=self.images(slot), proprio=proprio))
+        return slot, view
+
+    def settled(self, *, init_index: int, seed: int) -> tuple[Slot, NDArray[np.float32]] | None:
+        """The start and its proprioception, if it was settled before."""
+        return self._starts.get((init_index, seed))
+
+    def prepare(self, *, init_index: int, seed: int) -> Slot:
+        """An episode at its published initial state, before the idle steps. Replaces the loaded episode."""
+        check_start(self.task, init_index=init_index, seed=seed)
+        states = init_states(self.task)
+        expected = 1 + self.model.nq + self.model.nv
+        if states.shape[1] != expected:
+            raise SuiteError(
+                f"initial states of {self.task.suite} task {self.task.task_id} have {states.shape[1]} numbers, the "
+                f"compiled scene needs {expected}: BDDL files, assets and states do not belong together"
+            )
+        bodies, state = self._fixture_bodies, states[init_index]
+        self._shared.owner = None
+        self._place_fixtures(self._full_model, self._shared.body_pos[bodies], self._shared.body_quat[bodies])
+        mujoco.mj_resetData(self.model, self.data)
+        with seeded(start_seed(task_id=self.task.task_id, init_index=init_index, seed=seed)):
+            self._draw_fixtures()
+        self.data.time = state[0]
+        self.data.qpos[:] = qpos = state[1 : 1 + self.model.nq].copy()
+        self.data.qvel[:] = state[1 + self.model.nq :]
+        pose = Pose(
+            fixture_pos=self._full_model.body_pos[bodies].copy(),
+            fixture_quat=self._full_model.body_quat[bodies].copy(),
+            drawn_qpos=qpos,
+            qpos=qpos,
+        )
+        integration, controller = self._rest(pose)
+        self._loaded_slot = Slot(
+            integration=integration, controller=controller, pose=pose, init_index=init_index, seed=seed
+        )
+        return self._loaded_slot
+
+    def settle(self, slot: Slot, stepper: Stepper | None = None) -> tuple[Slot, NDArray[np.float32]]:
+        """Run the idle steps of an episode just prepared; with a stepper of one's own from any thread."""
+        return self._starts.keep((slot.init_index, slot.seed), self._idle(slot, stepper))
+
+    @abstractmethod
+    def _draw_fixtures(self) -> None:
+        """Place fixtures in the full model by numpy's global generator, as a stock reset does."""
+
+    @abstractmethod
+    def _rest(self, pose: Pose) -> tuple[Array, Array]:
+        """Bring the controller to rest in the initial state just set; returns MuJoCo's state and the controller's."""
+
+    @abstractmethod
+    def _idle(self, slot: Slot, stepper: Stepper | None) -> tuple[Slot, NDArray[np.float32]]:
+        """After the idle steps: the start, with its step count at zero, and its proprioception."""
+
+    # Chunks -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def advance(
+        self,
+        slot: Slot,
+        actions_CA: Array,
+        *,
+        stop_on_success: bool = False,
+        record_every: int = 0,
+        stepper: Stepper | None = None,
+    ) -> Advance:
+        """Run a chunk of at least one action from `slot`.
+
+        `record_every=k` keeps the episode as it is after every k-th control step. With a stepper of one's own, from
+        any thread and whatever the scene has loaded.
+        """
+
+    @abstractmethod
+    def borrowed_stepper(self) -> AbstractContextManager[Stepper]:
+        """A simulation for `advance` and `settle` on another thread."""
+
+    @abstractmethod
+    def images(self, slot: Slot, num_cameras: int | None = None) -> NDArray[np.uint8]:
+        """Images (N, H, W, 3) of an episode, rotated by 180 degrees. For the thread that draws."""
+
+    # The loaded episode -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def load(self, slot: Slot) -> None:
+        """Make `slot` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
+
+    @abstractmethod
+    def save(self) -> Slot:
+        """Copy of the loaded episode."""
+
+    @abstractmethod
+    def step(self, action: Array) -> bool:
+        """Advance the loaded episode by one control step (50 ms); returns the goal predicate.
+
+        action: (7,) six OSC deltas in [-1, 1] and the gripper, -1 open, +1 close.
+        """
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Recompute poses and contacts of the loaded state without touching what the next step depends on."""
+
+    @abstractmethod
+    def holds(self, predicate: Sequence[str]) -> bool:
+        """Does a predicate such as ("in", "milk_1", "basket_1_contain_region") hold in the loaded episode?"""
+
+    @abstractmethod
+    def view(self) -> View:
+        """Images of all cameras and proprioception of the loaded episode. Call right after stepping."""
+
+    def render(self) -> NDArray[np.uint8]:
+        """Images (N, H, W, 3) of all cameras, rotated by 180 degrees. Call right after stepping."""
+        return self.view().images_NHWC
+
+    def proprio(self) -> NDArray[np.float32]:
+        """End-effector position 3 (m), axis-angle 3 (rad), finger positions 2 (m)."""
+        return self._proprio(self.data)
+
+    @property
+    def num_steps(self) -> int:
+        """Control steps of the loaded episode since its start."""
+        return self._loaded.num_steps
+
+    @property
+    def success(self) -> bool:
+        """Goal predicate after the loaded episode's last step."""
+        return self._loaded.success
+
+    @property
+    def _loaded(self) -> Slot:
+        """The loaded episode; of its arrays, the fixtures' are the present ones."""
+        if self._loaded_slot is None:
+            raise ValueError("no episode is loaded: call load() or prepare() first")
+        return self._loaded_slot
+
+    # For both ---------------------------------------------------------------------------------------------------
+
+    def _proprio(self, data: mujoco.MjData) -> NDArray[np.float32]:
+        return np.concatenate([
+            data.site_xpos[self._eef_site],
+            axis_angle(data.xquat[self._eef_body]),
+            data.qpos[self._gripper_qpos],
+        ]).astype(np.float32)
+
+    def _place_fixtures(self, model: mujoco.MjModel, pos_F3: Array, quat_F4: Array) -> None:
+        model.body_pos[self._fixture_bodies] = pos_F3
+        model.body_quat[self._fixture_bodies] = quat_F4
+
+    def _drawn(self, num_cameras: int) -> NDArray[np.uint8]:
+        """Images of the full model's data as they stand."""
+        images = np.empty((num_cameras, self.image_size, self.image_size, 3), dtype=np.uint8)
+        self._renderer.render(self._full_data, images)
+        return images
+
+    def close(self) -> None:
+        """Free rendering resources; the scene cannot be used afterwards."""
+        self._shared.release_renderer(self._renderer)
+        self._starts.clear()
+        self._views.clear()
