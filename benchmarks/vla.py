@@ -1,0 +1,334 @@
+"""Speed of OpenVLA-OFT at the size of the 7B: one table of rollouts (acting) and training steps.
+
+    python benchmarks/vla.py                      # on a GPU: random weights made there, nothing is read from disk
+    python benchmarks/vla.py --parts training --train-batch 16 --checkpointing none matmuls --compile on
+    python benchmarks/vla.py --tiny               # on a CPU: does it run?
+
+A rollout samples the 56 tokens of a chunk with their log-probabilities, from pictures and prompts in device memory. A
+training step is forward and backward of a policy loss through a LoRA adapter on everything, without the optimizer.
+Utilisation counts the model's own arithmetic (not what checkpointing repeats) against the peak that was measured for
+bf16 matrix products. The last column compares log-probabilities with the first rollout's, token by token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.vla_flops import forward_flops, training_flops
+from rlinf.engines.distributed import free_port, join_group, leave_group
+from rlinf.engines.fsdp import shard
+from rlinf.models.cuda_graphs import GraphedForward
+from rlinf.models.lora import attach_lora, trainable_parameters
+from transformers_openvla_oft import (
+    CHECKPOINTING_POLICIES,
+    ActionOutput,
+    OpenVLAConfig,
+    OpenVLAForActionPrediction,
+    PolicyBatch,
+    SmallSizes,
+    TowerSizes,
+    action_entropy,
+    action_log_probs,
+    checkpoint_blocks,
+    choose_attention,
+    compile_blocks,
+    fsdp_units,
+    lora_target_modules,
+    sample_bins,
+)
+from transformers_openvla_oft.small import DINOV2, SIGLIP
+
+TEMPERATURE = 1.6
+PEAK_TFLOPS = 744.0  # bf16 matrix products on one H200, measured
+NUM_WARMUPS = 3
+HEADER = (
+    ("part", 9), ("batch", 5), ("adapter", 8), ("attention", 17), ("compile", 7), ("graphs", 6), ("sharded", 7),
+    ("checkpoints", 11), ("ms", 8), ("samples/s", 9), ("peak GB", 7), ("MFU %", 6), ("|dlogp|", 8),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement to make. checkpointing: `none`, a policy, or `every2` (all of every second block)."""
+
+    part: str
+    batch: int
+    adapter: bool = False
+    compiled: bool = False
+    graphs: bool = False
+    sharded: bool = False
+    checkpointing: str = "none"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows share."""
+
+    config: OpenVLAConfig
+    device: torch.device
+    dtype: torch.dtype
+    attention: str
+    prompt_tokens: int
+    rank: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    seconds: float
+    peak_bytes: int
+    logprobs_BT: Tensor
+
+
+def config_7b() -> OpenVLAConfig:
+    return OpenVLAConfig(
+        vision_backbone_id="dinosiglip-vit-so-224px",
+        timm_model_ids=[DINOV2, SIGLIP],
+        arch_specifier="no-align+fused-gelu-mlp",
+    )
+
+
+def config_tiny() -> OpenVLAConfig:
+    towers = tuple(TowerSizes(timm_id=name, embed_dim=32, depth=2, num_heads=2) for name in (DINOV2, SIGLIP))
+    return SmallSizes(
+        image_size=64, towers=towers, hidden_size=64, num_layers=2, num_heads=2, intermediate_size=128
+    ).config()
+
+
+def build(setting: Setting, row: Row) -> nn.Module:
+    """Random weights on the device, the same for every row, with what the row asks for."""
+    torch.manual_seed(0)
+    with setting.device:
+        model = OpenVLAForActionPrediction._from_config(
+            setting.config, dtype=setting.dtype, attn_implementation=setting.attention
+        )
+    assert isinstance(model, OpenVLAForActionPrediction)
+    training = row.part == "training"
+    module: nn.Module = model.requires_grad_(requires_grad=False)
+    if row.adapter:
+        targets = lora_target_modules(model)
+        module = attach_lora(model, target_modules=targets, rank=setting.rank, alpha=None, path=None, seed=0)
+        if not row.sharded:  # sharding brings adapters to the precision of the forward pass itself
+            for parameter in trainable_parameters(module).values():
+                parameter.data = parameter.data.to(setting.dtype)
+    if training and row.checkpointing != "none":
+        every = 2 if row.checkpointing == "every2" else 1
+        checkpoint_blocks(module, policy="full" if row.checkpointing == "every2" else row.checkpointing, every=every)
+    if row.compiled:
+        compile_blocks(module)
+    return module.train(training)
+
+
+def inputs(setting: Setting, batch: int) -> PolicyBatch:
+    """Random pictures and prompts of one length, the same rows whatever the batch is."""
+    generator = torch.Generator().manual_seed(1)
+    config = setting.config
+    size = (config.image_sizes or [224])[0]
+    channels = 3 * config.num_towers * config.num_images_in_input
+    rows = [
+        (
+            torch.randint(3, config.action_token_begin, (setting.prompt_tokens,), generator=generator),
+            torch.randn(channels, size, size, generator=generator),
+        )
+        for _ in range(batch)
+    ]
+    input_ids_BL = torch.stack([ids for ids, _ in rows])
+    input_ids_BL[:, 0] = config.llama.bos_token_id
+    pixel_values = torch.stack([pixels for _, pixels in rows]).to(setting.dtype)
+    return PolicyBatch(input_ids_BL, torch.ones_like(input_ids_BL), pixel_values).to(setting.device)
+
+
+def decode(module: nn.Module, batch: PolicyBatch) -> ActionOutput:
+    output: ActionOutput = module(
+        input_ids_BL=batch.input_ids_BL, attention_mask_BL=batch.attention_mask_BL, pixel_values=batch.pixel_values
+    )
+    return output
+
+
+def measure(setting: Setting, row: Row) -> Measured:
+    module = build(setting, row)
+    batch = inputs(setting, row.batch)
+    uniforms_BT = torch.rand(row.batch, setting.config.num_action_tokens, generator=torch.Generator().manual_seed(2))
+    uniforms_BT = uniforms_BT.to(setting.device, torch.float64)
+    bins_BT = (uniforms_BT * setting.config.n_action_bins).long()
+    if row.sharded:
+        mesh = join_group(rank=0, world_size=1, address="127.0.0.1", port=free_port(), own_address="127.0.0.1")
+        precision = {torch.bfloat16: "bf16", torch.float32: "fp32"}[setting.dtype]
+        shard(module, fsdp_units(module), mesh, param_dtype=precision, reshard_after_forward=True)
+    if row.part == "rollout":
+        forward: Callable[[PolicyBatch], ActionOutput] = lambda given: decode(module, given)  # noqa: E731
+        if row.graphs:
+            forward = GraphedForward(module, forward)
+
+        @torch.no_grad()
+        def step() -> Tensor:
+            logits_BTV = forward(batch).logits_BTV
+            sampled_BT = sample_bins(logits_BTV, uniforms_BT, temperature=TEMPERATURE)
+            action_log_probs(logits_BTV, sampled_BT, temperature=TEMPERATURE).cpu()
+            return logits_BTV
+    else:
+
+        def step() -> Tensor:
+            logits_BTV = decode(module, batch).logits_BTV
+            logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=TEMPERATURE)
+            (logprobs_BT.mean() + 0.01 * action_entropy(logits_BTV, temperature=TEMPERATURE).mean()).backward()
+            return logits_BTV
+
+    try:
+        seconds, peak, logits_BTV = timed(step, setting)
+    finally:
+        if row.sharded:
+            leave_group()
+    logprobs_BT = action_log_probs(logits_BTV.detach(), bins_BT, temperature=TEMPERATURE)
+    return Measured(seconds, peak, logprobs_BT.cpu())
+
+
+def timed(step: Callable[[], Tensor], setting: Setting) -> tuple[float, int, Tensor]:
+    """Median seconds of a step, peak memory in bytes, and what the last step gave."""
+    on_gpu = setting.device.type == "cuda"
+    taken = []
+    for index in range(NUM_WARMUPS + setting.repeats):
+        if on_gpu and index == NUM_WARMUPS:
+            torch.cuda.reset_peak_memory_stats()
+        begin = time.perf_counter()
+        given = step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - begin)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else 0
+    return statistics.median(taken[NUM_WARMUPS:]), peak, given
+
+
+def utilisation(setting: Setting, row: Row, seconds: float, peak_tflops: float) -> float:
+    rank = setting.rank if row.adapter else 0
+    count = training_flops if row.part == "training" else forward_flops
+    return (
+        row.batch * count(setting.config, prompt_tokens=setting.prompt_tokens, rank=rank) / seconds / peak_tflops / 1e12
+    )
+
+
+def rows_of(args: argparse.Namespace) -> list[Row]:
+    choices = {"on": (True,), "off": (False,), "both": (False, True)}
+    compiled, sharded = choices[args.compile], choices[args.sharded]
+    acting = [
+        Row("rollout", args.batch, adapter=adapter, compiled=is_compiled, graphs=graphs)
+        for adapter, is_compiled, graphs in product((False, True), compiled, (False, True) if args.graphs else (False,))
+    ]
+    learning = [
+        Row("training", args.train_batch, adapter=True, compiled=is_compiled, sharded=is_sharded, checkpointing=policy)
+        for is_sharded, is_compiled, policy in product(sharded, compiled, args.checkpointing)
+    ]
+    return [row for row in acting + learning if row.part in args.parts]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cpu" and not args.tiny:
+        raise SystemExit("the 7B shape needs a GPU; use --tiny on a CPU")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    dtype = torch.float32 if args.tiny else torch.bfloat16
+    setting = Setting(
+        config=config_tiny() if args.tiny else config_7b(),
+        device=device,
+        dtype=dtype,
+        attention=choose_attention(args.attention, dtype=dtype),
+        prompt_tokens=args.prompt_tokens,
+        rank=args.rank,
+        repeats=args.repeats,
+    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, {dtype}, {args.prompt_tokens} prompt tokens, LoRA rank {args.rank}\n")
+    print("| " + " | ".join(f"{title:>{width}}" for title, width in HEADER) + " |")
+    print("|" + "|".join("-" * (width + 1) + ":" for _, width in HEADER) + "|", flush=True)
+    first: Tensor | None = None
+    for row in rows_of(args):
+        try:
+            measured = measure(setting, row)
+        except torch.cuda.OutOfMemoryError:
+            print_row(setting, row, ["out of memory", "", "", "", ""])
+            release()
+            continue
+        same = measured.logprobs_BT if first is None else first[: row.batch]
+        first = measured.logprobs_BT if first is None else first
+        both = min(len(same), row.batch)
+        difference = (measured.logprobs_BT[:both] - same[:both]).abs().mean().item()
+        print_row(
+            setting,
+            row,
+            [
+                f"{1e3 * measured.seconds:.1f}",
+                f"{row.batch / measured.seconds:.1f}",
+                f"{measured.peak_bytes / 1e9:.1f}" if measured.peak_bytes else "-",
+                f"{100 * utilisation(setting, row, measured.seconds, args.peak_tflops):.1f}",
+                f"{difference:.5f}",
+            ],
+        )
+        del measured
+        release()
+    return 0
+
+
+def print_row(setting: Setting, row: Row, results: list[str]) -> None:
+    def word(value: bool) -> str:
+        return "yes" if value else "no"
+
+    cells = [
+        row.part, str(row.batch), word(row.adapter), setting.attention, word(row.compiled), word(row.graphs),
+        word(row.sharded), row.checkpointing if row.part == "training" else "-", *results,
+    ]  # fmt: skip
+    print(
+        "| " + " | ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, HEADER, strict=True)) + " |", flush=True
+    )
+
+
+def release() -> None:
+    """Forget the last row's model, graphs and compiled code."""
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="a small model in float32")
+    parser.add_argument("--device", help="default: cuda where there is one")
+    parser.add_argument("--parts", nargs="+", choices=("rollout", "training"), default=["rollout", "training"])
+    parser.add_argument("--batch", type=int, default=32, help="observations of a rollout step")
+    parser.add_argument("--train-batch", type=int, default=16, help="samples of a training step")
+    parser.add_argument(
+        "--prompt-tokens", type=int, default=33, help="slots of a batch's prompts; LIBERO's are 25 to 45"
+    )
+    parser.add_argument("--attention", help="sdpa, flash_attention_2 or eager; default: as policies choose it")
+    parser.add_argument("--compile", choices=("on", "off", "both"), default="both", help="blocks")
+    parser.add_argument("--graphs", action="store_true", help="rollouts through CUDA graphs too")
+    parser.add_argument(
+        "--sharded", choices=("on", "off", "both"), default="on", help="train under FSDP2, as actors do"
+    )
+    parser.add_argument(
+        "--checkpointing",
+        nargs="+",
+        choices=("none", "every2", *CHECKPOINTING_POLICIES),
+        default=["none", "matmuls", "attention", "every2", "full"],
+    )
+    parser.add_argument("--rank", type=int, default=32, help="of the adapter")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,82 @@
+"""The benchmark of the 7B shape runs at a small size, and counts arithmetic as PyTorch does."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import vla
+from benchmarks.vla_flops import forward_flops, training_flops
+from transformers_openvla_oft.vision import tower_specs
+
+PROMPT_TOKENS = 33
+
+
+def setting(**options):
+    values = {
+        "config": vla.config_tiny(),
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+        "attention": "eager",  # PyTorch counts its products
+        "prompt_tokens": PROMPT_TOKENS,
+        "rank": 4,
+        "repeats": 1,
+    }
+    return vla.Setting(**{**values, **options})
+
+
+def vision_attention(config):
+    """Some versions of PyTorch do not count the towers' attention on a CPU."""
+    return sum(
+        4 * (spec.num_patches + spec.num_prefix_tokens) ** 2 * spec.embed_dim * (spec.depth - 1)
+        for spec in tower_specs(config)
+    )
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_forward_flops_are_those_that_pytorch_counts(adapter):
+    shared = setting()
+    module = vla.build(shared, vla.Row("rollout", 2, adapter=adapter))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        vla.decode(module, vla.inputs(shared, 2))
+    counted = forward_flops(shared.config, prompt_tokens=PROMPT_TOKENS, rank=4 if adapter else 0)
+    assert counter.get_total_flops() / 2 == pytest.approx(counted, rel=2e-3) or (
+        counter.get_total_flops() / 2 == pytest.approx(counted - vision_attention(shared.config), rel=2e-3)
+    )
+
+
+def test_training_flops_are_those_that_pytorch_counts():
+    shared = setting()
+    module = vla.build(shared, vla.Row("training", 2, adapter=True))
+    with FlopCounterMode(display=False) as counter:
+        vla.decode(module, vla.inputs(shared, 2)).logits_BTV.mean().backward()
+    counted = training_flops(shared.config, prompt_tokens=PROMPT_TOKENS, rank=4)
+    # The first layers have no input that needs a gradient, and the towers' attention may not be counted.
+    assert counter.get_total_flops() / 2 == pytest.approx(counted, rel=0.05)
+
+
+def test_the_size_of_the_7b():
+    """120 rollouts per second are 80 per cent of 744 TFLOP/s."""
+    flops = forward_flops(vla.config_7b(), prompt_tokens=PROMPT_TOKENS)
+    assert 120 * flops == pytest.approx(0.8 * 744e12, rel=0.02)
+
+
+def test_rows_of_all_options():
+    args = vla.parse(["--graphs", "--sharded", "both", "--checkpointing", "none", "matmuls"])
+    rows = vla.rows_of(args)
+    assert len(rows) == len(set(rows)) == 2 * 2 * 2 + 2 * 2 * 2
+    assert {row.part for row in vla.rows_of(vla.parse(["--parts", "rollout"]))} == {"rollout"}
+
+
+def test_the_table_at_a_small_size(capsys):
+    options = "--tiny --device cpu --compile off --sharded both --repeats 1 --batch 3 --train-batch 2 --rank 4"
+    assert vla.main([*options.split(), "--checkpointing", "none", "every2", "matmuls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+    assert len(rows) == 2 + 2 * 3
+    assert all(float(row[9]) > 0 for row in rows)
+    assert all(float(row[-1]) < 1e-4 for row in rows), "rollouts and updates agree on log-probabilities"
+
+
+def test_the_7b_is_refused_on_a_cpu():
+    with pytest.raises(SystemExit, match="--tiny"):
+        vla.main(["--device", "cpu"])
