@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rlinf.config import ConfigError
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 def attach_lora(
@@ -52,22 +55,55 @@ def _wrap(
             wrapped = get_peft_model(model, config)
         assert isinstance(wrapped, PeftModel)
     else:
-        stored = LoraConfig.from_pretrained(str(path))
+        stored = read_adapter_config(path)
         if stored.r != rank:
             raise ConfigError(
                 f"the adapter in {path} has rank {stored.r}, but actor.model.lora_rank={rank}; "
                 f"give actor.model.lora_rank={stored.r} or another adapter"
             )
         stored.inference_mode = False
-        wrapped = get_peft_model(model, stored)
+        try:
+            wrapped = get_peft_model(model, stored)
+        except ValueError as error:  # none of its targets is there
+            raise ConfigError(f"the adapter in {path} is another model's: {error}") from error
         assert isinstance(wrapped, PeftModel)
         _load_adapter(wrapped, path)
     return wrapped
 
 
+def read_adapter_config(path: Path) -> LoraConfig:
+    """``adapter_config.json`` of a LoRA adapter.
+
+    Raises:
+        ConfigError: it is missing, broken, or of another kind of adapter.
+    """
+    try:
+        stored = PeftConfig.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path / CONFIG_FILE} is no adapter's configuration: {error}") from error
+    if not isinstance(stored, LoraConfig):
+        raise ConfigError(f"the adapter in {path} is of type {stored.peft_type}; expected LORA")
+    return stored
+
+
+@contextmanager
+def reading_adapter(path: Path) -> Iterator[None]:
+    """Turn errors of the file format into one that names the file.
+
+    Raises:
+        ConfigError: the weights are truncated or corrupt.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path / WEIGHTS_FILE} is truncated or corrupt ({error}); copy it again") from error
+
+
 def _load_adapter(wrapped: PeftModel, path: Path) -> None:
     """Load every tensor of the adapter; published adapters hold base weights beside it, which are left out."""
-    stored = {key: value for key, value in load_file(path / "adapter_model.safetensors").items() if "lora_" in key}
+    with reading_adapter(path):
+        tensors = load_file(path / WEIGHTS_FILE)
+    stored = {key: value for key, value in tensors.items() if "lora_" in key}
     expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     wrong = [
         key
@@ -75,9 +111,10 @@ def _load_adapter(wrapped: PeftModel, path: Path) -> None:
         if key not in stored or key not in expected or stored[key].shape != expected[key].shape
     ]
     if wrong:
+        have, want = (tuple(group[wrong[0]].shape) if wrong[0] in group else None for group in (stored, expected))
         raise ConfigError(
             f"the adapter in {path} does not fit the model: {len(wrong)} of {len(expected)} tensors are missing, "
-            f"unknown or of another shape, the first is {wrong[0]}"
+            f"unknown or of another shape, the first is {wrong[0]} (stored: {have}, expected: {want})"
         )
     set_peft_model_state_dict(wrapped, stored)
 
@@ -86,7 +123,7 @@ def save_adapter(wrapped: PeftModel, folder: Path, tensors: Mapping[str, NDArray
     """Write whole adapter tensors, by their names in ``wrapped``, in PEFT's own format."""
     wrapped.peft_config["default"].save_pretrained(str(folder))
     adapter = {name.replace(".default.", "."): torch.from_numpy(value) for name, value in tensors.items()}
-    save_file(adapter, folder / "adapter_model.safetensors")
+    save_file(adapter, folder / WEIGHTS_FILE)
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

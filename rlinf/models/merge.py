@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from rlinf.config import ConfigError
+from rlinf.models.lora import WEIGHTS_FILE, read_adapter_config, reading_adapter
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _UNUSUAL = ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
@@ -63,14 +63,13 @@ def merge_adapters(model: nn.Module, paths: Sequence[Path], *, coeff: float) -> 
 
 
 def _open(stack: ExitStack, path: Path) -> Any:
-    return stack.enter_context(safe_open(path / "adapter_model.safetensors", framework="pt"))
+    with reading_adapter(path):
+        return stack.enter_context(safe_open(path / WEIGHTS_FILE, framework="pt"))
 
 
 def _factor(path: Path) -> float:
-    config = LoraConfig.from_pretrained(str(path))
-    unusual = [
-        name for name in ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if getattr(config, name)
-    ]
+    config = read_adapter_config(path)
+    unusual = [name for name in _UNUSUAL if getattr(config, name)]
     if unusual:
         raise ConfigError(f"the adapter in {path} cannot be merged: its {unusual[0]}={getattr(config, unusual[0])}")
     rank = config.r**0.5 if config.use_rslora else config.r

@@ -184,6 +184,12 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         self, input_ids_BL: Tensor, attention_mask_BL: Tensor, pixel_values: Tensor
     ) -> tuple[Tensor, Tensor]:
         """BOS, patches, pads and prompt: embeddings (B, P + L, H) and their mask (B, P + L), int64."""
+        shapes = tuple(input_ids_BL.shape), tuple(attention_mask_BL.shape), len(pixel_values)
+        if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != shapes[2]:
+            raise ValueError(
+                "input_ids_BL and attention_mask_BL must be (batch, slots) with one row per picture, given "
+                f"{shapes[0]} and {shapes[1]} for {shapes[2]} rows of pixel_values"
+            )
         patches_BPH = self.projector(self.vision_backbone(pixel_values))
         prompt_BLH = self.get_input_embeddings()(input_ids_BL)
         patches_BPH = patches_BPH.to(prompt_BLH.dtype)

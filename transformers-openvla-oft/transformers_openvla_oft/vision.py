@@ -276,14 +276,19 @@ class PrismaticVisionBackbone(nn.Module):
         Channels are ordered picture, tower, RGB, as in the published checkpoints; patches picture after picture.
         """
         towers = self.towers
-        B, channels, H, W = pixel_values.shape
         expected = (self.num_images * len(towers) * CHANNELS_PER_TOWER, self.img_size, self.img_size)
-        if (channels, H, W) != expected:
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != expected:
             raise ValueError(
                 f"pixel_values must be (batch, {expected[0]}, {expected[1]}, {expected[2]}) for {self.num_images} "
                 f"picture(s) and {len(towers)} tower(s), given {tuple(pixel_values.shape)}"
             )
-        images = pixel_values.view(B * self.num_images, len(towers), CHANNELS_PER_TOWER, H, W)
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values must be normalised floating-point numbers, given {pixel_values.dtype}: let "
+                "PrismaticProcessor make them from uint8 pictures"
+            )
+        B = len(pixel_values)
+        images = pixel_values.view(B * self.num_images, len(towers), CHANNELS_PER_TOWER, *expected[1:])
         features = torch.cat([tower(images[:, i]) for i, tower in enumerate(towers)], dim=-1)
         return features.view(B, self.num_images * self.num_patches, self.embed_dim)
 

@@ -1,0 +1,203 @@
+"""Adapters of policies: published ones, plain PEFT, going on, the 7B's names; and input that must be refused."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import IA3Config, PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.testing import assert_close
+
+from rlinf.config import ConfigError
+from rlinf.config.schema import ModelConfig
+from rlinf.data import Observation
+from rlinf.models import PolicySource, load_policy
+from rlinf.models.decoding import NonFiniteLogitsError
+from rlinf.models.lora import attach_lora, trainable_parameters
+from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
+from transformers_openvla_oft import OpenVLAConfig, OpenVLAForActionPrediction, lora_target_modules
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))
+FACTS = Path(os.environ.get("OPENVLA_FACTS", REPOSITORY.parent / "shared" / "facts"))
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_policy(tmp_path_factory.mktemp("policy") / "small")
+
+
+@pytest.fixture
+def adapter(folder, tmp_path):
+    """A random adapter, written by a policy."""
+    policy = read_policy(folder)
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.normal(scale=0.2, size=p.shape).astype(np.float32)
+        for name, p in trainable_parameters(policy.module).items()
+    }
+    (tmp_path / "adapter").mkdir()
+    policy.save(tmp_path / "adapter", tensors)
+    return tmp_path / "adapter"
+
+
+def batch_of(policy, num_rows=2):
+    images = torch.randint(0, 256, (num_rows, 1, 32, 32, 3), generator=torch.Generator().manual_seed(0))
+    return policy.processor(images.to(torch.uint8), (LANGUAGE, "open the drawer")[:num_rows])
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="set OPENVLA_REFERENCE to the reference fixtures")
+@torch.no_grad()
+def test_a_published_adapter_with_its_extra_weight_becomes_a_policy(tmp_path):
+    adapter = Path(shutil.copytree(REFERENCE / "tiny_lora_r4", tmp_path / "adapter", copy_function=shutil.copyfile))
+    adapter.chmod(0o755)
+    (extra,) = json.loads((adapter / "extra_keys_written_by_original.json").read_text())
+    tensors = load_file(adapter / WEIGHTS)
+    save_file({**tensors, extra: torch.full((4, 4), torch.nan)}, adapter / WEIGHTS)  # not even looked at
+    config = ModelConfig(lora_rank=4, lora_path=str(adapter), max_prompt_length=40)
+    source = PolicySource(REFERENCE / "tiny_openvla_oft_fused", unnorm_key="libero_spatial", seed=0)
+    policy = load_policy(config, source, base_dtype=torch.float32)
+    inputs, expected = (np.load(REFERENCE / f"oft_fused_{part}.npz") for part in ("inputs", "expected"))
+    images = torch.from_numpy(inputs["raw_full_image"])[:, None]
+    observation = Observation(
+        images.numpy(), np.zeros((3, 8), np.float32), tuple(map(str, inputs["task_descriptions"]))
+    )
+    logits_BTV = policy.action_logits(policy.prepare(observation), torch.zeros(3, 56, dtype=torch.int64))
+    # From raw pictures and sentences, with the pads left out that all rows share.
+    assert_close(logits_BTV, torch.from_numpy(expected["lora_r4/custom_forward_processed_logits"]), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_plain_peft_loads_what_a_policy_saves(folder, adapter):
+    policy = read_policy(folder, lora_path=adapter)
+    batch = batch_of(policy)
+    plain = PeftModel.from_pretrained(OpenVLAForActionPrediction.from_pretrained(folder), str(adapter)).eval()
+    inputs = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
+    assert_close(policy.decode(batch).logits_BTV, plain(**inputs).logits_BTV)
+    without = read_policy(folder).decode(batch).logits_BTV
+    assert (plain(**inputs).logits_BTV - without).abs().max() > 1e-2
+
+
+def test_training_goes_on_from_a_stored_adapter(folder, adapter):
+    policy = read_policy(folder, lora_path=adapter)
+    stored = load_file(adapter / WEIGHTS)
+    parameters = trainable_parameters(policy.module)
+    assert {name.replace(".default", ""): True for name in parameters}.keys() == stored.keys()
+    assert all(torch.equal(p, stored[name.replace(".default", "")]) for name, p in parameters.items())
+    policy.decode(batch_of(policy)).logits_BTV.pow(2).mean().backward()
+    assert all(p.grad is not None for name, p in parameters.items() if ".lm_head." in name)
+
+
+@pytest.mark.skipif(not FACTS.is_dir(), reason="set OPENVLA_FACTS to the folder of openvla_oft_lora_r32_params.json")
+def test_the_adapter_of_the_7b_has_the_published_names_and_shapes():
+    config = OpenVLAConfig(
+        vision_backbone_id="dinosiglip-vit-so-224px",
+        timm_model_ids=["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
+        arch_specifier="no-align+fused-gelu-mlp",
+    )
+    with torch.device("meta"):
+        model = OpenVLAForActionPrediction(config)
+        wrapped = attach_lora(model, target_modules=lora_target_modules(model), rank=32, alpha=None, path=None, seed=0)
+    published = json.loads((FACTS / "openvla_oft_lora_r32_params.json").read_text())["params"]
+    shapes = {name.replace(".default", ""): list(p.shape) for name, p in trainable_parameters(wrapped).items()}
+    assert shapes == {name: shape for name, (shape, _) in published.items()}
+    assert {p.dtype for p in trainable_parameters(wrapped).values()} == {torch.float32}
+
+
+def change_config(adapter, **fields):
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def truncate(adapter):
+    (adapter / WEIGHTS).write_bytes((adapter / WEIGHTS).read_bytes()[:3000])
+
+
+def write_other_kind(adapter):
+    IA3Config(target_modules=["q_proj"], feedforward_modules=[]).save_pretrained(str(adapter))
+
+
+BROKEN = {
+    "another rank": (lambda a: change_config(a, r=16), r"has rank 16, but actor\.model\.lora_rank=4"),
+    "another model": (lambda a: change_config(a, target_modules=["c_attn"]), "another model's: .*c_attn"),
+    "fewer targets": (lambda a: change_config(a, target_modules=["q_proj"]), r"tensors are missing.*expected: None"),
+    "truncated": (truncate, r"adapter_model\.safetensors is truncated or corrupt"),
+    "no json": (lambda a: (a / "adapter_config.json").write_text("{"), "is no adapter's configuration"),
+    "another kind": (write_other_kind, "of type .*IA3.*; expected LORA"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_an_adapter_that_does_not_fit_is_refused(folder, adapter, what):
+    damage, message = BROKEN[what]
+    damage(adapter)
+    with pytest.raises(ConfigError, match=message):
+        read_policy(folder, lora_path=adapter)
+
+
+@pytest.mark.parametrize("what", ["truncated", "no json", "another kind"])
+def test_an_earlier_adapter_that_cannot_be_merged_is_refused(folder, adapter, what):
+    damage, message = BROKEN[what]
+    damage(adapter)
+    config = replace(model_config(folder), previous_lora_paths=[str(adapter)])
+    with pytest.raises(ConfigError, match=message):
+        load_policy(config, PolicySource(folder, unnorm_key="libero_spatial", seed=3), base_dtype=torch.float32)
+
+
+@pytest.mark.parametrize("num_actions", [8, 1])
+def test_a_policy_whose_logits_are_not_numbers_refuses_to_act(folder, adapter, tmp_path, num_actions):
+    if num_actions == 1:
+        folder = write_policy(tmp_path / "autoregressive", num_actions=1)
+    tensors = load_file(adapter / WEIGHTS)
+    tensors["base_model.model.language_model.lm_head.lora_B.weight"][-80] = torch.nan
+    save_file(tensors, adapter / WEIGHTS)
+    policy = read_policy(folder, lora_path=adapter)
+    observation = Observation(np.zeros((2, 1, 32, 32, 3), np.uint8), np.zeros((2, 8), np.float32), (LANGUAGE,) * 2)
+    with pytest.raises(NonFiniteLogitsError, match=r"2 of 2 observations") as caught:
+        policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=np.full((2, *policy.chunk_shape), 0.5))
+    assert str(folder) in str(caught.value)
+    assert str(adapter) in str(caught.value)
+
+
+def test_one_bad_observation_is_counted(folder):
+    policy = read_policy(folder)
+    nn.init.zeros_(policy.module.get_base_model().projector.fc1.weight)
+    batch = batch_of(policy)
+    batch.pixel_values[1] = torch.inf
+    policy.batch = lambda inputs: batch
+    observation = Observation(np.zeros((2, 1, 32, 32, 3), np.uint8), np.zeros((2, 8), np.float32), (LANGUAGE,) * 2)
+    with pytest.raises(NonFiniteLogitsError, match=r"1 of 2 observations \(the first is number 1\)"):
+        policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=np.full((2, 8, 7), 0.5))
+
+
+def test_pictures_and_prompts_of_the_wrong_form_are_refused(folder):
+    policy = read_policy(folder)
+    batch = batch_of(policy)
+
+    def decode(**changed):
+        return policy.decode(replace(batch, **changed))
+
+    with pytest.raises(ValueError, match=r"\(batch, 6, 32, 32\).*\(2, 6, 16, 16\)"):
+        decode(pixel_values=batch.pixel_values[..., :16, :16])
+    with pytest.raises(ValueError, match=r"\(batch, 6, 32, 32\).*\(2, 1, 6, 32, 32\)"):
+        decode(pixel_values=batch.pixel_values[:, None])
+    with pytest.raises(ValueError, match=r"floating-point numbers, given torch\.uint8"):
+        decode(pixel_values=batch.pixel_values.to(torch.uint8))
+    with pytest.raises(ValueError, match="for 1 rows of pixel_values"):
+        decode(pixel_values=batch.pixel_values[:1])
+    with pytest.raises(ValueError, match="one row per picture"):
+        decode(attention_mask_BL=batch.attention_mask_BL[:, 1:])
+
+
+def test_an_unknown_key_of_the_statistics_lists_the_known_ones(folder):
+    with pytest.raises(ValueError, match=r"libero_10.*\['libero_spatial_no_noops'\]"):
+        load_policy(
+            model_config(folder), PolicySource(folder, unnorm_key="libero_10", seed=3), base_dtype=torch.float32
+        )
