@@ -3,9 +3,11 @@
 import signal
 
 
-def heed_interrupts() -> None:
-    """Give a new process the default answer to SIGINT (as ``preexec_fn``).
+def heed_signals() -> None:
+    """Give a new process the default answers to SIGINT and SIGHUP (as ``preexec_fn``).
 
-    A shell starts background jobs with SIGINT ignored, which everything below them inherits, test runs too.
+    A shell starts background jobs with SIGINT ignored and ``nohup`` ignores SIGHUP, which everything below them
+    inherits, test runs too.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

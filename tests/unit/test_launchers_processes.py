@@ -16,7 +16,7 @@ from rlinf.cli.console import UsageError, run_cli, user_message
 from rlinf.config import ConfigError
 from rlinf.config.errors import DivergedError
 from rlinf.custom.experiment import Step
-from tests.processes import heed_interrupts
+from tests.processes import heed_signals
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -55,7 +55,7 @@ def start_parent(
         f"grace_seconds={grace_seconds}))"
     )
     process = subprocess.Popen(
-        [*wrapper, *python(parent)], cwd=REPOSITORY, stdout=subprocess.DEVNULL, preexec_fn=heed_interrupts
+        [*wrapper, *python(parent)], cwd=REPOSITORY, stdout=subprocess.DEVNULL, preexec_fn=heed_signals
     )
     assert wait_until(lambda: ready.exists() and bool(ready.read_text()))
     return process, int(ready.read_text())

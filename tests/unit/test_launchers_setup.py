@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import heed_interrupts
+from tests.processes import heed_signals
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETUP = REPOSITORY / "examples" / "setup_environment.sh"
@@ -221,7 +221,7 @@ def test_crl_run_has_the_commands_exit_code(code: int) -> None:
 def test_crl_run_hands_signals_on_and_waits(tmp_path: Path, number: signal.Signals) -> None:
     inner = f'trap "sleep 0.3; touch {tmp_path}/tidied; exit 143" TERM; touch {tmp_path}/ready; sleep 20 & wait'
     script = f"source '{COMMON}'; crl_run bash -c '{inner}'; echo unreachable"
-    process = subprocess.Popen(["bash", "-c", script], preexec_fn=heed_interrupts)
+    process = subprocess.Popen(["bash", "-c", script], preexec_fn=heed_signals)
     deadline = time.monotonic() + 10
     while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
