@@ -5,6 +5,7 @@ B environments, C actions per chunk, A action dimensions, N cameras, P proprioce
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,11 @@ class ChunkResult:
     failures_B: tuple[str | None, ...] = ()  # why an episode cannot go on (MuJoCo's state went bad), else None
 
 
+def task_of(start: EpisodeStart) -> TaskSpec:
+    """The task of an episode."""
+    return load_suite(start.suite).task(start.task_id)
+
+
 def check_options(
     *, counts: dict[str, int], cameras: Sequence[str], look: str, num_idle_steps: int, on_failure: str
 ) -> None:
@@ -71,7 +77,7 @@ def check_options(
         raise VectorEnvError(f"cameras={cameras!r} must be a non-empty sequence of camera names")
 
 
-class VectorFace:
+class VectorFace(ABC):
     """Spaces in Gymnasium's vocabulary, and checks of arguments that name what is wrong."""
 
     render_mode = "rgb_array"
@@ -83,9 +89,9 @@ class VectorFace:
         self._images_BNHWC = np.zeros((num_envs, len(cameras), image_size, image_size, 3), dtype=np.uint8)
         self._proprio_BP = np.zeros((num_envs, PROPRIO_DIM), dtype=np.float32)
 
+    @abstractmethod
     def describe(self, env_id: int) -> str:
         """An environment with what it is at, for messages."""
-        raise NotImplementedError
 
     # Gymnasium's vocabulary -------------------------------------------------------------------------------------
 
@@ -148,14 +154,11 @@ class VectorFace:
         return ids
 
     @staticmethod
-    def _check_starts(starts: Sequence[EpisodeStart], num_ids: int) -> list[TaskSpec]:
-        """Their tasks."""
+    def _check_starts(starts: Sequence[EpisodeStart], num_ids: int) -> None:
         if len(starts) != num_ids:
             raise VectorEnvError(f"expected one start per environment, {num_ids} in all, given {len(starts)}")
-        tasks = [load_suite(start.suite).task(start.task_id) for start in starts]
-        for task, start in zip(tasks, starts, strict=True):
-            check_start(task, init_index=start.init_index, seed=start.seed)
-        return tasks
+        for start in starts:
+            check_start(task_of(start), init_index=start.init_index, seed=start.seed)
 
     def _check_actions(self, actions_BCA: NDArray[np.float32], ids: list[int]) -> NDArray[np.float64]:
         actions = np.asarray(actions_BCA, dtype=np.float64)

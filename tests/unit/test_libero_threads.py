@@ -150,6 +150,25 @@ def test_bad_state_names_the_episode_and_spares_the_others(num_threads, tmp_path
     env.close()
 
 
+def test_a_failed_reset_leaves_no_episode(monkeypatch):
+    env = LiberoVectorEnv(num_envs=2, image_size=16)
+    env.reset(STARTS[:2])
+    before = env.step_chunk(random_actions(2, 2)).frames
+
+    def fail(*_, **__):
+        raise RuntimeError("no more memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Scene, "start", fail)
+        with pytest.raises(RuntimeError, match="no more memory"):
+            env.reset(STARTS[2:3], [1])
+    with pytest.raises(VectorEnvError, match="environment 1 has no episode"):
+        env.step_chunk(random_actions(1, 1), [1])
+    after = env.step_chunk(random_actions(1, 1), [0], max_steps_B=[0]).frames
+    assert np.array_equal(after.images_BNHWC[0], before.images_BNHWC[0])
+    env.close()
+
+
 def test_gymnasium_face():
     env = LiberoVectorEnv(num_envs=2, cameras=("agentview", "robot0_eye_in_hand"), image_size=32)
     frames = env.reset(STARTS[:2])
