@@ -16,6 +16,7 @@ from rlinf.data import Observation
 from rlinf.engines.fsdp import shard, whole
 from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
+from rlinf.models.merge import scale_adapter
 from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
 from transformers_openvla_oft import CHECKPOINTING_POLICIES, blocks, checkpoint_blocks, compile_blocks, fsdp_units
 
@@ -214,3 +215,31 @@ def test_compiled_blocks_that_are_sharded(folder, plain, tmp_path):
         assert_same(outcome(policy), plain)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("num_actions", [8, 1], ids=["oft", "autoregressive"])
+def test_compiled_policies_act_on_batches_of_all_sizes(tmp_path, num_actions):
+    """A few versions of the blocks serve every batch; no layer is left uncompiled because there are too many."""
+    folder = write_policy(tmp_path / "policy", num_actions=num_actions)
+    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3, trains=False)
+    plain, compiled = (
+        effective(load_policy(replace(model_config(folder), compile_blocks=on), source, base_dtype=torch.float32))
+        for on in (False, True)
+    )
+
+    def act(policy, num_rows):
+        images = np.random.default_rng(0).integers(0, 256, (num_rows, 1, 32, 32, 3), np.uint8)
+        tasks = (LANGUAGE, "open the drawer")[num_rows % 2 :] * num_rows
+        observation = Observation(images, np.zeros((num_rows, 8), np.float32), tasks[:num_rows])
+        uniforms = np.random.default_rng(1).random((num_rows, *policy.chunk_shape))
+        return policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=uniforms)
+
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for num_rows in (3, 2, 5, 1, 4):
+            outputs = [act(policy, num_rows) for policy in (plain, compiled)]
+            assert_close(outputs[1].logprobs_BCA, outputs[0].logprobs_BCA, rtol=0, atol=1e-4)
+        for policy in (plain, compiled):
+            scale_adapter(policy.module, 0.5)
+        assert_close(act(compiled, 3).logprobs_BCA, act(plain, 3).logprobs_BCA, rtol=0, atol=1e-4)

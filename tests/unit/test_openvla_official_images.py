@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from transformers_openvla_oft import PrismaticProcessor
 from transformers_openvla_oft.official_images import crop_center, jpeg_round_trip, official_pictures, resize_lanczos
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -63,3 +64,20 @@ def test_a_grey_picture_stays_and_wrong_ones_are_refused():
         resize_lanczos(grey.float(), size=32)
     with pytest.raises(ValueError, match=r"\(48, 3\)"):
         crop_center(grey[0, 0], size=32)
+
+
+@needs_reference
+@pytest.mark.parametrize(
+    ("path", "name"), [("oft", "prepare_images_no_crop"), ("oft_center_crop", "prepare_images_center_crop")]
+)
+def test_the_processor_takes_that_path_where_asked(raw, expected, path, name):
+    folder = REFERENCE / "tiny_openvla_oft_fused"
+    processor = PrismaticProcessor.from_pretrained(folder, picture_path=path)
+    resized = processor.resize(raw[:, None])
+    assert_levels(resized[:, 0], expected[name], within=JPEG)
+    assert torch.equal(processor.resize(resized), resized), "resized pictures stay"
+    # Once resized, pictures are normalised alike in both paths.
+    wanted = PrismaticProcessor.from_pretrained(folder).pixel_values(resized)
+    assert torch.equal(processor.pixel_values(raw[:, None]), wanted)
+    with pytest.raises(ValueError, match="rl, oft, oft_center_crop"):
+        PrismaticProcessor.from_pretrained(folder, picture_path="lanczos")

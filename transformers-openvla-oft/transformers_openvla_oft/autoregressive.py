@@ -58,7 +58,8 @@ class OpenVLAForAutoregressivePrediction(OpenVLAForActionPrediction):
             if temperature != 0:
                 raise ValueError(f"decoding at temperature={temperature} needs uniforms_BT; 0 takes the arg max")
             uniforms_BT = np.zeros((len(mask_BS), self.config.num_action_tokens))
-        with _evaluating(self.language_model):
+        # Compiled layers would be compiled once for each of them and each length of the cache.
+        with _evaluating(self.language_model), torch.compiler.set_stance("force_eager"):
             return self._decode(embeds_BSH, mask_BS, torch.from_numpy(uniforms_BT), temperature)
 
     def _score(self, embeds_BSH: Tensor, mask_BS: Tensor, bins_BT: Tensor) -> ActionOutput:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo import config as dynamo_config
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -24,6 +25,7 @@ from .modeling import fsdp_units
 CHECKPOINTING_POLICIES = ("full", "attention", "matmuls")
 # Products over fewer numbers than this are those of an adapter: cheaper to repeat than to keep.
 MIN_INNER_SIZE = 129
+MAX_VERSIONS = 32
 _CHECKPOINTING = "_gradient_checkpointing_func"
 _PRODUCTS: dict[object, int] = {  # operator -> which argument's last axis is summed over
     torch.ops.aten.mm.default: 0,
@@ -59,6 +61,9 @@ def compile_blocks(model: nn.Module) -> int:
 
     The first batches take minutes; a new batch size compiles once more, for all sizes.
     """
+    # The blocks of the towers and of the language model share one function, and each kind meets several shapes; beyond
+    # the default of eight versions PyTorch would go on without compiling.
+    dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MAX_VERSIONS)
     units = fsdp_units(model)
     for block in units:
         block.compile()

@@ -18,11 +18,14 @@ from transformers import PreTrainedTokenizerFast
 
 from .configuration import OpenVLAConfig
 from .loading import reading
+from .official_images import official_pictures
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROMPT = "In: What action should the robot take to {task}?\nOut: "
 # The piece that the trailing space of the prompt becomes (id 29871 in Llama-2): the position of the first logits.
 PROMPT_END_TOKEN = "\u2581"
+PICTURE_PATHS = ("rl", "oft", "oft_center_crop")
+OPTIONS = ("max_prompt_length", "picture_path", "prompt_multiple", "tokenizer")
 AUTO_PROCESSOR_OPTIONS = frozenset(
     {
         "trust_remote_code",
@@ -107,12 +110,16 @@ class PrismaticProcessor:
         max_prompt_length: int,
         num_images: int = 1,
         prompt_multiple: int | None = None,
+        picture_path: str = "rl",
     ) -> None:
+        if picture_path not in PICTURE_PATHS:
+            raise ValueError(f"picture_path {picture_path!r} is not known; expected one of: {', '.join(PICTURE_PATHS)}")
         self.tokenizer = tokenizer
         self.images = images
         self.max_prompt_length = max_prompt_length
         self.num_images = num_images
         self.prompt_multiple = prompt_multiple
+        self.picture_path = picture_path
         self.bos_token_id = self._token_id("bos_token", tokenizer.bos_token)
         self.pad_token_id = self._token_id("pad_token", tokenizer.pad_token)
         self.prompt_end_token_id = self._token_id("the piece of a trailing space", PROMPT_END_TOKEN)
@@ -126,6 +133,7 @@ class PrismaticProcessor:
         max_prompt_length: int | None = None,
         tokenizer: str | Path | None = None,
         prompt_multiple: int | None = None,
+        picture_path: str = "rl",
         **_of_auto_processor: Any,
     ) -> PrismaticProcessor:
         """From a checkpoint folder; `max_prompt_length` defaults to the one of its `config.json`.
@@ -134,6 +142,9 @@ class PrismaticProcessor:
         prompt_multiple: give a batch only as many prompt slots as its longest prompt needs, rounded up to a multiple
             of this; None: always `max_prompt_length`. Pads are seen by nobody and counted in no position, so leaving
             out those that all rows share changes results by rounding only.
+        picture_path: how pictures come to the model's size: as in reinforcement learning (`rl`, bicubic), or as the
+            OFT repository's evaluation does it, see `official_images` (`oft`, or `oft_center_crop` for policies that
+            were trained with random crops).
         _of_auto_processor: what `AutoProcessor` hands on to every class (`trust_remote_code`, `revision`, ...); a
             folder has no use for it.
 
@@ -141,7 +152,7 @@ class PrismaticProcessor:
             CheckpointError: a file is missing or corrupt.
         """
         if unknown := {name for name in _of_auto_processor if name.lstrip("_") not in AUTO_PROCESSOR_OPTIONS}:
-            raise TypeError(f"unknown options {sorted(unknown)}; known: max_prompt_length, prompt_multiple, tokenizer")
+            raise TypeError(f"unknown options {sorted(unknown)}; known: {', '.join(OPTIONS)}")
         with reading(path):
             config = OpenVLAConfig.from_pretrained(path)
             fields = json.loads((Path(path) / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
@@ -153,6 +164,7 @@ class PrismaticProcessor:
             max_prompt_length=max_prompt_length or config.max_prompt_length,
             num_images=config.num_images_in_input,
             prompt_multiple=prompt_multiple,
+            picture_path=picture_path,
         )
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -236,9 +248,15 @@ class PrismaticProcessor:
     def resize(self, images_BNHWC: Tensor) -> Tensor:
         """uint8 pictures of any size -> uint8 (B, N, size, size, 3); `pixel_values` of both are equal.
 
-        This is all that a rollout needs to keep of a picture: the published path stores the resized one as uint8.
+        Pictures of that size are taken as resized ones. This is all that a rollout needs to keep of a picture: the
+        published path stores the resized one as uint8.
         """
-        return resize_pictures(images_BNHWC, size=self.images.image_size)
+        size = self.images.image_size
+        if self.picture_path == "rl" or images_BNHWC.shape[2:4] == (size, size):
+            return resize_pictures(images_BNHWC, size=size)
+        crop = self.picture_path == "oft_center_crop"
+        resized = official_pictures(images_BNHWC.flatten(0, 1), size=size, center_crop=crop)
+        return resized.view(*images_BNHWC.shape[:2], size, size, 3)
 
     def _token_id(self, name: str, token: str | None) -> int:
         token_id = None if token is None else self.tokenizer.convert_tokens_to_ids(token)
