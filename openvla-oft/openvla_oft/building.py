@@ -186,16 +186,16 @@ def build_learner(
         policy = lora.attach(model, adapter, base=options.init, seed=options.seed)
     head = None
     if options.objective == "l1":
-        stored = Path(options.init) / heads.HEAD_FILE
-        if stored.is_file():
+        stored = heads.head_file(Path(options.init))
+        if stored is not None:
             head = heads.load_head(stored)
         else:
             sizes = model.config
             head = heads.fresh_head(sizes.llama.hidden_size, action_dim=sizes.action_dim, seed=options.seed)
     projector = None
     if options.proprio:
-        stored = Path(options.init) / heads.PROJECTOR_FILE
-        if stored.is_file():
+        stored = heads.projector_file(Path(options.init))
+        if stored is not None:
             projector = heads.load_projector(stored)
         else:
             hidden_size = model.config.llama.hidden_size

@@ -20,7 +20,14 @@ from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.layouts import end_token, oft_hidden_states, oft_logits
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
-from transformers_openvla_oft.oft_heads import fresh_head, fresh_projector, load_head, load_projector
+from transformers_openvla_oft.oft_heads import (
+    fresh_head,
+    fresh_projector,
+    head_file,
+    load_head,
+    load_projector,
+    projector_file,
+)
 
 REFERENCE = Path(
     os.environ.get(
@@ -116,6 +123,28 @@ def test_fresh_networks_have_the_published_names_and_shapes():
         published = load_file(FUSED / f"{name}.safetensors")
         shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
         assert shapes == {key: tensor.shape for key, tensor in published.items()}
+
+
+@needs_reference
+def test_networks_are_read_from_the_files_of_the_oft_repository_too(tmp_path):
+    """There they are pickles, written from a data-parallel wrapper, with the step in their name."""
+    for name, published, find, load in (
+        ("l1_action_head", "action_head--150000_checkpoint.pt", head_file, load_head),
+        ("proprio_projector", "proprio_projector--150000_checkpoint.pt", projector_file, load_projector),
+    ):
+        tensors = load_file(FUSED / f"{name}.safetensors")
+        assert find(FUSED) == FUSED / f"{name}.safetensors"
+        assert find(tmp_path) is None
+        torch.save({f"module.{key}": tensor for key, tensor in tensors.items()}, tmp_path / published)
+        assert find(tmp_path) == tmp_path / published
+        state = load(find(tmp_path)).state_dict()
+        assert all(torch.equal(state[key], tensor.float()) for key, tensor in tensors.items())
+        (tmp_path / published).write_bytes(b"half a pickle")
+        with pytest.raises(ValueError, match=r"cannot be read as pt"):
+            load(tmp_path / published)
+        (tmp_path / published.replace("15", "10")).touch()
+        with pytest.raises(ValueError, match="leave one there"):
+            find(tmp_path)
 
 
 @needs_reference

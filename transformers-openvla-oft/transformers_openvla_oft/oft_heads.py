@@ -5,7 +5,9 @@ Shapes: B samples, C chunk steps, A action dimensions, H hidden size of the poli
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +18,8 @@ from torch.nn import functional
 NUM_BLOCKS = 2
 HEAD_FILE = "l1_action_head.safetensors"
 PROJECTOR_FILE = "proprio_projector.safetensors"
+# What the OFT repository itself writes beside its checkpoints.
+PUBLISHED_HEAD, PUBLISHED_PROJECTOR = "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"
 
 
 class _Block(nn.Module):
@@ -89,6 +93,16 @@ def fresh_projector(hidden_size: int, *, proprio_dim: int, seed: int) -> Proprio
         return ProprioProjector(hidden_size, proprio_dim=proprio_dim)
 
 
+def head_file(folder: Path) -> Path | None:
+    """The file of a checkpoint's L1 head, ours or the OFT repository's; None where there is none."""
+    return _one_file(folder, HEAD_FILE, PUBLISHED_HEAD)
+
+
+def projector_file(folder: Path) -> Path | None:
+    """The file of a checkpoint's projector of proprioception; see `head_file`."""
+    return _one_file(folder, PROJECTOR_FILE, PUBLISHED_PROJECTOR)
+
+
 def load_head(path: Path) -> L1ActionHead:
     """Read a head; its sizes are those of the stored weights.
 
@@ -132,8 +146,22 @@ def save(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, path)
 
 
+def _one_file(folder: Path, name: str, pattern: str) -> Path | None:
+    found = [folder / name] if (folder / name).is_file() else sorted(folder.glob(pattern))
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds several steps of {pattern}: {[file.name for file in found]}; leave one there")
+    return found[0] if found else None
+
+
 def _read(path: Path) -> dict[str, Tensor]:
+    """Tensors in float32 by name; names that a data-parallel wrapper has lengthened are shortened."""
     try:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error})") from error
+        if path.suffix == ".pt":
+            if not is_zipfile(path):
+                raise pickle.UnpicklingError("it is no archive of torch.save")
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            tensors = load_file(path)
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read as {path.suffix.removeprefix('.')} ({error})") from error
+    return {name.removeprefix("module."): tensor.float() for name, tensor in tensors.items()}
