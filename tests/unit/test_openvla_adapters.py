@@ -190,6 +190,10 @@ def test_pictures_and_prompts_of_the_wrong_form_are_refused(folder):
         decode(pixel_values=batch.pixel_values[:, None])
     with pytest.raises(ValueError, match=r"floating-point numbers, given torch\.uint8"):
         decode(pixel_values=batch.pixel_values.to(torch.uint8))
+    with pytest.raises(ValueError, match=r"uint8.*torch\.float32"):
+        policy.processor.resize(torch.zeros(2, 1, 64, 64, 3))
+    with pytest.raises(ValueError, match=r"\(2, 64, 64, 3\)"):
+        policy.processor.resize(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match="for 1 rows of pixel_values"):
         decode(pixel_values=batch.pixel_values[:1])
     with pytest.raises(ValueError, match="one row per picture"):

@@ -49,6 +49,10 @@ def test_auto_classes_take_ours_instead_of_the_remote_code(name, monkeypatch):
     folder = REFERENCE / name
     assert "auto_map" in json.loads((folder / "config.json").read_text())
     assert type(AutoConfig.from_pretrained(folder)) is OpenVLAConfig
+    # Scripts for the published code ask for it; it is not in these folders.
+    trusting = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+    assert type(trusting) is OpenVLAForActionPrediction
+    assert type(AutoProcessor.from_pretrained(folder, trust_remote_code=True)) is PrismaticProcessor
     model = AutoModelForImageTextToText.from_pretrained(folder)
     assert type(model) is OpenVLAForActionPrediction
     files = sorted(folder.glob("model*.safetensors"))
@@ -78,6 +82,8 @@ def test_statistics_beside_the_configuration_are_merged_over_its_own(tmp_path):
 def test_one_action_per_chunk_is_decoded_token_by_token(tmp_path, stored):
     ours = write_policy(tmp_path / "policy", num_actions=1)
     assert type(AutoModelForImageTextToText.from_pretrained(ours)) is OpenVLAForAutoregressivePrediction
+    fresh = AutoModelForImageTextToText.from_config(OpenVLAConfig.from_pretrained(ours))
+    assert type(fresh) is OpenVLAForAutoregressivePrediction
     # Published OpenVLA checkpoints do not state their chunk, so the caller does.
     model = AutoModelForImageTextToText.from_pretrained(stored, num_actions_chunk=1, dtype=torch.bfloat16)
     assert type(model) is OpenVLAForAutoregressivePrediction

@@ -122,6 +122,14 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             return {name: tuple(tensor.shape) for name, tensor in cls(config).state_dict().items()}
 
     @classmethod
+    def _from_config(cls, config: OpenVLAConfig, **kwargs: Any) -> Any:
+        """Random weights, as the auto classes' `from_config` asks for them; the class that fits, too."""
+        chosen = cls._fitting(config)
+        if chosen is not cls:
+            return chosen._from_config(config, **kwargs)
+        return super()._from_config(config, **kwargs)  # type: ignore[no-untyped-call]
+
+    @classmethod
     def _fitting(cls, config: OpenVLAConfig) -> type[OpenVLAForActionPrediction]:
         """The class to load: of this one's subclasses, the autoregressive one for a chunk of one action."""
         if cls is OpenVLAForActionPrediction and config.num_actions_chunk == 1:

@@ -230,11 +230,7 @@ class PrismaticProcessor:
 
     def pixel_values(self, images_BNHWC: Tensor) -> Tensor:
         """uint8 (B, N, H, W, 3) -> float32 (B, N * towers * 3, size, size), resized, rounded and normalised."""
-        if images_BNHWC.dtype != torch.uint8 or images_BNHWC.ndim != 5 or images_BNHWC.shape[-1] != 3:
-            raise ValueError(
-                "pictures must be uint8 of shape (batch, pictures, height, width, 3), given "
-                f"{images_BNHWC.dtype} {tuple(images_BNHWC.shape)}"
-            )
+        _check_pictures(images_BNHWC)
         B, N = images_BNHWC.shape[:2]
         if self.num_images != N:
             raise ValueError(f"the checkpoint reads {self.num_images} picture(s) per observation, given {N}")
@@ -251,6 +247,7 @@ class PrismaticProcessor:
         Pictures of that size are taken as resized ones. This is all that a rollout needs to keep of a picture: the
         published path stores the resized one as uint8.
         """
+        _check_pictures(images_BNHWC)
         size = self.images.image_size
         if self.picture_path == "rl" or images_BNHWC.shape[2:4] == (size, size):
             return resize_pictures(images_BNHWC, size=size)
@@ -263,6 +260,14 @@ class PrismaticProcessor:
         if not isinstance(token_id, int) or token_id == self.tokenizer.unk_token_id:
             raise ValueError(f"the tokenizer has no {name} ({token!r}); it must have the structure of Llama's")
         return token_id
+
+
+def _check_pictures(images_BNHWC: Tensor) -> None:
+    if images_BNHWC.dtype != torch.uint8 or images_BNHWC.ndim != 5 or images_BNHWC.shape[-1] != 3:
+        raise ValueError(
+            "pictures must be uint8 of shape (batch, pictures, height, width, 3), given "
+            f"{images_BNHWC.dtype} {tuple(images_BNHWC.shape)}"
+        )
 
 
 def resize_pictures(images_BNHWC: Tensor, *, size: int) -> Tensor:
