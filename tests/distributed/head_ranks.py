@@ -10,7 +10,8 @@ from rlinf.engines.distributed import join_group
 from rlinf.engines.fsdp import shard, whole
 from rlinf.models.lora import trainable_parameters
 from tests.distributed.ranks import finish_rank
-from tests.small_policy import read_policy
+from tests.small_policy import LANGUAGE, read_policy
+from transformers_openvla_oft import checkpoint_blocks
 
 DTYPE_TOLERANCES = {"fp32": (1e-5, 1e-6), "bf16": (2e-2, 2e-2)}
 
@@ -24,9 +25,12 @@ def main(rank: int, world_size: int, port: int, checkpoint: Path, param_dtype: s
     for name, parameter in policy.module.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)
+    if param_dtype == "fp32":
+        checkpoint_blocks(policy.module, policy="matmuls")
     shard(policy.module, policy.units(), mesh, param_dtype=param_dtype, reshard_after_forward=True)
     images = torch.randint(0, 256, (2, 1, 32, 32, 3), generator=torch.Generator().manual_seed(rank)).to(torch.uint8)
-    batch = policy.processor(images, ["open the drawer", "turn on the stove"])
+    # Each rank's prompts have a length of their own.
+    batch = policy.processor(images, ["open the drawer", (LANGUAGE, "turn on the stove")[rank]])
 
     def run() -> tuple[Tensor, dict[str, Tensor]]:
         policy.module.zero_grad()
