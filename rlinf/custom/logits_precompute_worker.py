@@ -29,6 +29,7 @@ class LogitsPrecomputeWorker:
         torch.set_num_threads(config.rollout.num_threads or num_threads)
         torch.backends.cuda.matmul.allow_tf32 = True
         model = replace(config.actor.model, lora_path=None, previous_lora_paths=[])  # nothing but the base
+        source = replace(source, trains=False)
         policy = load_policy(model, source, base_dtype=DTYPES[config.rollout.precision])
         policy.to(local_device())
         self._policy = replayable(policy)
