@@ -261,6 +261,9 @@ class RolloutConfig:
     """Largest inference batch."""
     num_threads: int | None = None
     """CPU threads of one rollout worker; null: half of the cores, since simulators run at the same time."""
+    merge_adapter: bool = False
+    """Count the adapter into the weights while acting: a third less work for a small model; needs ``precision=fp32``,
+    since bf16 would round the adapter away, and a second copy of the weights."""
     cuda_graphs: bool = False
     """On a GPU, replay the forward pass of ``openvla_oft`` as a CUDA graph: for small models, whose time goes into
     launching kernels."""

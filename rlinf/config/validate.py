@@ -30,6 +30,7 @@ def validate(config: Config, *, num_tasks: int) -> None:
         _critic,
         _factors,
         _base_logits,
+        _merged_acting,
         _batches,
     )
     for rule in rules:
@@ -207,6 +208,15 @@ def _critic(config: Config) -> None:
             raise ConfigError(f"{key}={size} must be greater than 0")
     if optim.critic_warmup_steps < 0:
         raise ConfigError(f"actor.optim.critic_warmup_steps={optim.critic_warmup_steps} must not be negative")
+
+
+def _merged_acting(config: Config) -> None:
+    rollout = config.rollout
+    if rollout.merge_adapter and rollout.precision != "fp32":
+        raise ConfigError(
+            f"rollout.merge_adapter=true needs rollout.precision=fp32, not {rollout.precision}: rounded weights would "
+            "lose the adapter's small changes"
+        )
 
 
 def _batches(config: Config) -> None:

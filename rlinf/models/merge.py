@@ -88,3 +88,24 @@ def scale_adapter(module: nn.Module, scale: float) -> None:
     for layer in layers:
         for name in layer.scaling:
             layer.set_scale(name, scale)
+
+
+class MergedAdapter:
+    """An adapter that is counted into the weights beneath it, so that a layer is one product instead of three.
+
+    For acting, in float32; parameters and names stay. Whoever changes the adapter or its scale calls ``refresh``, which
+    starts from a copy of the weights without it: nothing adds up. Without an adapter it does nothing.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._layers: list[Any] = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+        self._weights: list[Tensor] = [layer.get_base_layer().weight.detach().clone() for layer in self._layers]
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the adapter as it is now."""
+        for layer, weight in zip(self._layers, self._weights, strict=True):
+            layer.get_base_layer().weight.copy_(weight)
+            layer.merged_adapters.clear()
+            layer.merge()

@@ -18,7 +18,7 @@ from rlinf.engines.distributed import local_device
 from rlinf.engines.fsdp import DTYPES, load_trainable
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder
 from rlinf.models import Policy, PolicyOutput, PolicySource, load_policy
-from rlinf.models.merge import scale_adapter
+from rlinf.models.merge import MergedAdapter, scale_adapter
 from rlinf.workers.env import PlayRequest, PlayResult, split_lanes
 
 
@@ -85,6 +85,7 @@ class RolloutWorker:
         self._policy = self.load(config, replace(source, trains=False, cuda_graphs=config.rollout.cuda_graphs))
         self._policy.to(local_device())
         self._lora_scale = 1.0
+        self._merged = MergedAdapter(self._policy.module) if config.rollout.merge_adapter else None
         self._envs: list[ActorHandle[Any]] = []
         self._done = 0
         self._successes = 0
@@ -100,12 +101,16 @@ class RolloutWorker:
     def load_weights(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Take over the learner's trainable tensors."""
         load_trainable(self._policy.module, dict(tensors))
+        if self._merged is not None:
+            self._merged.refresh()
 
     def scale(self, factor: float) -> None:
         """Let the adapter count ``factor`` times from now on."""
         if factor != self._lora_scale:
             scale_adapter(self._policy.module, factor)
             self._lora_scale = factor
+            if self._merged is not None:
+                self._merged.refresh()
 
     @ray.method(concurrency_group="watch")
     def progress(self) -> tuple[int, int]:

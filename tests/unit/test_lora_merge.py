@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rlinf.config import ConfigError
+from rlinf.config import ConfigError, validate
 from rlinf.config.schema import ActorConfig, Config, ModelConfig, RolloutConfig
 from rlinf.data import Observation
 from rlinf.models import Policy, PolicySource, load_policy
+from rlinf.models.lora import trainable_parameters
 from rlinf.models.merge import merge_adapters, scale_adapter
 from rlinf.workers.rollout import RolloutWorker
 from tests.small_policy import LANGUAGE, write_policy
@@ -189,6 +190,35 @@ def test_inference_scales_for_an_evaluation_and_back(checkpoint, adapters):
     for scale, expected in ((1.0, trained), (0.0, base), (1.0, trained)):
         worker.scale(scale)
         assert torch.equal(_logprobs(worker._policy), expected)
+
+
+def test_acting_with_the_adapter_merged(checkpoint, adapters):
+    """The same actions, whatever came before: other weights, other scales."""
+    model = ModelConfig(lora_rank=RANK, lora_path=str(adapters[0]))
+    config = Config(
+        actor=ActorConfig(model=model), rollout=RolloutConfig(precision="fp32", num_threads=1, merge_adapter=True)
+    )
+    worker = RolloutWorker(config, PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3))
+    base = _logprobs(_load(checkpoint))
+    first, second = (_load(checkpoint, lora_path=str(path)) for path in adapters[::2])
+    weights = {
+        policy: {name: value.detach().numpy() for name, value in trainable_parameters(policy.module).items()}
+        for policy in (first, second)
+    }
+    torch.testing.assert_close(_logprobs(worker._policy), _logprobs(first), atol=1e-5, rtol=0)
+    for _ in range(2):
+        for policy, scale in ((second, 1.0), (first, 1.0), (first, 0.5), (second, 0.0)):
+            worker.load_weights(weights[policy])
+            worker.scale(scale)
+            scale_adapter(policy.module, scale)
+            torch.testing.assert_close(_logprobs(worker._policy), _logprobs(policy), atol=1e-5, rtol=0)
+    assert torch.equal(_logprobs(worker._policy), base), "without a trace of what was merged before"
+
+
+def test_merged_acting_needs_float32():
+    config = Config(rollout=RolloutConfig(merge_adapter=True, precision="bf16"))
+    with pytest.raises(ConfigError, match=r"rollout\.merge_adapter=true needs rollout\.precision=fp32, not bf16"):
+        validate(config, num_tasks=10)
 
 
 def test_what_has_no_adapter_cannot_be_scaled():
