@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.expert import ScriptedExpert
+from libero_runtime.expert import GaveUpError, ScriptedExpert
 from libero_runtime.scene import IDLE_ACTION, Scene
 
 # Control steps that evaluations give each suite.
@@ -72,7 +72,7 @@ def try_episode(
     *,
     watch: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> Attempt:
-    """Run one episode to its success, or to `max_steps` or `max_grasps`.
+    """Run one episode to its success, or to `max_steps` or `max_grasps`, or until the expert gives up.
 
     `watch` is called before every step with the action (7,) to keep; nothing is drawn unless it does so.
     """
@@ -85,7 +85,10 @@ def try_episode(
     expert = ScriptedExpert(scene)
     num_steps, success = 0, False
     while num_steps < options.max_steps and not success:
-        wanted = expert.act()
+        try:
+            wanted = expert.act()
+        except GaveUpError:
+            break
         if expert.num_attempts > options.max_grasps:
             break
         executed = wanted.copy()

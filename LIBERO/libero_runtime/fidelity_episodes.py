@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.episodes import MAX_STEPS
-from libero_runtime.expert import ScriptedExpert
+from libero_runtime.expert import GaveUpError, ScriptedExpert
 from libero_runtime.fidelity import SUITES, Stock
 from libero_runtime.number_lists import NumberError, parse_numbers
 from libero_runtime.opengl import OpenGLError, select_opengl
@@ -59,7 +59,10 @@ def play(scene: Scene, slot: Slot, *, noise: float, max_attempts: int, seed: int
     actions: list[NDArray[np.float64]] = []
     success = False
     while len(actions) < MAX_STEPS[scene.task.suite] and not success:
-        action = expert.act()
+        try:
+            action = expert.act()
+        except GaveUpError:
+            break
         if expert.num_attempts > max_attempts:
             break
         action[:6] = np.clip(action[:6] + noise * rng.standard_normal(6), -1.0, 1.0)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from libero_runtime.expert import CLOSE, OPEN, ExpertError, ScriptedExpert
+from libero_runtime.expert import CLOSE, OPEN, ExpertError, GaveUpError, ScriptedExpert
 from libero_runtime.expert.world import World
 from libero_runtime.scene import Scene
 from libero_runtime.suites import load_suite
@@ -122,6 +122,23 @@ def test_takes_an_object_again_that_was_let_go(scene_of, suite, task_id):
     assert forced == 12
     assert scene.success
     assert expert.num_grasps == 2
+
+
+def test_gives_up_where_it_cannot_go_on(scene_of):
+    """A mug that leans on a plate's rim, as it came to after noisy steps, has no wall to take it by."""
+    scene = scene_of("libero_10", 4)
+    expert = begin(scene, 0)
+    scene.step(expert.act())
+    address = int(scene.model.joint("porcelain_mug_1_joint0").qposadr[0])
+    scene.data.qpos[address + 2] += 0.06
+    scene.data.qpos[address + 3 : address + 7] = [-0.583, -0.739, 0.001, 0.338]
+    scene.refresh()
+    with pytest.raises(ExpertError, match="has no wall to take it by") as caught:
+        ScriptedExpert(scene).act()
+    assert not isinstance(caught.value, GaveUpError), "to a new expert it is a task that it cannot do"
+    expert._skill = None  # as after another skill
+    with pytest.raises(GaveUpError, match="porcelain_mug_1 is too wide for the hand"):
+        expert.act()
 
 
 def test_a_task_whose_predicate_it_does_not_know_is_refused(scene_of):

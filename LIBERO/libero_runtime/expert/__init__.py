@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from libero_runtime.expert.goals import next_skill
 from libero_runtime.expert.motion import CLOSE, OPEN
 from libero_runtime.expert.skill import Skill
-from libero_runtime.expert.world import ExpertError, World
+from libero_runtime.expert.world import ExpertError, GaveUpError, World
 from libero_runtime.scene import Scene
 
-__all__ = ["CLOSE", "OPEN", "ExpertError", "ScriptedExpert"]
+__all__ = ["CLOSE", "OPEN", "ExpertError", "GaveUpError", "ScriptedExpert"]
 
 
 class ScriptedExpert:
@@ -53,7 +53,22 @@ class ScriptedExpert:
         return "nothing" if self._skill is None else f"{type(self._skill).__name__} {self._skill.phase}"
 
     def act(self) -> NDArray[np.float64]:
-        """Action (7,) for the loaded episode: six deltas in [-1, 1], gripper -1 open / +1 close."""
+        """Action (7,) for the loaded episode: six deltas in [-1, 1], gripper -1 open / +1 close.
+
+        Raises:
+            ExpertError: it cannot do what the task asks for; in the first step.
+            GaveUpError: it cannot go on from where the episode has come to.
+        """
+        try:
+            action = self._act()
+        except ExpertError as error:
+            if self._first:
+                raise
+            raise GaveUpError(str(error)) from error
+        self._first = False
+        return action
+
+    def _act(self) -> NDArray[np.float64]:
         self._world.refresh()
         if self._skill is None or self._skill.finished:
             self._past_attempts = self.num_grasps

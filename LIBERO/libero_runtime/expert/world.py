@@ -29,6 +29,10 @@ class ExpertError(ValueError):
     """The task is not one this expert can do."""
 
 
+class GaveUpError(ExpertError):
+    """An episode has come to where the expert cannot go on from, such as a mug that has fallen over."""
+
+
 @dataclass(frozen=True)
 class Pose:
     """A body or site: position (3,) and rotation (3, 3) in the world."""
