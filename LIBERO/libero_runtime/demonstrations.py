@@ -30,13 +30,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from libero_runtime.asset_files import suite_asset_kind
 from libero_runtime.demonstration_files import COMPRESSIONS, demonstration_file, merge_parts, write_part
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, RunOptions, TaskBook, plan_attempt
 from libero_runtime.episodes import MAX_STEPS, EpisodeOptions, EpisodePlan, run_episode
 from libero_runtime.number_lists import parse_numbers
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import asset_kind, prepare_libero
+from libero_runtime.paths import prepare_libero
 from libero_runtime.scene import Scene
 from libero_runtime.suites import Suite, load_suite
 
@@ -169,7 +170,7 @@ def record(
     suite = load_suite(options.suite)
     output.mkdir(parents=True, exist_ok=True)
     prepare_libero()  # generates the assets once, before the workers look for them
-    description = json.dumps({**dataclasses.asdict(options), "assets": asset_kind()})
+    description = json.dumps({**dataclasses.asdict(options), "assets": suite_asset_kind(options.suite)})
     parts = Parts(output, description, restart=restart)
     books = {task_id: TaskBook(task_id, options.episodes_per_task) for task_id in options.tasks}
     unwritten = set(options.tasks)
