@@ -19,6 +19,7 @@ from openvla_oft.objectives import Objective
 from openvla_oft.ranks import Ranks
 from openvla_oft.statistics import Statistics
 from openvla_oft.validation import evaluate, prediction_function
+from transformers_openvla_oft import adapters
 from transformers_openvla_oft import oft_heads as heads
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
@@ -46,7 +47,7 @@ def write(
     checkpoints.save_statistics(folder, statistics)
     policy = _part(tensors, POLICY)
     if isinstance(learner.policy, PeftModel):
-        lora.save_adapter(learner.policy, policy, folder)
+        adapters.save_adapter(learner.policy, folder, policy)
         if options.merge:
             base, _ = checkpoints.load_for_training(Path(options.init))
             model = lora.merged(base, folder)
@@ -72,7 +73,7 @@ def write(
 
 def read_back(folder: Path, *, options: argparse.Namespace, device: torch.device) -> Learner:
     """The stored policy, as whoever uses it will see it: rounded to the stored precision."""
-    if (folder / lora.ADAPTER_FILE).is_file():
+    if (folder / adapters.WEIGHTS_FILE).is_file():
         base, _ = checkpoints.load_for_training(Path(options.init))
         policy: nn.Module = lora.loaded(base, folder)
     else:

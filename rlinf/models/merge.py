@@ -16,7 +16,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rlinf.config import ConfigError
-from rlinf.models.lora import WEIGHTS_FILE, read_adapter_config, reading_adapter
+from rlinf.models.lora import adapter_errors
+from transformers_openvla_oft.adapters import WEIGHTS_FILE, read_config, reading_adapter
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _UNUSUAL = ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
@@ -63,12 +64,13 @@ def merge_adapters(model: nn.Module, paths: Sequence[Path], *, coeff: float) -> 
 
 
 def _open(stack: ExitStack, path: Path) -> Any:
-    with reading_adapter(path):
+    with adapter_errors(), reading_adapter(path):
         return stack.enter_context(safe_open(path / WEIGHTS_FILE, framework="pt"))
 
 
 def _factor(path: Path) -> float:
-    config = read_adapter_config(path)
+    with adapter_errors():
+        config = read_config(path)
     unusual = [name for name in _UNUSUAL if getattr(config, name)]
     if unusual:
         raise ConfigError(f"the adapter in {path} cannot be merged: its {unusual[0]}={getattr(config, unusual[0])}")

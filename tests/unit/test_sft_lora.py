@@ -118,7 +118,7 @@ def test_corrupt_weights_are_told(demos, base, adapter, tmp_path, capsys):
     (broken / "adapter_model.safetensors").write_bytes(whole[: len(whole) // 2])
     command = [*adapted(base), "--lora-path", str(broken), "--steps", "1"]
     assert run(demos, tmp_path / "policy", *command) == 2
-    assert "adapter_model.safetensors cannot be read as safetensors" in capsys.readouterr().err
+    assert "adapter_model.safetensors is truncated or corrupt" in capsys.readouterr().err
     tensors = load_file(adapter / "adapter_model.safetensors")
     tensors.pop(min(tensors))
     save_file(tensors, broken / "adapter_model.safetensors")
