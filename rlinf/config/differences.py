@@ -34,6 +34,7 @@ FREE = (  # settings that may change while results stay comparable: how long, ho
     "actor.model.gradient_checkpointing",
     "actor.model.gradient_checkpointing_policy",
     "actor.model.gradient_checkpointing_every",
+    "actor.fsdp.shard_frozen",
     "actor.fsdp.reshard_after_forward",
 )
 OWN = (  # settings in which the tasks and seeds of one experiment differ

@@ -342,7 +342,11 @@ class FSDPConfig:
 
     param_dtype: str = "fp32"
     """Precision of forward and backward: ``fp32`` or ``bf16``; the adapter and the optimizer stay fp32."""
+    shard_frozen: bool = False
+    """Shard the weights that are not trained, too: least memory, but every pass collects the whole model (twice, with
+    ``reshard_after_forward``). False: every rank holds them (15 GB for the 7B in bf16)."""
     reshard_after_forward: bool = True
+    """Let go of collected weights after the forward pass; the backward pass collects them again."""
 
 
 @dataclass

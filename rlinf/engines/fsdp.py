@@ -1,6 +1,6 @@
 """Sharded training of a policy with FSDP2 (``fully_shard``).
 
-Under FSDP2 a parameter is a ``DTensor`` that holds this rank's shard. Functions say whether they see shards or whole
+Under FSDP2 a sharded parameter is a ``DTensor`` that holds this rank's part. Functions say whether they see shards or whole
 tensors, and which ranks must call them.
 """
 
@@ -27,23 +27,36 @@ def shard(
     *,
     param_dtype: str,
     reshard_after_forward: bool,
+    shard_frozen: bool = False,
     value_head: nn.Module | None = None,
 ) -> FSDPModule:
-    """Shard ``units`` one by one and the rest of ``module`` as the root. Collective.
+    """Shard what is trained, and what is frozen where asked for. Collective.
 
     param_dtype: precision of forward and backward; gradients are reduced in float32.
+    shard_frozen: shard ``units`` one by one, frozen weights and all, and the rest of ``module`` as the root: least
+        memory, but every pass collects the whole model. Without it every rank keeps the frozen weights, in
+        ``param_dtype``, and ranks exchange only what is trained, which is little next to them under an adapter.
     value_head: a part of ``module`` that computes in float32 whatever ``param_dtype`` is: half a per cent of a return
         is more than the difference between two states.
     """
     # Outputs are never changed in place, which is what this warning is about.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    policy = MixedPrecisionPolicy(param_dtype=DTYPES[param_dtype], reduce_dtype=torch.float32)
-    for unit in units:
-        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
+    dtype = DTYPES[param_dtype]
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    replicated: set[nn.Parameter] = set()
+    if shard_frozen:
+        for unit in units:
+            fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
+    else:
+        replicated = {parameter for parameter in module.parameters() if not parameter.requires_grad}
+        for parameter in replicated:
+            parameter.data = parameter.data.to(dtype)
     if value_head is not None:
         exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32)
         fully_shard(value_head, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard_after_forward)
-    fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
+    fully_shard(
+        module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward, ignored_params=replicated
+    )
     assert isinstance(module, FSDPModule)
     return module
 

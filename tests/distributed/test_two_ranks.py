@@ -9,11 +9,12 @@ from tests.distributed.ranks import run_ranks
 from tests.simple_cnn import write_cnn
 from tests.small_policy import write_autoregressive_policy, write_policy
 
-RUNS = [
-    ("grpo", write_policy),
-    ("ppo", write_policy),
-    ("ppo", write_autoregressive_policy),
-    ("ppo", write_cnn),
+RUNS = [  # what two ranks shard; one rank always keeps frozen weights whole
+    ("grpo", write_policy, "trained"),
+    ("grpo", write_policy, "all"),
+    ("ppo", write_policy, "all"),
+    ("ppo", write_autoregressive_policy, "trained"),
+    ("ppo", write_cnn, "all"),
 ]
 
 
@@ -24,22 +25,24 @@ def _train(
     *,
     param_dtype: str = "fp32",
     algorithm: str = "grpo",
+    sharded: str = "trained",
     resume: Path | None = None,
 ) -> list[dict[str, np.ndarray]]:
     output.mkdir()
     resumed = [resume] if resume else []
-    run_ranks("two_ranks", world_size, [checkpoint, output, param_dtype, algorithm, *resumed])
+    run_ranks("two_ranks", world_size, [checkpoint, output, param_dtype, algorithm, sharded, *resumed])
     return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
 
 
 @pytest.fixture(scope="module", params=RUNS)
 def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    algorithm, write = request.param
+    algorithm, write, sharded = request.param
     checkpoint = write(folder / "small")
 
     def train(world_size, name, **options):
-        return _train(world_size, checkpoint, folder / name, algorithm=algorithm, **options)
+        parts = sharded if world_size > 1 else "trained"
+        return _train(world_size, checkpoint, folder / name, algorithm=algorithm, sharded=parts, **options)
 
     return folder, train, train(1, "one"), train(2, "two")
 

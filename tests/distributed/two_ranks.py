@@ -33,6 +33,7 @@ def main(
     output: Path,
     param_dtype: str,
     algorithm: str,
+    shard_frozen: bool,
     resume: Path | None,
 ) -> None:
     """Train two epochs (one when resuming), write weights, metrics and a checkpoint."""
@@ -49,6 +50,7 @@ def main(
         mesh,
         param_dtype=param_dtype,
         reshard_after_forward=True,
+        shard_frozen=shard_frozen,
         value_head=policy.value_head,
     )
     learner = PolicyLearner(
@@ -86,5 +88,7 @@ def act(policy: Policy) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     rank, world_size, port = map(int, sys.argv[1:4])
-    resume = Path(sys.argv[8]) if len(sys.argv) > 8 else None
-    main(rank, world_size, port, Path(sys.argv[4]), Path(sys.argv[5]), sys.argv[6], sys.argv[7], resume)
+    checkpoint, output = map(Path, sys.argv[4:6])
+    param_dtype, algorithm, sharded = sys.argv[6:9]
+    resume = Path(sys.argv[9]) if len(sys.argv) > 9 else None
+    main(rank, world_size, port, checkpoint, output, param_dtype, algorithm, sharded == "all", resume)
