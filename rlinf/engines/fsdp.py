@@ -1,7 +1,7 @@
 """Sharded training of a policy with FSDP2 (``fully_shard``).
 
-Under FSDP2 a sharded parameter is a ``DTensor`` that holds this rank's part. Functions say whether they see shards or whole
-tensors, and which ranks must call them.
+Under FSDP2 a sharded parameter is a ``DTensor`` that holds this rank's part. Functions say whether they see shards or
+whole tensors, and which ranks must call them.
 """
 
 import warnings

@@ -18,7 +18,17 @@ from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.merge import scale_adapter
 from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
-from transformers_openvla_oft import CHECKPOINTING_POLICIES, blocks, checkpoint_blocks, compile_blocks, fsdp_units
+from transformers_openvla_oft import (
+    CHECKPOINTING_POLICIES,
+    SmallSizes,
+    TowerSizes,
+    blocks,
+    checkpoint_blocks,
+    compile_blocks,
+    create_small_checkpoint,
+    fsdp_units,
+)
+from transformers_openvla_oft.small import DINOV2
 
 needs_compiler = pytest.mark.skipif(which("g++") is None and which("clang++") is None, reason="needs a C++ compiler")
 LAYER = "language_model.model.layers.1"
@@ -202,7 +212,8 @@ def test_compiled_blocks(folder, plain, checkpointing):
 
 @needs_compiler
 @pytest.mark.slow
-def test_compiled_blocks_that_are_sharded(folder, plain, tmp_path):
+@pytest.mark.parametrize("shard_frozen", [False, True])
+def test_compiled_blocks_that_are_sharded(folder, plain, tmp_path, shard_frozen):
     config = replace(model_config(folder), compile_blocks=True, gradient_checkpointing=True)
     source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
     policy = effective(load_policy(config, source, base_dtype=torch.float32))
@@ -211,7 +222,10 @@ def test_compiled_blocks_that_are_sharded(folder, plain, tmp_path):
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-        shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
+        shard(
+            policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True,
+            shard_frozen=shard_frozen,
+        )  # fmt: skip
         assert_same(outcome(policy), plain)
     finally:
         torch.distributed.destroy_process_group()
@@ -243,3 +257,23 @@ def test_compiled_policies_act_on_batches_of_all_sizes(tmp_path, num_actions):
         for policy in (plain, compiled):
             scale_adapter(policy.module, 0.5)
         assert_close(act(compiled, 3).logprobs_BCA, act(plain, 3).logprobs_BCA, rtol=0, atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_compiled_passes_with_and_without_gradients_agree_in_bf16(tmp_path):
+    """Rollouts and updates: ratios of PPO start at 1."""
+    towers = (TowerSizes(timm_id=DINOV2, embed_dim=64, depth=3, num_heads=1),)
+    sizes = SmallSizes(image_size=32, towers=towers, hidden_size=64, num_layers=6, num_heads=1, intermediate_size=128)
+    bounds = {"q01": [-1.0] * 7, "q99": [1.0] * 7, "mask": [True] * 6 + [False]}
+    create_small_checkpoint(tmp_path / "deep", sizes=sizes, norm_stats={"libero_spatial": {"action": bounds}})
+    source = PolicySource(tmp_path / "deep", unnorm_key="libero_spatial", seed=3)
+    config = replace(model_config(tmp_path / "deep"), compile_blocks=True)
+    policy = effective(load_policy(config, source, base_dtype=torch.bfloat16))
+    nn.Module.to(policy.module, torch.bfloat16)
+    images = torch.randint(0, 256, (4, 1, 32, 32, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    batch = policy.processor(images, (LANGUAGE,) * 4)
+    with torch.no_grad():
+        acted = policy.decode(batch).logits_BTV
+    assert acted.std() > 0.5
+    assert_close(policy.decode(batch).logits_BTV.detach(), acted, rtol=0, atol=1e-2)

@@ -59,14 +59,16 @@ def checkpoint_blocks(model: nn.Module, *, policy: str = "full", every: int = 1)
 def compile_blocks(model: nn.Module) -> int:
     """Compile every block with `torch.compile`; returns their number. Blocks of one kind share their kernels.
 
-    The first batches take minutes; a new batch size compiles once more, for all sizes.
+    The first batches take minutes; a new batch size compiles once more, for all sizes. Numbers are rounded where plain
+    code rounds them, so that passes with and without gradients, which are compiled apart, agree in 16 bits: without it,
+    log-probabilities of rollouts and updates differed by 0.07 on average in bfloat16.
     """
     # The blocks of the towers and of the language model share one function, and each kind meets several shapes; beyond
     # the default of eight versions PyTorch would go on without compiling.
     dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MAX_VERSIONS)
     units = fsdp_units(model)
     for block in units:
-        block.compile()
+        block.compile(options={"emulate_precision_casts": True})
     return len(units)
 
 
