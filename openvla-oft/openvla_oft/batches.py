@@ -6,6 +6,7 @@ N cameras, R vision towers, H = W pixels, C = 3 colours.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ class Batch:
     """bool: which targets count."""
     proprio_BP: Tensor | None = None
     """Normalised, float32."""
+    padded: bool | None = None
+    """Whether a prompt of the demonstrations has pads; None: not known."""
 
     def __len__(self) -> int:
         return len(self.targets_BT)
@@ -45,7 +48,8 @@ class Batch:
     def part(self, rows: slice) -> "Batch":
         """Some samples."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value[rows] for name, value in values.items() if value is not None})
+        taken: dict[str, Any] = {name: value[rows] for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **taken)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class DeviceData:
     tasks_F: Tensor
     input_ids_KL: Tensor
     attention_mask_KL: Tensor
+    padded: bool
+    """Whether a prompt has pads: the same for all batches, so that a compiled step is compiled once."""
     means_R3: Tensor
     """Colour means and standard deviations of the model's R vision towers."""
     stds_R3: Tensor
@@ -88,6 +94,7 @@ class DeviceData:
             actions_BCA=self.actions_FCA[frames_B],
             inside_BT=self.inside_FT[frames_B],
             proprio_BP=None if self.proprio_FP is None else self.proprio_FP[frames_B],
+            padded=self.padded,
         )
 
     def to_pixel_values(self, pixels_BNHWC: Tensor) -> Tensor:
@@ -131,6 +138,7 @@ def prepare(
         tasks_F=torch.from_numpy(demos.frame_tasks()).to(device),
         input_ids_KL=input_ids_KL.to(device),
         attention_mask_KL=attention_mask_KL.to(device),
+        padded=not bool(attention_mask_KL.all()),
         means_R3=torch.tensor(processor.images.means, device=device),
         stds_R3=torch.tensor(processor.images.stds, device=device),
         proprio_FP=None if proprio is None else torch.from_numpy(proprio).to(device),

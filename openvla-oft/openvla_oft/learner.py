@@ -47,21 +47,24 @@ class Learner(nn.Module):
         pixel_values: Tensor,
         bins_BT: Tensor,
         proprio_BP: Tensor | None = None,
+        *,
+        padded: bool | None = None,
     ) -> Tensor:
         """``bins_BT``: the expert's, which an autoregressive policy goes on from; others do not look.
 
         ``proprio_BP``: where there is a projector of proprioception, in OpenVLA-OFT's own layout.
+        ``padded``: whether a prompt has pads, see the policy's ``forward``.
         """
         prompt = {"input_ids_BL": input_ids_BL, "attention_mask_BL": attention_mask_BL, "pixel_values": pixel_values}
         if self.layout == "oft":
             model = self._model()
             proprio_BH = None if self.proprio_projector is None else self.proprio_projector(proprio_BP)
-            hidden_BTH = layouts.oft_hidden_states(model, **prompt, proprio_BH=proprio_BH)
+            hidden_BTH = layouts.oft_hidden_states(model, **prompt, padded=padded, proprio_BH=proprio_BH)
             if self.action_head is None:
                 return layouts.oft_logits(model, hidden_BTH)
             hidden_BTH = hidden_BTH[:, :-1]
         else:
-            output: ActionOutput = self.policy(**prompt, bins_BT=bins_BT)
+            output: ActionOutput = self.policy(**prompt, padded=padded, bins_BT=bins_BT)
             if self.action_head is None:
                 return output.logits_BTV
             hidden_BTH = output.hidden_BTH

@@ -229,7 +229,12 @@ def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, b
     def core(batch: Batch, numbers: AugmentDraw) -> Tensor:
         pixel_values = data.to_pixel_values(augment.jitter(batch.images_BNHWC, numbers))
         prediction = learner(
-            batch.input_ids_BL, batch.attention_mask_BL, pixel_values, batch.targets_BT, batch.proprio_BP
+            batch.input_ids_BL,
+            batch.attention_mask_BL,
+            pixel_values,
+            batch.targets_BT,
+            batch.proprio_BP,
+            padded=batch.padded,
         )
         losses_BT = objective.losses(prediction, batch)
         return (losses_BT * objective.counted(batch.inside_BT).to(losses_BT.dtype)).sum()

@@ -24,7 +24,12 @@ def prediction_function(learner: Callable[..., Tensor], data: DeviceData, *, bf1
         pixel_values = data.to_pixel_values(augment.plain(batch.images_BNHWC))
         with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=bf16):
             return learner(
-                batch.input_ids_BL, batch.attention_mask_BL, pixel_values, batch.targets_BT, batch.proprio_BP
+                batch.input_ids_BL,
+                batch.attention_mask_BL,
+                pixel_values,
+                batch.targets_BT,
+                batch.proprio_BP,
+                padded=batch.padded,
             )
 
     return predict

@@ -5,7 +5,7 @@ size and launched as a whole.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ class _Key(NamedTuple):
 
     num_rows: int
     num_slots: int  # of the prompts
+    padded: bool  # whether attention has a mask
     scales: tuple[float, ...]  # of the adapter's layers
 
 
@@ -33,9 +34,10 @@ class _Recorded:
 
 
 class GraphedForward:
-    """A forward pass without gradients, recorded for batches of 1, 2, 4, 8, ... rows; other batches are padded.
+    """A forward pass without gradients, recorded for batches of 1, 2, 4, 8, ... rows; other batches are filled up.
 
-    Prompts of another length are another recording.
+    Prompts of another length are another recording, and so are prompts with pads (as those count of which it is not
+    known) and without: nothing that a recording does may depend on what is in its inputs.
 
     Weights may change in place between calls. ``module`` must be on a GPU, and stay there.
     """
@@ -50,11 +52,11 @@ class GraphedForward:
     def __call__(self, batch: PolicyBatch) -> ActionOutput:
         """What ``forward`` gives for ``batch``, in tensors of their own."""
         num_rows = len(batch.input_ids_BL)
-        padded = 1 << (num_rows - 1).bit_length()
+        num_recorded = 1 << (num_rows - 1).bit_length()
         scales = tuple(scale for layer in self._layers for scale in layer.scaling.values())
-        key = _Key(padded, batch.input_ids_BL.shape[1], scales)
+        key = _Key(num_recorded, batch.input_ids_BL.shape[1], batch.padded is not False, scales)
         if key not in self._recorded:
-            self._recorded[key] = self._record(batch, padded)
+            self._recorded[key] = self._record(batch, key)
         recorded = self._recorded[key]
         for stored, given in zip(recorded.inputs.tensors(), batch.tensors(), strict=True):
             stored[:num_rows].copy_(given)
@@ -72,10 +74,10 @@ class GraphedForward:
             None if output.bins_BT is None else rows(output.bins_BT),
         )
 
-    def _record(self, batch: PolicyBatch, num_rows: int) -> _Recorded:
+    def _record(self, batch: PolicyBatch, key: _Key) -> _Recorded:
         """Rows beyond the batch repeat its last one: any real observation will do."""
-        rows = torch.arange(num_rows, device=batch.input_ids_BL.device).clamp(max=len(batch.input_ids_BL) - 1)
-        inputs = PolicyBatch(*(tensor[rows] for tensor in batch.tensors()))
+        rows = torch.arange(key.num_rows, device=batch.input_ids_BL.device).clamp(max=len(batch.input_ids_BL) - 1)
+        inputs = replace(batch.select(rows), padded=key.padded)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -36,7 +36,7 @@ def sample_chunk(
     Raises:
         NonFiniteLogitsError: see ``sampled_chunk``.
     """
-    uniforms_BT = torch.from_numpy(uniforms_BCA).to(logits_BTV.device).flatten(1)
+    uniforms_BT = torch.from_numpy(uniforms_BCA).to(logits_BTV.device, non_blocking=True).flatten(1)
     bins_BT = sample_bins(logits_BTV, uniforms_BT, temperature=temperature)
     return sampled_chunk(logits_BTV, bins_BT, actions, temperature=temperature, origin=origin)
 

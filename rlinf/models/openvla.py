@@ -31,6 +31,7 @@ class OpenVLAPolicy(VLAPolicy):
             input_ids_BL=batch.input_ids_BL,
             attention_mask_BL=batch.attention_mask_BL,
             pixel_values=batch.pixel_values,
+            padded=batch.padded,
             uniforms_BT=uniforms_BCA.reshape(len(inputs), -1),
             temperature=temperature,
         )

@@ -71,7 +71,7 @@ class VLAPolicy(ABC):
 
     def prepare(self, observation: Observation) -> PolicyInputs:
         """Resize to the model's resolution, on the policy's device."""
-        images = torch.from_numpy(observation.images_BNHWC).to(self.device)
+        images = torch.from_numpy(observation.images_BNHWC).to(self.device, non_blocking=True)
         return PolicyInputs(self.processor.resize(images), observation.languages)
 
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
@@ -143,6 +143,7 @@ class VLAPolicy(ABC):
             input_ids_BL=batch.input_ids_BL,
             attention_mask_BL=batch.attention_mask_BL,
             pixel_values=batch.pixel_values,
+            padded=batch.padded,
             bins_BT=bins_BT,
         )
         return output

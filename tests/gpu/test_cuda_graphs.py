@@ -1,5 +1,6 @@
-"""Acting through CUDA graphs equals acting without, whatever changes between two calls."""
+"""Acting through CUDA graphs equals acting without, whatever changes between two calls; nothing waits for the GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from rlinf.engines.fsdp import load_trainable
 from rlinf.models import Policy, PolicyInputs, PolicyOutput, PolicySource, load_policy
 from rlinf.models.lora import adapter_off, trainable_parameters
 from rlinf.models.merge import scale_adapter
+from rlinf.models.vla import VLAPolicy
 from tests.small_policy import LANGUAGE, model_config, write_policy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -20,9 +22,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_policy(tmp_path_factory.mktemp("policy") / "tiny")
 
 
-def load(checkpoint: Path, *, cuda_graphs: bool) -> Policy:
+def load(checkpoint: Path, *, cuda_graphs: bool, compiled: bool = False) -> Policy:
     source = PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3, critic=True, cuda_graphs=cuda_graphs)
-    policy = load_policy(model_config(checkpoint), source, base_dtype=torch.float32)
+    config = replace(model_config(checkpoint), compile_blocks=compiled)
+    policy = load_policy(config, source, base_dtype=torch.float32)
     policy.to(torch.device("cuda"))
     return policy
 
@@ -30,6 +33,10 @@ def load(checkpoint: Path, *, cuda_graphs: bool) -> Policy:
 def inputs(num_rows: int, seed: int) -> PolicyInputs:
     frames = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (num_rows, 1, 32, 32, 3), np.uint8)).cuda()
     return PolicyInputs(frames, tuple(LANGUAGE if row % 2 else "open the drawer" for row in range(num_rows)))
+
+
+def of_one_length(num_rows: int, seed: int) -> PolicyInputs:
+    return replace(inputs(num_rows, seed), languages=(LANGUAGE,) * num_rows)
 
 
 def act(policy: Policy, batch: PolicyInputs) -> PolicyOutput:
@@ -73,3 +80,34 @@ def test_results_stay_when_the_graph_runs_again(checkpoint: Path) -> None:
     kept = first.logprobs_BCA.clone()
     act(policy, inputs(4, 2))
     assert torch.equal(first.logprobs_BCA, kept)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_graphs_with_and_without_pads(checkpoint: Path, *, compiled: bool) -> None:
+    """Recorded without pads, attention has no mask; the same batch size with pads must not run that recording."""
+    torch._dynamo.reset()
+    graphed, plain = load(checkpoint, cuda_graphs=True, compiled=compiled), load(checkpoint, cuda_graphs=False)
+    assert isinstance(graphed, VLAPolicy)
+    assert isinstance(plain, VLAPolicy)
+    graphed.processor.prompt_multiple = 1  # a multiple of 8 would pad prompts of one length as well
+    assert plain.processor.prompt_multiple == 1
+    for seed in (1, 2):
+        for batch, padded in ((of_one_length(4, seed), False), (inputs(4, seed), True)):
+            assert graphed.batch(batch).padded is padded
+            assert_equal(act(graphed, batch), act(plain, batch))
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
+@torch.no_grad()
+def test_the_forward_pass_never_waits(checkpoint: Path, *, padded: bool) -> None:
+    """From frames on the device to logits there, the CPU runs ahead."""
+    policy = load(checkpoint, cuda_graphs=False)
+    assert isinstance(policy, VLAPolicy)
+    given = inputs(4, 1) if padded else of_one_length(4, 1)
+    expected = policy.decode(policy.batch(given)).logits_BTV
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        logits = policy.decode(policy.batch(given)).logits_BTV
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(logits, expected)

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from rlinf.config import ConfigError
@@ -29,11 +31,18 @@ def folder(request, tmp_path_factory):
     return write_policy(tmp_path_factory.mktemp("policy") / "small", num_actions=request.param)
 
 
-def inputs_of(folder, tasks=TASKS, **options):
+def batch_of(folder, tasks=TASKS, **options):
     processor = PrismaticProcessor.from_pretrained(folder, **options)
     images = torch.randint(0, 256, (len(tasks), 1, 32, 32, 3), generator=torch.Generator().manual_seed(0))
-    batch = processor(images.to(torch.uint8), tasks)
+    return processor(images.to(torch.uint8), tasks)
+
+
+def arguments(batch):
     return dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
+
+
+def inputs_of(folder, tasks=TASKS, **options):
+    return arguments(batch_of(folder, tasks, **options))
 
 
 def outcome(model, inputs):
@@ -82,6 +91,82 @@ def test_prompts_of_one_length_need_no_pads(folder):
     inputs = inputs_of(folder, TASKS[:1] * 2, prompt_multiple=1)
     assert inputs["attention_mask_BL"].all()
     assert_same(outcome(model, inputs), outcome(model, inputs_of(folder, TASKS[:1] * 2)))
+
+
+def test_batches_know_whether_they_are_padded(folder):
+    unpadded = batch_of(folder, TASKS[:1] * 2, prompt_multiple=1)
+    padded = batch_of(folder, prompt_multiple=1)
+    assert (unpadded.padded, padded.padded) == (False, True)
+    assert batch_of(folder, TASKS[:1] * 2).padded is True, "all rows share these pads"
+    assert padded.to("cpu").select(slice(1, 2)).padded is True
+
+
+class _Masks(TorchFunctionMode):
+    """Notes the mask of every causal or masked attention (the towers' has neither)."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.nn.functional.scaled_dot_product_attention and "attn_mask" in kwargs:
+            self.seen.append(None if kwargs["attn_mask"] is None else tuple(kwargs["attn_mask"].shape))
+        return function(*args, **kwargs)
+
+
+@torch.no_grad()
+def test_attention_has_a_mask_if_and_only_if_pads_are_stated(folder):
+    model = load(folder, attn_implementation="sdpa")
+    unpadded, padded = batch_of(folder, TASKS[1:2] * 3, prompt_multiple=1), batch_of(folder, prompt_multiple=1)
+    bins_BT = torch.arange(7).expand(3, 7)
+    num_layers = model.config.llama.num_hidden_layers
+    for batch, stated, has_mask in [
+        (unpadded, False, False),
+        (unpadded, True, True),
+        (unpadded, None, False),
+        (padded, True, True),
+        (padded, None, True),
+    ]:
+        with _Masks() as masks:
+            logits_BTV = model(**arguments(batch), padded=stated, bins_BT=bins_BT).logits_BTV
+        assert len(masks.seen) == num_layers
+        assert all((mask is not None) == has_mask for mask in masks.seen)
+        assert_close(logits_BTV, model(**arguments(batch), bins_BT=bins_BT).logits_BTV, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tasks", [TASKS, TASKS[1:2] * 3], ids=["padded", "unpadded"])
+@pytest.mark.parametrize("route", ["eager", "sdpa"])
+@torch.no_grad()
+def test_nothing_is_looked_up_that_is_stated(folder, route, tasks):
+    """The meta device has no values: looking at one is an error there, and a wait on a GPU."""
+    batch = batch_of(folder, tasks, prompt_multiple=1).to("meta")
+    model = load(folder, attn_implementation=route).to("meta")
+    given = {**arguments(batch), "padded": batch.padded}
+    outputs = [model(**given, bins_BT=torch.zeros(3, 7, dtype=torch.long, device="meta")).logits_BTV]
+    outputs.append(oft_hidden_states(model, **given))
+    if model.config.num_actions_chunk == 1:
+        outputs.append(model(**given, uniforms_BT=np.zeros((3, 7)), temperature=1.0).logits_BTV)
+    assert all(output.device.type == "meta" and len(output) == 3 for output in outputs)
+    with pytest.raises(RuntimeError, match="meta"):
+        model(**{**given, "padded": None})
+
+
+@pytest.mark.parametrize("route", ["eager", "sdpa"])
+@torch.no_grad()
+def test_decoding_sees_no_pads(tmp_path, route):
+    """Tokens follow each other from a cache as they are scored at once, with and without pads."""
+    folder = write_policy(tmp_path / "small", num_actions=1)
+    model = load(folder, attn_implementation=route)
+    for tasks in (TASKS, TASKS[1:2] * 3):
+        batch = batch_of(folder, tasks, prompt_multiple=1)
+        given = {**arguments(batch), "padded": batch.padded}
+        decoded = model(**given, uniforms_BT=np.random.default_rng(0).random((3, 7)), temperature=1.0)
+        scored = model(**given, bins_BT=decoded.bins_BT)
+        assert_close(decoded.logits_BTV, scored.logits_BTV, rtol=0, atol=1e-5)
+        alone = model(**arguments(batch_of(folder, prompt_multiple=None)), bins_BT=decoded.bins_BT)
+        if tasks == TASKS:
+            assert_close(decoded.logits_BTV, alone.logits_BTV, rtol=0, atol=1e-5)
 
 
 def test_a_multiple_never_exceeds_the_limit(folder):

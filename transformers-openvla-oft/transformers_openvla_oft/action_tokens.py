@@ -150,12 +150,13 @@ class ActionTokenMap:
 
     def _edges(self, device: torch.device) -> Tensor:
         # numpy's linspace, because the published encoder compares with it to the last bit.
-        return torch.from_numpy(np.linspace(-1.0, 1.0, self.num_bins)).to(device)
+        return torch.from_numpy(np.linspace(-1.0, 1.0, self.num_bins)).to(device, non_blocking=True)
 
     def _scale(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        low_A = torch.tensor(self.low_A, dtype=torch.float64, device=device)
-        high_A = torch.tensor(self.high_A, dtype=torch.float64, device=device)
-        return low_A, high_A - low_A + RANGE_EPS, torch.tensor(self.mask_A, device=device)
+        low_A, high_A = (torch.tensor(ends, dtype=torch.float64) for ends in (self.low_A, self.high_A))
+        scale = low_A, high_A - low_A + RANGE_EPS, torch.tensor(self.mask_A)
+        low_A, span_A, mask_A = (tensor.to(device, non_blocking=True) for tensor in scale)
+        return low_A, span_A, mask_A
 
 
 def sample_bins(logits_BTV: Tensor, uniforms_BT: Tensor, *, temperature: float) -> Tensor:

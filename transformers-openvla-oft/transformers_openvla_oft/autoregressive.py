@@ -21,6 +21,7 @@ from transformers import DynamicCache
 
 from .action_tokens import sample_bins
 from .configuration import OpenVLAConfig
+from .language import extended, hidden_states
 from .modeling import ActionOutput, OpenVLAForActionPrediction
 
 
@@ -42,63 +43,53 @@ class OpenVLAForAutoregressivePrediction(OpenVLAForActionPrediction):
         input_ids_BL: Tensor,
         attention_mask_BL: Tensor,
         pixel_values: Tensor,
+        padded: bool | None = None,
         bins_BT: Tensor | None = None,
         uniforms_BT: NDArray[np.float64] | None = None,
         temperature: float = 0.0,
     ) -> ActionOutput:
         """Score ``bins_BT`` (teacher forcing, differentiable) or, without them, decode.
 
+        padded: whether a prompt has pads, see the base class.
         uniforms_BT: random numbers in [0, 1) that choose each token, see ``sample_bins``; needed unless ``temperature``
             is 0. An array, not a tensor: FSDP2 would round a tensor to its own precision.
         """
-        embeds_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values)
+        embeds_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values, padded=padded)
         if bins_BT is not None:
             return self._score(embeds_BSH, mask_BS, bins_BT)
         if uniforms_BT is None:
             if temperature != 0:
                 raise ValueError(f"decoding at temperature={temperature} needs uniforms_BT; 0 takes the arg max")
-            uniforms_BT = np.zeros((len(mask_BS), self.config.num_action_tokens))
+            uniforms_BT = np.zeros((len(embeds_BSH), self.config.num_action_tokens))
         # Compiled layers would be compiled once for each of them and each length of the cache.
         with _evaluating(self.language_model), torch.compiler.set_stance("force_eager"):
             return self._decode(embeds_BSH, mask_BS, torch.from_numpy(uniforms_BT), temperature)
 
-    def _score(self, embeds_BSH: Tensor, mask_BS: Tensor, bins_BT: Tensor) -> ActionOutput:
+    def _score(self, embeds_BSH: Tensor, mask_BS: Tensor | None, bins_BT: Tensor) -> ActionOutput:
         T = self.config.num_action_tokens
-        if bins_BT.shape != (len(mask_BS), T):
-            raise ValueError(f"bins_BT must be ({len(mask_BS)}, {T}), given {tuple(bins_BT.shape)}")
+        if bins_BT.shape != (len(embeds_BSH), T):
+            raise ValueError(f"bins_BT must be ({len(embeds_BSH)}, {T}), given {tuple(bins_BT.shape)}")
         # Nothing is read at the last token, and no earlier position sees it.
         embeds_BSH = torch.cat([embeds_BSH, self._embed_bins(bins_BT[:, :-1])], dim=1)
-        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), T - 1)], dim=1)
-        hidden_BSH = self.language_model.model(
-            inputs_embeds=embeds_BSH,
-            attention_mask=mask_BS,
-            position_ids=mask_BS.cumsum(dim=1) - 1,
-            use_cache=False,
-        ).last_hidden_state
+        hidden_BSH = hidden_states(self.language_model.model, embeds_BSH, extended(mask_BS, T - 1), causal=True)
         hidden_BTH = hidden_BSH[:, -T:].clone()
         return self.read_out(hidden_BTH, self.action_logits(hidden_BTH))
 
-    def _decode(self, embeds_BSH: Tensor, mask_BS: Tensor, uniforms_BT: Tensor, temperature: float) -> ActionOutput:
-        uniforms_BT = uniforms_BT.to(embeds_BSH.device)
+    def _decode(
+        self, embeds_BSH: Tensor, mask_BS: Tensor | None, uniforms_BT: Tensor, temperature: float
+    ) -> ActionOutput:
+        uniforms_BT = uniforms_BT.to(embeds_BSH.device, non_blocking=True)
         cache = DynamicCache(config=self.config.llama)
-        positions_BS = mask_BS.cumsum(dim=1) - 1
         hidden: list[Tensor] = []
         logits: list[Tensor] = []
         bins: list[Tensor] = []
         for step in range(self.config.num_action_tokens):
-            hidden_BSH = self.language_model.model(
-                inputs_embeds=embeds_BSH,
-                attention_mask=mask_BS,
-                position_ids=positions_BS,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
+            hidden_BSH = hidden_states(self.language_model.model, embeds_BSH, mask_BS, causal=True, cache=cache)
             hidden.append(hidden_BSH[:, -1:])
             logits.append(self.action_logits(hidden[-1]))
             bins.append(sample_bins(logits[-1], uniforms_BT[:, step : step + 1], temperature=temperature))
             embeds_BSH = self._embed_bins(bins[-1])
-            mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], dim=1)
-            positions_BS = positions_BS[:, -1:] + 1
+            mask_BS = extended(mask_BS, 1)
         output = self.read_out(torch.cat(hidden, dim=1), torch.cat(logits, dim=1))
         return output._replace(bins_BT=torch.cat(bins, dim=1))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .language import extended, hidden_states
 from .modeling import OpenVLAForActionPrediction
 
 LAYOUTS = ("rl", "oft")
@@ -33,30 +34,27 @@ def oft_hidden_states(
     input_ids_BL: Tensor,
     attention_mask_BL: Tensor,
     pixel_values: Tensor,
+    padded: bool | None = None,
     proprio_BH: Tensor | None = None,
 ) -> Tensor:
     """Hidden states (B, T + 1, H) from which the action tokens and the end token are read, after the final norm.
 
+    padded: whether a prompt has pads, see the model's `forward`.
     proprio_BH: the embedding of what the robot feels, which stands after the patches.
     """
     T = model.config.num_action_tokens
-    prefix_BSH, mask_BS = model.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values)
+    prefix_BSH, mask_BS = model.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values, padded=padded)
     if proprio_BH is not None:
         first = prefix_BSH.shape[1] - input_ids_BL.shape[1] + 1  # of the prompt after BOS and patches
         proprio_B1H = proprio_BH[:, None].to(prefix_BSH.dtype)
         prefix_BSH = torch.cat([prefix_BSH[:, :first], proprio_B1H, prefix_BSH[:, first:]], dim=1)
-        mask_BS = torch.cat([mask_BS[:, :first], mask_BS.new_ones(len(mask_BS), 1), mask_BS[:, first:]], dim=1)
+        if mask_BS is not None:
+            mask_BS = torch.cat([mask_BS[:, :first], mask_BS.new_ones(len(mask_BS), 1), mask_BS[:, first:]], dim=1)
     B, _, H = prefix_BSH.shape
-    end_B1 = torch.full((B, 1), end_token(model), device=mask_BS.device)
+    end_B1 = torch.full((B, 1), end_token(model), device=prefix_BSH.device)
     end_B1H = model.get_input_embeddings()(end_B1).to(prefix_BSH.dtype)
-    mask_BS = torch.cat([mask_BS, mask_BS.new_ones(B, T + 1)], dim=1)
-    hidden_BSH: Tensor = model.language_model.model(
-        inputs_embeds=torch.cat([prefix_BSH, prefix_BSH.new_zeros(B, T, H), end_B1H], dim=1),
-        attention_mask=mask_BS,
-        position_ids=mask_BS.cumsum(dim=1) - 1,
-        is_causal=False,
-        use_cache=False,
-    ).last_hidden_state
+    embeds_BSH = torch.cat([prefix_BSH, prefix_BSH.new_zeros(B, T, H), end_B1H], dim=1)
+    hidden_BSH = hidden_states(model.language_model.model, embeds_BSH, extended(mask_BS, T + 1), causal=False)
     return hidden_BSH[:, -(T + 2) : -1].clone()
 
 

@@ -25,6 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from .configuration import OpenVLAConfig
 from .head_rows import project_rows
 from .heads import ValueHead
+from .language import extended, has_pads, hidden_states
 from .loading import VALUE_HEAD_PREFIX, check_stored, reading, report, stored_value_head
 from .vision import (
     AttentionPoolWeights,
@@ -164,34 +165,33 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         input_ids_BL: Tensor,
         attention_mask_BL: Tensor,
         pixel_values: Tensor,
+        padded: bool | None = None,
         bins_BT: Tensor | None = None,
     ) -> ActionOutput:
         """Decode one action chunk.
 
         input_ids_BL, attention_mask_BL: prompt with BOS in slot 0 and pads after it, as `PrismaticProcessor` gives.
         pixel_values: (B, N * towers * 3, image size, image size), normalised per tower.
+        padded: whether a prompt has pads, as the processor's batch says; None: found out from the mask, for which the
+            CPU waits for a GPU. False where there are pads gives wrong numbers; true where there are none costs time.
         bins_BT: not looked at, because no token depends on another; the autoregressive model scores them.
         """
         T = self.config.num_action_tokens
-        prefix_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values)
+        prefix_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values, padded=padded)
         B, _, H = prefix_BSH.shape
-        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(B, T)], dim=1)
-        # `is_causal` must reach the mask builder and every attention layer; the keyword argument does both.
-        hidden_BSH = self.language_model.model(
-            inputs_embeds=torch.cat([prefix_BSH, prefix_BSH.new_zeros(B, T, H)], dim=1),
-            attention_mask=mask_BS,
-            position_ids=mask_BS.cumsum(dim=1) - 1,
-            is_causal=False,
-            use_cache=False,
-        ).last_hidden_state
+        embeds_BSH = torch.cat([prefix_BSH, prefix_BSH.new_zeros(B, T, H)], dim=1)
+        hidden_BSH = hidden_states(self.language_model.model, embeds_BSH, extended(mask_BS, T), causal=False)
         # A copy, so that the output keeps no whole sequence alive and FSDP2 hooks no view.
         hidden_BTH = hidden_BSH[:, -(T + 1) : -1].clone()
         return self.read_out(hidden_BTH, self.action_logits(hidden_BTH))
 
     def embed_prefix(
-        self, input_ids_BL: Tensor, attention_mask_BL: Tensor, pixel_values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """BOS, patches, pads and prompt: embeddings (B, P + L, H) and their mask (B, P + L), int64."""
+        self, input_ids_BL: Tensor, attention_mask_BL: Tensor, pixel_values: Tensor, *, padded: bool | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """BOS, patches, pads and prompt: embeddings (B, P + L, H) and their mask (B, P + L), int64; see `forward`.
+
+        There is no mask where there are no pads.
+        """
         shapes = tuple(input_ids_BL.shape), tuple(attention_mask_BL.shape), len(pixel_values)
         if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != shapes[2]:
             raise ValueError(
@@ -201,9 +201,11 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         patches_BPH = self.projector(self.vision_backbone(pixel_values))
         prompt_BLH = self.get_input_embeddings()(input_ids_BL)
         patches_BPH = patches_BPH.to(prompt_BLH.dtype)
+        embeds_BSH = torch.cat([prompt_BLH[:, :1], patches_BPH, prompt_BLH[:, 1:]], dim=1)
+        if not has_pads(attention_mask_BL, padded):
+            return embeds_BSH, None
         mask_BL = attention_mask_BL.to(torch.long)
         mask_BP = mask_BL.new_ones(patches_BPH.shape[:2])
-        embeds_BSH = torch.cat([prompt_BLH[:, :1], patches_BPH, prompt_BLH[:, 1:]], dim=1)
         return embeds_BSH, torch.cat([mask_BL[:, :1], mask_BP, mask_BL[:, 1:]], dim=1)
 
     def read_out(self, hidden_BTH: Tensor, logits_BTV: Tensor) -> ActionOutput:

@@ -6,7 +6,7 @@ Shapes: B batch, N pictures, L prompt slots.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,21 +42,29 @@ AUTO_PROCESSOR_OPTIONS = frozenset(
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """Inputs of `OpenVLAForActionPrediction.forward`, by the same names."""
+    """Inputs of `OpenVLAForActionPrediction.forward`, by the same names.
+
+    padded: whether a prompt has pads; None: not known.
+    """
 
     input_ids_BL: Tensor
     attention_mask_BL: Tensor
     pixel_values: Tensor
+    padded: bool | None = None
 
     def to(self, device: torch.device | str) -> PolicyBatch:
-        return PolicyBatch(*(tensor.to(device) for tensor in self.tensors()))
+        return self._changed(lambda tensor: tensor.to(device))
 
     def select(self, index: Tensor | slice) -> PolicyBatch:
-        """The rows `index` of the batch."""
-        return PolicyBatch(*(tensor[index] for tensor in self.tensors()))
+        """The rows `index` of the batch; where any of its rows has pads, these count as padded too."""
+        return self._changed(lambda tensor: tensor[index])
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.input_ids_BL, self.attention_mask_BL, self.pixel_values
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> PolicyBatch:
+        ids, mask, pixels = map(change, self.tensors())
+        return PolicyBatch(ids, mask, pixels, self.padded)
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,7 @@ class PrismaticProcessor:
             input_ids_BL.to(device, non_blocking=True),
             attention_mask_BL.to(device, non_blocking=True),
             self.pixel_values(images_BNHWC),
+            padded=not bool(attention_mask_BL.all()),
         )
 
     def encode_prompts(self, tasks: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -236,8 +245,11 @@ class PrismaticProcessor:
             raise ValueError(f"the checkpoint reads {self.num_images} picture(s) per observation, given {N}")
         size = self.images.image_size
         images = self.resize(images_BNHWC).flatten(0, 1).permute(0, 3, 1, 2).float()
-        means = torch.tensor(self.images.means, device=images.device).view(1, -1, 3, 1, 1)
-        stds = torch.tensor(self.images.stds, device=images.device).view(1, -1, 3, 1, 1)
+        # Without `non_blocking`, so small a copy would wait for whatever the device has to do before it.
+        means, stds = (
+            torch.tensor(colours).to(images.device, non_blocking=True).view(1, -1, 3, 1, 1)
+            for colours in (self.images.means, self.images.stds)
+        )
         towers = (images[:, None] / 255 - means) / stds
         return towers.reshape(B, -1, size, size)
 

@@ -1,0 +1,92 @@
+"""The language model's layers over embeddings, with or without a mask of pads.
+
+`LlamaModel.forward` of transformers finds out by itself whether a mask hides anything: it looks at the values, for
+which the CPU has to wait until the device has come that far, and it does something else while a CUDA graph is recorded.
+Who prepared the prompts knows whether there are pads. So here nothing is looked at: a mask is used if and only if one
+is given, always in the same way.
+
+Shapes: B batch, S positions from the first one on, Q the last of them, which are computed (all without a cache), H
+hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.models.llama.modeling_llama import LlamaModel
+
+
+def has_pads(attention_mask: Tensor, stated: bool | None) -> bool:
+    """What is `stated`; where nothing is, a look at the mask, for which a GPU's owner has to wait."""
+    if stated is not None:
+        return stated
+    return torch.compiler.is_compiling() or not bool(attention_mask.all())
+
+
+def extended(mask_BS: Tensor | None, num_positions: int) -> Tensor | None:
+    """The mask with as many positions more that are no pads."""
+    if mask_BS is None:
+        return None
+    return torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), num_positions)], dim=1)
+
+
+def hidden_states(
+    llama: LlamaModel,
+    embeds_BQH: Tensor,
+    mask_BS: Tensor | None,
+    *,
+    causal: bool,
+    cache: DynamicCache | None = None,
+) -> Tensor:
+    """Hidden states (B, Q, H) after the final norm.
+
+    mask_BS: int64, 0 at pads, which nobody sees and no position counts; None where there are none.
+    causal: a position sees those before it and itself, otherwise all of them.
+    cache: holds keys and values of earlier positions, and takes those of the Q new ones.
+    """
+    Q = embeds_BQH.shape[1]
+    S = Q + (0 if cache is None else cache.get_seq_length())
+    if mask_BS is None:
+        positions_BQ = torch.arange(S - Q, S, device=embeds_BQH.device)[None]
+    else:
+        positions_BQ = (mask_BS.cumsum(dim=1) - 1)[:, S - Q :]
+    rotations = llama.rotary_emb(embeds_BQH, position_ids=positions_BQ)
+    mask = _mask_of_layers(llama, embeds_BQH, mask_BS, num_positions=S, causal=causal)
+    hidden_BQH = embeds_BQH
+    for layer in llama.layers:
+        hidden_BQH = layer(
+            hidden_BQH,
+            attention_mask=mask,
+            position_embeddings=rotations,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            is_causal=causal,
+        )
+    normed_BQH: Tensor = llama.norm(hidden_BQH)
+    return normed_BQH
+
+
+def _mask_of_layers(
+    llama: LlamaModel, embeds_BQH: Tensor, mask_BS: Tensor | None, *, num_positions: int, causal: bool
+) -> Tensor | None:
+    """The mask in the form in which the layers' attention takes it, the same as transformers makes.
+
+    flash-attention: bool (B, S); PyTorch's: bool (B, 1, Q, S), true where a key is seen; eager: numbers of that shape
+    to add. None where nothing is hidden, or where the implementation knows by itself what is (what is causal).
+    """
+    route = str(llama.config._attn_implementation)
+    if "flash" in route:  # of any version
+        return None if mask_BS is None else mask_BS.bool()
+    B, Q, S = *embeds_BQH.shape[:2], num_positions
+    if mask_BS is None and (not causal or Q == 1 or (Q == S and route == "sdpa")):
+        return None
+    device = embeds_BQH.device
+    seen = torch.ones(B, 1, 1, S, dtype=torch.bool, device=device) if mask_BS is None else mask_BS.bool()[:, None, None]
+    if causal:
+        seen = seen & torch.ones(Q, S, dtype=torch.bool, device=device).tril(diagonal=S - Q)
+    seen = seen.expand(B, 1, Q, S)
+    if route == "sdpa":
+        return seen
+    zero, lowest = embeds_BQH.new_zeros(()), torch.finfo(embeds_BQH.dtype).min
+    return torch.where(seen, zero, lowest)
