@@ -12,6 +12,7 @@ from openvla_oft.lora import LoraSettings
 from openvla_oft.objectives import OBJECTIVES
 from openvla_oft.statistics import ACTION_BOUNDS
 from openvla_oft.train_config import TrainConfig
+from transformers_openvla_oft.blocks import CHECKPOINTING_POLICIES
 from transformers_openvla_oft.layouts import LAYOUTS
 from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSizes
 
@@ -168,7 +169,14 @@ def _add_training_arguments(arguments: argparse.ArgumentParser) -> None:
         default=default.save_every,
         help="steps between states that the same command goes on from after an interruption; 0: none",
     )
-    group.add_argument("--gradient-checkpointing", action="store_true", help="compute activations twice to save memory")
+    group.add_argument(
+        "--gradient-checkpointing",
+        nargs="?",
+        const="full",
+        choices=CHECKPOINTING_POLICIES,
+        help="compute activations twice to save memory: all of a block's (full), all but attention, or all but that "
+        "and large matrix products (matmuls)",
+    )
     group.add_argument("--validation-frames", type=int, default=default.num_validation_frames)
     group.add_argument("--validation-fraction", type=float, default=0.02, help="share of each task's demonstrations")
 

@@ -23,6 +23,7 @@ from openvla_oft.statistics import Statistics, action_statistics, normalised_pro
 from transformers_openvla_oft import layouts
 from transformers_openvla_oft import oft_heads as heads
 from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.blocks import checkpoint_blocks
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 from transformers_openvla_oft.small import create_small_checkpoint
@@ -177,8 +178,8 @@ def build_learner(
 
     Without a gradient to keep, the base of an adapter is stored in bfloat16 where that is computed in.
     """
-    if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
+    if options.gradient_checkpointing is not None:
+        checkpoint_blocks(model, policy=options.gradient_checkpointing)
     policy: nn.Module = model
     if adapter is not None:
         if bf16:

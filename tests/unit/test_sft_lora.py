@@ -1,11 +1,13 @@
 """Low-rank adapters and the L1 head from the fine-tuning command: what is trained, written, loaded and merged."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from openvla_oft import checkpoints
 from openvla_oft.batches import normalised_actions
@@ -124,6 +126,26 @@ def test_corrupt_weights_are_told(demos, base, adapter, tmp_path, capsys):
     save_file(tensors, broken / "adapter_model.safetensors")
     assert run(demos, tmp_path / "policy", *command) == 2
     assert "does not fit the model: 1 of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("policy", ["full", "matmuls"])
+def test_checkpointing_repeats_blocks_and_changes_nothing(demos, base, adapter, tmp_path, monkeypatch, policy):
+    calls = Counter()
+    forward = LlamaMLP.forward
+
+    def counting(layer, hidden_BSH):
+        calls["with gradients"] += torch.is_grad_enabled()
+        return forward(layer, hidden_BSH)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counting)
+    steps = ["--steps", "3", "--lr", "1e-2"]
+    assert run(demos, tmp_path / "plain", *adapted(base), *steps) == 0
+    once = calls["with gradients"]
+    assert run(demos, tmp_path / "again", *adapted(base), *steps, "--gradient-checkpointing", policy) == 0
+    assert calls["with gradients"] == 3 * once > 0
+    expected = load_file(adapter / "adapter_model.safetensors")
+    for name, value in load_file(tmp_path / "again" / "adapter_model.safetensors").items():
+        torch.testing.assert_close(value, expected[name], msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_l1_head_learns_is_written_and_goes_on(demos, base, tmp_path):
