@@ -2,12 +2,14 @@
 
     python benchmarks/vla.py                      # on a GPU: random weights made there, nothing is read from disk
     python benchmarks/vla.py --parts training --train-batch 16 --checkpointing none matmuls --compile on
+    python benchmarks/vla.py --parts rollout --adapter on --graphs --profile   # and where the time goes
     python benchmarks/vla.py --tiny               # on a CPU: does it run?
 
 A rollout samples the 56 tokens of a chunk with their log-probabilities, from pictures and prompts in device memory. A
 training step is forward and backward of a policy loss through a LoRA adapter on everything, without the optimizer.
 Utilisation counts the model's own arithmetic (not what checkpointing repeats) against the peak that was measured for
-bf16 matrix products. The last column compares log-probabilities with the first rollout's, token by token.
+bf16 matrix products. The last column compares log-probabilities with those of the first row with the same adapter
+setting (for training, the first rollout with the adapter), token by token.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.vla_flops import forward_flops, training_flops
+from benchmarks.vla_profile import Operation, slowest, table
 from rlinf.engines.distributed import free_port, join_group, leave_group
 from rlinf.engines.fsdp import shard
 from rlinf.models.cuda_graphs import GraphedForward
@@ -53,6 +56,7 @@ from transformers_openvla_oft.small import DINOV2, SIGLIP
 TEMPERATURE = 1.6
 PEAK_TFLOPS = 744.0  # bf16 matrix products on one H200, measured
 NUM_WARMUPS = 3
+MIN_PROMPT_TOKENS = 2  # one after BOS, which may be a pad
 HEADER = (
     ("part", 9), ("batch", 5), ("adapter", 8), ("attention", 17), ("compile", 7), ("graphs", 6), ("sharded", 7),
     ("checkpoints", 11), ("ms", 8), ("samples/s", 9), ("peak GB", 7), ("MFU %", 6), ("|dlogp|", 8),
@@ -74,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows share."""
+    """What all rows share. padded: prompts of several lengths, the longest one slot shorter than `prompt_tokens`."""
 
     config: OpenVLAConfig
     device: torch.device
@@ -83,6 +87,8 @@ class Setting:
     prompt_tokens: int
     rank: int
     repeats: int
+    padded: bool = False
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Measured:
     seconds: float
     peak_bytes: int
     logprobs_BT: Tensor
+    operations: list[Operation]
 
 
 def config_7b() -> OpenVLAConfig:
@@ -132,7 +139,7 @@ def build(setting: Setting, row: Row) -> nn.Module:
 
 
 def inputs(setting: Setting, batch: int) -> PolicyBatch:
-    """Random pictures and prompts of one length, the same rows whatever the batch is."""
+    """Random pictures and prompts, the same rows whatever the batch is."""
     generator = torch.Generator().manual_seed(1)
     config = setting.config
     size = (config.image_sizes or [224])[0]
@@ -145,54 +152,81 @@ def inputs(setting: Setting, batch: int) -> PolicyBatch:
         for _ in range(batch)
     ]
     input_ids_BL = torch.stack([ids for ids, _ in rows])
+    attention_mask_BL = torch.ones_like(input_ids_BL)
+    if setting.padded:
+        for row in range(batch):
+            attention_mask_BL[row, 1 : 2 + 5 * row % (setting.prompt_tokens // 2)] = 0
+        input_ids_BL[attention_mask_BL == 0] = config.llama.pad_token_id or 0
     input_ids_BL[:, 0] = config.llama.bos_token_id
     pixel_values = torch.stack([pixels for _, pixels in rows]).to(setting.dtype)
-    return PolicyBatch(input_ids_BL, torch.ones_like(input_ids_BL), pixel_values).to(setting.device)
+    return PolicyBatch(input_ids_BL, attention_mask_BL, pixel_values, padded=setting.padded).to(setting.device)
 
 
 def decode(module: nn.Module, batch: PolicyBatch) -> ActionOutput:
     output: ActionOutput = module(
-        input_ids_BL=batch.input_ids_BL, attention_mask_BL=batch.attention_mask_BL, pixel_values=batch.pixel_values
+        input_ids_BL=batch.input_ids_BL,
+        attention_mask_BL=batch.attention_mask_BL,
+        pixel_values=batch.pixel_values,
+        padded=batch.padded,
     )
     return output
 
 
+def draws(setting: Setting, batch: int) -> tuple[Tensor, Tensor]:
+    """Random numbers to sample with and bins to score, (B, T) each."""
+    uniforms_BT = torch.rand(batch, setting.config.num_action_tokens, generator=torch.Generator().manual_seed(2))
+    uniforms_BT = uniforms_BT.to(setting.device, torch.float64)
+    return uniforms_BT, (uniforms_BT * setting.config.n_action_bins).long()
+
+
+def rollout_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[], Tensor]:
+    """Acts once; returns the logits."""
+    batch = inputs(setting, row.batch)
+    uniforms_BT, _ = draws(setting, row.batch)
+    forward: Callable[[PolicyBatch], ActionOutput] = lambda given: decode(module, given)  # noqa: E731
+    if row.graphs:
+        forward = GraphedForward(module, forward)
+
+    @torch.no_grad()
+    def step() -> Tensor:
+        logits_BTV = forward(batch).logits_BTV
+        sampled_BT = sample_bins(logits_BTV, uniforms_BT, temperature=TEMPERATURE)
+        action_log_probs(logits_BTV, sampled_BT, temperature=TEMPERATURE).cpu()
+        return logits_BTV
+
+    return step
+
+
+def training_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[], Tensor]:
+    """Runs forward and backward; returns the logits."""
+    batch = inputs(setting, row.batch)
+    _, bins_BT = draws(setting, row.batch)
+
+    def step() -> Tensor:
+        logits_BTV = decode(module, batch).logits_BTV
+        logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=TEMPERATURE)
+        (logprobs_BT.mean() + 0.01 * action_entropy(logits_BTV, temperature=TEMPERATURE).mean()).backward()
+        return logits_BTV
+
+    return step
+
+
 def measure(setting: Setting, row: Row) -> Measured:
     module = build(setting, row)
-    batch = inputs(setting, row.batch)
-    uniforms_BT = torch.rand(row.batch, setting.config.num_action_tokens, generator=torch.Generator().manual_seed(2))
-    uniforms_BT = uniforms_BT.to(setting.device, torch.float64)
-    bins_BT = (uniforms_BT * setting.config.n_action_bins).long()
     if row.sharded:
         mesh = join_group(rank=0, world_size=1, address="127.0.0.1", port=free_port(), own_address="127.0.0.1")
         precision = {torch.bfloat16: "bf16", torch.float32: "fp32"}[setting.dtype]
         shard(module, fsdp_units(module), mesh, param_dtype=precision, reshard_after_forward=True)
-    if row.part == "rollout":
-        forward: Callable[[PolicyBatch], ActionOutput] = lambda given: decode(module, given)  # noqa: E731
-        if row.graphs:
-            forward = GraphedForward(module, forward)
-
-        @torch.no_grad()
-        def step() -> Tensor:
-            logits_BTV = forward(batch).logits_BTV
-            sampled_BT = sample_bins(logits_BTV, uniforms_BT, temperature=TEMPERATURE)
-            action_log_probs(logits_BTV, sampled_BT, temperature=TEMPERATURE).cpu()
-            return logits_BTV
-    else:
-
-        def step() -> Tensor:
-            logits_BTV = decode(module, batch).logits_BTV
-            logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=TEMPERATURE)
-            (logprobs_BT.mean() + 0.01 * action_entropy(logits_BTV, temperature=TEMPERATURE).mean()).backward()
-            return logits_BTV
-
     try:
+        step = (rollout_step if row.part == "rollout" else training_step)(setting, row, module)
         seconds, peak, logits_BTV = timed(step, setting)
+        operations = slowest(step, setting.device) if setting.profile else []
     finally:
         if row.sharded:
             leave_group()
+    _, bins_BT = draws(setting, row.batch)
     logprobs_BT = action_log_probs(logits_BTV.detach(), bins_BT, temperature=TEMPERATURE)
-    return Measured(seconds, peak, logprobs_BT.cpu())
+    return Measured(seconds, peak, logprobs_BT.cpu(), operations)
 
 
 def timed(step: Callable[[], Tensor], setting: Setting) -> tuple[float, int, Tensor]:
@@ -221,10 +255,10 @@ def utilisation(setting: Setting, row: Row, seconds: float, peak_tflops: float) 
 
 def rows_of(args: argparse.Namespace) -> list[Row]:
     choices = {"on": (True,), "off": (False,), "both": (False, True)}
-    compiled, sharded = choices[args.compile], choices[args.sharded]
+    adapted, compiled, sharded = choices[args.adapter], choices[args.compile], choices[args.sharded]
     acting = [
         Row("rollout", args.batch, adapter=adapter, compiled=is_compiled, graphs=graphs)
-        for adapter, is_compiled, graphs in product((False, True), compiled, (False, True) if args.graphs else (False,))
+        for adapter, is_compiled, graphs in product(adapted, compiled, (False, True) if args.graphs else (False,))
     ]
     learning = [
         Row("training", args.train_batch, adapter=True, compiled=is_compiled, sharded=is_sharded, checkpointing=policy)
@@ -238,22 +272,31 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu" and not args.tiny:
         raise SystemExit("the 7B shape needs a GPU; use --tiny on a CPU")
+    if device.type == "cpu" and args.graphs:
+        raise SystemExit("--graphs records CUDA graphs, which needs a GPU; leave it out on a CPU")
     torch.backends.cuda.matmul.allow_tf32 = True
     dtype = torch.float32 if args.tiny else torch.bfloat16
+    try:
+        attention = choose_attention(args.attention, dtype=dtype)
+    except ValueError as error:
+        raise SystemExit(f"--attention: {error}") from error
     setting = Setting(
         config=config_tiny() if args.tiny else config_7b(),
         device=device,
         dtype=dtype,
-        attention=choose_attention(args.attention, dtype=dtype),
+        attention=attention,
         prompt_tokens=args.prompt_tokens,
         rank=args.rank,
         repeats=args.repeats,
+        padded=args.padded,
+        profile=args.profile,
     )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {dtype}, {args.prompt_tokens} prompt tokens, LoRA rank {args.rank}\n")
+    prompts = f"{args.prompt_tokens} prompt slots, {'padded' if args.padded else 'no pads'}"
+    print(f"{name}, torch {torch.__version__}, {dtype}, {prompts}, LoRA rank {args.rank}\n")
     print("| " + " | ".join(f"{title:>{width}}" for title, width in HEADER) + " |")
     print("|" + "|".join("-" * (width + 1) + ":" for _, width in HEADER) + "|", flush=True)
-    first: Tensor | None = None
+    first: dict[bool, Tensor] = {}  # with and without an adapter
     for row in rows_of(args):
         try:
             measured = measure(setting, row)
@@ -261,10 +304,9 @@ def main(arguments: list[str] | None = None) -> int:
             print_row(setting, row, ["out of memory", "", "", "", ""])
             release()
             continue
-        same = measured.logprobs_BT if first is None else first[: row.batch]
-        first = measured.logprobs_BT if first is None else first
-        both = min(len(same), row.batch)
-        difference = (measured.logprobs_BT[:both] - same[:both]).abs().mean().item()
+        same_BT = first.setdefault(row.adapter, measured.logprobs_BT)
+        both = min(len(same_BT), row.batch)
+        difference = (measured.logprobs_BT[:both] - same_BT[:both]).abs().mean().item()
         print_row(
             setting,
             row,
@@ -276,6 +318,8 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{difference:.5f}",
             ],
         )
+        if setting.profile:
+            print(table(measured.operations), flush=True)
         del measured
         release()
     return 0
@@ -313,6 +357,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--prompt-tokens", type=int, default=33, help="slots of a batch's prompts; LIBERO's are 25 to 45"
     )
     parser.add_argument("--attention", help="sdpa, flash_attention_2 or eager; default: as policies choose it")
+    parser.add_argument("--padded", action="store_true", help="prompts of several lengths: attention with a mask")
+    parser.add_argument("--adapter", choices=("on", "off", "both"), default="both", help="of rollouts")
     parser.add_argument("--compile", choices=("on", "off", "both"), default="both", help="blocks")
     parser.add_argument("--graphs", action="store_true", help="rollouts through CUDA graphs too")
     parser.add_argument(
@@ -327,7 +373,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=32, help="of the adapter")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS)
-    return parser.parse_args(arguments)
+    parser.add_argument("--profile", action="store_true", help="after each row, the operations that take the most time")
+    args = parser.parse_args(arguments)
+    if args.prompt_tokens < MIN_PROMPT_TOKENS:
+        parser.error(f"--prompt-tokens must be at least {MIN_PROMPT_TOKENS}, given {args.prompt_tokens}")
+    return args
 
 
 if __name__ == "__main__":

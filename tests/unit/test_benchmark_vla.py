@@ -65,6 +65,8 @@ def test_rows_of_all_options():
     rows = vla.rows_of(args)
     assert len(rows) == len(set(rows)) == 2 * 2 * 2 + 2 * 2 * 2
     assert {row.part for row in vla.rows_of(vla.parse(["--parts", "rollout"]))} == {"rollout"}
+    for choice, adapters in (("on", {True}), ("off", {False}), ("both", {True, False})):
+        assert {row.adapter for row in vla.rows_of(vla.parse(["--parts", "rollout", "--adapter", choice]))} == adapters
 
 
 def test_the_table_at_a_small_size(capsys):
@@ -77,6 +79,54 @@ def test_the_table_at_a_small_size(capsys):
     assert all(float(row[-1]) < 1e-4 for row in rows), "rollouts and updates agree on log-probabilities"
 
 
-def test_the_7b_is_refused_on_a_cpu():
-    with pytest.raises(SystemExit, match="--tiny"):
-        vla.main(["--device", "cpu"])
+def test_padded_prompts_have_several_lengths():
+    batch = vla.inputs(setting(padded=True), 8)
+    lengths = batch.attention_mask_BL.sum(dim=1)
+    assert batch.padded is True
+    assert len(set(lengths.tolist())) > 2
+    assert lengths.min() >= PROMPT_TOKENS // 2
+    assert lengths.max() < PROMPT_TOKENS
+    assert batch.attention_mask_BL[:, 0].all()
+    assert batch.attention_mask_BL[:, -1].all()
+    plain = vla.inputs(setting(), 8)
+    assert plain.padded is False
+    assert plain.attention_mask_BL.all()
+    assert torch.equal(plain.pixel_values, batch.pixel_values)
+
+
+def test_rows_are_compared_with_those_of_their_own_adapter_setting(capsys, monkeypatch):
+    def measured(_setting, row):
+        differs = 1.0 if row.adapter else 0.0
+        return vla.Measured(1.0, 0, torch.full((row.batch, 2), differs + 0.5 * (row.part == "training")), [])
+
+    monkeypatch.setattr(vla, "measure", measured)
+    vla.main(["--tiny", "--device", "cpu", "--compile", "off", "--checkpointing", "none"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert [float(line.strip("|").split("|")[-1]) for line in lines] == [0.0, 0.0, 0.5]
+
+
+def test_a_profile_follows_each_row(capsys):
+    options = "--tiny --device cpu --compile off --repeats 1 --batch 2 --train-batch 2 --rank 4 --padded --profile"
+    assert vla.main([*options.split(), "--adapter", "on", "--checkpointing", "none"]) == 0
+    blocks = capsys.readouterr().out.split("|dlogp| |")[1].split("\n|")[2:]
+    assert [block.split("|")[0].strip() for block in blocks] == ["rollout", "training"]
+    for block in blocks:
+        operations = [line.split() for line in block.splitlines()[2:]]
+        assert len(operations) == 10
+        assert any(words[-1].startswith("aten::") for words in operations)
+        times = [float(words[0]) for words in operations]
+        assert times == sorted(times, reverse=True)
+        assert 0 < sum(float(words[1].rstrip("%")) for words in operations) <= 100.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--tiny"),
+        (["--tiny", "--graphs"], "needs a GPU"),
+        (["--tiny", "--attention", "paged"], "expected one of: sdpa"),
+    ],
+)
+def test_what_cannot_run_on_a_cpu_is_refused(options, message):
+    with pytest.raises(SystemExit, match=message):
+        vla.main(["--device", "cpu", *options])
