@@ -8,11 +8,13 @@ degrees (both image axes reversed), as OpenVLA's data preparation and its LIBERO
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from openvla_oft.demonstration import (
     ACTION_DIM,
@@ -30,6 +32,7 @@ CAMERA_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
 """Camera name on the command line -> dataset under ``obs`` in LIBERO's layout."""
 PROPRIO_KEYS = ("ee_states", "gripper_states")
 """Datasets under ``obs``: position and axis-angle of the end effector, finger positions."""
+_READ_AT_ONCE = 8
 
 
 def find_files(folder: Path, suite: str) -> list[Path]:
@@ -55,24 +58,43 @@ def scan(files: Sequence[Path], options: ReadOptions | None = None) -> list[Demo
 def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
     """Read one demonstration, check its numbers, rotate its pictures by 180 degrees and resize them."""
     where = f"{info.path}, {info.name}"
+    with _readable(where), h5py.File(info.path, "r") as file:
+        group = file["data"][info.name]
+        actions_TA = np.asarray(group[options.action_key][()], dtype=np.float32)
+        check_actions(actions_TA, where=where)
+        kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=where)
+        felt = [group["obs"][key][()] for key in PROPRIO_KEYS] if options.proprio else []
+        proprio_TP = checked_proprio(felt, len(kept_T), where=where)[kept_T] if options.proprio else None
+        images = [
+            _read_pictures(group["obs"][CAMERA_KEYS[camera]], kept_T, image_size=options.image_size)
+            for camera in options.cameras
+        ]
+    return Demo(images[0][:, None] if len(images) == 1 else np.stack(images, axis=1), actions_TA[kept_T], proprio_TP)
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Explain what HDF5 says of a damaged file."""
     try:
-        with h5py.File(info.path, "r") as file:
-            group = file["data"][info.name]
-            actions_TA = np.asarray(group[options.action_key][()], dtype=np.float32)
-            stored = [group["obs"][CAMERA_KEYS[camera]][()] for camera in options.cameras]
-            felt = [group["obs"][key][()] for key in PROPRIO_KEYS] if options.proprio else []
+        yield
     except (OSError, RuntimeError) as error:
         raise DemonstrationError(
             f"{where} cannot be read ({error}): the file is cut off or corrupt; make the demonstrations again"
         ) from error
-    check_actions(actions_TA, where=where)
-    kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=where)
-    images = [
-        resize_images(rotate_180(images_THWC[kept_T]), image_size=options.image_size or images_THWC.shape[1])
-        for images_THWC in stored
-    ]
-    proprio_TP = checked_proprio(felt, len(kept_T), where=where)[kept_T] if options.proprio else None
-    return Demo(np.stack(images, axis=1), actions_TA[kept_T], proprio_TP)
+
+
+def _read_pictures(stored: h5py.Dataset, kept_T: NDArray[np.bool_], *, image_size: int | None) -> NDArray[np.uint8]:
+    """Kept pictures (T, H, W, C), turned and resized a few at a time: together they would be 100 MB and more."""
+    size = image_size or stored.shape[1]
+    images_THWC = np.empty((int(kept_T.sum()), size, size, stored.shape[3]), dtype=np.uint8)
+    done = 0
+    for start in range(0, len(kept_T), _READ_AT_ONCE):
+        kept_B = kept_T[start : start + _READ_AT_ONCE]
+        if kept_B.any():
+            block_BHWC = stored[start : start + _READ_AT_ONCE][kept_B]
+            images_THWC[done : done + len(block_BHWC)] = resize_images(rotate_180(block_BHWC), image_size=size)
+            done += len(block_BHWC)
+    return images_THWC
 
 
 def _scan_file(file: h5py.File, path: Path, options: ReadOptions) -> list[DemoInfo]:

@@ -8,7 +8,10 @@ from torch import nn
 
 def rotate_180(images_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Reverse both image axes: from LIBERO's stored orientation to the one the policy sees."""
-    return np.ascontiguousarray(images_THWC[:, ::-1, ::-1])
+    turned_THWC = np.empty_like(images_THWC)
+    for colour in range(images_THWC.shape[3]):  # numpy takes four times as long for all colours in one assignment
+        turned_THWC[..., colour] = images_THWC[:, ::-1, ::-1, colour]
+    return turned_THWC
 
 
 def resize_images(images_THWC: NDArray[np.uint8], *, image_size: int) -> NDArray[np.uint8]:
@@ -20,12 +23,14 @@ def resize_images(images_THWC: NDArray[np.uint8], *, image_size: int) -> NDArray
     """
     if images_THWC.shape[1:3] == (image_size, image_size):
         return images_THWC
-    pixels_TCHW = torch.from_numpy(images_THWC).permute(0, 3, 1, 2).to(torch.float32)
-    size = (image_size, image_size)
-    resized_TCHW = nn.functional.interpolate(
-        pixels_TCHW, size=size, mode="bicubic", align_corners=False, antialias=True
-    )
-    resized: NDArray[np.uint8] = (
-        resized_TCHW.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    )
-    return resized
+    num_colours, size = images_THWC.shape[3], (image_size, image_size)
+    resized_THWC = np.empty((len(images_THWC), *size, num_colours), dtype=np.uint8)
+    # One picture at a time stays in the processor's cache and needs no fresh memory: half the time of all at once.
+    pixels_1CHW = torch.empty((1, num_colours, *images_THWC.shape[1:3]))
+    for image_HWC, resized_HWC in zip(images_THWC, resized_THWC, strict=True):
+        pixels_1CHW[0].copy_(torch.from_numpy(image_HWC).permute(2, 0, 1))
+        resized_1CHW = nn.functional.interpolate(
+            pixels_1CHW, size=size, mode="bicubic", align_corners=False, antialias=True
+        )
+        resized_HWC[:] = resized_1CHW[0].clamp_(0, 255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
+    return resized_THWC

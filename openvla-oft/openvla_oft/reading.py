@@ -65,8 +65,11 @@ def _map_in_order(
     if num_workers < 2:
         yield from map(job, items)
         return
-    # "spawn": a forked child of a process that used OpenMP or CUDA can hang.
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    # Not "fork": a forked child of a process that used OpenMP or CUDA can hang. The server that forks these has only
+    # imported torch, once for all of them.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool:
         pending: deque[Future[_Part]] = deque()
         for item in items:
             pending.append(pool.submit(job, item))

@@ -47,6 +47,29 @@ def test_stored_pictures_give_the_processors_pixels():
     assert torch.equal(processor.pixel_values(torch.from_numpy(small)[:, None]), direct)
 
 
+@pytest.mark.parametrize(("stored_size", "size"), [(256, 128), (48, 20), (16, 32)])
+def test_pictures_read_a_few_at_a_time_are_those_of_all_at_once(tmp_path, stored_size, size):
+    """19 steps in blocks of 8, one block without any step that is kept."""
+    actions = np.random.default_rng(1).uniform(0.1, 1, (19, 7))
+    actions[:, 6] = -1
+    actions[[2, *range(8, 16)], :6] = 0
+    path = write_file(
+        tmp_path / "a_demo.hdf5", language="x", num_demos=1, num_steps=19, size=stored_size, actions=actions
+    )
+    with h5py.File(path) as file:
+        stored_THWC = file["data/demo_0/obs/agentview_rgb"][()]
+    kept = [step for step in range(19) if step != 2 and not 8 <= step < 16]
+    pixels_TCHW = torch.from_numpy(stored_THWC[kept, ::-1, ::-1].copy()).permute(0, 3, 1, 2).float()
+    expected_TCHW = torch.nn.functional.interpolate(
+        pixels_TCHW, size=(size, size), mode="bicubic", align_corners=False, antialias=True
+    )
+    expected_THWC = expected_TCHW.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    (info,) = scan(tmp_path)
+    demo = hdf5.read_demo(info, ReadOptions(image_size=size, drop_noops=True))
+    assert np.array_equal(demo.images_TNHWC[:, 0], expected_THWC)
+    assert np.array_equal(demo.actions_TA, actions[kept].astype(np.float32))
+
+
 def test_demos_come_in_numeric_order_with_tasks_by_file(tmp_path):
     write_file(tmp_path / "b_demo.hdf5", language="second", num_demos=11, num_steps=3)
     write_file(tmp_path / "a_demo.hdf5", language="first", num_demos=1, num_steps=4)
