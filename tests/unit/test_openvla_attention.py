@@ -20,6 +20,7 @@ from transformers_openvla_oft import (
     PrismaticProcessor,
     attention,
     choose_attention,
+    fsdp_units,
 )
 from transformers_openvla_oft.layouts import oft_hidden_states
 
@@ -150,6 +151,22 @@ def test_nothing_is_looked_up_that_is_stated(folder, route, tasks):
     assert all(output.device.type == "meta" and len(output) == 3 for output in outputs)
     with pytest.raises(RuntimeError, match="meta"):
         model(**{**given, "padded": None})
+
+
+@pytest.mark.parametrize("tasks", [TASKS, TASKS[1:2] * 3], ids=["padded", "unpadded"])
+@torch.no_grad()
+def test_a_recording_runs_what_was_compiled_before_it(folder, tasks, monkeypatch):
+    """While a CUDA graph is recorded nothing can be compiled, and transformers builds masks in another way."""
+    torch._dynamo.reset()
+    model = load(folder, attn_implementation="sdpa")
+    for block in fsdp_units(model):
+        block.compile(backend="eager")
+    batch = batch_of(folder, tasks, prompt_multiple=1)
+    given = {**arguments(batch), "padded": batch.padded, "bins_BT": torch.arange(7).expand(3, 7)}
+    expected = model(**given).logits_BTV
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert torch.equal(model(**given).logits_BTV, expected)
 
 
 @pytest.mark.parametrize("route", ["eager", "sdpa"])
