@@ -1,6 +1,8 @@
 """Sharded training over two gloo processes equals one process."""
 
+import json
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -9,40 +11,30 @@ from tests.distributed.ranks import run_ranks
 from tests.simple_cnn import write_cnn
 from tests.small_policy import write_autoregressive_policy, write_policy
 
-RUNS = [  # what two ranks shard; one rank always keeps frozen weights whole
-    ("grpo", write_policy, "trained"),
-    ("grpo", write_policy, "all"),
-    ("ppo", write_policy, "all"),
-    ("ppo", write_autoregressive_policy, "trained"),
-    ("ppo", write_cnn, "all"),
+RUNS = [  # whether two ranks shard what is frozen; one rank never does
+    ("grpo", write_policy, False),
+    ("grpo", write_policy, True),
+    ("ppo", write_policy, True),
+    ("ppo", write_autoregressive_policy, False),
+    ("ppo", write_cnn, True),
 ]
 
 
-def _train(
-    world_size: int,
-    checkpoint: Path,
-    output: Path,
-    *,
-    param_dtype: str = "fp32",
-    algorithm: str = "grpo",
-    sharded: str = "trained",
-    resume: Path | None = None,
-) -> list[dict[str, np.ndarray]]:
+def _train(world_size: int, checkpoint: Path, output: Path, **options: object) -> list[dict[str, np.ndarray]]:
     output.mkdir()
-    resumed = [resume] if resume else []
-    run_ranks("two_ranks", world_size, [checkpoint, output, param_dtype, algorithm, sharded, *resumed])
+    run_ranks("two_ranks", world_size, [checkpoint, output, json.dumps(options, default=str)])
     return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
 
 
 @pytest.fixture(scope="module", params=RUNS)
 def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    algorithm, write, sharded = request.param
+    algorithm, write, shard_frozen = request.param
     checkpoint = write(folder / "small")
 
     def train(world_size, name, **options):
-        parts = sharded if world_size > 1 else "trained"
-        return _train(world_size, checkpoint, folder / name, algorithm=algorithm, sharded=parts, **options)
+        options |= {"algorithm": algorithm, "shard_frozen": shard_frozen and world_size > 1}
+        return _train(world_size, checkpoint, folder / name, **options)
 
     return folder, train, train(1, "one"), train(2, "two")
 
@@ -83,3 +75,15 @@ def test_mixed_precision_follows_full_precision(runs):
     for name in ("metric:train/loss/policy", "metric:train/entropy", "metric:train/grad_norm"):
         np.testing.assert_allclose(mixed[0][name], one[0][name], rtol=0.1, atol=1e-3, err_msg=name)
     np.testing.assert_array_equal(*(_weights(mixed[rank])[min(_weights(mixed[0]))] for rank in (0, 1)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None and which("clang++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("shard_frozen", [False, True])
+def test_compiled_blocks_of_two_ranks_give_the_weights_of_one(tmp_path, shard_frozen):
+    checkpoint = write_policy(tmp_path / "small")
+    one = _train(1, checkpoint, tmp_path / "one")[0]
+    two = _train(2, checkpoint, tmp_path / "two", compile_blocks=True, shard_frozen=shard_frozen)
+    for name, value in _weights(one).items():
+        np.testing.assert_allclose(two[0][name], value, atol=2e-5, err_msg=name)
+        np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)

@@ -1,6 +1,8 @@
 """One rank of a sharded training run; started by ``test_two_ranks.py``."""
 
+import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from rlinf.models import Policy
 from tests.distributed.ranks import finish_rank
 from tests.simple_cnn import read_cnn
 from tests.small_policy import LANGUAGE, make_rollouts, read_policy
+from transformers_openvla_oft import compile_blocks
 
 ALGORITHMS = {
     "grpo": AlgorithmConfig(),
@@ -25,38 +28,42 @@ ALGORITHMS = {
 }
 
 
-def main(
-    rank: int,
-    world_size: int,
-    port: int,
-    checkpoint: Path,
-    output: Path,
-    param_dtype: str,
-    algorithm: str,
-    shard_frozen: bool,
-    resume: Path | None,
-) -> None:
+@dataclass(frozen=True)
+class Options:
+    """How a rank trains; given as JSON. resume: the checkpoint of a run's first epoch."""
+
+    param_dtype: str = "fp32"
+    algorithm: str = "grpo"
+    shard_frozen: bool = False
+    compile_blocks: bool = False
+    resume: str | None = None
+
+
+def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path, options: Options) -> None:
     """Train two epochs (one when resuming), write weights, metrics and a checkpoint."""
     torch.set_num_threads(1)
     mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
-    critic = algorithm == "ppo"
+    critic = options.algorithm == "ppo"
+    resume = Path(options.resume) if options.resume else None
     if (checkpoint / "model.pt").is_file():
         policy = read_cnn(checkpoint, weights=resume, critic=critic)
     else:
         policy = read_policy(checkpoint, lora_path=resume, critic=critic)
+        if options.compile_blocks:
+            compile_blocks(policy.module)
     shard(
         policy.module,
         policy.units(),
         mesh,
-        param_dtype=param_dtype,
+        param_dtype=options.param_dtype,
         reshard_after_forward=True,
-        shard_frozen=shard_frozen,
+        shard_frozen=options.shard_frozen,
         value_head=policy.value_head,
     )
     learner = PolicyLearner(
         policy,
         ContinualMethod(),
-        algorithm=ALGORITHMS[algorithm],
+        algorithm=ALGORITHMS[options.algorithm],
         optim=OptimConfig(lr=1e-3),
         global_batch=12,
         micro_batch=3,
@@ -88,7 +95,4 @@ def act(policy: Policy) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     rank, world_size, port = map(int, sys.argv[1:4])
-    checkpoint, output = map(Path, sys.argv[4:6])
-    param_dtype, algorithm, sharded = sys.argv[6:9]
-    resume = Path(sys.argv[9]) if len(sys.argv) > 9 else None
-    main(rank, world_size, port, checkpoint, output, param_dtype, algorithm, sharded == "all", resume)
+    main(rank, world_size, port, Path(sys.argv[4]), Path(sys.argv[5]), Options(**json.loads(sys.argv[6])))
