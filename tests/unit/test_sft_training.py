@@ -93,6 +93,18 @@ def test_checkpoint_folder_is_complete_and_loads(checkpoint):
     assert set(actions[..., 6].unique().tolist()) <= {-1.0, 1.0}
 
 
+def test_batches_say_whether_prompts_are_padded(demos, checkpoint):
+    parts = ingredients(demos, checkpoint)
+    batch = parts["data"].batch(torch.arange(4))
+    assert batch.padded is parts["data"].padded is True, "prompts fill the slots that the checkpoint states"
+    part = batch.part(slice(1, 3))
+    assert (len(part), part.padded, part.proprio_BP) == (2, True, None)
+    prompt = batch.input_ids_BL, batch.attention_mask_BL, parts["data"].to_pixel_values(batch.images_BNHWC / 255)
+    with torch.no_grad():
+        stated, looked_up = (parts["learner"](*prompt, batch.targets_BT, padded=padded) for padded in (True, None))
+    assert torch.equal(stated, looked_up)
+
+
 def test_training_lowers_the_loss(demos, checkpoint, tmp_path):
     parts = ingredients(demos, checkpoint)
     config = training.TrainConfig(
