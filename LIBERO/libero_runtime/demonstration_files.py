@@ -7,7 +7,7 @@ As in the stock files, pictures are stored as OpenGL delivers them: rotated by 1
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.episodes import Demonstration, EpisodePlan
+from libero_runtime.slots import Pose
 from libero_runtime.suites import TaskSpec
 
 _STOCK_CAMERA_KEYS = {"agentview": "agentview_rgb", "robot0_eye_in_hand": "eye_in_hand_rgb"}
@@ -38,8 +39,19 @@ def quaternions(rotvecs_T3: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([axes_T3 * np.sin(angles_T1 / 2), np.cos(angles_T1 / 2)], axis=1).astype(np.float32)
 
 
-def write_part(path: Path, demo: Demonstration, plan: EpisodePlan, *, cameras: Sequence[str], compression: str) -> None:
-    """Write one episode as a file of its own, whose group `demo` is later copied as it is."""
+def write_part(
+    path: Path,
+    demo: Demonstration,
+    plan: EpisodePlan,
+    *,
+    draw: Callable[[Pose], NDArray[np.uint8]],
+    cameras: Sequence[str],
+    compression: str,
+) -> None:
+    """Write one episode as a file of its own, whose group `demo` is later copied as it is.
+
+    `draw` answers with images (N, H, W, 3), one per camera, as policies see them.
+    """
     proprio = demo.proprio_TP
     num_steps = len(demo.actions_TA)
     last = np.zeros(num_steps, dtype=np.uint8)
@@ -61,15 +73,38 @@ def write_part(path: Path, demo: Demonstration, plan: EpisodePlan, *, cameras: S
         obs["ee_states"] = proprio[:, :6]
         obs["gripper_states"] = proprio[:, 6:8]
         obs["joint_states"] = demo.joints_TJ
-        for index, camera in enumerate(cameras):
-            images_THWC = demo.images_TNHWC[:, index, ::-1, ::-1]
-            obs.create_dataset(
-                camera_key(camera),
-                data=images_THWC,
-                chunks=(1, *images_THWC.shape[1:]),
-                compression=None if compression == "none" else compression,
-                compression_opts=1 if compression == "gzip" else None,
-            )
+        _write_pictures(obs, demo.poses, draw=draw, cameras=cameras, compression=compression)
+
+
+def _write_pictures(
+    obs: h5py.Group,
+    poses: Sequence[Pose],
+    *,
+    draw: Callable[[Pose], NDArray[np.uint8]],
+    cameras: Sequence[str],
+    compression: str,
+) -> None:
+    """Draw every pose and store its picture at once: an episode's pictures together would be 100 MB."""
+    datasets: list[h5py.Dataset] = []
+    for step, pose in enumerate(poses):
+        turned_NHWC = draw(pose)
+        stored_NHWC = np.empty_like(turned_NHWC)
+        for colour in range(3):  # numpy takes four times as long for all colours in one assignment
+            stored_NHWC[..., colour] = turned_NHWC[:, ::-1, ::-1, colour]
+        if not datasets:
+            datasets = [
+                obs.create_dataset(
+                    camera_key(camera),
+                    shape=(len(poses), *image_HWC.shape),
+                    dtype=np.uint8,
+                    chunks=(1, *image_HWC.shape),
+                    compression=None if compression == "none" else compression,
+                    compression_opts=1 if compression == "gzip" else None,
+                )
+                for camera, image_HWC in zip(cameras, stored_NHWC, strict=True)
+            ]
+        for dataset, image_HWC in zip(datasets, stored_NHWC, strict=True):
+            dataset[step] = image_HWC
 
 
 def merge_parts(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,8 +89,6 @@ class Parts:
         line = json.dumps([report.task_id, report.attempt, report.success, report.num_steps])
         with self._log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
     def finished(self, task_id: int) -> list[EpisodeReport]:
         """The task's attempts that need not be made again."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 
 import numpy as np
 
@@ -41,6 +42,14 @@ class EpisodeReport:
     num_steps: int
 
 
+@dataclass(frozen=True)
+class Merge:
+    """To write a task's file from these attempts."""
+
+    task_id: int
+    attempts: tuple[int, ...]
+
+
 def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> EpisodePlan:
     """The attempt-th episode of a task: initial states in turn, seeds from the run's seed."""
     scene_seed, seed = np.random.SeedSequence([options.seed, task_id, attempt]).generate_state(2)
@@ -54,45 +63,136 @@ def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> EpisodePlan
 
 
 class TaskBook:
-    """Keeps count of a task's attempts: those to do, running, and done."""
+    """Keeps count of a task's attempts. Kept are the first successful ones by number, whatever order they end in."""
 
     def __init__(self, task_id: int, num_wanted: int) -> None:
         self.task_id = task_id
         self.num_wanted = num_wanted
-        self.pending = list(range(num_wanted))[::-1]
-        self.num_running = 0
-        self.successes: list[int] = []
-        self.lengths: list[int] = []
-        self.num_attempts = num_wanted
+        self._made: dict[int, EpisodeReport] = {}
+        self._running: set[int] = set()
+        self._wanted = list(range(num_wanted))  # the first attempts that have not failed
+
+    @property
+    def pending(self) -> list[int]:
+        """Attempts that have to be made, whatever comes of those that are running."""
+        return [attempt for attempt in self._wanted if attempt not in self._made and attempt not in self._running]
+
+    @property
+    def successes(self) -> list[int]:
+        """Attempts that are kept."""
+        return [attempt for attempt in self._wanted if attempt in self._made]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Steps of each of them."""
+        return [self._made[attempt].num_steps for attempt in self.successes]
 
     @property
     def complete(self) -> bool:
         """Whether all wanted demonstrations are there."""
         return len(self.successes) == self.num_wanted
 
-    def recall(self, reports: Sequence[EpisodeReport]) -> None:
-        """Book all attempts of an earlier run: they are not made again."""
-        self.num_attempts = self.num_wanted + sum(not report.success for report in reports)
-        made = {report.attempt for report in reports}
-        self.pending = [attempt for attempt in range(self.num_attempts) if attempt not in made][::-1]
-        self.successes = [report.attempt for report in reports if report.success]
-        self.lengths = [report.num_steps for report in reports if report.success]
+    @property
+    def num_attempts(self) -> int:
+        """How many it takes, as far as is known."""
+        return self._wanted[-1] + 1
+
+    @property
+    def room_ahead(self) -> int:
+        """How many attempts may be made besides, in case running ones fail, by workers with nothing else to do."""
+        if self._next() >= self._limit:
+            return 0
+        ahead = [attempt for attempt in (*self._made, *self._running) if attempt > self._wanted[-1]]
+        return self.num_wanted - len(self.successes) - len(ahead)
+
+    @property
+    def _limit(self) -> int:
+        return ATTEMPTS_PER_EPISODE * self.num_wanted
+
+    def _next(self) -> int:
+        return next(attempt for attempt in count() if attempt not in self._made and attempt not in self._running)
 
     def next_attempt(self) -> int:
-        self.num_running += 1
-        return self.pending.pop()
+        """Begin the first attempt that has not been made."""
+        attempt = self._next()
+        self._running.add(attempt)
+        return attempt
+
+    def recall(self, reports: Sequence[EpisodeReport]) -> None:
+        """Book all attempts of an earlier run: they are not made again."""
+        self._made |= {report.attempt: report for report in reports}
+        self._choose()
 
     def finish(self, report: EpisodeReport) -> None:
         """Book a result; a failure is replaced by one more attempt."""
-        self.num_running -= 1
-        if report.success:
-            self.successes.append(report.attempt)
-            self.lengths.append(report.num_steps)
-            return
-        if self.num_attempts >= ATTEMPTS_PER_EPISODE * self.num_wanted:
+        self._running.discard(report.attempt)
+        self._made[report.attempt] = report
+        self._choose()
+
+    def _choose(self) -> None:
+        failed = {attempt for attempt, report in self._made.items() if not report.success}
+        self._wanted = list(islice((attempt for attempt in count() if attempt not in failed), self.num_wanted))
+        if self._wanted[-1] >= self._limit:
             raise DemonstrationError(
-                f"task {self.task_id}: only {len(self.successes)} of {self.num_wanted} demonstrations after "
-                f"{self.num_attempts} attempts; lower --noise or --init-jitter, or raise --max-steps"
+                f"task {self.task_id}: only {sum(attempt < self._limit for attempt in self.successes)} of "
+                f"{self.num_wanted} demonstrations after {self._limit} attempts; lower --noise or --init-jitter, or "
+                f"raise --max-steps"
             )
-        self.pending.insert(0, self.num_attempts)
-        self.num_attempts += 1
+
+
+class Schedule:
+    """What each worker does next, until every task's file is written."""
+
+    def __init__(self, options: RunOptions, books: Sequence[TaskBook]) -> None:
+        self._options = options
+        self._books = {book.task_id: book for book in books}
+        self._unwritten = set(self._books)
+        self._merges = [book.task_id for book in books if book.complete]
+        self._open = self._unwritten - set(self._merges)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every file is written."""
+        return not self._unwritten
+
+    @property
+    def num_jobs(self) -> int:
+        """How much is known to be left."""
+        return len(self._merges) + sum(len(book.pending) for book in self._books.values())
+
+    def next_job(self, task_id: int | None, num_workers: Mapping[int, int]) -> EpisodePlan | Merge | None:
+        """For a worker that has the scene of a task; `num_workers` have that of each."""
+        if self._merges:
+            merged = self._merges.pop()
+            return Merge(merged, tuple(self._books[merged].successes))
+        book = self._choose(task_id, num_workers)
+        return None if book is None else plan_attempt(self._options, book.task_id, book.next_attempt())
+
+    def _choose(self, task_id: int | None, num_workers: Mapping[int, int]) -> TaskBook | None:
+        """Stay with the task whose scene is compiled; else help where most attempts wait per worker.
+
+        When none wait, run ahead: otherwise a task ends with one worker that replaces failure after failure.
+        """
+        pending = {book.task_id: len(book.pending) for book in self._books.values() if book.pending}
+        if pending:
+            most = max(pending, key=lambda task: pending[task] / (1 + num_workers.get(task, 0)))
+            return self._books[task_id if task_id is not None and task_id in pending else most]
+        ahead = [book for book in self._books.values() if book.room_ahead > 0]
+        return max(ahead, key=lambda book: (book.task_id == task_id, book.room_ahead), default=None)
+
+    def finish(self, job: EpisodePlan | Merge, answer: EpisodeReport | Merge | None) -> None:
+        """Book what became of a job; None when its worker died."""
+        if isinstance(job, Merge):
+            if answer is None:
+                self._merges.append(job.task_id)
+            else:
+                self._unwritten.remove(job.task_id)
+            return
+        if job.task_id not in self._open:
+            return  # it ran ahead and was not needed
+        book = self._books[job.task_id]
+        failed = EpisodeReport(job.task_id, job.attempt, False, 0)
+        book.finish(answer if isinstance(answer, EpisodeReport) else failed)
+        if book.complete:
+            self._open.remove(book.task_id)
+            self._merges.append(book.task_id)

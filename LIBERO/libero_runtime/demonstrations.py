@@ -12,152 +12,28 @@ that was interrupted continues when the same command is given again. `libero_run
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import logging
-import multiprocessing
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from libero_runtime.asset_files import suite_asset_kind
-from libero_runtime.demonstration_files import COMPRESSIONS, demonstration_file, merge_parts, write_part
+from libero_runtime.demonstration_files import COMPRESSIONS
 from libero_runtime.demonstration_parts import Parts
-from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, RunOptions, TaskBook, plan_attempt
-from libero_runtime.episodes import MAX_STEPS, EpisodeOptions, EpisodePlan, run_episode
+from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, RunOptions, Schedule, TaskBook
+from libero_runtime.demonstration_team import Team, Workshop
+from libero_runtime.episodes import MAX_STEPS, EpisodeOptions
 from libero_runtime.number_lists import parse_numbers
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
-from libero_runtime.scene import Scene
-from libero_runtime.suites import Suite, load_suite
-
-logger = logging.getLogger(__name__)
-
-_MAX_DEATHS_IN_A_ROW = 3
-
-
-# Workers ------------------------------------------------------------------------------------------------------------
-
-
-def _worker(connection: Connection, options: RunOptions, parts: Parts) -> None:
-    """Run attempts as they are asked for, keeping the scene of the last task."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the main process's to deal with
-    prepare_libero()
-    suite = load_suite(options.suite)
-    scene: Scene | None = None
-    while True:
-        plan: EpisodePlan | None = connection.recv()
-        if plan is None:
-            break
-        if scene is None or scene.task.task_id != plan.task_id:
-            if scene is not None:
-                scene.close()
-            scene = Scene(suite.task(plan.task_id), cameras=options.cameras, image_size=options.image_size)
-        demo = run_episode(scene, plan, options.episode)
-        if demo.success:
-            path = parts.path(plan.task_id, plan.attempt)
-            partial = path.with_suffix(".partial")
-            write_part(partial, demo, plan, cameras=options.cameras, compression=options.compression)
-            partial.replace(path)
-        connection.send(EpisodeReport(plan.task_id, plan.attempt, demo.success, len(demo.actions_TA)))
-    if scene is not None:
-        scene.close()
-
-
-@dataclass
-class _Handle:
-    """The main process's end of a worker."""
-
-    process: BaseProcess
-    connection: Connection
-    plan: EpisodePlan | None = None  # the attempt it is at
-    task_id: int | None = None  # the task whose scene it has
-
-
-class _Team:
-    """A fixed number of worker processes; one that dies is replaced."""
-
-    def __init__(self, num_workers: int, options: RunOptions, parts: Parts) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._options, self._parts = options, parts
-        self._deaths_in_a_row = 0
-        self.handles = [self._start() for _ in range(num_workers)]
-
-    def _start(self) -> _Handle:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_worker, args=(theirs, self._options, self._parts), daemon=True)
-        process.start()
-        theirs.close()
-        return _Handle(process, ours)
-
-    def assign(self, handle: _Handle, plan: EpisodePlan) -> None:
-        handle.plan, handle.task_id = plan, plan.task_id
-        # A worker that has just died is noticed when its answer is awaited.
-        with contextlib.suppress(BrokenPipeError):
-            handle.connection.send(plan)
-
-    def reports(self) -> Iterator[EpisodeReport]:
-        """Wait for at least one worker; an attempt whose worker died counts as a failure."""
-        busy = [(handle, handle.plan) for handle in self.handles if handle.plan is not None]
-        ready = wait([handle.connection for handle, _ in busy])
-        for handle, plan in busy:
-            if handle.connection not in ready:
-                continue
-            handle.plan = None
-            try:
-                report: EpisodeReport = handle.connection.recv()
-                self._deaths_in_a_row = 0
-            except (EOFError, ConnectionResetError):
-                report = self._replace(handle, plan)
-            yield report
-
-    def _replace(self, handle: _Handle, plan: EpisodePlan) -> EpisodeReport:
-        handle.process.join()
-        self._deaths_in_a_row += 1
-        message = (
-            f"a worker ended with exit code {handle.process.exitcode} in attempt {plan.attempt} of task "
-            f"{plan.task_id} (its own error is printed above)"
-        )
-        if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:
-            raise DemonstrationError(f"{message}; {self._deaths_in_a_row} in a row: giving up")
-        logger.warning("%s; starting another", message)
-        self.handles[self.handles.index(handle)] = self._start()
-        return EpisodeReport(plan.task_id, plan.attempt, False, 0)
-
-    def close(self) -> None:
-        """Let idle workers finish; end those still in an episode."""
-        for handle in self.handles:
-            if handle.plan is None and handle.process.is_alive():
-                with contextlib.suppress(BrokenPipeError):
-                    handle.connection.send(None)
-            else:
-                handle.process.terminate()
-        for handle in self.handles:
-            handle.process.join()
-
-
-def _choose(handle: _Handle, books: dict[int, TaskBook], handles: Sequence[_Handle]) -> TaskBook | None:
-    """Stay with the task whose scene is compiled; else help where most attempts wait per worker."""
-    if handle.task_id is not None and books[handle.task_id].pending:
-        return books[handle.task_id]
-    waiting = [book for book in books.values() if book.pending]
-    if not waiting:
-        return None
-    workers = {book.task_id: sum(other.task_id == book.task_id for other in handles) for book in waiting}
-    return max(waiting, key=lambda book: len(book.pending) / (1 + workers[book.task_id]))
-
-
-# The run ------------------------------------------------------------------------------------------------------------
+from libero_runtime.suites import load_suite
 
 
 def record(
@@ -185,58 +61,40 @@ def record(
         parts.begun(),
         tqdm(total=options.episodes_per_task * len(books), unit="demo", disable=not show_progress) as bar,
     ):
-        for task_id in set(options.tasks) - unwritten:
-            parts.clear(task_id)  # of a run that was killed just after it had written them to their file
-        for task_id in sorted(unwritten):
+        for task_id in unwritten:
             books[task_id].recall(parts.finished(task_id))
-            if books[task_id].complete:
-                _write(books[task_id], options, suite, parts, output, description)
-                unwritten.remove(task_id)
-        bar.update(sum(len(book.successes) for book in books.values()))
         if unwritten:
-            _record_rest(options, books, unwritten, suite, parts, output, description, num_workers, bar)
+            schedule = Schedule(options, [books[task_id] for task_id in sorted(unwritten)])
+            workshop = Workshop(options, parts, output, description)
+            _record_rest(schedule, books, workshop, num_workers, bar)
+        for task_id in options.tasks:
+            parts.clear(task_id)  # of attempts that were not needed, or of a run killed when a file was just written
         parts.remove()
     return books
 
 
 def _record_rest(
-    options: RunOptions,
-    books: dict[int, TaskBook],
-    unwritten: set[int],
-    suite: Suite,
-    parts: Parts,
-    output: Path,
-    description: str,
-    num_workers: int,
-    bar: tqdm,
+    schedule: Schedule, books: dict[int, TaskBook], workshop: Workshop, num_workers: int, bar: tqdm
 ) -> None:
-    """Make the attempts that are missing; `unwritten` empties as the tasks' files are written."""
-    num_pending = sum(len(book.pending) for book in books.values())
-    team = _Team(min(num_workers, num_pending), options, parts)
+    """Have the missing attempts made and the files written."""
+    team = Team(min(num_workers, schedule.num_jobs), workshop)
     try:
-        while unwritten:
-            for handle in team.handles:
-                if handle.plan is None and (book := _choose(handle, books, team.handles)) is not None:
-                    team.assign(handle, plan_attempt(options, book.task_id, book.next_attempt()))
-            for report in team.reports():
-                book = books[report.task_id]
-                if report.num_steps > 0:  # not of a worker that died
-                    parts.note(report)
-                book.finish(report)
-                bar.update(report.success)
-                if book.complete:
-                    _write(book, options, suite, parts, output, description)
-                    unwritten.remove(book.task_id)
+        while True:
+            bar.update(sum(len(book.successes) for book in books.values()) - bar.n)
+            if schedule.finished:
+                return
+            for worker in team.idle():
+                job = schedule.next_job(worker.task_id, team.num_workers_by_task())
+                if job is not None:
+                    team.assign(worker, job)
+            for job, answer in team.answers():
+                if isinstance(answer, EpisodeReport):
+                    workshop.parts.note(answer)
+                elif answer is not None:
+                    workshop.parts.clear(answer.task_id)
+                schedule.finish(job, answer)
     finally:
         team.close()
-
-
-def _write(book: TaskBook, options: RunOptions, suite: Suite, parts: Parts, output: Path, description: str) -> None:
-    task = suite.task(book.task_id)
-    files = [parts.path(book.task_id, attempt) for attempt in sorted(book.successes)]
-    target = demonstration_file(output, task)
-    merge_parts(target, files, task, cameras=options.cameras, image_size=options.image_size, options=description)
-    parts.clear(book.task_id)
 
 
 # Command line -------------------------------------------------------------------------------------------------------
@@ -341,8 +199,8 @@ def run(parsed: argparse.Namespace) -> int:
     """Carry out a parsed command line; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # One process per core: threads inside them would only get into each other's way. Inherited by the workers.
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[variable] = "1"
+    for library in ("OMP", "OPENBLAS", "MKL", "NUMBA", "LP"):  # the last is Mesa's drawing in software
+        os.environ[f"{library}_NUM_THREADS"] = "1"
     started = time.monotonic()
     try:
         options = _options(parsed)

@@ -1,6 +1,7 @@
 """One demonstration: run the scripted expert in a scene and keep what LIBERO's datasets keep.
 
-T control steps, N cameras, H and W pixels. Every observation is what was seen *before* the action of the same index.
+T control steps. Every observation is what was seen *before* the action of the same index. Pictures are drawn from the
+poses afterwards, of successful episodes only: what an episode looks like decides nothing in it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.expert import GaveUpError, ScriptedExpert
 from libero_runtime.scene import IDLE_ACTION, Scene
+from libero_runtime.slots import Pose, Slot
 
 # Control steps that evaluations give each suite.
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
@@ -45,13 +47,13 @@ class EpisodeOptions:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A recorded episode; images in the scene's orientation (upright, rotated by 180 degrees from LIBERO's files)."""
+    """A recorded episode."""
 
     actions_TA: NDArray[np.float32]
     states_TS: NDArray[np.float64]  # time, qpos, qvel
     proprio_TP: NDArray[np.float32]  # end-effector position 3, axis-angle 3, finger positions 2
     joints_TJ: NDArray[np.float32]
-    images_TNHWC: NDArray[np.uint8]
+    poses: tuple[Pose, ...]  # T of them: what `Scene.draw` needs
     success: bool
     num_grasps: int
 
@@ -77,8 +79,7 @@ def try_episode(
     `watch` is called before every step with the action (7,) to keep; nothing is drawn unless it does so.
     """
     rng = np.random.default_rng(plan.seed)
-    slot, _ = scene.start(init_index=plan.init_index, seed=plan.scene_seed)
-    scene.load(slot)
+    scene.load(_settled(scene, plan))
     if options.init_jitter > 0:
         _jitter_objects(scene, rng, options.init_jitter)
     scene.refresh()
@@ -100,18 +101,26 @@ def try_episode(
     return Attempt(success=success, num_steps=num_steps, num_grasps=expert.num_grasps)
 
 
+def _settled(scene: Scene, plan: EpisodePlan) -> Slot:
+    """The episode's start, at which nothing is drawn."""
+    start = scene.settled(init_index=plan.init_index, seed=plan.scene_seed) or scene.settle(
+        scene.prepare(init_index=plan.init_index, seed=plan.scene_seed)
+    )
+    return start[0]
+
+
 def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Demonstration:
-    """Run one episode and record it, pictures and all."""
+    """Run one episode and record it."""
     data = scene.data
     arm = [int(scene.model.joint(f"robot0_joint{number}").qposadr[0]) for number in range(1, 8)]
-    actions, states, proprio, joints, images = [], [], [], [], []
+    actions, states, proprio, joints, poses = [], [], [], [], []
 
     def watch(action: NDArray[np.float64]) -> None:
         actions.append(action)
         states.append(np.concatenate([[data.time], data.qpos, data.qvel]))
         proprio.append(scene.proprio())
         joints.append(data.qpos[arm].copy())
-        images.append(scene.render())
+        poses.append(scene.save().pose)
 
     attempt = try_episode(scene, plan, options, watch=watch)
     return Demonstration(
@@ -119,7 +128,7 @@ def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Dem
         states_TS=np.asarray(states, dtype=np.float64),
         proprio_TP=np.asarray(proprio, dtype=np.float32),
         joints_TJ=np.asarray(joints, dtype=np.float32),
-        images_TNHWC=np.asarray(images, dtype=np.uint8),
+        poses=tuple(poses),
         success=attempt.success,
         num_grasps=attempt.num_grasps,
     )

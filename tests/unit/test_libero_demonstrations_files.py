@@ -12,9 +12,18 @@ import h5py
 import numpy as np
 import pytest
 
+from libero_runtime.demonstration_devices import usable
 from libero_runtime.demonstration_files import quaternions
 from libero_runtime.demonstration_parts import Parts
-from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, RunOptions, TaskBook, plan_attempt
+from libero_runtime.demonstration_plan import (
+    DemonstrationError,
+    EpisodeReport,
+    Merge,
+    RunOptions,
+    Schedule,
+    TaskBook,
+    plan_attempt,
+)
 from libero_runtime.demonstrations import main
 from libero_runtime.demos import main as demos
 from libero_runtime.episodes import EpisodeOptions, run_episode
@@ -77,13 +86,14 @@ def test_recording_equals_an_episode_run_here(recorded, options):
     scene = Scene(task, image_size=64)
     try:
         demo = run_episode(scene, plan_attempt(options, TASK, 1), options.episode)
+        images_TNHWC = np.stack([scene.draw(pose) for pose in demo.poses])
     finally:
         scene.close()
     with h5py.File(recorded / f"{task.name}_demo.hdf5") as file:
         stored = file["data/demo_1"]
         np.testing.assert_array_equal(stored["actions"], demo.actions_TA)
         np.testing.assert_array_equal(stored["obs/ee_pos"], demo.proprio_TP[:, :3])
-        np.testing.assert_array_equal(stored["obs/agentview_rgb"], demo.images_TNHWC[:, 0, ::-1, ::-1])
+        np.testing.assert_array_equal(stored["obs/agentview_rgb"], images_TNHWC[:, 0, ::-1, ::-1])
 
 
 def wait_for_an_attempt(log, process) -> None:
@@ -161,15 +171,84 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         pass
 
 
+def report(attempt: int, success: bool, task_id: int = 0) -> EpisodeReport:
+    return EpisodeReport(task_id, attempt, success, 60 + attempt)
+
+
 def test_a_book_recalls_attempts_and_makes_failures_good():
     book = TaskBook(0, 3)
-    book.recall([EpisodeReport(0, 0, True, 60), EpisodeReport(0, 1, False, 220), EpisodeReport(0, 3, True, 61)])
-    assert [book.next_attempt()] == [2]
+    book.recall([report(0, True), report(1, False), report(3, True)])
+    assert book.next_attempt() == 2
     assert book.pending == []
     assert book.successes == [0, 3]
     assert not book.complete
-    book.finish(EpisodeReport(0, 2, True, 62))
+    book.finish(report(2, True))
     assert book.complete
+    assert book.lengths == [60, 62, 63]
+    assert book.num_attempts == 4
+
+
+def test_a_book_keeps_the_first_successes_by_number_whatever_comes_first():
+    """With attempts that ran ahead, as without."""
+    outcomes = [True, False, True, False, False, True, True, True]
+    for seed in range(20):
+        book, order = TaskBook(0, 4), np.random.default_rng(seed)
+        running: list[int] = []
+        while not book.complete:
+            while (book.pending or book.room_ahead > 0) and len(running) < 3:
+                running.append(book.next_attempt())
+            attempt = running.pop(int(order.integers(len(running))))
+            book.finish(report(attempt, outcomes[attempt % 8]))
+        assert book.successes == [0, 2, 5, 6]
+        assert book.num_attempts == 7
+
+
+def test_a_worker_with_nothing_to_do_runs_ahead_of_those_that_may_fail():
+    book = TaskBook(0, 2)
+    assert [book.next_attempt(), book.next_attempt()] == [0, 1]
+    assert (book.pending, book.room_ahead) == ([], 2)
+    assert [book.next_attempt(), book.next_attempt()] == [2, 3]
+    assert book.room_ahead == 0
+    book.finish(report(2, True))
+    assert not book.complete
+    assert book.room_ahead == 0
+    book.finish(report(0, False))
+    assert book.successes == [2]
+    book.finish(report(1, True))
+    assert book.successes == [1, 2]
+
+
+def test_a_schedule_gives_needed_attempts_then_those_ahead_and_writes_files_at_once(options):
+    schedule = Schedule(options, [TaskBook(0, 2), TaskBook(2, 2)])
+    first = schedule.next_job(None, {})
+    assert (first.task_id, first.attempt) == (0, 0)
+    second = schedule.next_job(None, {0: 1})
+    assert (second.task_id, second.attempt) == (2, 0)
+    third = schedule.next_job(2, {0: 1, 2: 1})  # stays
+    assert (third.task_id, third.attempt) == (2, 1)
+    schedule.finish(second, report(0, True, 2))
+    schedule.finish(third, report(1, True, 2))
+    merge = schedule.next_job(2, {0: 1, 2: 1})
+    assert merge == Merge(2, (0, 1))
+    fourth, ahead = schedule.next_job(2, {0: 1, 2: 1}), schedule.next_job(2, {0: 2, 2: 1})
+    assert [(job.task_id, job.attempt) for job in (fourth, ahead)] == [(0, 1), (0, 2)]
+    schedule.finish(merge, None)  # its worker died
+    assert schedule.next_job(2, {}) == merge
+    schedule.finish(merge, merge)
+    schedule.finish(ahead, report(2, True))
+    schedule.finish(first, None)  # its worker died: counts as a failure
+    assert not schedule.finished
+    schedule.finish(fourth, report(1, True))
+    last = schedule.next_job(0, {})
+    assert last == Merge(0, (1, 2))
+    schedule.finish(last, last)
+    assert schedule.finished
+
+
+def test_devices_are_those_that_robosuite_lets_through():
+    assert usable([0, 1], visible="") == [0, 1]
+    assert usable([0, 1, 2], visible="1, 2") == [1, 2]
+    assert usable([0], visible="3") == []
 
 
 def test_attempts_differ_but_repeat(options):
@@ -183,15 +262,15 @@ def test_attempts_differ_but_repeat(options):
 def test_failed_attempts_are_replaced_until_it_is_hopeless():
     book = TaskBook(0, 2)
     assert [book.next_attempt(), book.next_attempt()] == [0, 1]
-    book.finish(EpisodeReport(0, 0, True, 60))
-    book.finish(EpisodeReport(0, 1, False, 220))
+    book.finish(report(0, True))
+    book.finish(report(1, False))
     assert book.pending == [2]
     for attempt in range(2, 8):
         assert book.next_attempt() == attempt
         if attempt < 7:
-            book.finish(EpisodeReport(0, attempt, False, 220))
+            book.finish(report(attempt, False))
     with pytest.raises(DemonstrationError, match="only 1 of 2 demonstrations after 8 attempts"):
-        book.finish(EpisodeReport(0, 7, False, 220))
+        book.finish(report(7, False))
 
 
 def test_parse_numbers():

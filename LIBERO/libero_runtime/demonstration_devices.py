@@ -1,0 +1,46 @@
+"""Which GPUs the recording processes draw on.
+
+Processes that draw on one GPU take turns: on an H200, 64 of them drew as many frames per second as 29 (some 2,600).
+So they are spread over all GPUs that MuJoCo could draw on.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from libero_runtime.opengl import select_opengl
+
+_SCRIPT = """
+import ctypes
+from mujoco.egl import egl_ext as egl
+
+string_of = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int)
+query = string_of(egl.eglGetProcAddress('eglQueryDeviceStringEXT'))
+for number, device in enumerate(egl.eglQueryDevicesEXT()):
+    display = egl.eglGetPlatformDisplayEXT(egl.EGL_PLATFORM_DEVICE_EXT, device, None)
+    try:
+        works = bool(display) and egl.eglInitialize(display, None, None) == egl.EGL_TRUE
+    except egl.error.GLError:  # a GPU of the host that is not ours
+        continue
+    extensions = query(ctypes.cast(device, ctypes.c_void_p), egl.EGL_EXTENSIONS) or b''
+    if works and b'EGL_MESA_device_software' not in extensions:
+        print(number)
+"""
+
+
+def usable(devices: Sequence[int], *, visible: str) -> list[int]:
+    """Devices that robosuite lets MuJoCo draw on: those named in CUDA_VISIBLE_DEVICES, where that is set."""
+    names = [name.strip() for name in visible.split(",")]
+    return list(devices) if not visible else [device for device in devices if str(device) in names]
+
+
+def drawing_devices() -> list[int]:
+    """EGL's numbers of the GPUs to draw on in turns; none where there is none, or MUJOCO_EGL_DEVICE_ID has chosen."""
+    if select_opengl() != "egl" or "MUJOCO_EGL_DEVICE_ID" in os.environ:
+        return []
+    done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=False)
+    found = [int(line) for line in done.stdout.split()] if done.returncode == 0 else []
+    return usable(found, visible=os.environ.get("CUDA_VISIBLE_DEVICES", ""))

@@ -1,0 +1,191 @@
+"""The processes that record demonstrations: what one does with a job, and how they are kept busy and alive."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from libero_runtime.demonstration_devices import drawing_devices
+from libero_runtime.demonstration_files import demonstration_file, merge_parts, write_part
+from libero_runtime.demonstration_parts import Parts
+from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, Merge, RunOptions
+from libero_runtime.episodes import EpisodePlan, run_episode
+from libero_runtime.paths import prepare_libero
+from libero_runtime.scene import Scene
+from libero_runtime.suites import load_suite
+
+logger = logging.getLogger(__name__)
+
+Job = EpisodePlan | Merge
+_MAX_DEATHS_IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What all workers of a run share."""
+
+    options: RunOptions
+    parts: Parts
+    output: Path
+    description: str  # of the run, kept in its files
+
+
+class _Recorder:
+    """A worker's own: it keeps the scene of its last attempt."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+        self._suite = load_suite(workshop.options.suite)
+        self._scene: Scene | None = None
+
+    def do(self, job: Job) -> EpisodeReport | Merge:
+        return self._merge(job) if isinstance(job, Merge) else self._attempt(job)
+
+    def _merge(self, merge: Merge) -> Merge:
+        """Write a task's file."""
+        shop, task = self._workshop, self._suite.task(merge.task_id)
+        merge_parts(
+            demonstration_file(shop.output, task),
+            [shop.parts.path(merge.task_id, attempt) for attempt in merge.attempts],
+            task,
+            cameras=shop.options.cameras,
+            image_size=shop.options.image_size,
+            options=shop.description,
+        )
+        return merge
+
+    def _attempt(self, plan: EpisodePlan) -> EpisodeReport:
+        """Run an attempt; draw and store it if it succeeds."""
+        options, scene = self._workshop.options, self._scene_of(plan.task_id)
+        demo = run_episode(scene, plan, options.episode)
+        if demo.success:
+            path = self._workshop.parts.path(plan.task_id, plan.attempt)
+            partial = path.with_suffix(".partial")
+            write_part(
+                partial, demo, plan, draw=scene.draw, cameras=options.cameras, compression=options.compression
+            )
+            partial.replace(path)
+        return EpisodeReport(plan.task_id, plan.attempt, demo.success, len(demo.actions_TA))
+
+    def _scene_of(self, task_id: int) -> Scene:
+        if self._scene is None or self._scene.task.task_id != task_id:
+            if self._scene is not None:
+                self._scene.close()
+            options = self._workshop.options
+            self._scene = Scene(self._suite.task(task_id), cameras=options.cameras, image_size=options.image_size)
+        return self._scene
+
+    def close(self) -> None:
+        if self._scene is not None:
+            self._scene.close()
+
+
+def _work(connection: Connection, workshop: Workshop, environment: dict[str, str]) -> None:
+    """Do jobs as they are asked for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the main process's to deal with
+    os.environ.update(environment)
+    prepare_libero()
+    recorder = _Recorder(workshop)
+    while True:
+        job: Job | None = connection.recv()
+        if job is None:
+            break
+        connection.send(recorder.do(job))
+    recorder.close()
+
+
+@dataclass
+class Worker:
+    """The main process's end of a worker."""
+
+    number: int
+    process: BaseProcess
+    connection: Connection
+    job: Job | None = None  # what it is at
+    task_id: int | None = None  # the task whose scene it has
+
+
+class Team:
+    """A fixed number of worker processes, spread over the devices that draw; one that dies is replaced."""
+
+    def __init__(self, num_workers: int, workshop: Workshop) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._workshop = workshop
+        self._devices = drawing_devices()
+        self._deaths_in_a_row = 0
+        self._workers = [self._start(number) for number in range(num_workers)]
+
+    def _start(self, number: int) -> Worker:
+        ours, theirs = self._context.Pipe()
+        devices = self._devices
+        environment = {"MUJOCO_EGL_DEVICE_ID": str(devices[number % len(devices)])} if devices else {}
+        process = self._context.Process(target=_work, args=(theirs, self._workshop, environment), daemon=True)
+        process.start()
+        theirs.close()
+        return Worker(number, process, ours)
+
+    def idle(self) -> list[Worker]:
+        """Workers without a job."""
+        return [worker for worker in self._workers if worker.job is None]
+
+    def num_workers_by_task(self) -> Counter[int]:
+        """How many have the scene of each task."""
+        return Counter(worker.task_id for worker in self._workers if worker.task_id is not None)
+
+    def assign(self, worker: Worker, job: Job) -> None:
+        """Give an idle worker something to do."""
+        worker.job = job
+        if isinstance(job, EpisodePlan):
+            worker.task_id = job.task_id
+        # A worker that has just died is noticed when its answer is awaited.
+        with contextlib.suppress(BrokenPipeError):
+            worker.connection.send(job)
+
+    def answers(self) -> Iterator[tuple[Job, EpisodeReport | Merge | None]]:
+        """Wait for at least one worker; None is the answer of one that died."""
+        busy = [(worker, worker.job) for worker in self._workers if worker.job is not None]
+        ready = wait([worker.connection for worker, _ in busy])
+        for worker, job in busy:
+            if worker.connection not in ready:
+                continue
+            worker.job = None
+            answer: EpisodeReport | Merge | None = None
+            try:
+                answer = worker.connection.recv()
+                self._deaths_in_a_row = 0
+            except (EOFError, ConnectionResetError):
+                self._replace(worker, job)
+            yield job, answer
+
+    def _replace(self, worker: Worker, job: Job) -> None:
+        worker.process.join()
+        self._deaths_in_a_row += 1
+        what = f"attempt {job.attempt}" if isinstance(job, EpisodePlan) else "the file"
+        message = (
+            f"a worker ended with exit code {worker.process.exitcode} in {what} of task {job.task_id} "
+            f"(its own error is printed above)"
+        )
+        if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:
+            raise DemonstrationError(f"{message}; {self._deaths_in_a_row} in a row: giving up")
+        logger.warning("%s; starting another", message)
+        self._workers[self._workers.index(worker)] = self._start(worker.number)
+
+    def close(self) -> None:
+        """Let idle workers finish; end those still at a job."""
+        for worker in self._workers:
+            if worker.job is None and worker.process.is_alive():
+                with contextlib.suppress(BrokenPipeError):
+                    worker.connection.send(None)
+            else:
+                worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join()
