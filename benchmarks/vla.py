@@ -65,14 +65,18 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement to make. checkpointing: `none`, a policy, or `every2` (all of every second block)."""
+    """One measurement to make.
+
+    sharded: what FSDP2 manages: `none`, what is `trained` (the adapter), or `all`.
+    checkpointing: `none`, a policy, or `every2` (all of every second block).
+    """
 
     part: str
     batch: int
     adapter: bool = False
     compiled: bool = False
     graphs: bool = False
-    sharded: bool = False
+    sharded: str = "none"
     checkpointing: str = "none"
 
 
@@ -127,7 +131,8 @@ def build(setting: Setting, row: Row) -> nn.Module:
     if row.adapter:
         targets = lora_target_modules(model)
         module = attach_lora(model, target_modules=targets, rank=setting.rank, alpha=None, path=None, seed=0)
-        if not row.sharded:  # sharding brings adapters to the precision of the forward pass itself
+        give_effect(module)
+        if row.sharded == "none":  # sharding brings adapters to the precision of the forward pass itself
             for parameter in trainable_parameters(module).values():
                 parameter.data = parameter.data.to(setting.dtype)
     if training and row.checkpointing != "none":
@@ -136,6 +141,14 @@ def build(setting: Setting, row: Row) -> nn.Module:
     if row.compiled:
         compile_blocks(module)
     return module.train(training)
+
+
+def give_effect(module: nn.Module) -> None:
+    """A fresh adapter adds zeros, which no rounding changes; a trained one does not."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in trainable_parameters(module).items():
+        if "lora_B" in name:
+            parameter.data.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
 
 
 def inputs(setting: Setting, batch: int) -> PolicyBatch:
@@ -213,16 +226,19 @@ def training_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[],
 
 def measure(setting: Setting, row: Row) -> Measured:
     module = build(setting, row)
-    if row.sharded:
+    if row.sharded != "none":
         mesh = join_group(rank=0, world_size=1, address="127.0.0.1", port=free_port(), own_address="127.0.0.1")
         precision = {torch.bfloat16: "bf16", torch.float32: "fp32"}[setting.dtype]
-        shard(module, fsdp_units(module), mesh, param_dtype=precision, reshard_after_forward=True)
+        shard(
+            module, fsdp_units(module), mesh, param_dtype=precision, reshard_after_forward=True,
+            shard_frozen=row.sharded == "all",
+        )  # fmt: skip
     try:
         step = (rollout_step if row.part == "rollout" else training_step)(setting, row, module)
         seconds, peak, logits_BTV = timed(step, setting)
         operations = slowest(step, setting.device) if setting.profile else []
     finally:
-        if row.sharded:
+        if row.sharded != "none":
             leave_group()
     _, bins_BT = draws(setting, row.batch)
     logprobs_BT = action_log_probs(logits_BTV.detach(), bins_BT, temperature=TEMPERATURE)
@@ -255,14 +271,14 @@ def utilisation(setting: Setting, row: Row, seconds: float, peak_tflops: float) 
 
 def rows_of(args: argparse.Namespace) -> list[Row]:
     choices = {"on": (True,), "off": (False,), "both": (False, True)}
-    adapted, compiled, sharded = choices[args.adapter], choices[args.compile], choices[args.sharded]
+    adapted, compiled = choices[args.adapter], choices[args.compile]
     acting = [
         Row("rollout", args.batch, adapter=adapter, compiled=is_compiled, graphs=graphs)
         for adapter, is_compiled, graphs in product(adapted, compiled, (False, True) if args.graphs else (False,))
     ]
     learning = [
         Row("training", args.train_batch, adapter=True, compiled=is_compiled, sharded=is_sharded, checkpointing=policy)
-        for is_sharded, is_compiled, policy in product(sharded, compiled, args.checkpointing)
+        for is_sharded, is_compiled, policy in product(args.sharded, compiled, args.checkpointing)
     ]
     return [row for row in acting + learning if row.part in args.parts]
 
@@ -331,7 +347,7 @@ def print_row(setting: Setting, row: Row, results: list[str]) -> None:
 
     cells = [
         row.part, str(row.batch), word(row.adapter), setting.attention, word(row.compiled), word(row.graphs),
-        word(row.sharded), row.checkpointing if row.part == "training" else "-", *results,
+        row.sharded, row.checkpointing if row.part == "training" else "-", *results,
     ]  # fmt: skip
     print(
         "| " + " | ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, HEADER, strict=True)) + " |", flush=True
@@ -362,7 +378,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", choices=("on", "off", "both"), default="both", help="blocks")
     parser.add_argument("--graphs", action="store_true", help="rollouts through CUDA graphs too")
     parser.add_argument(
-        "--sharded", choices=("on", "off", "both"), default="on", help="train under FSDP2, as actors do"
+        "--sharded",
+        nargs="+",
+        choices=("none", "trained", "all"),
+        default=["trained"],
+        help="what FSDP2 manages in training: actors' default is what is trained",
     )
     parser.add_argument(
         "--checkpointing",

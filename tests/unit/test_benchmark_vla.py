@@ -61,7 +61,7 @@ def test_the_size_of_the_7b():
 
 
 def test_rows_of_all_options():
-    args = vla.parse(["--graphs", "--sharded", "both", "--checkpointing", "none", "matmuls"])
+    args = vla.parse(["--graphs", "--sharded", "none", "all", "--checkpointing", "none", "matmuls"])
     rows = vla.rows_of(args)
     assert len(rows) == len(set(rows)) == 2 * 2 * 2 + 2 * 2 * 2
     assert {row.part for row in vla.rows_of(vla.parse(["--parts", "rollout"]))} == {"rollout"}
@@ -70,7 +70,7 @@ def test_rows_of_all_options():
 
 
 def test_the_table_at_a_small_size(capsys):
-    options = "--tiny --device cpu --compile off --sharded both --repeats 1 --batch 3 --train-batch 2 --rank 4"
+    options = "--tiny --device cpu --compile off --sharded none trained --repeats 1 --batch 3 --train-batch 2 --rank 4"
     assert vla.main([*options.split(), "--checkpointing", "none", "every2", "matmuls"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
