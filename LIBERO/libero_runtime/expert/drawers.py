@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.expert.memory import once_per_step
 from libero_runtime.expert.motion import CLOSE, OPEN, facing_hand, nearer_of_both, reaching_hand, upright_hand
 from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.world import ExpertError, Goal, World
@@ -58,6 +59,7 @@ class DrawerSkill(Skill):
         self._open_end = float(low if abs(low) > abs(high) else high)
         self._body = int(world.model.jnt_bodyid[self._joint])
 
+    @once_per_step
     def handle(self) -> Handle:
         """The handle, where it is now."""
         out = self.world.drawer_out(self._joint_name)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.expert.memory import once_per_step
 from libero_runtime.expert.motion import CLOSE, OPEN, lean_at, preferred_axis, rotation_about_z, upright_hand
 from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.world import Goal, World
@@ -34,6 +35,7 @@ class TurnKnob(Skill):
         self._sense = float(np.sign(low + high)) * float(np.sign(world.data.xaxis[self._joint][2]))
         self.enter("approach")
 
+    @once_per_step
     def _grip(self) -> tuple[Array, Array]:
         """Middle of the grip at the height to take it (3,), and the thin way across it (2,)."""
         points = self.world.part_points(self._body)

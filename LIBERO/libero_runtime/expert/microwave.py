@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.expert.memory import once_per_step
 from libero_runtime.expert.motion import CLOSE, OPEN, lean_at, reaching_hand, upright_hand
 from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.world import ExpertError, Goal, Pose, World
@@ -52,6 +53,7 @@ class PutInside(Skill):
         inwards: Array = axis / float(np.linalg.norm(axis))
         return inwards
 
+    @once_per_step
     def _grip(self) -> Array:
         """Hand position (3,) on what sticks out of the object against the way in."""
         inwards = self._inwards()
@@ -67,6 +69,7 @@ class PutInside(Skill):
         grip: Array = self.world.pose(self.name).pos + middle
         return grip
 
+    @once_per_step
     def _place(self) -> Array:
         """Where the object's origin (3,) goes: on the floor inside, its end just at the front."""
         inwards = self._inwards()
@@ -139,7 +142,7 @@ class PutInside(Skill):
         return float(pose.pos[2] - self._place()[2]) < _PLACED_M
 
     def _in_front(self) -> Array:
-        position = self._place()
+        position = self._place().copy()
         points = self.world.world_points(self.name)
         position[:2] -= float(np.ptp(points[:, :2] @ self._inwards()) + 0.02) * self._inwards()
         position[2] += _OVER_FLOOR_M
@@ -189,6 +192,7 @@ class CloseDoor(Skill):
         self._closing = 1.0 if abs(low) > abs(high) else -1.0
         self.enter("approach")
 
+    @once_per_step
     def _bar(self) -> tuple[Array, Array]:
         """A point (3,) on the outside of the handle, and the way (2,) it moves while the door closes."""
         anchor = self.world.data.xanchor[self._joint]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.expert.memory import once_per_step
 from libero_runtime.expert.world import ExpertError, Goal, Region, World
 
 Array = NDArray[np.float64]
@@ -116,6 +117,7 @@ def _on_region(world: World, goal: Goal) -> Placement:
     return Placement(position=position, tolerance=0.015, near=near)
 
 
+@once_per_step
 def placement(world: World, goal: Goal) -> Placement:
     """Where the object of an `in` or `on` predicate has to go."""
     if goal[0] == "on" and not world.is_region(goal[2]):

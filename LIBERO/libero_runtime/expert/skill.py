@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.expert.memory import Memory
 from libero_runtime.expert.motion import OPEN, action, rotation_vector
 from libero_runtime.expert.world import World
 
@@ -31,6 +32,11 @@ class Skill(ABC):
         self.finished = False
         self.phase = ""
         self.phase_steps = 0
+
+    @property
+    def memory(self) -> Memory:
+        """What was worked out in this control step."""
+        return self.world.memory
 
     def enter(self, phase: str) -> None:
         """Begin a phase."""

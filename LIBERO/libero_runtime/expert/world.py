@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.expert.memory import Memory, once_per_step
 from libero_runtime.scene import Scene
 
 Array = NDArray[np.float64]
@@ -163,13 +164,13 @@ class World:
         self._points: dict[str, Array] = {}
         self._body_clouds: dict[int, Array] = {}
         self._masks: dict[frozenset[str], NDArray[np.bool_]] = {}
-        self._boxes: Boxes | None = None
+        self.memory: Memory = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read the hand; what is derived from the rest is computed when asked for."""
         data = self.data
-        self._boxes = None
+        self.memory.clear()
         self.hand = Pose(data.site_xpos[self._hand].copy(), data.site_xmat[self._hand].reshape(3, 3).copy())
         self.finger_gap = float(data.qpos[self._fingers[0]] - data.qpos[self._fingers[1]])
         self.closing_speed = float(data.qvel[self._finger_dofs[1]] - data.qvel[self._finger_dofs[0]])
@@ -273,11 +274,13 @@ class World:
             self._points[name] = (world - pose.pos) @ pose.mat
         return self._points[name]
 
+    @once_per_step
     def world_points(self, name: str) -> Array:
         """The same in the world, about the object's origin."""
         turned: Array = self.points(name) @ self.pose(name).mat.T
         return turned
 
+    @once_per_step
     def part_points(self, body: int) -> Array:
         """Points (P, 3) in the world on one body of an articulated fixture, as it is now."""
         points: Array = self._body_cloud(body) @ self.data.xmat[body].reshape(3, 3).T + self.data.xpos[body]
@@ -292,17 +295,22 @@ class World:
         geoms = np.flatnonzero(touchable & np.isin(root_of, list(roots)))
         return geoms, root_of[geoms]
 
+    @once_per_step
+    def _all_boxes(self) -> Boxes:
+        geoms, _ = self._obstacles
+        mats = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
+        return Boxes.around(pos=self.data.geom_xpos[geoms], mat=mats, aabb=self.model.geom_aabb[geoms])
+
+    @once_per_step
+    def _boxes_without(self, names: frozenset[str]) -> Boxes:
+        if names not in self._masks:
+            left_out = [int(self.model.body_rootid[self._env.obj_body_id[name]]) for name in names]
+            self._masks[names] = ~np.isin(self._obstacles[1], left_out)
+        return self._all_boxes().where(self._masks[names])
+
     def boxes(self, *, without: Collection[str] = ()) -> Boxes:
         """Boxes around all collision geometry but the named objects'."""
-        geoms, roots = self._obstacles
-        if self._boxes is None:
-            mats = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
-            self._boxes = Boxes.around(pos=self.data.geom_xpos[geoms], mat=mats, aabb=self.model.geom_aabb[geoms])
-        key = frozenset(without)
-        if key not in self._masks:
-            left_out = [int(self.model.body_rootid[self._env.obj_body_id[name]]) for name in key]
-            self._masks[key] = ~np.isin(roots, left_out)
-        return self._boxes.where(self._masks[key])
+        return self._boxes_without(frozenset(without))
 
     def tallest_under(self, points: Array, *, margin: float, without: Collection[str] = ()) -> float:
         """Height of what is within `margin` of any of some points (N, 2); minus infinity when nothing is."""
