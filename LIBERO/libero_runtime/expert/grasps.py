@@ -2,6 +2,8 @@
 
 Two kinds: across the whole object where it is narrow enough, or by a wall (a bowl's rim, a mug's, a handle) with one
 finger on either side of it. All coordinates are along the world's axes about the object's origin, in metres.
+
+P points of an object, L of them at the height of the finger pads, K angles of the hand, S sideways shifts of it.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ _THICKEST_WALL_M = 0.030
 _SPAN_DEPTH_M = 0.026  # pads' middle below the object's top
 _RIM_DEPTHS_M = (0.017, 0.010, 0.004, -0.002)
 _LOWEST_M = 0.014  # pads' middle above the object's bottom
-_SPAN_ANGLES = 60
+_SPAN_ANGLES_RAD = np.linspace(0.0, math.pi, 60, endpoint=False)
 _RIM_ANGLES = 16
 _TURN_COST_M = 0.040  # a quarter turn of the wrist counts as much as so much more width
 _SLANT_M = 0.018  # a wall's slant adds less than this to its thickness
@@ -60,12 +62,11 @@ def _turn_cost(axis: Array) -> float:
 
 
 def _blocked_cost(center: Array, axis: Array, height: float, neighbours: Boxes) -> float:
-    """Cost of everything else that is where the open hand would be."""
+    """Cost of everything else that is where the open hand would be; `neighbours` reach up to the pads."""
     fingers = center + np.outer([-1, 1], 0.5 * (_OPEN_HALF_M + _FINGER_OUTER_M) * axis)
     palm = center + np.outer(np.linspace(-_PALM_HALF_LENGTH_M, _PALM_HALF_LENGTH_M, 9), axis)
-    at_fingers = (neighbours.distances(fingers) < _FINGER_HALF_WIDTH_M + 0.003).any(axis=0)
+    blocked = bool((neighbours.distances(fingers) < _FINGER_HALF_WIDTH_M + 0.003).any())
     under_palm = (neighbours.distances(palm) < _PALM_HALF_WIDTH_M).any(axis=0)
-    blocked = bool((at_fingers & (neighbours.high > height - _PAD_BELOW_M)).any())
     overlap = float(np.max(neighbours.high[under_palm], initial=-1.0)) - (height + _PALM_ABOVE_M)
     pressed = min(_BLOCKED_COST_M, _PRESSED_COST_M + overlap) if overlap > 0 else 0.0
     return _BLOCKED_COST_M * blocked + pressed
@@ -90,27 +91,42 @@ def span_grasp(points: Array, neighbours: Boxes) -> tuple[float, Grasp] | None:
         return None
     center = (level[:, :2].min(axis=0) + level[:, :2].max(axis=0)) / 2
     above = points[points[:, 2] > height - _PAD_BELOW_M]
+    tall = neighbours.where(neighbours.high > height - _PAD_BELOW_M)
+    offsets_L2 = level[:, :2] - center
+    axes = [preferred_axis(np.array([math.cos(angle), math.sin(angle)])) for angle in _SPAN_ANGLES_RAD]
+    normals = [np.array([-axis[1], axis[0]]) for axis in axes]
+    along_KL = np.stack([offsets_L2 @ axis for axis in axes])
+    across_KL = np.stack([offsets_L2 @ normal for normal in normals])
+    lowest_KS, highest_KS = _held(along_KL, across_KL)
+    spread_K, reach_K = np.ptp(along_KL, axis=1).tolist(), np.abs(across_KL).max(axis=1).tolist()
     best: tuple[float, Grasp] | None = None
-    for angle in np.linspace(0.0, math.pi, _SPAN_ANGLES, endpoint=False):
-        axis = preferred_axis(np.array([math.cos(angle), math.sin(angle)]))
-        normal = np.array([-axis[1], axis[0]])
-        across = (level[:, :2] - center) @ normal
-        along = (level[:, :2] - center) @ axis
-        for shift in _SHIFTS_M:
-            held = along[np.abs(across - shift) < _PAD_HALF_WIDTH_M]
-            if len(held) == 0 or (shift and np.abs(across).max() < abs(shift) + _PAD_HALF_WIDTH_M):
-                continue
-            width, middle = float(np.ptp(held)), float(held.max() + held.min()) / 2
-            cost = float(np.ptp(along)) + _turn_cost(axis) + _SHIFT_COST * abs(shift)
-            if width > _WIDEST_SPAN_M or (best is not None and cost > best[0] - 1e-6):
-                continue
-            spot = center + middle * axis + shift * normal
-            if not _fingers_are_free((above[:, :2] - spot) @ axis, (above[:, :2] - spot) @ normal, 0.0):
-                continue
-            cost += _blocked_cost(spot, axis, height, neighbours)
-            if best is None or cost < best[0] - 1e-6:
-                best = cost, Grasp(np.array([*spot, height]), axis, width, on_wall=False)
+    # Only what is narrow enough is looked at further, in the order of angles and shifts.
+    for k, s in np.argwhere((highest_KS - lowest_KS <= _WIDEST_SPAN_M) & (highest_KS >= lowest_KS)).tolist():
+        axis, normal, shift = axes[k], normals[k], _SHIFTS_M[s]
+        cost = spread_K[k] + _turn_cost(axis) + _SHIFT_COST * abs(shift)
+        if (shift and reach_K[k] < abs(shift) + _PAD_HALF_WIDTH_M) or (best is not None and cost > best[0] - 1e-6):
+            continue
+        low, high = float(lowest_KS[k, s]), float(highest_KS[k, s])
+        spot = center + (high + low) / 2 * axis + shift * normal
+        if not _fingers_are_free((above[:, :2] - spot) @ axis, (above[:, :2] - spot) @ normal, 0.0):
+            continue
+        cost += _blocked_cost(spot, axis, height, tall)
+        if best is None or cost < best[0] - 1e-6:
+            best = cost, Grasp(np.array([*spot, height]), axis, high - low, on_wall=False)
     return best
+
+
+def _held(along_KL: Array, across_KL: Array) -> tuple[Array, Array]:
+    """Lowest and highest coordinate (K, S) of what is between the fingers, for each angle and shift.
+
+    Where nothing is, the lowest is above the highest.
+    """
+    lowest, highest = [], []
+    for shift in _SHIFTS_M:
+        held_KL = np.abs(across_KL - shift) < _PAD_HALF_WIDTH_M
+        lowest.append(np.where(held_KL, along_KL, np.inf).min(axis=1))
+        highest.append(np.where(held_KL, along_KL, -np.inf).max(axis=1))
+    return np.stack(lowest, axis=1), np.stack(highest, axis=1)
 
 
 def wall_grasp(points: Array, neighbours: Boxes, *, prefer: Array) -> tuple[float, Grasp] | None:
@@ -129,15 +145,17 @@ def _wall_grasp_at(points: Array, neighbours: Boxes, *, prefer: Array, depth: fl
     top = float(points[:, 2].max())
     height = top - depth
     above = points[points[:, 2] > height - _PAD_BELOW_M]
+    tall = neighbours.where(neighbours.high > height - _PAD_BELOW_M)
     level = points[points[:, 2] > min(height + 0.001, top - _RIM_M)]
     center = (level[:, :2].min(axis=0) + level[:, :2].max(axis=0)) / 2
+    level_offsets, above_offsets = level[:, :2] - center, above[:, :2] - center
     best: tuple[float, Grasp] | None = None
     start = math.atan2(float(prefer[1]), float(prefer[0]))
     for index in range(_RIM_ANGLES):
         turn = 2 * math.pi * ((index + 1) // 2) / _RIM_ANGLES * (1 if index % 2 else -1)
         direction = np.array([math.cos(start + turn), math.sin(start + turn)])
         normal = np.array([-direction[1], direction[0]])
-        across, along = (level[:, :2] - center) @ normal, (level[:, :2] - center) @ direction
+        across, along = level_offsets @ normal, level_offsets @ direction
         side = np.sort(along[(np.abs(across) < 0.008) & (along > 0)])
         if len(side) == 0:
             continue
@@ -147,18 +165,17 @@ def _wall_grasp_at(points: Array, neighbours: Boxes, *, prefer: Array, depth: fl
         if outer - inner > _THICKEST_WALL_M:
             continue
         middle = (inner + outer) / 2
-        if not _fingers_are_free((above[:, :2] - center) @ direction, (above[:, :2] - center) @ normal, middle):
+        along_above, across_above = above_offsets @ direction, above_offsets @ normal
+        if not _fingers_are_free(along_above, across_above, middle):
             continue
         spot = center + middle * direction
-        along_above = ((above[:, :2] - center) @ direction)[
-            np.abs((above[:, :2] - center) @ normal) < _PAD_HALF_WIDTH_M
-        ]
-        between = along_above[np.abs(along_above - middle) < _OPEN_HALF_M]
+        at_pads = along_above[np.abs(across_above) < _PAD_HALF_WIDTH_M]
+        between = at_pads[np.abs(at_pads - middle) < _OPEN_HALF_M]
         crowded = len(between) > 0 and float(np.ptp(between)) > outer - inner + _SLANT_M  # a handle, say
         cost = (
             _BLOCKED_COST_M * crowded
             + _WALL_TURN_COST_M * abs(turn)
-            + _blocked_cost(spot, direction, height, neighbours)
+            + _blocked_cost(spot, direction, height, tall)
         )
         if best is None or cost < best[0] - 1e-6:
             grasp = Grasp(np.array([*spot, height]), preferred_axis(direction), outer - inner, on_wall=True)

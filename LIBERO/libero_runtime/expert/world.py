@@ -96,9 +96,12 @@ class Boxes:
 
     def distances(self, points: Array) -> Array:
         """Horizontal distance (N, G) of points (N, 2) from every rectangle."""
-        local = np.einsum("gij,ngj->ngi", self.axes, points[:, None] - self.center)
-        outside = np.maximum(np.abs(local) - self.half, 0.0)
-        distances: Array = np.hypot(outside[..., 0], outside[..., 1])
+        x, y = (points[:, None, axis] - self.center[:, axis] for axis in range(2))
+        outside = [
+            np.maximum(np.abs(self.axes[:, axis, 0] * x + self.axes[:, axis, 1] * y) - self.half[:, axis], 0.0)
+            for axis in range(2)
+        ]
+        distances: Array = np.hypot(*outside)
         return distances
 
     def ways_out(self, point: Array) -> Array:
