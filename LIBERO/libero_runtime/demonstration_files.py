@@ -107,21 +107,26 @@ def _write_pictures(
             dataset[step] = image_HWC
 
 
-def merge_parts(
-    target: Path, parts: Sequence[Path], task: TaskSpec, *, cameras: Sequence[str], image_size: int, options: str
-) -> None:
-    """Write a task's file from its parts, under a temporary name first.
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def add_parts(target: Path, parts: Sequence[Path], *, first: int) -> None:
+    """Add episodes, from number `first` on, to what will become a task's file; number 0 begins it anew."""
+    with h5py.File(_partial(target), "a" if first else "w") as file:
+        data = file.require_group("data")
+        for index, part in enumerate(parts, start=first):
+            with h5py.File(part, "r") as source:
+                source.copy("demo", data, name=f"demo_{index}")
+
+
+def complete_file(target: Path, task: TaskSpec, *, cameras: Sequence[str], image_size: int, options: str) -> None:
+    """Give a task's file its description and its name.
 
     `options` describes the run that made the demonstrations (JSON) and is kept in the file.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    with h5py.File(partial, "w") as file:
-        data = file.create_group("data")
-        total = 0
-        for index, part in enumerate(parts):
-            with h5py.File(part, "r") as source:
-                source.copy("demo", data, name=f"demo_{index}")
-            total += int(data[f"demo_{index}"].attrs["num_samples"])
+    with h5py.File(_partial(target), "a") as file:
+        data = file["data"]
         env_kwargs = {
             "robots": ["Panda"],
             "controller": "OSC_POSE",
@@ -143,8 +148,8 @@ def merge_parts(
         data.attrs["env_name"] = task.suite
         data.attrs["bddl_file_name"] = f"{task.suite}/{task.bddl_path.name}"
         data.attrs["macros_image_convention"] = "opengl"
-        data.attrs["num_demos"] = len(parts)
-        data.attrs["total"] = total
+        data.attrs["num_demos"] = len(data)
+        data.attrs["total"] = sum(int(demo.attrs["num_samples"]) for demo in data.values())
         data.attrs["tag"] = "scripted-expert-v1"
         data.attrs["options"] = options
-    partial.replace(target)
+    _partial(target).replace(target)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, takewhile
 
 import numpy as np
 
 from libero_runtime.episodes import EpisodeOptions, EpisodePlan
 
 ATTEMPTS_PER_EPISODE = 4  # give a task up when this many attempts per wanted episode did not suffice
+_MERGE_AT_ONCE = 16
 
 
 class DemonstrationError(ValueError):
@@ -44,10 +45,12 @@ class EpisodeReport:
 
 @dataclass(frozen=True)
 class Merge:
-    """To write a task's file from these attempts."""
+    """To add the demonstrations of some attempts to a task's file, which holds `first` already."""
 
     task_id: int
+    first: int
     attempts: tuple[int, ...]
+    last: bool  # the file is complete then
 
 
 def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> EpisodePlan:
@@ -81,6 +84,11 @@ class TaskBook:
     def successes(self) -> list[int]:
         """Attempts that are kept."""
         return [attempt for attempt in self._wanted if attempt in self._made]
+
+    @property
+    def settled(self) -> list[int]:
+        """Of the attempts that are kept, those that nothing can come before any more."""
+        return list(takewhile(lambda attempt: attempt in self._made, self._wanted))
 
     @property
     def lengths(self) -> list[int]:
@@ -146,27 +154,37 @@ class Schedule:
     def __init__(self, options: RunOptions, books: Sequence[TaskBook]) -> None:
         self._options = options
         self._books = {book.task_id: book for book in books}
-        self._unwritten = set(self._books)
-        self._merges = [book.task_id for book in books if book.complete]
-        self._open = self._unwritten - set(self._merges)
+        self._open = {book.task_id for book in books if not book.complete}
+        self._num_merged = dict.fromkeys(self._books, 0)  # of the tasks whose file is not complete
+        self._merging: set[int] = set()
 
     @property
     def finished(self) -> bool:
         """Whether every file is written."""
-        return not self._unwritten
+        return not self._num_merged
 
     @property
     def num_jobs(self) -> int:
         """How much is known to be left."""
-        return len(self._merges) + sum(len(book.pending) for book in self._books.values())
+        return sum(max(1, len(book.pending)) for book in self._books.values())
 
     def next_job(self, task_id: int | None, num_workers: Mapping[int, int]) -> EpisodePlan | Merge | None:
         """For a worker that has the scene of a task; `num_workers` have that of each."""
-        if self._merges:
-            merged = self._merges.pop()
-            return Merge(merged, tuple(self._books[merged].successes))
+        merge = self._next_merge()
+        if merge is not None:
+            self._merging.add(merge.task_id)
+            return merge
         book = self._choose(task_id, num_workers)
         return None if book is None else plan_attempt(self._options, book.task_id, book.next_attempt())
+
+    def _next_merge(self) -> Merge | None:
+        """Files grow as the run goes on: all tasks end at about the same time, and writing one takes seconds."""
+        for task_id, first in self._num_merged.items():
+            last = task_id not in self._open
+            attempts = self._books[task_id].settled[first:]
+            if task_id not in self._merging and (last or len(attempts) >= _MERGE_AT_ONCE):
+                return Merge(task_id, first, tuple(attempts), last)
+        return None
 
     def _choose(self, task_id: int | None, num_workers: Mapping[int, int]) -> TaskBook | None:
         """Stay with the task whose scene is compiled; else help where most attempts wait per worker.
@@ -183,10 +201,13 @@ class Schedule:
     def finish(self, job: EpisodePlan | Merge, answer: EpisodeReport | Merge | None) -> None:
         """Book what became of a job; None when its worker died."""
         if isinstance(job, Merge):
+            self._merging.remove(job.task_id)
             if answer is None:
-                self._merges.append(job.task_id)
+                self._num_merged[job.task_id] = 0  # who knows what is in the file
+            elif job.last:
+                del self._num_merged[job.task_id]
             else:
-                self._unwritten.remove(job.task_id)
+                self._num_merged[job.task_id] += len(job.attempts)
             return
         if job.task_id not in self._open:
             return  # it ran ahead and was not needed
@@ -195,4 +216,3 @@ class Schedule:
         book.finish(answer if isinstance(answer, EpisodeReport) else failed)
         if book.complete:
             self._open.remove(book.task_id)
-            self._merges.append(book.task_id)

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from libero_runtime.demonstration_devices import drawing_devices
-from libero_runtime.demonstration_files import demonstration_file, merge_parts, write_part
+from libero_runtime.demonstration_files import add_parts, complete_file, demonstration_file, write_part
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, Merge, RunOptions
 from libero_runtime.episodes import EpisodePlan, run_episode
@@ -51,16 +51,19 @@ class _Recorder:
         return self._merge(job) if isinstance(job, Merge) else self._attempt(job)
 
     def _merge(self, merge: Merge) -> Merge:
-        """Write a task's file."""
+        """Continue a task's file."""
         shop, task = self._workshop, self._suite.task(merge.task_id)
-        merge_parts(
-            demonstration_file(shop.output, task),
-            [shop.parts.path(merge.task_id, attempt) for attempt in merge.attempts],
-            task,
-            cameras=shop.options.cameras,
-            image_size=shop.options.image_size,
-            options=shop.description,
-        )
+        target = demonstration_file(shop.output, task)
+        parts = [shop.parts.path(merge.task_id, attempt) for attempt in merge.attempts]
+        add_parts(target, parts, first=merge.first)
+        if merge.last:
+            complete_file(
+                target,
+                task,
+                cameras=shop.options.cameras,
+                image_size=shop.options.image_size,
+                options=shop.description,
+            )
         return merge
 
     def _attempt(self, plan: EpisodePlan) -> EpisodeReport:

@@ -80,7 +80,8 @@ def _record_rest(
     team = Team(min(num_workers, schedule.num_jobs), workshop)
     try:
         while True:
-            bar.update(sum(len(book.successes) for book in books.values()) - bar.n)
+            if num_new := sum(len(book.successes) for book in books.values()) - bar.n:
+                bar.update(num_new)
             if schedule.finished:
                 return
             for worker in team.idle():
@@ -90,7 +91,7 @@ def _record_rest(
             for job, answer in team.answers():
                 if isinstance(answer, EpisodeReport):
                     workshop.parts.note(answer)
-                elif answer is not None:
+                elif answer is not None and answer.last:
                     workshop.parts.clear(answer.task_id)
                 schedule.finish(job, answer)
     finally:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from libero_runtime.demonstration_devices import usable
-from libero_runtime.demonstration_files import quaternions
+from libero_runtime.demonstration_files import add_parts, complete_file, demonstration_file, quaternions
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import (
     DemonstrationError,
@@ -26,7 +26,7 @@ from libero_runtime.demonstration_plan import (
 )
 from libero_runtime.demonstrations import main
 from libero_runtime.demos import main as demos
-from libero_runtime.episodes import EpisodeOptions, run_episode
+from libero_runtime.episodes import EpisodeOptions, EpisodePlan, run_episode
 from libero_runtime.number_lists import NumberError, parse_numbers
 from libero_runtime.scene import Scene
 from libero_runtime.suites import load_suite
@@ -229,7 +229,7 @@ def test_a_schedule_gives_needed_attempts_then_those_ahead_and_writes_files_at_o
     schedule.finish(second, report(0, True, 2))
     schedule.finish(third, report(1, True, 2))
     merge = schedule.next_job(2, {0: 1, 2: 1})
-    assert merge == Merge(2, (0, 1))
+    assert merge == Merge(2, first=0, attempts=(0, 1), last=True)
     fourth, ahead = schedule.next_job(2, {0: 1, 2: 1}), schedule.next_job(2, {0: 2, 2: 1})
     assert [(job.task_id, job.attempt) for job in (fourth, ahead)] == [(0, 1), (0, 2)]
     schedule.finish(merge, None)  # its worker died
@@ -240,9 +240,54 @@ def test_a_schedule_gives_needed_attempts_then_those_ahead_and_writes_files_at_o
     assert not schedule.finished
     schedule.finish(fourth, report(1, True))
     last = schedule.next_job(0, {})
-    assert last == Merge(0, (1, 2))
+    assert last == Merge(0, first=0, attempts=(1, 2), last=True)
     schedule.finish(last, last)
     assert schedule.finished
+
+
+def test_files_grow_while_the_task_goes_on(options):
+    schedule = Schedule(options, [TaskBook(2, 40)])
+    plans = [schedule.next_job(2, {2: 1}) for _ in range(40)]
+    for plan in plans[1:25]:
+        schedule.finish(plan, report(plan.attempt, True, 2))
+    ahead = schedule.next_job(2, {2: 1})
+    assert isinstance(ahead, EpisodePlan)  # no file yet: the first attempt may still come before all of them
+    schedule.finish(plans[0], report(0, False, 2))
+    begin = schedule.next_job(2, {2: 1})
+    assert begin == Merge(2, first=0, attempts=tuple(range(1, 25)), last=False)
+    assert isinstance(schedule.next_job(2, {2: 1}), EpisodePlan)  # one process at a time writes into a file
+    schedule.finish(begin, begin)
+    for plan in [*plans[25:], ahead]:
+        schedule.finish(plan, report(plan.attempt, True, 2))
+    more = schedule.next_job(2, {2: 1})
+    assert more == Merge(2, first=24, attempts=tuple(range(25, 41)), last=True)
+    schedule.finish(more, None)  # its worker died: the file is begun anew
+    last = schedule.next_job(2, {2: 1})
+    assert last == Merge(2, first=0, attempts=tuple(range(1, 41)), last=True)
+    schedule.finish(last, last)
+    assert schedule.finished
+
+
+def test_a_file_that_grew_is_one_written_at_once(recorded, tmp_path):
+    (path,) = recorded.iterdir()
+    task = load_suite("libero_spatial").task(TASK)
+    parts = [tmp_path / f"part{index}.hdf5" for index in range(2)]
+    with h5py.File(path) as file:
+        for index, part in enumerate(parts):
+            with h5py.File(part, "w") as target:
+                file.copy(f"data/demo_{index}", target, name="demo")
+        description = file["data"].attrs["options"]
+    target = demonstration_file(tmp_path, task)
+    add_parts(target, [parts[1]], first=0)  # of a run that was killed
+    add_parts(target, parts[:1], first=0)
+    add_parts(target, parts[1:], first=1)
+    assert not target.exists()
+    complete_file(target, task, cameras=("agentview",), image_size=64, options=description)
+    with h5py.File(path) as expected, h5py.File(target) as file:
+        assert dict(file["data"].attrs) == dict(expected["data"].attrs)
+        for demo in ("demo_0", "demo_1"):
+            for name in ("states", "obs/agentview_rgb"):
+                np.testing.assert_array_equal(file["data"][demo][name], expected["data"][demo][name])
 
 
 def test_devices_are_those_that_robosuite_lets_through():
