@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.slots import SimulationError, View
-from libero_runtime.vector_face import ChunkResult, EpisodeStart, Frames, VectorEnvError, VectorFace, task_of
+from libero_runtime.vector_face import (
+    ChunkResult,
+    EpisodeStart,
+    Frames,
+    VectorEnvError,
+    VectorFace,
+    task_of,
+    whole_number,
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class BaseVectorEnv(VectorFace):
         ids = self._check_ids(env_ids)
         actions = self._check_actions(actions_BCA, ids)
         limits = self._check_limits(max_steps_B, len(ids), actions.shape[1])
-        if record_every < 0:
+        if whole_number(record_every, "record_every") < 0:
             raise VectorEnvError(f"record_every={record_every} must not be negative")
         for env_id in ids:
             self._start(env_id)

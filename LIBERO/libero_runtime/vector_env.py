@@ -26,6 +26,7 @@ __all__ = ["ChunkResult", "EpisodeStart", "Frames", "LiberoVectorEnv", "Simulati
 
 _Result = TypeVar("_Result")
 _Entry = TypeVar("_Entry")
+_TaskKey = tuple[str, int]
 
 
 @dataclass
@@ -34,7 +35,7 @@ class _Episode:
     slot: Slot
 
     @property
-    def task_key(self) -> tuple[str, int]:
+    def task_key(self) -> _TaskKey:
         return self.task.suite, self.task.task_id
 
 
@@ -80,7 +81,7 @@ class LiberoVectorEnv(BaseVectorEnv):
         self._max_scenes = max_scenes
         self._scene_type: type[BaseScene] = ExactScene if exact else Scene
         self._pool = ThreadPoolExecutor(num_threads, "libero-step") if num_threads > 1 else None
-        self._scenes: OrderedDict[tuple[str, int], BaseScene] = OrderedDict()
+        self._scenes: OrderedDict[_TaskKey, BaseScene] = OrderedDict()
         self._episodes: list[_Episode | None] = [None] * num_envs
 
     # Episodes ---------------------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ class LiberoVectorEnv(BaseVectorEnv):
     def begin(self, begins: Sequence[Begin]) -> Iterator[tuple[int, View, bool]]:
         """Begin episodes, unchecked; yields environment, first view, and whether the goal is met already."""
 
-        def task_key(entry: Begin) -> tuple[str, int]:
+        def task_key(entry: Begin) -> _TaskKey:
             return entry.start.suite, entry.start.task_id
 
         for wave in self._waves(sorted(begins, key=task_key), task_key):
@@ -120,7 +121,7 @@ class LiberoVectorEnv(BaseVectorEnv):
     def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Iterator[tuple[int, Done]]:
         """Run jobs, unchecked, and draw each one's last state while the next ones run on their threads."""
 
-        def task_key(job: Job) -> tuple[str, int]:
+        def task_key(job: Job) -> _TaskKey:
             return self._episode(job).task_key
 
         for wave in self._waves(sorted(jobs, key=task_key), task_key):
@@ -158,16 +159,16 @@ class LiberoVectorEnv(BaseVectorEnv):
 
     # Internals --------------------------------------------------------------------------------------------------
 
-    def _waves(self, entries: Sequence[_Entry], task_of: Callable[[_Entry], tuple[str, int]]) -> Iterator[list[_Entry]]:
+    def _waves(self, entries: Sequence[_Entry], task_key: Callable[[_Entry], _TaskKey]) -> Iterator[list[_Entry]]:
         """Entries (sorted by task) in groups of at most `max_scenes` tasks: a group's scenes are alive together."""
         wave: list[_Entry] = []
-        tasks: set[tuple[str, int]] = set()
+        tasks: set[_TaskKey] = set()
         for entry in entries:
-            if task_of(entry) not in tasks and len(tasks) == self._max_scenes:
+            if task_key(entry) not in tasks and len(tasks) == self._max_scenes:
                 yield wave
                 wave, tasks = [], set()
             wave.append(entry)
-            tasks.add(task_of(entry))
+            tasks.add(task_key(entry))
         if wave:
             yield wave
 

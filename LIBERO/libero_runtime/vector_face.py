@@ -5,6 +5,7 @@ B environments, C actions per chunk, A action dimensions, N cameras, P proprioce
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,16 @@ class VectorEnvError(ValueError):
     """A call that does not fit the environments; the message says what was expected and what came."""
 
 
+def whole_number(value: object, name: str) -> int:
+    """An integer of Python's or numpy's; raises for anything that would have to be rounded, and for truth values."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError("a truth value")
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise VectorEnvError(f"{name} must be a whole number, given {value!r}") from error
+
+
 @dataclass(frozen=True)
 class EpisodeStart:
     """Which episode to begin: a task, one of its 50 published initial states, and the seed of the fixture poses."""
@@ -33,6 +44,12 @@ class EpisodeStart:
     task_id: int
     init_index: int
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.suite, str):
+            raise VectorEnvError(f"suite of an episode start must be a string, given {self.suite!r}")
+        for name in ("task_id", "init_index", "seed"):
+            object.__setattr__(self, name, whole_number(getattr(self, name), f"{name} of an episode start"))
 
 
 @dataclass(frozen=True)
@@ -145,7 +162,7 @@ class VectorFace(ABC):
     def _check_ids(self, env_ids: Sequence[int] | None) -> list[int]:
         if env_ids is None:
             return list(range(self.num_envs))
-        ids = [int(env_id) for env_id in env_ids]
+        ids = [whole_number(env_id, "each of env_ids") for env_id in env_ids]
         outside = [env_id for env_id in ids if not 0 <= env_id < self.num_envs]
         if outside:
             raise VectorEnvError(f"env_ids {outside} are out of range: there are environments 0 to {self.num_envs - 1}")
@@ -158,6 +175,8 @@ class VectorFace(ABC):
         if len(starts) != num_ids:
             raise VectorEnvError(f"expected one start per environment, {num_ids} in all, given {len(starts)}")
         for start in starts:
+            if not isinstance(start, EpisodeStart):
+                raise VectorEnvError(f"starts must hold instances of EpisodeStart, given {start!r}")
             check_start(task_of(start), init_index=start.init_index, seed=start.seed)
 
     def _check_actions(self, actions_BCA: NDArray[np.float32], ids: list[int]) -> NDArray[np.float64]:
@@ -180,7 +199,7 @@ class VectorFace(ABC):
     def _check_limits(max_steps_B: Sequence[int] | None, num_ids: int, num_actions: int) -> list[int]:
         if max_steps_B is None:
             return [num_actions] * num_ids
-        limits = [int(limit) for limit in max_steps_B]
+        limits = [whole_number(limit, "each of max_steps_B") for limit in max_steps_B]
         if len(limits) != num_ids or min(limits) < 0:
             raise VectorEnvError(
                 f"max_steps_B must hold {num_ids} numbers of at least 0, one per environment, given {limits}"

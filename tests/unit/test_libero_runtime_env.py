@@ -275,6 +275,31 @@ def test_bad_input(env):
         LiberoVectorEnv(num_envs=1, cameras=["top"]).reset([start])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("init_index", 1.5), ("task_id", "0"), ("seed", 0.5), ("seed", None), ("init_index", True)],
+)
+def test_numbers_of_a_start_are_whole(name, value):
+    with pytest.raises(VectorEnvError, match=f"{name} of an episode start must be a whole number, given "):
+        EpisodeStart(**{"suite": SUITE, "task_id": 0, "init_index": 0} | {name: value})
+
+
+def test_types_of_arguments(env):
+    assert EpisodeStart(SUITE, np.int64(1), np.uint8(2)) == EpisodeStart(SUITE, 1, 2)
+    with pytest.raises(VectorEnvError, match="suite of an episode start must be a string, given 3"):
+        EpisodeStart(3, 0, 0)
+    with pytest.raises(VectorEnvError, match="starts must hold instances of EpisodeStart, given 'libero_spatial'"):
+        env.reset([SUITE], [0])
+    for ids in ([1.7], [True], np.array([True]), ["1"]):
+        with pytest.raises(VectorEnvError, match="each of env_ids must be a whole number, given"):
+            env.step_chunk(IDLE_CHUNK, ids)
+    env.reset([EpisodeStart(SUITE, TASK, 0)], np.array([1]))
+    with pytest.raises(VectorEnvError, match=r"each of max_steps_B must be a whole number, given 2\.5"):
+        env.step_chunk(IDLE_CHUNK, [1], max_steps_B=[2.5])
+    with pytest.raises(VectorEnvError, match=r"record_every must be a whole number, given 0\.5"):
+        env.step_chunk(IDLE_CHUNK, [1], record_every=0.5)
+
+
 def test_merging_vertices_keeps_shape_and_orientation():
     """A square and its near copy: a cell of 0.05 makes them one, a cell larger than both leaves nothing."""
     square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=np.float32)
