@@ -3,6 +3,9 @@
 Each candidate draws one small frame in a subprocess, because a broken driver may abort the interpreter and
 because MuJoCo and PyOpenGL bind to one platform per process. The answer is kept in ``MUJOCO_GL``, so that child
 processes inherit it and do not ask again. ``python -m libero_runtime.opengl`` prints the answer.
+
+``MUJOCO_EGL_DEVICE_ID`` asks for one of EGL's devices. What was asked for and does not draw is an error, never a reason
+to draw on something else.
 """
 
 from __future__ import annotations
@@ -12,11 +15,14 @@ import os
 import subprocess
 import sys
 
+from libero_runtime.commands import run_command
+
 logger = logging.getLogger(__name__)
 
 CANDIDATES = ("egl", "osmesa")
 INSTALL_COMMAND = "apt-get install -y libosmesa6"
 _CHECKED = "LIBERO_RUNTIME_OPENGL"  # the value of MUJOCO_GL that a probe (here or in a parent process) has approved
+_DEVICE = "MUJOCO_EGL_DEVICE_ID"
 _PROBE_TIMEOUT_S = 120
 
 _PROBE = """
@@ -68,10 +74,10 @@ def _probe(backend: str) -> str | None:
 
 
 def num_egl_devices() -> int:
-    """How many devices `MUJOCO_EGL_DEVICE_ID` can choose among (GPUs, and often a software one last)."""
+    """How many devices `MUJOCO_EGL_DEVICE_ID` can choose among (GPUs, and often a software one last); 0 without EGL."""
     script = "from mujoco.egl import egl_ext; print(len(egl_ext.eglQueryDevicesEXT()))"
     env = dict(os.environ, MUJOCO_GL="egl", PYOPENGL_PLATFORM="egl")
-    env.pop("MUJOCO_EGL_DEVICE_ID", None)
+    env.pop(_DEVICE, None)
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else 0
 
@@ -84,8 +90,23 @@ def worker_environment(worker: int, *, num_devices: int) -> dict[str, str]:
     """
     if worker < 0 or num_devices < 1:
         raise OpenGLError(f"expected worker >= 0 and num_devices >= 1, given {worker} and {num_devices}")
-    chosen = os.environ.get("MUJOCO_EGL_DEVICE_ID")
-    return {"MUJOCO_EGL_DEVICE_ID": str(worker % num_devices) if chosen is None else chosen}
+    chosen = asked_device()
+    return {_DEVICE: str(worker % num_devices) if chosen is None else chosen}
+
+
+def asked_device() -> str | None:
+    """What `MUJOCO_EGL_DEVICE_ID` asks for; None when it is unset or empty, which MuJoCo itself would not take."""
+    return os.environ.get(_DEVICE, "").strip() or None
+
+
+def _device_error(device: str, reason: str) -> OpenGLError:
+    """The device that was asked for does not draw: say which there are."""
+    count = num_egl_devices()
+    expected = f"expected one of EGL's devices, 0 to {count - 1}" if count else "EGL finds no device at all"
+    return OpenGLError(
+        f"{_DEVICE}={device!r} is set but does not draw here: {expected} ({reason}). "
+        f"Name another one, unset it to let the program choose, or set MUJOCO_GL=osmesa to draw in software"
+    )
 
 
 def _apply(backend: str) -> str:
@@ -98,8 +119,12 @@ def _apply(backend: str) -> str:
 def select_opengl() -> str:
     """Choose EGL or OSMesa, set ``MUJOCO_GL`` and ``PYOPENGL_PLATFORM``, and return the choice.
 
-    A ``MUJOCO_GL`` set by the user is respected (and must be one of the two: nothing else draws off-screen here).
+    A ``MUJOCO_GL`` set by the user is respected (and must be one of the two: nothing else draws off-screen here), and
+    so is a ``MUJOCO_EGL_DEVICE_ID``, which OSMesa alone has no use for.
     """
+    device = asked_device()
+    if device is None:
+        os.environ.pop(_DEVICE, None)
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if chosen:
         if chosen not in CANDIDATES:
@@ -109,6 +134,8 @@ def select_opengl() -> str:
             )
         if os.environ.get(_CHECKED) != chosen:
             reason = _probe(chosen)
+            if reason is not None and chosen == "egl" and device is not None:
+                raise _device_error(device, reason)
             if reason is not None:
                 raise OpenGLError(
                     f"MUJOCO_GL={chosen} is set but does not draw here ({reason}). "
@@ -121,6 +148,8 @@ def select_opengl() -> str:
         if reason is None:
             logger.info("off-screen OpenGL: %s", backend)
             return _apply(backend)
+        if backend == "egl" and device is not None:
+            raise _device_error(device, reason)
         reasons.append(f"{backend}: {reason}")
     raise OpenGLError(
         "no off-screen OpenGL works on this machine: expected EGL or OSMesa, found neither "
@@ -130,11 +159,11 @@ def select_opengl() -> str:
 
 def main() -> int:
     """Print the backend that works here; exit code 2 with one message when there is none."""
-    try:
-        sys.stdout.write(select_opengl() + "\n")
-    except OpenGLError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    return run_command(_print_choice)
+
+
+def _print_choice() -> int:
+    sys.stdout.write(select_opengl() + "\n")
     return 0
 
 

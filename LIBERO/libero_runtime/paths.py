@@ -31,8 +31,20 @@ logger = logging.getLogger(__name__)
 PACKAGE_FOLDER = Path(__file__).resolve().parent
 BUNDLED_FOLDER = PACKAGE_FOLDER.parent
 _CHECKOUT_FOLDERS = ("bddl_files", "init_files", "assets")
-_ASSET_FOLDERS = ("scenes", "textures", "articulated_objects", "stable_hope_objects", "stable_scanned_objects",
-                  "turbosquid_objects")
+_ASSET_FOLDERS = (
+    "scenes",
+    "textures",
+    "articulated_objects",
+    "stable_hope_objects",
+    "stable_scanned_objects",
+    "turbosquid_objects",
+)
+
+# for a file that is there and cannot be read
+DAMAGED_ADVICE = (
+    "It is cut off or damaged: restore it (copy or install it again; generated stand-ins come back when their folder "
+    "is removed)"
+)
 
 
 class LiberoPathError(ValueError):
@@ -146,19 +158,21 @@ def resolve_paths() -> LiberoPaths:
 
 
 def asset_kind() -> str:
-    """"official" or "stand-in <hash>": to be recorded with every result."""
+    """What assets are used: "official" or "stand-in <hash>": to be recorded with every result."""
     return resolve_paths().asset_kind
 
 
 def _write_config(paths: LiberoPaths) -> Path:
     """Write hf-libero's config.yaml into a folder named by its content; returns the folder."""
-    text = yaml.safe_dump({
-        "assets": str(paths.assets),
-        "bddl_files": str(paths.bddl_files),
-        "benchmark_root": str(paths.bddl_files.parent),
-        "datasets": str(paths.datasets),
-        "init_states": str(paths.init_files),
-    })
+    text = yaml.safe_dump(
+        {
+            "assets": str(paths.assets),
+            "bddl_files": str(paths.bddl_files),
+            "benchmark_root": str(paths.bddl_files.parent),
+            "datasets": str(paths.datasets),
+            "init_states": str(paths.init_files),
+        }
+    )
     folder = cache_folder() / "config" / hashlib.sha256(text.encode()).hexdigest()[:12]
     target = folder / "config.yaml"
     if not target.is_file():

@@ -10,6 +10,7 @@ import io
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.paths import LiberoPathError, hf_libero_folder, resolve_paths
+from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, hf_libero_folder, resolve_paths
 
 _SCENE_PREFIX = re.compile(r"^[A-Z0-9_]*SCENE\d+_")  # LIBERO-10 and -90 prefix the instruction with a scene name
 _PICKLE_GLOBALS = {
@@ -127,11 +128,16 @@ def init_states(task: TaskSpec) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def _read_init_states(path: Path) -> NDArray[np.float64]:
-    with zipfile.ZipFile(path) as archive:
-        members = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
-        if len(members) != 1:
-            raise LiberoPathError(f"{path}: expected one data.pkl inside, found {archive.namelist()}")
-        states = _ArrayUnpickler(io.BytesIO(archive.read(members[0]))).load()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
+            if len(members) != 1:
+                raise LiberoPathError(f"{path}: expected one data.pkl inside, found {archive.namelist()}")
+            states = _ArrayUnpickler(io.BytesIO(archive.read(members[0]))).load()
+    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError) as error:
+        raise LiberoPathError(
+            f"{path} cannot be read: expected an archive of initial states ({error}). {DAMAGED_ADVICE}"
+        ) from error
     if not isinstance(states, np.ndarray) or states.ndim != 2 or states.dtype != np.float64:
         raise LiberoPathError(f"{path}: expected a float64 matrix of states, found {type(states).__name__}")
     states.setflags(write=False)

@@ -1,5 +1,6 @@
 """Where LIBERO's files come from, and what is said when they are not there."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -143,11 +144,22 @@ def test_init_states_do_not_run_code(tmp_path):
     path = tmp_path / "states.pruned_init"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(_Evil()))
-    with pytest.raises(pickle.UnpicklingError, match="not allowed"):
+    with pytest.raises(paths.LiberoPathError, match="is not allowed"):
         suites._read_init_states(path)
+    assert not Path("evil").exists()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(np.arange(6.0).reshape(2, 3)))
     assert suites._read_init_states(path).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_initial_states_that_are_cut_off(tmp_path, share):
+    whole = suites.load_suite("libero_spatial").task(0).init_path.read_bytes()
+    path = tmp_path / "states.pruned_init"
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(paths.LiberoPathError, match="cut off or damaged") as error:
+        suites._read_init_states(path)
+    assert str(path) in str(error.value)
 
 
 def test_opengl_errors(monkeypatch):
@@ -172,3 +184,19 @@ def test_opengl_falls_back_and_remembers(monkeypatch):
     monkeypatch.setattr(opengl, "_probe", probe)
     assert opengl.select_opengl() == opengl.select_opengl() == "osmesa"
     assert asked == ["egl", "osmesa"]
+
+
+@pytest.mark.parametrize("backend", ["", "egl"])
+def test_a_device_that_was_asked_for_is_not_replaced(monkeypatch, backend):
+    for name, value in (("MUJOCO_GL", backend), ("PYOPENGL_PLATFORM", ""), (opengl._CHECKED, "")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "7")
+    monkeypatch.setattr(opengl, "_probe", lambda backend: "no such device" if backend == "egl" else None)
+    for count, expected in ((2, "one of EGL's devices, 0 to 1"), (0, "EGL finds no device at all")):
+        monkeypatch.setattr(opengl, "num_egl_devices", lambda count=count: count)
+        with pytest.raises(opengl.OpenGLError, match=rf"MUJOCO_EGL_DEVICE_ID='7' .*{expected}.*unset it"):
+            opengl.select_opengl()
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", " ")  # as good as unset: MuJoCo would stumble over it
+    monkeypatch.setenv("MUJOCO_GL", "")
+    assert opengl.select_opengl() == "osmesa"
+    assert "MUJOCO_EGL_DEVICE_ID" not in os.environ
