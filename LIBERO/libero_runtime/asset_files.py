@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from libero_runtime.assets.objects import GROCERIES, HOUSEHOLD, OBJECTS, SCANNED, object_path
-from libero_runtime.paths import LiberoPathError, resolve_paths
+from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, resolve_paths
 from libero_runtime.suites import TaskSpec, load_suite, suite_names
 
 _BLOCK = re.compile(r"\(:(?:fixtures|objects)\b([^()]*)\)")
@@ -85,7 +85,13 @@ def task_documents(task: TaskSpec) -> tuple[PurePosixPath, ...]:
 
 
 def _setting(task: TaskSpec) -> tuple[Setting, str]:
-    text = task.bddl_path.read_text(encoding="utf-8")
+    try:
+        text = task.bddl_path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _unreadable(task.bddl_path, f"a BDDL text ({error})") from error
+    opened, closed = text.count("("), text.count(")")
+    if opened != closed:
+        raise _unreadable(task.bddl_path, f"as many ) as ( in a BDDL text, found {closed} and {opened}")
     problem = _PROBLEM.search(text)
     name = problem.group(1) if problem else "none"
     if name not in SETTINGS:
@@ -93,10 +99,18 @@ def _setting(task: TaskSpec) -> tuple[Setting, str]:
     return SETTINGS[name], text
 
 
+def _unreadable(file: Path, expected: str) -> LiberoPathError:
+    """What to say of a file that is there and cut off or damaged."""
+    return LiberoPathError(f"{file} cannot be read: expected {expected}. {DAMAGED_ADVICE}")
+
+
 @lru_cache(maxsize=512)
 def _references(document: Path) -> tuple[Path, ...]:
     """Meshes and textures that a document names, relative to itself as robosuite reads them."""
-    root = ElementTree.parse(document).getroot()
+    try:
+        root = ElementTree.parse(document).getroot()
+    except ElementTree.ParseError as error:
+        raise _unreadable(document, f"an XML document ({error})") from error
     return tuple(
         (document.parent / file).resolve()
         for element in root.iter()
@@ -140,7 +154,7 @@ def check_assets(task: TaskSpec) -> None:
 
 
 def suite_asset_kind(suite: str) -> str:
-    """"official" or "stand-in <hash>" of the files that the suite's tasks load: to be recorded with every result.
+    """What assets are used: "official" or "stand-in <hash>" of the files that the suite's tasks load: to be recorded with every result.
 
     The hash does not change with assets of other suites.
     """

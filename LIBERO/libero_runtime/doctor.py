@@ -2,7 +2,7 @@
 
     python -m libero_runtime.doctor [--suite libero_spatial] [--task 0] [--frame doctor.png]
 
-Exit code 2, with one message, when OpenGL or assets are missing.
+Exit code 2, with one message, when something is missing or broken: OpenGL, a package, a file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from libero_runtime.commands import OptionError, run_command
 
 PACKAGES = ("mujoco", "robosuite", "hf-libero", "bddl", "numpy", "numba")
 _CHUNK = 8  # actions between two looks of a policy
@@ -55,7 +57,7 @@ def gl_device() -> str:
 def examine(suite: str, task_id: int, frame: Path) -> None:
     """Print the report, line by line as it is found."""
     from libero_runtime import native
-    from libero_runtime.opengl import select_opengl
+    from libero_runtime.opengl import asked_device, select_opengl
     from libero_runtime.paths import asset_kind, prepare_libero, resolve_paths
     from libero_runtime.suites import load_suite
 
@@ -63,8 +65,10 @@ def examine(suite: str, task_id: int, frame: Path) -> None:
     for package in PACKAGES:
         _line(package, _version(package))
     task = load_suite(suite).task(task_id)
-    _line("opengl", select_opengl())
-    _line("egl device", os.environ.get("MUJOCO_EGL_DEVICE_ID", "first that works (MUJOCO_EGL_DEVICE_ID chooses)"))
+    opengl = select_opengl()
+    _line("opengl", opengl)
+    if opengl == "egl":
+        _line("egl device", asked_device() or "first that works (MUJOCO_EGL_DEVICE_ID chooses)")
     prepare_libero()
     _line("assets", f"{asset_kind()}: {resolve_paths().assets}")
     _line("step loop", "compiled" if native.COMPILED else "plain Python, several times slower")
@@ -89,25 +93,19 @@ def examine(suite: str, task_id: int, frame: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Examine the machine."""
-    from libero_runtime.native import NativeError
-    from libero_runtime.opengl import OpenGLError
-    from libero_runtime.paths import LiberoPathError
-    from libero_runtime.suites import SuiteError
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", default="libero_spatial")
     parser.add_argument("--task", type=int, default=0)
     parser.add_argument("--frame", type=Path, default=Path("doctor.png"), help="where the frame is written")
     args = parser.parse_args(arguments)
-    if not args.frame.parent.is_dir() or args.frame.suffix != ".png":
-        sys.stderr.write(f"error: --frame {args.frame}: expected a .png file in an existing folder\n")
-        return 2
-    try:
+
+    def command() -> int:
+        if not args.frame.parent.is_dir() or args.frame.suffix != ".png":
+            raise OptionError(f"--frame {args.frame}: expected a .png file in an existing folder")
         examine(args.suite, args.task, args.frame)
-    except (OpenGLError, LiberoPathError, SuiteError, NativeError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+        return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

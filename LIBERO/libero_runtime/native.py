@@ -1,7 +1,8 @@
 """Calls into libmujoco and reads of its memory that compiled code can make without the interpreter.
 
 numba compiles the step loop (`kernel`), so that no compiler is needed on a user's machine and threads step at the same
-time. The same source runs uncompiled, with the same bits, when numba is missing or `LIBERO_RUNTIME_COMPILED=0`.
+time. The same source runs uncompiled, with the same bits, when `LIBERO_RUNTIME_COMPILED=0`. numba must be installed
+either way: robosuite, which builds the scenes, imports it.
 """
 
 from __future__ import annotations
@@ -32,14 +33,12 @@ def _wants_compiled() -> bool:
     choice = os.environ.get(_SWITCH, "1").strip()
     if choice not in ("0", "1"):
         raise NativeError(f"{_SWITCH}={choice!r} must be 1 (compiled step loop, the default) or 0 (plain Python)")
-    if choice == "0":
-        return False
-    try:
-        import numba  # noqa: F401
-    except ImportError as error:
-        logger.warning("numba cannot be imported (%s): the step loop runs in plain Python, several times slower", error)
-        return False
-    return True
+    return choice == "1"
+
+
+def load_int(address: int) -> int:
+    """The 32-bit integer at an address."""
+    return ctypes.c_int32.from_address(address).value
 
 
 COMPILED = _wants_compiled()
@@ -72,8 +71,10 @@ if COMPILED and not TYPE_CHECKING:
         try:
             return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True, cache=True)(function)
         except RuntimeError:
-            logger.warning("numba found no folder to cache in (set NUMBA_CACHE_DIR): %s is compiled anew each time",
-                           function.__name__)
+            logger.warning(
+                "numba found no folder to cache in (set NUMBA_CACHE_DIR): %s is compiled anew each time",
+                function.__name__,
+            )
             return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True)(function)
 
     @intrinsic
@@ -89,7 +90,7 @@ if COMPILED and not TYPE_CHECKING:
 
     @intrinsic
     def load_int32(typing_context: Any, address: Any) -> Any:
-        """The 32-bit integer at an address."""
+        """`load_int` in compiled code."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return builder.load(builder.inttoptr(args[0], ir.IntType(32).as_pointer()))
@@ -110,9 +111,7 @@ else:
         """Call `void f(mjModel*, mjData*)` at an address."""
         _call_type(address)(model, data)
 
-    def load_int32(address: int) -> int:
-        """The 32-bit integer at an address."""
-        return ctypes.c_int32.from_address(address).value
+    load_int32 = load_int
 
 
 @functools.cache
@@ -159,8 +158,3 @@ def num_contacts_offset() -> int:
     if data.ncon != 2 or len(found) != 1:
         raise NativeError(f"cannot find `ncon` in mjData of MuJoCo {mujoco.__version__}: install the pinned version")
     return int(found[0] - data._address)
-
-
-def load_int(address: int) -> int:
-    """`load_int32` for code that is not compiled."""
-    return ctypes.c_int32.from_address(address).value

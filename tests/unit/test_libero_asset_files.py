@@ -1,5 +1,6 @@
 """Which files tasks need, against hf-libero's own classes; and what is said when some are not there."""
 
+import dataclasses
 import re
 import shutil
 from collections import Counter
@@ -95,6 +96,31 @@ def test_incomplete_official_folder_names_every_missing_file(checkout):
     assert all(str(checkout / name) in str(error.value) for name in gone)
     assert "bbq_sauce" not in str(error.value)
     assert "The folder is incomplete" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("scenes/libero_floor_base_style.xml", b"<mujoco><asset>", "expected an XML document"),
+        (
+            "bddl",
+            b"(define (problem LIBERO_Floor_Manipulation)",
+            "expected as many \\) as \\( in a BDDL text, found 1 and 2",
+        ),
+        ("bddl", b"\xff\xfe", "expected a BDDL text"),
+    ],
+)
+def test_files_that_are_cut_off_are_named(checkout, name, content, message):
+    task = load_suite("libero_object").task(0)
+    file = checkout / name
+    if name == "bddl":
+        file = checkout.parent / "task.bddl"
+        task = dataclasses.replace(task, bddl_path=file)
+    file.write_bytes(content)
+    with pytest.raises(paths.LiberoPathError, match=message) as error:
+        asset_files.check_assets(task)
+    assert str(file) in str(error.value)
+    assert "restore it" in str(error.value)
 
 
 def test_missing_stand_ins_are_named():

@@ -26,17 +26,33 @@ def test_report(tmp_path, capsys):
     ("name", "value", "message"),
     [
         ("MUJOCO_GL", "glfw", "MUJOCO_GL='glfw' cannot render off-screen"),
+        ("MUJOCO_EGL_DEVICE_ID", "999", "MUJOCO_EGL_DEVICE_ID='999' is set but does not draw here"),
+        ("MUJOCO_EGL_DEVICE_ID", "abc", "MUJOCO_EGL_DEVICE_ID='abc' is set but does not draw here"),
+        ("LIBERO_RUNTIME_COMPILED", "x", "LIBERO_RUNTIME_COMPILED='x' must be 1"),
         ("LIBERO_REPO_PATH", "/nowhere/at/all", "LIBERO_REPO_PATH='/nowhere/at/all' is not a folder"),
     ],
 )
-def test_missing_parts_exit_with_2(name, value, message, tmp_path):
-    env = dict(os.environ, **{name: value})
-    command = [sys.executable, "-m", "libero_runtime.doctor", "--frame", str(tmp_path / "frame.png")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
+def test_what_does_not_work_exits_with_2(name, value, message, tmp_path, monkeypatch):
+    for variable in ("MUJOCO_GL", opengl._CHECKED):  # what this process has found out
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, value)
+    ends_with_one_message(message, tmp_path)
+
+
+@pytest.mark.parametrize("package", ["mujoco", "robosuite", "bddl", "numba"])
+def test_a_missing_package_exits_with_2(package, tmp_path, monkeypatch):
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module {package}', name='{package}')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ends_with_one_message(f"a package is missing or does not work here (No module {package})", tmp_path)
+
+
+def ends_with_one_message(message, folder):
+    command = [sys.executable, "-m", "libero_runtime.doctor", "--frame", str(folder / "frame.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert message in done.stderr
 
 
 def test_bad_arguments(capsys, tmp_path):
