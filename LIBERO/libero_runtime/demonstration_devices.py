@@ -1,7 +1,7 @@
 """Which GPUs the recording processes draw on.
 
-Processes that draw on one GPU take turns: on an H200, 64 of them drew as many frames per second as 29 (some 2,600).
-So they are spread over all GPUs that MuJoCo could draw on.
+Processes that draw on one GPU take turns: on an H200, judged by the time of whole runs, 64 of them drew no more frames
+per second than 29. So they are spread over all GPUs that MuJoCo could draw on.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 from libero_runtime.opengl import select_opengl
 
+SOFTWARE = "EGL_MESA_device_software"  # extension of a device that draws on the CPU
 _SCRIPT = """
-import ctypes
+import ctypes, sys
 from mujoco.egl import egl_ext as egl
 
 string_of = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int)
@@ -26,7 +27,7 @@ for number, device in enumerate(egl.eglQueryDevicesEXT()):
     except egl.error.GLError:  # a GPU of the host that is not ours
         continue
     extensions = query(ctypes.cast(device, ctypes.c_void_p), egl.EGL_EXTENSIONS) or b''
-    if works and b'EGL_MESA_device_software' not in extensions:
+    if works and sys.argv[1].encode() not in extensions:
         print(number)
 """
 
@@ -41,6 +42,6 @@ def drawing_devices() -> list[int]:
     """EGL's numbers of the GPUs to draw on in turns; none where there is none, or MUJOCO_EGL_DEVICE_ID has chosen."""
     if select_opengl() != "egl" or "MUJOCO_EGL_DEVICE_ID" in os.environ:
         return []
-    done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", _SCRIPT, SOFTWARE], capture_output=True, text=True, check=False)
     found = [int(line) for line in done.stdout.split()] if done.returncode == 0 else []
     return usable(found, visible=os.environ.get("CUDA_VISIBLE_DEVICES", ""))
