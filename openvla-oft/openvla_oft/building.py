@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,8 @@ def initial_policy(
         )
     if options.proprio and options.layout != "oft":
         raise ValueError("--proprio needs --layout oft; the sequence of reinforcement learning has no place for it")
+    if options.lora_path is not None:
+        _take_statistics(model, options.lora_path)
     return model, processor
 
 
@@ -114,7 +117,7 @@ def choose_statistics(
 ) -> dict[str, Statistics]:
     """By key, the same for every suite: the checkpoint's own where it has them, so that tokens keep their meaning.
 
-    Else the data's.
+    Those of an adapter that is continued count as the checkpoint's. Else the data's.
 
     Raises:
         ValueError: --unnorm-key names statistics that the checkpoint does not have, or it has others for each suite.
@@ -185,27 +188,78 @@ def build_learner(
         if bf16:
             nn.Module.to(model, torch.bfloat16)
         policy = lora.attach(model, adapter, base=options.init, seed=options.seed)
-    head = None
-    if options.objective == "l1":
-        stored = heads.head_file(Path(options.init))
-        if stored is not None:
-            head = heads.load_head(stored)
-        else:
-            sizes = model.config
-            head = heads.fresh_head(sizes.llama.hidden_size, action_dim=sizes.action_dim, seed=options.seed)
-    projector = None
-    if options.proprio:
-        stored = heads.projector_file(Path(options.init))
-        if stored is not None:
-            projector = heads.load_projector(stored)
-        else:
-            hidden_size = model.config.llama.hidden_size
-            projector = heads.fresh_projector(hidden_size, proprio_dim=PROPRIO_DIM, seed=options.seed)
+    head = _action_head(options, model) if options.objective == "l1" else None
+    projector = _proprio_projector(options, model) if options.proprio else None
     trained = Learner(policy, head, projector, layout=options.layout)
     nn.Module.to(trained, device)
     if ranks.mesh is not None:
         learner.shard(trained, ranks.mesh, bf16=bf16, use_compile=compile_blocks)
     return trained
+
+
+def _action_head(options: argparse.Namespace, model: OpenVLAForActionPrediction) -> heads.L1ActionHead:
+    hidden_size = model.config.llama.hidden_size
+    file = _stored_network(options, heads.head_file, flag="--objective l1", name=heads.HEAD_FILE)
+    if file is None:
+        return heads.fresh_head(hidden_size, action_dim=model.config.action_dim, seed=options.seed)
+    head = heads.load_head(file)
+    inputs = head.action_dim, head.model.fc1.in_features // head.action_dim
+    _check_fits(file, inputs, (model.config.action_dim, hidden_size), "(action dimensions, hidden size)")
+    return head
+
+
+def _proprio_projector(options: argparse.Namespace, model: OpenVLAForActionPrediction) -> heads.ProprioProjector:
+    hidden_size = model.config.llama.hidden_size
+    file = _stored_network(options, heads.projector_file, flag="--proprio", name=heads.PROJECTOR_FILE)
+    if file is None:
+        return heads.fresh_projector(hidden_size, proprio_dim=PROPRIO_DIM, seed=options.seed)
+    projector = heads.load_projector(file)
+    sizes = projector.fc1.in_features, projector.fc2.out_features
+    _check_fits(file, sizes, (PROPRIO_DIM, hidden_size), "(proprioceptive dimensions, hidden size)")
+    return projector
+
+
+def _stored_network(
+    options: argparse.Namespace, find: Callable[[Path], Path | None], *, flag: str, name: str
+) -> Path | None:
+    """The file of a small network: beside the adapter that is continued, else in --init; None: start with a fresh one.
+
+    Raises:
+        ValueError: that folder was trained with such a network and has lost it.
+    """
+    for folder in (options.lora_path, Path(options.init)):
+        if folder is None:
+            continue
+        found = find(folder)
+        if found is not None:
+            return found
+        if checkpoints.was_trained_with(folder, flag):
+            raise ValueError(
+                f"{folder} was trained with {flag}, but has no {name}; copy that file there, as its policy is of no "
+                f"use with a fresh one"
+            )
+    logger.info("%s starts with random weights: there is no %s yet", flag, name)
+    return None
+
+
+def _check_fits(file: Path, found: tuple[int, int], expected: tuple[int, int], what: str) -> None:
+    if found != expected:
+        raise ValueError(f"{file} is another policy's: its {what} are {found}, this policy's {expected}")
+
+
+def _take_statistics(model: OpenVLAForActionPrediction, adapter: Path) -> None:
+    """Put the statistics of an adapter over those of its base: its tokens mean what these say."""
+    own, base = checkpoints.stored_statistics(adapter), model.config.norm_stats or {}
+    if not own and not base:
+        logger.warning(
+            "neither %s nor its base has %s: action tokens will mean what the new data's statistics say",
+            adapter,
+            checkpoints.STATISTICS_FILE,
+        )
+    differing = sorted(key for key in own if key in base and own[key]["action"] != base[key]["action"])
+    if differing:
+        logger.warning("%s has other statistics of %s than its base; the adapter's are used", adapter, differing)
+    model.config.norm_stats = {**base, **own}
 
 
 def _main_memory() -> int:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,44 @@ def save_policy(
 
 def save_statistics(folder: Path, statistics: Mapping[str, Statistics]) -> None:
     (folder / STATISTICS_FILE).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
+
+
+def stored_statistics(folder: Path) -> dict[str, Statistics]:
+    """``dataset_statistics.json`` of a folder by key; empty where there is none.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    file = folder / STATISTICS_FILE
+    if not file.is_file():
+        return {}
+    stored = _read_json(file)
+    bounds = ("q01", "q99")
+    for key, statistics in stored.items():
+        action = statistics.get("action") if isinstance(statistics, dict) else None
+        if not isinstance(action, dict) or not all(isinstance(action.get(name), list) for name in bounds):
+            raise ValueError(f"{file}: {key!r} has no 'action' with the lists {bounds}; copy or write the file again")
+    return stored
+
+
+def was_trained_with(folder: Path, flag: str) -> bool:
+    """Whether ``training.json`` of a folder says that its policy was trained with ``--objective l1`` or ``--proprio``."""
+    file = folder / TRAINING_FILE
+    config = _read_json(file).get("config") if file.is_file() else None
+    if not isinstance(config, dict):
+        return False
+    return bool(config.get("proprio") if flag == "--proprio" else f"--objective {config.get('objective')}" == flag)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; raises where the file holds anything else."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error}); copy or write it again") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{file} holds {type(stored).__name__}, expected a JSON object; copy or write it again")
+    return stored
 
 
 def load_for_training(folder: Path) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:

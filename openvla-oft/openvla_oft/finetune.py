@@ -188,6 +188,7 @@ def _report(
             **asdict(config),
             "objective": options.objective,
             "layout": options.layout,
+            "proprio": options.proprio,
             "after_end": options.after_end,
             "action_bounds": options.action_bounds,
             "lora_rank": options.lora_rank,
