@@ -13,11 +13,12 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime import kernel
 from libero_runtime.controller import ExactController
 from libero_runtime.resets import stock_reset
 from libero_runtime.scene_base import IDLE_ACTION, BaseScene
-from libero_runtime.slots import Advance, Array, Pose, Slot, View
-from libero_runtime.stepper import STATE, SUBSTEPS, Stepper, integration_state
+from libero_runtime.slots import Advance, Array, Pose, SimulationError, Slot, View
+from libero_runtime.stepper import STATE, SUBSTEPS, Stepper, integration_state, warning_name
 
 
 class ExactScene(BaseScene):
@@ -70,7 +71,10 @@ class ExactScene(BaseScene):
         success: list[bool] = []
         recorded: list[Slot] = []
         for action in actions_CA:
-            success.append(self.step(action))
+            try:
+                success.append(self.step(action))
+            except SimulationError as error:
+                return Advance(slot, success, _seen(slot).proprio, recorded, failure=str(error))
             if record_every and self.num_steps % record_every == 0:
                 recorded.append(self.save())
             if stop_on_success and success[-1]:
@@ -90,6 +94,7 @@ class ExactScene(BaseScene):
     def load(self, slot: Slot) -> None:
         """Make `slot` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
         mujoco.mj_setState(self.model, self.data, slot.integration, STATE)
+        self.data.warning.number[:] = 0
         self._controller.set_state(slot.controller)
         self._shared.owner = None
         self._loaded_slot = slot
@@ -113,15 +118,19 @@ class ExactScene(BaseScene):
         clock, seen = slot.clock, slot.sampled_view
         self._own_model()
         for substep in range(SUBSTEPS):
-            self._controller.substep(action, first=substep == 0)
+            try:
+                self._controller.substep(action, first=substep == 0)
+            except np.linalg.LinAlgError as error:  # robosuite meets the bad numbers before MuJoCo does
+                cause = f"robosuite's controller: {error}"
+                raise SimulationError(self._failure(cause, slot, slot.num_steps + 1)) from error
             clock, stock_looks = clock.tick()
             if stock_looks:
                 seen = View(images_NHWC=self._drawn(self.num_cameras), proprio=self.proprio())
+        if (warning := warning_name(kernel.warned(self.data.warning.number))) is not None:
+            raise SimulationError(self._failure(warning, slot, slot.num_steps + 1))
         success = bool(self.env._check_success())
         self.env._post_process()
-        self._loaded_slot = replace(
-            slot, num_steps=slot.num_steps + 1, success=success, clock=clock, sampled_view=seen
-        )
+        self._loaded_slot = replace(slot, num_steps=slot.num_steps + 1, success=success, clock=clock, sampled_view=seen)
         return success
 
     def refresh(self) -> None:

@@ -86,7 +86,7 @@ class Scene(BaseScene):
             success_C = np.zeros(len(piece), dtype=bool)
             count = stepper.run(piece, self._goal, stop_on_success=stop_on_success, success_C=success_C)
             if count < 0:
-                failure = self._failure(stepper, slot, steps - count)
+                failure = self._failure(stepper.warning(), slot, steps - count)
                 return Advance(slot, success, self._proprio(stepper.data), recorded, failure)
             success += success_C[:count].tolist()
             if record_every and (steps + count) % record_every == 0:
@@ -102,12 +102,6 @@ class Scene(BaseScene):
     def borrowed_stepper(self) -> AbstractContextManager[Stepper]:
         """A simulation for `advance` and `settle` on another thread."""
         return self._shared.stepper(self.env)
-
-    def _failure(self, stepper: Stepper, slot: Slot, step: int) -> str:
-        return (
-            f"MuJoCo's state went bad ({stepper.warning()}) in control step {step} of {self.task.suite} task "
-            f"{self.task.task_id} ({self.task.name}) from initial state {slot.init_index}, seed {slot.seed}"
-        )
 
     def _load_stepper(self, stepper: Stepper, slot: Slot) -> None:
         stepper.load(StepperState(slot.integration, slot.controller, slot.pose.drawn_qpos))
@@ -144,7 +138,7 @@ class Scene(BaseScene):
         slot, success_C = self._loaded, np.zeros(1, dtype=bool)
         actions_CA = np.asarray(action, dtype=np.float64)[None]
         if self._stepper.run(actions_CA, self._goal, stop_on_success=False, success_C=success_C) < 0:
-            raise SimulationError(self._failure(self._stepper, slot, slot.num_steps + 1))
+            raise SimulationError(self._failure(self._stepper.warning(), slot, slot.num_steps + 1))
         self._loaded_slot = replace(slot, num_steps=slot.num_steps + 1, success=bool(success_C[0]))
         return self.success
 

@@ -216,6 +216,12 @@ class BaseScene(ABC):
 
     # For both ---------------------------------------------------------------------------------------------------
 
+    def _failure(self, cause: str | None, slot: Slot, step: int) -> str:
+        return (
+            f"MuJoCo's state went bad ({cause}) in control step {step} of {self.task.suite} task "
+            f"{self.task.task_id} ({self.task.name}) from initial state {slot.init_index}, seed {slot.seed}"
+        )
+
     def _proprio(self, data: mujoco.MjData) -> NDArray[np.float32]:
         return np.concatenate([
             data.site_xpos[self._eef_site],

@@ -85,6 +85,11 @@ def integration_state(model: mujoco.MjModel, data: mujoco.MjData) -> Array:
     return state
 
 
+def warning_name(kind: int) -> str | None:
+    """MuJoCo's name of what `kernel.warned` found."""
+    return None if kind < 0 else str(mujoco.mjtWarning(kind).name)
+
+
 @dataclass(frozen=True)
 class StepperState:
     """A simulation at rest, as arrays (see `scene.Slot`)."""
@@ -234,8 +239,7 @@ class Stepper:
 
     def warning(self) -> str | None:
         """What MuJoCo warned of since the state was loaded, if the state means nothing after it."""
-        kind = int(kernel.warned(self._live))
-        return None if kind < 0 else str(mujoco.mjtWarning(kind).name)
+        return warning_name(kernel.warned(self._warnings))
 
 
 def _contact_address(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[int, int]:

@@ -33,10 +33,10 @@ def _substep(live: Live, arm: Arm, work: Work, state: Array, action: Array, firs
 
 
 @part
-def warned(live: Live) -> int:
-    """The first of MuJoCo's warnings after which a state means nothing, or -1."""
+def warned(warnings: NDArray[np.int32]) -> int:
+    """The first of MuJoCo's warnings (how often each was given) after which a state means nothing, or -1."""
     for kind in range(_FIRST_FULL, _LAST_BAD + 1):
-        if (kind <= _LAST_FULL or kind >= _FIRST_BAD) and live.warnings[kind] != 0:
+        if (kind <= _LAST_FULL or kind >= _FIRST_BAD) and warnings[kind] != 0:
             return kind
     return -1
 
@@ -57,7 +57,7 @@ def run_chunk(
                 for i in range(len(drawn_qpos)):  # assigned as a whole, it takes numba a second longer to compile
                     drawn_qpos[i] = live.qpos[i]
             _substep(live, arm, work, state, actions_CA[c], count == 0)
-        if warned(live) >= 0:
+        if warned(live.warnings) >= 0:
             return -(c + 1)
         success_C[c] = predicates.all_hold(live, goal)
         if stop_on_success and success_C[c]:
