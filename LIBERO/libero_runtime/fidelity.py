@@ -12,7 +12,7 @@ positions, velocities): 1e-8 m is how far ours, with sums in another order, is f
 joint or object counts as chaotic from the step at which a twin is further away than a tenth of the tolerance; until
 then ours must stay within the tolerance. Rewards and success must be equal until anything is chaotic.
 
-Exit code 0 when every task passes, 1 when one fails, 2 when it cannot run.
+Exit code 0 when every task passes, 1 when one fails, 2 when none fails but one cannot be run.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.asset_files import check_assets
+from libero_runtime.commands import OptionError, run_command
 from libero_runtime.controller import ExactController
 from libero_runtime.models import quiet_robosuite
-from libero_runtime.number_lists import NumberError, parse_numbers
-from libero_runtime.opengl import OpenGLError, select_opengl
-from libero_runtime.paths import LiberoPathError, prepare_libero
+from libero_runtime.number_lists import parse_numbers
+from libero_runtime.opengl import select_opengl
+from libero_runtime.paths import prepare_libero
 from libero_runtime.scene import IDLE_ACTION, Scene
 from libero_runtime.slots import Pose, Slot, start_seed
 from libero_runtime.stepper import STATE, integration_state
-from libero_runtime.suites import SuiteError, TaskSpec, init_states, load_suite
+from libero_runtime.suites import SUITES, TaskSpec, init_states, load_suite
 
 Array = NDArray[np.float64]
-SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 JOINT_TOLERANCE = 1e-3  # radians; metres for fingers and drawers
 OBJECT_TOLERANCE_M = 1e-3
 _CHAOS = 0.1  # of a tolerance: where a perturbed stock run has got this far, contacts amplify
@@ -88,12 +89,16 @@ class Layout:
 
 
 class Stock:
-    """LIBERO's own environment of a task, settled in one initial state at a time."""
+    """LIBERO's own environment of a task, settled in one initial state at a time.
+
+    Raises a `ValueError` when it cannot be built: robosuite and MuJoCo raise no other for files that are not right.
+    """
 
     def __init__(self, task: TaskSpec, *, init_index: int, seed: int, num_idle_steps: int = 10) -> None:
         select_opengl()
         prepare_libero()
         quiet_robosuite()
+        check_assets(task)  # names all that is missing, where robosuite stops at the first
         from libero.libero.envs.env_wrapper import ControlEnv
 
         self.task = task
@@ -215,7 +220,7 @@ def check_task(suite: str, task_id: int, *, num_steps: int, init_index: int = 0,
         task = load_suite(suite).task(task_id)
         stock = Stock(task, init_index=init_index, seed=seed)
         scene = Scene(task, image_size=16)
-    except (LiberoPathError, SuiteError, FileNotFoundError) as error:
+    except ValueError as error:
         return Report(name, 0.0, 0.0, 0.0, 0.0, 0.0, True, problem=str(error))
     slot = stock.slot(init_index=init_index, seed=seed)
     actions_TA = visiting_actions(scene, slot, num_steps, seed=task_id)
@@ -244,26 +249,35 @@ def _row(report: Report) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the asked tasks and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = task_parser(__doc__)
+    parser.add_argument("--steps", type=int, default=100, help="control steps")
+    args = parser.parse_args(arguments)
+    return run_command(lambda: _check_tasks(args))
+
+
+def task_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of the options that say which tasks are checked, for `chosen_tasks`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
     parser.add_argument("--tasks", default="0-9", help="such as 0-3,7")
-    parser.add_argument("--steps", type=int, default=100, help="control steps")
     parser.add_argument("--jobs", type=int, default=1, help="tasks checked at the same time")
-    args = parser.parse_args(arguments)
-    try:
-        if args.steps < 1 or args.jobs < 1:
-            raise SuiteError(f"--steps {args.steps} and --jobs {args.jobs} must be at least 1")
-        jobs = []
-        for suite in args.suites.split(","):
-            known = {task.task_id for task in load_suite(suite).tasks}
-            jobs += [(suite, task_id, args.steps) for task_id in parse_numbers(args.tasks) if task_id in known]
-        if not jobs:
-            raise SuiteError(f"--suites {args.suites} have no --tasks {args.tasks}")
-        select_opengl()
-        prepare_libero()
-    except (SuiteError, NumberError, LiberoPathError, OpenGLError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    return parser
+
+
+def chosen_tasks(args: argparse.Namespace) -> list[TaskSpec]:
+    """The tasks that the options name; all of them must be there."""
+    if args.jobs < 1:
+        raise OptionError(f"--jobs {args.jobs} must be at least 1")
+    task_ids = parse_numbers(args.tasks)
+    return [load_suite(suite.strip()).task(task_id) for suite in args.suites.split(",") for task_id in task_ids]
+
+
+def _check_tasks(args: argparse.Namespace) -> int:
+    if args.steps < 1:
+        raise OptionError(f"--steps {args.steps} must be at least 1")
+    jobs = [(task.suite, task.task_id, args.steps) for task in chosen_tasks(args)]
+    select_opengl()
+    prepare_libero()
     sys.stdout.write(
         f"| {f'{args.steps} steps':<18} | before chaos:          | share  | in chaos: | perturbed | rewards |      |\n"
         f"| {'suite and task':<18} | joints    | objects mm | calm   | ours mm   | stock mm  | success |      |\n"
@@ -276,11 +290,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(_row(report) + "\n")
             sys.stdout.flush()
     passed = sum(report.passed for report in reports)
+    not_run = sum(bool(report.problem) for report in reports)
+    others = f", {not_run} cannot be run" if not_run else ""
     sys.stdout.write(
-        f"{passed} of {len(reports)} tasks pass: joints within {JOINT_TOLERANCE:g}, objects within "
+        f"{passed} of {len(reports)} tasks pass{others}: joints within {JOINT_TOLERANCE:g}, objects within "
         f"{OBJECT_TOLERANCE_M * 1e3:g} mm, until a stock run perturbed by 1e-8 is {_CHAOS:.0%} of it off\n"
     )
-    return 0 if passed == len(reports) else 1
+    return exit_code(reports)
+
+
+def exit_code(reports: Sequence[Report]) -> int:
+    """0 when all pass, 1 when one fails, 2 when none fails but one cannot be run."""
+    if any(not report.passed and not report.problem for report in reports):
+        return 1
+    return 2 if any(report.problem for report in reports) else 0
 
 
 if __name__ == "__main__":

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.commands import OptionError, run_command
 from libero_runtime.episodes import MAX_STEPS
 from libero_runtime.expert import GaveUpError, ScriptedExpert
-from libero_runtime.fidelity import SUITES, Stock
-from libero_runtime.number_lists import NumberError, parse_numbers
-from libero_runtime.opengl import OpenGLError, select_opengl
-from libero_runtime.paths import LiberoPathError, prepare_libero
+from libero_runtime.fidelity import Stock, chosen_tasks, task_parser
+from libero_runtime.opengl import select_opengl
+from libero_runtime.paths import prepare_libero
 from libero_runtime.scene import Scene
 from libero_runtime.slots import Slot
-from libero_runtime.suites import SuiteError, load_suite
+from libero_runtime.suites import SUITES, load_suite
 
 REQUIRED = 0.99
 _NOISE = 0.4
@@ -103,26 +103,21 @@ def _check(job: tuple[str, int, int]) -> list[Ending]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the asked tasks, print a line for each and the share that is alike."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
-    parser.add_argument("--tasks", default="0-9", help="such as 0-3,7")
+    parser = task_parser(__doc__)
     parser.add_argument("--episodes", type=int, default=10, help="per task, from initial states 0, 1, ...")
-    parser.add_argument("--jobs", type=int, default=1, help="tasks checked at the same time")
     args = parser.parse_args(arguments)
-    try:
-        if not 1 <= args.episodes <= 50 or args.jobs < 1:
-            raise SuiteError(f"--episodes {args.episodes} must be 1 to 50 and --jobs {args.jobs} at least 1")
-        tasks = parse_numbers(args.tasks)
-        jobs = []
-        for suite in args.suites.split(","):
-            if suite not in SUITES:
-                raise SuiteError(f"the expert plays {', '.join(SUITES)}; given --suites {args.suites}")
-            jobs += [(suite, load_suite(suite).task(task_id).task_id, args.episodes) for task_id in tasks]
-        select_opengl()
-        prepare_libero()
-    except (SuiteError, NumberError, LiberoPathError, OpenGLError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    return run_command(lambda: _check_tasks(args))
+
+
+def _check_tasks(args: argparse.Namespace) -> int:
+    if not 1 <= args.episodes <= 50:
+        raise OptionError(f"--episodes {args.episodes} must be 1 to 50")
+    tasks = chosen_tasks(args)
+    if not {task.suite for task in tasks} <= set(SUITES):
+        raise OptionError(f"the expert plays {', '.join(SUITES)}; given --suites {args.suites}")
+    jobs = [(task.suite, task.task_id, args.episodes) for task in tasks]
+    select_opengl()
+    prepare_libero()
     alike: list[bool] = []
     sys.stdout.write("| suite and task   | alike   | succeed here | in stock |\n|---|---|---|---|\n")
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:

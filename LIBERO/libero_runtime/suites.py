@@ -30,6 +30,9 @@ _PICKLE_GLOBALS = {
 } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")  # ten tasks each, which the expert can do
+
+
 class SuiteError(ValueError):
     """Unknown suite, or a task or state index out of range."""
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from libero_runtime import asset_files, paths
+from libero_runtime import asset_files, fidelity, paths
 from libero_runtime.assets import ensure_assets
 from libero_runtime.assets.objects import OBJECTS
 from libero_runtime.models import build_env
@@ -96,6 +96,16 @@ def test_incomplete_official_folder_names_every_missing_file(checkout):
     assert all(str(checkout / name) in str(error.value) for name in gone)
     assert "bbq_sauce" not in str(error.value)
     assert "The folder is incomplete" in str(error.value)
+
+
+def test_the_fidelity_command_names_missing_files(checkout):
+    """MuJoCo, which would stop at the first missing mesh, is not reached."""
+    meshes = [checkout / "stable_hope_objects" / name / f"{name}_carton.obj" for name in ("butter", "milk")]
+    for mesh in meshes:
+        mesh.unlink()
+    report = fidelity.check_task("libero_object", 0, num_steps=1)
+    assert not report.passed
+    assert all(str(mesh) in report.problem for mesh in meshes)
 
 
 @pytest.mark.parametrize(

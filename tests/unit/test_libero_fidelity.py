@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from libero_runtime import fidelity, fidelity_episodes
+from libero_runtime.episodes import MAX_STEPS
+from libero_runtime.suites import SUITES
 
 NUM_STEPS = 40
 
@@ -43,11 +45,38 @@ def test_verdict():
     assert not dataclasses.replace(report, problem="no assets").passed
 
 
+def test_exit_codes():
+    passes = fidelity.compare("same", make_run(), make_run(), [make_run()])
+    fails = fidelity.compare("drifts", make_run(drift=2e-3), make_run(), [make_run()])
+    cannot_run = dataclasses.replace(passes, problem="no assets")
+    assert fidelity.exit_code([passes, passes]) == 0
+    assert fidelity.exit_code([passes, cannot_run]) == 2
+    assert fidelity.exit_code([cannot_run, fails, passes]) == 1
+
+
+def test_a_task_without_assets_cannot_be_run(capsys):
+    assert fidelity.main(["--suites", "libero_90", "--tasks", "88"]) == 2
+    lines = capsys.readouterr().out
+    assert "cannot run: libero_90 task 88" in lines
+    assert "yellow_book.xml" in lines
+    assert "0 of 1 tasks pass, 1 cannot be run" in lines
+
+
+def test_suites_of_the_commands():
+    """One list: the expert's step limits, and the defaults of the commands."""
+    assert tuple(MAX_STEPS) == SUITES
+    assert fidelity.task_parser("").parse_args([]).suites == ",".join(SUITES)
+
+
 def test_bad_arguments(capsys):
     assert fidelity.main(["--tasks", "a"]) == 2
     assert "expected numbers and ranges such as 0-3,7, given 'a'" in capsys.readouterr().err
     assert fidelity.main(["--suites", "libero_nowhere"]) == 2
     assert fidelity.main(["--steps", "0"]) == 2
+    assert fidelity.main(["--jobs", "0"]) == 2
+    assert "--jobs 0 must be at least 1" in capsys.readouterr().err
+    assert fidelity.main(["--suites", "libero_goal", "--tasks", "9-10"]) == 2
+    assert "task id 10 is out of range: libero_goal has tasks 0 to 9" in capsys.readouterr().err
 
 
 def test_episodes_end_alike():
