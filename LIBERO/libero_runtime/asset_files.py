@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from libero_runtime.assets.objects import GROCERIES, HOUSEHOLD, OBJECTS, SCANNED, object_path
+from libero_runtime.commands import run_command
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, resolve_paths
 from libero_runtime.suites import TaskSpec, load_suite, suite_names
 
@@ -154,7 +155,7 @@ def check_assets(task: TaskSpec) -> None:
 
 
 def suite_asset_kind(suite: str) -> str:
-    """What assets are used: "official" or "stand-in <hash>" of the files that the suite's tasks load: to be recorded with every result.
+    """Kind of the files that the suite's tasks load, "official" or "stand-in <hash>": to be recorded with every result.
 
     The hash does not change with assets of other suites.
     """
@@ -188,12 +189,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m libero_runtime.asset_files", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="suites to check (default: all)")
     parsed = parser.parse_args(arguments)
-    try:
-        paths = resolve_paths()
-        reports = [_report(suite, paths.assets) for suite in parsed.suites or suite_names()]
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    return run_command(lambda: _list_missing(parsed.suites or suite_names()))
+
+
+def _list_missing(suites: Sequence[str]) -> int:
+    paths = resolve_paths()
+    reports = [_report(suite, paths.assets) for suite in suites]
     sys.stdout.write(f"assets: {paths.assets} ({paths.asset_kind})\n")
     sys.stdout.write("\n".join(text for text, _ in reports) + "\n")
     return 0 if all(complete for _, complete in reports) else 2

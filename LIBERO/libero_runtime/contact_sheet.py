@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from libero_runtime.asset_files import check_assets, missing_files
 from libero_runtime.assets.drawing import font
+from libero_runtime.commands import OptionError, run_command
 from libero_runtime.paths import resolve_paths
-from libero_runtime.suites import TaskSpec, load_suite
+from libero_runtime.suites import SUITES, TaskSpec, load_suite
 from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _JPEG_QUALITY = 88
 
@@ -115,7 +115,7 @@ def draw_suites(suites: Sequence[str], *, size: int, columns: int, init_index: i
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m libero_runtime.contact_sheet", description=__doc__)
-    parser.add_argument("--suites", nargs="+", default=list(DEFAULT_SUITES), metavar="SUITE")
+    parser.add_argument("--suites", nargs="+", default=list(SUITES), metavar="SUITE")
     parser.add_argument("--output", type=Path, default=Path("docs/libero_tasks.jpg"), help="a .png or .jpg file")
     parser.add_argument("--size", type=int, default=256, help="pixels of one picture's side (default: 256)")
     parser.add_argument("--columns", type=int, default=5)
@@ -128,21 +128,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit code 2 with one message when a suite or its assets are not there."""
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        if parsed.output.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"--output {parsed.output} must end in one of {', '.join(SUFFIXES)}")
-        if parsed.size < 32 or parsed.columns < 1:
-            raise ValueError(f"--size {parsed.size} must be at least 32 and --columns {parsed.columns} at least 1")
-        sheet = draw_suites(
-            parsed.suites,
-            size=parsed.size,
-            columns=parsed.columns,
-            init_index=parsed.init_index,
-            skip_missing=parsed.skip_missing,
-        )
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    return run_command(lambda: _write_sheet(parsed))
+
+
+def _write_sheet(parsed: argparse.Namespace) -> int:
+    if parsed.output.suffix.lower() not in SUFFIXES:
+        raise OptionError(f"--output {parsed.output} must end in one of {', '.join(SUFFIXES)}")
+    if parsed.size < 32 or parsed.columns < 1:
+        raise OptionError(f"--size {parsed.size} must be at least 32 and --columns {parsed.columns} at least 1")
+    sheet = draw_suites(
+        parsed.suites,
+        size=parsed.size,
+        columns=parsed.columns,
+        init_index=parsed.init_index,
+        skip_missing=parsed.skip_missing,
+    )
     parsed.output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(parsed.output, quality=_JPEG_QUALITY)  # the quality concerns JPEG only
     sys.stdout.write(f"{parsed.output}: {sheet.width} x {sheet.height} pixels, assets: {resolve_paths().asset_kind}\n")

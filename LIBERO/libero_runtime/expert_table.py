@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from libero_runtime.commands import OptionError, run_command, use_one_thread
 from libero_runtime.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
-from libero_runtime.number_lists import NumberError, parse_numbers
+from libero_runtime.number_lists import parse_numbers
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import asset_kind, prepare_libero
 from libero_runtime.scene import Scene
-from libero_runtime.suites import init_states, load_suite
+from libero_runtime.suites import SUITES, init_states, load_suite
 
 _IMAGE_SIZE = 32  # never drawn
 
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Success and length of the scripted expert's episodes, per task, from the published states.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--suites", default=",".join(MAX_STEPS), help="separated by commas")
+    parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
     parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
     parser.add_argument("--init-states", type=int, default=50, help="initial states per task")
     parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes, one per core")
@@ -137,10 +138,10 @@ def _parser() -> argparse.ArgumentParser:
 def _jobs(arguments: argparse.Namespace) -> list[Job]:
     for name in ("init_states", "num_workers", "max_grasps"):
         if getattr(arguments, name) < 1:
-            raise NumberError(f"--{name.replace('_', '-')} must be at least 1, given {getattr(arguments, name)}")
+            raise OptionError(f"--{name.replace('_', '-')} must be at least 1, given {getattr(arguments, name)}")
     for name in ("noise", "seed"):
         if getattr(arguments, name) < 0:
-            raise NumberError(f"--{name} must not be negative, given {getattr(arguments, name)}")
+            raise OptionError(f"--{name} must not be negative, given {getattr(arguments, name)}")
     tasks = parse_numbers(arguments.tasks)
     jobs = []
     for name in arguments.suites.split(","):
@@ -159,15 +160,14 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parsed = _parser().parse_args(arguments)
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[variable] = "1"
-    try:
-        jobs = _jobs(parsed)
-        select_opengl()
-        rows = measure(jobs, num_workers=parsed.num_workers)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    use_one_thread()
+    return run_command(lambda: _print_table(parsed))
+
+
+def _print_table(parsed: argparse.Namespace) -> int:
+    jobs = _jobs(parsed)
+    select_opengl()
+    rows = measure(jobs, num_workers=parsed.num_workers)
     text = table(rows)
     failures = [f"{row.job.suite} task {row.job.task_id}: failed from {row.failed}" for row in rows if row.failed]
     sys.stdout.write("\n".join([text, "", *failures, f"assets: {asset_kind()}"]) + "\n")

@@ -125,6 +125,12 @@ def select_opengl() -> str:
     device = asked_device()
     if device is None:
         os.environ.pop(_DEVICE, None)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if device is not None and visible and not (device.isdigit() and device in visible):  # as robosuite asserts
+        raise OpenGLError(
+            f"{_DEVICE}={device!r} is set but is not in CUDA_VISIBLE_DEVICES={visible!r}, where robosuite expects it: "
+            "name one of those, or unset one of the two variables"
+        )
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if chosen:
         if chosen not in CANDIDATES:

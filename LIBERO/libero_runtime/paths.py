@@ -158,7 +158,7 @@ def resolve_paths() -> LiberoPaths:
 
 
 def asset_kind() -> str:
-    """What assets are used: "official" or "stand-in <hash>": to be recorded with every result."""
+    """Kind of the assets in use, "official" or "stand-in <hash>": to be recorded with every result."""
     return resolve_paths().asset_kind
 
 

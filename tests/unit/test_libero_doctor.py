@@ -1,6 +1,5 @@
 """The doctor's report, its exit codes, and which device a worker draws on."""
 
-import os
 import subprocess
 import sys
 

@@ -196,6 +196,9 @@ def test_a_device_that_was_asked_for_is_not_replaced(monkeypatch, backend):
         monkeypatch.setattr(opengl, "num_egl_devices", lambda count=count: count)
         with pytest.raises(opengl.OpenGLError, match=rf"MUJOCO_EGL_DEVICE_ID='7' .*{expected}.*unset it"):
             opengl.select_opengl()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    with pytest.raises(opengl.OpenGLError, match="is not in CUDA_VISIBLE_DEVICES='3,4'"):
+        opengl.select_opengl()
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", " ")  # as good as unset: MuJoCo would stumble over it
     monkeypatch.setenv("MUJOCO_GL", "")
     assert opengl.select_opengl() == "osmesa"
