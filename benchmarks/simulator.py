@@ -1,11 +1,12 @@
 """The simulator against stock LIBERO in the same run: same task, two cameras 256 x 256, a look every 8 steps.
 
     python benchmarks/simulator.py [--suite libero_spatial] [--task 0] [--chunks 6]
-    python benchmarks/simulator.py --processes 16 [--seconds 15]     # all cores: steps per second of wall time
+    python benchmarks/simulator.py --processes 16 [--envs 8] [--seconds 15]     # all cores: steps per second, wall
 
 Stock is `OffScreenRenderEnv`, which draws every step; ours draws when the policy looks. The first form measures one
 thread, in CPU time (which a busy machine does not stretch) and wall time (which counts on a GPU), every column in a
-process of its own. The second runs as many processes of either at the same time. Prints one table.
+process of its own. The second runs as many processes of either at the same time, stock with one environment each as
+stock has it, ours with `--envs`. Prints one table; exit code 2, with one message, when it cannot run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -173,14 +174,16 @@ def mj_step_ms(scene: Any, slot: Any, actions_CA: Any) -> float:
     return cpu / len(actions_CA)
 
 
-def make(mode: str, suite: str, task_id: int, num_threads: int) -> Stock | Ours:
-    """Stock or ours."""
-    return Stock(suite, task_id) if mode == "stock" else Ours(suite, task_id, num_threads=num_threads)
+def make(mode: str, suite: str, task_id: int, *, num_envs: int, num_threads: int) -> Stock | Ours:
+    """Stock, which is one environment, or ours."""
+    if mode == "stock":
+        return Stock(suite, task_id)
+    return Ours(suite, task_id, num_envs=num_envs, num_threads=num_threads)
 
 
 def measure_one(mode: str, suite: str, task_id: int, chunks: int, answers: Queue[Numbers]) -> None:
     """Child of the first form."""
-    numbers = make(mode, suite, task_id, 1).measure(chunks)
+    numbers = make(mode, suite, task_id, num_envs=2, num_threads=1).measure(chunks)
     answer(numbers, answers)
 
 
@@ -193,10 +196,17 @@ def answer(numbers: Numbers, answers: Queue[Numbers]) -> None:
 
 
 def run_for(
-    mode: str, suite: str, task_id: int, num_threads: int, seconds: float, barrier: Barrier, answers: Queue[Numbers]
+    mode: str,
+    suite: str,
+    task_id: int,
+    num_envs: int,
+    num_threads: int,
+    seconds: float,
+    barrier: Barrier,
+    answers: Queue[Numbers],
 ) -> None:
     """Child of the second form: as many chunks as fit, all children at the same time."""
-    simulator = make(mode, suite, task_id, num_threads)
+    simulator = make(mode, suite, task_id, num_envs=num_envs, num_threads=num_threads)
     simulator.chunk()
     barrier.wait(START_TIMEOUT_S)
     begin, steps = time.perf_counter(), 0
@@ -250,7 +260,7 @@ def one_thread(suite: str, task_id: int, chunks: int) -> None:
     )  # fmt: skip
 
 
-def all_cores(suite: str, task_id: int, *, processes: int, num_threads: int, seconds: float) -> None:
+def all_cores(suite: str, task_id: int, *, processes: int, num_envs: int, num_threads: int, seconds: float) -> None:
     """The second form."""
     context = multiprocessing.get_context("spawn")
     rates: dict[str, float] = {}
@@ -259,7 +269,9 @@ def all_cores(suite: str, task_id: int, *, processes: int, num_threads: int, sec
         answers: Queue[Numbers] = context.Queue()
         barrier = context.Barrier(processes)
         children = [
-            context.Process(target=run_for, args=(mode, suite, task_id, num_threads, seconds, barrier, answers))
+            context.Process(
+                target=run_for, args=(mode, suite, task_id, num_envs, num_threads, seconds, barrier, answers)
+            )
             for _ in range(processes)
         ]
         for child in children:
@@ -269,32 +281,59 @@ def all_cores(suite: str, task_id: int, *, processes: int, num_threads: int, sec
             child.join()
         rates[mode] = sum(result["rate"] for result in results)
         memory[mode] = sum(result["memory_mb"] for result in results) / processes
+    per_env = memory["ours"] / num_envs
     print_table(
-        f"{suite} task {task_id}, {processes} processes, {num_threads} thread(s) each of ours",
+        f"{suite} task {task_id}, {processes} processes, ours {num_envs} env(s), {num_threads} thread(s)",
         [
             ("steps per second, two cameras (wall)", rates["stock"], rates["ours"], rates["ours"] / rates["stock"]),
             ("memory per process (MB)", memory["stock"], memory["ours"], memory["stock"] / memory["ours"]),
+            ("memory per environment (MB)", memory["stock"], per_env, memory["stock"] / per_env),
         ],
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the asked form."""
+    from libero_runtime.commands import run_command, use_one_thread
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", default="libero_spatial")
     parser.add_argument("--task", type=int, default=0)
     parser.add_argument("--chunks", type=int, default=6, help="of 8 steps, in each measurement of the first form")
     parser.add_argument("--processes", type=int, default=0, help="measure all cores with so many processes")
+    parser.add_argument("--envs", type=int, default=2, help="in each of our processes in the second form")
     parser.add_argument("--threads", type=int, default=1, help="of each of our processes in the second form")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement in the second form")
-    args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = os.environ["LP_NUM_THREADS"] = "1"
+    args = parser.parse_args(arguments)
+    use_one_thread()
+    return run_command(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check what the children need, then measure; raises a `ValueError` that says what is missing."""
+    from libero_runtime.asset_files import check_assets
+    from libero_runtime.commands import OptionError
     from libero_runtime.opengl import select_opengl
     from libero_runtime.paths import prepare_libero
+    from libero_runtime.suites import load_suite
 
+    for name in ("chunks", "envs", "threads"):
+        if getattr(args, name) < 1:
+            raise OptionError(f"--{name} {getattr(args, name)} must be at least 1")
+    if args.processes < 0 or args.seconds <= 0:
+        raise OptionError(f"--processes {args.processes} must be at least 0 and --seconds {args.seconds} more than 0")
+    check_assets(load_suite(args.suite).task(args.task))
     select_opengl()
     prepare_libero()
     if args.processes:
-        all_cores(args.suite, args.task, processes=args.processes, num_threads=args.threads, seconds=args.seconds)
+        all_cores(
+            args.suite,
+            args.task,
+            processes=args.processes,
+            num_envs=args.envs,
+            num_threads=args.threads,
+            seconds=args.seconds,
+        )
     else:
         one_thread(args.suite, args.task, args.chunks)
     return 0
