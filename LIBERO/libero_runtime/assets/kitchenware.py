@@ -86,6 +86,7 @@ def moka_pot(facts: ObjectFacts) -> dict[str, Parts]:
     turn = 1 / math.cos(math.pi / 8)
 
     def metal(name: str, profile: list[tuple[float, float]]) -> Visual:
+        """A piece of aluminium with eight sides, from its (radius, height) outline."""
         # eight sides, turned by half a side so that flats face along x and y as those of the collision boxes do
         corners = [(radius * turn, height) for radius, height in profile]
         mesh = lathe(name, corners, center=(x, 0.0, 0.0), num_sides=8, start_angle=math.pi / 8)

@@ -116,6 +116,7 @@ def _cream_cheese() -> Image.Image:
     blue: Color = (22, 62, 160)
 
     def strip(width: float) -> Canvas:
+        """One side of the package, `width` mm wide."""
         canvas = Canvas(width, 18, silver).band(12.5, 18, blue)
         return canvas.text("CREAM CHEESE", (2, 2.5, width - 2, 11), blue)
 
@@ -133,6 +134,7 @@ def _butter() -> Image.Image:
     red: Color = (186, 30, 24)
 
     def strip(width: float) -> Canvas:
+        """One side of the package, `width` mm wide."""
         canvas = Canvas(width, 17.4, yellow).band(0, 3, red)
         return canvas.text("BUTTER", (3, 5, width - 3, 15), red)
 
@@ -152,6 +154,7 @@ def _chocolate_pudding() -> Image.Image:
     cream: Color = (250, 230, 190)
 
     def strip(width: float) -> Canvas:
+        """One side of the package, `width` mm wide."""
         canvas = Canvas(width, 27.4, brown).band(21, 27.4, (52, 24, 12))
         canvas.text("CHOCOLATE", (2.5, 3, width - 2.5, 11), cream)
         return canvas.text("PUDDING", (4, 12, width - 4, 19.5), (252, 196, 90))
@@ -170,6 +173,7 @@ def _milk() -> Image.Image:
     white: Color = (247, 248, 250)
 
     def face() -> Canvas:
+        """One side of the carton."""
         canvas = Canvas(53, 100, white).band(70, 100, blue)
         canvas.ellipse(26.5, 71, 34, 8, blue)
         canvas.text("MILK", (4, 12, 49, 34), blue)
@@ -188,6 +192,7 @@ def _orange_juice() -> Image.Image:
     green: Color = (40, 128, 52)
 
     def face() -> Canvas:
+        """One side of the carton."""
         canvas = Canvas(53, 100, orange).band(4, 38, WHITE)
         canvas.text("ORANGE", (3, 7, 50, 20), (232, 100, 8)).text("JUICE", (7, 22, 46, 35), green)
         canvas.ellipse(26.5, 68, 21, 21, (255, 196, 60)).ellipse(26.5, 68, 18.5, 18.5, (255, 244, 214))

@@ -45,6 +45,7 @@ class _Mug:
 
     @property
     def span(self) -> tuple[float, float]:
+        """Lowest and highest z of the mug."""
         low, high = self.body.bounds
         return float(low[2]), float(high[2])
 
@@ -88,6 +89,7 @@ class _Mug:
         end, side = self.handle_end, self.handle_side
 
         def bar(inner: float, outer_x: float, z0: float, z1: float) -> Primitive:
+            """A box of the handle's width between two x and two z."""
             x0, x1 = sorted((inner, outer_x))
             return box((x0, y - _HANDLE_HALF_WIDTH, z0), (x1, y + _HANDLE_HALF_WIDTH, z1))
 

@@ -41,10 +41,13 @@ def _plaster(color: Color) -> Callable[[np.random.Generator], Picture]:
 
 
 def _linen(color: Color) -> Callable[[np.random.Generator], Picture]:
+    """Threads across and along."""
     return lambda rng: _shade(color, 0.03 * _noise(rng, 8, 0.7) + 0.03 * _noise(rng, 0.7, 8))
 
 
 def _marble(color: Color) -> Callable[[np.random.Generator], Picture]:
+    """Dark veins where slow noise crosses zero."""
+
     def draw(rng: np.random.Generator) -> Picture:
         veins = np.exp(-((_noise(rng, 22, 22) / 0.05) ** 2))
         return _shade(color, 0.02 * _noise(rng, 10, 10) - 0.16 * veins)
@@ -53,6 +56,8 @@ def _marble(color: Color) -> Callable[[np.random.Generator], Picture]:
 
 
 def _tiles(color: Color, grout: Color, num_tiles: int) -> Callable[[np.random.Generator], Picture]:
+    """Square tiles of slightly different tones, `num_tiles` along a side."""
+
     def draw(rng: np.random.Generator) -> Picture:
         side = SIZE // num_tiles
         tone = np.kron(rng.standard_normal((num_tiles, num_tiles)), np.ones((side, side)))
@@ -65,6 +70,8 @@ def _tiles(color: Color, grout: Color, num_tiles: int) -> Callable[[np.random.Ge
 
 
 def _wood(color: Color, *, num_planks: int = 1) -> Callable[[np.random.Generator], Picture]:
+    """Long grain, in planks of slightly different tones."""
+
     def draw(rng: np.random.Generator) -> Picture:
         grain = 0.055 * _noise(rng, 60, 1.2) + 0.05 * _noise(rng, 90, 6)
         if num_planks > 1:
