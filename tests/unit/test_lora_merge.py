@@ -1,11 +1,14 @@
 """Earlier adapters merged into the base, and the scale of the one on top."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -18,8 +21,11 @@ from rlinf.models.merge import merge_adapters, scale_adapter
 from rlinf.workers.rollout import RolloutWorker
 from tests.small_policy import LANGUAGE, write_policy
 from transformers_openvla_oft import OpenVLAForActionPrediction
+from transformers_openvla_oft.adapters import attach_adapter, read_config
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 RANK = 4
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +155,9 @@ def test_in_half_precision_the_sum_is_rounded_once(tmp_path):
 
     def adapter(folder: Path) -> Path:
         folder.mkdir()
-        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}))
+        (folder / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["0"]})
+        )
         tensors = {"lora_A": torch.ones(1, 1), "lora_B": torch.full((1, 1), step)}
         save_file(
             {f"base_model.model.0.{name}.weight": value for name, value in tensors.items()},
@@ -162,18 +170,79 @@ def test_in_half_precision_the_sum_is_rounded_once(tmp_path):
 
 
 def test_an_adapter_of_another_model_is_refused(adapters):
-    with pytest.raises(ConfigError, match=r"which the model does not have"):
+    with pytest.raises(ConfigError, match="is another model's"):
         merge_adapters(nn.Sequential(nn.Linear(2, 2)), [adapters[0]], coeff=1.0)
 
 
-def test_an_adapter_of_another_shape_is_refused(checkpoint, adapters, tmp_path):
-    tensors = load_file(adapters[0] / "adapter_model.safetensors")
-    key = next(key for key in tensors if key.endswith("lora_B.weight"))
-    tensors[key] = tensors[key][:-1].clone()
-    (tmp_path / "adapter_config.json").write_text((adapters[0] / "adapter_config.json").read_text())
-    save_file(tensors, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ConfigError, match="does not fit the model"):
-        _load(checkpoint, previous_lora_paths=[str(tmp_path)])
+def _rewrite(adapter: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    """A copy of ``adapter`` in ``folder`` with other tensors."""
+    tensors = load_file(adapter / WEIGHTS)
+    change(tensors)
+    (folder / CONFIG).write_text((adapter / CONFIG).read_text())
+    save_file(tensors, folder / WEIGHTS)
+    return folder
+
+
+LAYER = "base_model.model.language_model.model.layers.0.self_attn.q_proj"
+DAMAGE = {
+    "no A": (lambda t: t.pop(f"{LAYER}.lora_A.weight"), rf"1 missing: {LAYER}\.lora_A\.weight\."),
+    "no B": (lambda t: t.pop(f"{LAYER}.lora_B.weight"), rf"1 missing: {LAYER}\.lora_B\.weight\."),
+    "a layer less": (
+        lambda t: [t.pop(name) for name in list(t) if name.startswith(LAYER)],
+        rf"2 missing: {LAYER}\.lora_A\.weight, {LAYER}\.lora_B\.weight\.",
+    ),
+    "another rank": (
+        lambda t: t.update({f"{LAYER}.lora_A.weight": torch.zeros(2, 32)}),
+        rf"1 of another shape: {LAYER}\.lora_A\.weight is \(2, 32\), expected \(4, 32\)",
+    ),
+    "another width": (
+        lambda t: t.update({f"{LAYER}.lora_B.weight": torch.zeros(31, 4)}),
+        r"lora_B\.weight is \(31, 4\), expected \(32, 4\)",
+    ),
+    "a layer more": (
+        lambda t: t.update({"base_model.model.language_model.model.layers.9.fc.lora_A.weight": torch.zeros(4, 32)}),
+        r"1 unexpected: base_model\.model\.language_model\.model\.layers\.9\.fc\.lora_A\.weight",
+    ),
+    "not a number": (
+        lambda t: t[f"{LAYER}.lora_B.weight"].fill_(torch.nan),
+        rf"1 of its tensors hold NaN or infinity: {LAYER}\.lora_B\.weight\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("key", ["previous_lora_paths", "lora_path"])
+def test_an_adapter_that_is_incomplete_or_does_not_fit_is_refused(checkpoint, adapters, tmp_path, what, key):
+    """Whether it is merged or goes on being trained."""
+    change, message = DAMAGE[what]
+    path = str(_rewrite(adapters[0], tmp_path, change))
+    with pytest.raises(ConfigError, match=message) as error:
+        _load(checkpoint, **{key: [path] if key == "previous_lora_paths" else path})
+    assert path in str(error.value)
+
+
+def test_no_weight_changes_before_every_adapter_is_found_to_fit(checkpoint, adapters, tmp_path):
+    broken = _rewrite(adapters[1], tmp_path, lambda tensors: tensors.pop(f"{LAYER}.lora_B.weight"))
+    model = OpenVLAForActionPrediction.from_pretrained(checkpoint)
+    with pytest.raises(ConfigError, match="1 missing"):
+        merge_adapters(model, [adapters[0], broken], coeff=1.0)
+    assert all(torch.equal(model.get_parameter(name), weight) for name, weight in _weights(checkpoint).items())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"use_dora": True}, {"rank_pattern": {"q_proj": 2}}, {"lora_bias": True, "init_lora_weights": True}]
+)
+def test_an_adapter_that_is_more_than_a_product_is_not_merged(checkpoint, adapters, tmp_path, settings):
+    path = _rewrite(adapters[0], tmp_path, lambda tensors: None)
+    config = {**json.loads((path / CONFIG).read_text()), "target_modules": ["fc1"], **settings}
+    (path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="cannot be merged"):
+        _load(checkpoint, previous_lora_paths=[str(path)])
+
+
+def test_nothing_is_merged_beneath_an_adapter(checkpoint, adapters):
+    with pytest.raises(ConfigError, match="has an adapter already"):
+        merge_adapters(_load(checkpoint).module, [adapters[0]], coeff=1.0)
 
 
 def test_a_missing_earlier_adapter_is_named(checkpoint, tmp_path):
@@ -223,5 +292,45 @@ def test_merged_acting_needs_float32():
 
 def test_what_has_no_adapter_cannot_be_scaled():
     scale_adapter(nn.Linear(2, 2), 1.0)
-    with pytest.raises(ConfigError, match="no adapter to scale"):
+    with pytest.raises(ConfigError, match=r"actor\.model\.lora_scale=0\.5: the model has no adapter"):
         scale_adapter(nn.Linear(2, 2), 0.5)
+
+
+@pytest.mark.parametrize("scale", [-0.1, 1.5, float("nan")])
+def test_a_scale_is_a_share(checkpoint, scale):
+    with pytest.raises(ConfigError, match=r"between 0 \(off\) and 1"):
+        scale_adapter(_load(checkpoint).module, scale)
+
+
+@torch.no_grad()
+def test_the_example_in_the_packages_readme(checkpoint, adapters, tmp_path):
+    """Run as it stands there: two merged adapters, a fresh one on them that is saved, then half of it."""
+    text = (REPOSITORY / "transformers-openvla-oft" / "README.md").read_text()
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "merge_adapters" in block)
+    before, training = example.split("...  # training")
+    names = {
+        "model": OpenVLAForActionPrediction.from_pretrained(checkpoint),
+        "first_task": adapters[0],
+        "second_task": adapters[1],
+        "third_task": tmp_path,
+    }
+    exec(before, names)
+    weights = {name: weight.clone() for name, weight in names["policy"].named_parameters() if "lora_" not in name}
+    merged = _base_weights(
+        _load(checkpoint, previous_lora_paths=[str(path) for path in adapters[:2]], previous_lora_coeff=0.8)
+    )
+    found = {n.removeprefix("base_model.model.").replace(".base_layer.", "."): w for n, w in weights.items()}
+    assert found.keys() == merged.keys()
+    assert all(torch.equal(weight, merged[name]) for name, weight in found.items())
+    for name, parameter in names["policy"].named_parameters():
+        if "lora_B" in name:
+            parameter.fill_(0.01)
+    exec(training, names)
+    again = attach_adapter(
+        OpenVLAForActionPrediction.from_pretrained(checkpoint), read_config(tmp_path), path=tmp_path, seed=0
+    )
+    trained = {name: parameter for name, parameter in again.named_parameters() if parameter.requires_grad}
+    assert trained.keys() == names["adapter"].keys()
+    assert all(torch.equal(parameter, names["adapter"][name]) for name, parameter in trained.items())
+    scales = {layer.scaling["default"] for layer in names["policy"].modules() if isinstance(layer, LoraLayer)}
+    assert scales == {0.5}

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .loading import differences, listed, non_finite
+
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -40,6 +42,8 @@ def read_config(path: Path) -> LoraConfig:
     Raises:
         AdapterError: it is missing, broken, or of another kind of adapter.
     """
+    if not (path / CONFIG_FILE).is_file():
+        raise AdapterError(f"there is no {CONFIG_FILE} in {path}; expected the folder of a PEFT adapter")
     try:
         stored = PeftConfig.from_pretrained(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -86,8 +90,10 @@ def reading_adapter(path: Path) -> Iterator[None]:
     """Turn errors of the file format into one that names the file.
 
     Raises:
-        AdapterError: the weights are truncated or corrupt.
+        AdapterError: the weights are missing, truncated or corrupt.
     """
+    if not (path / WEIGHTS_FILE).is_file():
+        raise AdapterError(f"there is no {WEIGHTS_FILE} in {path}; expected the folder of a PEFT adapter")
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -99,19 +105,53 @@ def _load(wrapped: PeftModel, path: Path) -> None:
     with reading_adapter(path):
         tensors = load_file(path / WEIGHTS_FILE)
     stored = {name: tensor for name, tensor in tensors.items() if is_adapter_weight(name)}
-    expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    wrong = [
-        name
-        for name in sorted(stored.keys() | expected.keys())
-        if name not in stored or name not in expected or stored[name].shape != expected[name].shape
-    ]
-    if wrong:
-        have, want = (tuple(group[wrong[0]].shape) if wrong[0] in group else None for group in (stored, expected))
-        raise AdapterError(
-            f"the adapter in {path} does not fit the model: {len(wrong)} of {len(expected)} tensors are missing, "
-            f"unknown or of another shape, the first is {wrong[0]} (stored: {have}, expected: {want})"
-        )
+    check_fit(path, stored=_shapes(stored), expected=_shapes(adapter_state(wrapped)))
+    check_finite(path, stored)
     set_peft_model_state_dict(wrapped, stored)
+
+
+def adapter_state(wrapped: PeftModel) -> dict[str, Tensor]:
+    """The adapter's tensors by the names that they are stored under."""
+    return dict(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+
+
+def check_fit(path: Path, *, stored: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> None:
+    """Compare the shapes of an adapter's tensors by name with those that its configuration makes for the model.
+
+    Raises:
+        AdapterError: lists what is missing, unexpected or of another shape.
+    """
+    found = differences(
+        missing=expected.keys() - stored.keys(),
+        unexpected=stored.keys() - expected.keys(),
+        mismatched={
+            name: (stored[name], expected[name])
+            for name in stored.keys() & expected.keys()
+            if tuple(stored[name]) != tuple(expected[name])
+        },
+    )
+    if found:
+        raise AdapterError(
+            f"the adapter in {path} does not fit the model: {found}. Check that {CONFIG_FILE} and {WEIGHTS_FILE} "
+            "belong together, and to this model."
+        )
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse an adapter that would make every output NaN.
+
+    Raises:
+        AdapterError: names the tensors that hold NaN or infinity.
+    """
+    if bad := non_finite(tensors):
+        raise AdapterError(
+            f"the adapter in {path} is not usable: {len(bad)} of its tensors hold NaN or infinity: {listed(bad)}. The "
+            "training that wrote it diverged; take an earlier one."
+        )
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def save_adapter(wrapped: PeftModel, folder: Path, tensors: Mapping[str, Tensor]) -> None:
