@@ -170,8 +170,8 @@ def _factors(config: Config) -> None:
     for setting, is_given in whole.items():
         if is_given and not model.is_lora:
             raise ConfigError(f"{setting} needs adapters, but actor.model.is_lora=false: {model.model_name} has none")
-    if model.lora_scale is not None and not (isfinite(model.lora_scale) and model.lora_scale >= 0):
-        raise ConfigError(f"actor.model.lora_scale={model.lora_scale} must be 0 or greater")
+    if model.lora_scale is not None and not 0 <= model.lora_scale <= 1:
+        raise ConfigError(f"actor.model.lora_scale={model.lora_scale} must be between 0 and 1")
 
 
 def _base_logits(config: Config) -> None:
