@@ -39,6 +39,7 @@ def save_policy(
 
     tensors: the whole weights in CPU memory, by their names in ``model``, which may itself be sharded.
     """
+    check_finite(tensors)
     dtype = SAVE_DTYPES[save_dtype]
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not float(tensor.abs().max()) <= torch.finfo(dtype).max:
@@ -50,6 +51,20 @@ def save_policy(
     model.config.dtype = dtype
     model.save_pretrained(folder, state_dict=stored)
     processor.save_pretrained(folder)
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse to write weights of which nothing can be made.
+
+    Raises:
+        ValueError: lists those that hold NaN or infinity.
+    """
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(tensors)} weights are not finite and are not written, the first is {broken[0]}; "
+            f"lower --lr"
+        )
 
 
 def save_statistics(folder: Path, statistics: Mapping[str, Statistics]) -> None:
@@ -75,7 +90,7 @@ def stored_statistics(folder: Path) -> dict[str, Statistics]:
 
 
 def was_trained_with(folder: Path, flag: str) -> bool:
-    """Whether ``training.json`` of a folder says that its policy was trained with ``--objective l1`` or ``--proprio``."""
+    """Whether ``training.json`` of a folder says so; ``flag``: ``--objective l1`` or ``--proprio``."""
     file = folder / TRAINING_FILE
     config = _read_json(file).get("config") if file.is_file() else None
     if not isinstance(config, dict):

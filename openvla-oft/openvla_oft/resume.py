@@ -29,7 +29,8 @@ SETTINGS_FILE = "settings.json"
 PROGRESS_FILE = "progress.json"
 STATE_FOLDER = "state"
 LOCK_FILE = ".lock"
-OPTIMIZER_TENSORS = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+OPTIMIZER_TENSORS = (*MOMENTS, "step")
 _STEP = re.compile(r"step_(\d+)")
 
 Settings = Mapping[str, object]

@@ -1,8 +1,10 @@
 """The training loop: deterministic given the seed, the demonstrations and the number of steps.
 
 Throughput decides how good a policy a few minutes give, so a step never waits for the device: frames are indexed on
-the GPU or read ahead, losses are summed there and read every ``log_every`` steps, forward and loss are one compiled
-function. A step's loss is a sum over samples divided by the number of targets of the whole batch (``samples``).
+the GPU or read ahead, losses and gradient norms are summed there and read every ``log_every`` steps, forward and loss
+are one compiled function. What is not finite is therefore found at the next log line, validation or save, but always
+before anything is written that could be gone on from. A step's loss is a sum over samples divided by the number of
+targets of the whole batch (``samples``).
 """
 
 import logging
@@ -22,7 +24,7 @@ from openvla_oft import augment, resume
 from openvla_oft.augment import AugmentDraw
 from openvla_oft.batches import Batch, DeviceData
 from openvla_oft.dataset import Split
-from openvla_oft.learner import Learner, whole
+from openvla_oft.learner import Learner, local, whole
 from openvla_oft.objectives import Objective
 from openvla_oft.optimisation import WeightAverage, learning_rate, parameter_groups
 from openvla_oft.ranks import Ranks
@@ -32,6 +34,8 @@ from openvla_oft.train_config import TrainConfig
 from openvla_oft.validation import evaluate, prediction_function
 
 logger = logging.getLogger(__name__)
+
+_ADVICE = "lower --lr, or check the demonstrations"
 
 LossFunction = Callable[[Batch, AugmentDraw], Tensor]
 """A micro-batch and its random numbers to the summed loss of its counted targets."""
@@ -52,7 +56,7 @@ class TrainResult:
 
 
 class TrainingDivergedError(ValueError):
-    """The loss is no longer a finite number."""
+    """The loss, a gradient or a weight is no longer a finite number."""
 
 
 def train(
@@ -92,13 +96,14 @@ def train(
                 bar.update(round(100 * clock.progress(step)) - bar.n)
                 bar.set_postfix(step=step, loss=f"{loss:.3f}", **_short(validation))
             if step % config.validate_every == 0 and clock.progress(step) < 1:
-                validation = trainer.validate()
+                validation = trainer.validate(step)
                 records.write(step, {}, validation=validation)
             if config.save_every and step % config.save_every == 0 and clock.progress(step) < 1:
                 trainer.save(step, begin.seconds + time.perf_counter() - start)
         train_loss = trainer.mean_loss(step)
         seconds = begin.seconds + time.perf_counter() - start
-        validation = trainer.validate()
+        trainer.check_weights(step)
+        validation = trainer.validate(step)
         records.write(step, {"train_loss": train_loss}, validation=validation)
         bar.update(100 - bar.n)
     trainer.average.swap()
@@ -145,6 +150,8 @@ class _Trainer:
         self._validation_frames = _validation_frames(config, split)
         # This rank's part of the loss, summed over the steps since the last log line, whose mean was `_last_loss`.
         self._loss_sum = torch.zeros((), device=data.device)
+        # Likewise of gradient norms; of shards these are no norm of anything, but finite only where all of them are.
+        self._norm_sum = torch.zeros((), device=data.device)
         self._num_summed = 0
         self._last_loss = math.nan
 
@@ -159,6 +166,7 @@ class _Trainer:
             (loss * self.ranks.world_size).backward()
             self._loss_sum += loss.detach()
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+        self._norm_sum += local(grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(step)
@@ -168,34 +176,50 @@ class _Trainer:
     def mean_loss(self, step: int) -> float:
         """Over the steps since the last call; that call's where there were none."""
         if self._num_summed:
-            self._last_loss = _mean_loss(self.ranks.total(self._loss_sum), self._num_summed, step)
+            self._last_loss = self._checked_sum(step) / self._num_summed
             self._loss_sum.zero_()
+            self._norm_sum.zero_()
             self._num_summed = 0
         return self._last_loss
 
-    def validate(self) -> dict[str, float]:
-        """Numbers of the averaged weights."""
-        if len(self._validation_frames) == 0:
-            return {}
+    def check_weights(self, step: int) -> None:
+        """Raise unless every trained weight, its average and the optimizer's moments are finite."""
+        states = self.optimizer.state.values()
+        moments = [state[kind] for state in states for kind in resume.MOMENTS]
+        tensors = [local(tensor.detach()) for tensor in [*self._parameters, *self.average.averages, *moments]]
+        largest = torch.stack(torch._foreach_norm([tensor for tensor in tensors if tensor.numel()], math.inf))
+        count = int(self.ranks.total((~largest.isfinite()).sum()))
+        if count:
+            raise TrainingDivergedError(f"{count} tensors of weights are not finite after step {step}; {_ADVICE}")
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Numbers of the averaged weights, none where nothing is held out; raises unless they are finite."""
+        held_out = len(self._validation_frames) > 0
+        frames = self._validation_frames if held_out else self.samples.order.batch(0)
         self.learner.train(mode=False)
         with self.average.applied():
             metrics = evaluate(
                 prediction_function(self.learner, self.data, bf16=self.config.bf16),
                 self.data,
-                self._validation_frames,
+                frames,
                 objective=self.objective,
                 batch_size=self.samples.micro_batch,
                 ranks=self.ranks,
             )
         self.learner.train()
-        return metrics
+        broken = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+        if broken:
+            raise TrainingDivergedError(f"the weights after step {step} give {broken} that are not finite; {_ADVICE}")
+        return metrics if held_out else {}
 
     def save(self, step: int, seconds: float) -> None:
-        """Write a state to resume from."""
+        """Write a state to resume from, unless nothing could come of it."""
+        loss_sum = self._checked_sum(step)
+        self.check_weights(step)
         progress = resume.Progress(
             step=step,
             seconds=seconds,
-            loss_sum=float(self.ranks.total(self._loss_sum.clone())),
+            loss_sum=loss_sum,
             num_summed=self._num_summed,
             last_loss=self._last_loss,
         )
@@ -218,6 +242,15 @@ class _Trainer:
         self._num_summed, self._last_loss = progress.num_summed, progress.last_loss
         logger.info("going on from step %d", progress.step)
         return progress
+
+    def _checked_sum(self, step: int) -> float:
+        """Every rank's summed loss, read from the device together with the gradient norms; raises unless both are
+        finite."""
+        loss, norm = self.ranks.total(torch.stack([self._loss_sum, self._norm_sum])).tolist()
+        for name, value in (("loss", loss), ("gradient", norm)):
+            if not math.isfinite(value):
+                raise TrainingDivergedError(f"the {name} is {value} at step {step} or just before; {_ADVICE}")
+        return float(loss)
 
 
 def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, bool]:
@@ -250,12 +283,12 @@ def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, b
     if config.use_compile and not sharded:
         loss_of = loss_with(torch.compile(core, dynamic=False))
         try:
-            _mean_loss(_forward_backward(loss_of, sample), 1, 0)
+            _check_first(_forward_backward(loss_of, sample))
             return loss_of, True
         except TorchDynamoException as error:
             logger.warning("torch.compile failed (%s); training without it", str(error).strip().splitlines()[0])
     loss_of = loss_with(core)
-    _mean_loss(_forward_backward(loss_of, sample), 1, 0)
+    _check_first(_forward_backward(loss_of, sample))
     return loss_of, config.use_compile and sharded
 
 
@@ -263,6 +296,11 @@ def _forward_backward(loss_of: LossFunction, sample: Sample) -> Tensor:
     loss = loss_of(*sample)
     loss.backward()
     return loss.detach()
+
+
+def _check_first(loss: Tensor) -> None:
+    if not bool(loss.isfinite()):
+        raise TrainingDivergedError(f"the loss is {loss.item()} before the first step; check the checkpoint's weights")
 
 
 class _Clock:
@@ -291,14 +329,6 @@ def _validation_frames(config: TrainConfig, split: Split) -> Tensor:
     count = min(config.num_validation_frames, len(split.validation_frames))
     chosen = np.random.default_rng(config.seed).choice(split.validation_frames, size=count, replace=False)
     return torch.from_numpy(np.sort(chosen))
-
-
-def _mean_loss(loss_sum: Tensor, count: int, step: int) -> float:
-    """Read the summed loss from the device (the only synchronisation) and check it."""
-    mean = loss_sum.item() / count
-    if not math.isfinite(mean):
-        raise TrainingDivergedError(f"the loss is {mean} at step {step}; lower --lr, or check the demonstrations")
-    return mean
 
 
 def _short(validation: dict[str, float]) -> dict[str, str]:

@@ -44,6 +44,7 @@ def write(
     tensors = gather(source, keep=ranks.is_first)
     if not ranks.is_first:
         return
+    checkpoints.check_finite(tensors)
     checkpoints.save_statistics(folder, statistics)
     policy = _part(tensors, POLICY)
     if isinstance(learner.policy, PeftModel):
