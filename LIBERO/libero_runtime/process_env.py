@@ -12,7 +12,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -22,8 +22,7 @@ import numpy as np
 
 from libero_runtime.opengl import num_egl_devices, select_opengl, worker_environment
 from libero_runtime.paths import prepare_libero
-from libero_runtime.slots import View
-from libero_runtime.vector_base import BaseVectorEnv, Begin, Done, Job
+from libero_runtime.vector_base import BaseVectorEnv, Begin, Begun, Done, Job
 from libero_runtime.vector_face import VectorEnvError, check_options
 
 __all__ = ["LiberoProcessEnv"]
@@ -73,11 +72,16 @@ def _serve(connection: Connection, options: WorkerOptions, environment: dict[str
 
 
 class _Worker:
-    """One process and our end of its pipe."""
+    """One process and our end of its pipe.
+
+    `answer_due`: it was called and its answer was not taken, because something (Ctrl-C) broke the call off. `torn`: the
+    pipe may hold part of a message for the same reason, so that nothing can be made of what follows.
+    """
 
     def __init__(self, number: int, options: WorkerOptions, environment: dict[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.number = number
+        self.answer_due = self.torn = False
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(
             target=_serve, args=(theirs, options, environment), name=f"libero-worker-{number}", daemon=True
@@ -86,17 +90,24 @@ class _Worker:
         theirs.close()
 
     def send(self, method: str, arguments: dict[str, object]) -> None:
+        """Call one of its methods; `receive` has the answer."""
+        self.torn = True
         with contextlib.suppress(OSError):  # of a dead one: `receive` says so
             self.connection.send((method, arguments))
+        self.answer_due, self.torn = True, False
 
     def receive(self) -> Any:
         """The answer, or None from a worker that died."""
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            return None
+        answer: object = None
+        with contextlib.suppress(EOFError, OSError):
+            self.connection.poll(None)  # the long wait, which may break off without harm
+            self.torn = True
+            answer = self.connection.recv()
+        self.answer_due = self.torn = False
+        return answer
 
     def cause_of_death(self) -> str:
+        """How the process ended."""
         self.process.join(timeout=10)
         code = self.process.exitcode
         if code is not None and code < 0:
@@ -104,6 +115,7 @@ class _Worker:
         return f"ended with exit code {code}"
 
     def stop(self) -> None:
+        """End the process: it does so by itself when we hang up, if it can."""
         self.connection.close()
         self.process.join(timeout=10)
         if self.process.is_alive():
@@ -117,8 +129,10 @@ class LiberoProcessEnv(BaseVectorEnv):
     Workers draw on EGL devices in turns (`opengl.worker_environment`); a set MUJOCO_EGL_DEVICE_ID holds for all.
 
     When a worker dies it is started again at once; its episodes are lost, and the others have finished their call.
-    `on_failure="raise"` then raises `SimulationError` naming the cause, environments, tasks and initial states;
-    "freeze" reports it in `ChunkResult.failures_B` until the environment is reset.
+    `on_failure="raise"` then raises `ChunkError` or `StartError` naming the cause, environments, tasks and initial
+    states; "freeze" reports it in `failures_B` until the environment is reset.
+
+    After Ctrl-C in a call its environments have no episodes, which further calls say, until they are reset.
     """
 
     def __init__(
@@ -164,29 +178,29 @@ class LiberoProcessEnv(BaseVectorEnv):
 
     # Episodes ---------------------------------------------------------------------------------------------------
 
-    def begin(self, begins: Sequence[Begin]) -> Iterator[tuple[int, View, bool]]:
+    def begin(self, begins: Sequence[Begin]) -> Generator[Begun, None, None]:
         """As `LiberoVectorEnv.begin`; a worker that dies yields nothing."""
         calls: dict[int, dict[str, object]] = {
             number: {"begins": share} for number, share in self._deal(begins).items()
         }
-        for number, answer in self._call("reset", calls).items():
-            for env_id, view, success in answer:
-                yield self._blocks[number][env_id], view, success
+        for number, answer in self._call("reset", calls):
+            for begun in answer:
+                yield replace(begun, env_id=self._blocks[number][begun.env_id])
 
-    def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Iterator[tuple[int, Done]]:
+    def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Generator[tuple[int, Done], None, None]:
         """As `LiberoVectorEnv.advance`; a worker that dies yields nothing."""
         calls: dict[int, dict[str, object]] = {
             number: {"jobs": share, "stop_on_success": stop_on_success} for number, share in self._deal(jobs).items()
         }
-        for answer in self._call("step_chunk", calls).values():
+        for _, answer in self._call("step_chunk", calls):
             yield from answer
 
     def close(self) -> None:
-        """End the workers; the object cannot be used afterwards."""
-        for worker in self._workers:
-            worker.stop()
-        self._workers = []
+        """End the workers; the object cannot be used afterwards. A second call does nothing."""
         super().close()
+        while self._workers:
+            self._workers[-1].stop()
+            self._workers.pop()
 
     # Internals --------------------------------------------------------------------------------------------------
 
@@ -198,18 +212,42 @@ class LiberoProcessEnv(BaseVectorEnv):
             shares.setdefault(number, []).append(replace(entry, env_id=entry.env_id - self._blocks[number][0]))
         return shares
 
-    def _call(self, method: str, arguments: dict[int, dict[str, object]]) -> dict[int, Any]:
-        """Answers by worker. Every worker finishes; the dead are started again and leave no answer."""
-        for number, call in arguments.items():
-            self._workers[number].send(method, call)
-        answers = {number: self._workers[number].receive() for number in arguments}
-        for number in [number for number, answer in answers.items() if answer is None]:
-            del answers[number]
-            self._bury(number, method)
-        for answer in answers.values():
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
+    def _call(self, method: str, arguments: dict[int, dict[str, object]]) -> Iterator[tuple[int, Any]]:
+        """Workers with their answers. Every worker finishes; the dead are started again and leave no answer.
+
+        An error of a worker (none that an episode could have) is raised when the others' answers are taken.
+        """
+        try:
+            for number in arguments:
+                self._clear_line(number)
+            for number, call in arguments.items():
+                self._workers[number].send(method, call)
+            answers = {number: self._workers[number].receive() for number in arguments}
+        except BaseException:  # Ctrl-C, as a rule; what the call was about is discarded by the caller
+            for number in arguments:
+                if self._workers[number].torn:
+                    self._discard(self._blocks[number], f"a {method}() broke off and took its worker")
+            raise
+        errors: list[Exception] = []
+        for number, answer in answers.items():
+            if answer is None:
+                self._bury(number, method)
+            elif isinstance(answer, Exception):
+                errors.append(answer)
+            else:
+                yield number, answer
+        if errors:
+            raise errors[0]
+
+    def _clear_line(self, number: int) -> None:
+        """Wait for the answer that a call left behind when it broke off, and drop it."""
+        worker = self._workers[number]
+        if worker.answer_due and not worker.torn:
+            worker.receive()
+        if worker.torn:
+            worker.process.kill()
+            worker.stop()
+            self._workers[number] = self._start_worker(number)
 
     def _bury(self, number: int, method: str) -> None:
         worker = self._workers[number]
@@ -217,7 +255,5 @@ class LiberoProcessEnv(BaseVectorEnv):
         worker.stop()
         for env_id in self._blocks[number]:
             if self._starts[env_id] is not None:
-                self._failures[env_id] = (
-                    f"{self.describe(env_id)}: {cause}; it is started again, the episode is lost"
-                )
+                self._fail(env_id, f"{cause}; it is started again, the episode is lost")
         self._workers[number] = self._start_worker(number)

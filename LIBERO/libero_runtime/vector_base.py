@@ -6,17 +6,20 @@ B environments, C actions per chunk, N cameras, H and W pixels.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.slots import SimulationError, View
+from libero_runtime.slots import View
 from libero_runtime.vector_face import (
+    ChunkError,
     ChunkResult,
     EpisodeStart,
     Frames,
+    StartError,
     VectorEnvError,
     VectorFace,
     task_of,
@@ -30,6 +33,16 @@ class Begin:
 
     env_id: int
     start: EpisodeStart
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What came of a `Begin`."""
+
+    env_id: int
+    view: View | None  # the first one; None after a failure
+    success: bool = False  # is the goal met already
+    failure: str | None = None  # why there is no such episode
 
 
 @dataclass(frozen=True)
@@ -52,45 +65,65 @@ class Done:
     failure: str | None  # why the episode, left as it was before the job, cannot go on
 
 
+@dataclass(frozen=True)
+class _Failure:
+    who: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.who}: {self.why}"
+
+
 class BaseVectorEnv(VectorFace):
     """B episodes: where each one is and what was seen of it last. How they run is `begin` and `advance`."""
 
     def __init__(self, *, num_envs: int, cameras: Sequence[str], image_size: int, on_failure: str) -> None:
         super().__init__(num_envs=num_envs, cameras=cameras, image_size=image_size)
         self._on_failure = on_failure
+        self._closed = False
         self._starts: list[EpisodeStart | None] = [None] * num_envs
-        self._failures: list[str | None] = [None] * num_envs
+        self._languages = [""] * num_envs
+        self._failures: list[_Failure | None] = [None] * num_envs
+        self._why_none = ["none has begun yet"] * num_envs  # where there is no start
+        self._seen_B = np.zeros(num_envs, dtype=bool)  # of the present episode
         self._success_B = np.zeros(num_envs, dtype=bool)
         self._num_steps_B = np.zeros(num_envs, dtype=np.int64)
 
     @abstractmethod
-    def begin(self, begins: Sequence[Begin]) -> Iterator[tuple[int, View, bool]]:
-        """Begin episodes, unchecked; yields environment, first view, and whether the goal is met already."""
+    def begin(self, begins: Sequence[Begin]) -> Generator[Begun, None, None]:
+        """Begin episodes; yields what came of each. One that cannot begin spares the others."""
 
     @abstractmethod
-    def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Iterator[tuple[int, Done]]:
+    def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Generator[tuple[int, Done], None, None]:
         """Run jobs, unchecked; yields each one's row and what came of it."""
 
     def reset(self, starts: Sequence[EpisodeStart], env_ids: Sequence[int] | None = None) -> Frames:
         """Begin `starts[i]` in environment `env_ids[i]` (all environments by default); the others are untouched.
 
-        Objects fall for `num_idle_steps` with the gripper open before the first observation.
+        Objects fall for `num_idle_steps` with the gripper open before the first observation. Where a start cannot be
+        had (no such task or initial state, missing files, a worker's death) the other environments begin all the same;
+        then `StartError` is raised, or (`on_failure="freeze"`) `Frames.failures_B` says why.
         """
+        self._check_open()
         ids = self._check_ids(env_ids)
-        self._check_starts(starts, len(ids))
+        self._check_starts(starts, ids)
         begins = [Begin(env_id, start) for env_id, start in zip(ids, starts, strict=True)]
+        self._discard(ids, "its reset() broke off")
         for entry in begins:
-            self._starts[entry.env_id], self._failures[entry.env_id] = entry.start, None
-        self._success_B[ids], self._num_steps_B[ids] = False, 0
-        try:
-            for env_id, view, success in self.begin(begins):
-                self._see(env_id, view)
-                self._success_B[env_id] = success
-        except Exception:
-            self._discard(ids)
-            raise
-        self._report(ids)
-        return self._frames(ids)
+            self._starts[entry.env_id] = entry.start
+        with self._whole(ids, "reset()") as unheard, closing(self.begin(begins)) as results:
+            for begun in results:
+                if begun.view is None:
+                    self._fail(begun.env_id, str(begun.failure))
+                else:
+                    self._see(begun.env_id, begun.view)
+                    self._languages[begun.env_id] = task_of(self._start(begun.env_id)).language
+                    self._success_B[begun.env_id] = begun.success
+                unheard.discard(begun.env_id)
+        frames = self._frames(ids)
+        if (message := self._raised()) is not None:
+            raise StartError(message, frames)
+        return frames
 
     def step_chunk(
         self,
@@ -107,14 +140,18 @@ class BaseVectorEnv(VectorFace):
         has reached its goal is not simulated further. `max_steps_B[i]` caps the actions simulated for environment i
         (0 leaves it as it is). `record_every=k` returns the first camera of the first environment after every k-th
         control step of its episode.
+
+        When an episode cannot go on the others finish the chunk; then `ChunkError`, which has the result, is raised, or
+        (`on_failure="freeze"`) `ChunkResult.failures_B` says why.
         """
+        self._check_open()
         ids = self._check_ids(env_ids)
+        for env_id in ids:
+            self._start(env_id)
         actions = self._check_actions(actions_BCA, ids)
         limits = self._check_limits(max_steps_B, len(ids), actions.shape[1])
         if whole_number(record_every, "record_every") < 0:
             raise VectorEnvError(f"record_every={record_every} must not be negative")
-        for env_id in ids:
-            self._start(env_id)
         success_BC = np.repeat(self._success_B[ids][:, None], actions.shape[1], axis=1)
         num_steps_B = np.zeros(len(ids), dtype=np.int64)
         recorded: list[NDArray[np.uint8]] = []
@@ -123,23 +160,40 @@ class BaseVectorEnv(VectorFace):
             for row, (env_id, limit) in enumerate(zip(ids, limits, strict=True))
             if limit and self._failures[env_id] is None and not (stop_on_success and self._success_B[env_id])
         ]
-        for row, done in self.advance(jobs, stop_on_success=stop_on_success):
-            env_id, steps = ids[row], len(done.success)
-            num_steps_B[row] = steps
-            if steps:
-                success_BC[row, :steps], success_BC[row, steps:] = done.success, done.success[-1]
-            recorded += done.recorded
-            if done.view is None:
-                self._failures[env_id] = f"environment {env_id}: {done.failure}"
-            else:
-                self._see(env_id, done.view)
-                self._success_B[env_id] = done.success[-1]
-                self._num_steps_B[env_id] += steps
-        failures = self._report(ids)
-        return ChunkResult(
-            frames=self._frames(ids), success_BC=success_BC, num_steps_B=num_steps_B, recorded=tuple(recorded),
-            failures_B=failures,
-        )  # fmt: skip
+        called = [job.env_id for job in jobs]
+        with (
+            self._whole(called, "step_chunk()") as unheard,
+            closing(self.advance(jobs, stop_on_success=stop_on_success)) as results,
+        ):
+            for row, done in results:
+                env_id, steps = ids[row], len(done.success)
+                num_steps_B[row] = steps
+                if steps:
+                    success_BC[row, :steps], success_BC[row, steps:] = done.success, done.success[-1]
+                recorded += done.recorded
+                if done.view is None:
+                    self._fail(env_id, str(done.failure), who=f"environment {env_id}")  # the reason tells the rest
+                else:
+                    self._see(env_id, done.view)
+                    self._success_B[env_id] = done.success[-1]
+                    self._num_steps_B[env_id] += steps
+                unheard.discard(env_id)
+        result = ChunkResult(
+            frames=self._frames(ids), success_BC=success_BC, num_steps_B=num_steps_B, recorded=tuple(recorded)
+        )
+        if (message := self._raised()) is not None:
+            raise ChunkError(message, result)
+        return result
+
+    def render(self, env_ids: Sequence[int] | None = None) -> NDArray[np.uint8]:
+        """Last observed images (B, H, W, 3) of the first camera; `record_every` of `step_chunk` sees more."""
+        self._check_open()
+        ids = self._check_ids(env_ids)
+        for env_id in ids:
+            self._start(env_id)
+            if not self._seen_B[env_id]:
+                raise VectorEnvError(f"nothing was seen of {self._failures[env_id]}")
+        return self._images_BNHWC[ids, 0]
 
     def describe(self, env_id: int) -> str:
         """An environment with what it is at, for messages."""
@@ -152,33 +206,68 @@ class BaseVectorEnv(VectorFace):
         )
 
     def close(self) -> None:
-        """Free everything; the object cannot be used afterwards."""
-        self._discard(range(self.num_envs))
+        """Free everything; the object cannot be used afterwards. A second call does nothing."""
+        self._closed = True
+        self._discard(range(self.num_envs), "it is closed")
+
+    # Internals --------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise VectorEnvError(f"this {type(self).__name__} is closed: make a new one")
 
     def _start(self, env_id: int) -> EpisodeStart:
         start = self._starts[env_id]
         if start is None:
-            raise VectorEnvError(f"environment {env_id} has no episode: call reset() for it first")
+            raise VectorEnvError(
+                f"environment {env_id} has no episode ({self._why_none[env_id]}): call reset() for it first"
+            )
         return start
 
-    def _discard(self, env_ids: Sequence[int]) -> None:
+    def _discard(self, env_ids: Iterable[int], why: str) -> None:
+        """Leave environments without an episode."""
         for env_id in env_ids:
             self._starts[env_id] = self._failures[env_id] = None
+            self._why_none[env_id] = why
+            self._languages[env_id] = ""
+            self._seen_B[env_id] = self._success_B[env_id] = False
+            self._num_steps_B[env_id] = 0
+            self._images_BNHWC[env_id] = self._proprio_BP[env_id] = 0
+
+    @contextmanager
+    def _whole(self, env_ids: Iterable[int], call: str) -> Iterator[set[int]]:
+        """A call that may break off (Ctrl-C): where nothing was heard of it nobody knows how far the episode got."""
+        unheard = set(env_ids)
+        try:
+            yield unheard
+        except BaseException:
+            self._discard(unheard, f"its last {call} broke off")
+            raise
+
+    def _fail(self, env_id: int, why: str, *, who: str | None = None) -> None:
+        """An environment's episode cannot go on."""
+        self._failures[env_id] = _Failure(who or self.describe(env_id), why)
 
     def _see(self, env_id: int, view: View) -> None:
         self._images_BNHWC[env_id], self._proprio_BP[env_id] = view.images_NHWC, view.proprio
+        self._seen_B[env_id] = True
 
-    def _report(self, ids: Sequence[int]) -> tuple[str | None, ...]:
-        """Failures of a call's environments. With `on_failure="raise"`, any failure discards its episode and raises."""
-        failed = {env_id: failure for env_id, failure in enumerate(self._failures) if failure is not None}
-        if self._on_failure == "raise" and failed:
-            self._discard(list(failed))
-            raise SimulationError("; ".join(failed.values()))
-        return tuple(failed.get(env_id) for env_id in ids)
+    def _raised(self) -> str | None:
+        """With `on_failure="raise"`, any failure discards its episode; returns what to say of them all."""
+        if self._on_failure != "raise":
+            return None
+        whose: dict[str, list[str]] = {}
+        for env_id, failure in enumerate(self._failures):
+            if failure is not None:
+                whose.setdefault(failure.why, []).append(failure.who)
+                self._discard([env_id], "its last one failed")
+        return "; ".join(f"{', '.join(who)}: {why}" for why, who in whose.items()) or None
 
     def _frames(self, ids: list[int]) -> Frames:
+        failures = [self._failures[env_id] for env_id in ids]
         return Frames(
             images_BNHWC=self._images_BNHWC[ids],
             proprio_BP=self._proprio_BP[ids],
-            languages=tuple(task_of(self._start(env_id)).language for env_id in ids),
+            languages=tuple(self._languages[env_id] for env_id in ids),
+            failures_B=tuple(None if failure is None else str(failure) for failure in failures),
         )

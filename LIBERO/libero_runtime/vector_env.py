@@ -6,24 +6,45 @@ B environments, C actions per chunk, A action dimensions, N cameras, P proprioce
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from libero_runtime.exact_scene import ExactScene
+from libero_runtime.opengl import select_opengl
+from libero_runtime.paths import LiberoPathError
 from libero_runtime.rendering import Look
 from libero_runtime.scene import Scene
 from libero_runtime.scene_base import BaseScene
 from libero_runtime.slots import Advance, SimulationError, Slot, View
-from libero_runtime.suites import TaskSpec
-from libero_runtime.vector_base import BaseVectorEnv, Begin, Done, Job
-from libero_runtime.vector_face import ChunkResult, EpisodeStart, Frames, VectorEnvError, check_options, task_of
+from libero_runtime.suites import SuiteError, TaskSpec
+from libero_runtime.vector_base import BaseVectorEnv, Begin, Begun, Done, Job
+from libero_runtime.vector_face import (
+    ChunkError,
+    ChunkResult,
+    EpisodeStart,
+    Frames,
+    StartError,
+    VectorEnvError,
+    check_options,
+    task_of,
+)
 
-__all__ = ["ChunkResult", "EpisodeStart", "Frames", "LiberoVectorEnv", "SimulationError", "VectorEnvError"]
+__all__ = [
+    "ChunkError",
+    "ChunkResult",
+    "EpisodeStart",
+    "Frames",
+    "LiberoVectorEnv",
+    "SimulationError",
+    "StartError",
+    "VectorEnvError",
+]
 
+_START_ERRORS = (SuiteError, LiberoPathError, SimulationError)  # why one episode cannot begin and others can
 _Result = TypeVar("_Result")
 _Entry = TypeVar("_Entry")
 _TaskKey = tuple[str, int]
@@ -51,9 +72,10 @@ class LiberoVectorEnv(BaseVectorEnv):
     most `max_scenes` compiled scenes are kept; the least recently used one is dropped and rebuilt when its episodes
     come up again.
 
-    When MuJoCo's state of an episode goes bad (`on_failure`): "raise" finishes the chunk of the others, discards the
-    episode and raises `SimulationError`; "freeze" leaves the episode as it was before the chunk, and says so in
-    `ChunkResult.failures_B` of this and all further chunks until it is reset.
+    When MuJoCo's state of an episode goes bad, or a start cannot be had (`on_failure`): "raise" serves the others,
+    discards the episode and raises `ChunkError` or `StartError`, which hold the results of the others; "freeze" leaves
+    the episode as it was before the chunk, and says so in `failures_B` of this and all further results until it is
+    reset.
     """
 
     def __init__(
@@ -70,11 +92,10 @@ class LiberoVectorEnv(BaseVectorEnv):
         on_failure: str = "raise",
     ) -> None:
         counts = {"num_envs": num_envs, "image_size": image_size, "max_scenes": max_scenes, "num_threads": num_threads}
-        check_options(
-            counts=counts, cameras=cameras, look=look, num_idle_steps=num_idle_steps, on_failure=on_failure
-        )
+        check_options(counts=counts, cameras=cameras, look=look, num_idle_steps=num_idle_steps, on_failure=on_failure)
         if exact and num_threads > 1:
             raise VectorEnvError(f"exact=True steps on one thread, given num_threads={num_threads}")
+        select_opengl()  # where there is none, nobody has to wait for a reset to hear of it
         super().__init__(num_envs=num_envs, cameras=cameras, image_size=image_size, on_failure=on_failure)
         self._look: Look = "official" if look == "official" else "fast"
         self._num_idle_steps = num_idle_steps
@@ -86,8 +107,8 @@ class LiberoVectorEnv(BaseVectorEnv):
 
     # Episodes ---------------------------------------------------------------------------------------------------
 
-    def begin(self, begins: Sequence[Begin]) -> Iterator[tuple[int, View, bool]]:
-        """Begin episodes, unchecked; yields environment, first view, and whether the goal is met already."""
+    def begin(self, begins: Sequence[Begin]) -> Generator[Begun, None, None]:
+        """Begin episodes; yields what came of each. One that cannot begin spares the others."""
 
         def task_key(entry: Begin) -> _TaskKey:
             return entry.start.suite, entry.start.task_id
@@ -95,30 +116,40 @@ class LiberoVectorEnv(BaseVectorEnv):
         for wave in self._waves(sorted(begins, key=task_key), task_key):
             self._settle([entry.start for entry in wave])
             for entry in wave:
-                start, task = entry.start, task_of(entry.start)
-                slot, view = self._scene(task).start(init_index=start.init_index, seed=start.seed)
-                self._episodes[entry.env_id] = _Episode(task, slot)
-                yield entry.env_id, view, slot.success
+                yield self._begin_one(entry)
+
+    def _begin_one(self, entry: Begin) -> Begun:
+        self._episodes[entry.env_id] = None
+        start = entry.start
+        try:
+            task = task_of(start)
+            slot, view = self._scene(task).start(init_index=start.init_index, seed=start.seed)
+        except _START_ERRORS as error:
+            return Begun(entry.env_id, view=None, failure=str(error))
+        self._episodes[entry.env_id] = _Episode(task, slot)
+        return Begun(entry.env_id, view, slot.success)
 
     def _settle(self, starts: Sequence[EpisodeStart]) -> None:
-        """Run the idle steps of all starts that are not known yet at the same time."""
+        """Run the idle steps of all starts that are not known yet at the same time. `_begin_one` meets errors again."""
         if self._pool is None:
             return
-        jobs: dict[EpisodeStart, Callable[[], object]] = {}
-        for start in starts:
-            scene = self._scene(task_of(start))
-            if start not in jobs and scene.settled(init_index=start.init_index, seed=start.seed) is None:
-                slot = scene.prepare(init_index=start.init_index, seed=start.seed)
+        jobs: dict[EpisodeStart, Callable[[], None]] = {}
+        for start in dict.fromkeys(starts):
+            with suppress(*_START_ERRORS):
+                scene = self._scene(task_of(start))
+                if scene.settled(init_index=start.init_index, seed=start.seed) is None:
+                    slot = scene.prepare(init_index=start.init_index, seed=start.seed)
+                    jobs[start] = partial(self._settle_one, scene, slot)
+        with closing(self._results(list(jobs.values()))) as results:
+            for _ in results:
+                pass
 
-                def job(scene: BaseScene = scene, slot: Slot = slot) -> object:
-                    with scene.borrowed_stepper() as stepper:
-                        return scene.settle(slot, stepper)
+    @staticmethod
+    def _settle_one(scene: BaseScene, slot: Slot) -> None:
+        with suppress(*_START_ERRORS), scene.borrowed_stepper() as stepper:
+            scene.settle(slot, stepper)
 
-                jobs[start] = job
-        for _ in self._results(list(jobs.values())):
-            pass
-
-    def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Iterator[tuple[int, Done]]:
+    def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Generator[tuple[int, Done], None, None]:
         """Run jobs, unchecked, and draw each one's last state while the next ones run on their threads."""
 
         def task_key(job: Job) -> _TaskKey:
@@ -126,18 +157,17 @@ class LiberoVectorEnv(BaseVectorEnv):
 
         for wave in self._waves(sorted(jobs, key=task_key), task_key):
             scenes = [self._scene(self._episode(job).task) for job in wave]
-            results = self._results([
-                partial(self._run, scene, job, stop_on_success) for scene, job in zip(scenes, wave, strict=True)
-            ])  # fmt: skip
-            if self._pool is None:
-                results = iter(list(results))  # all steps first, then all frames: each finds its own data in the caches
-            for scene, job, done in zip(scenes, wave, results, strict=True):
-                view = None
-                if done.failure is None:
-                    view = View(images_NHWC=scene.images(done.slot), proprio=done.proprio)
-                    self._episode(job).slot = done.slot
-                recorded = [scene.images(slot, 1)[0] for slot in done.recorded]
-                yield job.row, Done(done.success, view, recorded, done.failure)
+            runs = [partial(self._run, scene, job, stop_on_success) for scene, job in zip(scenes, wave, strict=True)]
+            with closing(self._results(runs)) as each:
+                # On one thread all steps first, then all frames: each finds its own data in the caches.
+                results: Iterator[Advance] = each if self._pool is not None else iter(list(each))
+                for scene, job, done in zip(scenes, wave, results, strict=True):
+                    view = None
+                    if done.failure is None:
+                        view = View(images_NHWC=scene.images(done.slot), proprio=done.proprio)
+                        self._episode(job).slot = done.slot
+                    recorded = [scene.images(slot, 1)[0] for slot in done.recorded]
+                    yield job.row, Done(done.success, view, recorded, done.failure)
 
     def _run(self, scene: BaseScene, job: Job, stop_on_success: bool) -> Advance:
         """A job's steps."""
@@ -148,7 +178,7 @@ class LiberoVectorEnv(BaseVectorEnv):
             )  # fmt: skip
 
     def close(self) -> None:
-        """Free every scene and thread; the object cannot be used afterwards."""
+        """Free every scene and thread; the object cannot be used afterwards. A second call does nothing."""
         if self._pool is not None:
             self._pool.shutdown()
         for scene in self._scenes.values():
@@ -172,7 +202,7 @@ class LiberoVectorEnv(BaseVectorEnv):
         if wave:
             yield wave
 
-    def _results(self, jobs: Sequence[Callable[[], _Result]]) -> Iterator[_Result]:
+    def _results(self, jobs: Sequence[Callable[[], _Result]]) -> Generator[_Result, None, None]:
         """Results of jobs in their order, each as soon as it is there."""
         if self._pool is None:
             for job in jobs:

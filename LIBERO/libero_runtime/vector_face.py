@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from libero_runtime.kernel import ACTION_DIM
 from libero_runtime.rendering import LOOKS
-from libero_runtime.slots import PROPRIO_DIM, check_start
+from libero_runtime.slots import PROPRIO_DIM, SimulationError
 from libero_runtime.suites import TaskSpec, load_suite
 
 ON_FAILURE = ("raise", "freeze")
+_MAX_LISTED = 4  # environments named in a message about all
 
 
 class VectorEnvError(ValueError):
@@ -54,11 +55,12 @@ class EpisodeStart:
 
 @dataclass(frozen=True)
 class Frames:
-    """Observations of B environments."""
+    """Observations of B environments. Where none could be had of an episode all are zero, and the language is empty."""
 
     images_BNHWC: NDArray[np.uint8]  # rotated by 180 degrees, as policies are trained on
     proprio_BP: NDArray[np.float32]  # end-effector position 3, axis-angle 3, finger positions 2
     languages: tuple[str, ...]
+    failures_B: tuple[str | None, ...]  # why an episode cannot go on, or could not begin; else None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,33 @@ class ChunkResult:
     success_BC: NDArray[np.bool_]  # goal predicate after each action; actions not simulated repeat the last value
     num_steps_B: NDArray[np.int64]  # actions simulated
     recorded: tuple[NDArray[np.uint8], ...]  # (H, W, 3) frames of the first environment, when asked for
-    failures_B: tuple[str | None, ...] = ()  # why an episode cannot go on (MuJoCo's state went bad), else None
+
+    @property
+    def failures_B(self) -> tuple[str | None, ...]:
+        """Why an episode cannot go on (MuJoCo's state went bad, its worker died), else None."""
+        return self.frames.failures_B
+
+
+class StartError(VectorEnvError):
+    """Episodes that could not begin (all are named), in a call of `reset` whose other episodes have begun."""
+
+    def __init__(self, message: str, frames: Frames) -> None:
+        super().__init__(message)
+        self.frames = frames  # of all environments of the call, as `reset` would have returned them
+
+    def __reduce__(self) -> tuple[type[StartError], tuple[str, Frames]]:
+        return type(self), (str(self), self.frames)
+
+
+class ChunkError(SimulationError):
+    """Episodes that could not go on (all are named), in a chunk that the others have finished."""
+
+    def __init__(self, message: str, result: ChunkResult) -> None:
+        super().__init__(message)
+        self.result = result  # of all environments of the call, as `step_chunk` would have returned it
+
+    def __reduce__(self) -> tuple[type[ChunkError], tuple[str, ChunkResult]]:
+        return type(self), (str(self), self.result)
 
 
 def task_of(start: EpisodeStart) -> TaskSpec:
@@ -153,10 +181,6 @@ class VectorFace(ABC):
 
         return batch_space(self.single_observation_space, self.num_envs)
 
-    def render(self, env_ids: Sequence[int] | None = None) -> NDArray[np.uint8]:
-        """Last observed images (B, H, W, 3) of the first camera; `record_every` of `step_chunk` sees more."""
-        return self._images_BNHWC[self._check_ids(env_ids), 0]
-
     # Checks -----------------------------------------------------------------------------------------------------
 
     def _check_ids(self, env_ids: Sequence[int] | None) -> list[int]:
@@ -171,22 +195,22 @@ class VectorFace(ABC):
         return ids
 
     @staticmethod
-    def _check_starts(starts: Sequence[EpisodeStart], num_ids: int) -> None:
-        if len(starts) != num_ids:
-            raise VectorEnvError(f"expected one start per environment, {num_ids} in all, given {len(starts)}")
-        for start in starts:
+    def _check_starts(starts: Sequence[EpisodeStart], ids: list[int]) -> None:
+        if len(starts) != len(ids):
+            raise VectorEnvError(f"expected one start per environment, {len(ids)} in all, given {len(starts)}")
+        for env_id, start in zip(ids, starts, strict=True):
             if not isinstance(start, EpisodeStart):
-                raise VectorEnvError(f"starts must hold instances of EpisodeStart, given {start!r}")
-            check_start(task_of(start), init_index=start.init_index, seed=start.seed)
+                raise VectorEnvError(f"environment {env_id} needs an EpisodeStart to begin, given {start!r}")
 
     def _check_actions(self, actions_BCA: NDArray[np.float32], ids: list[int]) -> NDArray[np.float64]:
-        actions = np.asarray(actions_BCA, dtype=np.float64)
         num_ids = len(ids)
+        expected = f"actions must have shape ({num_ids}, C, {ACTION_DIM}) with C >= 1 for {self._describe_all(ids)}"
+        try:
+            actions = np.asarray(actions_BCA, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise VectorEnvError(f"{expected}, given what is no array of numbers ({error})") from error
         if actions.ndim != 3 or actions.shape[0] != num_ids or actions.shape[1] < 1 or actions.shape[2] != ACTION_DIM:
-            raise VectorEnvError(
-                f"actions must have shape ({num_ids}, C, {ACTION_DIM}) with C >= 1 for {num_ids} environments, "
-                f"given {actions.shape}"
-            )
+            raise VectorEnvError(f"{expected}, given {actions.shape}")
         if not np.isfinite(actions).all():
             first = tuple(int(k) for k in np.argwhere(~np.isfinite(actions))[0])
             raise VectorEnvError(
@@ -194,6 +218,11 @@ class VectorFace(ABC):
                 f"{self.describe(ids[first[0]])}"
             )
         return actions
+
+    def _describe_all(self, ids: list[int]) -> str:
+        """The first few of several environments."""
+        listed = ", ".join(self.describe(env_id) for env_id in ids[:_MAX_LISTED])
+        return listed if len(ids) <= _MAX_LISTED else f"{listed} and {len(ids) - _MAX_LISTED} more"
 
     @staticmethod
     def _check_limits(max_steps_B: Sequence[int] | None, num_ids: int, num_actions: int) -> list[int]:

@@ -12,7 +12,7 @@ from libero_runtime.expert import ScriptedExpert
 from libero_runtime.kernel import osc
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
-from libero_runtime.suites import SuiteError, init_states, load_suite
+from libero_runtime.suites import init_states, load_suite
 from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, VectorEnvError
 
 SUITE = "libero_spatial"
@@ -263,10 +263,16 @@ def test_bad_input(env):
         env.step_chunk(bad, [0])
     with pytest.raises(VectorEnvError, match="max_steps_B must hold 1 numbers"):
         env.step_chunk(IDLE_CHUNK, [0], max_steps_B=[1, 2])
-    with pytest.raises(SuiteError, match=r"init_index 50 is out of range.*0 to 49"):
-        env.reset([EpisodeStart(SUITE, TASK, 50)], [0])
-    with pytest.raises(SuiteError, match="seed -1 of an episode start must not be negative"):
-        env.reset([EpisodeStart(SUITE, TASK, 0, seed=-1)], [0])
+    where = rf"environment 1 \({SUITE} task {TASK}, initial state 3, seed 0, step 0\)"
+    env.reset([EpisodeStart(SUITE, TASK, 3)], [1])
+    for bad in (np.zeros((3, 8, 7)), np.zeros((2, 7)), np.zeros((2, 0, 7)), "up", [[1.0], [2.0, 3.0]], None):
+        with pytest.raises(VectorEnvError, match=rf"shape \(2, C, 7\) with C >= 1 for {where}, environment 0 .*given"):
+            env.step_chunk(bad, [1, 0])
+    many = LiberoVectorEnv(num_envs=6, image_size=16)
+    many.reset([start] * 6)
+    with pytest.raises(VectorEnvError, match=r"C >= 1 for environment 0 .*environment 3 .* and 2 more, given \(1, 1, "):
+        many.step_chunk(IDLE_CHUNK)
+    many.close()
     with pytest.raises(VectorEnvError, match="environment 0 has no episode"):
         LiberoVectorEnv(num_envs=1).step_chunk(IDLE_CHUNK)
     with pytest.raises(VectorEnvError, match="look='shiny' must be one of fast, official"):
@@ -288,8 +294,8 @@ def test_types_of_arguments(env):
     assert EpisodeStart(SUITE, np.int64(1), np.uint8(2)) == EpisodeStart(SUITE, 1, 2)
     with pytest.raises(VectorEnvError, match="suite of an episode start must be a string, given 3"):
         EpisodeStart(3, 0, 0)
-    with pytest.raises(VectorEnvError, match="starts must hold instances of EpisodeStart, given 'libero_spatial'"):
-        env.reset([SUITE], [0])
+    with pytest.raises(VectorEnvError, match="environment 2 needs an EpisodeStart to begin, given 'libero_spatial'"):
+        env.reset([SUITE], [2])
     for ids in ([1.7], [True], np.array([True]), ["1"]):
         with pytest.raises(VectorEnvError, match="each of env_ids must be a whole number, given"):
             env.step_chunk(IDLE_CHUNK, ids)

@@ -1,6 +1,7 @@
 """The vector env on threads, without a compiler, on a bad state; its spaces; and what the renderer leaves out."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,7 @@ def test_bad_state_names_the_episode_and_spares_the_others(num_threads, tmp_path
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its log into the working folder
     env = LiberoVectorEnv(num_envs=3, image_size=16, num_threads=num_threads)
     env.reset(STARTS[:3])
+    began = env.step_chunk(random_actions(3, 1)).frames
 
     def spoil(env_id):
         episode = env._episodes[env_id]
@@ -128,12 +130,24 @@ def test_bad_state_names_the_episode_and_spares_the_others(num_threads, tmp_path
         episode.slot.integration[1 + model.nq + 3] = np.nan
 
     spoil(1)
-    with pytest.raises(SimulationError, match=r"environment 1: .*mjWARN_BADQVEL.* in control step 1 of libero_spatial "
-                                              r"task 0 .* from initial state 1, seed 0"):  # fmt: skip
+    with pytest.raises(SimulationError, match=r"environment 1: .*mjWARN_BADQVEL.* in control step 2 of libero_spatial "
+                                              r"task 0 .* from initial state 1, seed 0") as raised:  # fmt: skip
+        env.step_chunk(random_actions(3, 4), record_every=1)
+    assert [env._episodes[env_id].slot.num_steps for env_id in (0, 2)] == [5, 5]
+    lost = pickle.loads(pickle.dumps(raised.value))
+    assert str(lost) == str(raised.value)
+    for error in (raised.value, lost):  # what the others did is not lost with it
+        assert error.result.num_steps_B.tolist() == [4, 0, 4]
+        assert error.result.success_BC.shape == (3, 4)
+        assert [failure is None for failure in error.result.failures_B] == [True, False, True]
+        assert error.result.failures_B[1] == str(error)
+        assert len(error.result.recorded) == 4
+        assert np.array_equal(error.result.frames.images_BNHWC[1], began.images_BNHWC[1])
+        assert not np.array_equal(error.result.frames.proprio_BP[2], began.proprio_BP[2])
+    with pytest.raises(VectorEnvError, match=r"environment 1 has no episode \(its last one failed\)"):
         env.step_chunk(random_actions(3, 4))
-    assert [env._episodes[env_id].slot.num_steps for env_id in (0, 2)] == [4, 4]
     with pytest.raises(VectorEnvError, match="environment 1 has no episode"):
-        env.step_chunk(random_actions(3, 4))
+        env.render([1])
     env.close()
 
     env = LiberoVectorEnv(num_envs=2, image_size=16, num_threads=num_threads, on_failure="freeze")
@@ -176,6 +190,31 @@ def test_a_bad_state_of_exact_stepping_spares_the_others(position, cause, tmp_pa
     again = env.step_chunk(random_actions(2, 4), max_steps_B=[4, 0]).frames
     assert np.array_equal(again.images_BNHWC[0], expected.images_BNHWC[0])
     assert np.array_equal(again.proprio_BP[0], expected.proprio_BP[0])
+    env.close()
+
+
+def test_a_call_that_breaks_off_leaves_no_episode_behind_that_nobody_knows_the_state_of(monkeypatch):
+    """Ctrl-C while frames are drawn: the threads have ended, and the environments not reported yet ask for a reset."""
+    env = LiberoVectorEnv(num_envs=3, image_size=16, num_threads=2)
+    env.reset(STARTS[:3])
+    draw, count = Scene.images, iter(range(10))
+
+    def interrupted(*arguments):
+        if next(count) == 1:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Scene, "images", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            env.step_chunk(random_actions(3, 8))
+    assert not env._pool._work_queue.qsize()
+    for env_id in (1, 2):
+        with pytest.raises(VectorEnvError, match=rf"environment {env_id} has no episode \(its last step_chunk"):
+            env.step_chunk(random_actions(1, 1), [env_id])
+    assert env.step_chunk(random_actions(1, 1), [0]).num_steps_B.tolist() == [1]
+    env.reset(STARTS[1:3], [1, 2])
+    assert env.step_chunk(random_actions(3, 2)).num_steps_B.tolist() == [2, 2, 2]
     env.close()
 
 

@@ -64,10 +64,13 @@ class LiberoEnv:
 
     def reset(self, plans: Sequence[EpisodePlan], env_ids: Sequence[int]) -> Observation:
         """Start ``plans[i]`` in environment ``env_ids[i]``."""
-        from libero_runtime.vector_env import EpisodeStart
+        from libero_runtime.vector_env import EpisodeStart, StartError
 
         starts = [EpisodeStart(plan.suite, plan.task_id, plan.init_index, plan.seed) for plan in plans]
         frames = self._envs.reset(starts, list(env_ids))
+        failures = [failure for failure in frames.failures_B if failure is not None]
+        if failures:  # it would fail each time: no episode to be counted as lost
+            raise StartError("; ".join(failures), frames)
         self._steps_left[list(env_ids)] = self._split.max_episode_steps
         self._succeeded[list(env_ids)] = False
         return Observation(frames.images_BNHWC, frames.proprio_BP, frames.languages)
