@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,21 +45,43 @@ class _Seconds:
 
 def run(options: argparse.Namespace) -> None:
     config = arguments.train_config(options)
-    output: Path = options.output
-    if output.exists() and not options.overwrite:
-        raise ValueError(f"--output {output} exists; give another folder, or --overwrite to replace it when done")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {options.device}, but torch sees no CUDA device; use --device cpu")
     torch.set_float32_matmul_precision("high")
-    with joined(options.device) as ranks, _workplace(output, ranks) as folder:
+    with joined(options.device) as ranks:
         if not ranks.is_first:
             logging.getLogger().setLevel(logging.WARNING)
         config.micro_batch(ranks.world_size)
-        _run_into(folder, options, config, ranks)
+        if not _was_finished(options, config, ranks):
+            _run(options, config, ranks)
+
+
+def _was_finished(options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> bool:
+    """Whether --output is this command's policy, only not tidied up before it stopped; does that. Collective."""
+    output: Path = options.output
+    finished = resume.is_finished(output)
+    if finished:
+        resume.refuse_others(output, arguments.settings(options, config))
+    elif output.exists() and not options.overwrite:
+        raise ValueError(f"--output {output} exists; give another folder, or --overwrite to replace it when done")
+    ranks.wait()
+    if finished and ranks.is_first:
+        resume.tidy(output)
+        logger.info("%s was trained already", output)
+    return finished
+
+
+def _run(options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> None:
+    output: Path = options.output
+    with _workplace(output, ranks) as folder:
         if ranks.is_first:
-            for helper in (building.FRAMES_FOLDER, building.START_FOLDER):
-                shutil.rmtree(folder / helper, ignore_errors=True)
-            resume.finish(folder, output)
+            resume.refuse_others(folder, arguments.settings(options, config))
+        trained = resume.is_finished(folder)
+        ranks.wait()
+        if not trained:
+            _run_into(folder, options, config, ranks)
+        if ranks.is_first:
+            resume.finish(folder, output, helpers=(building.FRAMES_FOLDER, building.START_FOLDER))
             logger.info("wrote %s", output)
 
 
@@ -78,10 +99,6 @@ def _workplace(output: Path, ranks: Ranks) -> Iterator[Path]:
 
 def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> None:
     device = torch.device("cuda", ranks.local_rank) if options.device == "cuda" else torch.device(options.device)
-    settings = arguments.settings(options, config)
-    if ranks.is_first:
-        resume.refuse_others(folder, settings)
-    ranks.wait()
     adapter = arguments.lora_settings(options)
     model, processor = building.initial_policy(options, folder=folder, device=device, ranks=ranks)
     start = time.perf_counter()
@@ -90,7 +107,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
     split = dataset.split_demonstrations(demos, validation_fraction=options.validation_fraction, seed=config.seed)
     reading = time.perf_counter() - start
     if ranks.is_first:
-        settings["the demonstrations"] = _fingerprint(demos)
+        settings = {**arguments.settings(options, config), "the demonstrations": _fingerprint(demos)}
         resume.refuse_others(folder, settings)
         resume.note_settings(folder, settings)
     ranks.wait()

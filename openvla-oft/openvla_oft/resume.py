@@ -4,6 +4,10 @@
 weights, their average, the optimizer and ``progress.json``, written shard by shard
 (``torch.distributed.checkpoint``), so that a run may go on with another number of processes. A state folder that
 exists is complete: it is written under another name and renamed.
+
+A folder with ``.finished.json`` (the settings, renamed) holds a whole policy. From then on stopping does no harm at any
+point: what only resuming needs is removed, an ``OUTPUT`` that is to be replaced becomes ``OUTPUT.replaced``, the folder
+gets its name, and the rest is cleaned up. The same command does what is left of this and does not train again.
 """
 
 import fcntl
@@ -12,7 +16,7 @@ import math
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +30,7 @@ from openvla_oft.optimisation import WeightAverage
 from openvla_oft.ranks import Ranks
 
 SETTINGS_FILE = "settings.json"
+FINISHED_FILE = ".finished.json"
 PROGRESS_FILE = "progress.json"
 STATE_FOLDER = "state"
 LOCK_FILE = ".lock"
@@ -51,6 +56,16 @@ def unfinished_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}.unfinished")
 
 
+def replaced_folder(output: Path) -> Path:
+    """Where what ``output`` held before is until the new one has its name."""
+    return output.with_name(f"{output.name}.replaced")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder, unfinished or already with its final name, holds a whole policy that was not yet tidied up."""
+    return (folder / FINISHED_FILE).is_file()
+
+
 @contextmanager
 def unfinished(output: Path) -> Iterator[Path]:
     """The folder to train in. Where nothing in it could be resumed, an error removes it.
@@ -67,23 +82,36 @@ def unfinished(output: Path) -> Iterator[Path]:
             raise ValueError(
                 f"another process is training in {folder}; wait for it or give another --output"
             ) from error
-        if latest_state(folder) is None:  # what a killed process left is of no use
+        if not _is_of_use(folder):  # what a killed process left
             _clear(folder)
         try:
             yield folder
         finally:
-            if latest_state(folder) is None:
+            if not _is_of_use(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def finish(folder: Path, output: Path) -> None:
-    """Drop what only resuming needs and give the folder its name, in place of what has it."""
-    (folder / SETTINGS_FILE).unlink()
-    (folder / LOCK_FILE).unlink()
+def finish(folder: Path, output: Path, *, helpers: Sequence[str] = ()) -> None:
+    """Give a trained folder its name in place of what has it, without the state and other ``helpers`` of training.
+
+    May be stopped anywhere and repeated; see the top of the module.
+    """
+    if not is_finished(folder):
+        (folder / SETTINGS_FILE).replace(folder / FINISHED_FILE)
+    for name in (STATE_FOLDER, *helpers):
+        shutil.rmtree(folder / name, ignore_errors=True)
     if output.exists():
-        shutil.rmtree(output)
-    shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
+        shutil.rmtree(replaced_folder(output), ignore_errors=True)
+        output.rename(replaced_folder(output))
     folder.rename(output)
+    tidy(output)
+
+
+def tidy(output: Path) -> None:
+    """The last part of ``finish``: nothing of it is left but the policy."""
+    shutil.rmtree(replaced_folder(output), ignore_errors=True)
+    (output / LOCK_FILE).unlink(missing_ok=True)
+    (output / FINISHED_FILE).unlink(missing_ok=True)
 
 
 def refuse_others(folder: Path, settings: Settings) -> None:
@@ -92,8 +120,8 @@ def refuse_others(folder: Path, settings: Settings) -> None:
     Raises:
         ValueError: some differ; shows how.
     """
-    path = folder / SETTINGS_FILE
-    if latest_state(folder) is None or not path.exists():
+    path = folder / (FINISHED_FILE if is_finished(folder) else SETTINGS_FILE)
+    if not _is_of_use(folder) or not path.exists():
         return
     stored = json.loads(path.read_text(encoding="utf-8"))
     given = json.loads(json.dumps(settings))
@@ -103,8 +131,9 @@ def refuse_others(folder: Path, settings: Settings) -> None:
         if stored.get(name) != given[name]
     ]
     if differing:
+        kind = "a finished" if is_finished(folder) else "an unfinished"
         raise ValueError(
-            f"{folder} holds an unfinished training with other settings:\n  "
+            f"{folder} holds {kind} training with other settings:\n  "
             + "\n  ".join(differing)
             + f"\nRepeat its settings to go on, or remove {folder} to start again"
         )
@@ -165,6 +194,10 @@ def load(state: Path, *, learner: nn.Module, average: WeightAverage, optimizer: 
     with _alone_is_fine():
         state_dict_loader.load(_tensors(learner, average, optimizer, names), checkpoint_id=state)
     return Progress(**stored)
+
+
+def _is_of_use(folder: Path) -> bool:
+    return is_finished(folder) or latest_state(folder) is not None
 
 
 def _clear(folder: Path) -> None:
