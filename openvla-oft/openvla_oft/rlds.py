@@ -8,6 +8,7 @@ Shapes: T steps, N cameras, H x W pixels, C colour channels, A action dimensions
 """
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ PICTURE_KEYS = {"agentview": "steps/observation/image", "eye_in_hand": "steps/ob
 ACTION_KEY = "steps/action"
 PROPRIO_KEY = "steps/observation/state"
 LANGUAGE_KEY = "steps/language_instruction"
+INFO_FILE = "dataset_info.json"
+"""What tensorflow-datasets writes beside the shards."""
 _SHARD = re.compile(r"(?P<name>.+\.tfrecord)-(?P<index>\d+)-of-(?P<count>\d+)")
 
 
@@ -60,10 +63,16 @@ def find_shards(folder: Path, suite: str) -> list[Path]:
 
 
 def scan(shards: Sequence[Path], options: ReadOptions | None = None) -> Iterator[DemoInfo]:
-    """Every episode of the shards; pictures are not touched, so checksums are compared only when one is read."""
+    """Every episode of the shards; pictures are not touched, so checksums are compared only when one is read.
+
+    Raises:
+        DemonstrationError: a shard is malformed, or holds another number of episodes than the data set says.
+    """
     options = options or ReadOptions()
     for path in shards:
+        num_episodes = 0
         for record in records(path):
+            num_episodes += 1
             with _explained(record):
                 features = features_of(record.data)
                 actions_TA = _actions(features, record)
@@ -78,6 +87,7 @@ def scan(shards: Sequence[Path], options: ReadOptions | None = None) -> Iterator
                 num_steps=int(kept_T.sum()),
                 offset=record.offset,
             )
+        _check_number(path, num_episodes)
 
 
 def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
@@ -121,6 +131,37 @@ def _check_complete(shards: Sequence[Path]) -> None:
                 f"{folder} holds {len(indices)} of the {count} shards of {name}; missing: "
                 f"{', '.join(map(str, missing[:10]))}; download them"
             )
+
+
+def _check_number(path: Path, found: int) -> None:
+    """A file that was cut off between two records, or emptied, has nothing else wrong with it."""
+    expected = _stated_number(path)
+    if found == 0 or expected not in (None, found):
+        stated = "" if expected is None else f"; {INFO_FILE} says {expected}"
+        raise DemonstrationError(f"{path} holds {found} episodes{stated}: it is incomplete; download it again")
+
+
+def _stated_number(path: Path) -> int | None:
+    """Episodes of a shard as the ``dataset_info.json`` beside it says; None where it does not."""
+    match, file = _SHARD.fullmatch(path.name), path.with_name(INFO_FILE)
+    if match is None or not file.is_file():
+        return None
+    split = match["name"].removesuffix(".tfrecord").rpartition("-")[2]
+    try:
+        splits = {entry["name"]: entry.get("shardLengths") for entry in json.loads(file.read_text("utf-8"))["splits"]}
+        lengths = None if splits.get(split) is None else [int(length) for length in splits[split]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DemonstrationError(
+            f"{file} does not list splits with a name and shardLengths ({error!r}); download it again"
+        ) from error
+    if lengths is None:
+        return None
+    if len(lengths) != int(match["count"]) or int(match["index"]) >= len(lengths):
+        raise DemonstrationError(
+            f"{path} is one of {int(match['count'])} shards by its name, but {INFO_FILE} lists {len(lengths)} "
+            f"of {split!r}; download both again"
+        )
+    return lengths[int(match["index"])]
 
 
 @contextmanager

@@ -114,6 +114,44 @@ def test_a_shard_that_is_cut_off_is_named(copy, left):
         load(copy)
 
 
+@pytest.mark.parametrize("num_left", [0, 1])
+def test_a_shard_that_is_cut_off_between_records_is_named(copy, num_left):
+    path = copy / SHARD.format(0)
+    ends = [found.offset for found in records(path)]
+    path.write_bytes(path.read_bytes()[: ends[num_left]])
+    with pytest.raises(DemonstrationError, match=rf"{path.name} holds {num_left} episodes; dataset_info.json says 2"):
+        load(copy)
+
+
+def test_an_empty_shard_is_told_without_dataset_info_too(copy):
+    (copy / "dataset_info.json").unlink()
+    assert load(copy).num_frames == 21
+    (copy / SHARD.format(1)).write_bytes(b"")
+    with pytest.raises(DemonstrationError, match=r"00001-of-00002 holds 0 episodes: it is incomplete"):
+        load(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "does not list splits"),
+        ("[]", "does not list splits"),
+        ('{"splits": [1]}', "does not list splits"),
+        ('{"splits": [{"name": "train", "shardLengths": ["x"]}]}', "does not list splits"),
+        ('{"splits": [{"name": "train", "shardLengths": ["3"]}]}', "one of 2 shards by its name, but .* lists 1"),
+    ],
+)
+def test_a_damaged_dataset_info_is_told(copy, text, message):
+    (copy / "dataset_info.json").write_text(text)
+    with pytest.raises(DemonstrationError, match=message):
+        load(copy)
+
+
+def test_a_dataset_info_without_lengths_of_the_split_says_nothing(copy):
+    (copy / "dataset_info.json").write_text('{"splits": [{"name": "train"}, {"name": "val", "shardLengths": ["9"]}]}')
+    assert load(copy).num_frames == 21
+
+
 def test_missing_shards_and_pointers_are_told(copy):
     (copy / SHARD.format(0)).unlink()
     with pytest.raises(DemonstrationError, match=r"1 of the 2 shards .* missing: 0"):
