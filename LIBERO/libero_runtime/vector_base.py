@@ -185,6 +185,11 @@ class BaseVectorEnv(VectorFace):
             raise ChunkError(message, result)
         return result
 
+    def observe(self, env_ids: Sequence[int] | None = None) -> Frames:
+        """What was observed last, as the calls that did returned it; nothing is drawn."""
+        self._check_open()
+        return self._frames(self._check_ids(env_ids))
+
     def render(self, env_ids: Sequence[int] | None = None) -> NDArray[np.uint8]:
         """Last observed images (B, H, W, 3) of the first camera; `record_every` of `step_chunk` sees more."""
         self._check_open()

@@ -63,8 +63,8 @@ class _Episode:
 class LiberoVectorEnv(BaseVectorEnv):
     """B episodes over any mix of tasks; episodes of a task share one compiled scene.
 
-    In the manner of `gymnasium.vector.VectorEnv` (spaces, `metadata`, `render`), with chunks of actions. Autoreset is
-    disabled: an episode that has ended stays as it is until `reset` names its environment.
+    In the manner of `gymnasium.vector.VectorEnv` (spaces, `metadata`, `render`), with chunks of actions; `gym_env`
+    makes it one. Autoreset is disabled: an episode that has ended stays as it is until `reset` names its environment.
 
     `num_threads` simulations run at the same time; the calling thread draws. Same bits whatever their number. Call it
     from one thread at a time, always the same one (OpenGL belongs to it). `exact=True` steps (and observes) in stock

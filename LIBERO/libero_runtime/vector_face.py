@@ -19,6 +19,7 @@ from libero_runtime.rendering import LOOKS
 from libero_runtime.slots import PROPRIO_DIM, SimulationError
 from libero_runtime.suites import TaskSpec, load_suite
 
+Observation = dict[str, NDArray[Any]]  # as in `VectorFace.observation_space`
 ON_FAILURE = ("raise", "freeze")
 _MAX_LISTED = 4  # environments named in a message about all
 
@@ -61,6 +62,10 @@ class Frames:
     proprio_BP: NDArray[np.float32]  # end-effector position 3, axis-angle 3, finger positions 2
     languages: tuple[str, ...]
     failures_B: tuple[str | None, ...]  # why an episode cannot go on, or could not begin; else None
+
+    def observation(self) -> Observation:
+        """The arrays under Gymnasium's keys: when of all environments, a member of their `observation_space`."""
+        return {"images": self.images_BNHWC, "proprio": self.proprio_BP}
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class VectorFace(ABC):
 
     @property
     def single_observation_space(self) -> Any:
-        """Of one environment's row of `Frames`: `images` (N, H, W, 3) and `proprio` (8,)."""
+        """Of one environment's row of `Frames.observation()`: `images` (N, H, W, 3) and `proprio` (8,)."""
         from gymnasium import spaces
 
         size = self._image_size
@@ -176,7 +181,7 @@ class VectorFace(ABC):
 
     @property
     def observation_space(self) -> Any:
-        """Of the observations of all environments."""
+        """Of `Frames.observation()` of all environments."""
         from gymnasium.vector.utils import batch_space
 
         return batch_space(self.single_observation_space, self.num_envs)
