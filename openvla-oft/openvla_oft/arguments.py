@@ -23,6 +23,11 @@ MAY_CHANGE = {
     *("log_every", "save_every", "validate_every", "validation_frames", "micro_batch_size", "save_dtype", "merge"),
 }
 """Options that an interrupted training may be continued with other values of."""
+SIZE_OPTIONS = (
+    *("image_size", "patch_size", "towers", "vit_dim", "vit_depth", "vit_heads"),
+    *("llm_hidden", "llm_layers", "llm_heads", "llm_intermediate", "max_prompt_length", "actions_per_chunk"),
+)
+"""Options that describe --init small."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -102,13 +107,36 @@ def lora_settings(options: argparse.Namespace) -> LoraSettings | None:
 
 def settings(options: argparse.Namespace, config: TrainConfig) -> dict[str, object]:
     """What must be the same when an interrupted training goes on, by the names of the options."""
-    names = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items() if name not in MAY_CHANGE}
+    names = {flag(name): value for name, value in vars(options).items() if name not in MAY_CHANGE}
     resolved = {**names, "--bf16": config.bf16}
     return {name: str(value) if isinstance(value, Path) else value for name, value in resolved.items()}
 
 
+def device_of(options: argparse.Namespace, *, local_rank: int = 0) -> torch.device:
+    """--device; of several processes each takes the GPU of its number.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as error:
+        raise ValueError(f"--device {options.device}: expected cpu, cuda or cuda:<number>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {options.device}: expected cpu, cuda or cuda:<number>")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ValueError(f"--device {options.device}, but torch sees no CUDA device; use --device cpu")
+    index = local_rank if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"--device {options.device}: GPU {index} of {torch.cuda.device_count()} that torch sees")
+    return torch.device("cuda", index)
+
+
 def small_sizes(options: argparse.Namespace) -> SmallSizes:
     """The sizes of --init small."""
+    _check_sizes(options)
     unknown = sorted(set(options.towers) - set(TOWERS))
     if unknown:
         raise ValueError(f"--towers {','.join(options.towers)}: unknown {unknown}; expected dinov2, siglip or both")
@@ -133,6 +161,23 @@ def small_sizes(options: argparse.Namespace) -> SmallSizes:
         num_images=len(options.cameras),
         num_actions_chunk=options.actions_per_chunk,
     )
+
+
+def _check_sizes(options: argparse.Namespace) -> None:
+    for name in SIZE_OPTIONS:
+        value = getattr(options, name)
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{flag(name)} {value} must be at least 1")
+    for width, heads, multiple in (("vit_dim", "vit_heads", 1), ("llm_hidden", "llm_heads", 2)):
+        size, count = getattr(options, width), getattr(options, heads)
+        if size % (count * multiple):
+            even = " of an even size" if multiple == 2 else ""
+            raise ValueError(f"{flag(width)} {size} does not divide into {flag(heads)} {count} heads{even}")
+
+
+def flag(name: str) -> str:
+    """An option's name as it is given."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _add_training_arguments(arguments: argparse.ArgumentParser) -> None:

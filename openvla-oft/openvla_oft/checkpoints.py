@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from openvla_oft.json_files import read_object
 from openvla_oft.statistics import Statistics
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
@@ -80,7 +80,7 @@ def stored_statistics(folder: Path) -> dict[str, Statistics]:
     file = folder / STATISTICS_FILE
     if not file.is_file():
         return {}
-    stored = _read_json(file)
+    stored = read_object(file)
     bounds = ("q01", "q99")
     for key, statistics in stored.items():
         action = statistics.get("action") if isinstance(statistics, dict) else None
@@ -92,21 +92,10 @@ def stored_statistics(folder: Path) -> dict[str, Statistics]:
 def was_trained_with(folder: Path, flag: str) -> bool:
     """Whether ``training.json`` of a folder says so; ``flag``: ``--objective l1`` or ``--proprio``."""
     file = folder / TRAINING_FILE
-    config = _read_json(file).get("config") if file.is_file() else None
+    config = read_object(file).get("config") if file.is_file() else None
     if not isinstance(config, dict):
         return False
     return bool(config.get("proprio") if flag == "--proprio" else f"--objective {config.get('objective')}" == flag)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; raises where the file holds anything else."""
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}); copy or write it again") from error
-    if not isinstance(stored, dict):
-        raise ValueError(f"{file} holds {type(stored).__name__}, expected a JSON object; copy or write it again")
-    return stored
 
 
 def load_for_training(folder: Path) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:

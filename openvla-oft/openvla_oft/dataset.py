@@ -10,12 +10,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openvla_oft import reading, sources
 from openvla_oft.demonstration import ACTION_DIM, PROPRIO_DIM, DemoInfo, DemonstrationError, ReadOptions
+from openvla_oft.json_files import read_object
 
 PACK_FILE = "pack.json"
 PACK_VERSION = 1
@@ -170,7 +172,10 @@ def pack(
     options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
     infos = _select(sources.scan_suites(source, suite, options), max_demos_per_task)
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise DemonstrationError(f"--output {output} cannot be made ({error}); give another folder") from error
     file = partial / IMAGES_FILE
     try:
         images_FNHWC = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=_shape(infos, options))
@@ -197,11 +202,7 @@ def pack(
 
 
 def _load_pack(folder: Path, options: ReadOptions, *, suite: str, max_demos_per_task: int | None) -> DemonstrationSet:
-    description = json.loads((folder / PACK_FILE).read_text())
-    if description.get("version") != PACK_VERSION:
-        raise DemonstrationError(
-            f"{folder / PACK_FILE}: version {description.get('version')}, expected {PACK_VERSION}; pack again"
-        )
+    description = _description(folder / PACK_FILE)
     if description["suite"] != suite:
         raise DemonstrationError(f"{folder} holds {description['suite']}, but --suite {suite} is asked for")
     names = ["actions", "demo_lengths", "demo_tasks", *(["proprio"] if options.proprio else [])]
@@ -232,6 +233,18 @@ def _load_pack(folder: Path, options: ReadOptions, *, suite: str, max_demos_per_
         proprio_FP=arrays.get("proprio"),
     )
     return demos if max_demos_per_task is None else _first_demos(demos, max_demos_per_task)
+
+
+def _description(file: Path) -> dict[str, Any]:
+    """``pack.json``, with the keys that it must have."""
+    description = read_object(file)
+    if description.get("version") != PACK_VERSION:
+        raise DemonstrationError(f"{file}: version {description.get('version')}, expected {PACK_VERSION}; pack again")
+    kinds = {"suite": str, "cameras": list, "languages": list}
+    wrong = [name for name, kind in kinds.items() if not isinstance(description.get(name), kind)]
+    if wrong:
+        raise DemonstrationError(f"{file} lacks {', '.join(wrong)}; it holds {sorted(description)}; pack again")
+    return description
 
 
 def _first_demos(demos: DemonstrationSet, max_demos_per_task: int) -> DemonstrationSet:

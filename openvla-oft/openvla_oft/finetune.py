@@ -45,8 +45,7 @@ class _Seconds:
 
 def run(options: argparse.Namespace) -> None:
     config = arguments.train_config(options)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {options.device}, but torch sees no CUDA device; use --device cpu")
+    arguments.device_of(options, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     torch.set_float32_matmul_precision("high")
     with joined(options.device) as ranks:
         if not ranks.is_first:
@@ -62,6 +61,8 @@ def _was_finished(options: argparse.Namespace, config: TrainConfig, ranks: Ranks
     finished = resume.is_finished(output)
     if finished:
         resume.refuse_others(output, arguments.settings(options, config))
+    elif output.exists() and not (output.is_dir() and output.name):
+        raise ValueError(f"--output {output} is not a folder that could be replaced; give another one")
     elif output.exists() and not options.overwrite:
         raise ValueError(f"--output {output} exists; give another folder, or --overwrite to replace it when done")
     ranks.wait()
@@ -98,7 +99,7 @@ def _workplace(output: Path, ranks: Ranks) -> Iterator[Path]:
 
 
 def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> None:
-    device = torch.device("cuda", ranks.local_rank) if options.device == "cuda" else torch.device(options.device)
+    device = arguments.device_of(options, local_rank=ranks.local_rank)
     adapter = arguments.lora_settings(options)
     model, processor = building.initial_policy(options, folder=folder, device=device, ranks=ranks)
     start = time.perf_counter()

@@ -13,6 +13,7 @@ gets its name, and the rest is cleaned up. The same command does what is left of
 import fcntl
 import json
 import math
+import pickle
 import re
 import shutil
 import warnings
@@ -24,7 +25,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 
+from openvla_oft.json_files import read_object
 from openvla_oft.learner import trainable
 from openvla_oft.optimisation import WeightAverage
 from openvla_oft.ranks import Ranks
@@ -36,6 +39,7 @@ STATE_FOLDER = "state"
 LOCK_FILE = ".lock"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 OPTIMIZER_TENSORS = (*MOMENTS, "step")
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError)
 _STEP = re.compile(r"step_(\d+)")
 
 Settings = Mapping[str, object]
@@ -74,8 +78,12 @@ def unfinished(output: Path) -> Iterator[Path]:
         ValueError: another process trains in it.
     """
     folder = unfinished_folder(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise ValueError(f"--output {output} cannot be made ({error}); give another folder") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -123,7 +131,7 @@ def refuse_others(folder: Path, settings: Settings) -> None:
     path = folder / (FINISHED_FILE if is_finished(folder) else SETTINGS_FILE)
     if not _is_of_use(folder) or not path.exists():
         return
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = read_object(path)
     given = json.loads(json.dumps(settings))
     differing = [
         f"{name}: {stored.get(name)!r} there, {given[name]!r} now"
@@ -181,19 +189,34 @@ def save(
 
 def load(state: Path, *, learner: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer) -> Progress:
     """Take back what ``save`` wrote. Collective; shards are cut anew where the number of ranks differs."""
-    stored = json.loads((state / PROGRESS_FILE).read_text(encoding="utf-8"))
-    names = stored.pop("optimized")
-    parameters = trainable(learner)
-    for name in names:
-        parameter = parameters[name]
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=_step_device(optimizer, parameter)),
-            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        }
-    with _alone_is_fine():
-        state_dict_loader.load(_tensors(learner, average, optimizer, names), checkpoint_id=state)
-    return Progress(**stored)
+    with _readable(state):
+        stored = read_object(state / PROGRESS_FILE)
+        names = stored.pop("optimized")
+        progress = Progress(**stored)
+        parameters = trainable(learner)
+        for name in names:
+            parameter = parameters[name]
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=_step_device(optimizer, parameter)),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+        with _alone_is_fine():
+            state_dict_loader.load(_tensors(learner, average, optimizer, names), checkpoint_id=state)
+    return progress
+
+
+@contextmanager
+def _readable(state: Path) -> Iterator[None]:
+    """Explain what the readers of a damaged state say."""
+    try:
+        yield
+    except (CheckpointException, *_DAMAGED) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"the stored state {state} is damaged ({type(error).__name__}: {reason[-1] if reason else ''}); remove "
+            f"{state.parent.parent} to train from the start"
+        ) from error
 
 
 def _is_of_use(folder: Path) -> bool:

@@ -53,6 +53,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={value} must be positive")
         if min(self.num_warmup_steps, self.weight_decay, self.save_every) < 0:
             raise ValueError("num_warmup_steps, weight_decay and save_every must not be negative")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed} must not be negative")
 
     def micro_batch(self, world_size: int) -> int:
         """Samples of one pass of one process."""
