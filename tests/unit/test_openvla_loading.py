@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from tests.small_policy import read_policy, write_policy
 from transformers_openvla_oft import (
+    ActionTokenMap,
     CheckpointError,
     OpenVLAConfig,
     OpenVLAForActionPrediction,
@@ -132,6 +133,76 @@ def test_weights_of_another_shape_are_listed(folder):
         OpenVLAForActionPrediction.from_pretrained(folder)
 
 
+LOADERS = {"auto": AutoModelForImageTextToText, "own": OpenVLAForActionPrediction}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("projector.fc1.weight"), r"1 missing: projector\.fc1\.weight"),
+        (
+            lambda tensors: tensors.update({"projector.fc1.weight": torch.zeros(2, 3)}),
+            r"1 of another shape: projector\.fc1\.weight is \(2, 3\), expected \(256, 64\)",
+        ),
+        (
+            lambda tensors: tensors["projector.fc1.weight"][0].fill_(torch.nan),
+            r"NaN or infinity: projector\.fc1\.weight",
+        ),
+    ],
+)
+def test_a_subfolder_is_read_as_strictly(folder, loader, change, message):
+    """Also where transformers is asked to put up with other shapes, for which it would take random numbers."""
+    edit(folder, change)
+    for path, where in ((folder, {}), (folder.parent, {"subfolder": folder.name})):
+        with pytest.raises(CheckpointError, match=message):
+            LOADERS[loader].from_pretrained(path, **where, ignore_mismatched_sizes=True)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_subfolder_holds_a_whole_checkpoint(folder, loader):
+    """Weights, value head, statistics, processor."""
+    head = ValueHead(32)
+    torch.nn.init.normal_(head.head_l3.weight)
+    edit(folder, lambda tensors: tensors.update({f"value_head.{name}": t for name, t in head.state_dict().items()}))
+    (folder / "dataset_statistics.json").write_text(json.dumps({"libero_10": {"action": "its own"}}))
+    where = {"subfolder": folder.name}
+    model = LOADERS[loader].from_pretrained(folder.parent, **where)
+    plain = OpenVLAForActionPrediction.from_pretrained(folder)
+    assert model.config.norm_stats == plain.config.norm_stats
+    assert "libero_10" in model.config.norm_stats
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
+    assert PrismaticProcessor.from_pretrained(folder.parent, **where).images.image_size == 32
+    assert AutoProcessor.from_pretrained(folder.parent, **where).images.image_size == 32
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_repository_of_the_hub_is_read_as_strictly(folder, tmp_path, loader):
+    """From the Hub's cache, whose files nobody compares before transformers loads them."""
+    revision = "0" * 40
+    repository = tmp_path / "models--nobody--policy"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    snapshot = Path(shutil.copytree(folder, repository / "snapshots" / revision))
+    cached = {"cache_dir": tmp_path, "local_files_only": True, "ignore_mismatched_sizes": True}
+    model = LOADERS[loader].from_pretrained("nobody/policy", **cached)
+    assert all(torch.equal(tensor, load_file(folder / WEIGHTS)[name]) for name, tensor in model.state_dict().items())
+    edit(snapshot, lambda tensors: tensors.update({"projector.fc1.weight": torch.zeros(2, 3)}))
+    with pytest.raises(CheckpointError, match=r"projector\.fc1\.weight is \(2, 3\), expected \(256, 64\)"):
+        LOADERS[loader].from_pretrained("nobody/policy", **cached)
+    edit(snapshot, lambda tensors: tensors.pop("projector.fc1.weight"))
+    with pytest.raises(CheckpointError, match=r"1 missing: projector\.fc1\.weight"):
+        LOADERS[loader].from_pretrained("nobody/policy", **cached)
+
+
+def test_weights_too_large_for_the_precision_are_refused(folder):
+    edit(folder, lambda tensors: tensors["projector.fc1.weight"][0].fill_(1e6))
+    with pytest.raises(CheckpointError, match=r"read as float16, hold NaN or infinity: projector\.fc1\.weight"):
+        OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.float16)
+    OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.bfloat16)
+
+
 def test_half_a_value_head_is_refused(folder):
     edit(folder, lambda tensors: tensors.update({"value_head.head_l1.weight": torch.zeros(512, 32)}))
     with pytest.raises(CheckpointError, match="head_l3"):
@@ -163,6 +234,94 @@ def test_broken_json_is_named(folder, name):
     (folder / name).write_text('{"half": ')
     with pytest.raises(CheckpointError, match=r"incomplete or corrupt"):
         PrismaticProcessor.from_pretrained(folder)
+
+
+STATISTICS, PICTURES = "dataset_statistics.json", "preprocessor_config.json"
+
+
+@pytest.mark.parametrize("loader", [AutoConfig, AutoModelForImageTextToText, OpenVLAForActionPrediction, AutoProcessor])
+@pytest.mark.parametrize("text", ["[]", '{"half": ', '{"libero_spatial_no_noops": []}'])
+def test_broken_statistics_are_named_by_every_class(folder, loader, text):
+    (folder / STATISTICS).write_text(text)
+    with pytest.raises(CheckpointError, match=rf"{STATISTICS}.*expected the statistics of each data set.* again"):
+        loader.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("loader", [AutoProcessor, PrismaticProcessor])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "input_sizes, means, stds must be given"),
+        ({"input_sizes": [3]}, r"input_sizes must have three numbers for each vision tower, given 3"),
+        ({"input_sizes": [[3, 32, 16]] * 2}, "square pictures of one size"),
+        ({"means": [[0.5, 0.5, 0.5]]}, "one entry for each of the 2 towers"),
+        ({"stds": [[0.5, 0.5, 0.0]] * 2}, "standard deviations above 0"),
+        ({"means": [[0.5, 0.5]] * 2}, "means must have three numbers"),
+    ],
+)
+def test_broken_picture_settings_are_named(folder, loader, fields, message):
+    stored = json.loads((folder / PICTURES).read_text()) if fields else {}
+    (folder / PICTURES).write_text(json.dumps({**stored, **fields}))
+    with pytest.raises(CheckpointError, match=rf"{PICTURES}.*{message}.*expected size, means.* again"):
+        loader.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 1}}', '{"half": '])
+def test_a_broken_index_is_named(folder, text):
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json.*expected the file of every weight"):
+        OpenVLAForActionPrediction.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"model_type": "llama"}'])
+def test_another_models_configuration_is_not_filled_up_with_defaults(folder, text):
+    (folder / "config.json").write_text(text)
+    for loader in (OpenVLAConfig, OpenVLAForActionPrediction, PrismaticProcessor):
+        with pytest.raises(CheckpointError, match=r"model_type .* expected 'openvla'"):
+            loader.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("loader", [OpenVLAForActionPrediction, PrismaticProcessor])
+def test_a_folder_that_is_not_there(tmp_path, loader):
+    with pytest.raises(CheckpointError, match=rf"^there is no checkpoint folder {tmp_path / 'gone'}\. Give"):
+        loader.from_pretrained(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("loader", [OpenVLAConfig, AutoConfig, AutoModelForImageTextToText, OpenVLAForActionPrediction])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_actions_chunk": 0}, "num_actions_chunk must be a whole number of at least 1, given 0"),
+        ({"num_actions_chunk": -3}, "num_actions_chunk must be a whole number of at least 1, given -3"),
+        ({"num_images_in_input": 0}, "num_images_in_input must be"),
+        ({"max_prompt_length": 0}, "max_prompt_length must be"),
+        ({"image_sizes": [224, 112]}, r"the same image size.*\[224, 112\]"),
+        ({"image_sizes": [0, 0]}, r"the same image size.*\[0, 0\]"),
+    ],
+)
+def test_settings_of_no_possible_model_are_refused(stored, loader, settings, message):
+    with pytest.raises(ValueError, match=message):
+        loader.from_pretrained(stored, **settings)
+
+
+def test_a_configuration_that_was_spoilt_makes_no_model(stored):
+    config = OpenVLAConfig.from_pretrained(stored)
+    config.num_actions_chunk = 0
+    with pytest.raises(ValueError, match="num_actions_chunk must be"):
+        OpenVLAForActionPrediction(config)
+
+
+@pytest.mark.parametrize("settings", [{"max_prompt_length": 0}, {"prompt_multiple": 0}])
+def test_a_processor_needs_prompt_slots(stored, settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be at least 1, given 0"):
+        PrismaticProcessor.from_pretrained(stored, **settings)
+
+
+@pytest.mark.parametrize("statistics", [{}, {"action": {}}, {"action": {"q01": 1, "q99": [1]}}])
+def test_statistics_without_bounds_are_refused(stored, statistics):
+    config = OpenVLAConfig.from_pretrained(stored, norm_stats={"libero_spatial": statistics})
+    with pytest.raises(ValueError, match=r"statistics of libero_spatial need an 'action' with lists q01 and q99"):
+        ActionTokenMap.from_config(config, "libero_spatial")
 
 
 def test_a_misspelt_option_of_the_processor(folder):

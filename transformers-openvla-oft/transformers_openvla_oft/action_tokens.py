@@ -46,7 +46,9 @@ class ActionTokenMap:
     @classmethod
     def from_config(cls, config: OpenVLAConfig, unnorm_key: str) -> ActionTokenMap:
         """Statistics of `unnorm_key` in `config.norm_stats`; `<suite>` falls back to `<suite>_no_noops`."""
-        stats = config.dataset_norm_stats(unnorm_key)["action"]
+        stats = config.dataset_norm_stats(unnorm_key).get("action")
+        if not (isinstance(stats, dict) and all(isinstance(stats.get(name), list) for name in ("q01", "q99"))):
+            raise ValueError(f"the statistics of {unnorm_key} need an 'action' with lists q01 and q99, found {stats}")
         low_A = tuple(float(x) for x in stats["q01"])
         if len(low_A) != config.action_dim:
             raise ValueError(

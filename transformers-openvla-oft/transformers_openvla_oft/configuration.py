@@ -6,16 +6,18 @@ OFT policies as defaults: `num_actions_chunk`, `action_dim`, `num_images_in_inpu
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import LlamaConfig, PretrainedConfig
 
+from .loading import CheckpointError, broken, read_object
+
 CONFIG_FILE = "config.json"
 DATASET_STATISTICS_FILE = "dataset_statistics.json"
 NO_NOOPS_SUFFIX = "_no_noops"
+POSITIVE = ("num_actions_chunk", "action_dim", "num_images_in_input", "max_prompt_length", "n_action_bins")
 
 
 class OpenVLAConfig(PretrainedConfig):
@@ -67,11 +69,19 @@ class OpenVLAConfig(PretrainedConfig):
             self.text_config = LlamaConfig(vocab_size=32064, pad_token_id=32000)
         elif isinstance(self.text_config, dict):
             self.text_config = LlamaConfig(**{k: v for k, v in self.text_config.items() if k != "model_type"})
-        self._check_towers()
+        self.check()
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
-    def _check_towers(self) -> None:
-        """Every per-tower list has one entry per tower, and all towers read one picture size."""
+    def check(self) -> None:
+        """Refuse what no model can have: counts below 1, per-tower lists of another length, towers of unequal sizes.
+
+        Raises:
+            ValueError: says which field is not so.
+        """
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, given {value!r}")
         num_towers = self.num_towers
         if num_towers not in (1, 2):
             raise ValueError(f"timm_model_ids must name one or two vision towers, given {self.timm_model_ids}")
@@ -83,8 +93,11 @@ class OpenVLAConfig(PretrainedConfig):
         for name in ("image_sizes", "timm_override_act_layers", "timm_model_kwargs"):
             if len(getattr(self, name)) != num_towers:
                 raise ValueError(f"{name} must have one entry per tower ({num_towers}), given {getattr(self, name)}")
-        if len(set(self.image_sizes or ())) != 1:
-            raise ValueError(f"all towers must read the same image size, given image_sizes={self.image_sizes}")
+        sizes = set(self.image_sizes or ())
+        if len(sizes) != 1 or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(
+                f"all towers must read the same image size, a number of pixels, given image_sizes={self.image_sizes}"
+            )
 
     @classmethod
     def get_config_dict(
@@ -95,21 +108,35 @@ class OpenVLAConfig(PretrainedConfig):
         """Read `config.json`, then merge `dataset_statistics.json` of the same folder over its `norm_stats`.
 
         Raises:
-            OSError: a folder has no `config.json`, or it is no JSON; defaults do not stand in for it.
+            CheckpointError: a folder has no `config.json`, or it is broken or another model's; defaults do not stand in
+                for it.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if folder.is_dir() and not (folder / CONFIG_FILE).is_file() and "subfolder" not in kwargs:
-            raise FileNotFoundError(f"there is no {CONFIG_FILE} in {folder}")
+        folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
+        if folder.is_dir():
+            expected = "the configuration of an OpenVLA model"
+            found = read_object(folder / CONFIG_FILE, expected=expected).get("model_type")
+            if found != cls.model_type:
+                raise CheckpointError(
+                    f"{folder / CONFIG_FILE} is of model_type {found!r}; expected {cls.model_type!r}, {expected}. Give "
+                    "the folder of such a checkpoint."
+                )
         config_dict, unused_kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         return with_dataset_statistics(config_dict, folder), unused_kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; `AutoConfig` reads `config.json` itself and names its folder here."""
+        """As in transformers; `AutoConfig` reads `config.json` itself and names its folder here.
+
+        Raises:
+            ValueError: a field that the caller sets beside the stored ones is not possible; see `check`.
+        """
         folder = kwargs.get("name_or_path")
         if folder is not None:
             config_dict = with_dataset_statistics(config_dict, Path(folder))
-        return super().from_dict(config_dict, **kwargs)
+        made = super().from_dict(config_dict, **kwargs)
+        # It sets the caller's fields after construction, so they have not been looked at yet.
+        (made[0] if isinstance(made, tuple) else made).check()
+        return made
 
     @property
     def llama(self) -> LlamaConfig:
@@ -159,9 +186,15 @@ def with_dataset_statistics(config_dict: dict[str, Any], folder: Path) -> dict[s
     """The configuration with the statistics in `folder` merged over its own, where there are some.
 
     Fine-tuning writes the statistics of its own data set beside the configuration, so they win.
+
+    Raises:
+        CheckpointError: the file is broken.
     """
     file = folder / DATASET_STATISTICS_FILE
     if not file.is_file():
         return config_dict
-    statistics = json.loads(file.read_text(encoding="utf-8"))
+    expected = "the statistics of each data set by its name"
+    statistics = read_object(file, expected=expected)
+    if wrong := [name for name, entry in statistics.items() if not isinstance(entry, dict)]:
+        raise broken(file, f"{wrong[0]!r} is no JSON object", expected=expected)
     return {**config_dict, "norm_stats": {**(config_dict.get("norm_stats") or {}), **statistics}}

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,10 +31,57 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        why = str(error).rstrip(".")
+        if not Path(path).exists():
+            on_hub = len(Path(path).parts) == 2 and not Path(path).is_absolute()
+            hub = f", and the Hugging Face Hub does not give a repository of that name ({why})" if on_hub else ""
+            raise CheckpointError(
+                f"there is no checkpoint folder {path}{hub}. Give the folder of a downloaded checkpoint."
+            ) from error
         raise CheckpointError(
-            f"the checkpoint {path} is incomplete or corrupt: {str(error).rstrip('.')}{_unreadable(Path(path))}. "
-            "Download or copy it again."
+            f"the checkpoint {path} is incomplete or corrupt: {why}{_unreadable(Path(path))}. Download or copy it "
+            "again."
         ) from error
+
+
+def read_object(file: Path, *, expected: str) -> dict[str, Any]:
+    """A JSON object. expected: what is in it, for messages.
+
+    Raises:
+        CheckpointError: the file is missing, is no JSON, or holds something else.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise broken(file, "there is no such file", expected=expected) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise broken(file, f"no JSON ({error})", expected=expected) from error
+    if not isinstance(found, dict):
+        raise broken(file, f"no JSON object but {_short(found)}", expected=expected)
+    return found
+
+
+def broken(file: Path, why: str, *, expected: str) -> CheckpointError:
+    """The error for a file that is not what a checkpoint has there."""
+    return CheckpointError(
+        f"the checkpoint {file.parent} is incomplete or corrupt: {file.name}: {why}; expected {expected}. Download or "
+        "copy it again."
+    )
+
+
+def check_loaded(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that would make every output NaN.
+
+    Raises:
+        CheckpointError: names the tensors that hold NaN or infinity.
+    """
+    if bad := non_finite(tensors):
+        precisions = ", ".join(sorted({str(tensors[name].dtype).removeprefix("torch.") for name in bad}))
+        raise CheckpointError(
+            f"the weights in {path}, read as {precisions}, hold NaN or infinity: {listed(bad)}. "
+            "The training that wrote them diverged, or they are too large for that precision: take another checkpoint, "
+            "or another dtype."
+        )
 
 
 def check_stored(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
@@ -146,7 +194,11 @@ def stored_tensors(folder: Path, names: Collection[str]) -> dict[str, Tensor]:
 def _files(folder: Path) -> list[str]:
     index = folder / INDEX_FILE
     if index.is_file():
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        expected = "the file of every weight by its name, under weight_map"
+        files = read_object(index, expected=expected).get("weight_map")
+        if not (isinstance(files, dict) and files and all(isinstance(file, str) for file in files.values())):
+            raise broken(index, f"weight_map is {_short(files)}", expected=expected)
+        return sorted(set(files.values()))
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     raise FileNotFoundError(f"neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
@@ -156,6 +208,11 @@ def listed(names: Collection[str]) -> str:
     """The first of the names in alphabetical order, and how many more there are."""
     names = sorted(names)
     return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return f"{text[:40]} ..." if len(text) > 40 else text
 
 
 def _unreadable(folder: Path) -> str:

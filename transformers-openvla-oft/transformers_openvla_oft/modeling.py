@@ -22,11 +22,11 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from .configuration import OpenVLAConfig
+from .configuration import OpenVLAConfig, with_dataset_statistics
 from .head_rows import project_rows
 from .heads import ValueHead
 from .language import extended, has_pads, hidden_states
-from .loading import VALUE_HEAD_PREFIX, check_stored, reading, report, stored_value_head
+from .loading import VALUE_HEAD_PREFIX, check_loaded, check_stored, reading, report, stored_value_head
 from .vision import (
     AttentionPoolWeights,
     LayerScale,
@@ -64,6 +64,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
     config: OpenVLAConfig
 
     def __init__(self, config: OpenVLAConfig) -> None:
+        config.check()
         super().__init__(config)
         self.vision_backbone = PrismaticVisionBackbone(config)
         self.projector = PrismaticProjector(
@@ -90,22 +91,24 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         action at a time. A checkpoint of reinforcement learning that holds a value head keeps it.
 
         Raises:
-            CheckpointError: files are missing or corrupt, or names or shapes are not the model's.
+            CheckpointError: files are missing or corrupt, names or shapes are not the model's, or a weight is NaN.
         """
         path = pretrained_model_name_or_path
-        with reading(path):
+        folder = Path(path) / (kwargs.get("subfolder") or "")
+        with reading(folder):
             if config is None:
                 own = {name: kwargs.pop(name) for name in list(kwargs) if name in OpenVLAConfig.__annotations__}
                 where = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
                 config = OpenVLAConfig.from_pretrained(path, **own, **where)
+            elif kwargs.get("subfolder"):  # where AutoConfig, which read it, does not look for statistics
+                config.norm_stats = with_dataset_statistics({"norm_stats": config.norm_stats}, folder)["norm_stats"]
             chosen = cls._fitting(config)
             if chosen is not cls:
                 return chosen.from_pretrained(
                     path, *model_args, config=config, output_loading_info=output_loading_info, **kwargs
                 )
             head: set[str] = set()
-            folder = Path(path)
-            if folder.is_dir() and kwargs.keys().isdisjoint({"state_dict", "subfolder"}):
+            if folder.is_dir() and "state_dict" not in kwargs:
                 head = check_stored(folder, cls._shapes(config))
             kwargs |= {"config": config, "output_loading_info": True}
             loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
@@ -114,7 +117,9 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             if head:
                 model.value_head = stored_value_head(folder, head).to(loaded[0].dtype).train(model.training)
         unexpected = set(info["unexpected_keys"]) - head
-        report(path, missing=info["missing_keys"], unexpected=unexpected, mismatched={})
+        mismatched = {name: (have, want) for name, have, want in info["mismatched_keys"]}
+        report(folder, missing=info["missing_keys"], unexpected=unexpected, mismatched=mismatched)
+        check_loaded(folder, model.state_dict())
         return (model, {**info, "unexpected_keys": unexpected}) if output_loading_info else model
 
     @classmethod

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from .configuration import OpenVLAConfig
-from .loading import reading
+from .loading import broken, read_object, reading
 from .official_images import official_pictures
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -34,7 +34,6 @@ AUTO_PROCESSOR_OPTIONS = frozenset(
         "cache_dir",
         "force_download",
         "local_files_only",
-        "subfolder",
         "token",
     }
 )
@@ -77,20 +76,29 @@ class ImageSettings:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ImageSettings:
-        """From a published `preprocessor_config.json`."""
+        """From a published `preprocessor_config.json`.
+
+        Raises:
+            ValueError: says which field is missing or not as expected.
+        """
         strategy = fields.get("image_resize_strategy", "resize-naive")
         if strategy != "resize-naive":
             raise ValueError(
                 f"image_resize_strategy must be 'resize-naive' as in the published models, not {strategy!r}"
             )
-        sizes = {tuple(size[-2:]) for size in fields["input_sizes"]}
-        if len(sizes) != 1 or len(set(next(iter(sizes)))) != 1:
-            raise ValueError(f"all towers must read square pictures of one size, given {fields['input_sizes']}")
-        return cls(
-            image_size=int(next(iter(sizes))[0]),
-            means=tuple((float(r), float(g), float(b)) for r, g, b in fields["means"]),
-            stds=tuple((float(r), float(g), float(b)) for r, g, b in fields["stds"]),
-        )
+        if missing := [name for name in ("input_sizes", "means", "stds") if not fields.get(name)]:
+            raise ValueError(f"{', '.join(missing)} must be given, one entry for each vision tower")
+        sizes = fields["input_sizes"]
+        sides = {side for size in sizes for side in _numbers("input_sizes", size)[-2:]}
+        if len(sides) != 1 or not min(sides) > 0:
+            raise ValueError(f"all towers must read square pictures of one size, given input_sizes={sizes}")
+        means, stds = (tuple(_numbers(name, colour) for colour in fields[name]) for name in ("means", "stds"))
+        if not len(means) == len(stds) == len(sizes) or not all(std > 0 for tower in stds for std in tower):
+            raise ValueError(
+                f"means and stds must have one entry for each of the {len(sizes)} towers, standard deviations above 0, "
+                f"given means={fields['means']} and stds={fields['stds']}"
+            )
+        return cls(image_size=int(sides.pop()), means=means, stds=stds)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a published `preprocessor_config.json` that carry information."""
@@ -122,6 +130,9 @@ class PrismaticProcessor:
     ) -> None:
         if picture_path not in PICTURE_PATHS:
             raise ValueError(f"picture_path {picture_path!r} is not known; expected one of: {', '.join(PICTURE_PATHS)}")
+        for name, count in (("max_prompt_length", max_prompt_length), ("prompt_multiple", prompt_multiple)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, given {count}")
         self.tokenizer = tokenizer
         self.images = images
         self.max_prompt_length = max_prompt_length
@@ -142,6 +153,7 @@ class PrismaticProcessor:
         tokenizer: str | Path | None = None,
         prompt_multiple: int | None = None,
         picture_path: str = "rl",
+        subfolder: str | None = None,
         **_of_auto_processor: Any,
     ) -> PrismaticProcessor:
         """From a checkpoint folder; `max_prompt_length` defaults to the one of its `config.json`.
@@ -156,20 +168,23 @@ class PrismaticProcessor:
         _of_auto_processor: what `AutoProcessor` hands on to every class (`trust_remote_code`, `revision`, ...); a
             folder has no use for it.
 
+        subfolder: of the folder; it holds the checkpoint.
+
         Raises:
             CheckpointError: a file is missing or corrupt.
         """
+        path = Path(path) / (subfolder or "")
         if unknown := {name for name in _of_auto_processor if name.lstrip("_") not in AUTO_PROCESSOR_OPTIONS}:
             raise TypeError(f"unknown options {sorted(unknown)}; known: {', '.join(OPTIONS)}")
         with reading(path):
             config = OpenVLAConfig.from_pretrained(path)
-            fields = json.loads((Path(path) / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
+            images = _stored_settings(path / PREPROCESSOR_FILE)
             # The published tokenizer classes differ in how they rebuild the tokenizer; the file is the same for all.
             tokens = PreTrainedTokenizerFast.from_pretrained(tokenizer or path)
         return cls(
             tokens,
-            images=ImageSettings.from_dict(fields),
-            max_prompt_length=max_prompt_length or config.max_prompt_length,
+            images=images,
+            max_prompt_length=config.max_prompt_length if max_prompt_length is None else max_prompt_length,
             num_images=config.num_images_in_input,
             prompt_multiple=prompt_multiple,
             picture_path=picture_path,
@@ -272,6 +287,28 @@ class PrismaticProcessor:
         if not isinstance(token_id, int) or token_id == self.tokenizer.unk_token_id:
             raise ValueError(f"the tokenizer has no {name} ({token!r}); it must have the structure of Llama's")
         return token_id
+
+
+def _stored_settings(file: Path) -> ImageSettings:
+    """Picture settings of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, or not what the published checkpoints have.
+    """
+    expected = "size, means and standard deviations of the pictures of each vision tower"
+    fields = read_object(file, expected=expected)
+    try:
+        return ImageSettings.from_dict(fields)
+    except ValueError as error:
+        raise broken(file, str(error), expected=expected) from error
+
+
+def _numbers(name: str, values: object) -> tuple[float, float, float]:
+    """Three numbers: those of the colours, or channels, height and width."""
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(isinstance(x, int | float) for x in values):
+        raise ValueError(f"{name} must have three numbers for each vision tower, given {values!r}")
+    first, second, third = map(float, values)
+    return first, second, third
 
 
 def _check_pictures(images_BNHWC: Tensor) -> None:
