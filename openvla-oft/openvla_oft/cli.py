@@ -3,11 +3,14 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""As shells give it to a command that Ctrl-C ended."""
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +42,13 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None,
+    *,
+    interrupted: Callable[[argparse.Namespace], str],
 ) -> int:
-    """Parse and run; a user's error becomes one message on stderr and exit code 2."""
+    """Parse and run. A user's error becomes one message on stderr and exit code 2, Ctrl-C what ``interrupted`` says."""
     options = parser.parse_args(arguments)
     options.command = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
@@ -50,4 +57,8 @@ def run_command(
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"interrupted: {interrupted(options)}\n")
+        return EXIT_INTERRUPTED
     return 0

@@ -232,7 +232,9 @@ def _rounded(metrics: dict[str, float]) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return cli.run_command(arguments.parser(__doc__), run, argv)
+    return cli.run_command(
+        arguments.parser(__doc__), run, argv, interrupted=lambda options: resume.outlook(options.output)
+    )
 
 
 if __name__ == "__main__":

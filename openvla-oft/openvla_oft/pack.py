@@ -49,7 +49,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return cli.run_command(parser(), run, arguments)
+    return cli.run_command(
+        parser(), run, arguments, interrupted=lambda _: "nothing was written; the same command starts again"
+    )
 
 
 if __name__ == "__main__":

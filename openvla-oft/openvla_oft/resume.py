@@ -99,6 +99,17 @@ def unfinished(output: Path) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def outlook(output: Path) -> str:
+    """What the same command would do after an interruption."""
+    folder = unfinished_folder(output)
+    if is_finished(folder) or is_finished(output):
+        return f"the training is done; the same command puts it into {output}"
+    state = latest_state(folder)
+    if state is None:
+        return "nothing was stored yet; the same command starts again"
+    return f"the same command goes on from step {_step_of(state)}, which is stored in {folder}"
+
+
 def finish(folder: Path, output: Path, *, helpers: Sequence[str] = ()) -> None:
     """Give a trained folder its name in place of what has it, without the state and other ``helpers`` of training.
 
@@ -155,7 +166,11 @@ def note_settings(folder: Path, settings: Settings) -> None:
 def latest_state(folder: Path) -> Path | None:
     """The newest complete state of an unfinished training."""
     found = [path for path in (folder / STATE_FOLDER).glob("step_*") if _STEP.fullmatch(path.name)]
-    return max(found, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+    return max(found, key=_step_of, default=None)
+
+
+def _step_of(state: Path) -> int:
+    return int(state.name.removeprefix("step_"))
 
 
 def save(

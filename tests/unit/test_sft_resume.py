@@ -1,6 +1,10 @@
 """Interrupted trainings go on with the same command, to the bit; accumulated batches are whole batches."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from openvla_oft import optimisation
 from openvla_oft.order import DataOrder, derived_seed
 from tests.unit.sft_demos import write_suite
-from tests.unit.sft_runs import logged, run
+from tests.unit.sft_runs import TINY, logged, run
 
 SETTINGS = ["--steps", "7", "--save-dtype", "float32", "--ema", "0.9", "--save-every", "2", "--validate-every", "3"]
 
@@ -53,13 +57,14 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_an_interrupted_training_ends_with_the_same_bits(demos, uninterrupted, tmp_path, monkeypatch):
+def test_an_interrupted_training_ends_with_the_same_bits(demos, uninterrupted, tmp_path, monkeypatch, capsys):
     output = tmp_path / "policy"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 5)
-        with pytest.raises(KeyboardInterrupt):
-            run(demos, output, *SETTINGS)
+        assert run(demos, output, *SETTINGS) == 130
     unfinished = tmp_path / "policy.unfinished"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"interrupted: the same command goes on from step 4, which is stored in {unfinished}"
     assert not output.exists()
     assert [path.name for path in (unfinished / "state").iterdir()] == ["step_4"]
     assert run(demos, output, *SETTINGS) == 0
@@ -77,8 +82,7 @@ def test_other_settings_are_refused_and_shown(demos, tmp_path, monkeypatch, caps
     output = tmp_path / "policy"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            run(demos, output, *SETTINGS)
+        assert run(demos, output, *SETTINGS) == 130
     assert run(demos, output, *SETTINGS, "--lr", "0.5", "--seed", "3") == 2
     error = capsys.readouterr().err
     assert "--lr: 0.001 there, 0.5 now" in error
@@ -87,6 +91,29 @@ def test_other_settings_are_refused_and_shown(demos, tmp_path, monkeypatch, caps
     assert run(other, output, *SETTINGS) == 2
     assert "the demonstrations: '6 of 60 frames" in capsys.readouterr().err
     assert (tmp_path / "policy.unfinished" / "state" / "step_2").is_dir(), "a refusal leaves it as it was"
+
+
+def test_ctrl_c_before_the_first_state_leaves_nothing(demos, tmp_path, monkeypatch, capsys):
+    interrupt_after(monkeypatch, 0)
+    assert run(demos, tmp_path / "policy", *SETTINGS) == 130
+    assert capsys.readouterr().err.endswith("interrupted: nothing was stored yet; the same command starts again\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_signal_ends_the_process_with_one_line(demos, tmp_path):
+    command = [sys.executable, "-m", "openvla_oft.finetune", *(*TINY, "--demonstrations", demos)]
+    command += ["--output", tmp_path / "policy", "--steps", "100000", "--save-every", "5", "--log-every", "1000000"]
+    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("policy.unfinished/state/step_*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: the same command goes on from step" in error
+    assert "Traceback" not in error
 
 
 def test_tensorboard_has_what_the_log_has(uninterrupted):
