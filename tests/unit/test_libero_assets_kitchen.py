@@ -9,7 +9,9 @@ import pytest
 
 from libero_runtime.assets import ensure_assets
 from libero_runtime.assets.facts import object_facts, raw_facts
+from libero_runtime.assets.furniture import wine_rack
 from libero_runtime.assets.objects import OBJECTS
+from libero_runtime.assets.shapes import Mesh
 from libero_runtime.suites import init_states, load_suite
 from tests.unit.test_libero_assets_scenes import ROBOT_DOFS, Settling
 
@@ -105,6 +107,33 @@ def in_rack_region(bench: Bench) -> bool:
     local = rotation(region.quat).T @ (bench.pose(0)[:3] - region.pos)
     within = (np.abs(local[:2]) < region.size[:2]).all()
     return bool(within) and region.size[2] - 0.005 < local[2] < region.size[2] + 0.10 and bench.touching()
+
+
+def test_the_rack_looks_like_one():
+    """Wavy boards leave room for a bottle on the slope; the signs on both sides read to the right, upright."""
+    facts = object_facts("wine_rack")
+    body, bottle = facts.body("object"), object_facts("wine_bottle").body("object")
+    _, down, _ = rotation(body.sites[0].quat).T
+    meshes = {
+        part.shape.name: part.shape for part in wine_rack(facts)["object"].visuals if isinstance(part.shape, Mesh)
+    }
+    low, high = body.bounds
+    for name, mesh in meshes.items():
+        assert (mesh.vertices > low - 0.002).all(), name
+        assert (mesh.vertices < high + 0.002).all(), name
+    slope = (body.sites[0].pos + down * (body.sites[0].size[1] + 0.0005)) @ down
+    radius = float(bottle.half[0])
+    for name in ("lower", "middle", "upper"):
+        across, height = meshes[name].vertices[:, 0], slope - meshes[name].vertices @ down
+        in_the_way = np.hypot(across, height - radius) < radius - 0.001
+        assert not in_the_way.any(), name
+        assert height.max() > 0.02, name
+    for name, side in (("sign_left", -1), ("sign_right", 1)):
+        corner, right, _, above = meshes[name].vertices
+        normal = np.cross(right - corner, above - corner)
+        assert np.sign(normal[0]) == side, name
+        assert (above - corner)[2] > 0, name
+        assert meshes[name].uvs is not None
 
 
 @pytest.mark.parametrize("aside", [-0.08, 0.0, 0.02])

@@ -1,5 +1,6 @@
 """The generated stand-ins against the measured facts, by compiling them with MuJoCo."""
 
+from collections import Counter
 from pathlib import Path
 
 import mujoco
@@ -10,7 +11,7 @@ from libero_runtime.assets import build_files, ensure_assets
 from libero_runtime.assets.arenas import ARENAS
 from libero_runtime.assets.facts import object_facts, raw_facts
 from libero_runtime.assets.objects import OBJECTS
-from libero_runtime.assets.shapes import bounding_box, lathe, matrix_to_quat, quat_to_matrix, wall_ring
+from libero_runtime.assets.shapes import bounding_box, lathe, matrix_to_quat, quat_to_matrix, swept, wall_ring
 from libero_runtime.assets.textures import TEXTURES
 
 SITE_NUMBERS = {"sphere": 2, "capsule": 3, "ellipsoid": 4, "cylinder": 5, "box": 6}
@@ -160,6 +161,23 @@ def test_wall_ring_stays_within_its_radii():
     low, high = bounding_box(wall_ring((0.03, 0.0), (0.05, 0.04), 0.002, center=(0.1, 0.0, 0.0), num_boxes=16))
     np.testing.assert_allclose(high[:2] - [0.1, 0.0], 0.05 * np.cos(np.pi / 16), atol=1e-9)
     assert low[2] == pytest.approx(0.0, abs=0.001)
+
+
+@pytest.mark.parametrize("sweep", [(0.0, 0.2, 0.0), (0.0, -0.2, 0.0)])
+def test_a_swept_board_is_closed_and_faces_outwards(sweep):
+    x = np.linspace(-0.3, 0.3, 7)
+    heights = 0.1 + 0.05 * np.abs(np.sin(7 * x))
+    low, high = (np.stack([x, 0 * x, z], axis=1) for z in (0 * x, heights))
+    mesh = swept("board", low, high, np.array(sweep))
+    a, b, c = (mesh.vertices[mesh.faces[:, corner]] for corner in range(3))
+    volume = np.einsum("fi,fi->f", a, np.cross(b, c)).sum() / 6
+    assert volume == pytest.approx(0.2 * np.trapezoid(heights, x))
+    edges = Counter(
+        (tuple(start), tuple(stop))
+        for corners in mesh.vertices[mesh.faces].round(9).tolist()
+        for start, stop in zip(corners, [*corners[1:], corners[0]], strict=True)
+    )
+    assert all(count == 1 and edges[stop, start] == 1 for (start, stop), count in edges.items())
 
 
 def test_lathe_is_closed_and_faces_outwards():

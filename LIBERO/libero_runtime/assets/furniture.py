@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from libero_runtime.assets.facts import BodyFacts, ObjectFacts
+from libero_runtime.assets.meshes import Patch, patchwork
 from libero_runtime.assets.shapes import (
+    Mesh,
     Paint,
     Parts,
     Primitive,
+    Vector,
     Visual,
     board,
     box,
     capsule,
     cylinder,
     quat_to_matrix,
+    swept,
 )
 
 # A drawer must never touch the carcass: both are static neighbours, so MuJoCo does not filter their contacts.
 _CLEARANCE = 0.0012
 _WALL = 0.0070  # thickness of a drawer's floor and walls: bounding box minus the measured inside region
+_HOLLOW = 0.0900  # width of a bottle's place on the wine rack: between its pegs
+_CREST = 0.0300  # height of the wood between two places
+_SLATS = ((0.004, 0.026), (0.064, 0.084))  # distances from the corner of the rack's slope
 _FRONT_BACK_Y = -0.0643  # inner face of a drawer's front, where its inside region begins
 
 
@@ -122,11 +131,24 @@ def flat_stove(facts: ObjectFacts) -> dict[str, Parts]:
     }
 
 
+def _wavy_board(name: str, origin: Vector, up: Vector, thickness: Vector, foot: float, *, half_width: float) -> Mesh:
+    """A board across x with three hollows for bottles along its upper edge, which is level with `origin` in them.
+
+    Hollows meet in crests at the rack's pegs; `foot` metres of wood are below them.
+    """
+    x = np.linspace(-half_width, half_width, 31)
+    from_middle = np.abs(x - _HOLLOW * np.round(x / _HOLLOW)) / (_HOLLOW / 2)  # 0 in a hollow's middle, 1 on a crest
+    heights = _CREST * np.minimum(1.06 * from_middle, 1.0) ** 2  # crests are flat on top
+    edge = origin + np.outer(x, (1.0, 0.0, 0.0))
+    return swept(name, edge - foot * up, edge + heights[:, None] * up, thickness)
+
+
 def wine_rack(facts: ObjectFacts) -> dict[str, Parts]:
     """A rack of crossed slats. Bottles lie on its slope, their bottoms against the plate of the top region.
 
     In the plane of y and z, a steep back that carries the region's plate and a slope at right angles to it make a
-    corner; front legs cross the back below. Pegs keep bottles from rolling aside.
+    corner; front legs cross the back below. Pegs keep bottles from rolling aside. They are seen as crests of the wavy
+    boards that bottles lie on; crests and the second row of them near the floor are there for the eye only.
     """
     body = facts.body("object")
     region = body.sites[0]
@@ -156,11 +178,12 @@ def wine_rack(facts: ObjectFacts) -> dict[str, Parts]:
         board(face - 0.026 * down, face + 0.026 * down, axis="x", half_width=side - half_width, thickness=slat,
               inside=face - out),
     ]  # fmt: skip
-    pegs = [slope_board(0.030, 0.060, x=x, half=0.005, above=0.010) for x in (-0.045, 0.045)]
+    pegs = [slope_board(0.030, 0.060, x=x, half=0.005, above=0.010) for x in (-_HOLLOW / 2, _HOLLOW / 2)]
+    frame = []
     for x in (-side, side):
         shift, inner = np.array([x, 0.0, 0.0]), x * (1 - 2 * half_width / side)
         top = corner + length * out
-        boards += [
+        frame += [
             board(back_top + shift, back_foot + shift, axis="x", half_width=half_width, thickness=slat,
                   inside=back_top + shift - out),
             slope_board(0.0, length, x=x, half=half_width),
@@ -170,7 +193,35 @@ def wine_rack(facts: ObjectFacts) -> dict[str, Parts]:
                   half_width=half_width, thickness=slat, inside=(inner, y0, z1)),
             box((min(x, inner) - half_width, y0 + 0.010, z0), (max(x, inner) + half_width, 0.060, z0 + slat)),
         ]  # fmt: skip
-    wood = Paint((0.56, 0.25, 0.13), texture="wood_dark", emission=0.2, specular=0.3, shininess=0.3)
-    dark = Paint((0.36, 0.15, 0.08), texture="wood_dark", specular=0.3, shininess=0.3)
-    visuals = [Visual(shape, wood) for shape in boards] + [Visual(peg, dark) for peg in pegs]
-    return {"object": Parts((*boards, *pegs), tuple(visuals))}
+    # seen instead of the first board, whose middle the lower wavy board covers
+    slats = [slope_board(start, stop, x=0.0, half=side - half_width) for start, stop in _SLATS]
+    wavy = [
+        ("plate", face - 0.026 * down, -down, -slat * out, 0.052),
+        ("lower", corner + 0.034 * out, -down, 0.022 * out, slat),
+        ("middle", corner + 0.130 * out, -down, 0.025 * out, slat),
+        ("upper", corner + (length - 0.030) * out, -down, 0.020 * out, slat),
+        # a second row of bottles would lie between the feet
+        ("back", np.array([0.0, -0.090, 0.045]), np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.014, 0.0]), 0.045),
+        ("front", np.array([0.0, 0.026, 0.045]), np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.014, 0.0]), 0.045),
+    ]
+    red = Paint((0.56, 0.25, 0.13), texture="wood_dark", emission=0.2, specular=0.3, shininess=0.3)
+    pale = Paint((0.74, 0.44, 0.25), texture="wood_dark", emission=0.2, specular=0.3, shininess=0.3)
+    visuals = [Visual(shape, red) for shape in (*frame, *slats)]
+    visuals += [Visual(_wavy_board(*shape, half_width=side - half_width), pale) for shape in wavy]
+    for x in (-x1, x1):
+        visuals += _sign(corner + 0.002 * out - 0.008 * down, out, down, x=x, wood=red)
+    return {"object": Parts((*boards, *frame, *pegs), tuple(visuals))}
+
+
+def _sign(corner: Vector, along: Vector, down: Vector, *, x: float, wood: Paint) -> list[Visual]:
+    """A sign on the outside of one of the rack's side frames, at `x`, that says what the rack is for."""
+    length, height, thickness = 0.096, 0.033, 0.004
+    outside, inside = np.array([x, 0.0, 0.0]), np.array([x - math.copysign(thickness / 2, x), 0.0, 0.0])
+    back = board(corner + inside, corner + inside + length * along, axis="x", half_width=thickness / 2,
+                 thickness=height, inside=corner + inside + height * down)  # fmt: skip
+    # seen from outside, letters run up the slope on one side and down it on the other
+    start, right = (corner, length * along) if x > 0 else (corner + length * along, -length * along)
+    proud = outside * (1 + 0.0005 / abs(x))
+    patch = Patch(start + height * down + proud, right, -height * down, (0.0, 0.0, 1.0, 1.0))
+    paint = Paint((1.0, 1.0, 1.0), texture="wine_rack_label", printed=True, emission=0.25)
+    return [Visual(back, wood), Visual(patchwork("sign_left" if x < 0 else "sign_right", [patch]), paint)]

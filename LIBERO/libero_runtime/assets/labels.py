@@ -1,4 +1,4 @@
-"""The prints on groceries: sheets for boxes and cartons, wrapped labels for cans and bottles.
+"""The prints on groceries: sheets for boxes and cartons, wrapped labels for cans and bottles; the wine rack's sign.
 
 Brands are left out on purpose: a print says what is inside, in the colours that the task language's readers expect.
 """
@@ -206,6 +206,17 @@ def _orange_juice() -> Image.Image:
     return _box(face(), face(), slope, orange)
 
 
+def _wine_rack() -> Image.Image:
+    """A cream-coloured sign with grapes."""
+    purple: Color = (96, 22, 78)
+    canvas = Canvas(96, 33, (120, 62, 30)).box((1.5, 1.5, 94.5, 31.5), (250, 240, 214), radius=3)
+    canvas.polygon([(14, 2.5), (24, 3), (19, 9)], (70, 140, 50))
+    for row, count in enumerate((4, 3, 2, 1)):
+        for index in range(count):
+            canvas.ellipse(15 + 6.0 * (index - (count - 1) / 2), 10 + 5.6 * row, 3.3, 3.3, purple)
+    return canvas.text("WINE", (31, 5, 92, 28), purple, face=SERIF).picture(384, 132)
+
+
 LABELS: dict[str, Callable[[], Image.Image]] = {
     "alphabet_soup_label": _alphabet_soup,
     "bbq_sauce_label": _bbq_sauce,
@@ -217,6 +228,7 @@ LABELS: dict[str, Callable[[], Image.Image]] = {
     "orange_juice_label": _orange_juice,
     "salad_dressing_label": _salad_dressing,
     "tomato_sauce_label": _tomato_sauce,
+    "wine_rack_label": _wine_rack,
 }
 
 

@@ -250,6 +250,30 @@ def tube(name: str, path: Sequence[Point], radius: float, *, num_sides: int = 10
     return Mesh(name, np.concatenate(vertices), np.array(faces, dtype=np.int64))
 
 
+def swept(name: str, low: Vector, high: Vector, sweep: Vector) -> Mesh:
+    """A board with wavy edges: the strip between two polylines (N, 3), pushed along `sweep`.
+
+    Its four sides and two ends share no vertices, so that its edges are sharp.
+    """
+    corners = [low, high, high + sweep, low + sweep]  # of every cross section, in turn
+    strips = [*zip(corners, [*corners[1:], corners[0]], strict=True)]
+    strips += [(np.stack([a[end], b[end]]), np.stack([d[end], c[end]])) for end in (0, -1) for a, b, c, d in [corners]]
+    vertices: list[Vector] = []
+    faces: list[tuple[int, int, int]] = []
+    for index, (first, second) in enumerate(strips):
+        start, count = sum(map(len, vertices)), len(first)
+        vertices += [first, second]
+        turned = index == len(strips) - 1  # the far end is seen from the other side
+        for a in range(start, start + count - 1):
+            pair = [(a, a + 1, a + count + 1), (a, a + count + 1, a + count)]
+            faces += [(i, k, j) for i, j, k in pair] if turned else pair
+    points, triangles = np.concatenate(vertices), np.array(faces, dtype=np.int64)
+    i, j, k = points[triangles].transpose(1, 0, 2)
+    if np.sum(np.cross(i, j) * k) < 0:  # six times the volume: all of it was inside out
+        triangles = triangles[:, ::-1]
+    return Mesh(name, points, triangles)
+
+
 def volume(primitive: Primitive) -> float:
     """Cubic metres."""
     if primitive.kind == "box":
