@@ -137,6 +137,10 @@ class TaskBook:
         self._made[report.attempt] = report
         self._choose()
 
+    def forget(self, attempt: int) -> None:
+        """An attempt came to no end: it has to be made again, as it decides which demonstrations are kept."""
+        self._running.discard(attempt)
+
     def _choose(self) -> None:
         failed = {attempt for attempt, report in self._made.items() if not report.success}
         self._wanted = list(islice((attempt for attempt in count() if attempt not in failed), self.num_wanted))
@@ -212,7 +216,9 @@ class Schedule:
         if job.task_id not in self._open:
             return  # it ran ahead and was not needed
         book = self._books[job.task_id]
-        failed = EpisodeReport(job.task_id, job.attempt, False, 0)
-        book.finish(answer if isinstance(answer, EpisodeReport) else failed)
+        if not isinstance(answer, EpisodeReport):
+            book.forget(job.attempt)
+            return
+        book.finish(answer)
         if book.complete:
             self._open.remove(book.task_id)

@@ -26,7 +26,7 @@ from libero_runtime.suites import load_suite
 logger = logging.getLogger(__name__)
 
 Job = EpisodePlan | Merge
-_MAX_DEATHS_IN_A_ROW = 3
+_MAX_DEATHS = 3  # in a row, or at the same job
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,13 @@ class Workshop:
     parts: Parts
     output: Path
     description: str  # of the run, kept in its files
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """What a worker answers when a job cannot be done as it was asked for."""
+
+    message: str
 
 
 class _Recorder:
@@ -73,9 +80,7 @@ class _Recorder:
         if demo.success:
             path = self._workshop.parts.path(plan.task_id, plan.attempt)
             partial = path.with_suffix(".partial")
-            write_part(
-                partial, demo, plan, draw=scene.draw, cameras=options.cameras, compression=options.compression
-            )
+            write_part(partial, demo, plan, draw=scene.draw, cameras=options.cameras, compression=options.compression)
             partial.replace(path)
         return EpisodeReport(plan.task_id, plan.attempt, demo.success, len(demo.actions_TA))
 
@@ -102,7 +107,10 @@ def _work(connection: Connection, workshop: Workshop, environment: dict[str, str
         job: Job | None = connection.recv()
         if job is None:
             break
-        connection.send(recorder.do(job))
+        try:
+            connection.send(recorder.do(job))
+        except ValueError as error:  # the base of this package's errors: something its user can mend
+            connection.send(_Refusal(str(error)))
     recorder.close()
 
 
@@ -125,6 +133,7 @@ class Team:
         self._workshop = workshop
         self._devices = drawing_devices()
         self._deaths_in_a_row = 0
+        self._deaths_at: Counter[Job] = Counter()
         self._workers = [self._start(number) for number in range(num_workers)]
 
     def _start(self, number: int) -> Worker:
@@ -154,33 +163,44 @@ class Team:
             worker.connection.send(job)
 
     def answers(self) -> Iterator[tuple[Job, EpisodeReport | Merge | None]]:
-        """Wait for at least one worker; None is the answer of one that died."""
+        """Wait for at least one worker; None is the answer of one that died.
+
+        Raises:
+            DemonstrationError: a job cannot be done as it was asked for, or worker after worker dies.
+        """
         busy = [(worker, worker.job) for worker in self._workers if worker.job is not None]
         ready = wait([worker.connection for worker, _ in busy])
         for worker, job in busy:
             if worker.connection not in ready:
                 continue
             worker.job = None
-            answer: EpisodeReport | Merge | None = None
+            answer: EpisodeReport | Merge | _Refusal | None = None
             try:
                 answer = worker.connection.recv()
                 self._deaths_in_a_row = 0
             except (EOFError, ConnectionResetError):
                 self._replace(worker, job)
+            if isinstance(answer, _Refusal):
+                raise DemonstrationError(f"{self._name(job)}: {answer.message}")
             yield job, answer
 
     def _replace(self, worker: Worker, job: Job) -> None:
         worker.process.join()
         self._deaths_in_a_row += 1
-        what = f"attempt {job.attempt}" if isinstance(job, EpisodePlan) else "the file"
-        message = (
-            f"a worker ended with exit code {worker.process.exitcode} in {what} of task {job.task_id} "
-            f"(its own error is printed above)"
-        )
-        if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:
-            raise DemonstrationError(f"{message}; {self._deaths_in_a_row} in a row: giving up")
-        logger.warning("%s; starting another", message)
+        self._deaths_at[job] += 1
+        code = worker.process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}, its error is above"
+        message = f"the process of {self._name(job)} {how}"
+        if max(self._deaths_in_a_row, self._deaths_at[job]) >= _MAX_DEATHS:
+            raise DemonstrationError(f"{message}; after {_MAX_DEATHS} such ends: giving up")
+        logger.warning("%s; another one does it again", message)
         self._workers[self._workers.index(worker)] = self._start(worker.number)
+
+    def _name(self, job: Job) -> str:
+        task = f"{self._workshop.options.suite} task {job.task_id}"
+        if isinstance(job, Merge):
+            return f"{task}, writing its file"
+        return f"{task}, attempt {job.attempt} from initial state {job.init_index}"
 
     def close(self) -> None:
         """Let idle workers finish; end those still at a job."""

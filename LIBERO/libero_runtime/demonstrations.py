@@ -25,15 +25,16 @@ import numpy as np
 from tqdm import tqdm
 
 from libero_runtime.asset_files import suite_asset_kind
+from libero_runtime.commands import run_command, use_one_thread
 from libero_runtime.demonstration_files import COMPRESSIONS
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, RunOptions, Schedule, TaskBook
 from libero_runtime.demonstration_team import Team, Workshop
 from libero_runtime.episodes import MAX_STEPS, EpisodeOptions
-from libero_runtime.number_lists import parse_numbers
+from libero_runtime.number_lists import at_least_one, not_negative, parse_numbers, whole
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
-from libero_runtime.suites import load_suite
+from libero_runtime.suites import init_states, load_suite
 
 
 def record(
@@ -44,6 +45,8 @@ def record(
     What an interrupted run with the same options finished is kept; `restart` throws it away.
     """
     suite = load_suite(options.suite)
+    if output.exists() and not output.is_dir():
+        raise DemonstrationError(f"{output} is a file; give a folder for the demonstrations")
     output.mkdir(parents=True, exist_ok=True)
     prepare_libero()  # generates the assets once, before the workers look for them
     description = json.dumps({**dataclasses.asdict(options), "assets": suite_asset_kind(options.suite)})
@@ -111,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         "--suite", default="libero_spatial", help=f"task suite; the expert knows {', '.join(MAX_STEPS)}"
     )
     add_options(parser)
-    parser.add_argument("--episodes-per-task", type=int, default=50, help="demonstrations to keep of each task")
+    parser.add_argument(
+        "--episodes-per-task", type=at_least_one, default=50, help="demonstrations to keep of each task"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the files")
     return parser
 
@@ -119,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What both commands share."""
     parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes, one per core")
-    parser.add_argument("--noise", type=float, default=0.05, help="spread of the noise on the executed motion")
+    parser.add_argument("--num-workers", type=at_least_one, default=os.cpu_count() or 1, help="processes, one per core")
+    parser.add_argument("--noise", type=not_negative, default=0.05, help="spread of the noise on the executed motion")
     parser.add_argument(
         "--record",
         choices=("expert", "executed"),
@@ -128,42 +133,45 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="action kept: the expert's at the visited state, or the noisy one that was executed",
     )
     parser.add_argument("--init-range", default="0-49", help="initial states to start from")
-    parser.add_argument("--init-jitter", type=float, default=0.0, help="metres by which objects are moved at the start")
+    parser.add_argument(
+        "--init-jitter", type=not_negative, default=0.0, help="metres by which objects are moved at the start"
+    )
     parser.add_argument("--cameras", default="agentview", help="camera names, separated by commas")
-    parser.add_argument("--image-size", type=int, default=256, help="pixels (LIBERO's own files have 128)")
+    parser.add_argument("--image-size", type=at_least_one, default=256, help="pixels (LIBERO's own files have 128)")
     parser.add_argument("--compression", choices=COMPRESSIONS, default="lzf", help="of the pictures")
     parser.add_argument(
-        "--max-steps", type=int, help="an episode is given up after so many steps (default: the suite's own limit)"
+        "--max-steps",
+        type=at_least_one,
+        help="an episode is given up after so many steps (default: the suite's own limit)",
     )
     parser.add_argument(
-        "--max-grasps", type=int, default=3, help="an episode is given up after so many attempts at one thing"
+        "--max-grasps", type=at_least_one, default=3, help="an episode is given up after so many attempts at one thing"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of noise, jitter and the poses of fixtures")
+    parser.add_argument("--seed", type=whole, default=0, help="of noise, jitter and the poses of fixtures")
     parser.add_argument("--restart", action="store_true", help="throw away what is in the folder from earlier runs")
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _options(arguments: argparse.Namespace) -> RunOptions:
-    for name in ("episodes_per_task", "num_workers", "image_size", "max_steps", "max_grasps"):
-        if (getattr(arguments, name) or 0) < 1 and not (name == "max_steps" and arguments.max_steps is None):
-            raise DemonstrationError(f"{_flag(name)} must be at least 1, given {getattr(arguments, name)}")
-    for name in ("noise", "init_jitter", "seed"):
-        if getattr(arguments, name) < 0:
-            raise DemonstrationError(f"{_flag(name)} must not be negative, given {getattr(arguments, name)}")
     tasks = parse_numbers(arguments.tasks)
+    init_indices = parse_numbers(arguments.init_range)
     suite = load_suite(arguments.suite)
     for task_id in tasks:
-        suite.task(task_id)
+        num_states = len(init_states(suite.task(task_id)))
+        if max(init_indices) >= num_states:
+            raise DemonstrationError(
+                f"--init-range {arguments.init_range}: {arguments.suite} task {task_id} has initial states 0 to "
+                f"{num_states - 1}"
+            )
+    cameras = tuple(arguments.cameras.split(","))
+    if len(set(cameras)) != len(cameras):
+        raise DemonstrationError(f"--cameras {arguments.cameras} names a camera twice")
     return RunOptions(
         suite=arguments.suite,
         tasks=tasks,
         episodes_per_task=arguments.episodes_per_task,
         seed=arguments.seed,
-        init_indices=parse_numbers(arguments.init_range),
-        cameras=tuple(arguments.cameras.split(",")),
+        init_indices=init_indices,
+        cameras=cameras,
         image_size=arguments.image_size,
         compression=arguments.compression,
         episode=EpisodeOptions(
@@ -199,23 +207,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(parsed: argparse.Namespace) -> int:
     """Carry out a parsed command line; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # One process per core: threads inside them would only get into each other's way. Inherited by the workers.
-    for library in ("OMP", "OPENBLAS", "MKL", "NUMBA", "LP"):  # the last is Mesa's drawing in software
-        os.environ[f"{library}_NUM_THREADS"] = "1"
+    use_one_thread()  # in the workers, of which there is one per core
     started = time.monotonic()
-    try:
+
+    def command() -> int:
         options = _options(parsed)
         select_opengl()
         books = record(options, output=parsed.output, num_workers=parsed.num_workers, restart=parsed.restart)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        seconds = time.monotonic() - started
+        sys.stdout.write(_summary(books, seconds) + f"\nwritten to {parsed.output}\n")
+        return 0
+
+    try:
+        return run_command(command)
     except KeyboardInterrupt:
         sys.stderr.write(f"interrupted: the same command continues from what is in {parsed.output}\n")
         return 130
-    seconds = time.monotonic() - started
-    sys.stdout.write(_summary(books, seconds) + f"\nwritten to {parsed.output}\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from libero_runtime.demonstrations import add_options, run
 from libero_runtime.episodes import MAX_STEPS
+from libero_runtime.number_lists import at_least_one
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,7 +26,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("suite", metavar="SUITE", help=f"task suite: {', '.join(MAX_STEPS)}")
     parser.add_argument(
-        "--episodes", dest="episodes_per_task", type=int, default=50, help="demonstrations to keep of each task"
+        "--episodes",
+        dest="episodes_per_task",
+        type=at_least_one,
+        default=50,
+        help="demonstrations to keep of each task",
     )
     parser.add_argument("--out", dest="output", type=Path, required=True, help="folder for the files")
     add_options(parser)

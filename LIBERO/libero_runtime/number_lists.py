@@ -1,6 +1,9 @@
-"""Lists of numbers as command lines take them."""
+"""Numbers and lists of numbers as command lines take them."""
 
 from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
 
 
 class NumberError(ValueError):
@@ -18,3 +21,34 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     if not numbers or len(set(numbers)) != len(numbers):
         raise NumberError(f"{text!r} names no number, or one of them twice")
     return tuple(numbers)
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1 on: a type for `argparse`."""
+    return _whole(text, least=1)
+
+
+def whole(text: str) -> int:
+    """A whole number from 0 on: a type for `argparse`."""
+    return _whole(text, least=0)
+
+
+def _whole(text: str, *, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise ArgumentTypeError(f"expected a whole number of at least {least}, given {text}")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """A finite number from 0 on: a type for `argparse`."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise ArgumentTypeError(f"expected a number of at least 0, given {text}")
+    return number

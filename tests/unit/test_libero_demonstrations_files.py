@@ -10,6 +10,7 @@ import time
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 
 from libero_runtime import demonstration_devices
@@ -238,7 +239,7 @@ def test_a_schedule_gives_needed_attempts_then_those_ahead_and_writes_files_at_o
     assert schedule.next_job(2, {}) == merge
     schedule.finish(merge, merge)
     schedule.finish(ahead, report(2, True))
-    schedule.finish(first, None)  # its worker died: counts as a failure
+    schedule.finish(first, report(0, False))
     assert not schedule.finished
     schedule.finish(fourth, report(1, True))
     last = schedule.next_job(0, {})
@@ -341,14 +342,64 @@ def test_parse_numbers():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--episodes-per-task", "0"], "--episodes-per-task must be at least 1"),
-        (["--noise", "-1"], "--noise must not be negative"),
-        (["--tasks", "10"], "task id 10 is out of range"),
+        (["--episodes", "0"], "argument --episodes: expected a whole number of at least 1, given 0"),
+        (["--noise", "-1"], "argument --noise: expected a number of at least 0, given -1"),
+        (["--init-jitter", "nan"], "argument --init-jitter: expected a number of at least 0, given nan"),
+        (["--seed", "-1"], "argument --seed: expected a whole number of at least 0, given -1"),
     ],
 )
-def test_user_errors_exit_with_2(tmp_path, capsys, flags, message):
-    assert main([*flags, "--output", str(tmp_path)]) == 2
+def test_numbers_that_do_not_fit_exit_with_2(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as end:
+        demos(["libero_spatial", *flags, "--out", str(tmp_path)])
+    assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tasks", "10"], "task id 10 is out of range"),
+        (["--init-range", "0-70"], "--init-range 0-70: libero_spatial task 0 has initial states 0 to 49"),
+        (["--cameras", "agentview,agentview"], "names a camera twice"),
+        (["--cameras", "nope", "--tasks", "2"], "task 2, attempt 0 from initial state 0: unknown camera 'nope': this"),
+    ],
+)
+def test_user_errors_exit_with_2(tmp_path, capfd, flags, message):
+    assert main([*flags, "--num-workers", "1", "--output", str(tmp_path)]) == 2
+    errors = capfd.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+def test_a_file_is_no_folder(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["--output", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_an_attempt_whose_worker_died_is_made_again(options):
+    book = TaskBook(TASK, 2)
+    schedule = Schedule(options, [book])
+    first, second = (schedule.next_job(None, {}) for _ in range(2))
+    schedule.finish(second, EpisodeReport(TASK, 1, True, 9))
+    schedule.finish(first, None)
+    assert schedule.next_job(TASK, {}) == first
+
+
+def test_a_killed_worker_changes_no_demonstration(recorded, tmp_path):
+    command = [sys.executable, "-m", "libero_runtime.demonstrations", *FLAGS, "--init-jitter", "0.01"]
+    command += ["--num-workers", "1", "--output", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_an_attempt(tmp_path / ".parts" / "attempts.jsonl", process)
+        (worker,) = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        worker.kill()
+        _, messages = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "was killed by SIGKILL; another one does it again" in messages
+    (path,) = tmp_path.iterdir()
+    with h5py.File(path) as file, h5py.File(recorded / path.name) as reference:
+        for demo in ("demo_0", "demo_1"):
+            np.testing.assert_array_equal(file["data"][demo]["actions"], reference["data"][demo]["actions"])
 
 
 def test_quaternion_of_a_half_turn():
