@@ -17,6 +17,7 @@ ACTION_DIM = 7
 PROPRIO_DIM = 8
 """End-effector position and axis-angle, two finger positions."""
 CAMERAS = ("agentview", "eye_in_hand")
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 RANGE_TOLERANCE = 1e-6
 NOOP_MOTION = 1e-4
 """Length of the six motion dimensions below which a step moves nothing."""
@@ -36,6 +37,8 @@ class DemoInfo:
     num_steps: int
     offset: int = 0
     """Byte of its record in an RLDS shard."""
+    suite: str | None = None
+    """LIBERO suite that the file says it is of, where it does."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class ReadOptions:
         for camera in self.cameras:
             if camera not in CAMERAS:
                 raise DemonstrationError(f"unknown camera {camera!r}; expected one of {sorted(CAMERAS)}")
+        if len(set(self.cameras)) != len(self.cameras):
+            raise DemonstrationError(f"--cameras {','.join(self.cameras)} names a camera twice; give each once")
 
 
 def kept_steps(actions_TA: NDArray[np.floating], *, drop_noops: bool, where: str) -> NDArray[np.bool_]:

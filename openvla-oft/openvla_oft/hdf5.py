@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from openvla_oft.demonstration import (
     ACTION_DIM,
+    SUITES,
     Demo,
     DemoInfo,
     DemonstrationError,
@@ -104,14 +105,14 @@ def _scan_file(file: h5py.File, path: Path, options: ReadOptions) -> list[DemoIn
     names = sorted((name for name in data if re.fullmatch(r"demo_\d+", name)), key=lambda name: int(name[5:]))
     if not names:
         raise DemonstrationError(f"{path} holds no demonstration (data/demo_<i>); its groups are {sorted(data)[:5]}")
-    language = _language(data, path)
+    language, suite = _language(data, path), _suite(data)
     infos = []
     for name in names:
         num_steps = _check_shapes(data[name], options, where=f"{path}, {name}")
         if options.drop_noops:
             actions_TA = np.asarray(data[name][options.action_key][()], dtype=np.float32)
             num_steps = int(kept_steps(actions_TA, drop_noops=True, where=f"{path}, {name}").sum())
-        infos.append(DemoInfo(path=path, name=name, language=language, num_steps=num_steps))
+        infos.append(DemoInfo(path=path, name=name, language=language, num_steps=num_steps, suite=suite))
     return infos
 
 
@@ -138,6 +139,17 @@ def _check_shapes(group: h5py.Group, options: ReadOptions, *, where: str) -> int
         if "obs" not in group or key not in group["obs"]:
             raise DemonstrationError(f"{where}: no dataset obs/{key} for proprioception")
     return int(shape[0])
+
+
+def _suite(data: h5py.Group) -> str | None:
+    """LIBERO's suite by the path of its task description (``bddl_file_name``), where that or ``env_name`` says it."""
+    for name in ("bddl_file_name", "env_name"):
+        stated = data.attrs.get(name)
+        if isinstance(stated, str):
+            found = [part for part in stated.split("/") if part in SUITES]
+            if found:
+                return found[-1]
+    return None
 
 
 def _language(data: h5py.Group, path: Path) -> str:

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from openvla_oft.demonstration import (
     ACTION_DIM,
+    SUITES,
     Demo,
     DemoInfo,
     DemonstrationError,
@@ -86,6 +87,7 @@ def scan(shards: Sequence[Path], options: ReadOptions | None = None) -> Iterator
                 language=language.decode(errors="replace").strip(),
                 num_steps=int(kept_T.sum()),
                 offset=record.offset,
+                suite=_suite_of(path),
             )
         _check_number(path, num_episodes)
 
@@ -131,6 +133,12 @@ def _check_complete(shards: Sequence[Path]) -> None:
                 f"{folder} holds {len(indices)} of the {count} shards of {name}; missing: "
                 f"{', '.join(map(str, missing[:10]))}; download them"
             )
+
+
+def _suite_of(path: Path) -> str | None:
+    """LIBERO's shards are named ``<suite>[_no_noops]-<split>.tfrecord-...``."""
+    name = path.name.partition("-")[0].removesuffix("_no_noops")
+    return name if name in SUITES else None
 
 
 def _check_number(path: Path, found: int) -> None:

@@ -1,19 +1,32 @@
 """Which files hold a suite's demonstrations (LIBERO's HDF5, or RLDS shards) and how one is read from either."""
 
+import re
 from pathlib import Path
 
 from openvla_oft import hdf5, rlds
-from openvla_oft.demonstration import Demo, DemoInfo, DemonstrationError, ReadOptions
+from openvla_oft.demonstration import SUITES, Demo, DemoInfo, DemonstrationError, ReadOptions
+
+
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 def scan(folder: Path, suite: str, options: ReadOptions) -> list[DemoInfo]:
     """Every demonstration of the suite, files in the order of their names; HDF5 where there is any, else RLDS.
 
     Raises:
-        DemonstrationError: there is none; says what the folder holds instead.
+        DemonstrationError: there is none, or it is another suite's; says what the folder holds instead.
     """
     if not folder.is_dir():
         raise DemonstrationError(f"demonstrations folder {folder} does not exist; {_expected(folder, suite)}")
+    _check_name(folder, suite)
+    infos = _scan(folder, suite, options)
+    for info in infos:
+        if info.suite not in (None, suite):
+            raise DemonstrationError(f"{info.path} is of {info.suite}, but --suite {suite} is asked for")
+    return infos
+
+
+def _scan(folder: Path, suite: str, options: ReadOptions) -> list[DemoInfo]:
     files = hdf5.find_files(folder, suite)
     if files:
         return hdf5.scan(files, options)
@@ -28,6 +41,16 @@ def scan(folder: Path, suite: str, options: ReadOptions) -> list[DemoInfo]:
             f"{suite}_no_noops/; the folder holds {present}; {_expected(folder, suite)}"
         )
     return infos
+
+
+def _check_name(folder: Path, suite: str) -> None:
+    """A suite is one of LIBERO's, or own data in a folder of that name."""
+    own = (folder / suite, folder / f"{suite}_no_noops")
+    if suite not in SUITES and not (_NAME.fullmatch(suite) and any(path.is_dir() for path in own)):
+        raise DemonstrationError(
+            f"--suite {suite!r} is neither one of {', '.join(SUITES)} nor a folder of {folder}; it names the data and "
+            f"their statistics"
+        )
 
 
 def scan_suites(folder: Path, suites: str, options: ReadOptions) -> list[DemoInfo]:

@@ -11,13 +11,15 @@ LANGUAGES = (
 )
 
 
-def write_file(path, *, language, num_demos, num_steps, seed=0, size=32, actions=None):
+def write_file(path, *, language, num_demos, num_steps, seed=0, size=32, actions=None, suite=None):
     """One task's file; pictures are noise, actions random with a gripper that closes half-way."""
     generator = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["problem_info"] = json.dumps({"language_instruction": language})
+        if suite is not None:
+            data.attrs["bddl_file_name"] = f"chiliocosm/bddl_files/{suite}/task.bddl"
         for index in range(num_demos):
             group = data.create_group(f"demo_{index}")
             if actions is None:

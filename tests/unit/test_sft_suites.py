@@ -1,0 +1,87 @@
+"""Demonstrations are of the suite that is asked for: its name is known, and no file says otherwise."""
+
+from pathlib import Path
+
+import h5py
+import pytest
+
+from openvla_oft import hdf5, pack, sources
+from openvla_oft.demonstration import DemonstrationError, ReadOptions
+from tests.unit.sft_demos import write_file
+from tests.unit.sft_runs import run
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "rlds"
+
+
+def scan(folder, suite):
+    return sources.scan_suites(folder, suite, ReadOptions())
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """As ``libero_runtime.demonstrations --output`` writes them: files of one suite side by side."""
+    folder = tmp_path / "demos"
+    write_file(folder / "a_demo.hdf5", language="x", num_demos=2, num_steps=3, suite="libero_spatial")
+    return folder
+
+
+@pytest.mark.parametrize("suite", ["libero_goal", "libero_spatial,libero_goal"])
+def test_files_of_another_suite_are_refused(flat, tmp_path, capsys, suite):
+    assert len(scan(flat, "libero_spatial")) == 2
+    assert run(flat, tmp_path / "policy", "--steps", "1", "--suite", suite) == 2
+    message = f"{flat / 'a_demo.hdf5'} is of libero_spatial, but --suite libero_goal is asked for"
+    assert message in capsys.readouterr().err
+    command = ["--demonstrations", flat, "--suite", suite, "--output", tmp_path / "packed", "--num-workers", 0]
+    assert pack.main([str(word) for word in command]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["demos"]
+
+
+def test_in_the_folder_of_another_suite_too(flat):
+    (flat / "libero_goal").mkdir()
+    (flat / "a_demo.hdf5").rename(flat / "libero_goal" / "a_demo.hdf5")
+    with pytest.raises(DemonstrationError, match="is of libero_spatial, but --suite libero_goal"):
+        scan(flat, "libero_goal")
+
+
+@pytest.mark.parametrize("suite", ["nosuch", "", "libero_spatial,", "..", "libero_spatial/", "LIBERO_GOAL"])
+def test_a_name_that_means_nothing_is_refused(flat, tmp_path, capsys, suite):
+    assert run(flat, tmp_path / "policy", "--steps", "1", "--suite", suite) == 2
+    error = capsys.readouterr().err
+    assert "is neither one of libero_spatial, libero_object, libero_goal, libero_10, libero_90 nor a folder of" in error
+
+
+def test_own_data_has_the_name_of_its_folder(flat):
+    write_file(flat / "my_tasks" / "b_demo.hdf5", language="x", num_demos=1, num_steps=3)
+    assert [info.path.name for info in scan(flat, "my_tasks")] == ["b_demo.hdf5"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "suite"),
+    [
+        ({"bddl_file_name": "libero_goal/turn_on.bddl"}, "libero_goal"),
+        ({"bddl_file_name": "chiliocosm/bddl_files/libero_90/KITCHEN_SCENE1.bddl"}, "libero_90"),
+        ({"bddl_file_name": "bddl_files/libero_100/x.bddl", "env_name": "Libero_Kitchen_Tabletop_Manipulation"}, None),
+        ({"env_name": "libero_object"}, "libero_object"),
+        ({"bddl_file_name": 3}, None),
+        ({}, None),
+    ],
+)
+def test_where_a_file_says_its_suite(tmp_path, attributes, suite):
+    path = write_file(tmp_path / "a_demo.hdf5", language="x", num_demos=1, num_steps=3)
+    with h5py.File(path, "a") as file:
+        for name, value in attributes.items():
+            file["data"].attrs[name] = value
+    assert [info.suite for info in hdf5.scan([path])] == [suite]
+
+
+def test_shards_say_it_by_their_names(tmp_path):
+    folder = SAMPLE / "libero_spatial_no_noops" / "1.0.0"
+    assert len(scan(folder, "libero_spatial")) == 3
+    with pytest.raises(DemonstrationError, match="is of libero_spatial, but --suite libero_10 is asked for"):
+        scan(folder, "libero_10")
+
+
+def test_a_camera_is_given_once(flat, tmp_path, capsys):
+    assert run(flat, tmp_path / "policy", "--steps", "1", "--cameras", "agentview,agentview") == 2
+    assert "--cameras agentview,agentview names a camera twice" in capsys.readouterr().err
