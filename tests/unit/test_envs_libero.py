@@ -52,3 +52,8 @@ def test_an_episode_whose_physics_fails_ends_alone(env, caplog):
     assert not step.success_BC.any()
     env.reset([EpisodePlan(2, 0, "libero_spatial", 0, 1, 0)], [1])
     assert env.step_chunk(actions(), IDS, film_first=False).executed_BC[1].all()
+
+
+def test_a_start_that_cannot_be_had_is_no_lost_episode(env):
+    with pytest.raises(ValueError, match=r"environment 1 \(libero_spatial task 0, initial state 50, .*out of range"):
+        env.reset([EpisodePlan(2, 0, "libero_spatial", 0, 50, 0)], [1])
