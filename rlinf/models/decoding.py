@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlinf.models.policy import PolicyEval, PolicyOutput
-from transformers_openvla_oft import ActionTokenMap, action_entropy, action_log_probs, sample_bins
-
-
-class NonFiniteLogitsError(ValueError):
-    """A policy whose logits are not numbers has no action to give."""
+from transformers_openvla_oft import (
+    ActionTokenMap,
+    action_entropy,
+    action_log_probs,
+    finite_rows,
+    require_finite,
+    sample_bins,
+)
 
 
 def describe_origin(weights: Path, adapter: Path | None = None) -> str:
@@ -37,7 +40,7 @@ def sample_chunk(
         NonFiniteLogitsError: see ``sampled_chunk``.
     """
     uniforms_BT = torch.from_numpy(uniforms_BCA).to(logits_BTV.device, non_blocking=True).flatten(1)
-    bins_BT = sample_bins(logits_BTV, uniforms_BT, temperature=temperature)
+    bins_BT = sample_bins(logits_BTV, uniforms_BT, temperature=temperature, check_finite=False)
     return sampled_chunk(logits_BTV, bins_BT, actions, temperature=temperature, origin=origin)
 
 
@@ -54,15 +57,13 @@ def sampled_chunk(
     logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=temperature or 1.0)
     shape = (len(bins_BT), -1, actions.action_dim)
     env_actions_BT = actions.env_actions(bins_BT).flatten(1)
-    finite_B1 = torch.isfinite(logits_BTV).flatten(1).all(dim=1, keepdim=True)
+    finite_B1 = finite_rows(logits_BTV)[:, None]
     copied = torch.cat([env_actions_BT, finite_B1.to(env_actions_BT.dtype)], dim=1).cpu().numpy()
-    bad = np.flatnonzero(copied[:, -1] == 0)
-    if len(bad):
-        raise NonFiniteLogitsError(
-            f"the policy gives logits that are NaN or infinite for {len(bad)} of {len(copied)} observations (the first "
-            f"is number {bad[0]}) and will not act on them. It was loaded from {origin}: if it acted before, an update "
-            "diverged (lower actor.optim.lr, go on from an earlier checkpoint); else its weights are damaged"
-        )
+    require_finite(
+        torch.from_numpy(copied[:, -1] != 0),
+        advice=f"It was loaded from {origin}: if it acted before, an update diverged (lower actor.optim.lr, go on from "
+        "an earlier checkpoint); else its weights are damaged",
+    )
     return PolicyOutput(
         env_actions_BCA=np.ascontiguousarray(copied[:, :-1]).reshape(shape),
         bins_BCA=bins_BT.view(shape),

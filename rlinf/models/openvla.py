@@ -34,6 +34,7 @@ class OpenVLAPolicy(VLAPolicy):
             padded=batch.padded,
             uniforms_BT=uniforms_BCA.reshape(len(inputs), -1),
             temperature=temperature,
+            check_finite=False,  # `sampled_chunk` does
         )
         assert output.bins_BT is not None
         sampled = sampled_chunk(

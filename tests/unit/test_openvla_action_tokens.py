@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_openvla_oft import ActionTokenMap, OpenVLAConfig, action_entropy, action_log_probs
+from transformers_openvla_oft import (
+    ActionTokenMap,
+    NonFiniteLogitsError,
+    OpenVLAConfig,
+    action_entropy,
+    action_log_probs,
+    finite_rows,
+    sample_bins,
+)
 
 BEGIN = 31744  # 32064 rows - 64 rows of padding - 256 bins
 LOW, HIGH = (-0.5, -1.0, -0.2, -0.1, -0.3, -0.4), (0.5, 0.8, 0.6, 0.1, 0.3, 0.2)
@@ -102,3 +110,18 @@ def test_log_probabilities_and_entropy_by_hand():
     assert log_probs.item() == pytest.approx(math.log(0.75))
     entropy = action_entropy(logits_BTV, temperature=2.0)
     assert entropy.item() == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.6])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_numbers_have_no_bins(temperature, value):
+    """They would be bin 255, or the first NaN's, and an action like any other."""
+    logits_BTV = torch.zeros(3, 56, 256)
+    uniforms_BT = torch.full((3, 56), 0.5)
+    assert sample_bins(logits_BTV, uniforms_BT, temperature=temperature).shape == (3, 56)
+    logits_BTV[1, 55, 7] = value
+    assert finite_rows(logits_BTV).tolist() == [True, False, True]
+    with pytest.raises(NonFiniteLogitsError, match=r"1 of 3 observations \(the first is number 1\)"):
+        sample_bins(logits_BTV, uniforms_BT, temperature=temperature)
+    unchecked = sample_bins(logits_BTV, uniforms_BT, temperature=temperature, check_finite=False)
+    assert unchecked.shape == (3, 56), "for who checks when the results have come from the device"

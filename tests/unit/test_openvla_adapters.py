@@ -18,10 +18,14 @@ from rlinf.config import ConfigError
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models import PolicySource, load_policy
-from rlinf.models.decoding import NonFiniteLogitsError
 from rlinf.models.lora import attach_lora, trainable_parameters
 from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
-from transformers_openvla_oft import OpenVLAConfig, OpenVLAForActionPrediction, lora_target_modules
+from transformers_openvla_oft import (
+    NonFiniteLogitsError,
+    OpenVLAConfig,
+    OpenVLAForActionPrediction,
+    lora_target_modules,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))
@@ -167,6 +171,22 @@ def test_a_policy_whose_logits_are_not_numbers_refuses_to_act(folder, adapter, t
         policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=np.full((2, *policy.chunk_shape), 0.5))
     assert str(folder) in str(caught.value)
     assert str(adapter) in str(caught.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_decoding_token_by_token_refuses_logits_that_are_not_numbers(tmp_path, temperature):
+    folder = write_policy(tmp_path / "autoregressive", num_actions=1)
+    model = OpenVLAForActionPrediction.from_pretrained(folder)
+    batch = batch_of(read_policy(folder))
+    inputs = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
+    draws = {"uniforms_BT": np.full((2, 7), 0.5), "temperature": temperature}
+    model(**inputs, **draws)
+    model.language_model.lm_head.weight[-80] = torch.nan
+    with pytest.raises(NonFiniteLogitsError, match=r"2 of 2 observations"):
+        model(**inputs, **draws)
+    unchecked = model(**inputs, **draws, check_finite=False)
+    assert not unchecked.logits_BTV.isfinite().all()
 
 
 def test_one_bad_observation_is_counted(folder):

@@ -1,6 +1,14 @@
 """OpenVLA and OpenVLA-OFT policies for stock transformers."""
 
-from .action_tokens import ActionTokenMap, action_entropy, action_log_probs, sample_bins
+from .action_tokens import (
+    ActionTokenMap,
+    NonFiniteLogitsError,
+    action_entropy,
+    action_log_probs,
+    finite_rows,
+    require_finite,
+    sample_bins,
+)
 from .attention import ATTENTION_ROUTES, choose_attention
 from .autoregressive import OpenVLAForAutoregressivePrediction
 from .blocks import CHECKPOINTING_POLICIES, checkpoint_blocks, compile_blocks
@@ -22,6 +30,7 @@ __all__ = [
     "ActionTokenMap",
     "CheckpointError",
     "ImageSettings",
+    "NonFiniteLogitsError",
     "OpenVLAConfig",
     "OpenVLAForActionPrediction",
     "OpenVLAForAutoregressivePrediction",
@@ -36,10 +45,12 @@ __all__ = [
     "choose_attention",
     "compile_blocks",
     "create_small_checkpoint",
+    "finite_rows",
     "fsdp_units",
     "libero_sentences",
     "lora_target_modules",
     "official_pictures",
+    "require_finite",
     "resize_pictures",
     "sample_bins",
 ]

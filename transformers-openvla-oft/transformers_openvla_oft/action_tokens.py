@@ -23,6 +23,11 @@ from .configuration import OpenVLAConfig
 # Published code divides by (q99 - q01 + this), so that a constant dimension does not divide by zero.
 RANGE_EPS = 1e-8
 GRIPPER_OPEN_ABOVE = 0.5
+DAMAGED = "Its weights or its inputs are damaged, or its training diverged: load an earlier checkpoint."
+
+
+class NonFiniteLogitsError(ValueError):
+    """A policy whose logits are not numbers has no action to give."""
 
 
 @dataclass(frozen=True)
@@ -161,17 +166,43 @@ class ActionTokenMap:
         return low_A, span_A, mask_A
 
 
-def sample_bins(logits_BTV: Tensor, uniforms_BT: Tensor, *, temperature: float) -> Tensor:
+def sample_bins(logits_BTV: Tensor, uniforms_BT: Tensor, *, temperature: float, check_finite: bool = True) -> Tensor:
     """Bins (B, T), int64: the cumulative distribution of each token inverted at a random number in [0, 1).
 
     temperature: divides the logits; 0 takes the arg max, whatever the random numbers are.
+    check_finite: look whether the logits are numbers, for which the CPU waits for a GPU. False for whoever takes
+        `finite_rows` along with the results and looks there, and in a CUDA graph: the bins of NaN mean nothing.
+
+    Raises:
+        NonFiniteLogitsError: a logit is NaN or infinite.
     """
+    if check_finite:
+        require_finite(finite_rows(logits_BTV))
     if temperature == 0:
         return logits_BTV.argmax(-1)
     cumulative_BTV = torch.log_softmax(logits_BTV / temperature, dim=-1).double().exp().cumsum(-1)
     # The sum of probabilities is 1 up to rounding; scaling by it keeps the last bin within reach and in range.
     bins_BT1 = torch.searchsorted(cumulative_BTV, uniforms_BT[..., None] * cumulative_BTV[..., -1:], right=True)
     return bins_BT1[..., 0].clamp(max=logits_BTV.shape[-1] - 1)
+
+
+def finite_rows(logits_BTV: Tensor) -> Tensor:
+    """Which observations have logits that are all numbers: (B,), bool, on their device."""
+    return torch.isfinite(logits_BTV).flatten(1).all(dim=1)
+
+
+def require_finite(finite_B: Tensor, *, advice: str = DAMAGED) -> None:
+    """Refuse what `finite_rows` says; reads it from its device. advice: whence it comes and what to do.
+
+    Raises:
+        NonFiniteLogitsError: unless all are true.
+    """
+    bad = torch.nonzero(~finite_B.cpu())[:, 0].tolist()
+    if bad:
+        raise NonFiniteLogitsError(
+            f"the policy gives logits that are NaN or infinite for {len(bad)} of {len(finite_B)} observations (the "
+            f"first is number {bad[0]}), which no action can be taken from. {advice}"
+        )
 
 
 def action_log_probs(logits_BTV: Tensor, bins_BT: Tensor, *, temperature: float) -> Tensor:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from .action_tokens import sample_bins
+from .action_tokens import finite_rows, require_finite, sample_bins
 from .configuration import OpenVLAConfig
 from .language import extended, hidden_states
 from .modeling import ActionOutput, OpenVLAForActionPrediction
@@ -47,12 +47,17 @@ class OpenVLAForAutoregressivePrediction(OpenVLAForActionPrediction):
         bins_BT: Tensor | None = None,
         uniforms_BT: NDArray[np.float64] | None = None,
         temperature: float = 0.0,
+        check_finite: bool = True,
     ) -> ActionOutput:
         """Score ``bins_BT`` (teacher forcing, differentiable) or, without them, decode.
 
         padded: whether a prompt has pads, see the base class.
         uniforms_BT: random numbers in [0, 1) that choose each token, see ``sample_bins``; needed unless ``temperature``
             is 0. An array, not a tensor: FSDP2 would round a tensor to its own precision.
+        check_finite: whether decoding looks at the logits once, at its end, see ``sample_bins``.
+
+        Raises:
+            NonFiniteLogitsError: while decoding, a logit is NaN or infinite.
         """
         embeds_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values, padded=padded)
         if bins_BT is not None:
@@ -63,7 +68,10 @@ class OpenVLAForAutoregressivePrediction(OpenVLAForActionPrediction):
             uniforms_BT = np.zeros((len(embeds_BSH), self.config.num_action_tokens))
         # Compiled layers would be compiled once for each of them and each length of the cache.
         with _evaluating(self.language_model), torch.compiler.set_stance("force_eager"):
-            return self._decode(embeds_BSH, mask_BS, torch.from_numpy(uniforms_BT), temperature)
+            output = self._decode(embeds_BSH, mask_BS, torch.from_numpy(uniforms_BT), temperature)
+        if check_finite:
+            require_finite(finite_rows(output.logits_BTV))
+        return output
 
     def _score(self, embeds_BSH: Tensor, mask_BS: Tensor | None, bins_BT: Tensor) -> ActionOutput:
         T = self.config.num_action_tokens
@@ -87,7 +95,8 @@ class OpenVLAForAutoregressivePrediction(OpenVLAForActionPrediction):
             hidden_BSH = hidden_states(self.language_model.model, embeds_BSH, mask_BS, causal=True, cache=cache)
             hidden.append(hidden_BSH[:, -1:])
             logits.append(self.action_logits(hidden[-1]))
-            bins.append(sample_bins(logits[-1], uniforms_BT[:, step : step + 1], temperature=temperature))
+            uniforms_B1 = uniforms_BT[:, step : step + 1]
+            bins.append(sample_bins(logits[-1], uniforms_B1, temperature=temperature, check_finite=False))
             embeds_BSH = self._embed_bins(bins[-1])
             mask_BS = extended(mask_BS, 1)
         output = self.read_out(torch.cat(hidden, dim=1), torch.cat(logits, dim=1))
