@@ -203,7 +203,7 @@ def test_answers_of_an_interrupted_chunk_are_dropped(processes):
 def test_answers_of_an_interrupted_reset_are_dropped(processes):
     processes.reset(GOOD)
     fresh = [EpisodeStart("libero_object", index, 0) for index in range(3)]  # scenes to compile
-    interrupt(lambda: processes.reset(fresh), after_s=0.2)
+    interrupt(lambda: processes.reset(fresh), after_s=0.05)
     with pytest.raises(VectorEnvError, match=r"environment 0 has no episode \(its last reset\(\) broke off\)"):
         processes.step_chunk(random_actions(3, 2))
     check_alive(processes)
