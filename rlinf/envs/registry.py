@@ -23,7 +23,7 @@ class Simulator:
     """How to list the tasks of a suite, to make an environment, and to name what its results depend on."""
 
     tasks: Callable[[str], tuple[TaskInfo, ...]]
-    make: Callable[[EnvConfig], VectorEnv]
+    make: Callable[[EnvConfig, int | None], VectorEnv]
     asset_kind: Callable[[str], str]
     prepare: Callable[[], None]
 
@@ -49,9 +49,9 @@ def simulator(name: str) -> Simulator:
     return SIMULATORS[name]()
 
 
-def make_env(config: EnvConfig) -> VectorEnv:
-    """One process's environments."""
-    return simulator(config.simulator).make(config)
+def make_env(config: EnvConfig, drawing_gpu: int | None = None) -> VectorEnv:
+    """One process's environments. drawing_gpu: the machine's GPU to draw on, for simulators that draw on one."""
+    return simulator(config.simulator).make(config, drawing_gpu)
 
 
 def suite_tasks(config: EnvConfig) -> tuple[TaskInfo, ...]:

@@ -1,6 +1,5 @@
 """One simulator process."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,9 +37,7 @@ class EnvWorker:
     """Plays episodes on request; holds ``env.num_envs_per_worker`` environments."""
 
     def __init__(self, config: EnvConfig, drawing_gpu: int | None) -> None:
-        if drawing_gpu is not None:  # EGL counts all GPUs of the machine; without this every process draws on the first
-            os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(drawing_gpu))
-        self._env = make_env(config)
+        self._env = make_env(config, drawing_gpu)
 
     def configure(self, split: EnvSplitConfig) -> None:
         """Rules for the episodes that start from now on."""
