@@ -19,7 +19,7 @@ from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSize
 TOWERS = {"dinov2": DINOV2, "siglip": SIGLIP}
 FRAMES = ("auto", "device", "file")
 MAY_CHANGE = {
-    *("command", "demonstrations", "output", "overwrite", "device", "num_workers", "frames", "compile"),
+    *("command", "given", "demonstrations", "output", "overwrite", "device", "num_workers", "frames", "compile"),
     *("log_every", "save_every", "validate_every", "validation_frames", "micro_batch_size", "save_dtype", "merge"),
 }
 """Options that an interrupted training may be continued with other values of."""
@@ -28,6 +28,7 @@ SIZE_OPTIONS = (
     *("llm_hidden", "llm_layers", "llm_heads", "llm_intermediate", "max_prompt_length", "actions_per_chunk"),
 )
 """Options that describe --init small."""
+AUGMENTATION_OPTIONS = ("shift", "brightness", "contrast", "colour", "noise")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -92,8 +93,6 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
 def lora_settings(options: argparse.Namespace) -> LoraSettings | None:
     """None: all weights are trained."""
     if options.lora_rank is None:
-        if options.lora_path is not None or options.merge:
-            raise ValueError("--lora-path and --merge need --lora-rank")
         return None
     if options.init == "small":
         raise ValueError("--lora-rank needs a base that is stored: give --init CHECKPOINT")
@@ -132,6 +131,28 @@ def device_of(options: argparse.Namespace, *, local_rank: int = 0) -> torch.devi
     if index >= torch.cuda.device_count():
         raise ValueError(f"--device {options.device}: GPU {index} of {torch.cuda.device_count()} that torch sees")
     return torch.device("cuda", index)
+
+
+def refuse_ignored(options: argparse.Namespace) -> None:
+    """An option that was given and would change nothing is a mistake of somebody who expects otherwise.
+
+    Raises:
+        ValueError: names one, and why it has no effect.
+    """
+    adapter = options.lora_rank is not None
+    unused = (
+        (options.init != "small", SIZE_OPTIONS, "the sizes are those of the --init checkpoint"),
+        (not adapter, ("lora_alpha", "lora_dropout", "lora_path", "merge"), "there is no --lora-rank"),
+        (options.lora_path is not None, ("lora_alpha", "lora_dropout"), "--lora-path has its own"),
+        (adapter and not options.merge, ("save_dtype",), "adapters are stored in float32; --merge writes a checkpoint"),
+        (options.no_augment, AUGMENTATION_OPTIONS, "--no-augment switches it off"),
+        (options.objective == "l1", ("label_sigma",), "--objective l1 has no labels to smooth"),
+        (options.unnorm_key is not None, ("action_bounds",), "--unnorm-key takes the checkpoint's statistics"),
+    )
+    for applies, names, reason in unused:
+        given = [flag(name) for name in names if applies and name in options.given]
+        if given:
+            raise ValueError(f"{', '.join(given)} would have no effect: {reason}; leave it out")
 
 
 def small_sizes(options: argparse.Namespace) -> SmallSizes:

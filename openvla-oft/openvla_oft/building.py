@@ -133,6 +133,11 @@ def choose_statistics(
                 f"the checkpoint normalises the actions of {options.suite} differently; train one suite at a time, or "
                 f"choose one of its statistics with --unnorm-key"
             )
+        if "action_bounds" in options.given:
+            raise ValueError(
+                f"--action-bounds would have no effect: the checkpoint has statistics of {options.suite}, which are "
+                f"kept so that its tokens keep their meaning; leave it out"
+            )
         known = stored[0]
         logger.info("keeping the checkpoint's action statistics for %s", options.suite)
         if demos.proprio_FP is not None and "proprio" not in known:

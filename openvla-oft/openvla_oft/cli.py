@@ -48,9 +48,13 @@ def run_command(
     *,
     interrupted: Callable[[argparse.Namespace], str],
 ) -> int:
-    """Parse and run. A user's error becomes one message on stderr and exit code 2, Ctrl-C what ``interrupted`` says."""
+    """Parse and run. A user's error becomes one message on stderr and exit code 2, Ctrl-C what ``interrupted`` says.
+
+    ``command`` of the options is the command line, ``given`` the names of the options that stand in it.
+    """
     options = parser.parse_args(arguments)
     options.command = list(sys.argv[1:] if arguments is None else arguments)
+    options.given = _given(parser, options)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         run(options)
@@ -62,3 +66,11 @@ def run_command(
             sys.stderr.write(f"interrupted: {interrupted(options)}\n")
         return EXIT_INTERRUPTED
     return 0
+
+
+def _given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> frozenset[str]:
+    """Options of the command line, whether or not they have the value that they have by default."""
+    absent = object()
+    parser.set_defaults(**dict.fromkeys(vars(options), absent))
+    parsed = vars(parser.parse_args(options.command))
+    return frozenset(name for name, value in parsed.items() if value is not absent)

@@ -193,6 +193,7 @@ def pack(
             "cameras": demos.cameras,
             "suite": suite,
             "drop_noops": drop_noops,
+            "action_key": action_key,
         }
         (partial / PACK_FILE).write_text(json.dumps(description, indent=1) + "\n")
         partial.rename(output)
@@ -222,6 +223,12 @@ def _load_pack(folder: Path, options: ReadOptions, *, suite: str, max_demos_per_
         raise DemonstrationError(
             f"{folder} was packed with{'' if description.get('drop_noops') else 'out'} --drop-noops; "
             f"pack again, or give the same here"
+        )
+    action_key = description.get("action_key", ReadOptions.action_key)
+    if action_key != options.action_key:
+        raise DemonstrationError(
+            f"{folder} was packed with --action-key {action_key}, but {options.action_key} is asked for; pack again, "
+            f"or give the same here"
         )
     demos = DemonstrationSet(
         images_FNHWC=images_FNHWC,

@@ -44,6 +44,7 @@ class _Seconds:
 
 
 def run(options: argparse.Namespace) -> None:
+    arguments.refuse_ignored(options)
     config = arguments.train_config(options)
     arguments.device_of(options, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     torch.set_float32_matmul_precision("high")

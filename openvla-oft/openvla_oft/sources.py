@@ -6,7 +6,6 @@ from pathlib import Path
 from openvla_oft import hdf5, rlds
 from openvla_oft.demonstration import SUITES, Demo, DemoInfo, DemonstrationError, ReadOptions
 
-
 _NAME = re.compile(r"\w[\w.-]*")
 
 

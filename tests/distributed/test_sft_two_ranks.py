@@ -10,18 +10,18 @@ from safetensors.torch import load_file
 
 from tests.distributed.ranks import REPOSITORY
 from tests.unit.sft_demos import write_suite
-from tests.unit.sft_runs import TINY, logged
+from tests.unit.sft_runs import command, logged
 
-SETTINGS = ["--steps", "4", "--save-every", "2", "--save-dtype", "float32", "--ema", "0.9", "--after-end", "mask"]
+SETTINGS = ["--steps", "4", "--save-every", "2", "--ema", "0.9", "--after-end", "mask"]
+EXACT = ["--save-dtype", "float32"]
 
 
 def finetune(demos, output, *extra, world_size, stop=-1, fails=False):
-    command = [
+    words = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", world_size),
-        *("-m", "tests.distributed.sft_ranks", stop, "--demonstrations", demos, "--output", output),
-        *(*TINY, *SETTINGS, *extra),
+        *("-m", "tests.distributed.sft_ranks", stop, *command(demos, output, *SETTINGS, *extra)),
     ]
-    done = subprocess.run([str(word) for word in command], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([str(word) for word in words], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert (done.returncode != 0) == fails, done.stderr[-4000:]
     return done.stderr
 
@@ -34,7 +34,7 @@ def demos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one(demos, tmp_path_factory):
     output = tmp_path_factory.mktemp("one") / "policy"
-    finetune(demos, output, world_size=1)
+    finetune(demos, output, *EXACT, world_size=1)
     return output
 
 
@@ -54,7 +54,7 @@ def assert_same_log(first, second):
 
 def test_two_ranks_train_the_weights_of_one(demos, one, tmp_path):
     output = tmp_path / "policy"
-    finetune(demos, output, world_size=2)
+    finetune(demos, output, *EXACT, world_size=2)
     assert_same_weights(one, output, "model.safetensors")
     assert_same_log(one, output)
     assert json.loads((output / "training.json").read_text())["processes"] == 2
@@ -63,9 +63,9 @@ def test_two_ranks_train_the_weights_of_one(demos, one, tmp_path):
 
 def test_two_ranks_that_died_go_on_as_one(demos, one, tmp_path):
     output = tmp_path / "policy"
-    finetune(demos, output, world_size=2, stop=3, fails=True)
+    finetune(demos, output, *EXACT, world_size=2, stop=3, fails=True)
     assert [path.name for path in (tmp_path / "policy.unfinished" / "state").iterdir()] == ["step_2"]
-    finetune(demos, output, world_size=1)
+    finetune(demos, output, *EXACT, world_size=1)
     assert json.loads((output / "training.json").read_text())["resumed_from_step"] == 2
     assert_same_weights(one, output, "model.safetensors")
     assert_same_log(one, output)

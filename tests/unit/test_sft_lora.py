@@ -39,7 +39,11 @@ def adapter(demos, base, tmp_path_factory):
 
 
 def adapted(base):
-    return ["--init", str(base), "--lora-rank", "4", "--lora-alpha", "8", "--ema", "0"]
+    return [*continued(base), "--lora-alpha", "8"]
+
+
+def continued(base):
+    return ["--init", str(base), "--lora-rank", "4", "--ema", "0"]
 
 
 def logits(model, base):
@@ -83,7 +87,7 @@ def test_merging_adds_the_adapter_to_its_base(demos, base, adapter, tmp_path):
 
 
 def test_an_adapter_is_continued_and_the_base_stays(demos, base, adapter, tmp_path):
-    more = [*adapted(base), "--lora-path", str(adapter), "--steps", "1", "--lr", "1e-6", "--warmup-steps", "0"]
+    more = [*continued(base), "--lora-path", str(adapter), "--steps", "1", "--lr", "1e-6", "--warmup-steps", "0"]
     assert run(demos, tmp_path / "more", *more) == 0
     before, after = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "more"))
     assert before.keys() == after.keys()
@@ -106,7 +110,7 @@ def test_an_adapter_is_continued_and_the_base_stays(demos, base, adapter, tmp_pa
 )
 def test_wrong_arguments_exit_with_2_and_leave_nothing(demos, base, adapter, tmp_path, capsys, extra, message):
     arguments = [str(adapter) if value == "ADAPTER" else value for value in extra]
-    assert run(demos, tmp_path / "policy", *adapted(base), "--steps", "1", *arguments) == 2
+    assert run(demos, tmp_path / "policy", *continued(base), "--steps", "1", *arguments) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -118,7 +122,7 @@ def test_corrupt_weights_are_told(demos, base, adapter, tmp_path, capsys):
         (broken / path.name).write_bytes(path.read_bytes())
     whole = (broken / "adapter_model.safetensors").read_bytes()
     (broken / "adapter_model.safetensors").write_bytes(whole[: len(whole) // 2])
-    command = [*adapted(base), "--lora-path", str(broken), "--steps", "1"]
+    command = [*continued(base), "--lora-path", str(broken), "--steps", "1"]
     assert run(demos, tmp_path / "policy", *command) == 2
     assert "adapter_model.safetensors is truncated or corrupt" in capsys.readouterr().err
     tensors = load_file(adapter / "adapter_model.safetensors")

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from openvla_oft import optimisation
 from openvla_oft.order import DataOrder, derived_seed
 from tests.unit.sft_demos import write_suite
-from tests.unit.sft_runs import TINY, logged, run
+from tests.unit.sft_runs import command, logged, run
 
 SETTINGS = ["--steps", "7", "--save-dtype", "float32", "--ema", "0.9", "--save-every", "2", "--validate-every", "3"]
 
@@ -101,12 +101,12 @@ def test_ctrl_c_before_the_first_state_leaves_nothing(demos, tmp_path, monkeypat
 
 
 def test_the_signal_ends_the_process_with_one_line(demos, tmp_path):
-    command = [sys.executable, "-m", "openvla_oft.finetune", *(*TINY, "--demonstrations", demos)]
-    command += ["--output", tmp_path / "policy", "--steps", "100000", "--save-every", "5", "--log-every", "1000000"]
-    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+    settings = ["--steps", "100000", "--save-every", "5", "--log-every", "1000000"]
+    words = [sys.executable, "-m", "openvla_oft.finetune", *command(demos, tmp_path / "policy", *settings)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("policy.unfinished/state/step_*")):
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -132,11 +132,11 @@ def test_same_seed_same_weights_other_seed_others(demos, checkpoint, tmp_path):
 
 
 def test_training_goes_on_from_a_checkpoint_with_its_statistics(demos, checkpoint, tmp_path):
-    assert run(demos, tmp_path / "next", "--init", str(checkpoint), "--steps", "1", "--action-bounds", "unit") == 0
+    assert run(demos, tmp_path / "next", "--init", str(checkpoint), "--steps", "1") == 0
     before, after = (
         json.loads((folder / "dataset_statistics.json").read_text()) for folder in (checkpoint, tmp_path / "next")
     )
-    assert after == before  # not the unit bounds: tokens keep their meaning
+    assert after == before
     start = logged(tmp_path / "next", "train_loss")[0]
     assert start == pytest.approx(logged(checkpoint, "train_loss")[-1], abs=0.3)
     weights = load_file(tmp_path / "next" / "model.safetensors")
