@@ -13,6 +13,8 @@ from transformers_openvla_oft import (
     action_entropy,
     action_log_probs,
     finite_rows,
+    gripper_from_env,
+    gripper_to_env,
     sample_bins,
 )
 
@@ -86,6 +88,13 @@ def test_gripper_sign_and_range(token_map):
     wide_map = ActionTokenMap.from_config(wide, "wide")
     assert wide_map.mask_A == (True,) * 7
     assert wide_map.env_actions(torch.full((1, 56), 255)).min() == -1.0
+
+
+def test_grippers_by_hand():
+    dataset, env = torch.tensor([[0.0, 0.5, 0.51, 1.0]]), torch.tensor([[-1.0, 0.0, 0.5, 1.0, 3.0]])
+    assert gripper_to_env(dataset).tolist() == [[1.0, 1.0, -1.0, -1.0]]
+    assert gripper_from_env(env).tolist() == [[1.0, 0.5, 0.25, 0.0, 0.0]]
+    assert gripper_from_env(env.double()).dtype == torch.float64
 
 
 def test_statistics_are_looked_up_by_suite():

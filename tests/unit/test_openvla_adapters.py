@@ -217,6 +217,17 @@ def test_pictures_and_prompts_of_the_wrong_form_are_refused(folder):
         policy.processor.resize(torch.zeros(2, 1, 64, 64, 3))
     with pytest.raises(ValueError, match=r"\(2, 64, 64, 3\)"):
         policy.processor.resize(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+    for pictures in (np.zeros((2, 1, 64, 64, 3), np.uint8), [np.zeros((64, 64, 3), np.uint8)] * 2):
+        with pytest.raises(
+            ValueError, match=rf"must be a torch tensor, given {type(pictures).__name__}: torch\.from_num"
+        ):
+            policy.processor(pictures, (LANGUAGE,) * 2)
+    with pytest.raises(ValueError, match=r"must be square, given 64 x 48 pixels: .*stretched to 32 x 32"):
+        policy.processor(torch.zeros(2, 1, 64, 48, 3, dtype=torch.uint8), (LANGUAGE,) * 2)
+    for side in (1, 7):
+        with pytest.raises(ValueError, match=rf"{side} x {side} pixels are too small .* at least 8 pixels a side"):
+            policy.processor.resize(torch.zeros(2, 1, side, side, 3, dtype=torch.uint8))
+    assert policy.processor.resize(torch.zeros(2, 1, 8, 8, 3, dtype=torch.uint8)).shape == (2, 1, 32, 32, 3)
     with pytest.raises(ValueError, match="for 1 rows of pixel_values"):
         decode(pixel_values=batch.pixel_values[:1])
     with pytest.raises(ValueError, match="one row per picture"):

@@ -147,7 +147,10 @@ def test_nothing_is_looked_up_that_is_stated(folder, route, tasks):
     outputs = [model(**given, bins_BT=torch.zeros(3, 7, dtype=torch.long, device="meta")).logits_BTV]
     outputs.append(oft_hidden_states(model, **given))
     if model.config.num_actions_chunk == 1:
-        outputs.append(model(**given, uniforms_BT=np.zeros((3, 7)), temperature=1.0).logits_BTV)
+        draws = {"uniforms_BT": np.zeros((3, 7)), "temperature": 1.0}
+        outputs.append(model(**given, **draws, check_finite=False).logits_BTV)
+        with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+            model(**given, **draws)
     assert all(output.device.type == "meta" and len(output) == 3 for output in outputs)
     with pytest.raises(RuntimeError, match="meta"):
         model(**{**given, "padded": None})

@@ -238,7 +238,7 @@ def test_prompt_layout(folder):
 def test_resized_pictures_give_the_same_pixel_values(folder):
     """A rollout may keep the small uint8 pictures; a bright edge makes bicubic overshoot the range of uint8."""
     processor = PrismaticProcessor.from_pretrained(folder)
-    images = torch.zeros(1, 2, 64, 48, 3, dtype=torch.uint8)
+    images = torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8)
     images[:, :, 20:45, 11:] = 255
     small = processor.resize(images)
     assert small.shape == (1, 2, 32, 32, 3)

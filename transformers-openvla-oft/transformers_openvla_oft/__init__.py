@@ -6,6 +6,8 @@ from .action_tokens import (
     action_entropy,
     action_log_probs,
     finite_rows,
+    gripper_from_env,
+    gripper_to_env,
     require_finite,
     sample_bins,
 )
@@ -17,7 +19,7 @@ from .heads import ValueHead
 from .loading import CheckpointError
 from .modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units, lora_target_modules
 from .official_images import official_pictures
-from .processing import ImageSettings, PolicyBatch, PrismaticProcessor, resize_pictures
+from .processing import ImageSettings, PolicyBatch, PrismaticProcessor, resize_bicubic, resize_pictures
 from .registration import register
 from .small import SmallSizes, TowerSizes, create_small_checkpoint, libero_sentences
 
@@ -47,10 +49,13 @@ __all__ = [
     "create_small_checkpoint",
     "finite_rows",
     "fsdp_units",
+    "gripper_from_env",
+    "gripper_to_env",
     "libero_sentences",
     "lora_target_modules",
     "official_pictures",
     "require_finite",
+    "resize_bicubic",
     "resize_pictures",
     "sample_bins",
 ]

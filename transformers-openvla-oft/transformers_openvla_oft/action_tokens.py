@@ -127,8 +127,8 @@ class ActionTokenMap:
     def env_actions(self, bins_BT: Tensor) -> Tensor:
         """Bins -> float32 (B, C, A) as LIBERO takes them: deltas clipped to [-1, 1], gripper -1 open / +1 close."""
         actions_BCA = self.dataset_actions(bins_BT)
-        gripper_BC = torch.where(actions_BCA[..., -1] > GRIPPER_OPEN_ABOVE, -1.0, 1.0)
-        return torch.cat([actions_BCA[..., :-1].clamp(-1.0, 1.0), gripper_BC[..., None]], dim=-1).float()
+        gripper_BC1 = gripper_to_env(actions_BCA[..., -1:])
+        return torch.cat([actions_BCA[..., :-1].clamp(-1.0, 1.0), gripper_BC1], dim=-1).float()
 
     def encode_env_actions(self, actions_BCA: Tensor, *, nearest: bool = False) -> Tensor:
         """Inverse of `env_actions` up to the width of a bin: env actions (B, C, A) -> bins (B, T), int64.
@@ -137,7 +137,7 @@ class ActionTokenMap:
         """
         self._check_chunk(actions_BCA)
         actions_BCA = actions_BCA.double()
-        gripper_BC1 = ((1.0 - actions_BCA[..., -1:]) / 2.0).clamp(0.0, 1.0)
+        gripper_BC1 = gripper_from_env(actions_BCA[..., -1:])
         normalised_BCA = self.normalize(torch.cat([actions_BCA[..., :-1], gripper_BC1], dim=-1))
         encode = self.actions_to_nearest_bins if nearest else self.actions_to_bins
         return encode(normalised_BCA).flatten(1)
@@ -164,6 +164,16 @@ class ActionTokenMap:
         scale = low_A, high_A - low_A + RANGE_EPS, torch.tensor(self.mask_A)
         low_A, span_A, mask_A = (tensor.to(device, non_blocking=True) for tensor in scale)
         return low_A, span_A, mask_A
+
+
+def gripper_to_env(gripper: Tensor) -> Tensor:
+    """A data set's gripper in [0, 1], 1 = open -> LIBERO's -1 = open, +1 = close, float32; any shape."""
+    return torch.where(gripper > GRIPPER_OPEN_ABOVE, -1.0, 1.0)
+
+
+def gripper_from_env(gripper: Tensor) -> Tensor:
+    """LIBERO's gripper, -1 = open, +1 = close -> a data set's in [0, 1], 1 = open; any shape, the precision kept."""
+    return ((1.0 - gripper) / 2.0).clamp(0.0, 1.0)
 
 
 def sample_bins(logits_BTV: Tensor, uniforms_BT: Tensor, *, temperature: float, check_finite: bool = True) -> Tensor:
