@@ -20,6 +20,7 @@ from transformers_openvla_oft import (
     OpenVLAForAutoregressivePrediction,
     PrismaticProcessor,
     ValueHead,
+    oft_heads,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -321,6 +322,21 @@ def test_statistics_without_bounds_are_refused(stored, statistics):
     config = OpenVLAConfig.from_pretrained(stored, norm_stats={"libero_spatial": statistics})
     with pytest.raises(ValueError, match=r"statistics of libero_spatial need an 'action' with lists q01 and q99"):
         ActionTokenMap.from_config(config, "libero_spatial")
+
+
+def test_heads_of_a_training_that_diverged_are_refused(tmp_path):
+    head, projector = (
+        oft_heads.fresh_head(16, action_dim=7, seed=0),
+        oft_heads.fresh_projector(16, proprio_dim=8, seed=0),
+    )
+    for network, load in ((head, oft_heads.load_head), (projector, oft_heads.load_projector)):
+        path = tmp_path / "network.safetensors"
+        oft_heads.save(network.state_dict(), path)
+        load(path)
+        torch.nn.init.constant_(next(network.parameters()), torch.inf)
+        oft_heads.save(network.state_dict(), path)
+        with pytest.raises(ValueError, match=rf"{path} holds NaN or infinity: {next(iter(network.state_dict()))};"):
+            load(path)
 
 
 def test_a_misspelt_option_of_the_processor(folder):

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .loading import listed, non_finite
+
 NUM_BLOCKS = 2
 HEAD_FILE = "l1_action_head.safetensors"
 PROJECTOR_FILE = "proprio_projector.safetensors"
@@ -23,18 +25,21 @@ PUBLISHED_HEAD, PUBLISHED_PROJECTOR = "action_head--*_checkpoint.pt", "proprio_p
 
 
 class _Block(nn.Module):
-    """Layer norm, linear, ReLU, added to what came in."""
+    """Layer norm, linear, ReLU, added to what came in; W is their width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.ffn(x)
-        return out
+    def forward(self, x_BCW: Tensor) -> Tensor:
+        """(B, C, W) -> (B, C, W)."""
+        out_BCW: Tensor = x_BCW + self.ffn(x_BCW)
+        return out_BCW
 
 
 class _Network(nn.Module):
+    """Residual blocks of width W between two linear layers, from I inputs to O outputs for each chunk step."""
+
     def __init__(self, *, input_size: int, width: int, output_size: int) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(input_size)
@@ -43,12 +48,13 @@ class _Network(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width)
         self.fc2 = nn.Linear(width, output_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.fc1(self.layer_norm1(x)))
+    def forward(self, x_BCI: Tensor) -> Tensor:
+        """(B, C, I) -> (B, C, O)."""
+        x_BCW: Tensor = torch.relu(self.fc1(self.layer_norm1(x_BCI)))
         for block in self.mlp_resnet_blocks:
-            x = block(x)
-        out: Tensor = self.fc2(self.layer_norm2(x))
-        return out
+            x_BCW = block(x_BCW)
+        out_BCO: Tensor = self.fc2(self.layer_norm2(x_BCW))
+        return out_BCO
 
 
 class L1ActionHead(nn.Module):
@@ -60,6 +66,7 @@ class L1ActionHead(nn.Module):
         self.model = _Network(input_size=hidden_size * action_dim, width=width or hidden_size, output_size=action_dim)
 
     def forward(self, hidden_BTH: Tensor) -> Tensor:
+        """(B, T = C * A, H) -> (B, C, A), float32, normalised."""
         B, T, H = hidden_BTH.shape
         steps = hidden_BTH.reshape(B, T // self.action_dim, self.action_dim * H)
         actions_BCA: Tensor = self.model(steps)
@@ -75,6 +82,7 @@ class ProprioProjector(nn.Module):
         self.fc2 = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, proprio_BP: Tensor) -> Tensor:
+        """(B, P) -> (B, H)."""
         embedding_BH: Tensor = self.fc2(functional.gelu(self.fc1(proprio_BP)))
         return embedding_BH
 
@@ -164,4 +172,6 @@ def _read(path: Path) -> dict[str, Tensor]:
             tensors = load_file(path)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read as {path.suffix.removeprefix('.')} ({error})") from error
+    if bad := non_finite(tensors):
+        raise ValueError(f"{path} holds NaN or infinity: {listed(bad)}; the training that wrote it diverged")
     return {name.removeprefix("module."): tensor.float() for name, tensor in tensors.items()}

@@ -26,6 +26,7 @@ class QuickGELU(nn.Module):
     """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape, kept."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -132,6 +133,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(CHANNELS_PER_TOWER, spec.embed_dim, spec.patch_size, stride=spec.patch_size)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        """(B, 3, img_size, img_size) -> (B, P, D), patches row by row."""
         patches_BPD: Tensor = self.proj(images_BCHW).flatten(2).transpose(1, 2)
         return patches_BPD
 
@@ -146,6 +148,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(spec.embed_dim, spec.embed_dim)
 
     def forward(self, x_BPD: Tensor) -> Tensor:
+        """(B, P, D) -> (B, P, D)."""
         B, P, D = x_BPD.shape
         qkv = self.qkv(x_BPD).view(B, P, 3, self.num_heads, D // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -165,6 +168,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, spec.embed_dim)
 
     def forward(self, x_BPD: Tensor) -> Tensor:
+        """(B, P, D) -> (B, P, D)."""
         out_BPD: Tensor = self.fc2(self.act(self.fc1(x_BPD)))
         return out_BPD
 
@@ -178,6 +182,7 @@ class LayerScale(nn.Module):
         self.scale_factor = nn.Parameter(torch.full((dim,), init_value))
 
     def forward(self, x_BPD: Tensor) -> Tensor:
+        """(B, P, D) -> (B, P, D)."""
         return x_BPD * self.scale_factor
 
 
@@ -194,6 +199,7 @@ class VisionBlock(GradientCheckpointingLayer):
         self.ls2 = nn.Identity() if spec.init_values is None else LayerScale(spec.embed_dim, spec.init_values)
 
     def forward(self, x_BPD: Tensor) -> Tensor:
+        """(B, P, D) -> (B, P, D)."""
         x_BPD = x_BPD + self.ls1(self.attn(self.norm1(x_BPD)))
         out_BPD: Tensor = x_BPD + self.ls2(self.mlp(self.norm2(x_BPD)))
         return out_BPD
@@ -308,6 +314,7 @@ class PrismaticProjector(nn.Module):
         self.fused = fused
 
     def forward(self, features_BPD: Tensor) -> Tensor:
+        """(B, P, D of all towers) -> (B, P, H), H the hidden size of the language model."""
         x_BPH: Tensor = self.fc2(functional.gelu(self.fc1(features_BPD)))
         if self.fused:
             x_BPH = self.fc3(functional.gelu(x_BPH))
