@@ -216,7 +216,7 @@ def test_an_adapter_that_does_not_fit_is_refused(checkpoint, tmp_path):
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.pop(min(tensors))
     save_file(tensors, folder / "adapter_model.safetensors")
-    with pytest.raises(ConfigError, match="1 of"):
+    with pytest.raises(ConfigError, match="1 missing"):
         read_policy(checkpoint, lora_path=folder)
 
 

@@ -218,9 +218,7 @@ def test_pictures_and_prompts_of_the_wrong_form_are_refused(folder):
     with pytest.raises(ValueError, match=r"\(2, 64, 64, 3\)"):
         policy.processor.resize(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
     for pictures in (np.zeros((2, 1, 64, 64, 3), np.uint8), [np.zeros((64, 64, 3), np.uint8)] * 2):
-        with pytest.raises(
-            ValueError, match=rf"must be a torch tensor, given {type(pictures).__name__}: torch\.from_num"
-        ):
+        with pytest.raises(ValueError, match=rf"must be a torch tensor, given {type(pictures).__name__}: torch"):
             policy.processor(pictures, (LANGUAGE,) * 2)
     with pytest.raises(ValueError, match=r"must be square, given 64 x 48 pixels: .*stretched to 32 x 32"):
         policy.processor(torch.zeros(2, 1, 64, 48, 3, dtype=torch.uint8), (LANGUAGE,) * 2)
