@@ -12,6 +12,7 @@ from openvla_oft.lora import LoraSettings
 from openvla_oft.objectives import OBJECTIVES
 from openvla_oft.statistics import ACTION_BOUNDS
 from openvla_oft.train_config import TrainConfig
+from transformers_openvla_oft.attention import ATTENTION_ROUTES
 from transformers_openvla_oft.blocks import CHECKPOINTING_POLICIES
 from transformers_openvla_oft.layouts import LAYOUTS
 from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSizes
@@ -19,13 +20,24 @@ from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSize
 TOWERS = {"dinov2": DINOV2, "siglip": SIGLIP}
 FRAMES = ("auto", "device", "file")
 MAY_CHANGE = {
-    *("command", "given", "demonstrations", "output", "overwrite", "device", "num_workers", "frames", "compile"),
+    *(
+        "command",
+        "given",
+        "demonstrations",
+        "output",
+        "overwrite",
+        "device",
+        "num_workers",
+        "frames",
+        "compile",
+        "attention",
+    ),
     *("log_every", "save_every", "validate_every", "validation_frames", "micro_batch_size", "save_dtype", "merge"),
 }
 """Options that an interrupted training may be continued with other values of."""
 SIZE_OPTIONS = (
     *("image_size", "patch_size", "towers", "vit_dim", "vit_depth", "vit_heads"),
-    *("llm_hidden", "llm_layers", "llm_heads", "llm_intermediate", "max_prompt_length", "actions_per_chunk"),
+    *("llm_hidden", "llm_layers", "llm_heads", "llm_intermediate", "max_prompt_length"),
 )
 """Options that describe --init small."""
 AUGMENTATION_OPTIONS = ("shift", "brightness", "contrast", "colour", "noise")
@@ -139,6 +151,7 @@ def refuse_ignored(options: argparse.Namespace) -> None:
     Raises:
         ValueError: names one, and why it has no effect.
     """
+    _check_positive("actions_per_chunk", options.actions_per_chunk)
     adapter = options.lora_rank is not None
     unused = (
         (options.init != "small", SIZE_OPTIONS, "the sizes are those of the --init checkpoint"),
@@ -187,13 +200,18 @@ def small_sizes(options: argparse.Namespace) -> SmallSizes:
 def _check_sizes(options: argparse.Namespace) -> None:
     for name in SIZE_OPTIONS:
         value = getattr(options, name)
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"{flag(name)} {value} must be at least 1")
+        if isinstance(value, int):
+            _check_positive(name, value)
     for width, heads, multiple in (("vit_dim", "vit_heads", 1), ("llm_hidden", "llm_heads", 2)):
         size, count = getattr(options, width), getattr(options, heads)
         if size % (count * multiple):
             even = " of an even size" if multiple == 2 else ""
             raise ValueError(f"{flag(width)} {size} does not divide into {flag(heads)} {count} heads{even}")
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{flag(name)} {value} must be at least 1")
 
 
 def flag(name: str) -> str:
@@ -226,6 +244,13 @@ def _add_training_arguments(arguments: argparse.ArgumentParser) -> None:
         action=switch,
         default=None,
         help="torch.compile (default: on a GPU); goes on without if it fails",
+    )
+    group.add_argument(
+        "--attention",
+        choices=ATTENTION_ROUTES,
+        default=None,
+        help="default: flash_attention_2 where flash-attn is installed, bfloat16 is computed in, and the step is not "
+        "compiled as a whole (one GPU); else sdpa",
     )
     group.add_argument("--log-every", type=int, default=default.log_every)
     group.add_argument("--validate-every", type=int, default=default.validate_every)
@@ -273,6 +298,14 @@ def _add_target_arguments(arguments: argparse.ArgumentParser) -> None:
         help="statistics of the checkpoint to use (default: the suite's, computed from the data where it has none)",
     )
 
+    group.add_argument(
+        "--actions-per-chunk",
+        type=int,
+        default=SmallSizes().num_actions_chunk,
+        help="decoded at once, of a small policy and of a checkpoint that does not say; 1: autoregressive, token by "
+        "token as OpenVLA",
+    )
+
 
 def _add_lora_arguments(arguments: argparse.ArgumentParser) -> None:
     group = arguments.add_argument_group("low-rank adapter (default: all weights are trained)")
@@ -314,9 +347,3 @@ def _add_size_arguments(arguments: argparse.ArgumentParser) -> None:
     group.add_argument("--llm-heads", type=int, default=sizes.num_heads)
     group.add_argument("--llm-intermediate", type=int, default=sizes.intermediate_size)
     group.add_argument("--max-prompt-length", type=int, default=sizes.max_prompt_length)
-    group.add_argument(
-        "--actions-per-chunk",
-        type=int,
-        default=sizes.num_actions_chunk,
-        help="decoded at once; 1: autoregressive, token by token as OpenVLA",
-    )

@@ -1,4 +1,4 @@
-"""What a training starts from: the policy, its statistics, its demonstrations, and the module that is trained."""
+"""What a training needs beside its policy (``starting``): demonstrations, statistics, the module that is trained."""
 
 import argparse
 import logging
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from openvla_oft import checkpoints, dataset, learner, lora
-from openvla_oft.arguments import small_sizes
 from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.demonstration import PROPRIO_DIM
 from openvla_oft.frames import DeviceFrames, FileFrames, FrameStore
@@ -26,50 +25,12 @@ from transformers_openvla_oft import oft_heads as heads
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.blocks import checkpoint_blocks
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
-from transformers_openvla_oft.processing import PrismaticProcessor
-from transformers_openvla_oft.small import create_small_checkpoint
 
 logger = logging.getLogger(__name__)
 
-FRAMES_FOLDER, START_FOLDER = "frames", "start"
+FRAMES_FOLDER = "frames"
 MEMORY_SHARE = 0.5
 """Part of the free memory that pictures may take before they stay in a file."""
-
-
-def initial_policy(
-    options: argparse.Namespace, *, folder: Path, device: torch.device, ranks: Ranks
-) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
-    """The policy of --init in float32 on the device, and its processor; rank 0 makes a fresh one in ``folder``.
-
-    Collective; one rank after the other, as eight copies of a 7B policy do not fit the main memory of most hosts.
-    """
-
-    def load() -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
-        model, processor = checkpoints.load_for_training(start)
-        nn.Module.to(model, device)  # transformers hides the types of its own `to`
-        return model, processor
-
-    start = Path(options.init)
-    if options.init == "small":
-        start = folder / START_FOLDER
-        if ranks.is_first:
-            create_small_checkpoint(start, sizes=small_sizes(options), seed=options.seed)
-        ranks.wait()
-    model, processor = ranks.in_turn(load)
-    if model.config.num_images_in_input != len(options.cameras):
-        raise ValueError(
-            f"--cameras {','.join(options.cameras)} gives {len(options.cameras)} pictures, but the checkpoint reads "
-            f"{model.config.num_images_in_input}"
-        )
-    if (options.objective == "l1" or options.layout == "oft") and model.config.num_actions_chunk == 1:
-        raise ValueError(
-            "--objective l1 and --layout oft need a policy that decodes in parallel; this one decodes token by token"
-        )
-    if options.proprio and options.layout != "oft":
-        raise ValueError("--proprio needs --layout oft; the sequence of reinforcement learning has no place for it")
-    if options.lora_path is not None:
-        _take_statistics(model, options.lora_path)
-    return model, processor
 
 
 def load_demonstrations(
@@ -250,21 +211,6 @@ def _stored_network(
 def _check_fits(file: Path, found: tuple[int, int], expected: tuple[int, int], what: str) -> None:
     if found != expected:
         raise ValueError(f"{file} is another policy's: its {what} are {found}, this policy's {expected}")
-
-
-def _take_statistics(model: OpenVLAForActionPrediction, adapter: Path) -> None:
-    """Put the statistics of an adapter over those of its base: its tokens mean what these say."""
-    own, base = checkpoints.stored_statistics(adapter), model.config.norm_stats or {}
-    if not own and not base:
-        logger.warning(
-            "neither %s nor its base has %s: action tokens will mean what the new data's statistics say",
-            adapter,
-            checkpoints.STATISTICS_FILE,
-        )
-    differing = sorted(key for key in own if key in base and own[key]["action"] != base[key]["action"])
-    if differing:
-        logger.warning("%s has other statistics of %s than its base; the adapter's are used", adapter, differing)
-    model.config.norm_stats = {**base, **own}
 
 
 def _main_memory() -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from openvla_oft.json_files import read_object
 from openvla_oft.statistics import Statistics
 from transformers_openvla_oft.configuration import OpenVLAConfig
+from transformers_openvla_oft.loading import reading
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 
@@ -89,27 +90,51 @@ def stored_statistics(folder: Path) -> dict[str, Statistics]:
     return stored
 
 
+def training_report(folder: Path) -> dict[str, object]:
+    """``training.json`` of a folder; empty where there is none."""
+    file = folder / TRAINING_FILE
+    return read_object(file) if file.is_file() else {}
+
+
 def was_trained_with(folder: Path, flag: str) -> bool:
     """Whether ``training.json`` of a folder says so; ``flag``: ``--objective l1`` or ``--proprio``."""
-    file = folder / TRAINING_FILE
-    config = read_object(file).get("config") if file.is_file() else None
+    config = training_report(folder).get("config")
     if not isinstance(config, dict):
         return False
     return bool(config.get("proprio") if flag == "--proprio" else f"--objective {config.get('objective')}" == flag)
 
 
-def load_for_training(folder: Path) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
+def check_is_checkpoint(folder: Path) -> None:
+    """Raise where there is no checkpoint at all."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--init {folder}: no config.json there; expected 'small' or a Hugging Face checkpoint folder")
+
+
+def load_for_training(
+    folder: Path, *, num_actions_chunk: int | None = None, num_images: int | None = None, attention: str = "sdpa"
+) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
     """Model in float32 and processor of a checkpoint folder.
+
+    num_actions_chunk, num_images: what it is used with instead of what its configuration says.
 
     Raises:
         ValueError: there is none, it is corrupt, or its weights are not the model's; no weight is ever made up.
     """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--init {folder}: no config.json there; expected 'small' or a Hugging Face checkpoint folder")
-    model = OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.float32)
+    check_is_checkpoint(folder)
+    with reading(folder):
+        config: OpenVLAConfig = OpenVLAConfig.from_pretrained(folder)
+    if num_actions_chunk is not None:
+        config.num_actions_chunk = num_actions_chunk
+    if num_images is not None:
+        config.num_images_in_input = num_images
+    model = OpenVLAForActionPrediction.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation=attention
+    )
     assert isinstance(model, OpenVLAForActionPrediction)
     # As many slots as the longest prompt of the data needs: a fifth less work for the published 128.
-    return model, PrismaticProcessor.from_pretrained(folder, prompt_multiple=1)
+    processor = PrismaticProcessor.from_pretrained(folder, prompt_multiple=1)
+    processor.num_images = model.config.num_images_in_input
+    return model, processor
 
 
 def image_size_of(config: OpenVLAConfig) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, resume, writing
+from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, resume, starting, writing
 from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.ranks import Ranks, end_process, joined
 from openvla_oft.train_config import TrainConfig
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> None
         if not trained:
             _run_into(folder, options, config, ranks)
         if ranks.is_first:
-            resume.finish(folder, output, helpers=(building.FRAMES_FOLDER, building.START_FOLDER))
+            resume.finish(folder, output, helpers=(building.FRAMES_FOLDER, starting.START_FOLDER))
             logger.info("wrote %s", output)
 
 
@@ -102,7 +102,9 @@ def _workplace(output: Path, ranks: Ranks) -> Iterator[Path]:
 def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> None:
     device = arguments.device_of(options, local_rank=ranks.local_rank)
     adapter = arguments.lora_settings(options)
-    model, processor = building.initial_policy(options, folder=folder, device=device, ranks=ranks)
+    sharded = ranks.world_size > 1
+    attention = starting.attention_route(options, bf16=config.bf16, compiled_whole=config.use_compile and not sharded)
+    model, processor = starting.initial_policy(options, folder=folder, device=device, attention=attention, ranks=ranks)
     start = time.perf_counter()
     image_size = checkpoints.image_size_of(model.config)
     demos = building.load_demonstrations(options, image_size=image_size, folder=folder, ranks=ranks)
@@ -138,7 +140,6 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
     )
     copying = time.perf_counter() - start
     # Sharded weights are gathered between compiled blocks, so these are compiled one by one.
-    sharded = ranks.world_size > 1
     learner = building.build_learner(
         options,
         model,
@@ -163,7 +164,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
             bf16=config.bf16,
             batch_size=config.micro_batch(ranks.world_size),
         )
-        report = _report(options, config, demos, split, result, seconds, per_task, ranks)
+        report = _report(options, config, data, demos, split, result, seconds, per_task, ranks)
         (folder / checkpoints.TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     logger.info("%d steps in %.0f s; validation %s", result.num_steps, result.seconds, _rounded(result.validation))
 
@@ -182,6 +183,7 @@ def _fingerprint(demos: DemonstrationSet) -> str:
 def _report(
     options: argparse.Namespace,
     config: TrainConfig,
+    data: batches.DeviceData,
     demos: DemonstrationSet,
     split: dataset.Split,
     result: TrainResult,
@@ -208,6 +210,7 @@ def _report(
             "objective": options.objective,
             "layout": options.layout,
             "proprio": options.proprio,
+            "actions_per_chunk": data.actions_FCA.shape[1],
             "after_end": options.after_end,
             "action_bounds": options.action_bounds,
             "lora_rank": options.lora_rank,

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from transformers_openvla_oft import layouts
+from transformers_openvla_oft.blocks import compile_blocks
 from transformers_openvla_oft.modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units
 from transformers_openvla_oft.oft_heads import L1ActionHead, ProprioProjector
 
@@ -87,9 +88,9 @@ def shard(learner: Learner, mesh: DeviceMesh, *, bf16: bool, use_compile: bool) 
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else torch.float32, reduce_dtype=torch.float32, output_dtype=torch.float32
     )
+    if use_compile:
+        compile_blocks(learner)
     for unit in fsdp_units(learner):
-        if use_compile:
-            unit.compile(dynamic=False)
         fully_shard(unit, mesh=mesh, mp_policy=policy)
     # Validation changes weights between two forward passes: a root that stays gathered would not see it.
     fully_shard(learner, mesh=mesh, mp_policy=policy, reshard_after_forward=True)

@@ -17,6 +17,7 @@ from openvla_oft.dataset import DemonstrationSet, Split
 from openvla_oft.learner import Learner, gather, trainable
 from openvla_oft.objectives import Objective
 from openvla_oft.ranks import Ranks
+from openvla_oft.starting import load_base
 from openvla_oft.statistics import Statistics
 from openvla_oft.validation import evaluate, prediction_function
 from transformers_openvla_oft import adapters
@@ -50,7 +51,7 @@ def write(
     if isinstance(learner.policy, PeftModel):
         adapters.save_adapter(learner.policy, folder, policy)
         if options.merge:
-            base, _ = checkpoints.load_for_training(Path(options.init))
+            base, _ = load_base(options)
             model = lora.merged(base, folder)
             _add_statistics(model, statistics)
             state = dict(model.state_dict())
@@ -75,7 +76,7 @@ def write(
 def read_back(folder: Path, *, options: argparse.Namespace, device: torch.device) -> Learner:
     """The stored policy, as whoever uses it will see it: rounded to the stored precision."""
     if (folder / adapters.WEIGHTS_FILE).is_file():
-        base, _ = checkpoints.load_for_training(Path(options.init))
+        base, _ = load_base(options)
         policy: nn.Module = lora.loaded(base, folder)
     else:
         policy = checkpoints.load_for_training(folder)[0]

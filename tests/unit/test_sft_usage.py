@@ -1,0 +1,135 @@
+"""Published checkpoints do not say how many actions they decode and read one picture: the options decide, once."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from openvla_oft import checkpoints, starting
+from tests.unit.sft_demos import write_suite
+from tests.unit.sft_runs import run
+from transformers_openvla_oft import OpenVLAForAutoregressivePrediction
+
+REFERENCE = Path(
+    os.environ.get(
+        "OPENVLA_REFERENCE", Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "openvla_reference"
+    )
+)
+TWO = ["--cameras", "agentview,eye_in_hand"]
+STEP = ["--steps", "1"]
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
+
+
+@pytest.fixture(scope="module")
+def stating(demos, tmp_path_factory):
+    """A checkpoint that we wrote."""
+    folder = tmp_path_factory.mktemp("base") / "policy"
+    assert run(demos, folder, *STEP, "--save-dtype", "float32") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(stating, tmp_path_factory):
+    """The same with what the configuration of openvla-7b says."""
+    folder = tmp_path_factory.mktemp("published") / "policy"
+    shutil.copytree(stating, folder)
+    (folder / "training.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    assert (config.pop("num_actions_chunk"), config.pop("num_images_in_input")) == (8, 1)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def configured(folder):
+    config = json.loads((folder / "config.json").read_text())
+    return config["num_actions_chunk"], config["num_images_in_input"]
+
+
+@pytest.mark.parametrize("merge", [[], ["--lora-rank", "2", "--merge"]])
+def test_autoregressive_openvla_stays_autoregressive(demos, published, tmp_path, merge):
+    output = tmp_path / "policy"
+    assert run(demos, output, "--init", str(published), *STEP, "--actions-per-chunk", "1", *merge) == 0
+    assert configured(output) == (1, 1)
+    assert isinstance(checkpoints.load_for_training(output)[0], OpenVLAForAutoregressivePrediction)
+    assert json.loads((output / "training.json").read_text())["config"]["actions_per_chunk"] == 1
+    assert run(demos, tmp_path / "more", "--init", str(output), *STEP) == 0
+    assert configured(tmp_path / "more") == (1, 1)
+
+
+def test_without_the_option_it_becomes_openvla_oft(demos, published, tmp_path):
+    assert run(demos, tmp_path / "policy", "--init", str(published), *STEP) == 0
+    assert configured(tmp_path / "policy") == (8, 1)
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference fixtures beside the repository")
+def test_the_reference_checkpoint_says_neither(demos, tmp_path):
+    extra = [*STEP, *TWO, "--actions-per-chunk", "1", "--batch-size", "2", "--validation-fraction", "0"]
+    assert run(demos, tmp_path / "policy", "--init", str(REFERENCE / "tiny_openvla_oft_fused"), *extra) == 0
+    assert configured(tmp_path / "policy") == (1, 2)
+
+
+def test_one_picture_becomes_two_as_openvla_oft_is_made(demos, published, stating, tmp_path):
+    oft = ["--layout", "oft", "--objective", "l1", "--proprio", "--drop-noops", *TWO]
+    for name, base in (("a", published), ("b", stating)):
+        assert run(demos, tmp_path / name, "--init", str(base), *STEP, *oft) == 0
+        assert configured(tmp_path / name) == (8, 2)
+        assert load_file(tmp_path / name / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize(
+    ("base", "extra", "message"),
+    [
+        ("stating", ["--actions-per-chunk", "1"], "num_actions_chunk=8, but --actions-per-chunk is 1; give 8"),
+        ("two", [], "num_images_in_input=2, but the number of --cameras is 1; give 2"),
+        ("published", ["--actions-per-chunk", "0"], "--actions-per-chunk 0 must be at least 1"),
+        ("published", ["--actions-per-chunk", "1", "--objective", "l1"], "decodes token by token"),
+    ],
+)
+def test_what_a_checkpoint_says_holds(demos, published, stating, tmp_path, capsys, base, extra, message):
+    folder = {"stating": stating, "published": published, "two": tmp_path / "two"}[base]
+    if base == "two":
+        assert run(demos, folder, *STEP, *TWO) == 0
+    assert run(demos, tmp_path / "policy", "--init", str(folder), *STEP, *extra) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_adapter_goes_on_as_it_was_trained(demos, published, tmp_path, capsys):
+    adapter = tmp_path / "adapter"
+    base = ["--init", str(published), "--lora-rank", "2", *STEP]
+    assert run(demos, adapter, *base, *TWO, "--actions-per-chunk", "1") == 0
+    more = [*base, "--lora-path", str(adapter)]
+    assert run(demos, tmp_path / "more", *more) == 2
+    assert f"{adapter} was trained with num_images_in_input=2" in capsys.readouterr().err
+    assert run(demos, tmp_path / "more", *more, *TWO, "--actions-per-chunk", "8") == 2
+    assert f"{adapter} was trained with num_actions_chunk=1" in capsys.readouterr().err
+    assert run(demos, tmp_path / "more", *more, *TWO) == 0
+    assert json.loads((tmp_path / "more" / "training.json").read_text())["config"]["actions_per_chunk"] == 1
+
+
+def test_the_attention_that_was_chosen_is_loaded(demos, published, tmp_path, monkeypatch, capsys):
+    routes = []
+    load = checkpoints.load_for_training
+
+    def watched(*args, **kwargs):
+        model, processor = load(*args, **kwargs)
+        routes.append(model.config._attn_implementation)
+        return model, processor
+
+    monkeypatch.setattr(checkpoints, "load_for_training", watched)
+    assert run(demos, tmp_path / "policy", "--init", str(published), *STEP, "--attention", "eager") == 0
+    assert routes[0] == "eager"
+    assert run(demos, tmp_path / "other", "--init", str(published), *STEP, "--attention", "flash_attention_2") == 2
+    assert "--attention flash_attention_2: " in capsys.readouterr().err
+    chosen = []
+    monkeypatch.setattr(
+        starting, "choose_attention", lambda wanted, dtype: chosen.append((wanted, str(dtype))) or "sdpa"
+    )
+    assert run(demos, tmp_path / "other", "--init", str(published), *STEP, "--bf16") == 0
+    assert chosen == [(None, "torch.bfloat16")], "the precision that is computed in, not that of the stored weights"
