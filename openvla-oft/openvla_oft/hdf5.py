@@ -34,6 +34,8 @@ CAMERA_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
 PROPRIO_KEYS = ("ee_states", "gripper_states")
 """Datasets under ``obs``: position and axis-angle of the end effector, finger positions."""
 _READ_AT_ONCE = 8
+_NUMBERS = "fiu"
+"""Kinds of numpy types."""
 
 
 def find_files(folder: Path, suite: str) -> list[Path]:
@@ -99,9 +101,9 @@ def _read_pictures(stored: h5py.Dataset, kept_T: NDArray[np.bool_], *, image_siz
 
 
 def _scan_file(file: h5py.File, path: Path, options: ReadOptions) -> list[DemoInfo]:
-    if "data" not in file:
+    data = file.get("data")
+    if not isinstance(data, h5py.Group):
         raise DemonstrationError(f"{path} has no group 'data'; expected LIBERO's layout data/demo_<i>/...")
-    data = file["data"]
     names = sorted((name for name in data if re.fullmatch(r"demo_\d+", name)), key=lambda name: int(name[5:]))
     if not names:
         raise DemonstrationError(f"{path} holds no demonstration (data/demo_<i>); its groups are {sorted(data)[:5]}")
@@ -116,29 +118,38 @@ def _scan_file(file: h5py.File, path: Path, options: ReadOptions) -> list[DemoIn
     return infos
 
 
-def _check_shapes(group: h5py.Group, options: ReadOptions, *, where: str) -> int:
-    """Raise unless actions are (T, 7) and every camera is (T, H, H, 3) uint8; return T."""
-    key = options.action_key
-    if key not in group:
-        raise DemonstrationError(f"{where}: no dataset {key!r}; present: {sorted(group)}")
-    shape = group[key].shape
-    if len(shape) != 2 or shape[1] != ACTION_DIM or shape[0] < 1:
-        raise DemonstrationError(f"{where}: {key} has shape {shape}, expected (T >= 1, {ACTION_DIM})")
+def _check_shapes(group: object, options: ReadOptions, *, where: str) -> int:
+    """Raise unless actions are (T, 7) numbers and every camera is (T, H, H, 3) uint8; return T."""
+    if not isinstance(group, h5py.Group):
+        raise DemonstrationError(f"{where} is no group; expected LIBERO's layout data/demo_<i>/...")
+    actions = _dataset(group, options.action_key, where=where)
+    shape = actions.shape
+    if len(shape) != 2 or shape[1] != ACTION_DIM or shape[0] < 1 or actions.dtype.kind not in _NUMBERS:
+        raise DemonstrationError(
+            f"{where}: {options.action_key} is {actions.dtype} {shape}, expected numbers (T >= 1, {ACTION_DIM})"
+        )
     for camera in options.cameras:
-        key = CAMERA_KEYS[camera]
-        if "obs" not in group or key not in group["obs"]:
-            raise DemonstrationError(f"{where}: no dataset obs/{key} for camera {camera!r}")
-        images = group["obs"][key]
+        key = f"obs/{CAMERA_KEYS[camera]}"
+        images = _dataset(group, key, where=where, what=f" for camera {camera!r}")
         square = len(images.shape) == 4 and images.shape[1] == images.shape[2] and images.shape[3] == 3
         if not square or images.shape[0] != shape[0] or images.dtype != np.uint8:
             raise DemonstrationError(
-                f"{where}: obs/{key} is {images.dtype} {images.shape}, expected uint8 ({shape[0]}, H, H, 3): "
+                f"{where}: {key} is {images.dtype} {images.shape}, expected uint8 ({shape[0]}, H, H, 3): "
                 f"one square picture per action"
             )
-    for key in PROPRIO_KEYS if options.proprio else ():
-        if "obs" not in group or key not in group["obs"]:
-            raise DemonstrationError(f"{where}: no dataset obs/{key} for proprioception")
+    for name in PROPRIO_KEYS if options.proprio else ():
+        felt = _dataset(group, f"obs/{name}", where=where, what=" for proprioception")
+        if felt.dtype.kind not in _NUMBERS:
+            raise DemonstrationError(f"{where}: obs/{name} is {felt.dtype}, expected numbers")
     return int(shape[0])
+
+
+def _dataset(group: h5py.Group, key: str, *, where: str, what: str = "") -> h5py.Dataset:
+    found = group.get(key)
+    if isinstance(found, h5py.Dataset):
+        return found
+    kind = "it is a group" if isinstance(found, h5py.Group) else f"present: {sorted(group)}"
+    raise DemonstrationError(f"{where}: no dataset {key}{what}; {kind}")
 
 
 def _suite(data: h5py.Group) -> str | None:
@@ -157,10 +168,13 @@ def _language(data: h5py.Group, path: Path) -> str:
     info = data.attrs.get("problem_info")
     if info is not None:
         try:
-            language = json.loads(info).get("language_instruction", "")
-        except json.JSONDecodeError as error:
-            raise DemonstrationError(f"{path}: attribute problem_info is not JSON ({error})") from error
-        text = "".join(language) if isinstance(language, list) else str(language)
+            stated = json.loads(info).get("language_instruction", "")
+            text = "".join(stated if isinstance(stated, list) else [stated])
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DemonstrationError(
+                f"{path}: attribute problem_info is {str(info)[:100]!r}, expected a JSON object with a "
+                f"language_instruction"
+            ) from error
         if text.strip():
             return text.strip().strip('"').strip()
     return re.sub(r"_demo$", "", path.stem).replace("_", " ")

@@ -1,6 +1,7 @@
 """Reads many demonstrations into one array, in several processes where asked."""
 
 import functools
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -69,7 +70,7 @@ def _map_in_order(
     # imported torch, once for all of them.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_prepare) as pool:
         pending: deque[Future[_Part]] = deque()
         for item in items:
             pending.append(pool.submit(job, item))
@@ -79,5 +80,7 @@ def _map_in_order(
             yield pending.popleft().result()
 
 
-def _one_thread() -> None:
+def _prepare() -> None:
+    """Of a worker: one thread, and Ctrl-C is for the process that waits for it."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

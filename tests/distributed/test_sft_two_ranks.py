@@ -52,9 +52,10 @@ def assert_same_log(first, second):
         assert mine == pytest.approx(others, rel=1e-3)
 
 
-def test_two_ranks_train_the_weights_of_one(demos, one, tmp_path):
+@pytest.mark.parametrize("blocks", [[], ["--compile"]])
+def test_two_ranks_train_the_weights_of_one(demos, one, tmp_path, blocks):
     output = tmp_path / "policy"
-    finetune(demos, output, *EXACT, world_size=2)
+    finetune(demos, output, *EXACT, *blocks, world_size=2)
     assert_same_weights(one, output, "model.safetensors")
     assert_same_log(one, output)
     assert json.loads((output / "training.json").read_text())["processes"] == 2

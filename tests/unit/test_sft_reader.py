@@ -1,5 +1,11 @@
 """HDF5 reader: orientation, resizing, order, packing, and what it says about bad files."""
 
+import os
+import re
+import signal
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -124,6 +130,26 @@ def test_pack_leaves_nothing_after_an_error(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["demos"]
 
 
+def test_ctrl_c_ends_packing_and_its_workers_with_one_line(tmp_path):
+    """As a terminal sends it: to every process of the command."""
+    write_suite(tmp_path / "demos", num_demos=60, num_steps=40, size=96)
+    words = ["--demonstrations", tmp_path / "demos", "--output", tmp_path / "packed", "--num-workers", 2]
+    words += ["--image-size", 256]
+    command = [sys.executable, "-m", "openvla_oft.pack", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    read = ""
+    while not re.search(r" [1-9]\d*/120 ", read):
+        part = process.stderr.read(1)
+        assert part, read
+        read += part
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "interrupted: nothing was written; the same command starts again"
+    assert "Traceback" not in read + error
+    assert [path.name for path in tmp_path.iterdir()] == ["demos"]
+
+
 def test_missing_or_empty_folder(tmp_path):
     with pytest.raises(DemonstrationError, match="does not exist"):
         load(tmp_path / "nowhere")
@@ -226,10 +252,10 @@ def test_a_file_without_demonstrations(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda demo: demo.__delitem__("actions"), "demo_1: no dataset 'actions'"),
+        (lambda demo: demo.__delitem__("actions"), "demo_1: no dataset actions; present"),
         (lambda demo: demo.__delitem__("obs/agentview_rgb"), "demo_1: no dataset obs/agentview_rgb"),
-        (lambda demo: replace(demo, "actions", np.zeros((10, 6))), r"demo_1: actions has shape \(10, 6\)"),
-        (lambda demo: replace(demo, "actions", np.zeros((0, 7))), r"demo_1: actions has shape \(0, 7\)"),
+        (lambda demo: replace(demo, "actions", np.zeros((10, 6))), r"demo_1: actions is float64 \(10, 6\)"),
+        (lambda demo: replace(demo, "actions", np.zeros((0, 7))), r"demo_1: actions is float64 \(0, 7\)"),
         (lambda demo: replace(demo, "actions", np.full((10, 7), 1.5)), r"demo_1: an action of size 1\.5"),
         (lambda demo: replace(demo, "actions", np.full((10, 7), np.inf)), "demo_1: action inf at step 0"),
         (
@@ -263,3 +289,56 @@ def test_unknown_camera(tmp_path):
 def replace(demo, name, values):
     del demo[name]
     demo.create_dataset(name, data=values)
+
+
+def replaced(key, value=None):
+    """Put something else in the place of a file's dataset or group: a value, or without one an empty group."""
+
+    def change(file):
+        if key in file:
+            del file[key]
+        file.create_group(key) if value is None else file.create_dataset(key, data=value)
+
+    return change
+
+
+def attribute(value):
+    return lambda file: file["data"].attrs.__setitem__("problem_info", value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replaced("data/demo_0/actions"), "demo_0: no dataset actions; it is a group"),
+        (replaced("data/demo_0/actions", [["a"] * 7] * 3), r"demo_0: actions is object \(3, 7\), expected numbers"),
+        (replaced("data/demo_0/actions", np.zeros(3)), r"actions is float64 \(3,\), expected numbers \(T >= 1, 7\)"),
+        (
+            replaced("data/demo_0/obs/agentview_rgb"),
+            "no dataset obs/agentview_rgb for camera 'agentview'; it is a group",
+        ),
+        (replaced("data/demo_0/obs", 1), "demo_0: no dataset obs/agentview_rgb"),
+        (replaced("data/demo_0/obs/ee_states"), "no dataset obs/ee_states for proprioception; it is a group"),
+        (replaced("data/demo_0/obs/ee_states", [["a"] * 6] * 3), "obs/ee_states is object, expected numbers"),
+        (replaced("data/demo_0", 1), "demo_0 is no group"),
+        (replaced("data", 1), "has no group 'data'"),
+        (attribute("[1]"), r"attribute problem_info is '\[1\]', expected a JSON object with a language_instruction"),
+        (attribute(3), "attribute problem_info is '3', expected a JSON object"),
+        (attribute("{"), "attribute problem_info is '{', expected"),
+        (attribute('{"language_instruction": 5}'), "expected a JSON object with a language_instruction"),
+    ],
+)
+def test_files_of_another_structure(tmp_path, change, message):
+    path = write_file(tmp_path / "a_demo.hdf5", language="x", num_demos=1, num_steps=3)
+    with h5py.File(path, "a") as file:
+        change(file)
+    with pytest.raises(DemonstrationError, match=message) as caught:
+        load(tmp_path, proprio=True)
+    assert str(path) in str(caught.value)
+
+
+def test_an_instruction_in_pieces_or_bytes(tmp_path):
+    path = write_file(tmp_path / "a_demo.hdf5", language="x", num_demos=1, num_steps=3)
+    for info in ('{"language_instruction": ["o", "pen"]}', np.bytes_(b'{"language_instruction": "open"}')):
+        with h5py.File(path, "a") as file:
+            file["data"].attrs["problem_info"] = info
+        assert scan(tmp_path)[0].language == "open"
