@@ -34,7 +34,7 @@ COEFFICIENTS = {  # arguments that are numbers: the smallest and the largest all
     "ER_COEFF": (0.0, inf),
     "DER_COEFF": (0.0, inf),
     "MERGE_COEFF": (0.0, 1.0),
-    "CURRENT_LORA_SCALE": (0.0, inf),
+    "CURRENT_LORA_SCALE": (0.0, 1.0),
     "PREVIOUS_LORA_COEFF": (0.0, 1.0),
 }
 RATES = {"LR_STRING": ("vision", "llm", "head")}  # arguments that are lists of learning rates, and whose they are
