@@ -203,7 +203,7 @@ def rollout_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[], 
     @torch.no_grad()
     def step() -> Tensor:
         logits_BTV = forward(batch).logits_BTV
-        sampled_BT = sample_bins(logits_BTV, uniforms_BT, temperature=TEMPERATURE)
+        sampled_BT = sample_bins(logits_BTV, uniforms_BT, temperature=TEMPERATURE, check_finite=False)
         action_log_probs(logits_BTV, sampled_BT, temperature=TEMPERATURE).cpu()
         return logits_BTV
 
