@@ -88,7 +88,8 @@ def test_default_of_the_signature_and_absent_argument() -> None:
         ("TASK [LR_STRING]", ("0", "2e-6,2e-6"), "3 learning rates .vision,llm,head. .* got 2 in '2e-6,2e-6'"),
         ("TASK [LR_STRING]", ("0", "2e-6,2e-6,fast"), "; 'fast' in '2e-6,2e-6,fast' is none"),
         ("TASK [LR_STRING]", ("0", "2e-6,2e-6,-1e-5"), "; '-1e-5' in '2e-6,2e-6,-1e-5' is none"),
-        ("LOCATION CURRENT_LORA_SCALE", ("x", "half"), "CURRENT_LORA_SCALE must be a number of at least 0"),
+        ("LOCATION CURRENT_LORA_SCALE", ("x", "half"), "CURRENT_LORA_SCALE must be a number between 0 and 1"),
+        ("LOCATION CURRENT_LORA_SCALE", ("x", "1.5"), "CURRENT_LORA_SCALE must be a number between 0 and 1"),
     ],
 )
 def test_numbers_that_cannot_be_meant(signature: str, words: tuple[str, ...], message: str) -> None:
