@@ -15,8 +15,9 @@ from torch import Tensor
 
 from openvla_oft.augment import AugmentDraw
 from openvla_oft.dataset import DemonstrationSet, chunk_actions
+from openvla_oft.demonstration import GRIPPER
 from openvla_oft.frames import FrameStore
-from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.action_tokens import ActionTokenMap, gripper_from_env
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.processing import PrismaticProcessor
 
@@ -147,8 +148,8 @@ def prepare(
 
 def normalised_actions(env_actions_FCA: Tensor, token_map: ActionTokenMap) -> Tensor:
     """Environment actions as the L1 head predicts them: motion in [-1, 1], gripper 0 = closed and 1 = open; float32."""
-    gripper_FC1 = ((1.0 - env_actions_FCA[..., -1:].double()) / 2.0).clamp(0.0, 1.0)
-    return token_map.normalize(torch.cat([env_actions_FCA[..., :-1].double(), gripper_FC1], dim=-1)).float()
+    motion_FCM, gripper_FC1 = env_actions_FCA.double().split([GRIPPER, 1], dim=-1)
+    return token_map.normalize(torch.cat([motion_FCM, gripper_from_env(gripper_FC1)], dim=-1)).float()
 
 
 def rows(numbers: AugmentDraw, part: slice) -> AugmentDraw:

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_oft import reading, sources
-from openvla_oft.demonstration import ACTION_DIM, PROPRIO_DIM, DemoInfo, DemonstrationError, ReadOptions
+from openvla_oft.demonstration import ACTION_DIM, GRIPPER, PROPRIO_DIM, DemoInfo, DemonstrationError, ReadOptions
 from openvla_oft.json_files import read_object
 
 PACK_FILE = "pack.json"
 PACK_VERSION = 1
 IMAGES_FILE = "images.npy"
-GRIPPER = 6
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ACTION_DIM = 7
+GRIPPER = 6
+"""The action dimension that is no motion."""
 PROPRIO_DIM = 8
 """End-effector position and axis-angle, two finger positions."""
 CAMERAS = ("agentview", "eye_in_hand")

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch import nn
 
 from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, resume, starting, writing
 from openvla_oft.dataset import DemonstrationSet
@@ -41,6 +42,15 @@ class _Seconds:
     copying: float
     training: float
     first_step: float
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Demonstrations, which of them are trained on, and how long reading them took."""
+
+    demos: DemonstrationSet
+    split: dataset.Split
+    seconds: float
 
 
 def run(options: argparse.Namespace) -> None:
@@ -101,72 +111,85 @@ def _workplace(output: Path, ranks: Ranks) -> Iterator[Path]:
 
 def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> None:
     device = arguments.device_of(options, local_rank=ranks.local_rank)
-    adapter = arguments.lora_settings(options)
+    # Sharded weights are gathered between compiled blocks, so these are compiled one by one.
     sharded = ranks.world_size > 1
     attention = starting.attention_route(options, bf16=config.bf16, compiled_whole=config.use_compile and not sharded)
     model, processor = starting.initial_policy(options, folder=folder, device=device, attention=attention, ranks=ranks)
-    start = time.perf_counter()
-    image_size = checkpoints.image_size_of(model.config)
-    demos = building.load_demonstrations(options, image_size=image_size, folder=folder, ranks=ranks)
-    split = dataset.split_demonstrations(demos, validation_fraction=options.validation_fraction, seed=config.seed)
-    reading = time.perf_counter() - start
-    if ranks.is_first:
-        settings = {**arguments.settings(options, config), "the demonstrations": _fingerprint(demos)}
-        resume.refuse_others(folder, settings)
-        resume.note_settings(folder, settings)
-    ranks.wait()
-    statistics = building.choose_statistics(options, model, demos)
+    read = _read(folder, options, config, image_size=checkpoints.image_size_of(model.config), ranks=ranks)
+    statistics = building.choose_statistics(options, model, read.demos)
     key = next(iter(statistics))
     model.config.norm_stats = {**(model.config.norm_stats or {}), **statistics}
     token_map = ActionTokenMap.from_config(model.config, key)
-    logger.info(
-        "%d demonstrations of %d tasks, %d frames (%d held out); model with %.2f M parameters on %s",
-        len(demos.demo_lengths_D),
-        len(demos.languages),
-        demos.num_frames,
-        len(split.validation_frames),
-        sum(parameter.numel() for parameter in model.parameters()) / 1e6,
-        device if ranks.world_size == 1 else f"{ranks.world_size} x {device.type}",
-    )
+    _log_sizes(read, model, f"{ranks.world_size} x {device.type}" if sharded else str(device))
     start = time.perf_counter()
     data = batches.prepare(
-        demos,
-        frames=building.frame_store(demos.images_FNHWC, device, kind=options.frames),
+        read.demos,
+        frames=building.frame_store(read.demos.images_FNHWC, device, kind=options.frames),
         config=model.config,
         processor=processor,
         token_map=token_map,
         after_end=options.after_end,
-        proprio=building.normalised_proprio_of(demos, statistics[key], key=key),
+        proprio=building.normalised_proprio_of(read.demos, statistics[key], key=key),
     )
     copying = time.perf_counter() - start
-    # Sharded weights are gathered between compiled blocks, so these are compiled one by one.
     learner = building.build_learner(
         options,
         model,
-        adapter=adapter,
+        adapter=arguments.lora_settings(options),
         bf16=config.bf16,
         compile_blocks=config.use_compile and sharded,
         device=device,
         ranks=ranks,
     )
     objective = building.build_objective(options, model, token_map, device)
-    result = train(config, learner=learner, data=data, split=split, objective=objective, folder=folder, ranks=ranks)
+    result = train(
+        config, learner=learner, data=data, split=read.split, objective=objective, folder=folder, ranks=ranks
+    )
     writing.write(folder, learner, options=options, processor=processor, statistics=statistics, ranks=ranks)
-    seconds = _Seconds(reading=reading, copying=copying, training=result.seconds, first_step=result.first_step_seconds)
+    seconds = _Seconds(read.seconds, copying, training=result.seconds, first_step=result.first_step_seconds)
     del learner, model  # make room for the stored weights
     if ranks.is_first:
+        stored = writing.read_back(folder, options=options, device=device)
         per_task = writing.validate_per_task(
-            writing.read_back(folder, options=options, device=device),
+            stored,
             data,
-            demos,
-            split,
+            read.demos,
+            read.split,
             objective=objective,
             bf16=config.bf16,
             batch_size=config.micro_batch(ranks.world_size),
         )
-        report = _report(options, config, data, demos, split, result, seconds, per_task, ranks)
+        report = _report(
+            options, config, read, result, seconds, per_task, ranks, num_actions=token_map.num_actions_chunk
+        )
         (folder / checkpoints.TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     logger.info("%d steps in %.0f s; validation %s", result.num_steps, result.seconds, _rounded(result.validation))
+
+
+def _read(folder: Path, options: argparse.Namespace, config: TrainConfig, *, image_size: int, ranks: Ranks) -> _Read:
+    """The demonstrations, which must be those that an unfinished training in ``folder`` began with. Collective."""
+    start = time.perf_counter()
+    demos = building.load_demonstrations(options, image_size=image_size, folder=folder, ranks=ranks)
+    split = dataset.split_demonstrations(demos, validation_fraction=options.validation_fraction, seed=config.seed)
+    seconds = time.perf_counter() - start
+    if ranks.is_first:
+        settings = {**arguments.settings(options, config), "the demonstrations": _fingerprint(demos)}
+        resume.refuse_others(folder, settings)
+        resume.note_settings(folder, settings)
+    ranks.wait()
+    return _Read(demos, split, seconds)
+
+
+def _log_sizes(read: _Read, model: nn.Module, where: str) -> None:
+    logger.info(
+        "%d demonstrations of %d tasks, %d frames (%d held out); model with %.2f M parameters on %s",
+        len(read.demos.demo_lengths_D),
+        len(read.demos.languages),
+        read.demos.num_frames,
+        len(read.split.validation_frames),
+        sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        where,
+    )
 
 
 def _fingerprint(demos: DemonstrationSet) -> str:
@@ -183,15 +206,16 @@ def _fingerprint(demos: DemonstrationSet) -> str:
 def _report(
     options: argparse.Namespace,
     config: TrainConfig,
-    data: batches.DeviceData,
-    demos: DemonstrationSet,
-    split: dataset.Split,
+    read: _Read,
     result: TrainResult,
     seconds: _Seconds,
     per_task: dict[str, dict[str, float]],
     ranks: Ranks,
+    *,
+    num_actions: int,
 ) -> dict[str, object]:
     """Contents of training.json."""
+    demos, split = read.demos, read.split
     return {
         "command": "python -m openvla_oft.finetune " + shlex.join(options.command),
         "data": {
@@ -210,7 +234,7 @@ def _report(
             "objective": options.objective,
             "layout": options.layout,
             "proprio": options.proprio,
-            "actions_per_chunk": data.actions_FCA.shape[1],
+            "actions_per_chunk": num_actions,
             "after_end": options.after_end,
             "action_bounds": options.action_bounds,
             "lora_rank": options.lora_rank,

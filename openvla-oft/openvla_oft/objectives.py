@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from openvla_oft.batches import Batch
+from openvla_oft.demonstration import GRIPPER
 from openvla_oft.losses import soft_label_table, token_losses
-from transformers_openvla_oft.action_tokens import GRIPPER_OPEN_ABOVE, ActionTokenMap
+from transformers_openvla_oft.action_tokens import ActionTokenMap, gripper_to_env
 
 OBJECTIVES = ("tokens", "l1")
-GRIPPER = 6
 NEAR_BINS = 2
 
 Measurement = tuple[str, Tensor, Tensor]
@@ -106,8 +106,8 @@ class L1Objective:
 def env_actions(normalised_BCA: Tensor, token_map: ActionTokenMap) -> Tensor:
     """What the environment takes for normalised actions: deltas clipped to [-1, 1], gripper -1 open / +1 close."""
     actions_BCA = token_map.unnormalize(normalised_BCA)
-    gripper_BC1 = torch.where(actions_BCA[..., -1:] > GRIPPER_OPEN_ABOVE, -1.0, 1.0)
-    return torch.cat([actions_BCA[..., :-1].clamp(-1.0, 1.0), gripper_BC1], dim=-1).float()
+    motion_BCM = actions_BCA[..., :GRIPPER].clamp(-1.0, 1.0)
+    return torch.cat([motion_BCM, gripper_to_env(actions_BCA[..., GRIPPER:])], dim=-1).float()
 
 
 def _action_errors(actions_BCA: Tensor, batch: Batch, token_map: ActionTokenMap) -> Iterator[Measurement]:

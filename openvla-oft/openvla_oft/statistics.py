@@ -14,13 +14,15 @@ normalised.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from openvla_oft.demonstration import GRIPPER
+from transformers_openvla_oft.action_tokens import RANGE_EPS, gripper_from_env
 
 ACTION_BOUNDS = ("symmetric", "quantile", "unit")
 MIN_BOUND = 0.05
 """A dimension that hardly moves gets at least this bound, so that bins never shrink to nothing."""
-GRIPPER = 6
-RANGE_EPS = 1e-8
 
 Statistics = dict[str, dict[str, list[float] | list[bool]] | int]
 
@@ -32,7 +34,7 @@ def action_statistics(
     if bounds not in ACTION_BOUNDS:
         raise ValueError(f"action bounds {bounds!r}: expected one of {ACTION_BOUNDS}")
     values_FA = actions_FA.astype(np.float64)
-    values_FA[:, GRIPPER] = openvla_gripper(values_FA[:, GRIPPER])
+    values_FA[:, GRIPPER] = gripper_from_env(torch.from_numpy(values_FA[:, GRIPPER])).numpy()
     low_A, high_A = np.quantile(values_FA, 0.01, axis=0), np.quantile(values_FA, 0.99, axis=0)
     q01_A, q99_A = low_A.copy(), high_A.copy()
     motion = slice(0, GRIPPER)
@@ -85,11 +87,6 @@ def normalised_proprio(
     scaled_FP = 2 * (proprio_FP - low_P) / (high_P - low_P + RANGE_EPS) - 1
     mask_P = np.array(statistics.get("mask", np.ones(len(low_P), dtype=bool)))
     return np.where(mask_P, np.clip(scaled_FP, -1, 1), proprio_FP).astype(np.float32)
-
-
-def openvla_gripper(env_gripper: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From LIBERO's -1 open / +1 close to OpenVLA's 1 open / 0 close."""
-    return np.clip((1.0 - env_gripper) / 2.0, 0.0, 1.0)
 
 
 def _symmetric_bound(

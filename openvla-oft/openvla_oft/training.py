@@ -104,7 +104,8 @@ def train(
         seconds = begin.seconds + time.perf_counter() - start
         trainer.check_weights(step)
         validation = trainer.validate(step)
-        records.write(step, {"train_loss": train_loss}, validation=validation)
+        logged = step % config.log_every == 0
+        records.write(step, {} if logged else {"train_loss": train_loss}, validation=validation)
         bar.update(100 - bar.n)
     trainer.average.swap()
     learner.train(mode=False)

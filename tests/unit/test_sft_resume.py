@@ -127,8 +127,15 @@ def test_tensorboard_has_what_the_log_has(uninterrupted):
         "validation/motion_l1",
     }
     losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
-    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6, 7, 7]
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6, 7]
     np.testing.assert_allclose([value for _, value in losses], logged(uninterrupted, "train_loss"), rtol=1e-6)
+
+
+def test_steps_after_the_last_log_line_are_logged_at_the_end(demos, uninterrupted, tmp_path):
+    assert run(demos, tmp_path / "policy", *SETTINGS, "--log-every", "3") == 0
+    losses = logged(uninterrupted, "train_loss")
+    means = [np.mean(losses[:3]), np.mean(losses[3:6]), losses[6]]
+    np.testing.assert_allclose(logged(tmp_path / "policy", "train_loss"), means, rtol=1e-5)
 
 
 def test_accumulated_micro_batches_are_the_whole_batch(demos, uninterrupted, tmp_path):
