@@ -24,4 +24,4 @@ python -m openvla_oft.finetune --demonstrations "$work/packed" --suite "$suite" 
   --llm-hidden 192 --llm-layers 4 --llm-heads 3 --llm-intermediate 512 \
   --batch-size 512 --lr 2e-3 --label-sigma 0 --steps 1000000
 printf 'wrote %s; measure it:\n  bash examples/crl_experiment/eval_embodiment.sh base "" %s %s\n' "$output" \
-  "crl_experiment/${suite%%,*}_grpo_tiny" "actor.checkpoint_load_path=$output rollout.model_dir=$output"
+  "crl_experiment/${suite%%,*}_grpo_tiny" "actor.checkpoint_load_path=$output actor.model.unnorm_key=${suite%%,*}"
