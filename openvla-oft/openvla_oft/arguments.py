@@ -44,6 +44,7 @@ AUGMENTATION_OPTIONS = ("shift", "brightness", "contrast", "colour", "noise")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
+    """Every option of the command; ``description`` heads its --help."""
     arguments = argparse.ArgumentParser(
         prog="python -m openvla_oft.finetune",
         description=description,
@@ -72,6 +73,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def train_config(options: argparse.Namespace) -> TrainConfig:
+    """The settings of the training loop."""
     on_gpu = options.device.startswith("cuda")
     augmentation = AugmentConfig(
         shift=options.shift,

@@ -34,6 +34,7 @@ class AugmentConfig:
 
     @classmethod
     def off(cls) -> "AugmentConfig":
+        """Nothing is changed."""
         return cls(shift=0, brightness=0.0, contrast=0.0, colour=0.0, noise=0.0)
 
 

@@ -77,6 +77,7 @@ class DeviceData:
 
     @property
     def device(self) -> torch.device:
+        """Where targets and prompts are, and pictures arrive."""
         return self.targets_FT.device
 
     def batch(self, frames_B: Tensor, shift_BN2: Tensor | None = None) -> Batch:

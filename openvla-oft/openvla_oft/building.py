@@ -125,6 +125,7 @@ def normalised_proprio_of(demos: DemonstrationSet, statistics: Statistics, *, ke
 def build_objective(
     options: argparse.Namespace, model: OpenVLAForActionPrediction, token_map: ActionTokenMap, device: torch.device
 ) -> Objective:
+    """The loss that --objective, --layout and --label-sigma choose."""
     if options.objective == "l1":
         return L1Objective(token_map)
     if options.layout == "oft":

@@ -69,6 +69,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_statistics(folder: Path, statistics: Mapping[str, Statistics]) -> None:
+    """Write ``dataset_statistics.json``."""
     (folder / STATISTICS_FILE).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
 
 

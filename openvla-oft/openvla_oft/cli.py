@@ -14,6 +14,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say which demonstrations are read, and how."""
     data = parser.add_argument_group("demonstrations")
     data.add_argument(
         "--demonstrations",

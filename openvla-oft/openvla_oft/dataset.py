@@ -57,14 +57,17 @@ class DemonstrationSet:
 
     @property
     def num_frames(self) -> int:
+        """Frames of all demonstrations together."""
         return int(self.actions_FA.shape[0])
 
     @property
     def image_size(self) -> int:
+        """Side of the square pictures in pixels."""
         return int(self.images_FNHWC.shape[2])
 
     @property
     def demo_starts_D(self) -> NDArray[np.int64]:
+        """First frame of every demonstration."""
         return np.cumsum(self.demo_lengths_D) - self.demo_lengths_D
 
     def frame_tasks(self) -> NDArray[np.int64]:

@@ -54,6 +54,7 @@ class _Read:
 
 
 def run(options: argparse.Namespace) -> None:
+    """Train as the options say, or go on with what was begun; raises ``ValueError`` for a user's mistake."""
     arguments.refuse_ignored(options)
     config = arguments.train_config(options)
     arguments.device_of(options, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
@@ -259,6 +260,7 @@ def _rounded(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return cli.run_command(
         arguments.parser(__doc__), run, argv, interrupted=lambda options: resume.outlook(options.output)

@@ -46,9 +46,11 @@ class DeviceFrames:
         """Nothing to do."""
 
     def fetch(self, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:
+        """Pictures moved by whole pixels."""
         return augment.fetch(self.images_FNHWC, frames_B.to(self.device), shift_BN2)
 
     def plain(self, frames_B: Tensor) -> Tensor:
+        """Pictures as they are stored."""
         return self.images_FNHWC[frames_B.to(self.device)]
 
 
@@ -63,13 +65,16 @@ class FileFrames:
         self._ahead: tuple[Tensor, Future[Tensor]] | None = None
 
     def prefetch(self, frames_B: Tensor) -> None:
+        """Let the thread read what comes next."""
         self._ahead = (frames_B, self._thread.submit(self._read, frames_B))
 
     def fetch(self, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:
+        """Pictures moved by whole pixels."""
         images_BNHWC = self.plain(frames_B)
         return augment.fetch(images_BNHWC, torch.arange(len(images_BNHWC), device=self.device), shift_BN2)
 
     def plain(self, frames_B: Tensor) -> Tensor:
+        """Pictures as they are stored; those that were read ahead wait already."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and torch.equal(ahead[0], frames_B):
             images_BNHWC = ahead[1].result()

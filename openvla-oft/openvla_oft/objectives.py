@@ -23,6 +23,8 @@ Measurement = tuple[str, Tensor, Tensor]
 
 
 class Objective(Protocol):
+    """A loss for every target, and what validation measures."""
+
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
         """(B, T), float32."""
 
@@ -42,9 +44,11 @@ class TokenObjective:
         self.table_VV = None if table_VV is None else table_VV.to(device)
 
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of every action token (B, T) with its smoothed label."""
         return token_losses(prediction, batch.targets_BT, table_VV=self.table_VV)
 
     def counted(self, inside_BT: Tensor) -> Tensor:
+        """Those of the action tokens that count."""
         return inside_BT
 
     def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
@@ -72,11 +76,13 @@ class OftTokenObjective(TokenObjective):
         self.end_token = end_token
 
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy (B, T + 1) with hard labels, the end token last."""
         tokens_BT = self.token_map.bins_to_tokens(batch.targets_BT)
         targets_BT = torch.cat([tokens_BT, tokens_BT.new_full((len(tokens_BT), 1), self.end_token)], dim=1)
         return token_losses(prediction, targets_BT, table_VV=None)
 
     def counted(self, inside_BT: Tensor) -> Tensor:
+        """Those of the action tokens that count, and the end token always."""
         return torch.cat([inside_BT, inside_BT.new_ones(len(inside_BT), 1)], dim=1)
 
     def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
@@ -92,9 +98,11 @@ class L1Objective:
         self.token_map = token_map
 
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """Absolute errors (B, T)."""
         return (prediction.float() - batch.actions_BCA).abs().flatten(1)
 
     def counted(self, inside_BT: Tensor) -> Tensor:
+        """Those of the action dimensions that count."""
         return inside_BT
 
     def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:

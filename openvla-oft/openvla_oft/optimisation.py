@@ -49,6 +49,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Move the averages towards the weights after an optimizer step."""
         if not self.averages:
             return
         decay = min(self.decay, (1 + step) / (10 + step))

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
+    """Every option of the command."""
     arguments = argparse.ArgumentParser(prog="python -m openvla_oft.pack", description=__doc__)
     cli.add_data_arguments(arguments)
     arguments.add_argument("--output", type=Path, required=True, help="folder to write; must not exist")
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
+    """Pack as the options say."""
     start = time.perf_counter()
     demos = dataset.pack(
         options.demonstrations,
@@ -49,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     return cli.run_command(
         parser(), run, arguments, interrupted=lambda _: "nothing was written; the same command starts again"
     )

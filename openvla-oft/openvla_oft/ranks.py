@@ -32,6 +32,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:

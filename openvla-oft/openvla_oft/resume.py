@@ -57,6 +57,7 @@ class Progress:
 
 
 def unfinished_folder(output: Path) -> Path:
+    """Where the training of ``output`` lives until it is done."""
     return output.with_name(f"{output.name}.unfinished")
 
 

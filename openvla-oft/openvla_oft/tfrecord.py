@@ -28,6 +28,7 @@ class Record:
 
     @property
     def where(self) -> str:
+        """File, record and byte, for messages."""
         return f"{self.path}, record {self.index} at byte {self.offset}"
 
     def check(self) -> None:

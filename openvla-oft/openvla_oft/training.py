@@ -319,6 +319,7 @@ class _Clock:
             )
 
     def progress(self, step: int) -> float:
+        """How far a training is before ``step``; at 1 it is over. Collective."""
         by_steps = 0.0 if self.num_steps is None else step / self.num_steps
         if self.limit is None:
             return by_steps
