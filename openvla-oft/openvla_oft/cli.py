@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
@@ -58,6 +59,7 @@ def run_command(
     options.given = _given(parser, options)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
+        _check_numbers(options)
         run(options)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -75,3 +77,12 @@ def _given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> froz
     parser.set_defaults(**dict.fromkeys(vars(options), absent))
     parsed = vars(parser.parse_args(options.command))
     return frozenset(name for name, value in parsed.items() if value is not absent)
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Python reads "nan" and "inf" as numbers, and no option means anything by them."""
+    for name, value in vars(options).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be a finite number")
+    if options.num_workers < 0:
+        raise ValueError(f"--num-workers {options.num_workers} must not be negative; 0 reads without any")

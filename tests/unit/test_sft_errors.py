@@ -41,6 +41,9 @@ def packing(demos, output, *extra):
         (["--llm-layers", "0"], "--llm-layers 0 must be at least 1"),
         (["--patch-size", "-16"], "--patch-size -16 must be at least 1"),
         (["--seed", "-1"], "--seed -1 must not be negative"),
+        (["--lr", "inf"], "--lr inf must be a finite number"),
+        (["--label-sigma", "nan"], "--label-sigma nan must be a finite number"),
+        (["--num-workers", "-1"], "--num-workers -1 must not be negative"),
     ],
 )
 def test_wrong_options_are_named(demos, tmp_path, capsys, extra, message):
