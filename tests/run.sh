@@ -27,10 +27,11 @@ fi
 if (($#)); then
   check pytest python -m pytest "$@"
 else
-  for suite in unit distributed gpu e2e; do
-    if compgen -G "tests/$suite/test_*.py" >/dev/null; then
-      check "tests/$suite" python -m pytest -q "tests/$suite"
-    fi
+  # The others start processes of their own, as many as there are cores.
+  workers=$(nproc)
+  check tests/unit env OMP_NUM_THREADS=1 python -m pytest -q tests/unit -n $((workers < 4 ? workers : 4)) --dist loadfile
+  for suite in distributed gpu e2e; do
+    check "tests/$suite" python -m pytest -q "tests/$suite"
   done
 fi
 
