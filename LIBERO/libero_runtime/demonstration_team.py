@@ -14,10 +14,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from libero_runtime.demonstration_devices import drawing_devices
 from libero_runtime.demonstration_files import add_parts, complete_file, demonstration_file, write_part
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, Merge, RunOptions
+from libero_runtime.drawing_devices import device_environment, drawing_devices
 from libero_runtime.episodes import EpisodePlan, run_episode
 from libero_runtime.paths import prepare_libero
 from libero_runtime.scene import Scene
@@ -138,8 +138,7 @@ class Team:
 
     def _start(self, number: int) -> Worker:
         ours, theirs = self._context.Pipe()
-        devices = self._devices
-        environment = {"MUJOCO_EGL_DEVICE_ID": str(devices[number % len(devices)])} if devices else {}
+        environment = device_environment(number, self._devices)
         process = self._context.Process(target=_work, args=(theirs, self._workshop, environment), daemon=True)
         process.start()
         theirs.close()

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 CANDIDATES = ("egl", "osmesa")
 INSTALL_COMMAND = "apt-get install -y libosmesa6"
 _CHECKED = "LIBERO_RUNTIME_OPENGL"  # the value of MUJOCO_GL that a probe (here or in a parent process) has approved
-_DEVICE = "MUJOCO_EGL_DEVICE_ID"
+DEVICE_VARIABLE = "MUJOCO_EGL_DEVICE_ID"
 _PROBE_TIMEOUT_S = 120
 
 _PROBE = """
@@ -77,26 +77,14 @@ def num_egl_devices() -> int:
     """How many devices `MUJOCO_EGL_DEVICE_ID` can choose among (GPUs, and often a software one last); 0 without EGL."""
     script = "from mujoco.egl import egl_ext; print(len(egl_ext.eglQueryDevicesEXT()))"
     env = dict(os.environ, MUJOCO_GL="egl", PYOPENGL_PLATFORM="egl")
-    env.pop(_DEVICE, None)
+    env.pop(DEVICE_VARIABLE, None)
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else 0
 
 
-def worker_environment(worker: int, *, num_devices: int) -> dict[str, str]:
-    """Environment variables that make worker number `worker` draw on its device, in turns.
-
-    To be set in the worker's environment before it draws. EGL numbers devices by itself: its device 0 need not be
-    CUDA's, and ``CUDA_VISIBLE_DEVICES`` does not apply. A ``MUJOCO_EGL_DEVICE_ID`` that is set already is kept.
-    """
-    if worker < 0 or num_devices < 1:
-        raise OpenGLError(f"expected worker >= 0 and num_devices >= 1, given {worker} and {num_devices}")
-    chosen = asked_device()
-    return {_DEVICE: str(worker % num_devices) if chosen is None else chosen}
-
-
 def asked_device() -> str | None:
     """What `MUJOCO_EGL_DEVICE_ID` asks for; None when it is unset or empty, which MuJoCo itself would not take."""
-    return os.environ.get(_DEVICE, "").strip() or None
+    return os.environ.get(DEVICE_VARIABLE, "").strip() or None
 
 
 def _device_error(device: str, reason: str) -> OpenGLError:
@@ -104,7 +92,7 @@ def _device_error(device: str, reason: str) -> OpenGLError:
     count = num_egl_devices()
     expected = f"expected one of EGL's devices, 0 to {count - 1}" if count else "EGL finds no device at all"
     return OpenGLError(
-        f"{_DEVICE}={device!r} is set but does not draw here: {expected} ({reason}). "
+        f"{DEVICE_VARIABLE}={device!r} is set but does not draw here: {expected} ({reason}). "
         f"Name another one, unset it to let the program choose, or set MUJOCO_GL=osmesa to draw in software"
     )
 
@@ -124,12 +112,12 @@ def select_opengl() -> str:
     """
     device = asked_device()
     if device is None:
-        os.environ.pop(_DEVICE, None)
+        os.environ.pop(DEVICE_VARIABLE, None)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if device is not None and visible and not (device.isdigit() and device in visible):  # as robosuite asserts
         raise OpenGLError(
-            f"{_DEVICE}={device!r} is set but is not in CUDA_VISIBLE_DEVICES={visible!r}, where robosuite expects it: "
-            "name one of those, or unset one of the two variables"
+            f"{DEVICE_VARIABLE}={device!r} is set but is not in CUDA_VISIBLE_DEVICES={visible!r}, where robosuite "
+            "expects it: name one of those, or unset one of the two variables"
         )
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if chosen:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from libero_runtime.opengl import num_egl_devices, select_opengl, worker_environment
+from libero_runtime.drawing_devices import device_environment, drawing_devices
 from libero_runtime.paths import prepare_libero
 from libero_runtime.vector_base import BaseVectorEnv, Begin, Begun, Done, Job
 from libero_runtime.vector_face import VectorEnvError, check_options
@@ -126,7 +126,7 @@ class _Worker:
 class LiberoProcessEnv(BaseVectorEnv):
     """`LiberoVectorEnv` (see there for options and methods) with its environments dealt to worker processes in blocks.
 
-    Workers draw on EGL devices in turns (`opengl.worker_environment`); a set MUJOCO_EGL_DEVICE_ID holds for all.
+    Workers draw on the GPUs in turns (`drawing_devices`); a set MUJOCO_EGL_DEVICE_ID holds for all.
 
     When a worker dies it is started again at once; its episodes are lost, and the others have finished their call.
     `on_failure="raise"` then raises `ChunkError` or `StartError` naming the cause, environments, tasks and initial
@@ -165,10 +165,10 @@ class LiberoProcessEnv(BaseVectorEnv):
             WorkerOptions(len(block), tuple(cameras), image_size, look, num_idle_steps, max_scenes, num_threads)
             for block in self._blocks
         ]
-        num_devices = max(1, num_egl_devices()) if select_opengl() == "egl" else 1
+        devices = drawing_devices()
         prepare_libero()  # once, before the workers all do
         self._environments = [
-            {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"} | worker_environment(number, num_devices=num_devices)
+            {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"} | device_environment(number, devices)
             for number in range(num_workers)
         ]
         self._workers = [self._start_worker(number) for number in range(num_workers)]

@@ -13,8 +13,6 @@ import numpy as np
 import psutil
 import pytest
 
-from libero_runtime import demonstration_devices
-from libero_runtime.demonstration_devices import drawing_devices, usable
 from libero_runtime.demonstration_files import add_parts, complete_file, demonstration_file, quaternions
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import (
@@ -28,6 +26,7 @@ from libero_runtime.demonstration_plan import (
 )
 from libero_runtime.demonstrations import main
 from libero_runtime.demos import main as demos
+from libero_runtime.drawing_devices import device_environment, drawing_devices, usable
 from libero_runtime.episodes import EpisodeOptions, EpisodePlan, run_episode
 from libero_runtime.number_lists import NumberError, parse_numbers
 from libero_runtime.opengl import num_egl_devices, select_opengl
@@ -299,11 +298,17 @@ def test_devices_are_those_that_robosuite_lets_through():
     assert usable([0], visible="3") == []
 
 
+def test_workers_take_devices_in_turns():
+    chosen = [device_environment(worker, [0, 2]) for worker in range(3)]
+    assert [environment["MUJOCO_EGL_DEVICE_ID"] for environment in chosen] == ["0", "2", "0"]
+    assert device_environment(1, []) == {}
+
+
 def test_devices_are_asked_for_unless_one_is_chosen(monkeypatch):
     monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
     devices = drawing_devices()
     assert set(devices) <= set(range(num_egl_devices()))
-    monkeypatch.setattr(demonstration_devices, "SOFTWARE", "no such extension")
+    monkeypatch.setattr("libero_runtime.drawing_devices.SOFTWARE", "no such extension")
     if select_opengl() == "egl" and not os.environ.get("CUDA_VISIBLE_DEVICES"):
         assert len(drawing_devices()) >= max(1, len(devices))  # the one that MuJoCo draws on by itself, at least
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "0")

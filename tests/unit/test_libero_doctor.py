@@ -58,14 +58,3 @@ def test_bad_arguments(capsys, tmp_path):
     assert doctor.main(["--frame", str(tmp_path / "no" / "frame.png")]) == 2
     assert "expected a .png file in an existing folder" in capsys.readouterr().err
     assert doctor.main(["--suite", "libero_nowhere", "--frame", str(tmp_path / "frame.png")]) == 2
-
-
-def test_workers_take_devices_in_turns(monkeypatch):
-    monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
-    chosen = [opengl.worker_environment(worker, num_devices=2)["MUJOCO_EGL_DEVICE_ID"] for worker in range(3)]
-    assert chosen == ["0", "1", "0"]
-    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "5")
-    assert opengl.worker_environment(1, num_devices=2) == {"MUJOCO_EGL_DEVICE_ID": "5"}
-    with pytest.raises(opengl.OpenGLError, match="num_devices >= 1"):
-        opengl.worker_environment(0, num_devices=0)
-    assert opengl.num_egl_devices() >= 0

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from libero_runtime import paths
 from libero_runtime.asset_files import suite_asset_kind
-from libero_runtime.opengl import num_egl_devices, select_opengl, worker_environment
+from libero_runtime.drawing_devices import device_environment, drawing_devices
+from libero_runtime.opengl import select_opengl
 from libero_runtime.suites import init_states, load_suite
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
@@ -42,8 +43,9 @@ class LiberoEnv:
     """A ``VectorEnv`` of LIBERO scenes; see ``EnvConfig`` for its settings."""
 
     def __init__(self, config: EnvConfig, drawing_gpu: int | None = None) -> None:
-        if select_opengl() == "egl" and drawing_gpu:  # by itself, EGL draws on the machine's first
-            os.environ |= worker_environment(drawing_gpu, num_devices=max(1, num_egl_devices()))
+        select_opengl()
+        if drawing_gpu:  # by itself, EGL draws on the machine's first
+            os.environ |= device_environment(drawing_gpu, drawing_devices())
         from libero_runtime.vector_env import LiberoVectorEnv
 
         self.num_envs = config.num_envs_per_worker

@@ -1,4 +1,4 @@
-"""Which GPUs the recording processes draw on.
+"""Which GPUs worker processes draw on.
 
 Processes that draw on one GPU take turns: on an H200, judged by the time of whole runs, 64 of them drew no more frames
 per second than 29. So they are spread over all GPUs that MuJoCo could draw on.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from libero_runtime.opengl import select_opengl
+from libero_runtime.opengl import DEVICE_VARIABLE, asked_device, select_opengl
 
 SOFTWARE = "EGL_MESA_device_software"  # extension of a device that draws on the CPU
 _SCRIPT = """
@@ -40,8 +40,16 @@ def usable(devices: Sequence[int], *, visible: str) -> list[int]:
 
 def drawing_devices() -> list[int]:
     """EGL's numbers of the GPUs to draw on in turns; none where there is none, or MUJOCO_EGL_DEVICE_ID has chosen."""
-    if select_opengl() != "egl" or "MUJOCO_EGL_DEVICE_ID" in os.environ:
+    if select_opengl() != "egl" or asked_device() is not None:
         return []
     done = subprocess.run([sys.executable, "-c", _SCRIPT, SOFTWARE], capture_output=True, text=True, check=False)
     found = [int(line) for line in done.stdout.split()] if done.returncode == 0 else []
     return usable(found, visible=os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+
+
+def device_environment(worker: int, devices: Sequence[int]) -> dict[str, str]:
+    """Environment variables that make worker number `worker` draw on one of `devices`, in turns; none without any.
+
+    To be set before the worker draws. EGL numbers devices by itself: its device 0 need not be CUDA's.
+    """
+    return {DEVICE_VARIABLE: str(devices[worker % len(devices)])} if devices else {}
