@@ -1,6 +1,5 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685) in supervised training: start, continue, merge."""
+"""Low-rank adapters (LoRA, arXiv:2106.09685) in supervised training: start and continue."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,19 +39,6 @@ def attach(model: OpenVLAForActionPrediction, settings: LoraSettings, *, base: s
             base=base,
         )
     return adapters.attach_adapter(model, config, path=settings.path, seed=seed)
-
-
-def loaded(model: OpenVLAForActionPrediction, folder: Path) -> PeftModel:
-    """``model`` with the adapter of ``folder``, to use and not to train."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        return PeftModel.from_pretrained(model, str(folder))
-
-
-def merged(model: OpenVLAForActionPrediction, folder: Path) -> OpenVLAForActionPrediction:
-    """The adapter of ``folder`` added to ``model``, which is changed."""
-    whole: OpenVLAForActionPrediction = loaded(model, folder).merge_and_unload()
-    return whole
 
 
 def _stored_config(settings: LoraSettings, path: Path) -> LoraConfig:

@@ -22,6 +22,7 @@ from openvla_oft.statistics import Statistics
 from openvla_oft.validation import evaluate, prediction_function
 from transformers_openvla_oft import adapters
 from transformers_openvla_oft import oft_heads as heads
+from transformers_openvla_oft.merging import merge_adapters
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 
@@ -51,8 +52,8 @@ def write(
     if isinstance(learner.policy, PeftModel):
         adapters.save_adapter(learner.policy, folder, policy)
         if options.merge:
-            base, _ = load_base(options)
-            model = lora.merged(base, folder)
+            model, _ = load_base(options)
+            merge_adapters(model, [folder], coeff=1.0)
             _add_statistics(model, statistics)
             state = dict(model.state_dict())
             for name in lora.ADAPTER_FILES:
@@ -77,7 +78,7 @@ def read_back(folder: Path, *, options: argparse.Namespace, device: torch.device
     """The stored policy, as whoever uses it will see it: rounded to the stored precision."""
     if (folder / adapters.WEIGHTS_FILE).is_file():
         base, _ = load_base(options)
-        policy: nn.Module = lora.loaded(base, folder)
+        policy: nn.Module = adapters.attach_adapter(base, adapters.read_config(folder), path=folder, seed=0)
     else:
         policy = checkpoints.load_for_training(folder)[0]
     stored, felt = folder / heads.HEAD_FILE, folder / heads.PROJECTOR_FILE

@@ -62,21 +62,32 @@ def attach_adapter(model: nn.Module, config: LoraConfig, *, path: Path | None, s
         AdapterError: the stored adapter is broken or does not fit the model.
     """
     config.inference_mode = False
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        # peft asks transformers for an attribute under its old name
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            wrapped = get_peft_model(model, config)
-        except ValueError as error:  # none of its targets is there
-            raise AdapterError(f"the adapter in {path} is another model's: {error}") from error
-    assert isinstance(wrapped, PeftModel)
+        wrapped = wrap(model, config, path=path)
     if path is not None:
         _load(wrapped, path)
     for name, parameter in wrapped.named_parameters():
         parameter.requires_grad_(is_adapter_weight(name))
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    return wrapped
+
+
+def wrap(model: nn.Module, config: LoraConfig, *, path: Path | None) -> PeftModel:
+    """Give `model` the layers of an adapter, with fresh weights. path: the adapter's folder, for messages.
+
+    Raises:
+        AdapterError: the model has none of the adapter's target modules.
+    """
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute under its old name
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        try:
+            wrapped = get_peft_model(model, config)
+        except ValueError as error:
+            raise AdapterError(f"the adapter in {path} is another model's: {error}") from error
+    assert isinstance(wrapped, PeftModel)
     return wrapped
 
 

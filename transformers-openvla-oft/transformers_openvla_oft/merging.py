@@ -7,7 +7,6 @@ kernel of `k x l` pixels, B is `(o, r)` and A `(r, i)`; of a convolution `(o, r,
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from .adapters import (
     is_adapter_weight,
     read_config,
     reading_adapter,
+    wrap,
 )
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -127,12 +127,8 @@ def _expected_shapes(model: nn.Module, config: LoraConfig, path: Path) -> Mappin
     plain = copy.copy(config)
     plain.init_lora_weights = False  # some ways to start an adapter compute with the weights
     plain.base_model_name_or_path = None  # that it is another path than the model's says nothing
-    with warnings.catch_warnings(), torch.device("meta"):
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        try:
-            wrapped = get_peft_model(skeleton, plain)
-        except ValueError as error:  # none of its targets is there
-            raise AdapterError(f"the adapter in {path} is another model's: {error}") from error
+    with torch.device("meta"):
+        wrapped = wrap(skeleton, plain, path=path)
     expected = {name: tuple(tensor.shape) for name, tensor in adapter_state(wrapped).items()}
     if more := [name for name in expected if not name.endswith((_A, _B))]:
         raise AdapterError(f"the adapter in {path} cannot be merged: it is more than B A, it has {more[0]} too")
