@@ -22,11 +22,6 @@ KEY = "libero_spatial_no_noops"
 
 
 @pytest.fixture(scope="module")
-def demos(tmp_path_factory):
-    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
-
-
-@pytest.fixture(scope="module")
 def base(demos, tmp_path_factory):
     """A checkpoint as it is published: without a head, and without statistics of the suite."""
     folder = tmp_path_factory.mktemp("base") / "policy"

@@ -6,15 +6,9 @@ from pathlib import Path
 import pytest
 
 from openvla_oft import optimisation, pack
-from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import run
 
 STEP = ["--steps", "1"]
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory):
-    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
 
 
 @pytest.fixture(scope="module")

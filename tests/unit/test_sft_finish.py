@@ -5,10 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-
 from openvla_oft import finetune
-from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import run
 
 SETTINGS = ["--steps", "3", "--save-every", "2", "--frames", "file"]
@@ -16,11 +13,6 @@ SETTINGS = ["--steps", "3", "--save-every", "2", "--frames", "file"]
 
 class Stopped(BaseException):
     """The process ends here."""
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory):
-    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
 
 
 class Disk:

@@ -13,22 +13,9 @@ from openvla_oft import checkpoints
 from openvla_oft.batches import normalised_actions
 from openvla_oft.objectives import env_actions
 from rlinf.models.lora import attach_lora
-from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.modeling import lora_target_modules
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory):
-    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
-
-
-@pytest.fixture(scope="module")
-def base(demos, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "policy"
-    assert run(demos, folder, "--steps", "1", "--save-dtype", "float32") == 0
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -30,11 +30,6 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def demos(tmp_path_factory):
-    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(demos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "policy"
     assert run(demos, folder, *SETTINGS) == 0

@@ -33,11 +33,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory):
-    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
-
-
 def ingredients(demos, folder):
     """What ``training.train`` takes, from a tiny checkpoint."""
     model, processor = checkpoints.load_for_training(folder)

@@ -9,7 +9,6 @@ import pytest
 from safetensors.torch import load_file
 
 from openvla_oft import checkpoints, starting
-from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import run
 from transformers_openvla_oft import OpenVLAForAutoregressivePrediction
 
@@ -20,11 +19,6 @@ REFERENCE = Path(
 )
 TWO = ["--cameras", "agentview,eye_in_hand"]
 STEP = ["--steps", "1"]
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory):
-    return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
 
 
 @pytest.fixture(scope="module")
