@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import same_rounding
 from .loading import differences, listed, non_finite
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -88,6 +90,7 @@ def wrap(model: nn.Module, config: LoraConfig, *, path: Path | None) -> PeftMode
         except ValueError as error:
             raise AdapterError(f"the adapter in {path} is another model's: {error}") from error
     assert isinstance(wrapped, PeftModel)
+    same_rounding.use_in_adapters(layer.lora_A for layer in wrapped.modules() if isinstance(layer, LoraLayer))
     return wrapped
 
 

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
+from .same_rounding import NarrowLinear
+
 
 def project_rows(head: nn.Module, hidden: Tensor, rows: slice) -> Tensor:
     """What `head(hidden)[..., rows]` gives, values and gradients, without computing the other columns.
@@ -39,4 +41,6 @@ def _can_be_cut(head: nn.Module) -> bool:
         return False
     base_of = getattr(head, "get_base_layer", None)
     leaf = head if base_of is None else base_of()
-    return type(leaf) is nn.Linear and not any(isinstance(parameter, DTensor) for parameter in head.parameters())
+    return type(leaf) in (nn.Linear, NarrowLinear) and not any(
+        isinstance(parameter, DTensor) for parameter in head.parameters()
+    )

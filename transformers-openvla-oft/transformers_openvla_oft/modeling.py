@@ -22,6 +22,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from . import same_rounding
 from .configuration import OpenVLAConfig, with_dataset_statistics
 from .head_rows import project_rows
 from .heads import ValueHead
@@ -73,6 +74,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             fused=bool(config.use_fused_vision_backbone),
         )
         self.language_model = LlamaForCausalLM(config.llama)
+        same_rounding.use_in(self.language_model)
         self.value_head: ValueHead | None = None  # published checkpoints have none; who needs one sets it
         self.post_init()  # type: ignore[no-untyped-call]
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration import OpenVLAConfig
+from .same_rounding import LayerNorm
 
 LAYER_NORM_EPS = 1e-6
 CHANNELS_PER_TOWER = 3
@@ -191,10 +192,10 @@ class VisionBlock(GradientCheckpointingLayer):
 
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(spec.embed_dim, eps=LAYER_NORM_EPS)
+        self.norm1 = LayerNorm(spec.embed_dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(spec)
         self.ls1 = nn.Identity() if spec.init_values is None else LayerScale(spec.embed_dim, spec.init_values)
-        self.norm2 = nn.LayerNorm(spec.embed_dim, eps=LAYER_NORM_EPS)
+        self.norm2 = LayerNorm(spec.embed_dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(spec)
         self.ls2 = nn.Identity() if spec.init_values is None else LayerScale(spec.embed_dim, spec.init_values)
 
