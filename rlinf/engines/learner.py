@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from rlinf.algorithms.policy_losses import clipped_policy_loss, masked_entropy_sum
 from rlinf.algorithms.value_losses import clipped_value_loss
@@ -18,7 +17,7 @@ from rlinf.config.schema import AlgorithmConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod, ParamGroup
 from rlinf.data import RolloutBatch
 from rlinf.engines.experience import Critic, Experience, minibatches, prepare_experience, rank_share, save_samples
-from rlinf.engines.fsdp import clip_gradients
+from rlinf.engines.fsdp import accumulation, clip_gradients
 from rlinf.models import Policy, PolicyInputs
 
 log = logging.getLogger(__name__)
@@ -102,16 +101,17 @@ class PolicyLearner:
         gradients, hence the factor ``world_size``; ``scale`` makes the minibatch stand for the whole collection."""
         self.optimizer.zero_grad(set_to_none=True)
         shares = rank_share(samples, rank=self.rank, world_size=self.world_size, micro_batch=self.micro_batch)
-        for position, (micro, counted) in enumerate(shares):
-            self._sync_gradients(position == len(shares) - 1)
-            losses = self._losses(experience, micro, counted, totals)
-            terms = self.method.loss_terms(self.policy)
-            self._require_finite({**losses, **terms}, experience, micro)
-            loss = sum(losses.values(), start=torch.zeros((), device=self.device)) * scale
-            for name, term in terms.items():
-                totals.add_mean(f"train/loss/{name}", term.detach(), len(shares))
-                loss = loss + term / (len(shares) * self.world_size)
-            (loss * self.world_size).backward()
+        with accumulation(self.policy.module, self.policy.units()) as begin:
+            for position, (micro, counted) in enumerate(shares):
+                begin(position == len(shares) - 1)
+                losses = self._losses(experience, micro, counted, totals)
+                terms = self.method.loss_terms(self.policy)
+                self._require_finite({**losses, **terms}, experience, micro)
+                loss = sum(losses.values(), start=torch.zeros((), device=self.device)) * scale
+                for name, term in terms.items():
+                    totals.add_mean(f"train/loss/{name}", term.detach(), len(shares))
+                    loss = loss + term / (len(shares) * self.world_size)
+                (loss * self.world_size).backward()
         self.method.on_backward(self.policy)
         if self.policy.value_head is not None and self.num_updates < self.optim.critic_warmup_steps:
             for parameter in self._policy_parameters:
@@ -212,11 +212,6 @@ class PolicyLearner:
         path = self.folder / BAD_BATCH_FILE
         save_samples(path, experience, samples)
         return f"; the {what} is in {path} (numpy.load). No weight was changed by it; try a smaller actor.optim.lr"
-
-    def _sync_gradients(self, last: bool) -> None:
-        """Reduce gradients over ranks only with the last micro-batch; the others accumulate locally."""
-        if isinstance(self.policy.module, FSDPModule):
-            self.policy.module.set_requires_gradient_sync(last)
 
 
 def _not_finite(values: Mapping[str, Tensor], noun: str) -> str:

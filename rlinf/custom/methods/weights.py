@@ -14,19 +14,25 @@ from rlinf.models.lora import trainable_parameters
 @contextmanager
 def other_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Other weights for a while. Works on this rank's shards; every rank must do it."""
+    _reshard(module)
     parameters = trainable_parameters(module)
     kept = {name: local(parameters[name]).detach().clone() for name in tensors}
-    _copy(module, parameters, tensors)
+    _copy(parameters, tensors)
     try:
         yield
     finally:
-        _copy(module, parameters, kept)
+        _reshard(module)
+        _copy(parameters, kept)
+
+
+def _reshard(module: nn.Module) -> None:
+    """What was gathered of the weights before would be used again, and would be what parameters are."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 @torch.no_grad()
-def _copy(module: nn.Module, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()  # what was gathered of the weights before would be used again
+def _copy(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
     for name, value in tensors.items():
         local(parameters[name]).copy_(local(value))
