@@ -208,7 +208,8 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
         source.checkpoint,
         max_prompt_length=config.max_prompt_length,
         tokenizer=source.tokenizer,
-        # Whatever is prepared for one shape of its inputs should meet few of them.
+        # Whatever is prepared for one shape of its inputs should meet few of them. Rollouts of one task have no pads,
+        # whose attention is slower, and round as their updates do.
         prompt_multiple=8 if config.compile_blocks or source.cuda_graphs else 1,
     )
     if not source.critic:

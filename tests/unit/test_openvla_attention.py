@@ -87,9 +87,10 @@ def test_shared_pads_can_be_left_out(folder, multiple, route):
     assert_same(outcome(model, trimmed), outcome(model, padded))
 
 
-def test_prompts_of_one_length_need_no_pads(folder):
+@pytest.mark.parametrize("multiple", [1, 8, 1000])
+def test_prompts_of_one_length_need_no_pads(folder, multiple):
     model = load(folder)
-    inputs = inputs_of(folder, TASKS[:1] * 2, prompt_multiple=1)
+    inputs = inputs_of(folder, TASKS[:1] * 2, prompt_multiple=multiple)
     assert inputs["attention_mask_BL"].all()
     assert_same(outcome(model, inputs), outcome(model, inputs_of(folder, TASKS[:1] * 2)))
 
@@ -190,8 +191,12 @@ def test_decoding_sees_no_pads(tmp_path, route):
 
 
 def test_a_multiple_never_exceeds_the_limit(folder):
-    processor = PrismaticProcessor.from_pretrained(folder, max_prompt_length=27, prompt_multiple=8)
-    assert processor.encode_prompts(TASKS[1:2])[0].shape == (1, 27 if len(processor.prompt_ids(TASKS[1])) > 24 else 24)
+    processor = PrismaticProcessor.from_pretrained(folder)
+    longest = max(len(processor.prompt_ids(task)) for task in TASKS)
+    processor.prompt_multiple = longest - 1
+    assert processor.encode_prompts(TASKS)[0].shape[1] == min(2 * (longest - 1), processor.max_prompt_length)
+    processor.max_prompt_length = longest + 1
+    assert processor.encode_prompts(TASKS)[0].shape[1] == longest + 1
     with pytest.raises(ValueError, match="more than max_prompt_length=5"):
         PrismaticProcessor.from_pretrained(folder, max_prompt_length=5, prompt_multiple=1).encode_prompts(TASKS)
 

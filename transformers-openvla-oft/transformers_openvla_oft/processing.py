@@ -162,8 +162,9 @@ class PrismaticProcessor:
 
         tokenizer: a folder with another tokenizer than the checkpoint's own.
         prompt_multiple: give a batch only as many prompt slots as its longest prompt needs, rounded up to a multiple
-            of this; None: always `max_prompt_length`. Pads are seen by nobody and counted in no position, so leaving
-            out those that all rows share changes results by rounding only.
+            of this where prompts differ in length, so that such batches come in few shapes; None: always
+            `max_prompt_length`. Pads are seen by nobody and counted in no position, so leaving out those that all rows
+            share changes results by rounding only.
         picture_path: how pictures come to the model's size: as in reinforcement learning (`rl`, bicubic), or as the
             OFT repository's evaluation does it, see `official_images` (`oft`, or `oft_center_crop` for policies that
             were trained with random crops).
@@ -219,7 +220,7 @@ class PrismaticProcessor:
         The pads therefore sit between the patches (which follow BOS) and the prompt.
         """
         prompts = [self._fitting_ids(task) for task in tasks]
-        num_slots = self._num_slots(max(map(len, prompts), default=1))
+        num_slots = self._num_slots({len(ids) for ids in prompts} or {1})
         input_ids_BL = torch.full((len(tasks), num_slots), self.pad_token_id)
         attention_mask_BL = torch.zeros_like(input_ids_BL)
         input_ids_BL[:, 0] = self.bos_token_id
@@ -229,9 +230,12 @@ class PrismaticProcessor:
             attention_mask_BL[row, num_slots - len(ids) + 1 :] = 1
         return input_ids_BL, attention_mask_BL
 
-    def _num_slots(self, longest: int) -> int:
+    def _num_slots(self, lengths: set[int]) -> int:
+        longest = max(lengths)
         if self.prompt_multiple is None:
             return self.max_prompt_length
+        if len(lengths) == 1:
+            return longest
         return min(-(-longest // self.prompt_multiple) * self.prompt_multiple, self.max_prompt_length)
 
     def _fitting_ids(self, task: str) -> tuple[int, ...]:
