@@ -14,7 +14,10 @@ from rlinf.models.merge import scale_adapter
 from rlinf.models.vla import VLAPolicy
 from tests.small_policy import LANGUAGE, model_config, write_policy
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
 
 
 @pytest.fixture(scope="module")
