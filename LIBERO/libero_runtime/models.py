@@ -112,7 +112,9 @@ def _shared_model(xml: str) -> SharedModel:
         except ValueError as error:
             raise LiberoPathError(
                 f"the scene does not compile with the assets in {resolve_paths().assets}: {error}. "
-                "Use a complete LIBERO checkout (LIBERO_REPO_PATH), or unset it to use stand-ins"
+                "A file that is named there is cut off or damaged: copy or install it again (generated stand-ins are "
+                "restored when a command starts). Else use a complete LIBERO checkout (LIBERO_REPO_PATH), or unset it "
+                "to use stand-ins"
             ) from error
         shared = SharedModel(xml=xml, model=model, body_pos=model.body_pos.copy(), body_quat=model.body_quat.copy())
         _compiled[key] = shared

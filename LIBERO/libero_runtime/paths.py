@@ -42,8 +42,8 @@ _ASSET_FOLDERS = (
 
 # for a file that is there and cannot be read
 DAMAGED_ADVICE = (
-    "It is cut off or damaged: restore it (copy or install it again; generated stand-ins come back when their folder "
-    "is removed)"
+    "It is cut off or damaged: restore it (copy or install it again; generated stand-ins are restored when a "
+    "command starts)"
 )
 
 

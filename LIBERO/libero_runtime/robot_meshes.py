@@ -28,6 +28,7 @@ from libero_runtime.paths import cache_folder
 _VERSION = 1  # part of the cached files' names: raise it when the result changes
 _CELL_M = {"robot0": 0.010, "mount0": 0.030, "gripper0": 0.002}  # a pixel of agentview covers about 4 mm at the robot
 _MIN_FACES = 300  # smaller meshes cost nothing
+_STL_HEADER = 80  # bytes before the number of faces
 _STL_FACE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
@@ -66,8 +67,18 @@ def _write_stl(path: Path, vertices_V3: NDArray[np.float32], faces_F3: NDArray[n
     records["corners"] = vertices_V3[faces_F3]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        part.write(bytes(80) + np.uint32(len(records)).tobytes() + records.tobytes())
+        part.write(bytes(_STL_HEADER) + np.uint32(len(records)).tobytes() + records.tobytes())
     Path(part.name).replace(path)
+
+
+def _is_whole(stl: Path) -> bool:
+    """Whether a cached mesh is there with as many faces as its header says; a cut one is made again."""
+    if not stl.is_file():
+        return False
+    with stl.open("rb") as file:
+        header = file.read(_STL_HEADER + 4)
+    num_faces = int.from_bytes(header[_STL_HEADER:], "little")
+    return num_faces > 0 and stl.stat().st_size == _STL_HEADER + 4 + num_faces * _STL_FACE.itemsize
 
 
 def _coarse_file(original: Path, *, cell_m: float) -> Path:
@@ -76,7 +87,7 @@ def _coarse_file(original: Path, *, cell_m: float) -> Path:
     name = f"{original.stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}"
     folder = cache_folder() / "robot"
     coarse, unchanged = folder / f"{name}.stl", folder / f"{name}.keep"
-    if coarse.is_file():
+    if _is_whole(coarse):
         return coarse
     if unchanged.is_file():
         return original
@@ -95,7 +106,7 @@ def _merged_file(parts: Sequence[Path]) -> Path:
     stamp = " ".join(f"{part} {part.stat().st_size} {part.stat().st_mtime_ns}" for part in parts)
     digest = hashlib.sha256(f"{_VERSION} {stamp}".encode()).hexdigest()[:12]
     merged = cache_folder() / "robot" / f"{parts[0].stem.partition('-')[0]}-parts-{digest}.stl"
-    if not merged.is_file():
+    if not _is_whole(merged):
         meshes = [_read_mesh(part) for part in parts]
         offsets = np.cumsum([0] + [len(vertices) for vertices, _ in meshes])
         faces = [faces + offset for (_, faces), offset in zip(meshes, offsets, strict=False)]

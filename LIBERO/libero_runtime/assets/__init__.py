@@ -9,21 +9,25 @@ simple meshes with drawn prints; only the looks differ from the official ones.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from libero_runtime.assets.arenas import ARENAS, build_arena
 from libero_runtime.assets.labels import LABELS, build_label
 from libero_runtime.assets.objects import ARTICULATED, GROCERIES, HOUSEHOLD, OBJECTS, SCANNED, build_object
 from libero_runtime.assets.textures import TEXTURES, build_texture
+from libero_runtime.paths import LiberoPathError
 
-__all__ = ["build_files", "content_hash", "ensure_assets", "source_hash"]
+__all__ = ["build_files", "content_hash", "damaged_files", "ensure_assets", "source_hash"]
 
 logger = logging.getLogger(__name__)
 
-_HASH_FILE = "content_hash.txt"
+_MANIFEST_FILE = "manifest.json"
 _FOLDERS = ("scenes", "textures", ARTICULATED, GROCERIES, SCANNED, HOUSEHOLD)
 
 
@@ -38,7 +42,7 @@ def source_hash() -> str:
 
 def content_hash(assets: Path) -> str:
     """Twelve hex digits of what a generated folder holds: equal for equal scenes, whatever code wrote them."""
-    return (assets / _HASH_FILE).read_text(encoding="utf-8").strip()
+    return str(json.loads((assets / _MANIFEST_FILE).read_text(encoding="utf-8"))["content_hash"])
 
 
 def build_files() -> dict[PurePosixPath, bytes]:
@@ -57,26 +61,72 @@ def build_files() -> dict[PurePosixPath, bytes]:
 
 
 def ensure_assets(cache_folder: Path) -> Path:
-    """The folder of generated assets below `cache_folder`, written now if this version is not there yet.
+    """The folder of generated assets below `cache_folder`, whole: written now if this version is not there yet, and
+    with the files written again that are cut off, changed or gone.
 
-    The folder is named by a hash of the generator, filled under a temporary name and renamed when complete, so
-    that an interrupted run leaves no half-written folder and concurrent processes do not disturb each other.
+    The folder is named by a hash of the generator.
+
+    Raises:
+        LiberoPathError: it cannot be read or written.
     """
     target = cache_folder / f"assets-{source_hash()}"
-    if target.is_dir():
-        return target
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".assets-", dir=cache_folder))
+    try:
+        if not target.is_dir():
+            _generate(target)
+        elif damaged_files(target):
+            _restore(target)
+    except OSError as error:
+        raise LiberoPathError(
+            f"the stand-in assets in {target} cannot be read or written ({error}): free space or give access there, or "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+    return target
+
+
+def damaged_files(assets: Path) -> list[str]:
+    """The files of a generated folder that do not hold what was generated, by their paths in it.
+
+    Every byte is read: 2 MB in 3 ms. Without this, MuJoCo takes a mesh for whole that is cut off before its last faces.
+    """
+    try:
+        manifest = json.loads((assets / _MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # it is gone, or cut off itself
+        return [_MANIFEST_FILE]
+    return [path for path, digest in manifest["files"].items() if not _holds(assets / path, digest)]
+
+
+def _holds(file: Path, digest: str) -> bool:
+    return file.is_file() and _sha256(file.read_bytes()) == digest
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _manifest(files: Mapping[PurePosixPath, bytes]) -> bytes:
+    """What was generated, as JSON: cut off anywhere, it is no JSON any more."""
+    whole = hashlib.sha256()
+    for path, content in sorted(files.items()):
+        whole.update(str(path).encode() + b"\0" + content)
+    hashes = {str(path): _sha256(content) for path, content in sorted(files.items())}
+    return json.dumps({"content_hash": whole.hexdigest()[:12], "files": hashes}, indent=1).encode()
+
+
+def _generate(target: Path) -> None:
+    """Fill a folder under a temporary name and rename it when complete.
+
+    So an interrupted run leaves no half-written folder, and processes beside each other do not disturb each other.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".assets-", dir=target.parent))
     try:
         for folder in _FOLDERS:
             (partial / folder).mkdir()
-        digest = hashlib.sha256()
-        for path, content in sorted(build_files().items()):
+        files = build_files()
+        for path, content in {**files, PurePosixPath(_MANIFEST_FILE): _manifest(files)}.items():
             file = partial / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-            digest.update(str(path).encode() + b"\0" + content)
-        (partial / _HASH_FILE).write_text(digest.hexdigest()[:12] + "\n", encoding="utf-8")
         # mkdtemp gives access to the owner only
         partial.chmod(0o755)
         try:
@@ -89,4 +139,20 @@ def ensure_assets(cache_folder: Path) -> Path:
             logger.info("generated stand-in assets in %s", target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
+
+
+def _restore(target: Path) -> None:
+    """Write the damaged files again, each in one step: others may be reading the folder, or restoring it too."""
+    files = build_files()
+    whole = {**files, PurePosixPath(_MANIFEST_FILE): _manifest(files)}
+    damaged = {path: content for path, content in whole.items() if not _holds(target / path, _sha256(content))}
+    for path, content in damaged.items():
+        file = target / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            part.write_bytes(content)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+    logger.warning("restored %d damaged stand-in assets in %s: %s", len(damaged), target, ", ".join(map(str, damaged)))
