@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -65,18 +66,20 @@ def shard(
 
 
 @contextmanager
-def accumulation(module: nn.Module, units: Iterable[nn.Module]) -> Iterator[Callable[[bool], None]]:
+def accumulation(policy: Policy, *, keeps_weights: bool) -> Iterator[Callable[[bool], None]]:
     """For the micro-batches of one minibatch: call what this gives before each, with whether it is the last.
 
-    Gradients accumulate on each rank and are reduced with the last one. Where only the adapter is sharded, it is
-    collected once for all of them instead of twice for each: it is small, but has hundreds of tensors, and collecting
-    them took a tenth of an update's time on one GPU. It is sharded again when the last backward pass ends; parameters
-    are not to be read before.
+    Gradients accumulate on each rank and are reduced with the last one.
+
+    keeps_weights: where only the adapter is sharded, collect it once for all of them instead of twice for each: it is
+        small, but has hundreds of tensors, and collecting them took a tenth of an update's time on one GPU. It is
+        sharded again when the last backward pass ends; parameters are not to be read before.
     """
+    module = policy.module
     if not isinstance(module, FSDPModule):
         yield lambda last: None
         return
-    stays = not any(isinstance(unit, FSDPModule) for unit in units)
+    stays = keeps_weights and not any(isinstance(unit, FSDPModule) for unit in policy.units())
 
     def begin(last: bool) -> None:
         module.set_requires_gradient_sync(last)

@@ -101,7 +101,7 @@ class PolicyLearner:
         gradients, hence the factor ``world_size``; ``scale`` makes the minibatch stand for the whole collection."""
         self.optimizer.zero_grad(set_to_none=True)
         shares = rank_share(samples, rank=self.rank, world_size=self.world_size, micro_batch=self.micro_batch)
-        with accumulation(self.policy.module, self.policy.units()) as begin:
+        with accumulation(self.policy, keeps_weights=not self.method.needs_shards()) as begin:
             for position, (micro, counted) in enumerate(shares):
                 begin(position == len(shares) - 1)
                 losses = self._losses(experience, micro, counted, totals)

@@ -51,6 +51,15 @@ class ContinualMethod:
     element by element is right on any shard.
     """
 
+    reads_parameters = True
+    """False for a method whose ``before_forward`` and ``loss_terms`` only run the policy: the adapter, which would have
+    to be sharded for them, then stays collected from one micro-batch to the next."""
+
+    def needs_shards(self) -> bool:
+        """Whether parameters must be shards before and after each forward pass of a step."""
+        hooks = type(self).before_forward, type(self).loss_terms
+        return self.reads_parameters and hooks != (ContinualMethod.before_forward, ContinualMethod.loss_terms)
+
     def check(self, task: TaskContext) -> None:
         """Raise ``ConfigError`` where something that the method needs is missing; before anything is started."""
 

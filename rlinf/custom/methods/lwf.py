@@ -30,6 +30,8 @@ class LwF(ContinualMethod):
     divergence of their distributions (LwF, arXiv:1606.09282); before the first task that is the base policy. Where a
     policy decodes token by token, distributions are those after the tokens that were sampled."""
 
+    reads_parameters = False  # but by other_weights, which shards them first
+
     def __init__(self, config: LwFConfig) -> None:
         if not config.coeff >= 0:
             raise ConfigError(f"method.lwf.coeff={config.coeff} must not be negative")

@@ -30,6 +30,8 @@ TARGETS = ("nearest", "digitize")
 class DemonstrationReplay(ContinualMethod):
     """Adds a loss on random frames of demonstrations to every micro-batch. Subclasses say which."""
 
+    reads_parameters = False
+
     def __init__(self, config: ReplayConfig) -> None:
         _check_config(config)
         self.config = config

@@ -1,0 +1,135 @@
+"""A learner on an FSDP2 policy of one rank: what hooks see, and how often the adapter is collected."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+from torch.distributed.tensor import DTensor
+
+from rlinf.config.schema import AlgorithmConfig, OptimConfig
+from rlinf.custom.methods import ContinualMethod
+from rlinf.engines.fsdp import gather_trainable, shard
+from rlinf.engines.learner import PolicyLearner
+from rlinf.models import PolicyInputs
+from rlinf.models.lora import trainable_parameters
+from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_policy
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_policy(tmp_path_factory.mktemp("policy") / "small")
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def collected(monkeypatch):
+    """How often weights were collected."""
+    calls = []
+    unshard = FSDPParamGroup.unshard
+
+    def counted(group, *args, **kwargs):
+        if group.is_sharded:
+            calls.append(group)
+        return unshard(group, *args, **kwargs)
+
+    monkeypatch.setattr(FSDPParamGroup, "unshard", counted)
+    return calls
+
+
+class Watching(ContinualMethod):
+    """Notes whether parameters are shards in each hook."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def look(self, hook, policy):
+        shards = all(isinstance(p, DTensor) for p in trainable_parameters(policy.module).values())
+        self.seen.setdefault(hook, []).append(shards)
+
+    def on_backward(self, policy):
+        self.look("on_backward", policy)
+
+
+class Reading(Watching):
+    """One that looks at parameters between the passes; its penalty is right on shards."""
+
+    def before_forward(self, policy, inputs, bins_SCA, executed_SC):
+        self.look("before_forward", policy)
+
+    def loss_terms(self, policy):
+        self.look("loss_terms", policy)
+        parameters = trainable_parameters(policy.module).values()
+        return {"size": 1e-3 * sum(p.to_local().square().sum() for p in parameters)}
+
+
+class Running(Reading):
+    """One that only runs the policy."""
+
+    reads_parameters = False
+
+    def loss_terms(self, policy):
+        return {}
+
+
+def train(checkpoint, method, mesh=None, **options):
+    policy = read_policy(checkpoint)
+    for name, parameter in trainable_parameters(policy.module).items():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    if mesh is not None:
+        shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True, **options)
+    learner = PolicyLearner(
+        policy, method, algorithm=AlgorithmConfig(), optim=OptimConfig(lr=1e-3), global_batch=12, micro_batch=4,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    learner.update(make_rollouts(), seed=1)
+    return learner
+
+
+def assert_same_weights(left, right):
+    left, right = gather_trainable(left.policy.module), gather_trainable(right.policy.module)
+    for name, value in left.items():
+        torch.testing.assert_close(torch.from_numpy(value), torch.from_numpy(right[name]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [Watching, Reading, Running])
+@pytest.mark.parametrize("shard_frozen", [False, True])
+def test_hooks_see_shards(checkpoint, mesh, method, shard_frozen):
+    learner = train(checkpoint, method(), mesh, shard_frozen=shard_frozen)
+    seen = learner.method.seen
+    assert all(seen["on_backward"])
+    if method is Reading:
+        assert len(seen["loss_terms"]) >= 2
+        assert all(seen["loss_terms"] + seen["before_forward"])
+    assert all(isinstance(p, DTensor) for p in trainable_parameters(learner.policy.module).values())
+
+
+@pytest.mark.parametrize("method", [Watching, Running])
+def test_weights_are_collected_once_for_all_micro_batches(checkpoint, mesh, collected, method):
+    sharded = train(checkpoint, method(), mesh)
+    steps = sharded.num_updates
+    assert len(collected) == steps
+    if method is Running:
+        assert len(sharded.method.seen["before_forward"]) > steps
+    assert_same_weights(sharded, train(checkpoint, ContinualMethod()))
+
+
+def test_a_method_that_reads_parameters_has_them_sharded_again(checkpoint, mesh, collected):
+    learner = train(checkpoint, Reading(), mesh)
+    assert len(collected) == 2 * len(learner.method.seen["loss_terms"])
+
+
+def test_forward_passes_after_an_update_leave_shards(checkpoint, mesh):
+    """Methods run the policy between updates, and weights are read after that."""
+    learner = train(checkpoint, Watching(), mesh)
+    inputs = PolicyInputs(torch.zeros(2, 1, 32, 32, 3, dtype=torch.uint8), (LANGUAGE,) * 2)
+    with torch.no_grad():
+        learner.policy.evaluate_actions(inputs, torch.zeros(2, 8, 7, dtype=torch.long), temperature=1.0)
+    assert all(isinstance(p, DTensor) for p in trainable_parameters(learner.policy.module).values())
