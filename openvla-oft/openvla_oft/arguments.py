@@ -33,6 +33,7 @@ MAY_CHANGE = {
         "attention",
     ),
     *("log_every", "save_every", "validate_every", "validation_frames", "micro_batch_size", "save_dtype", "merge"),
+    "shard_frozen",
 }
 """Options that an interrupted training may be continued with other values of."""
 SIZE_OPTIONS = (
@@ -157,7 +158,7 @@ def refuse_ignored(options: argparse.Namespace) -> None:
     adapter = options.lora_rank is not None
     unused = (
         (options.init != "small", SIZE_OPTIONS, "the sizes are those of the --init checkpoint"),
-        (not adapter, ("lora_alpha", "lora_dropout", "lora_path", "merge"), "there is no --lora-rank"),
+        (not adapter, ("lora_alpha", "lora_dropout", "lora_path", "merge", "shard_frozen"), "there is no --lora-rank"),
         (options.lora_path is not None, ("lora_alpha", "lora_dropout"), "--lora-path has its own"),
         (adapter and not options.merge, ("save_dtype",), "adapters are stored in float32; --merge writes a checkpoint"),
         (options.no_augment, AUGMENTATION_OPTIONS, "--no-augment switches it off"),
@@ -316,6 +317,11 @@ def _add_lora_arguments(arguments: argparse.ArgumentParser) -> None:
     group.add_argument("--lora-dropout", type=float, default=0.0)
     group.add_argument("--lora-path", type=Path, default=None, help="go on from this adapter")
     group.add_argument("--merge", action="store_true", help="write a whole checkpoint, the adapter added to its base")
+    group.add_argument(
+        "--shard-frozen",
+        action="store_true",
+        help="several processes: shard the frozen base too, as every GPU would not hold it; slower",
+    )
 
 
 def _add_augmentation_arguments(arguments: argparse.ArgumentParser) -> None:

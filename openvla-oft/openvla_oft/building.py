@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from openvla_oft import checkpoints, dataset, learner, lora
+from openvla_oft import checkpoints, dataset, lora, sharding
 from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.demonstration import PROPRIO_DIM
 from openvla_oft.frames import DeviceFrames, FileFrames, FrameStore
@@ -160,7 +160,7 @@ def build_learner(
     trained = Learner(policy, head, projector, layout=options.layout)
     nn.Module.to(trained, device)
     if ranks.mesh is not None:
-        learner.shard(trained, ranks.mesh, bf16=bf16, use_compile=compile_blocks)
+        sharding.shard(trained, ranks.mesh, bf16=bf16, use_compile=compile_blocks, shard_frozen=options.shard_frozen)
     return trained
 
 

@@ -3,19 +3,14 @@
 Shapes: B samples, T action tokens, V action bins, W vocabulary, C chunk steps, A action dimensions.
 """
 
-import warnings
 from collections.abc import Mapping
 
-import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from transformers_openvla_oft import layouts
-from transformers_openvla_oft.blocks import compile_blocks
-from transformers_openvla_oft.modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units
+from transformers_openvla_oft.modeling import ActionOutput, OpenVLAForActionPrediction
 from transformers_openvla_oft.oft_heads import L1ActionHead, ProprioProjector
 
 
@@ -76,24 +71,6 @@ class Learner(nn.Module):
         model = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
         assert isinstance(model, OpenVLAForActionPrediction)
         return model
-
-
-def shard(learner: Learner, mesh: DeviceMesh, *, bf16: bool, use_compile: bool) -> None:
-    """Shard blocks one by one and the rest as the root, in place (FSDP2). Collective.
-
-    Parameters are gathered for forward and backward in bfloat16 where asked for; gradients are summed in float32.
-    """
-    # Outputs are never changed in place, which is what this warning is about.
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if bf16 else torch.float32, reduce_dtype=torch.float32, output_dtype=torch.float32
-    )
-    if use_compile:
-        compile_blocks(learner)
-    for unit in fsdp_units(learner):
-        fully_shard(unit, mesh=mesh, mp_policy=policy)
-    # Validation changes weights between two forward passes: a root that stays gathered would not see it.
-    fully_shard(learner, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
 def whole(tensor: Tensor) -> Tensor:

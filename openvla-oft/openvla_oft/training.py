@@ -30,6 +30,7 @@ from openvla_oft.optimisation import WeightAverage, learning_rate, parameter_gro
 from openvla_oft.ranks import Ranks
 from openvla_oft.records import Records
 from openvla_oft.samples import Sample, Samples
+from openvla_oft.sharding import accumulation
 from openvla_oft.train_config import TrainConfig
 from openvla_oft.validation import evaluate, prediction_function
 
@@ -161,11 +162,13 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         parts, num_targets = self.samples.step(step)
-        for batch, numbers in parts:
-            loss = loss_of(batch, numbers) / num_targets
-            # FSDP2 averages gradients over the ranks, but the loss is already a mean over the batches of all of them.
-            (loss * self.ranks.world_size).backward()
-            self._loss_sum += loss.detach()
+        with accumulation(self.learner) as begin:
+            for number, (batch, numbers) in enumerate(parts, start=1):
+                begin(number == len(parts))
+                loss = loss_of(batch, numbers) / num_targets
+                # FSDP2 averages gradients over ranks, but the loss is already a mean over the batches of all of them.
+                (loss * self.ranks.world_size).backward()
+                self._loss_sum += loss.detach()
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
         self._norm_sum += local(grad_norm)
         self.optimizer.step()

@@ -72,13 +72,50 @@ def test_two_ranks_that_died_go_on_as_one(demos, one, tmp_path):
     assert_same_log(one, output)
 
 
-def test_two_ranks_train_the_adapter_and_head_of_one(demos, one, tmp_path):
-    extra = ["--init", one, "--lora-rank", "2", "--objective", "l1"]
-    for name, world_size in (("alone", 1), ("together", 2)):
-        finetune(demos, tmp_path / name, *extra, world_size=world_size)
+@pytest.fixture(scope="module")
+def adapted(demos, one, tmp_path_factory):
+    output = tmp_path_factory.mktemp("adapted") / "policy"
+    finetune(demos, output, *adapter_of(one), world_size=1)
+    return output
+
+
+def adapter_of(base):
+    return ["--init", base, "--lora-rank", "2", "--objective", "l1"]
+
+
+def assert_same_adapter(first, second):
     for name in ("adapter_model.safetensors", "l1_action_head.safetensors"):
-        assert_same_weights(tmp_path / "alone", tmp_path / "together", name)
-    assert_same_log(tmp_path / "alone", tmp_path / "together")
+        assert_same_weights(first, second, name)
+    assert_same_log(first, second)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--micro-batch-size", "2"],
+        ["--micro-batch-size", "2", "--shard-frozen"],
+        ["--compile", "--gradient-checkpointing"],
+    ],
+)
+def test_two_ranks_train_the_adapter_and_head_of_one(demos, one, adapted, tmp_path, extra):
+    output = tmp_path / "policy"
+    finetune(demos, output, *adapter_of(one), *extra, world_size=2)
+    assert_same_adapter(adapted, output)
+
+
+def test_an_adapter_goes_on_with_its_base_sharded_or_whole(demos, one, adapted, tmp_path):
+    output = tmp_path / "policy"
+    finetune(demos, output, *adapter_of(one), "--micro-batch-size", "2", world_size=2, stop=3, fails=True)
+    finetune(demos, output, *adapter_of(one), "--shard-frozen", world_size=2)
+    assert json.loads((output / "training.json").read_text())["resumed_from_step"] == 2
+    assert_same_adapter(adapted, output)
+
+
+def test_two_ranks_merge_the_adapter_of_one(demos, one, tmp_path):
+    for name, world_size in (("alone", 1), ("together", 2)):
+        extra = ["--init", one, "--lora-rank", "2", "--merge", *EXACT]
+        finetune(demos, tmp_path / name, *extra, world_size=world_size)
+    assert_same_weights(tmp_path / "alone", tmp_path / "together", "model.safetensors")
 
 
 def test_a_batch_that_does_not_divide_is_refused(demos, tmp_path):
