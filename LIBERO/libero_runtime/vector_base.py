@@ -133,13 +133,14 @@ class BaseVectorEnv(VectorFace):
         stop_on_success: bool = True,
         max_steps_B: Sequence[int] | None = None,
         record_every: int = 0,
+        record_ids: Sequence[int] | None = None,
     ) -> ChunkResult:
         """Run a chunk of C actions in each of `env_ids`, then observe once.
 
         actions: (B, C, 7) OSC deltas in [-1, 1], gripper -1 open / +1 close. With `stop_on_success` an episode that
         has reached its goal is not simulated further. `max_steps_B[i]` caps the actions simulated for environment i
-        (0 leaves it as it is). `record_every=k` returns the first camera of the first environment after every k-th
-        control step of its episode.
+        (0 leaves it as it is). `record_every=k` also returns the first camera after every k-th control step of the
+        episodes in `record_ids`, which are among `env_ids` (None: all of them).
 
         When an episode cannot go on the others finish the chunk; then `ChunkError`, which has the result, is raised, or
         (`on_failure="freeze"`) `ChunkResult.failures_B` says why.
@@ -152,11 +153,15 @@ class BaseVectorEnv(VectorFace):
         limits = self._check_limits(max_steps_B, len(ids), actions.shape[1])
         if whole_number(record_every, "record_every") < 0:
             raise VectorEnvError(f"record_every={record_every} must not be negative")
+        filmed = ids if record_ids is None else [whole_number(env_id, "record_ids") for env_id in record_ids]
+        if strangers := set(filmed) - set(ids):
+            message = f"record_ids={sorted(filmed)} must be among env_ids={ids}"
+            raise VectorEnvError(f"{message}; {sorted(strangers)} are not")
         success_BC = np.repeat(self._success_B[ids][:, None], actions.shape[1], axis=1)
         num_steps_B = np.zeros(len(ids), dtype=np.int64)
-        recorded: list[NDArray[np.uint8]] = []
+        recorded: dict[int, tuple[NDArray[np.uint8], ...]] = dict.fromkeys(filmed if record_every else (), ())
         jobs = [
-            Job(row, env_id, actions[row, :limit], record_every if row == 0 else 0)
+            Job(row, env_id, actions[row, :limit], record_every if env_id in filmed else 0)
             for row, (env_id, limit) in enumerate(zip(ids, limits, strict=True))
             if limit and self._failures[env_id] is None and not (stop_on_success and self._success_B[env_id])
         ]
@@ -170,7 +175,8 @@ class BaseVectorEnv(VectorFace):
                 num_steps_B[row] = steps
                 if steps:
                     success_BC[row, :steps], success_BC[row, steps:] = done.success, done.success[-1]
-                recorded += done.recorded
+                if env_id in recorded:
+                    recorded[env_id] = tuple(done.recorded)
                 if done.view is None:
                     self._fail(env_id, str(done.failure), who=f"environment {env_id}")  # the reason tells the rest
                 else:
@@ -178,9 +184,7 @@ class BaseVectorEnv(VectorFace):
                     self._success_B[env_id] = done.success[-1]
                     self._num_steps_B[env_id] += steps
                 unheard.discard(env_id)
-        result = ChunkResult(
-            frames=self._frames(ids), success_BC=success_BC, num_steps_B=num_steps_B, recorded=tuple(recorded)
-        )
+        result = ChunkResult(self._frames(ids), success_BC, num_steps_B, recorded)
         if (message := self._raised()) is not None:
             raise ChunkError(message, result)
         return result

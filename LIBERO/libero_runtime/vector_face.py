@@ -75,7 +75,7 @@ class ChunkResult:
     frames: Frames  # after the chunk
     success_BC: NDArray[np.bool_]  # goal predicate after each action; actions not simulated repeat the last value
     num_steps_B: NDArray[np.int64]  # actions simulated
-    recorded: tuple[NDArray[np.uint8], ...]  # (H, W, 3) frames of the first environment, when asked for
+    recorded: dict[int, tuple[NDArray[np.uint8], ...]]  # (H, W, 3) frames by environment, of those asked for
 
     @property
     def failures_B(self) -> tuple[str | None, ...]:

@@ -1,7 +1,7 @@
 """What an environment shows and what a chunk of actions did to it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class EnvStep:
     executed_BC: bool, which actions of the chunk were carried out; an episode that ends inside a chunk leaves the rest.
     success_BC: bool, the task's predicate after each action.
     terminated_B, truncated_B: bool, the episode ended by success or by its step limit.
+    video_frames: (H, W, 3) uint8, by environment, of those that are filmed.
     """
 
     observation: Observation
@@ -57,7 +58,7 @@ class EnvStep:
     success_BC: NDArray[np.bool_]
     terminated_B: NDArray[np.bool_]
     truncated_B: NDArray[np.bool_]
-    video_frames: tuple[NDArray[np.uint8], ...] = ()
+    video_frames: Mapping[int, tuple[NDArray[np.uint8], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         num_envs = len(self.observation)

@@ -24,8 +24,8 @@ class VectorEnv(Protocol):
     def reset(self, plans: Sequence[EpisodePlan], env_ids: Sequence[int]) -> Observation:
         """Start ``plans[i]`` in environment ``env_ids[i]``."""
 
-    def step_chunk(self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, film_first: bool) -> EnvStep:
-        """Carry out one chunk of actions in each named environment; ``film_first`` keeps frames of the first."""
+    def step_chunk(self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, film: Sequence[int]) -> EnvStep:
+        """Carry out one chunk of actions in each named environment, and keep frames of those in ``film``."""
 
     def close(self) -> None:
         """Free the simulator."""

@@ -83,6 +83,9 @@ def evaluate(
     )
     videos = []
     for result, frames in collection.videos:
+        if not frames:
+            log.warning("nothing to film of task %d: its episode ended at once", result.plan.task_id)
+            continue
         name = f"{label.replace(' ', '_')}_task_{result.plan.task_id}_init_{result.plan.init_index}.webp"
         steps = [min((1 + frame) * VIDEO_STRIDE, result.num_steps) for frame in range(len(frames))]
         caption = Caption(task=infos[result.plan.task_id].language, success=result.success_once, frame_steps=steps)

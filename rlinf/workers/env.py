@@ -15,14 +15,14 @@ from rlinf.envs import make_env
 class PlayRequest:
     """Episodes to start and chunks to carry out, in different environments of one process.
 
-    actions_BCA: float32, for ``step_ids``; ``film_first`` keeps video frames of ``step_ids[0]``.
+    actions_BCA: float32, for ``step_ids``; those in ``film`` keep video frames.
     """
 
     start: tuple[EpisodePlan, ...]
     start_ids: tuple[int, ...]
     actions_BCA: NDArray[np.float32] | None
     step_ids: tuple[int, ...]
-    film_first: bool = False
+    film: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EnvWorker:
         """Start episodes and carry out chunks."""
         step = None
         if request.actions_BCA is not None:
-            step = self._env.step_chunk(request.actions_BCA, request.step_ids, film_first=request.film_first)
+            step = self._env.step_chunk(request.actions_BCA, request.step_ids, film=request.film)
         started: Observation | None = None
         if request.start:
             started = self._env.reset(request.start, request.start_ids)

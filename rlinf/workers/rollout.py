@@ -28,7 +28,7 @@ class CollectRequest:
 
     stream: seeds the action noise together with an episode's number and the chunk's position in it, and nothing else.
     keep_samples: keep experience for the learner (training) or results only (evaluation).
-    film: numbers of episodes whose frames are kept, at most one per environment group at a time.
+    film: numbers of episodes whose frames are kept.
     lora_scale: factor on the adapter; training always uses 1.
     """
 
@@ -199,8 +199,8 @@ class RolloutWorker:
                 keep_samples=keep_samples,
                 values_B=np.array(values, np.float32) if values else None,
             )
-            if lane.request.film_first:
-                films[numbers[0]].extend(result.step.video_frames)
+            for env_id, frames in result.step.video_frames.items():
+                films[lane.episode_of[env_id].episode].extend(frames)
             self._done += len(finished)
             self._successes += sum(outcome.success_once for outcome in finished)
             over = result.step.done_B
@@ -257,8 +257,7 @@ class RolloutWorker:
                 lane.chunk_of[env_id] = 0
                 recorder.start(plan)
                 starts.append((env_id, plan))
-        filmed = [env_id for env_id in actions if lane.episode_of[env_id].episode in request.film]
-        step_ids = (*filmed, *(env_id for env_id in actions if env_id not in filmed))
+        step_ids = tuple(actions)
         if not starts and not step_ids:
             return
         lane.request = PlayRequest(
@@ -266,7 +265,7 @@ class RolloutWorker:
             start_ids=tuple(env_id for env_id, _ in starts),
             actions_BCA=np.stack([actions[env_id] for env_id in step_ids]) if step_ids else None,
             step_ids=step_ids,
-            film_first=bool(filmed),
+            film=tuple(env_id for env_id in step_ids if lane.episode_of[env_id].episode in request.film),
         )
         pending[self._envs[lane.worker].play.remote(lane.request)] = lane
 

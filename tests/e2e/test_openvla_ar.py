@@ -42,7 +42,7 @@ def _play(policy: Policy, env: LiberoEnv, *, temperature: float) -> RolloutBatch
     while recorder.num_done < len(ids):
         inputs = policy.prepare(observation)
         output = policy.act(inputs, temperature=temperature, uniforms_BCA=rng.random((len(ids), *policy.chunk_shape)))
-        step = env.step_chunk(output.env_actions_BCA, ids, film_first=False)
+        step = env.step_chunk(output.env_actions_BCA, ids, film=())
         recorder.add(
             ids,
             frames_BNHWC=inputs.frames_BNHWC.numpy(),

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from rlinf.envs.vector_env import VIDEO_STRIDE
 from rlinf.reporting import ledger
 from tests.simple_cnn import write_cnn
 
@@ -30,11 +32,17 @@ def _run(*command: str) -> str:
 @pytest.mark.slow
 def test_random_actions_are_evaluated_and_recorded_as_such(tmp_path):
     name = "crl_experiment/libero_spatial_random_action_eval"
-    _run(sys.executable, str(EVALUATE), "--config-name", name, f"runner.logger.log_root={tmp_path}", *SMALL)
+    films = ("env.eval_task_ids=[0,1]", "env.video_episodes=2")  # of episodes that one simulator plays side by side
+    _run(sys.executable, str(EVALUATE), "--config-name", name, f"runner.logger.log_root={tmp_path}", *SMALL, *films)
     (record,) = ledger.read(tmp_path / "random_action" / "evaluations.jsonl")
     assert (record.method, record.row, record.checkpoint) == ("random_action", "base", "random actions")
-    assert record.episodes == {0: 1}
+    assert record.episodes == {0: 1, 1: 1}
     assert record.mean_episode_len == 16
+    videos = sorted(tmp_path.rglob("*.webp"))
+    assert [video.name for video in videos] == ["evaluation_task_0_init_0.webp", "evaluation_task_1_init_0.webp"]
+    for video in videos:
+        with Image.open(video) as film:
+            assert film.n_frames == 16 // VIDEO_STRIDE
 
 
 def test_random_actions_are_not_trained(tmp_path):

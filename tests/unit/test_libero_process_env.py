@@ -37,7 +37,10 @@ def test_processes_change_no_bit(env):
         assert np.array_equal(expected.frames.proprio_BP, given.frames.proprio_BP)
         assert np.array_equal(expected.num_steps_B, given.num_steps_B)
         assert np.array_equal(expected.success_BC, given.success_BC)
-        assert len(expected.recorded) == len(given.recorded) > 0
+        assert given.recorded.keys() == expected.recorded.keys() == set(ids)
+        for env_id, frames in expected.recorded.items():
+            assert len(frames) > 0
+            assert np.array_equal(frames, given.recorded[env_id])
         assert given.failures_B == (None,) * len(ids)
     alone.close()
 

@@ -213,11 +213,16 @@ def test_success_stops_the_episode(expert_episode, env):
 
 
 def test_recording(env):
-    env.reset([EpisodeStart(SUITE, TASK, 0)], [3])
-    first = env.step_chunk(random_actions(1, 5), [3], record_every=2)
-    second = env.step_chunk(random_actions(1, 5), [3], record_every=2)
-    assert [len(first.recorded), len(second.recorded)] == [2, 3]  # after steps 2, 4 and 6, 8, 10
-    assert np.array_equal(second.recorded[-1], second.frames.images_BNHWC[0, 0])
+    env.reset([EpisodeStart(SUITE, TASK, index) for index in range(3)], [3, 1, 2])
+    first = env.step_chunk(random_actions(3, 5), [3, 1, 2], record_every=2)
+    second = env.step_chunk(random_actions(3, 5), [1, 2, 3], record_every=2, record_ids=[3, 1])
+    assert {env_id: len(frames) for env_id, frames in first.recorded.items()} == {3: 2, 1: 2, 2: 2}  # steps 2 and 4
+    assert {env_id: len(frames) for env_id, frames in second.recorded.items()} == {3: 3, 1: 3}  # 6, 8 and 10
+    for env_id, row in ((1, 0), (3, 2)):
+        assert np.array_equal(second.recorded[env_id][-1], second.frames.images_BNHWC[row, 0])
+    assert env.step_chunk(random_actions(1, 5), [3]).recorded == {}
+    with pytest.raises(VectorEnvError, match=r"record_ids=\[0, 3\] must be among env_ids=\[3\]; \[0\] are not"):
+        env.step_chunk(random_actions(1, 5), [3], record_every=2, record_ids=[3, 0])
 
 
 def test_controller_matches_robosuite_torques():

@@ -79,8 +79,8 @@ class LiberoEnv:
         self._succeeded[list(env_ids)] = False
         return Observation(frames.images_BNHWC, frames.proprio_BP, frames.languages)
 
-    def step_chunk(self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, film_first: bool) -> EnvStep:
-        """Carry out one chunk of actions in each named environment; ``film_first`` keeps frames of the first.
+    def step_chunk(self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, film: Sequence[int]) -> EnvStep:
+        """Carry out one chunk of actions in each named environment, and keep frames of those in ``film``.
 
         A reward is ``reward_coef`` times the change of success (``use_rel_reward``), so that an episode's rewards add
         up to ``reward_coef`` exactly when it ends in success. An episode whose physics fails is cut off where it was
@@ -95,7 +95,8 @@ class LiberoEnv:
             ids,
             stop_on_success=stop,
             max_steps_B=limit_B.tolist(),
-            record_every=VIDEO_STRIDE if film_first else 0,
+            record_every=VIDEO_STRIDE if film else 0,
+            record_ids=film,
         )
         executed_BC = np.arange(chunk)[None, :] < np.asarray(result.num_steps_B)[:, None]
         success_BC = result.success_BC
