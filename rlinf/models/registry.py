@@ -1,6 +1,5 @@
 """The table of policies, and the one place that reads a model's name."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rlinf.models.openvla import NUM_ACTIONS, load_openvla
 from rlinf.models.openvla_oft import load_openvla_oft
 from rlinf.models.policy import Policy, PolicySource
 from rlinf.models.simple_cnn import load_simple_cnn
+from transformers_openvla_oft.loading import read_object
 
 Loader = Callable[[ModelConfig, PolicySource, torch.dtype], Policy]
 
@@ -84,10 +84,12 @@ def find_weights(model: ModelConfig, checkpoint: Path) -> Path | None:
     """The folder of trained weights to start from; None: the base checkpoint's own.
 
     Raises:
+        CheckpointError: the base checkpoint's configuration cannot be read.
         ConfigError: base checkpoint or weights are another policy's than ``model`` names.
     """
     kind = policy_kind(model)
-    found = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
+    expected = f"the configuration of a {model.model_name} policy"
+    found = read_object(checkpoint / "config.json", expected=expected).get("model_type")
     if found != kind.model_type:
         raise ConfigError(
             f"actor.model.model_name={model.model_name} reads checkpoints of type {kind.model_type!r}, but the one in "

@@ -16,6 +16,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
 from transformers_openvla_oft import ActionTokenMap, ValueHead, resize_pictures
+from transformers_openvla_oft.fields import check_whole
+from transformers_openvla_oft.loading import listed, non_finite, read_object
 
 MODEL_TYPE = "simple_cnn"
 CONFIG_FILE = "config.json"
@@ -39,6 +42,16 @@ WEIGHTS_FILE = WHOLE_FILES[0]
 INSTRUCTION_SIZE = 256
 NORM_GROUPS = 8
 VALUE_HEAD = "value_head."
+SIZES = (
+    "image_size",
+    "num_images",
+    "squeezed_channels",
+    "hidden_size",
+    "token_size",
+    "num_actions_chunk",
+    "action_dim",
+    "n_action_bins",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,15 @@ class CNNSettings:
     norm_stats: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        try:
+            for name in SIZES:
+                check_whole(name, getattr(self, name), at_least=1)
+            for count in self.channels:
+                check_whole("each of channels", count, at_least=1)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if not (isinstance(self.norm_stats, Mapping) and all(isinstance(x, Mapping) for x in self.norm_stats.values())):
+            raise ConfigError(f"norm_stats must have the statistics of each suite by its name, given {self.norm_stats}")
         if not self.channels or any(count % NORM_GROUPS for count in self.channels):
             raise ConfigError(f"channels={list(self.channels)} must be multiples of {NORM_GROUPS}")
         if self.image_size % self.stride:
@@ -81,15 +103,22 @@ class CNNSettings:
         """Read ``config.json``.
 
         Raises:
+            CheckpointError: it is missing or no JSON object.
             ConfigError: it is not that of a simple CNN.
         """
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        values = read_object(folder / CONFIG_FILE, expected=f"the configuration of a {MODEL_TYPE} policy")
         if values.pop("model_type", None) != MODEL_TYPE:
             raise ConfigError(f"{folder / CONFIG_FILE} is not the configuration of a {MODEL_TYPE} policy")
         unknown = sorted(values.keys() - {item.name for item in fields(CNNSettings)})
         if unknown:
             raise ConfigError(f"{folder / CONFIG_FILE}: unknown keys {', '.join(unknown)}")
-        return CNNSettings(**{**values, "channels": tuple(values["channels"])})
+        channels = values.get("channels")
+        if not isinstance(channels, list):
+            raise ConfigError(f"{folder / CONFIG_FILE}: channels must be a list of whole numbers, given {channels!r}")
+        try:
+            return CNNSettings(**{**values, "channels": tuple(channels)})
+        except ConfigError as error:
+            raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from error
 
     def save(self, folder: Path) -> None:
         """Write ``config.json``."""
@@ -100,22 +129,24 @@ class CNNSettings:
         """Bins and actions under the statistics of ``unnorm_key``.
 
         Raises:
-            ConfigError: there are none.
+            ConfigError: there are none, or they are no bounds of actions.
         """
         if unnorm_key not in self.norm_stats:
             raise ConfigError(
                 f"no action statistics for {unnorm_key!r}; the checkpoint has {sorted(self.norm_stats)}: choose one "
                 "with actor.model.unnorm_key"
             )
-        stats = self.norm_stats[unnorm_key]["action"]
-        return ActionTokenMap(
-            action_token_begin=0,
-            num_bins=self.n_action_bins,
-            num_actions_chunk=self.num_actions_chunk,
-            low_A=tuple(stats["q01"]),
-            high_A=tuple(stats["q99"]),
-            mask_A=tuple(stats["mask"]),
-        )
+        try:
+            return ActionTokenMap.from_statistics(
+                self.norm_stats[unnorm_key],
+                of=f"{unnorm_key} in the checkpoint's {CONFIG_FILE}",
+                action_dim=self.action_dim,
+                action_token_begin=0,
+                num_bins=self.n_action_bins,
+                num_actions_chunk=self.num_actions_chunk,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 @lru_cache(maxsize=1024)
@@ -222,11 +253,11 @@ def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) ->
     """A network with the weights in ``folder``; where they have no value head, ``seed`` determines a fresh one.
 
     Raises:
-        ConfigError: they do not fit.
+        ConfigError: they cannot be read, do not fit, or hold NaN or infinity.
     """
     module = fresh_cnn(settings, seed=seed, critic=critic)
     expected = module.state_dict()
-    stored: dict[str, Tensor] = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+    stored = _read_weights(folder / WEIGHTS_FILE)
     stored = {name: value for name, value in stored.items() if name in expected or not name.startswith(VALUE_HEAD)}
     stored = {**{name: value for name, value in expected.items() if name.startswith(VALUE_HEAD)}, **stored}
     wrong = [
@@ -239,8 +270,23 @@ def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) ->
             f"{folder / WEIGHTS_FILE} does not fit the policy: {len(wrong)} tensors are missing, unknown or of another "
             f"shape, the first is {wrong[0]}"
         )
+    if bad := non_finite(stored):
+        raise ConfigError(
+            f"{folder / WEIGHTS_FILE} is not usable: {len(bad)} of its tensors hold NaN or infinity: {listed(bad)}. "
+            "The training that wrote it diverged; take an earlier one."
+        )
     module.load_state_dict(stored)
     return module
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise ConfigError(f"{file} is missing, truncated or corrupt ({error}); copy it again") from error
+    if not (isinstance(stored, dict) and all(isinstance(value, Tensor) for value in stored.values())):
+        raise ConfigError(f"{file} holds no state dict, tensors by their names, but {type(stored).__name__}")
+    return stored
 
 
 class SimpleCNNPolicy:

@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rlinf.config import ConfigError
 from transformers_openvla_oft import OpenVLAForActionPrediction, ValueHead
+from transformers_openvla_oft.loading import listed, non_finite
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 _MARK = ".value_head."
@@ -20,7 +23,7 @@ def attach_value_head(model: OpenVLAForActionPrediction, *, path: Path | None, s
     checkpoint's own, else a fresh one, which depends on ``seed`` alone.
 
     Raises:
-        ConfigError: the stored head does not fit the model.
+        ConfigError: the stored head cannot be read, does not fit the model, or holds NaN or infinity.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -30,14 +33,31 @@ def attach_value_head(model: OpenVLAForActionPrediction, *, path: Path | None, s
         head.load_state_dict(own.state_dict())
     file = path / VALUE_HEAD_FILE if path is not None else None
     if file is not None and file.is_file():
-        stored, expected = load_file(file), head.state_dict()
-        for name in sorted(stored.keys() | expected.keys()):
-            have, want = (tuple(tensors[name].shape) if name in tensors else None for tensors in (stored, expected))
-            if have != want:
-                raise ConfigError(f"the value head in {file} does not fit: {name} is {have}, the model needs {want}")
-        head.load_state_dict(stored)
+        head.load_state_dict(_read(file, expected=head.state_dict()))
     model.value_head = head
     return head
+
+
+def _read(file: Path, *, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a stored head, with names and shapes as ``expected``.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    try:
+        stored = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"the value head in {file} is truncated or corrupt ({error}); copy it again") from error
+    for name in sorted(stored.keys() | expected.keys()):
+        have, want = (tuple(tensors[name].shape) if name in tensors else None for tensors in (stored, expected))
+        if have != want:
+            raise ConfigError(f"the value head in {file} does not fit: {name} is {have}, the model needs {want}")
+    if bad := non_finite(stored):
+        raise ConfigError(
+            f"the value head in {file} is not usable: {len(bad)} of its tensors hold NaN or infinity: {listed(bad)}. "
+            "The training that wrote it diverged; take an earlier one."
+        )
+    return stored
 
 
 def in_value_head(name: str) -> bool:

@@ -12,13 +12,17 @@ Shapes: B batch, T action tokens = C chunk steps x A action dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .configuration import OpenVLAConfig
+from .configuration import DATASET_STATISTICS_FILE, OpenVLAConfig
+from .fields import is_number
+from .loading import CheckpointError
 
 # Published code divides by (q99 - q01 + this), so that a constant dimension does not divide by zero.
 RANGE_EPS = 1e-8
@@ -47,26 +51,63 @@ class ActionTokenMap:
     def __post_init__(self) -> None:
         if not len(self.low_A) == len(self.high_A) == len(self.mask_A):
             raise ValueError(f"q01, q99 and mask differ in length: {self.low_A}, {self.high_A}, {self.mask_A}")
+        # Written so that NaN is refused too.
+        if not all(-inf < low <= high < inf for low, high in zip(self.low_A, self.high_A, strict=True)):
+            raise ValueError(
+                f"q01 and q99 must be finite numbers, q01 at most as large as q99, given {self.low_A} and {self.high_A}"
+            )
 
     @classmethod
     def from_config(cls, config: OpenVLAConfig, unnorm_key: str) -> ActionTokenMap:
-        """Statistics of `unnorm_key` in `config.norm_stats`; `<suite>` falls back to `<suite>_no_noops`."""
-        stats = config.dataset_norm_stats(unnorm_key).get("action")
-        if not (isinstance(stats, dict) and all(isinstance(stats.get(name), list) for name in ("q01", "q99"))):
-            raise ValueError(f"the statistics of {unnorm_key} need an 'action' with lists q01 and q99, found {stats}")
-        low_A = tuple(float(x) for x in stats["q01"])
-        if len(low_A) != config.action_dim:
-            raise ValueError(
-                f"{unnorm_key} has statistics of {len(low_A)} dimensions, config.action_dim is {config.action_dim}"
-            )
-        return cls(
+        """Statistics of `unnorm_key` in `config.norm_stats`; `<suite>` falls back to `<suite>_no_noops`.
+
+        Raises:
+            CheckpointError: there are none, or they are no bounds of actions.
+        """
+        statistics = config.dataset_norm_stats(unnorm_key)
+        stored = f" in {config.name_or_path} ({DATASET_STATISTICS_FILE} or config.json)" if config.name_or_path else ""
+        return cls.from_statistics(
+            statistics,
+            of=unnorm_key + stored,
+            action_dim=config.action_dim,
             action_token_begin=config.action_token_begin,
             num_bins=config.n_action_bins,
             num_actions_chunk=config.num_actions_chunk,
-            low_A=low_A,
-            high_A=tuple(float(x) for x in stats["q99"]),
-            mask_A=tuple(bool(x) for x in stats.get("mask", [True] * len(low_A))),
         )
+
+    @classmethod
+    def from_statistics(
+        cls,
+        statistics: Mapping[str, object],
+        *,
+        of: str,
+        action_dim: int,
+        action_token_begin: int,
+        num_bins: int,
+        num_actions_chunk: int,
+    ) -> ActionTokenMap:
+        """From the `action` of one data set's statistics; without a `mask`, all dimensions are normalised.
+
+        of: names the data set and where its statistics are, for messages.
+
+        Raises:
+            CheckpointError: a list is missing, of another length, or holds what are no bounds.
+        """
+        stats = statistics.get("action")
+        if not (isinstance(stats, dict) and all(isinstance(stats.get(name), list) for name in ("q01", "q99"))):
+            raise CheckpointError(f"the statistics of {of} need an 'action' with lists q01 and q99, found {stats}")
+        if wrong := [x for x in (*stats["q01"], *stats["q99"]) if not is_number(x)]:
+            raise CheckpointError(f"the statistics of {of} need finite numbers in q01 and q99, found {wrong[0]!r}")
+        low_A, high_A = (tuple(map(float, stats[name])) for name in ("q01", "q99"))
+        mask = stats.get("mask", [True] * len(low_A))
+        if not (isinstance(mask, list) and all(isinstance(x, bool) for x in mask)):
+            raise CheckpointError(f"the statistics of {of} need a list of true and false as mask, found {mask!r}")
+        if len(low_A) != action_dim:
+            raise CheckpointError(f"{of} has statistics of {len(low_A)} dimensions, config.action_dim is {action_dim}")
+        try:
+            return cls(action_token_begin, num_bins, num_actions_chunk, low_A, high_A, tuple(mask))
+        except ValueError as error:
+            raise CheckpointError(f"the statistics of {of} are no bounds of actions: {error}") from error
 
     @property
     def action_dim(self) -> int:

@@ -12,12 +12,30 @@ from typing import Any, ClassVar
 
 from transformers import LlamaConfig, PretrainedConfig
 
-from .loading import CheckpointError, broken, read_object
+from .fields import check_dtype, check_llama, check_whole, read_llama
+from .loading import CheckpointError, broken, read_object, shortened
 
 CONFIG_FILE = "config.json"
 DATASET_STATISTICS_FILE = "dataset_statistics.json"
 NO_NOOPS_SUFFIX = "_no_noops"
-POSITIVE = ("num_actions_chunk", "action_dim", "num_images_in_input", "max_prompt_length", "n_action_bins")
+# Whole numbers and the least that they may be; two bins have one centre, of which an action is made.
+LEAST = {
+    "num_actions_chunk": 1,
+    "action_dim": 1,
+    "num_images_in_input": 1,
+    "max_prompt_length": 1,
+    "n_action_bins": 2,
+    "pad_to_multiple_of": 0,
+}
+# What each tower has an entry of in these lists.
+PER_TOWER: dict[str, tuple[type, ...]] = {
+    "timm_model_ids": (str,),
+    "image_sizes": (int,),
+    "timm_override_act_layers": (str, type(None)),
+    "timm_model_kwargs": (dict,),
+}
+RESIZE_STRATEGY = "resize-naive"
+EXPECTED = "the configuration of an OpenVLA model"
 
 
 class OpenVLAConfig(PretrainedConfig):
@@ -32,7 +50,7 @@ class OpenVLAConfig(PretrainedConfig):
     timm_override_act_layers: list[str | None] | None = None
     timm_model_kwargs: list[dict[str, Any]] | None = None
     image_sizes: list[int] | None = None
-    image_resize_strategy: str = "resize-naive"
+    image_resize_strategy: str = RESIZE_STRATEGY
 
     hf_llm_id: str = "meta-llama/Llama-2-7b-hf"
     llm_backbone_id: str = "llama2-7b-pure"
@@ -54,6 +72,7 @@ class OpenVLAConfig(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.timm_model_ids is None:
             self.timm_model_ids = ["vit_so400m_patch14_siglip_224"]
+        self._check_list("timm_model_ids", PER_TOWER["timm_model_ids"])
         num_towers = len(self.timm_model_ids)
         if self.image_sizes is None:
             self.image_sizes = [224] * num_towers
@@ -67,8 +86,8 @@ class OpenVLAConfig(PretrainedConfig):
             self.norm_stats = {}
         if self.text_config is None:
             self.text_config = LlamaConfig(vocab_size=32064, pad_token_id=32000)
-        elif isinstance(self.text_config, dict):
-            self.text_config = LlamaConfig(**{k: v for k, v in self.text_config.items() if k != "model_type"})
+        elif not isinstance(self.text_config, LlamaConfig):
+            self.text_config = read_llama(self.text_config)
         self.check()
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
@@ -78,10 +97,30 @@ class OpenVLAConfig(PretrainedConfig):
         Raises:
             ValueError: says which field is not so.
         """
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, given {value!r}")
+        for name, least in LEAST.items():
+            check_whole(name, getattr(self, name), at_least=least)
+        self._check_towers()
+        if self.image_resize_strategy != RESIZE_STRATEGY:
+            raise ValueError(
+                f"image_resize_strategy must be {RESIZE_STRATEGY!r} as in the published models, given "
+                f"{self.image_resize_strategy!r}"
+            )
+        if not (isinstance(self.norm_stats, dict) and all(isinstance(x, dict) for x in self.norm_stats.values())):
+            raise ValueError(
+                f"norm_stats must be an object, with the statistics of each data set by its name, given "
+                f"{shortened(self.norm_stats)}"
+            )
+        check_llama(self.llama)
+        if self.action_token_begin < 0:
+            raise ValueError(
+                f"n_action_bins={self.n_action_bins} are more than the {self.vocabulary_size} tokens that "
+                f"text_config.vocab_size={self.llama.vocab_size} has beside pad_to_multiple_of="
+                f"{self.pad_to_multiple_of} unused ones: the last tokens of the vocabulary are the actions"
+            )
+
+    def _check_towers(self) -> None:
+        for name, types in PER_TOWER.items():
+            self._check_list(name, types)
         num_towers = self.num_towers
         if num_towers not in (1, 2):
             raise ValueError(f"timm_model_ids must name one or two vision towers, given {self.timm_model_ids}")
@@ -90,14 +129,24 @@ class OpenVLAConfig(PretrainedConfig):
                 f"use_fused_vision_backbone={self.use_fused_vision_backbone} does not agree with the "
                 f"{num_towers} towers of timm_model_ids={self.timm_model_ids}"
             )
-        for name in ("image_sizes", "timm_override_act_layers", "timm_model_kwargs"):
+        for name in PER_TOWER:
             if len(getattr(self, name)) != num_towers:
                 raise ValueError(f"{name} must have one entry per tower ({num_towers}), given {getattr(self, name)}")
         sizes = set(self.image_sizes or ())
-        if len(sizes) != 1 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        if len(sizes) != 1 or min(sizes) < 1:
             raise ValueError(
                 f"all towers must read the same image size, a number of pixels, given image_sizes={self.image_sizes}"
             )
+
+    def _check_list(self, name: str, types: tuple[type, ...]) -> None:
+        value = getattr(self, name)
+        if isinstance(value, list | tuple) and all(type(entry) in types for entry in value):
+            return
+        kinds = {str: "names", int: "whole numbers", type(None): "null", dict: "objects"}
+        raise ValueError(
+            f"{name} must be a list of {' or '.join(kinds[kind] for kind in types)}, one for each vision tower, given "
+            f"{shortened(value)}"
+        )
 
     @classmethod
     def get_config_dict(
@@ -113,25 +162,42 @@ class OpenVLAConfig(PretrainedConfig):
         """
         folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
         if folder.is_dir():
-            expected = "the configuration of an OpenVLA model"
-            found = read_object(folder / CONFIG_FILE, expected=expected).get("model_type")
+            found = read_object(folder / CONFIG_FILE, expected=EXPECTED).get("model_type")
             if found != cls.model_type:
                 raise CheckpointError(
-                    f"{folder / CONFIG_FILE} is of model_type {found!r}; expected {cls.model_type!r}, {expected}. Give "
+                    f"{folder / CONFIG_FILE} is of model_type {found!r}; expected {cls.model_type!r}, {EXPECTED}. Give "
                     "the folder of such a checkpoint."
                 )
         config_dict, unused_kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        cls._check_stored(config_dict, folder)
         return with_dataset_statistics(config_dict, folder), unused_kwargs
+
+    @classmethod
+    def _check_stored(cls, config_dict: dict[str, Any], folder: Path) -> None:
+        """Refuse a stored configuration by its file's name, before the caller's own settings join it.
+
+        Raises:
+            CheckpointError: a field is missing, of a wrong type, or of no possible model.
+        """
+        try:
+            check_dtype(config_dict)
+            if config_dict.get("text_config") is None:
+                raise ValueError("text_config, the configuration of the language model, is missing")
+            cls(**config_dict)
+        except ValueError as error:
+            raise broken(folder / CONFIG_FILE, str(error), expected=EXPECTED) from error
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers; `AutoConfig` reads `config.json` itself and names its folder here.
 
         Raises:
+            CheckpointError: the stored fields are broken.
             ValueError: a field that the caller sets beside the stored ones is not possible; see `check`.
         """
         folder = kwargs.get("name_or_path")
         if folder is not None:
+            cls._check_stored(config_dict, Path(folder))
             config_dict = with_dataset_statistics(config_dict, Path(folder))
         made = super().from_dict(config_dict, **kwargs)
         # It sets the caller's fields after construction, so they have not been looked at yet.
@@ -171,12 +237,16 @@ class OpenVLAConfig(PretrainedConfig):
         return self.vocabulary_size
 
     def dataset_norm_stats(self, unnorm_key: str) -> dict[str, Any]:
-        """Statistics of a data set; `<suite>` falls back to `<suite>_no_noops`, as LIBERO checkpoints are named."""
+        """Statistics of a data set; `<suite>` falls back to `<suite>_no_noops`, as LIBERO checkpoints are named.
+
+        Raises:
+            CheckpointError: there are none.
+        """
         stats = self.norm_stats or {}
         for key in (unnorm_key, unnorm_key + NO_NOOPS_SUFFIX):
             if key in stats:
                 return dict(stats[key])
-        raise ValueError(
+        raise CheckpointError(
             f"no normalisation statistics for unnorm_key={unnorm_key!r} (nor {unnorm_key + NO_NOOPS_SUFFIX!r}); the "
             f"checkpoint has {sorted(stats)}. Choose one of them, or add {DATASET_STATISTICS_FILE} to the checkpoint."
         )
@@ -191,10 +261,12 @@ def with_dataset_statistics(config_dict: dict[str, Any], folder: Path) -> dict[s
         CheckpointError: the file is broken.
     """
     file = folder / DATASET_STATISTICS_FILE
-    if not file.is_file():
+    if not file.exists():
         return config_dict
     expected = "the statistics of each data set by its name"
     statistics = read_object(file, expected=expected)
     if wrong := [name for name, entry in statistics.items() if not isinstance(entry, dict)]:
         raise broken(file, f"{wrong[0]!r} is no JSON object", expected=expected)
+    if nameless := [name for name, entry in statistics.items() if "q01" in entry]:
+        raise broken(file, f"{nameless[0]!r} holds bounds, but is not below a data set's name", expected=expected)
     return {**config_dict, "norm_stats": {**(config_dict.get("norm_stats") or {}), **statistics}}

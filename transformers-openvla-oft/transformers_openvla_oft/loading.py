@@ -48,16 +48,18 @@ def read_object(file: Path, *, expected: str) -> dict[str, Any]:
     """A JSON object. expected: what is in it, for messages.
 
     Raises:
-        CheckpointError: the file is missing, is no JSON, or holds something else.
+        CheckpointError: the file is missing, cannot be read, is no JSON, or holds something else.
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise broken(file, "there is no such file", expected=expected) from error
+    except OSError as error:
+        raise broken(file, f"it cannot be read ({error.strerror})", expected=expected) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise broken(file, f"no JSON ({error})", expected=expected) from error
     if not isinstance(found, dict):
-        raise broken(file, f"no JSON object but {_short(found)}", expected=expected)
+        raise broken(file, f"no JSON object but {shortened(found)}", expected=expected)
     return found
 
 
@@ -91,9 +93,14 @@ def check_stored(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> set[str
     minutes at the size of a 7B, and then warns.
 
     Raises:
-        CheckpointError: lists what is missing, unexpected or of another shape.
+        CheckpointError: lists what is missing, unexpected or of another shape, or is stored as whole numbers.
     """
     stored = stored_shapes(folder)
+    if whole := [name for name, dtype in stored_dtypes(folder).items() if not dtype.startswith(("F", "BF"))]:
+        raise CheckpointError(
+            f"the weights in {folder} are no floating-point numbers: {listed(whole)}. Quantised checkpoints are not "
+            "read: take the original one."
+        )
     head = {name for name in stored if name.startswith(VALUE_HEAD_PREFIX)} - shapes.keys()
     report(
         folder,
@@ -154,31 +161,40 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
-def stored_value_head(path: Path, names: Collection[str]) -> ValueHead:
+def stored_value_head(path: Path, names: Collection[str], *, hidden_size: int) -> ValueHead:
     """The value head that a checkpoint holds under `names`; reinforcement learning saves one with its policies.
 
     Raises:
-        CheckpointError: it is no head of this package.
+        CheckpointError: it is no head of this package, or not for features of that size.
     """
     stored = {name.removeprefix(VALUE_HEAD_PREFIX): tensor for name, tensor in stored_tensors(path, names).items()}
     wanted = ("head_l1.weight", "head_l3.weight")
     if any(name not in stored for name in wanted):
         raise CheckpointError(f"the value head in {path} lacks {wanted}; it holds {sorted(stored)}")
-    head = ValueHead(stored["head_l1.weight"].shape[1], num_outputs=stored["head_l3.weight"].shape[0])
+    head = ValueHead(hidden_size, num_outputs=len(stored["head_l3.weight"]) if stored["head_l3.weight"].ndim else 1)
     try:
         head.load_state_dict(stored)
     except RuntimeError as error:
-        raise CheckpointError(f"the value head in {path} does not fit: {error}") from error
+        why = " ".join(str(error).split())
+        raise CheckpointError(f"the value head in {path} does not fit: {why}") from error
     return head
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all stored tensors, from one file or from shards with an index."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    return {name: tuple(part.get_shape()) for name, part in _stored(folder)}
+
+
+def stored_dtypes(folder: Path) -> dict[str, str]:
+    """Names and types of all stored tensors, in the words of safetensors: `F32`, `BF16`, `I8`, ..."""
+    return {name: part.get_dtype() for name, part in _stored(folder)}
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Names of all stored tensors and safetensors' slices of them, of which only the headers are read."""
     for file in _files(folder):
         with safe_open(folder / file, framework="pt") as opened:
-            shapes.update({name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()})  # noqa: SIM118
-    return shapes
+            yield from ((name, opened.get_slice(name)) for name in opened.keys())  # noqa: SIM118
 
 
 def stored_tensors(folder: Path, names: Collection[str]) -> dict[str, Tensor]:
@@ -197,7 +213,7 @@ def _files(folder: Path) -> list[str]:
         expected = "the file of every weight by its name, under weight_map"
         files = read_object(index, expected=expected).get("weight_map")
         if not (isinstance(files, dict) and files and all(isinstance(file, str) for file in files.values())):
-            raise broken(index, f"weight_map is {_short(files)}", expected=expected)
+            raise broken(index, f"weight_map is {shortened(files)}", expected=expected)
         return sorted(set(files.values()))
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
@@ -210,7 +226,8 @@ def listed(names: Collection[str]) -> str:
     return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
 
 
-def _short(value: object) -> str:
+def shortened(value: object) -> str:
+    """What was given, for messages."""
     text = repr(value)
     return f"{text[:40]} ..." if len(text) > 40 else text
 

@@ -23,11 +23,11 @@ from transformers import initialization as init
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from . import same_rounding
-from .configuration import OpenVLAConfig, with_dataset_statistics
+from .configuration import CONFIG_FILE, OpenVLAConfig, with_dataset_statistics
 from .head_rows import project_rows
 from .heads import ValueHead
 from .language import extended, has_pads, hidden_states
-from .loading import VALUE_HEAD_PREFIX, check_loaded, check_stored, reading, report, stored_value_head
+from .loading import VALUE_HEAD_PREFIX, CheckpointError, check_loaded, check_stored, reading, report, stored_value_head
 from .vision import (
     AttentionPoolWeights,
     LayerScale,
@@ -111,13 +111,18 @@ class OpenVLAForActionPrediction(PreTrainedModel):
                 )
             head: set[str] = set()
             if folder.is_dir() and "state_dict" not in kwargs:
-                head = check_stored(folder, cls._shapes(config))
+                try:
+                    shapes = cls._shapes(config)
+                except ValueError as error:
+                    raise CheckpointError(f"no model is possible with {folder / CONFIG_FILE}: {error}") from error
+                head = check_stored(folder, shapes)
             kwargs |= {"config": config, "output_loading_info": True}
             loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
             model: OpenVLAForActionPrediction = loaded[0]
             info: dict[str, Any] = loaded[1]
             if head:
-                model.value_head = stored_value_head(folder, head).to(loaded[0].dtype).train(model.training)
+                model.value_head = stored_value_head(folder, head, hidden_size=config.llama.hidden_size)
+                model.value_head.to(loaded[0].dtype).train(model.training)
         unexpected = set(info["unexpected_keys"]) - head
         mismatched = {name: (have, want) for name, have, want in info["mismatched_keys"]}
         report(folder, missing=info["missing_keys"], unexpected=unexpected, mismatched=mismatched)

@@ -16,11 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from .configuration import OpenVLAConfig
-from .loading import broken, read_object, reading
+from .configuration import RESIZE_STRATEGY, OpenVLAConfig
+from .fields import is_number
+from .loading import CheckpointError, broken, read_object, reading
 from .official_images import official_pictures
+from .tokenizer_files import PROBE, TOKENIZER_FILE, no_tokenizer, stored_tokenizer, token_id
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
+INTERPOLATION = "bicubic"
 PROMPT = "In: What action should the robot take to {task}?\nOut: "
 # The piece that the trailing space of the prompt becomes (id 29871 in Llama-2): the position of the first logits.
 PROMPT_END_TOKEN = "\u2581"
@@ -83,22 +86,35 @@ class ImageSettings:
         Raises:
             ValueError: says which field is missing or not as expected.
         """
-        strategy = fields.get("image_resize_strategy", "resize-naive")
-        if strategy != "resize-naive":
+        strategy = fields.get("image_resize_strategy", RESIZE_STRATEGY)
+        if strategy != RESIZE_STRATEGY:
             raise ValueError(
-                f"image_resize_strategy must be 'resize-naive' as in the published models, not {strategy!r}"
+                f"image_resize_strategy must be {RESIZE_STRATEGY!r} as in the published models, not {strategy!r}"
             )
         if missing := [name for name in ("input_sizes", "means", "stds") if not fields.get(name)]:
             raise ValueError(f"{', '.join(missing)} must be given, one entry for each vision tower")
-        sizes = fields["input_sizes"]
-        sides = {side for size in sizes for side in _numbers("input_sizes", size)[-2:]}
-        if len(sides) != 1 or not min(sides) > 0:
-            raise ValueError(f"all towers must read square pictures of one size, given input_sizes={sizes}")
-        means, stds = (tuple(_numbers(name, colour) for colour in fields[name]) for name in ("means", "stds"))
+        sizes, means, stds = (_per_tower(name, fields[name]) for name in ("input_sizes", "means", "stds"))
+        channels, sides = {size[0] for size in sizes}, {side for size in sizes for side in size[1:]}
+        if channels != {3} or len(sides) != 1 or not min(sides) >= 1 or not min(sides).is_integer():
+            raise ValueError(
+                "all towers must read square pictures of one size, as [3, 224, 224], given input_sizes="
+                f"{fields['input_sizes']}"
+            )
         if not len(means) == len(stds) == len(sizes) or not all(std > 0 for tower in stds for std in tower):
             raise ValueError(
                 f"means and stds must have one entry for each of the {len(sizes)} towers, standard deviations above 0, "
                 f"given means={fields['means']} and stds={fields['stds']}"
+            )
+        if not all(0 <= x <= 1 for towers in (means, stds) for tower in towers for x in tower):
+            raise ValueError(
+                "means and stds must lie in [0, 1], for pictures divided by 255, given "
+                f"means={fields['means']} and stds={fields['stds']}"
+            )
+        interpolations = fields.get("interpolations", [INTERPOLATION])
+        if not isinstance(interpolations, list) or {*map(str, interpolations)} != {INTERPOLATION}:
+            raise ValueError(
+                f"interpolations must be {INTERPOLATION!r} for each tower as in the published models, not "
+                f"{interpolations!r}"
             )
         return cls(image_size=int(sides.pop()), means=means, stds=stds)
 
@@ -108,9 +124,9 @@ class ImageSettings:
         return {
             "image_processor_type": "PrismaticImageProcessor",
             "processor_class": "PrismaticProcessor",
-            "image_resize_strategy": "resize-naive",
+            "image_resize_strategy": RESIZE_STRATEGY,
             "input_sizes": [[3, self.image_size, self.image_size]] * num_towers,
-            "interpolations": ["bicubic"] * num_towers,
+            "interpolations": [INTERPOLATION] * num_towers,
             "means": [list(mean) for mean in self.means],
             "stds": [list(std) for std in self.stds],
             "use_fused_vision_backbone": num_towers == 2,
@@ -141,9 +157,9 @@ class PrismaticProcessor:
         self.num_images = num_images
         self.prompt_multiple = prompt_multiple
         self.picture_path = picture_path
-        self.bos_token_id = self._token_id("bos_token", tokenizer.bos_token)
-        self.pad_token_id = self._token_id("pad_token", tokenizer.pad_token)
-        self.prompt_end_token_id = self._token_id("the piece of a trailing space", PROMPT_END_TOKEN)
+        self.bos_token_id = token_id(tokenizer, "bos_token", tokenizer.bos_token)
+        self.pad_token_id = token_id(tokenizer, "pad_token", tokenizer.pad_token)
+        self.prompt_end_token_id = token_id(tokenizer, "the piece of a trailing space", PROMPT_END_TOKEN)
         self._prompt_ids: dict[str, tuple[int, ...]] = {}
 
     @classmethod
@@ -174,7 +190,7 @@ class PrismaticProcessor:
         subfolder: of the folder; it holds the checkpoint.
 
         Raises:
-            CheckpointError: a file is missing or corrupt.
+            CheckpointError: a file is missing or corrupt, or tokenizer or picture settings are another model's.
         """
         path = Path(path) / (subfolder or "")
         if unknown := {name for name in _of_auto_processor if name.lstrip("_") not in AUTO_PROCESSOR_OPTIONS}:
@@ -182,9 +198,11 @@ class PrismaticProcessor:
         with reading(path):
             config = OpenVLAConfig.from_pretrained(path)
             images = _stored_settings(path / PREPROCESSOR_FILE)
-            # The published tokenizer classes differ in how they rebuild the tokenizer; the file is the same for all.
-            tokens = PreTrainedTokenizerFast.from_pretrained(tokenizer or path)
-        return cls(
+        _check_pictures_fit(path, images, config)
+        words = path if tokenizer is None else Path(tokenizer)
+        with reading(words):
+            tokens = stored_tokenizer(words, vocabulary_size=config.llama.vocab_size)
+        made = cls(
             tokens,
             images=images,
             max_prompt_length=config.max_prompt_length if max_prompt_length is None else max_prompt_length,
@@ -192,6 +210,11 @@ class PrismaticProcessor:
             prompt_multiple=prompt_multiple,
             picture_path=picture_path,
         )
+        try:
+            made.prompt_ids(PROBE)
+        except ValueError as error:
+            raise no_tokenizer(words / TOKENIZER_FILE, str(error)) from error
+        return made
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write the tokenizer and the picture settings; the rest is in the model's configuration."""
@@ -251,7 +274,7 @@ class PrismaticProcessor:
         """Token ids of the whole prompt, from BOS to the end token, without padding."""
         if task not in self._prompt_ids:
             ids = tuple(self.tokenizer(PROMPT.format(task=task.lower()))["input_ids"])
-            if ids[0] != self.bos_token_id or ids[-1] != self.prompt_end_token_id:
+            if ids[:1] != (self.bos_token_id,) or ids[-1:] != (self.prompt_end_token_id,):
                 raise ValueError(
                     f"the tokenizer must put BOS ({self.bos_token_id}) first and turn the prompt's trailing space into "
                     f"token {self.prompt_end_token_id}, but gave {ids} for {task!r}"
@@ -289,12 +312,6 @@ class PrismaticProcessor:
         resized = official_pictures(images_BNHWC.flatten(0, 1), size=size, center_crop=crop)
         return resized.view(*images_BNHWC.shape[:2], size, size, 3)
 
-    def _token_id(self, name: str, token: str | None) -> int:
-        token_id = None if token is None else self.tokenizer.convert_tokens_to_ids(token)
-        if not isinstance(token_id, int) or token_id == self.tokenizer.unk_token_id:
-            raise ValueError(f"the tokenizer has no {name} ({token!r}); it must have the structure of Llama's")
-        return token_id
-
 
 def _stored_settings(file: Path) -> ImageSettings:
     """Picture settings of a checkpoint.
@@ -310,12 +327,33 @@ def _stored_settings(file: Path) -> ImageSettings:
         raise broken(file, str(error), expected=expected) from error
 
 
+def _per_tower(name: str, entries: object) -> tuple[tuple[float, float, float], ...]:
+    """Three numbers for each tower: those of the colours, or channels, height and width."""
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"{name} must be a list with one entry for each vision tower, given {entries!r}")
+    return tuple(_numbers(name, entry) for entry in entries)
+
+
 def _numbers(name: str, values: object) -> tuple[float, float, float]:
-    """Three numbers: those of the colours, or channels, height and width."""
-    if not isinstance(values, list | tuple) or len(values) != 3 or not all(isinstance(x, int | float) for x in values):
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(is_number, values)):
         raise ValueError(f"{name} must have three numbers for each vision tower, given {values!r}")
     first, second, third = map(float, values)
     return first, second, third
+
+
+def _check_pictures_fit(path: Path, images: ImageSettings, config: OpenVLAConfig) -> None:
+    """Compare the picture settings of a checkpoint with its model.
+
+    Raises:
+        CheckpointError: they are for another number of towers, or another size.
+    """
+    size, num_towers = (config.image_sizes or [0])[0], config.num_towers
+    if (images.image_size, len(images.means)) != (size, num_towers):
+        raise CheckpointError(
+            f"{path / PREPROCESSOR_FILE} prepares pictures of {images.image_size} pixels a side for "
+            f"{len(images.means)} vision tower(s), but the model of config.json beside it has {num_towers} that read "
+            f"{size}. Take both files from the same checkpoint."
+        )
 
 
 def _check_pictures(images_BNHWC: Tensor) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration import OpenVLAConfig
+from .fields import check_positive, check_whole
 from .same_rounding import LayerNorm
 
 LAYER_NORM_EPS = 1e-6
@@ -91,15 +92,24 @@ def resolve_tower(timm_id: str, *, img_size: int, act_layer: str | None, overrid
     """Sizes of the tower `timm_id` after the checkpoint's overrides.
 
     The number of prefix tokens always follows from the id: it is a property of the pretraining, not of the size.
+
+    Raises:
+        ValueError: there is no such tower, or none of such sizes.
     """
     if timm_id not in TOWERS:
-        raise ValueError(f"unknown vision tower {timm_id!r}; known timm ids: {sorted(TOWERS)}")
+        raise ValueError(f"timm_model_ids: unknown vision tower {timm_id!r}; known timm ids: {sorted(TOWERS)}")
     allowed = {field.name for field in fields(TowerSpec)} - {"class_token", "reg_tokens"}
     if unknown := set(overrides) - allowed:
         raise ValueError(f"timm_model_kwargs of {timm_id} may set {sorted(allowed)}, given also {sorted(unknown)}")
     spec = replace(TOWERS[timm_id], **{"img_size": img_size, **overrides})
     if act_layer is not None:
         spec = replace(spec, act_layer=act_layer)
+    for name in ("embed_dim", "num_heads", "patch_size", "img_size"):
+        check_whole(f"timm_model_kwargs of {timm_id}: {name}", getattr(spec, name), at_least=1)
+    check_whole(f"{timm_id}: the features come from the second-to-last block, so depth", spec.depth, at_least=2)
+    check_positive(f"timm_model_kwargs of {timm_id}: mlp_ratio", spec.mlp_ratio)
+    if spec.init_values is not None:
+        check_positive(f"timm_model_kwargs of {timm_id}: init_values", spec.init_values)
     if spec.act_layer not in ACTIVATIONS:
         raise ValueError(f"unknown activation {spec.act_layer!r} for {timm_id}; known: {sorted(ACTIVATIONS)}")
     if spec.img_size % spec.patch_size or spec.embed_dim % spec.num_heads:
@@ -107,8 +117,6 @@ def resolve_tower(timm_id: str, *, img_size: int, act_layer: str | None, overrid
             f"{timm_id}: img_size={spec.img_size} must be a multiple of patch_size={spec.patch_size}, and "
             f"embed_dim={spec.embed_dim} a multiple of num_heads={spec.num_heads}"
         )
-    if spec.depth < 2:
-        raise ValueError(f"{timm_id}: depth={spec.depth}, but the features come from the second-to-last block (>= 2)")
     return spec
 
 
