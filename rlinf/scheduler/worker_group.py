@@ -40,6 +40,25 @@ def gpu_bundles(num_gpus: int) -> PlacementGroup:
     return group
 
 
+class _KeepsRefusal:
+    """Mixed into a worker's class: what a user can mend in the constructor's arguments is raised by ``constructed``.
+
+    Ray gives the caller only the text of what an actor's constructor raises, so nobody could tell it from a bug.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._refusal: ValueError | None = None
+        try:
+            super().__init__(*arguments)
+        except ValueError as error:
+            self._refusal = error
+
+    def constructed(self) -> None:
+        """Raises ValueError: what the constructor raised."""
+        if self._refusal is not None:
+            raise self._refusal
+
+
 class WorkerGroup:
     """``count`` actors of one class; worker ``i`` is constructed with ``arguments(i)``."""
 
@@ -60,7 +79,7 @@ class WorkerGroup:
         self.timeout_s = timeout_s
         # Ray's types know neither concurrency groups nor classes that are not literals.
         remote: Any = ray.remote(concurrency_groups={WATCH: 1}) if watched else ray.remote  # type: ignore[call-overload]
-        actor_class = remote(worker_class)
+        actor_class = remote(type(worker_class.__name__, (_KeepsRefusal, worker_class), {}))
         self.workers: list[ActorHandle[Any]] = []
         for index in range(count):
             options: dict[str, Any] = {
@@ -75,6 +94,8 @@ class WorkerGroup:
                     placement.group, placement_group_bundle_index=placement.bundles[index % len(placement.bundles)]
                 )
             self.workers.append(actor_class.options(**options).remote(*arguments(index)))
+        # Actors carry out calls in order: until these have returned, no other call counts.
+        self._constructed: list[ray.ObjectRef[Any]] = self.submit("constructed")
 
     def __len__(self) -> int:
         return len(self.workers)
@@ -109,8 +130,17 @@ class WorkerGroup:
         except RayTaskError as error:
             raise error.as_instanceof_cause() from None
 
+    def ready(self) -> None:
+        """Wait until all workers are constructed; raises like ``wait``."""
+        self.finish([])
+
     def finish(self, refs: "Sequence[ray.ObjectRef[Any]]", *, tick: Callable[[], None] | None = None) -> None:
         """Wait until all calls are done, fetching only what failed; the first failure ends the wait."""
+        constructed, self._constructed = self._constructed, []
+        for calls in (constructed, refs):
+            self._finish(calls, tick=tick)
+
+    def _finish(self, refs: "Sequence[ray.ObjectRef[Any]]", *, tick: Callable[[], None] | None) -> None:
         pending, waited = list(refs), 0.0
         while pending:
             done, pending = ray.wait(pending, num_returns=1, timeout=_POLL_S, fetch_local=False)

@@ -130,7 +130,12 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
 
 
 def attach_envs(workers: Workers) -> None:
-    """Give every inference worker its share of the simulator processes."""
+    """Give every inference worker its share of the simulator processes.
+
+    Raises:
+        ValueError: what a constructor raised, as it raised it; see also ``WorkerGroup.wait``.
+    """
+    workers.env.ready()
     count = len(workers.rollout)
     shares = [(workers.env.workers[index::count],) for index in range(count)]
     workers.rollout.wait(workers.rollout.submit_each("attach", shares))

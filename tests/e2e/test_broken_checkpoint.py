@@ -1,0 +1,59 @@
+"""What a worker's constructor refuses reaches the user as one message with exit code 2, not as Ray's account of it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlinf.scheduler.cluster import Cluster
+from rlinf.scheduler.worker_group import Placement, WorkerGroup
+from transformers_openvla_oft import CheckpointError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Worker:
+    """Refuses an odd argument."""
+
+    def __init__(self, index: int, error: type[Exception]) -> None:
+        self.index = index
+        if index % 2:
+            raise error(f"worker {index} is odd")
+
+    def ask(self) -> int:
+        return self.index
+
+
+def test_a_constructors_refusal_comes_as_it_was_raised():
+    with Cluster(object_store_gb=0.1):
+        placement = Placement()
+        good = WorkerGroup("good", Worker, 2, lambda index: (2 * index, ValueError), placement=placement, timeout_s=60)
+        good.ready()
+        assert good.call("ask") == good.call("ask") == [0, 2]
+        good.stop()
+        bad = WorkerGroup("bad", Worker, 2, lambda index: (index, CheckpointError), placement=placement, timeout_s=60)
+        with pytest.raises(CheckpointError, match="worker 1 is odd"):
+            bad.call("ask")
+        bad.stop()
+
+
+def test_a_broken_tokenizer_ends_an_evaluation_with_one_message(tmp_path):
+    broken = Path(shutil.copytree(REPOSITORY / "model" / "tiny-openvla-oft-libero-spatial", tmp_path / "policy"))
+    (broken / "tokenizer.json").write_text("{}")
+    script = REPOSITORY / "examples" / "crl_experiment" / "eval_embodiment.sh"
+    config = "crl_experiment/libero_spatial_grpo_tiny"
+    overrides = [f"actor.checkpoint_load_path={broken}", f"runner.logger.log_root={tmp_path / 'logs'}"]
+    done = subprocess.run(
+        ["bash", script, "base", "", config, *overrides],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"error: the checkpoint {broken} is incomplete or corrupt: tokenizer.json: Model missing" in done.stderr
+    assert "Traceback" not in done.stderr
