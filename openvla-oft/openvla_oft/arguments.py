@@ -1,7 +1,7 @@
 """The options of ``python -m openvla_oft.finetune`` and what they mean to the code."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -10,6 +10,8 @@ from openvla_oft import batches, checkpoints, cli
 from openvla_oft.augment import AugmentConfig
 from openvla_oft.lora import LoraSettings
 from openvla_oft.objectives import OBJECTIVES
+from openvla_oft.oft_augment import OftAugmentConfig
+from openvla_oft.pictures import is_cropped
 from openvla_oft.statistics import ACTION_BOUNDS
 from openvla_oft.train_config import TrainConfig
 from transformers_openvla_oft.attention import ATTENTION_ROUTES
@@ -41,7 +43,9 @@ SIZE_OPTIONS = (
     *("llm_hidden", "llm_layers", "llm_heads", "llm_intermediate", "max_prompt_length"),
 )
 """Options that describe --init small."""
-AUGMENTATION_OPTIONS = ("shift", "brightness", "contrast", "colour", "noise")
+OWN_AUGMENTATION = ("shift", "colour", "noise")
+OFT_AUGMENTATION = ("saturation", "hue")
+AUGMENTATION_OPTIONS = (*OWN_AUGMENTATION, "brightness", "contrast", *OFT_AUGMENTATION)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -76,13 +80,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def train_config(options: argparse.Namespace) -> TrainConfig:
     """The settings of the training loop."""
     on_gpu = options.device.startswith("cuda")
-    augmentation = AugmentConfig(
-        shift=options.shift,
-        brightness=options.brightness,
-        contrast=options.contrast,
-        colour=options.colour,
-        noise=options.noise,
-    )
     return TrainConfig(
         num_steps=options.steps,
         minutes=options.minutes,
@@ -101,8 +98,17 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
         validate_every=options.validate_every,
         save_every=options.save_every,
         num_validation_frames=options.validation_frames,
-        augment=AugmentConfig.off() if options.no_augment else augmentation,
+        augment=augmentation(options),
     )
+
+
+def augmentation(options: argparse.Namespace) -> AugmentConfig | OftAugmentConfig:
+    """That of --pictures, with the strengths that were given."""
+    cropped = is_cropped(options.pictures)
+    if options.no_augment:
+        return OftAugmentConfig.crops_only() if cropped else AugmentConfig.off()
+    given = {name: getattr(options, name) for name in AUGMENTATION_OPTIONS if name in options.given}
+    return replace(OftAugmentConfig(), **given) if cropped else replace(AugmentConfig(), **given)
 
 
 def lora_settings(options: argparse.Namespace) -> LoraSettings | None:
@@ -122,7 +128,8 @@ def lora_settings(options: argparse.Namespace) -> LoraSettings | None:
 def settings(options: argparse.Namespace, config: TrainConfig) -> dict[str, object]:
     """What must be the same when an interrupted training goes on, by the names of the options."""
     names = {flag(name): value for name, value in vars(options).items() if name not in MAY_CHANGE}
-    resolved = {**names, "--bf16": config.bf16}
+    strengths = {flag(name): value for name, value in asdict(config.augment).items()}
+    resolved = {**names, **strengths, "--bf16": config.bf16}
     return {name: str(value) if isinstance(value, Path) else value for name, value in resolved.items()}
 
 
@@ -156,12 +163,15 @@ def refuse_ignored(options: argparse.Namespace) -> None:
     """
     _check_positive("actions_per_chunk", options.actions_per_chunk)
     adapter = options.lora_rank is not None
+    cropped = is_cropped(options.pictures)
     unused = (
         (options.init != "small", SIZE_OPTIONS, "the sizes are those of the --init checkpoint"),
         (not adapter, ("lora_alpha", "lora_dropout", "lora_path", "merge", "shard_frozen"), "there is no --lora-rank"),
         (options.lora_path is not None, ("lora_alpha", "lora_dropout"), "--lora-path has its own"),
         (adapter and not options.merge, ("save_dtype",), "adapters are stored in float32; --merge writes a checkpoint"),
         (options.no_augment, AUGMENTATION_OPTIONS, "--no-augment switches it off"),
+        (cropped, OWN_AUGMENTATION, "--pictures oft_random_crop has the OFT repository's augmentation"),
+        (not cropped, OFT_AUGMENTATION, "it is part of the augmentation of --pictures oft_random_crop"),
         (options.objective == "l1", ("label_sigma",), "--objective l1 has no labels to smooth"),
         (options.unnorm_key is not None, ("action_bounds",), "--unnorm-key takes the checkpoint's statistics"),
     )
@@ -325,14 +335,22 @@ def _add_lora_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def _add_augmentation_arguments(arguments: argparse.ArgumentParser) -> None:
-    default = AugmentConfig()
-    group = arguments.add_argument_group("augmentation")
-    group.add_argument("--no-augment", action="store_true")
-    group.add_argument("--shift", type=int, default=default.shift, help="pixels")
-    group.add_argument("--brightness", type=float, default=default.brightness)
-    group.add_argument("--contrast", type=float, default=default.contrast)
-    group.add_argument("--colour", type=float, default=default.colour)
-    group.add_argument("--noise", type=float, default=default.noise)
+    own, oft = AugmentConfig(), OftAugmentConfig()
+    group = arguments.add_argument_group(
+        "augmentation (strengths are half-widths; with --pictures oft_random_crop the OFT repository's)"
+    )
+    group.add_argument(
+        "--no-augment", action="store_true", help="train on pictures as they are; random crops of --pictures stay"
+    )
+    group.add_argument("--shift", type=int, help=f"pixels (default: {own.shift}; random crops: none)")
+    group.add_argument(
+        "--brightness", type=float, help=f"factor (default: {own.brightness}); random crops: added ({oft.brightness})"
+    )
+    group.add_argument("--contrast", type=float, help=f"default: {own.contrast}; random crops: {oft.contrast}")
+    group.add_argument("--colour", type=float, help=f"default: {own.colour}; random crops: none")
+    group.add_argument("--noise", type=float, help=f"default: {own.noise}; random crops: none")
+    group.add_argument("--saturation", type=float, help=f"with random crops (default: {oft.saturation})")
+    group.add_argument("--hue", type=float, help=f"with random crops, part of the circle (default: {oft.hue})")
 
 
 def _add_size_arguments(arguments: argparse.ArgumentParser) -> None:

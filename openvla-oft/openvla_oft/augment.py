@@ -4,13 +4,36 @@ A policy trained on pictures of one renderer (EGL on a GPU) also has to work on 
 edges, shading and colours differ slightly; the camera is fixed, so small shifts are the geometry to be robust to.
 
 Random numbers are drawn by ``draw`` and used by the pure ``fetch`` and ``jitter``, so these can be compiled and tested.
+``oft_augment`` has the OpenVLA-OFT repository's augmentation instead; the trainer knows both by ``Augmentation``.
 Shapes: F frames in memory, B samples, N cameras, H = W pixels, C = 3 colour channels.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class PictureChange(Protocol):
+    """What happens to the pictures of a batch, its random numbers drawn."""
+
+    @property
+    def shift_BN2(self) -> Tensor | None:
+        """Whole pixels to move pictures by when they are fetched, see ``fetch``; None: none."""
+
+    def part(self, samples: slice) -> "PictureChange":
+        """What happens to some samples."""
+
+    def apply(self, images_BNHWC: Tensor) -> Tensor:
+        """Fetched uint8 pictures to floats in [0, 1]."""
+
+
+class Augmentation(Protocol):
+    """Strengths of an augmentation."""
+
+    def draw(self, *, num_samples: int, num_cameras: int, image_size: int, generator: torch.Generator) -> PictureChange:
+        """Draw on the generator's device."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,10 @@ class AugmentConfig:
         """Nothing is changed."""
         return cls(shift=0, brightness=0.0, contrast=0.0, colour=0.0, noise=0.0)
 
+    def draw(self, *, num_samples: int, num_cameras: int, image_size: int, generator: torch.Generator) -> "AugmentDraw":
+        """Draw on the generator's device."""
+        return draw(self, num_samples=num_samples, num_cameras=num_cameras, image_size=image_size, generator=generator)
+
 
 @dataclass(frozen=True)
 class AugmentDraw:
@@ -49,6 +76,20 @@ class AugmentDraw:
     contrast_BN: Tensor
     noise_std_BN: Tensor
     noise_BNHWC: Tensor | None
+
+    def part(self, samples: slice) -> "AugmentDraw":
+        """The random numbers of some samples."""
+        return AugmentDraw(
+            shift_BN2=self.shift_BN2[samples],
+            gain_BNC=self.gain_BNC[samples],
+            contrast_BN=self.contrast_BN[samples],
+            noise_std_BN=self.noise_std_BN[samples],
+            noise_BNHWC=None if self.noise_BNHWC is None else self.noise_BNHWC[samples],
+        )
+
+    def apply(self, images_BNHWC: Tensor) -> Tensor:
+        """Pictures that were shifted already to floats in [0, 1]."""
+        return jitter(images_BNHWC, self)
 
 
 def draw(

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvla_oft.augment import AugmentDraw
+from openvla_oft import augment, oft_augment
 from openvla_oft.dataset import DemonstrationSet, chunk_actions
 from openvla_oft.demonstration import GRIPPER
 from openvla_oft.frames import FrameStore
@@ -74,6 +74,8 @@ class DeviceData:
     stds_R3: Tensor
     proprio_FP: Tensor | None = None
     """Normalised, float32."""
+    center_crop: bool = False
+    """Whether the policy sees the middle of each picture when it acts."""
 
     @property
     def device(self) -> torch.device:
@@ -99,6 +101,11 @@ class DeviceData:
             padded=self.padded,
         )
 
+    def acting_pixels(self, images_BNHWC: Tensor) -> Tensor:
+        """uint8 pictures to floats in [0, 1] as the policy sees them when it acts."""
+        pixels_BNHWC = augment.plain(images_BNHWC)
+        return oft_augment.crop_center(pixels_BNHWC) if self.center_crop else pixels_BNHWC
+
     def to_pixel_values(self, pixels_BNHWC: Tensor) -> Tensor:
         """Normalise colours in [0, 1] per tower, in the published channel layout (B, N * towers * 3, H, W)."""
         colours_BN1CHW = pixels_BNHWC.permute(0, 1, 4, 2, 3)[:, :, None]
@@ -115,8 +122,12 @@ def prepare(
     token_map: ActionTokenMap,
     after_end: str,
     proprio: NDArray[np.float32] | None = None,
+    center_crop: bool = False,
 ) -> DeviceData:
-    """Encode targets and prompts once and put them beside the frames. ``proprio``: of every frame, normalised."""
+    """Encode targets and prompts once and put them beside the frames.
+
+    proprio: of every frame, normalised. center_crop: whether the policy sees the middle of each picture when it acts.
+    """
     if after_end not in AFTER_END:
         raise ValueError(f"after_end={after_end!r}: expected one of {AFTER_END}")
     size = config.image_sizes[0] if config.image_sizes else 0
@@ -144,6 +155,7 @@ def prepare(
         means_R3=torch.tensor(processor.images.means, device=device),
         stds_R3=torch.tensor(processor.images.stds, device=device),
         proprio_FP=None if proprio is None else torch.from_numpy(proprio).to(device),
+        center_crop=center_crop,
     )
 
 
@@ -151,17 +163,6 @@ def normalised_actions(env_actions_FCA: Tensor, token_map: ActionTokenMap) -> Te
     """Environment actions as the L1 head predicts them: motion in [-1, 1], gripper 0 = closed and 1 = open; float32."""
     motion_FCM, gripper_FC1 = env_actions_FCA.double().split([GRIPPER, 1], dim=-1)
     return token_map.normalize(torch.cat([motion_FCM, gripper_from_env(gripper_FC1)], dim=-1)).float()
-
-
-def rows(numbers: AugmentDraw, part: slice) -> AugmentDraw:
-    """The random numbers of some samples of a batch."""
-    return AugmentDraw(
-        shift_BN2=numbers.shift_BN2[part],
-        gain_BNC=numbers.gain_BNC[part],
-        contrast_BN=numbers.contrast_BN[part],
-        noise_std_BN=numbers.noise_std_BN[part],
-        noise_BNHWC=None if numbers.noise_BNHWC is None else numbers.noise_BNHWC[part],
-    )
 
 
 def shuffled_batches(frames: Tensor, *, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -47,6 +47,7 @@ def load_demonstrations(
         "action_key": options.action_key,
         "drop_noops": options.drop_noops,
         "proprio": options.proprio,
+        "pictures": options.pictures,
         "max_demos_per_task": options.max_demos_per_task,
     }
     source: Path = options.demonstrations

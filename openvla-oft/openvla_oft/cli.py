@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from openvla_oft.pictures import PICTURES
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """As shells give it to a command that Ctrl-C ended."""
@@ -39,6 +41,13 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop-noops", action="store_true", help="leave out steps that move nothing and keep the gripper as it is"
     )
     data.add_argument("--proprio", action="store_true", help="read what the robot feels, too (training: --layout oft)")
+    data.add_argument(
+        "--pictures",
+        choices=PICTURES,
+        default="rl",
+        help="how pictures come to the policy's size: as in reinforcement learning, or as in the OpenVLA-OFT "
+        "repository, trained without or with its random crops (packing: stored alike)",
+    )
     data.add_argument("--max-demos-per-task", type=int, default=None)
     data.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read (0: none)")
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from openvla_oft import reading, sources
 from openvla_oft.demonstration import ACTION_DIM, GRIPPER, PROPRIO_DIM, DemoInfo, DemonstrationError, ReadOptions
 from openvla_oft.json_files import read_object
+from openvla_oft.pictures import stored_form
 
 PACK_FILE = "pack.json"
 PACK_VERSION = 1
@@ -126,11 +127,12 @@ def load(
     action_key: str = "actions",
     drop_noops: bool = False,
     proprio: bool = False,
+    pictures: str = "rl",
     max_demos_per_task: int | None = None,
     num_workers: int = 0,
 ) -> DemonstrationSet:
     """Read a folder of HDF5 files or of RLDS shards, or one written by ``python -m openvla_oft.pack``."""
-    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
+    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio, pictures)
     if (source / PACK_FILE).is_file():
         return _load_pack(source, options, suite=suite, max_demos_per_task=max_demos_per_task)
     infos = _select(sources.scan_suites(source, suite, options), max_demos_per_task)
@@ -148,10 +150,11 @@ def num_bytes(
     action_key: str = "actions",
     drop_noops: bool = False,
     proprio: bool = False,
+    pictures: str = "rl",
     max_demos_per_task: int | None = None,
 ) -> int:
     """Size of the pictures that ``load`` would read."""
-    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
+    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio, pictures)
     return int(np.prod(_shape(_select(sources.scan_suites(source, suite, options), max_demos_per_task), options)))
 
 
@@ -165,13 +168,14 @@ def pack(
     action_key: str = "actions",
     drop_noops: bool = False,
     proprio: bool = False,
+    pictures: str = "rl",
     max_demos_per_task: int | None = None,
     num_workers: int = 0,
 ) -> DemonstrationSet:
     """Write the resized frames once, as .npy files that ``load`` memory-maps, so that several trainings share them."""
     if output.exists():
         raise DemonstrationError(f"{output} exists; remove it or give another --output")
-    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio)
+    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio, pictures)
     infos = _select(sources.scan_suites(source, suite, options), max_demos_per_task)
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
     try:
@@ -196,6 +200,7 @@ def pack(
             "suite": suite,
             "drop_noops": drop_noops,
             "action_key": action_key,
+            "pictures": stored_form(pictures),
         }
         (partial / PACK_FILE).write_text(json.dumps(description, indent=1) + "\n")
         partial.rename(output)
@@ -231,6 +236,12 @@ def _load_pack(folder: Path, options: ReadOptions, *, suite: str, max_demos_per_
         raise DemonstrationError(
             f"{folder} was packed with --action-key {action_key}, but {options.action_key} is asked for; pack again, "
             f"or give the same here"
+        )
+    form = description.get("pictures", ReadOptions.pictures)
+    if form != stored_form(options.pictures):
+        raise DemonstrationError(
+            f"{folder} holds pictures that were packed with --pictures {form}, and --pictures {options.pictures} needs "
+            f"others; pack again with --pictures {stored_form(options.pictures)}, or give --pictures {form} here"
         )
     demos = DemonstrationSet(
         images_FNHWC=images_FNHWC,

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from openvla_oft.pictures import PICTURES
+
 ACTION_DIM = 7
 GRIPPER = 6
 """The action dimension that is no motion."""
@@ -63,6 +65,8 @@ class ReadOptions:
     """Dataset of an HDF5 demonstration that holds the labels."""
     drop_noops: bool = False
     proprio: bool = False
+    pictures: str = "rl"
+    """How pictures are resized, see ``pictures.PICTURES``."""
 
     def __post_init__(self) -> None:
         for camera in self.cameras:
@@ -70,6 +74,8 @@ class ReadOptions:
                 raise DemonstrationError(f"unknown camera {camera!r}; expected one of {sorted(CAMERAS)}")
         if len(set(self.cameras)) != len(self.cameras):
             raise DemonstrationError(f"--cameras {','.join(self.cameras)} names a camera twice; give each once")
+        if self.pictures not in PICTURES:
+            raise DemonstrationError(f"pictures {self.pictures!r}: expected one of {', '.join(PICTURES)}")
 
 
 def kept_steps(actions_TA: NDArray[np.floating], *, drop_noops: bool, where: str) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ import torch
 import transformers
 from torch import nn
 
-from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, resume, starting, writing
+from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, pictures, resume, starting, writing
 from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.ranks import Ranks, end_process, joined
 from openvla_oft.train_config import TrainConfig
@@ -131,6 +131,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
         token_map=token_map,
         after_end=options.after_end,
         proprio=building.normalised_proprio_of(read.demos, statistics[key], key=key),
+        center_crop=pictures.is_cropped(options.pictures),
     )
     copying = time.perf_counter() - start
     learner = building.build_learner(
@@ -235,6 +236,8 @@ def _report(
             "objective": options.objective,
             "layout": options.layout,
             "proprio": options.proprio,
+            "pictures": options.pictures,
+            "picture_path": pictures.PICTURES[options.pictures],
             "actions_per_chunk": num_actions,
             "after_end": options.after_end,
             "action_bounds": options.action_bounds,

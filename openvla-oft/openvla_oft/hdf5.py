@@ -27,7 +27,7 @@ from openvla_oft.demonstration import (
     checked_proprio,
     kept_steps,
 )
-from openvla_oft.pictures import resize_images, rotate_180
+from openvla_oft.pictures import prepare_images, rotate_180
 
 CAMERA_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
 """Camera name on the command line -> dataset under ``obs`` in LIBERO's layout."""
@@ -68,10 +68,7 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
         kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=where)
         felt = [group["obs"][key][()] for key in PROPRIO_KEYS] if options.proprio else []
         proprio_TP = checked_proprio(felt, len(kept_T), where=where)[kept_T] if options.proprio else None
-        images = [
-            _read_pictures(group["obs"][CAMERA_KEYS[camera]], kept_T, image_size=options.image_size)
-            for camera in options.cameras
-        ]
+        images = [_read_pictures(group["obs"][CAMERA_KEYS[camera]], kept_T, options) for camera in options.cameras]
     return Demo(images[0][:, None] if len(images) == 1 else np.stack(images, axis=1), actions_TA[kept_T], proprio_TP)
 
 
@@ -86,16 +83,18 @@ def _readable(where: str) -> Iterator[None]:
         ) from error
 
 
-def _read_pictures(stored: h5py.Dataset, kept_T: NDArray[np.bool_], *, image_size: int | None) -> NDArray[np.uint8]:
+def _read_pictures(stored: h5py.Dataset, kept_T: NDArray[np.bool_], options: ReadOptions) -> NDArray[np.uint8]:
     """Kept pictures (T, H, W, C), turned and resized a few at a time: together they would be 100 MB and more."""
-    size = image_size or stored.shape[1]
+    size = options.image_size or stored.shape[1]
     images_THWC = np.empty((int(kept_T.sum()), size, size, stored.shape[3]), dtype=np.uint8)
     done = 0
     for start in range(0, len(kept_T), _READ_AT_ONCE):
         kept_B = kept_T[start : start + _READ_AT_ONCE]
         if kept_B.any():
             block_BHWC = stored[start : start + _READ_AT_ONCE][kept_B]
-            images_THWC[done : done + len(block_BHWC)] = resize_images(rotate_180(block_BHWC), image_size=size)
+            images_THWC[done : done + len(block_BHWC)] = prepare_images(
+                rotate_180(block_BHWC), image_size=size, pictures=options.pictures
+            )
             done += len(block_BHWC)
     return images_THWC
 

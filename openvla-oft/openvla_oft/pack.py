@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> None:
         action_key=options.action_key,
         drop_noops=options.drop_noops,
         proprio=options.proprio,
+        pictures=options.pictures,
         max_demos_per_task=options.max_demos_per_task,
         num_workers=options.num_workers,
     )

@@ -30,7 +30,7 @@ from openvla_oft.demonstration import (
     kept_steps,
 )
 from openvla_oft.example import bytes_list, features_of, float_list
-from openvla_oft.pictures import resize_images
+from openvla_oft.pictures import prepare_images
 from openvla_oft.tfrecord import Record, read_record, records
 
 PICTURE_KEYS = {"agentview": "steps/observation/image", "eye_in_hand": "steps/observation/wrist_image"}
@@ -110,7 +110,7 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
         steps = np.flatnonzero(kept_T).tolist()
         images_THWC = _stack([_decode(encoded[step], camera, step, record) for step in steps], camera, record)
         size = options.image_size or images_THWC.shape[1]
-        cameras.append(resize_images(images_THWC, image_size=size))
+        cameras.append(prepare_images(images_THWC, image_size=size, pictures=options.pictures))
     proprio_TP = None
     if options.proprio:
         with _explained(record):

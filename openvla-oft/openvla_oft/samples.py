@@ -7,17 +7,16 @@ but rounding. Shapes: B samples of a step over all processes, T action tokens.
 import torch
 from torch import Tensor
 
-from openvla_oft import augment
-from openvla_oft.augment import AugmentDraw
-from openvla_oft.batches import Batch, DeviceData, rows
+from openvla_oft.augment import PictureChange
+from openvla_oft.batches import Batch, DeviceData
 from openvla_oft.dataset import Split
 from openvla_oft.objectives import Objective
 from openvla_oft.order import DataOrder, derived_seed
 from openvla_oft.ranks import Ranks
 from openvla_oft.train_config import TrainConfig
 
-Sample = tuple[Batch, AugmentDraw]
-"""A micro-batch and its random numbers."""
+Sample = tuple[Batch, PictureChange]
+"""A micro-batch and what happens to its pictures."""
 
 
 class Samples:
@@ -33,28 +32,27 @@ class Samples:
         self._generator = torch.Generator(data.device)
 
     def step(self, step: int) -> tuple[list[Sample], Tensor]:
-        """Micro-batches with their random numbers, and the number of counted targets of the whole batch."""
+        """Micro-batches with what happens to their pictures, and the number of counted targets of the whole batch."""
         share = self.ranks.share(self.config.batch_size)
         frames_B = self.order.batch(step)
-        numbers = rows(self._draw(step), share)
-        batch = self.data.batch(frames_B[share], numbers.shift_BN2)
+        change = self._draw(step).part(share)
+        batch = self.data.batch(frames_B[share], change.shift_BN2)
         self.data.frames.prefetch(self.order.batch(step + 1)[share])
         parts = [slice(i, i + self.micro_batch) for i in range(0, len(batch), self.micro_batch)]
         inside_BT = self.data.inside_FT[frames_B.to(self.data.device)]
         num_targets = self.objective.counted(inside_BT).sum().clamp_min(1)
         # For a fixed seed the same whatever ran before, as dropout draws from torch's own generator.
         torch.manual_seed(derived_seed(self.config.seed, f"dropout/{self.ranks.rank}", step))
-        return [(batch.part(part), rows(numbers, part)) for part in parts], num_targets
+        return [(batch.part(part), change.part(part)) for part in parts], num_targets
 
     def first(self) -> Sample:
         """A micro-batch to compile and check with."""
         return self.step(0)[0][0]
 
-    def _draw(self, step: int) -> AugmentDraw:
+    def _draw(self, step: int) -> PictureChange:
         self._generator.manual_seed(derived_seed(self.config.seed, "augment", step))
         frames = self.data.frames
-        return augment.draw(
-            self.config.augment,
+        return self.config.augment.draw(
             num_samples=self.config.batch_size,
             num_cameras=frames.num_cameras,
             image_size=frames.image_size,

@@ -62,6 +62,8 @@ def initial_policy(
         )
     if options.proprio and options.layout != "oft":
         raise ValueError("--proprio needs --layout oft; the sequence of reinforcement learning has no place for it")
+    for trained in (None if options.init == "small" else start, options.lora_path):
+        _warn_of_other_pictures(trained, options.pictures)
     if options.lora_path is not None:
         _take_statistics(model, options.lora_path)
     return model, processor
@@ -131,6 +133,13 @@ def _agreed(name: str, stated: object, wanted: int | None, *, where: Path) -> in
 def _part(report: dict[str, object], name: str) -> dict[str, object]:
     part = report.get(name)
     return part if isinstance(part, dict) else {}
+
+
+def _warn_of_other_pictures(folder: Path | None, pictures: str) -> None:
+    """Say where a policy that was trained on one kind of pictures goes on with another."""
+    stored = None if folder is None else _part(checkpoints.training_report(folder), "config").get("pictures")
+    if stored not in (None, pictures):
+        logger.warning("%s was trained with --pictures %s, and goes on with %s", folder, stored, pictures)
 
 
 def _take_statistics(model: OpenVLAForActionPrediction, adapter: Path) -> None:

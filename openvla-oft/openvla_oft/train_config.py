@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from openvla_oft.augment import AugmentConfig
+from openvla_oft.oft_augment import OftAugmentConfig
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class TrainConfig:
     save_every: int = 1000
     """Steps between states to resume from; 0: none."""
     num_validation_frames: int = 8192
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig | OftAugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         if self.num_steps is None and self.minutes is None:

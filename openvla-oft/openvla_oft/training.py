@@ -20,8 +20,8 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from tqdm import tqdm
 
-from openvla_oft import augment, resume
-from openvla_oft.augment import AugmentDraw
+from openvla_oft import resume
+from openvla_oft.augment import PictureChange
 from openvla_oft.batches import Batch, DeviceData
 from openvla_oft.dataset import Split
 from openvla_oft.learner import Learner, local, whole
@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 _ADVICE = "lower --lr, or check the demonstrations"
 
-LossFunction = Callable[[Batch, AugmentDraw], Tensor]
-"""A micro-batch and its random numbers to the summed loss of its counted targets."""
+LossFunction = Callable[[Batch, PictureChange], Tensor]
+"""A micro-batch and what happens to its pictures to the summed loss of its counted targets."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,9 @@ class _Trainer:
             group["lr"] = rate
         parts, num_targets = self.samples.step(step)
         with accumulation(self.learner) as begin:
-            for number, (batch, numbers) in enumerate(parts, start=1):
+            for number, (batch, change) in enumerate(parts, start=1):
                 begin(number == len(parts))
-                loss = loss_of(batch, numbers) / num_targets
+                loss = loss_of(batch, change) / num_targets
                 # FSDP2 averages gradients over ranks, but the loss is already a mean over the batches of all of them.
                 (loss * self.ranks.world_size).backward()
                 self._loss_sum += loss.detach()
@@ -263,8 +263,8 @@ def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, b
     sharded = trainer.ranks.world_size > 1
     sample = trainer.samples.first()
 
-    def core(batch: Batch, numbers: AugmentDraw) -> Tensor:
-        pixel_values = data.to_pixel_values(augment.jitter(batch.images_BNHWC, numbers))
+    def core(batch: Batch, change: PictureChange) -> Tensor:
+        pixel_values = data.to_pixel_values(change.apply(batch.images_BNHWC))
         prediction = learner(
             batch.input_ids_BL,
             batch.attention_mask_BL,
@@ -277,9 +277,9 @@ def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, b
         return (losses_BT * objective.counted(batch.inside_BT).to(losses_BT.dtype)).sum()
 
     def loss_with(function: LossFunction) -> LossFunction:
-        def loss_of(batch: Batch, numbers: AugmentDraw) -> Tensor:
+        def loss_of(batch: Batch, change: PictureChange) -> Tensor:
             with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-                return function(batch, numbers)
+                return function(batch, change)
 
         return loss_of
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from openvla_oft import augment
 from openvla_oft.batches import Batch, DeviceData
 from openvla_oft.objectives import Objective
 from openvla_oft.ranks import Ranks
@@ -18,10 +17,13 @@ PredictFunction = Callable[[Batch], Tensor]
 
 
 def prediction_function(learner: Callable[..., Tensor], data: DeviceData, *, bf16: bool) -> PredictFunction:
-    """Without augmentation; of an autoregressive model the logits after the expert's tokens."""
+    """On pictures as the policy sees them when it acts.
+
+    Of an autoregressive model it gives the logits after the expert's tokens.
+    """
 
     def predict(batch: Batch) -> Tensor:
-        pixel_values = data.to_pixel_values(augment.plain(batch.images_BNHWC))
+        pixel_values = data.to_pixel_values(data.acting_pixels(batch.images_BNHWC))
         with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=bf16):
             return learner(
                 batch.input_ids_BL,
