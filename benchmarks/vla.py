@@ -6,7 +6,8 @@
     python benchmarks/vla.py --tiny               # on a CPU: does it run?
 
 A rollout samples the 56 tokens of a chunk with their log-probabilities, from pictures and prompts in device memory. A
-training step is forward and backward of a policy loss through a LoRA adapter on everything, without the optimizer.
+training step is forward and backward of a policy loss through a LoRA adapter on everything, as for one of many
+micro-batches: without reducing gradients and without the optimizer.
 Utilisation counts the model's own arithmetic (not what checkpointing repeats) against the peak that was measured for
 bf16 matrix products. The last column compares log-probabilities with those of the first row with the same adapter
 setting (for training, the first rollout with the adapter), token by token.
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.vla_flops import forward_flops, training_flops
 from benchmarks.vla_profile import Operation, slowest, table
 from rlinf.engines.distributed import free_port, join_group, leave_group
-from rlinf.engines.fsdp import shard
+from rlinf.engines.fsdp import accumulation, shard
 from rlinf.models.cuda_graphs import GraphedForward
 from rlinf.models.lora import attach_lora, trainable_parameters
 from transformers_openvla_oft import (
@@ -211,14 +213,17 @@ def rollout_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[], 
 
 
 def training_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[], Tensor]:
-    """Runs forward and backward; returns the logits."""
+    """Runs forward and backward, as for a micro-batch of many; returns the logits."""
     batch = inputs(setting, row.batch)
     _, bins_BT = draws(setting, row.batch)
+    accumulating = SimpleNamespace(module=module, units=lambda: fsdp_units(module))
 
     def step() -> Tensor:
-        logits_BTV = decode(module, batch).logits_BTV
-        logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=TEMPERATURE)
-        (logprobs_BT.mean() + 0.01 * action_entropy(logits_BTV, temperature=TEMPERATURE).mean()).backward()
+        with accumulation(accumulating, keeps_weights=True) as begin:
+            begin(False)
+            logits_BTV = decode(module, batch).logits_BTV
+            logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=TEMPERATURE)
+            (logprobs_BT.mean() + 0.01 * action_entropy(logits_BTV, temperature=TEMPERATURE).mean()).backward()
         return logits_BTV
 
     return step
