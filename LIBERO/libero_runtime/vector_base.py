@@ -155,8 +155,8 @@ class BaseVectorEnv(VectorFace):
             raise VectorEnvError(f"record_every={record_every} must not be negative")
         filmed = ids if record_ids is None else [whole_number(env_id, "record_ids") for env_id in record_ids]
         if strangers := set(filmed) - set(ids):
-            message = f"record_ids={sorted(filmed)} must be among env_ids={ids}"
-            raise VectorEnvError(f"{message}; {sorted(strangers)} are not")
+            mistake = f"record_ids={sorted(filmed)} must be among env_ids={ids}"
+            raise VectorEnvError(f"{mistake}; {sorted(strangers)} are not")
         success_BC = np.repeat(self._success_B[ids][:, None], actions.shape[1], axis=1)
         num_steps_B = np.zeros(len(ids), dtype=np.int64)
         recorded: dict[int, tuple[NDArray[np.uint8], ...]] = dict.fromkeys(filmed if record_every else (), ())
