@@ -15,7 +15,7 @@ from openvla_oft import dataset, hdf5, pack
 from openvla_oft.demonstration import DemonstrationError, ReadOptions, kept_steps
 from openvla_oft.pictures import resize_images
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
-from transformers_openvla_oft.processing import ImageSettings, PrismaticProcessor
+from transformers_openvla_oft import ImageSettings, PrismaticProcessor
 from transformers_openvla_oft.small import libero_sentences, train_tokenizer
 
 

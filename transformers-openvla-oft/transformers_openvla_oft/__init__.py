@@ -19,7 +19,8 @@ from .heads import ValueHead
 from .loading import CheckpointError
 from .modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units, lora_target_modules
 from .official_images import official_pictures
-from .processing import ImageSettings, PolicyBatch, PrismaticProcessor, resize_bicubic, resize_pictures
+from .pictures import ImageSettings, resize_bicubic, resize_pictures
+from .processing import PolicyBatch, PrismaticProcessor
 from .registration import register
 from .small import SmallSizes, TowerSizes, create_small_checkpoint, libero_sentences
 

@@ -21,7 +21,8 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from .autoregressive import model_class
 from .configuration import OpenVLAConfig
-from .processing import PROMPT, ImageSettings, PrismaticProcessor
+from .pictures import ImageSettings
+from .processing import PROMPT, PrismaticProcessor
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<PAD>"
 NUM_ACTION_BINS = 256

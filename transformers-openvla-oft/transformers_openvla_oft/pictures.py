@@ -1,0 +1,187 @@
+"""Pictures: what a checkpoint says of them, what is accepted, and resizing as the RL code does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .configuration import RESIZE_STRATEGY, OpenVLAConfig
+from .fields import is_number
+from .loading import CheckpointError, broken, read_object
+
+PREPROCESSOR_FILE = "preprocessor_config.json"
+INTERPOLATION = "bicubic"
+PICTURE_PATHS = ("rl", "oft", "oft_center_crop")
+# What is smaller than that was not meant for the model.
+MAX_ENLARGEMENT = 4
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Size and per-tower normalisation of the pictures."""
+
+    image_size: int
+    means: tuple[tuple[float, float, float], ...]
+    stds: tuple[tuple[float, float, float], ...]
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ImageSettings:
+        """From a published `preprocessor_config.json`.
+
+        Raises:
+            ValueError: says which field is missing or not as expected.
+        """
+        strategy = fields.get("image_resize_strategy", RESIZE_STRATEGY)
+        if strategy != RESIZE_STRATEGY:
+            raise ValueError(
+                f"image_resize_strategy must be {RESIZE_STRATEGY!r} as in the published models, not {strategy!r}"
+            )
+        if missing := [name for name in ("input_sizes", "means", "stds") if not fields.get(name)]:
+            raise ValueError(f"{', '.join(missing)} must be given, one entry for each vision tower")
+        sizes, means, stds = (_per_tower(name, fields[name]) for name in ("input_sizes", "means", "stds"))
+        channels, sides = {size[0] for size in sizes}, {side for size in sizes for side in size[1:]}
+        if channels != {3} or len(sides) != 1 or not min(sides) >= 1 or not min(sides).is_integer():
+            raise ValueError(
+                "all towers must read square pictures of one size, as [3, 224, 224], given input_sizes="
+                f"{fields['input_sizes']}"
+            )
+        if not len(means) == len(stds) == len(sizes) or not all(std > 0 for tower in stds for std in tower):
+            raise ValueError(
+                f"means and stds must have one entry for each of the {len(sizes)} towers, standard deviations above 0, "
+                f"given means={fields['means']} and stds={fields['stds']}"
+            )
+        if not all(0 <= x <= 1 for towers in (means, stds) for tower in towers for x in tower):
+            raise ValueError(
+                "means and stds must lie in [0, 1], for pictures divided by 255, given "
+                f"means={fields['means']} and stds={fields['stds']}"
+            )
+        interpolations = fields.get("interpolations", [INTERPOLATION])
+        if not isinstance(interpolations, list) or {*map(str, interpolations)} != {INTERPOLATION}:
+            raise ValueError(
+                f"interpolations must be {INTERPOLATION!r} for each tower as in the published models, not "
+                f"{interpolations!r}"
+            )
+        return cls(image_size=int(sides.pop()), means=means, stds=stds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of a published `preprocessor_config.json` that carry information."""
+        num_towers = len(self.means)
+        return {
+            "image_processor_type": "PrismaticImageProcessor",
+            "processor_class": "PrismaticProcessor",
+            "image_resize_strategy": RESIZE_STRATEGY,
+            "input_sizes": [[3, self.image_size, self.image_size]] * num_towers,
+            "interpolations": [INTERPOLATION] * num_towers,
+            "means": [list(mean) for mean in self.means],
+            "stds": [list(std) for std in self.stds],
+            "use_fused_vision_backbone": num_towers == 2,
+        }
+
+
+def stored_settings(file: Path) -> ImageSettings:
+    """Picture settings of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, or not what the published checkpoints have.
+    """
+    expected = "size, means and standard deviations of the pictures of each vision tower"
+    fields = read_object(file, expected=expected)
+    try:
+        return ImageSettings.from_dict(fields)
+    except ValueError as error:
+        raise broken(file, str(error), expected=expected) from error
+
+
+def _per_tower(name: str, entries: object) -> tuple[tuple[float, float, float], ...]:
+    """Three numbers for each tower: those of the colours, or channels, height and width."""
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"{name} must be a list with one entry for each vision tower, given {entries!r}")
+    return tuple(_numbers(name, entry) for entry in entries)
+
+
+def _numbers(name: str, values: object) -> tuple[float, float, float]:
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(is_number, values)):
+        raise ValueError(f"{name} must have three numbers for each vision tower, given {values!r}")
+    first, second, third = map(float, values)
+    return first, second, third
+
+
+def check_fit(path: Path, images: ImageSettings, config: OpenVLAConfig) -> None:
+    """Compare the picture settings of a checkpoint with its model.
+
+    Raises:
+        CheckpointError: they are for another number of towers, or another size.
+    """
+    size, num_towers = (config.image_sizes or [0])[0], config.num_towers
+    if (images.image_size, len(images.means)) != (size, num_towers):
+        raise CheckpointError(
+            f"{path / PREPROCESSOR_FILE} prepares pictures of {images.image_size} pixels a side for "
+            f"{len(images.means)} vision tower(s), but the model of config.json beside it has {num_towers} that read "
+            f"{size}. Take both files from the same checkpoint."
+        )
+
+
+def check_pictures(images_BNHWC: Tensor) -> None:
+    if not isinstance(images_BNHWC, Tensor):
+        raise ValueError(
+            f"pictures must be a torch tensor, given {type(images_BNHWC).__name__}: torch.from_numpy makes one of a "
+            "numpy array"
+        )
+    if images_BNHWC.dtype != torch.uint8 or images_BNHWC.ndim != 5 or images_BNHWC.shape[-1] != 3:
+        raise ValueError(
+            "pictures must be uint8 of shape (batch, pictures, height, width, 3), given "
+            f"{images_BNHWC.dtype} {tuple(images_BNHWC.shape)}"
+        )
+
+
+def _check_sides(images_BNHWC: Tensor, *, size: int) -> None:
+    """Refuse pictures that a resize to `size` would make something else of."""
+    height, width = images_BNHWC.shape[2:4]
+    if height != width:
+        raise ValueError(
+            f"pictures must be square, given {height} x {width} pixels: they would be stretched to {size} x {size}. "
+            "Cut them to a square, as the policy's training data is"
+        )
+    if height * MAX_ENLARGEMENT < size:
+        raise ValueError(
+            f"pictures of {height} x {width} pixels are too small for a model that reads {size} x {size}: give at "
+            f"least {-(-size // MAX_ENLARGEMENT)} pixels a side"
+        )
+
+
+def resize_pictures(images_BNHWC: Tensor, *, size: int) -> Tensor:
+    """Square uint8 pictures -> uint8 (B, N, size, size, 3), by `resize_bicubic`.
+
+    Raises:
+        ValueError: they are not square, or less than a quarter as large as they are to be.
+    """
+    _check_sides(images_BNHWC, size=size)
+    resized_NHWC = resize_bicubic(images_BNHWC.flatten(0, 1), size=size)
+    return resized_NHWC.view(*images_BNHWC.shape[:2], *resized_NHWC.shape[1:])
+
+
+def resize_bicubic(images_NHWC: Tensor, *, size: int) -> Tensor:
+    """uint8 pictures of any size -> uint8 (N, size, size, colours): bicubic with antialiasing in float32, clamped and
+    rounded, on their device. Pictures of that size are given back as they are.
+    """
+    if images_NHWC.shape[1:3] == (size, size):
+        return images_NHWC
+    num_pictures, *_, num_colours = images_NHWC.shape
+    resized_NHWC = images_NHWC.new_empty(num_pictures, size, size, num_colours)
+    # On a CPU, one picture at a time stays in the cache: half the time of all at once.
+    num_together = 1 if images_NHWC.device.type == "cpu" else max(num_pictures, 1)
+    for part_NHWC, resized_part_NHWC in zip(
+        images_NHWC.split(num_together), resized_NHWC.split(num_together), strict=True
+    ):
+        pixels_NCHW = part_NHWC.permute(0, 3, 1, 2).float().contiguous()
+        pixels_NCHW = functional.interpolate(
+            pixels_NCHW, size=(size, size), mode="bicubic", antialias=True, align_corners=False
+        )
+        # Bicubic overshoots the range of uint8.
+        resized_part_NHWC.copy_(pixels_NCHW.clamp_(0, 255).round_().permute(0, 2, 3, 1))
+    return resized_NHWC
