@@ -321,6 +321,9 @@ class ModelConfig:
     """Actions per chunk; ``openvla`` decodes 1."""
     max_prompt_length: int | None = None
     """Prompt slots; null: the checkpoint's own."""
+    picture_path: str = "rl"
+    """How pictures come to the policy's size: ``rl`` (bicubic), or as the OFT repository does it, ``oft`` (JPEG, then
+    Lanczos) or ``oft_center_crop`` (for policies trained with random crops). As the policy was trained."""
     attn_implementation: str | None = None
     """Attention of the language model: ``sdpa``, ``flash_attention_2`` or ``eager``; null: flash-attention where the
     package ``flash-attn`` is installed, on a GPU and in bf16, else ``sdpa``."""

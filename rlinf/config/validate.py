@@ -15,6 +15,7 @@ RANDOM_ACTION = "random_action"
 DOWNLOAD = "Download it:      hf download Haozhan72/{name} --local-dir ./model/{name}"
 PRECISIONS = ("fp32", "bf16")
 ATTENTION_ROUTES = ("sdpa", "flash_attention_2", "eager")
+PICTURE_PATHS = ("rl", "oft", "oft_center_crop")
 CHECKPOINTING_POLICIES = ("full", "attention", "matmuls")
 LOSS_OF_ADVANTAGE = {"grpo": "grpo", "gae": "ppo"}
 SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
@@ -89,6 +90,7 @@ def _choices(config: Config) -> None:
         ("rollout.precision", config.rollout.precision, PRECISIONS),
         ("actor.fsdp.param_dtype", config.actor.fsdp.param_dtype, PRECISIONS),
         ("actor.model.gradient_checkpointing_policy", model.gradient_checkpointing_policy, CHECKPOINTING_POLICIES),
+        ("actor.model.picture_path", model.picture_path, PICTURE_PATHS),
         *([("actor.model.attn_implementation", attention, ATTENTION_ROUTES)] if attention is not None else []),
     )
     for key, value, allowed in one_of:

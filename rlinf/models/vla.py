@@ -35,6 +35,12 @@ from transformers_openvla_oft import (
     lora_target_modules,
 )
 
+PIPELINES = {  # what `picture_path` stands for, in stored data that must fit
+    "rl": "bicubic with antialiasing",
+    "oft": "JPEG and Lanczos",
+    "oft_center_crop": "JPEG, Lanczos and a centre crop",
+}
+
 
 @dataclass(frozen=True)
 class AdaptedModel:
@@ -101,8 +107,8 @@ class VLAPolicy(ABC):
         return {
             "model": checkpoint_hash(self.checkpoint),
             "prompt": f"{language} (tokens {blake2b(ids.encode(), digest_size=6).hexdigest()})",
-            "image pipeline": f"{self.num_images} picture(s), bicubic with antialiasing to {images.image_size} px, "
-            f"rounded to uint8, means {images.means}, standard deviations {images.stds}",
+            "image pipeline": f"{self.num_images} picture(s), {PIPELINES[self.processor.picture_path]} to "
+            f"{images.image_size} px, rounded to uint8, means {images.means}, standard deviations {images.stds}",
         }
 
     def units(self) -> Sequence[nn.Module]:
@@ -208,6 +214,7 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
         source.checkpoint,
         max_prompt_length=config.max_prompt_length,
         tokenizer=source.tokenizer,
+        picture_path=config.picture_path,
         # Whatever is prepared for one shape of its inputs should meet few of them. Rollouts of one task have no pads,
         # whose attention is slower, and round as their updates do.
         prompt_multiple=8 if config.compile_blocks or source.cuda_graphs else 1,

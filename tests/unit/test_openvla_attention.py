@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from rlinf.config import ConfigError
 from rlinf.config.validate import ATTENTION_ROUTES as CONFIG_ROUTES
 from rlinf.config.validate import CHECKPOINTING_POLICIES as CONFIG_POLICIES
+from rlinf.config.validate import PICTURE_PATHS as CONFIG_PICTURES
 from rlinf.models import PolicySource, load_policy
 from tests.small_policy import model_config, read_policy, write_policy
 from transformers_openvla_oft import (
@@ -23,6 +24,7 @@ from transformers_openvla_oft import (
     fsdp_units,
 )
 from transformers_openvla_oft.layouts import oft_hidden_states
+from transformers_openvla_oft.pictures import PICTURE_PATHS
 
 TASKS = ("open the drawer", "pick up the black bowl next to the plate and place it on the plate", "turn on the stove")
 
@@ -249,5 +251,6 @@ def test_the_configuration_chooses_the_route(folder):
 
 
 def test_validation_knows_what_the_model_knows():
+    assert CONFIG_PICTURES == PICTURE_PATHS
     assert CONFIG_ROUTES == ATTENTION_ROUTES
     assert CONFIG_POLICIES == CHECKPOINTING_POLICIES

@@ -1,6 +1,7 @@
 """The OFT repository's picture path against TensorFlow's outputs, in grey levels."""
 
 import os
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -9,7 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_openvla_oft import PrismaticProcessor
+from rlinf.config import ConfigError, load_config, validate
+from rlinf.config.schema import ModelConfig
+from rlinf.data import Observation
+from rlinf.models import PolicySource, load_policy
+from tests.simple_cnn import write_cnn
+from tests.small_policy import LANGUAGE, model_config, write_policy
+from transformers_openvla_oft import PrismaticProcessor, resize_bicubic
 from transformers_openvla_oft.jpeg import round_trip
 from transformers_openvla_oft.official_images import crop_center, jpeg_round_trip, official_pictures, resize_lanczos
 
@@ -97,3 +104,32 @@ def test_the_processor_takes_that_path_where_asked(raw, expected, path, name):
     assert torch.equal(processor.pixel_values(raw[:, None]), wanted)
     with pytest.raises(ValueError, match="rl, oft, oft_center_crop"):
         PrismaticProcessor.from_pretrained(folder, picture_path="lanczos")
+
+
+@pytest.mark.parametrize("path", ["rl", "oft", "oft_center_crop"])
+def test_the_configuration_chooses_the_path(tmp_path, path):
+    """Rollouts keep pictures that went along it, and updates take those as they are."""
+    source = PolicySource(write_policy(tmp_path / "small"), unnorm_key="libero_spatial", seed=3)
+    config = replace(model_config(source.checkpoint), picture_path=path)
+    policy = load_policy(config, source, base_dtype=torch.float32)
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64, 3), np.uint8)
+    inputs = policy.prepare(Observation(images, np.zeros((2, 8), np.float32), (LANGUAGE,) * 2))
+    crop = path == "oft_center_crop"
+    flat = torch.from_numpy(images).flatten(0, 1)
+    wanted = resize_bicubic(flat, size=32) if path == "rl" else official_pictures(flat, size=32, center_crop=crop)
+    assert torch.equal(inputs.frames_BNHWC.flatten(0, 1), wanted)
+    assert torch.equal(policy.processor.resize(inputs.frames_BNHWC), inputs.frames_BNHWC)
+    stored = policy.base_identity(LANGUAGE, torch.zeros(1, 56, dtype=torch.long))["image pipeline"]
+    assert ("bicubic" in stored, "Lanczos" in stored, "crop" in stored) == (path == "rl", path != "rl", crop)
+
+
+def test_paths_that_cannot_be_taken_are_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"actor\.model\.picture_path=tf is not known; expected one of: rl, oft, oft_"
+    ):
+        validate(load_config("crl_experiment/libero_spatial_grpo_tiny", ["actor.model.picture_path=tf"]), num_tasks=10)
+    checkpoint = write_cnn(tmp_path / "cnn")
+    config = ModelConfig(model_name="simple_cnn", is_lora=False, picture_path="oft")
+    source = PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3)
+    with pytest.raises(ConfigError, match=r"actor\.model\.picture_path=oft: simple_cnn knows rl only"):
+        load_policy(config, source, base_dtype=torch.float32)
