@@ -25,10 +25,11 @@ crl_exec_python() {
 
 # Run a command to its end and return its exit code; a signal that reaches this shell alone is handed on to it.
 crl_run() {
-  local child code=0
+  local child='' code=0 is_stopped=false
+  trap 'is_stopped=true; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' INT TERM HUP
   "$@" </dev/null &
   child=$!
-  trap 'kill -TERM "$child" 2>/dev/null || true' INT TERM HUP
+  ! "$is_stopped" || kill -TERM "$child" 2>/dev/null || true # before its number was known
   wait "$child" || code=$?
   while kill -0 "$child" 2>/dev/null; do # a trapped signal ends `wait` before the child has ended
     code=0
