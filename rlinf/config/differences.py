@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config
@@ -62,12 +62,13 @@ class Difference:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, beside: bool = False) -> list[Difference]:
-    """Keys of which two configurations have different values; keys that only one of them knows are left out.
+    """Keys of which two configurations have different values. A key that the old one does not know had its default
+    then; keys that only the old one knows are left out.
 
     beside: compare two runs of one experiment, which have tasks and seeds of their own.
     """
     ignored = (*FREE, *OWN) if beside else FREE
-    old_values, new_values = _flat(old), _flat(new)
+    old_values, new_values = {**_defaults(), **_flat(old)}, _flat(new)
     return [
         Difference(key, old_values[key], value)
         for key, value in new_values.items()
@@ -100,6 +101,12 @@ def refuse_other_settings(folder: Path, config: Config) -> None:
 
 def _siblings(folder: Path) -> list[Path]:
     return [path.parent for path in folder.parent.glob(f"*/{CONFIG_FILE}")]
+
+
+def _defaults() -> dict[str, Any]:
+    values = OmegaConf.to_container(OmegaConf.structured(Config), throw_on_missing=False)
+    assert isinstance(values, dict)
+    return {key: value for key, value in _flat({str(k): v for k, v in values.items()}).items() if value != MISSING}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -89,6 +89,10 @@ def accumulation(policy: Policy, *, keeps_weights: bool) -> Iterator[Callable[[b
 
     try:
         yield begin
+    except BaseException:  # whoever goes on after it finds shards, as after the last micro-batch
+        begin(True)
+        module.reshard()
+        raise
     finally:
         if stays:
             module.set_reshard_after_forward(True, recurse=False)

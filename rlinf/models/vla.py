@@ -156,7 +156,7 @@ class VLAPolicy(ABC):
 
     def batch(self, inputs: PolicyInputs) -> PolicyBatch:
         """Prompts and normalised pictures, on the policy's device."""
-        return self.processor(inputs.frames_BNHWC, inputs.languages)
+        return self.processor(inputs.frames_BNHWC, inputs.languages, resized=True)
 
 
 def single_value(output: ActionOutput) -> Tensor | None:
@@ -215,8 +215,8 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
         max_prompt_length=config.max_prompt_length,
         tokenizer=source.tokenizer,
         picture_path=config.picture_path,
-        # Whatever is prepared for one shape of its inputs should meet few of them. Rollouts of one task have no pads,
-        # whose attention is slower, and round as their updates do.
+        # What is prepared for one shape of its inputs should meet few: batches of several tasks come in few lengths.
+        # Those of one task have no pads, whose attention is slower, and round as their updates do.
         prompt_multiple=8 if config.compile_blocks or source.cuda_graphs else 1,
     )
     if not source.critic:

@@ -125,6 +125,15 @@ def test_moved_folders_and_new_keys_are_no_difference() -> None:
     assert [one.key for one in differences(old, new)] == ["actor.model.lora_path"]
 
 
+def test_a_key_that_is_newer_than_a_run_had_its_default_then() -> None:
+    old = {"actor": {"model": {"lora_rank": 4}}}
+    new = {"actor": {"model": {"lora_rank": 4, "picture_path": "rl"}}}
+    assert differences(old, new) == []
+    new["actor"]["model"]["picture_path"] = "oft"
+    (found,) = differences(old, new)
+    assert (found.key, found.old, found.new) == ("actor.model.picture_path", "rl", "oft")
+
+
 def test_the_launcher_refuses_before_it_starts_anything(tmp_path: Path) -> None:
     recorded = tiny("runner.seed=7", "env.fixed_task_ids=[0]")
     record_run(tmp_path / "logs/sequential/task_0_seed7", recorded)

@@ -133,3 +133,40 @@ def test_forward_passes_after_an_update_leave_shards(checkpoint, mesh):
     with torch.no_grad():
         learner.policy.evaluate_actions(inputs, torch.zeros(2, 8, 7, dtype=torch.long), temperature=1.0)
     assert all(isinstance(p, DTensor) for p in trainable_parameters(learner.policy.module).values())
+
+
+class ReadingAgain(Running):
+    """A subclass that looks at parameters, of a method that does not."""
+
+    def loss_terms(self, policy):
+        self.look("loss_terms", policy)
+        return {}
+
+
+def test_a_subclass_does_not_inherit_that_nothing_is_read(checkpoint, mesh):
+    assert [kind().needs_shards() for kind in (Watching, Reading, Running, ReadingAgain)] == [False, True, False, True]
+    assert all(train(checkpoint, ReadingAgain(), mesh).method.seen["loss_terms"])
+
+
+class Failing(Running):
+    """Breaks off in the second micro-batch."""
+
+    reads_parameters = False
+
+    def loss_terms(self, policy):
+        self.seen["loss_terms"] = [*self.seen.get("loss_terms", []), True]
+        if len(self.seen["loss_terms"]) == 2:
+            raise ArithmeticError("on purpose")
+        return {}
+
+
+def test_an_update_that_breaks_off_leaves_shards(checkpoint, mesh):
+    policy = read_policy(checkpoint)
+    shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
+    learner = PolicyLearner(
+        policy, Failing(), algorithm=AlgorithmConfig(), optim=OptimConfig(lr=1e-3), global_batch=12, micro_batch=4,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    with pytest.raises(ArithmeticError, match="on purpose"):
+        learner.update(make_rollouts(), seed=1)
+    assert all(isinstance(p, DTensor) for p in trainable_parameters(policy.module).values())

@@ -98,27 +98,32 @@ def test_the_processor_takes_that_path_where_asked(raw, expected, path, name):
     processor = PrismaticProcessor.from_pretrained(folder, picture_path=path)
     resized = processor.resize(raw[:, None])
     assert_levels(resized[:, 0], expected[name], within=ROUNDING)
-    assert torch.equal(processor.resize(resized), resized), "resized pictures stay"
     # Once resized, pictures are normalised alike in both paths.
     wanted = PrismaticProcessor.from_pretrained(folder).pixel_values(resized)
     assert torch.equal(processor.pixel_values(raw[:, None]), wanted)
+    assert torch.equal(processor.pixel_values(resized, resized=True), wanted)
     with pytest.raises(ValueError, match="rl, oft, oft_center_crop"):
         PrismaticProcessor.from_pretrained(folder, picture_path="lanczos")
 
 
+@pytest.mark.parametrize("side", [64, 32], ids=["larger", "of the model's size"])
 @pytest.mark.parametrize("path", ["rl", "oft", "oft_center_crop"])
-def test_the_configuration_chooses_the_path(tmp_path, path):
+def test_the_configuration_chooses_the_path(tmp_path, path, side):
     """Rollouts keep pictures that went along it, and updates take those as they are."""
     source = PolicySource(write_policy(tmp_path / "small"), unnorm_key="libero_spatial", seed=3)
     config = replace(model_config(source.checkpoint), picture_path=path)
     policy = load_policy(config, source, base_dtype=torch.float32)
-    images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, side, side, 3), np.uint8)
     inputs = policy.prepare(Observation(images, np.zeros((2, 8), np.float32), (LANGUAGE,) * 2))
     crop = path == "oft_center_crop"
     flat = torch.from_numpy(images).flatten(0, 1)
     wanted = resize_bicubic(flat, size=32) if path == "rl" else official_pictures(flat, size=32, center_crop=crop)
     assert torch.equal(inputs.frames_BNHWC.flatten(0, 1), wanted)
-    assert torch.equal(policy.processor.resize(inputs.frames_BNHWC), inputs.frames_BNHWC)
+    updated = policy.batch(inputs).pixel_values
+    assert torch.equal(updated, policy.processor.pixel_values(torch.from_numpy(images)))
+    assert torch.equal(updated, policy.processor.pixel_values(inputs.frames_BNHWC, resized=True))
+    with pytest.raises(ValueError, match=r"resized pictures must have 32 x 32 pixels, given \(1, 1, 48, 48, 3\)"):
+        policy.processor.pixel_values(torch.zeros(1, 1, 48, 48, 3, dtype=torch.uint8), resized=True)
     stored = policy.base_identity(LANGUAGE, torch.zeros(1, 56, dtype=torch.long))["image pipeline"]
     assert ("bicubic" in stored, "Lanczos" in stored, "crop" in stored) == (path == "rl", path != "rl", crop)
 

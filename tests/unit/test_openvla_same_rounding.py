@@ -101,3 +101,23 @@ def test_an_adapter_has_them_and_computes_what_peft_does(folder):
     assert {p for p in ours.parameters() if p.requires_grad} == {
         p for name, p in ours.named_parameters() if "lora_" in name
     }
+
+
+@pytest.mark.parametrize("gradients", [False, True], ids=["acting", "learning"])
+def test_a_compiled_product_serves_batches_of_all_sizes(gradients):
+    """One graph for the first size, one for all others; a number of rows that is fixed would be compiled each time."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def count(module, _inputs):
+        graphs.append(module)
+        return module.forward
+
+    with torch.library._scoped_library("openvla_oft", "FRAGMENT") as library:
+        library.impl("narrow_product", lambda x, weight: x @ weight.T, "CPU", allow_override=True)
+        weight = torch.randn(3, 8)
+        product = torch.compile(lambda x: OPERATORS.narrow_product(x * 2, weight) + 1, backend=count)
+        for rows in (4, 5, 6, 7, 9, 11):
+            x = torch.randn(rows, 8, requires_grad=gradients)
+            assert_close(product(x), 2 * x @ weight.T + 1)
+    assert len(graphs) == 2

@@ -163,8 +163,11 @@ class PrismaticProcessor:
         text = json.dumps(self.images.to_dict(), indent=1) + "\n"
         (Path(path) / PREPROCESSOR_FILE).write_text(text, encoding="utf-8")
 
-    def __call__(self, images_BNHWC: Tensor, tasks: Sequence[str]) -> PolicyBatch:
-        """uint8 pictures (B, N, H, W, 3), upright as LIBERO's 180-degree rotation leaves them, and one task each."""
+    def __call__(self, images_BNHWC: Tensor, tasks: Sequence[str], *, resized: bool = False) -> PolicyBatch:
+        """uint8 pictures (B, N, H, W, 3), upright as LIBERO's 180-degree rotation leaves them, and one task each.
+
+        resized: they are what `resize` gave.
+        """
         check_pictures(images_BNHWC)
         if len(tasks) != images_BNHWC.shape[0]:
             raise ValueError(f"{images_BNHWC.shape[0]} observations need as many tasks, given {len(tasks)}")
@@ -173,7 +176,7 @@ class PrismaticProcessor:
         return PolicyBatch(
             input_ids_BL.to(device, non_blocking=True),
             attention_mask_BL.to(device, non_blocking=True),
-            self.pixel_values(images_BNHWC),
+            self.pixel_values(images_BNHWC, resized=resized),
             padded=not bool(attention_mask_BL.all()),
         )
 
@@ -222,14 +225,17 @@ class PrismaticProcessor:
             self._prompt_ids[task] = ids
         return self._prompt_ids[task]
 
-    def pixel_values(self, images_BNHWC: Tensor) -> Tensor:
+    def pixel_values(self, images_BNHWC: Tensor, *, resized: bool = False) -> Tensor:
         """uint8 (B, N, H, W, 3) -> float32 (B, N * towers * 3, size, size), resized, rounded and normalised."""
         check_pictures(images_BNHWC)
         B, N = images_BNHWC.shape[:2]
         if self.num_images != N:
             raise ValueError(f"the checkpoint reads {self.num_images} picture(s) per observation, given {N}")
         size = self.images.image_size
-        images = self.resize(images_BNHWC).flatten(0, 1).permute(0, 3, 1, 2).float()
+        if resized and images_BNHWC.shape[2:4] != (size, size):
+            raise ValueError(f"resized pictures must have {size} x {size} pixels, given {tuple(images_BNHWC.shape)}")
+        small_BNHWC = images_BNHWC if resized else self.resize(images_BNHWC)
+        images = small_BNHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
         # Without `non_blocking`, so small a copy would wait for whatever the device has to do before it.
         means, stds = (
             torch.tensor(colours).to(images.device, non_blocking=True).view(1, -1, 3, 1, 1)
@@ -239,14 +245,13 @@ class PrismaticProcessor:
         return towers.reshape(B, -1, size, size)
 
     def resize(self, images_BNHWC: Tensor) -> Tensor:
-        """Square uint8 pictures -> uint8 (B, N, size, size, 3); `pixel_values` of both are equal.
+        """Square uint8 pictures -> uint8 (B, N, size, size, 3), along the picture path.
 
-        Pictures of that size are taken as resized ones. This is all that a rollout needs to keep of a picture: the
-        published path stores the resized one as uint8.
+        This is all that a rollout needs to keep of a picture: the published path stores the resized one as uint8.
         """
         check_pictures(images_BNHWC)
         size = self.images.image_size
-        if self.picture_path == "rl" or images_BNHWC.shape[2:4] == (size, size):
+        if self.picture_path == "rl":
             return resize_pictures(images_BNHWC, size=size)
         crop = self.picture_path == "oft_center_crop"
         resized = official_pictures(images_BNHWC.flatten(0, 1), size=size, center_crop=crop)

@@ -4,8 +4,9 @@ Rollouts and updates must agree on log-probabilities, or PPO's ratios start away
 as a sum is taken in another order. Two kinds of operators did that: norms, which `torch.compile` fuses with their
 neighbours in one way with gradients and in another without, and products with few outputs (an adapter's first ones, and
 the few rows of the output layer that are actions), whose sums cuBLAS splits as the batch's size suggests. Each has one
-kernel here, which the compiler does not look into. Prompts of one length then have the same log-probabilities, bit by
-bit, in rollouts and in updates, in batches of any size.
+kernel here, which the compiler does not look into. Measured in bfloat16 on one H200, with PyTorch's attention and
+parallel decoding: prompts of one length then have the same log-probabilities, bit by bit, in rollouts and in updates,
+in batches of 1, 8, 16 and 32. Tokens decoded one by one from a cache still differ from those that are scored at once.
 
 On other devices and for numbers of other sizes these are the layers of PyTorch and transformers.
 """
@@ -121,7 +122,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
 
 @_narrow_product.register_fake
 def _(x_MI: Tensor, weight_OI: Tensor) -> Tensor:
-    return x_MI.new_empty(len(x_MI), len(weight_OI))
+    return x_MI.new_empty(x_MI.shape[0], weight_OI.shape[0])  # `len` would fix the number of rows for good
 
 
 def _keep_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -51,14 +51,20 @@ class ContinualMethod:
     element by element is right on any shard.
     """
 
-    reads_parameters = True
-    """False for a method whose ``before_forward`` and ``loss_terms`` only run the policy: the adapter, which would have
-    to be sharded for them, then stays collected from one micro-batch to the next."""
+    reads_parameters = False
+    """A class that overrides ``before_forward`` or ``loss_terms`` says ``reads_parameters = False`` beside them where
+    they only run the policy: the adapter, which would have to be sharded for them, then stays collected from one
+    micro-batch to the next. Parameters are whole in such a hook."""
 
     def needs_shards(self) -> bool:
-        """Whether parameters must be shards before and after each forward pass of a step."""
-        hooks = type(self).before_forward, type(self).loss_terms
-        return self.reads_parameters and hooks != (ContinualMethod.before_forward, ContinualMethod.loss_terms)
+        """Whether parameters must be shards before and after each forward pass of a step.
+
+        What a class says holds for the hooks that it has, not for those that its subclasses put in their place.
+        """
+        line = type(self).__mro__
+        says = next(owner for owner in line if "reads_parameters" in vars(owner))
+        hooks = [next(owner for owner in line if hook in vars(owner)) for hook in ("before_forward", "loss_terms")]
+        return vars(says)["reads_parameters"] or any(line.index(owner) < line.index(says) for owner in hooks)
 
     def check(self, task: TaskContext) -> None:
         """Raise ``ConfigError`` where something that the method needs is missing; before anything is started."""
