@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from libero_runtime import robot_meshes
-from libero_runtime.assets import content_hash, damaged_files, ensure_assets
+from libero_runtime.assets import _restore, content_hash, damaged_files, ensure_assets
 from libero_runtime.doctor import main as doctor
-from libero_runtime.paths import _resolve
+from libero_runtime.paths import LiberoPathError, _resolve
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,35 @@ def test_a_cut_mesh_is_restored_although_the_manifest_is_cut_too(assets, generat
     ensure_assets(assets.parent)
     assert snapshot(assets) == snapshot(generated)
     assert content_hash(assets) == content_hash(generated)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "null",
+        "[]",
+        '"x"',
+        '{"content_hash": "x", "files": []}',
+        '{"content_hash": "x", "files": {}}',
+        '{"content_hash": "x", "files": {"textures": null}}',
+        '{"files": {"a": "b"}}',
+        '{"content_hash": 5, "files": {"a": "b"}}',
+    ],
+)
+def test_a_manifest_of_another_form_is_written_again(assets, generated, text):
+    (assets / "manifest.json").write_text(text)
+    assert damaged_files(assets) == ["manifest.json"]
+    with pytest.raises(LiberoPathError, match=rf"{assets / 'manifest.json'} is missing or damaged"):
+        content_hash(assets)
+    ensure_assets(assets.parent)
+    assert snapshot(assets) == snapshot(generated)
+    assert content_hash(assets) == content_hash(generated)
+
+
+def test_who_finds_everything_restored_by_another_process_says_nothing(assets, caplog):
+    _restore(assets)
+    assert not caplog.records
 
 
 def test_whole_folders_are_left_alone_and_looked_through_quickly(assets, caplog):

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from libero_runtime.assets.arenas import ARENAS, build_arena
@@ -31,6 +32,14 @@ _MANIFEST_FILE = "manifest.json"
 _FOLDERS = ("scenes", "textures", ARTICULATED, GROCERIES, SCANNED, HOUSEHOLD)
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """What was generated. files: SHA-256 of each file by its path in the folder."""
+
+    content_hash: str
+    files: Mapping[str, str]
+
+
 def source_hash() -> str:
     """Twelve hex digits that change whenever the generator or its facts change."""
     digest = hashlib.sha256()
@@ -41,8 +50,15 @@ def source_hash() -> str:
 
 
 def content_hash(assets: Path) -> str:
-    """Twelve hex digits of what a generated folder holds: equal for equal scenes, whatever code wrote them."""
-    return str(json.loads((assets / _MANIFEST_FILE).read_text(encoding="utf-8"))["content_hash"])
+    """Twelve hex digits of what a generated folder holds: equal for equal scenes, whatever code wrote them.
+
+    Raises:
+        LiberoPathError: the folder does not say so; `ensure_assets` mends it.
+    """
+    manifest = _read_manifest(assets)
+    if manifest is None:
+        raise LiberoPathError(f"{assets / _MANIFEST_FILE} is missing or damaged; remove {assets}, to have it generated")
+    return manifest.content_hash
 
 
 def build_files() -> dict[PurePosixPath, bytes]:
@@ -88,11 +104,24 @@ def damaged_files(assets: Path) -> list[str]:
 
     Every byte is read: 2 MB in 3 ms. Without this, MuJoCo takes a mesh for whole that is cut off before its last faces.
     """
-    try:
-        manifest = json.loads((assets / _MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # it is gone, or cut off itself
+    manifest = _read_manifest(assets)
+    if manifest is None:
         return [_MANIFEST_FILE]
-    return [path for path, digest in manifest["files"].items() if not _holds(assets / path, digest)]
+    return [path for path, digest in manifest.files.items() if not _holds(assets / path, digest)]
+
+
+def _read_manifest(assets: Path) -> _Manifest | None:
+    """None where it is gone, cut off, or of another form."""
+    try:
+        fields = json.loads((assets / _MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(fields, dict):
+        return None
+    whole, files = fields.get("content_hash"), fields.get("files")
+    if not (isinstance(whole, str) and isinstance(files, dict) and files):
+        return None
+    return _Manifest(whole, files) if all(isinstance(digest, str) for digest in files.values()) else None
 
 
 def _holds(file: Path, digest: str) -> bool:
@@ -155,4 +184,6 @@ def _restore(target: Path) -> None:
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
-    logger.warning("restored %d damaged stand-in assets in %s: %s", len(damaged), target, ", ".join(map(str, damaged)))
+    if damaged:  # else another process was quicker
+        names = ", ".join(map(str, damaged))
+        logger.warning("restored %d damaged stand-in assets in %s: %s", len(damaged), target, names)
