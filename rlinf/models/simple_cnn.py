@@ -16,7 +16,6 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,16 +31,16 @@ from rlinf.models.decoding import describe_origin, evaluate_chunk, sample_chunk
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
+from rlinf.models.simple_cnn_weights import VALUE_HEAD, read_weights
 from transformers_openvla_oft import ActionTokenMap, ValueHead, resize_pictures
 from transformers_openvla_oft.fields import check_whole
-from transformers_openvla_oft.loading import listed, non_finite, read_object
+from transformers_openvla_oft.loading import read_object
 
 MODEL_TYPE = "simple_cnn"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = WHOLE_FILES[0]
 INSTRUCTION_SIZE = 256
 NORM_GROUPS = 8
-VALUE_HEAD = "value_head."
 SIZES = (
     "image_size",
     "num_images",
@@ -256,37 +255,8 @@ def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) ->
         ConfigError: they cannot be read, do not fit, or hold NaN or infinity.
     """
     module = fresh_cnn(settings, seed=seed, critic=critic)
-    expected = module.state_dict()
-    stored = _read_weights(folder / WEIGHTS_FILE)
-    stored = {name: value for name, value in stored.items() if name in expected or not name.startswith(VALUE_HEAD)}
-    stored = {**{name: value for name, value in expected.items() if name.startswith(VALUE_HEAD)}, **stored}
-    wrong = [
-        name
-        for name in sorted(stored.keys() | expected.keys())
-        if name not in stored or name not in expected or stored[name].shape != expected[name].shape
-    ]
-    if wrong:
-        raise ConfigError(
-            f"{folder / WEIGHTS_FILE} does not fit the policy: {len(wrong)} tensors are missing, unknown or of another "
-            f"shape, the first is {wrong[0]}"
-        )
-    if bad := non_finite(stored):
-        raise ConfigError(
-            f"{folder / WEIGHTS_FILE} is not usable: {len(bad)} of its tensors hold NaN or infinity: {listed(bad)}. "
-            "The training that wrote it diverged; take an earlier one."
-        )
-    module.load_state_dict(stored)
+    module.load_state_dict(read_weights(folder / WEIGHTS_FILE, fresh=module.state_dict()))
     return module
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise ConfigError(f"{file} is missing, truncated or corrupt ({error}); copy it again") from error
-    if not (isinstance(stored, dict) and all(isinstance(value, Tensor) for value in stored.values())):
-        raise ConfigError(f"{file} holds no state dict, tensors by their names, but {type(stored).__name__}")
-    return stored
 
 
 class SimpleCNNPolicy:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from itertools import combinations
 
@@ -196,6 +197,21 @@ def test_what_does_not_fit_is_refused(checkpoint, tmp_path):
         find_weights(cnn, vla)
     with pytest.raises(ConfigError, match=r"expected model\.pt in"):
         find_weights(replace(cnn, lora_path=str(vla)), checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"not weights", b"", b"Qc", b"U\x01\xb5", b"GM_", b"\x80\x02N."])
+def test_weights_that_are_none_are_refused(checkpoint, tmp_path, content):
+    folder = shutil.copytree(checkpoint, tmp_path / "broken")
+    (folder / "model.pt").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"{folder / 'model.pt'} (is missing, truncated or corrupt|holds no state)"):
+        read_cnn(folder)
+
+
+def test_weights_without_names_are_refused(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "broken")
+    torch.save({0: torch.zeros(2)}, folder / "model.pt")
+    with pytest.raises(ConfigError, match=r"model\.pt holds no state dict, tensors by their names, but dict"):
+        read_cnn(folder)
 
 
 def test_the_supervised_start_learns_its_demonstrations(tmp_path):
