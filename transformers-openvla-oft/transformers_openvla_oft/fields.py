@@ -25,6 +25,7 @@ LLAMA_SIZES = (
     "num_key_value_heads",
     "head_dim",
 )
+OBJECTS = ("id2label", "per_layer_config")  # these, or null; transformers calls their .items() without a look
 ROPE_TYPES = {"default", *ROPE_INIT_FUNCTIONS}
 
 
@@ -68,9 +69,14 @@ def read_llama(fields: object) -> LlamaConfig:
     if not isinstance(fields, dict):
         raise ValueError(f"text_config must be an object, the configuration of a LLaMA, given {fields!r}")
     check_dtype(fields, of="text_config.")
+    for name in OBJECTS:
+        value = fields.get(name)
+        if not (value is None or isinstance(value, dict)):
+            raise ValueError(f"text_config.{name} must be an object or null, given {value!r}")
     try:
         llama = LlamaConfig(**{name: value for name, value in fields.items() if name != "model_type"})
-    except (StrictDataclassError, KeyError, TypeError) as error:  # a field's type, and what transformers looks up by it
+    except (StrictDataclassError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        # a field's type, and what transformers looks up or computes with it
         raise ValueError(f"text_config is not the configuration of a LLaMA: {' '.join(str(error).split())}") from error
     check_llama(llama)
     return llama
@@ -93,8 +99,9 @@ def check_llama(llama: LlamaConfig) -> None:
     if llama.hidden_act not in ACT2FN:
         raise ValueError(f"text_config.hidden_act must be one of {sorted(ACT2FN)}, given {llama.hidden_act!r}")
     rope = dict(llama.rope_parameters or {})
-    if rope.get("rope_type", "default") not in ROPE_TYPES:
-        raise ValueError(f"text_config's rope_type must be one of {sorted(ROPE_TYPES)}, given {rope['rope_type']!r}")
+    rope_type = rope.get("rope_type", "default")
+    if not (isinstance(rope_type, str) and rope_type in ROPE_TYPES):
+        raise ValueError(f"text_config's rope_type must be one of {sorted(ROPE_TYPES)}, given {rope_type!r}")
     check_positive("text_config's rope_theta", rope.get("rope_theta"))
     pad = llama.pad_token_id
     if pad is not None and not (is_whole(pad) and 0 <= pad < llama.vocab_size):
