@@ -153,6 +153,70 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which a stand-in for `python` notes what it was started with."""
+    note, stand_in = tmp_path / "started.txt", tmp_path / "bin" / "python"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f"#!/bin/sh\necho \"python $*\" >>'{note}'\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}{os.pathsep}{os.environ['PATH']}")
+    return note
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("", "150", "8.7", "", "libero_goal", "libero_10"), "5 arguments are expected, 6 given ('libero_10')"),
+        (("--dry", "", "150"), "unknown option '--dry'; expected --dry-run"),
+        (("", "150", "8.7", "-v"), "unknown option '-v'; expected --dry-run"),
+        (("", "many"), "DEMONSTRATIONS_PER_TASK must be a whole number of at least 1, got 'many'"),
+        (("", "1.5"), "DEMONSTRATIONS_PER_TASK must be a whole number of at least 1, got '1.5'"),
+        (("", "0"), "DEMONSTRATIONS_PER_TASK must be a whole number of at least 1, got '0'"),
+        (("", "", "long"), "MINUTES must be a number above 0, got 'long'"),
+        (("", "", "-3"), "MINUTES must be a number above 0, got '-3'"),
+        (("", "", "0.0"), "MINUTES must be a number above 0, got '0.0'"),
+    ],
+)
+def test_a_small_policy_of_bad_arguments_is_refused_before_anything_starts(
+    tmp_path: Path, started: Path, words: tuple[str, ...], message: str
+) -> None:
+    done = run("supervised/make_small_policy.sh", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == f"error: {message}"
+    assert done.stderr.splitlines()[1].startswith("usage: bash make_small_policy.sh [OUTPUT] ")
+    assert not done.stdout
+    assert not started.exists()
+
+
+def test_a_small_policys_dry_run_shows_what_a_run_starts(tmp_path: Path, started: Path) -> None:
+    words = (str(tmp_path / "policy"), "20", ".5", str(tmp_path / "work"), "libero_goal")
+    shown = run("supervised/make_small_policy.sh", *words, "--dry-run", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert not started.exists()
+    assert "dry run: nothing was started" in shown.stdout
+    modules = ["libero_runtime.demos libero_goal --episodes 20", "openvla_oft.pack", "openvla_oft.finetune"]
+    for command, module in zip(commands(shown.stdout), modules, strict=True):
+        assert command.startswith(f"python -m {module} ")
+    done = run("supervised/make_small_policy.sh", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert started.read_text().splitlines() == [line.replace("\\", "") for line in commands(shown.stdout)]
+
+
+def test_a_small_policys_dry_run_makes_no_work_folder(
+    tmp_path: Path, started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    shown = run("supervised/make_small_policy.sh", "--dry-run", cwd=tmp_path)
+    assert f"--output {tmp_path / 'temporary'}/" in shown.stdout
+    assert not list((tmp_path / "temporary").iterdir())
+    asked = run("supervised/make_small_policy.sh", "--help", cwd=tmp_path)
+    assert (asked.returncode, asked.stdout.count("\n")) == (0, 1)
+    assert asked.stdout.startswith("usage: bash make_small_policy.sh [OUTPUT] ")
+    assert not started.exists()
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck() -> None:
     scripts = [*(REPOSITORY / "examples").rglob("*.sh"), REPOSITORY / "tests" / "run.sh", REPOSITORY / ".ci" / "run"]
