@@ -8,49 +8,18 @@
 # With --dry-run the commands are shown and nothing is started.
 set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-usage="usage: bash make_small_policy.sh [OUTPUT] [DEMONSTRATIONS_PER_TASK] [MINUTES] [WORK_FOLDER] [SUITE] [--dry-run]"
-
-refuse() {
-  printf 'error: %s\n%s\n' "$1" "$usage" >&2
-  exit 2
-}
-
-is_dry_run=false
-values=()
-for argument in "$@"; do
-  case "$argument" in
-    -h | --help)
-      printf '%s\n' "$usage"
-      exit
-      ;;
-    --dry-run) is_dry_run=true ;;
-    -[!0-9]* | -) refuse "unknown option '$argument'; expected --dry-run" ;;
-    *) values+=("$argument") ;;
-  esac
-done
-[[ ${#values[@]} -le 5 ]] || refuse "5 arguments are expected, ${#values[@]} given ('${values[5]}')"
+source examples/supervised/common_functions.sh
+read_arguments \
+  "usage: bash make_small_policy.sh [OUTPUT] [DEMONSTRATIONS_PER_TASK] [MINUTES] [WORK_FOLDER] [SUITE] [--dry-run]" \
+  5 "$@"
 
 suite=${values[4]:-libero_spatial}
 output=${values[0]:-model/my-tiny-openvla-oft-${suite//_/-}}
 demonstrations=${values[1]:-200}
 minutes=${values[2]:-6.3}
-[[ "$demonstrations" =~ ^0*[1-9][0-9]*$ ]] ||
-  refuse "DEMONSTRATIONS_PER_TASK must be a whole number of at least 1, got '$demonstrations'"
-[[ "$minutes" =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)$ && "$minutes" == *[1-9]* ]] ||
-  refuse "MINUTES must be a number above 0, got '$minutes'"
-temporary=(mktemp -d)
-! "$is_dry_run" || temporary+=(-u) # a name only
-work=${values[3]:-$("${temporary[@]}")}
-
-run() {
-  if "$is_dry_run"; then
-    printf '  command    '
-    printf ' %q' "$@"
-    printf '\n'
-  else
-    "$@"
-  fi
-}
+require_count DEMONSTRATIONS_PER_TASK "$demonstrations"
+require_positive MINUTES "$minutes"
+work=${values[3]:-$(temporary_folder)}
 
 for name in ${suite//,/ }; do
   run python -m libero_runtime.demos "$name" --episodes "$demonstrations" --out "$work/demonstrations/$name" \
@@ -63,9 +32,4 @@ run python -m openvla_oft.finetune --demonstrations "$work/packed" --suite "$sui
   --towers dinov2,siglip --vit-dim 128 --vit-depth 4 --vit-heads 2 \
   --llm-hidden 192 --llm-layers 4 --llm-heads 3 --llm-intermediate 512 \
   --batch-size 512 --lr 2e-3 --label-sigma 0 --steps 1000000
-if "$is_dry_run"; then
-  printf 'dry run: nothing was started\n'
-  exit
-fi
-printf 'wrote %s; measure it:\n  bash examples/crl_experiment/eval_embodiment.sh base "" %s %s\n' "$output" \
-  "crl_experiment/${suite%%,*}_grpo_tiny" "actor.checkpoint_load_path=$output actor.model.unnorm_key=${suite%%,*}"
+finish "$output" "crl_experiment/${suite%%,*}_grpo_tiny" "actor.checkpoint_load_path=$output actor.model.unnorm_key=${suite%%,*}"

@@ -217,6 +217,20 @@ def test_a_small_policys_dry_run_makes_no_work_folder(
     assert not started.exists()
 
 
+def test_a_simple_cnns_arguments_are_checked_and_shown(tmp_path: Path, started: Path) -> None:
+    for words, message in (
+        (("", "20", "100", "", "more"), "4 arguments are expected, 5 given ('more')"),
+        (("", "20", "1e4"), "STEPS must be a whole number of at least 1, got '1e4'"),
+    ):
+        done = run("supervised/make_simple_cnn.sh", *words, cwd=tmp_path)
+        assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: {message}")
+    shown = run("supervised/make_simple_cnn.sh", "", "20", "100", "--dry-run", cwd=tmp_path)
+    first, second = commands(shown.stdout)
+    assert "--episodes-per-task 20 " in first
+    assert second.endswith("--output model/simple-cnn-libero-spatial --steps 100")
+    assert not started.exists()
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck() -> None:
     scripts = [*(REPOSITORY / "examples").rglob("*.sh"), REPOSITORY / "tests" / "run.sh", REPOSITORY / ".ci" / "run"]
