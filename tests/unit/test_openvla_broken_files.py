@@ -116,6 +116,8 @@ def plain(**fields: object) -> Callable[[dict], object]:
         ),
         (llama(rope_parameters={"rope_type": []}), r"text_config's rope_type must be one of .*, given \[\]"),
         (llama(rope_parameters={"rope_type": {}}), r"text_config's rope_type must be one of .*, given \{\}"),
+        (plain(id2label="x"), "id2label must be an object or null, given 'x'"),
+        (plain(id2label=[]), r"id2label must be an object or null, given \[\]"),
         (llama(id2label="x"), "text_config.id2label must be an object or null, given 'x'"),
         (llama(id2label=-1), "text_config.id2label must be an object or null, given -1"),
         (llama(id2label=1.5), r"text_config.id2label must be an object or null, given 1\.5"),

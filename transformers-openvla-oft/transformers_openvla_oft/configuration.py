@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from transformers import LlamaConfig, PretrainedConfig
 
-from .fields import check_dtype, check_llama, check_whole, read_llama
+from .fields import check_dtype, check_llama, check_objects, check_whole, read_llama
 from .loading import CheckpointError, broken, read_object, shortened
 
 CONFIG_FILE = "config.json"
@@ -181,6 +181,7 @@ class OpenVLAConfig(PretrainedConfig):
         """
         try:
             check_dtype(config_dict)
+            check_objects(config_dict)
             if config_dict.get("text_config") is None:
                 raise ValueError("text_config, the configuration of the language model, is missing")
             cls(**config_dict)

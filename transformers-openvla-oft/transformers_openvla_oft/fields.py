@@ -60,6 +60,14 @@ def check_dtype(fields: Mapping[str, Any], *, of: str = "") -> None:
             raise ValueError(f"{of}{name} must be one of torch's floating-point types, as 'bfloat16', given {value!r}")
 
 
+def check_objects(fields: Mapping[str, Any], *, of: str = "") -> None:
+    """Raises ValueError: what transformers takes for a mapping is none. of: prefix of the names, for messages."""
+    for name in OBJECTS:
+        value = fields.get(name)
+        if not (value is None or isinstance(value, dict)):
+            raise ValueError(f"{of}{name} must be an object or null, given {value!r}")
+
+
 def read_llama(fields: object) -> LlamaConfig:
     """The language model's configuration from `text_config`.
 
@@ -69,10 +77,7 @@ def read_llama(fields: object) -> LlamaConfig:
     if not isinstance(fields, dict):
         raise ValueError(f"text_config must be an object, the configuration of a LLaMA, given {fields!r}")
     check_dtype(fields, of="text_config.")
-    for name in OBJECTS:
-        value = fields.get(name)
-        if not (value is None or isinstance(value, dict)):
-            raise ValueError(f"text_config.{name} must be an object or null, given {value!r}")
+    check_objects(fields, of="text_config.")
     try:
         llama = LlamaConfig(**{name: value for name, value in fields.items() if name != "model_type"})
     except (StrictDataclassError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
