@@ -3,7 +3,8 @@
 A policy trained on pictures of one renderer (EGL on a GPU) also has to work on another's (software rendering), whose
 edges, shading and colours differ slightly; the camera is fixed, so small shifts are the geometry to be robust to.
 
-Random numbers are drawn by ``draw`` and used by the pure ``fetch`` and ``jitter``, so these can be compiled and tested.
+Random numbers are drawn by ``AugmentConfig.draw`` and used by the pure ``fetch`` and ``jitter``, so that these can be
+compiled and tested.
 ``oft_augment`` has the OpenVLA-OFT repository's augmentation instead; the trainer knows both by ``Augmentation``.
 Shapes: F frames in memory, B samples, N cameras, H = W pixels, C = 3 colour channels.
 """
@@ -62,7 +63,28 @@ class AugmentConfig:
 
     def draw(self, *, num_samples: int, num_cameras: int, image_size: int, generator: torch.Generator) -> "AugmentDraw":
         """Draw on the generator's device."""
-        return draw(self, num_samples=num_samples, num_cameras=num_cameras, image_size=image_size, generator=generator)
+        device = generator.device
+        shape = (num_samples, num_cameras)
+
+        def uniform(*size: int, half_width: float) -> Tensor:
+            return 1 + half_width * (2 * torch.rand(*size, generator=generator, device=device) - 1)
+
+        shift_BN2 = torch.randint(-self.shift, self.shift + 1, (*shape, 2), generator=generator, device=device)
+        brightness_BN1 = uniform(*shape, 1, half_width=self.brightness)
+        colour_BNC = uniform(*shape, 3, half_width=self.colour)
+        contrast_BN = uniform(*shape, half_width=self.contrast)
+        noise_std_BN = self.noise * torch.rand(*shape, generator=generator, device=device)
+        noise_BNHWC = None
+        if self.noise > 0:
+            size = (*shape, image_size, image_size, 3)
+            noise_BNHWC = torch.randn(size, generator=generator, device=device, dtype=torch.float32)
+        return AugmentDraw(
+            shift_BN2=shift_BN2,
+            gain_BNC=brightness_BN1 * colour_BNC,
+            contrast_BN=contrast_BN,
+            noise_std_BN=noise_std_BN,
+            noise_BNHWC=noise_BNHWC,
+        )
 
 
 @dataclass(frozen=True)
@@ -90,34 +112,6 @@ class AugmentDraw:
     def apply(self, images_BNHWC: Tensor) -> Tensor:
         """Pictures that were shifted already to floats in [0, 1]."""
         return jitter(images_BNHWC, self)
-
-
-def draw(
-    config: AugmentConfig, *, num_samples: int, num_cameras: int, image_size: int, generator: torch.Generator
-) -> AugmentDraw:
-    """Draw on the generator's device."""
-    device = generator.device
-    shape = (num_samples, num_cameras)
-
-    def uniform(*size: int, half_width: float) -> Tensor:
-        return 1 + half_width * (2 * torch.rand(*size, generator=generator, device=device) - 1)
-
-    shift_BN2 = torch.randint(-config.shift, config.shift + 1, (*shape, 2), generator=generator, device=device)
-    brightness_BN1 = uniform(*shape, 1, half_width=config.brightness)
-    colour_BNC = uniform(*shape, 3, half_width=config.colour)
-    contrast_BN = uniform(*shape, half_width=config.contrast)
-    noise_std_BN = config.noise * torch.rand(*shape, generator=generator, device=device)
-    noise_BNHWC = None
-    if config.noise > 0:
-        size = (*shape, image_size, image_size, 3)
-        noise_BNHWC = torch.randn(size, generator=generator, device=device, dtype=torch.float32)
-    return AugmentDraw(
-        shift_BN2=shift_BN2,
-        gain_BNC=brightness_BN1 * colour_BNC,
-        contrast_BN=contrast_BN,
-        noise_std_BN=noise_std_BN,
-        noise_BNHWC=noise_BNHWC,
-    )
 
 
 def fetch(images_FNHWC: Tensor, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:

@@ -182,8 +182,8 @@ def _loss_function(
     num_cameras, size = data.images_FNHWC.shape[1:3]
 
     def loss_of(frames_B: Tensor) -> Tensor:
-        numbers = augment.draw(
-            config.augment, num_samples=len(frames_B), num_cameras=num_cameras, image_size=size, generator=generator
+        numbers = config.augment.draw(
+            num_samples=len(frames_B), num_cameras=num_cameras, image_size=size, generator=generator
         )
         pictures = augment.jitter(augment.fetch(data.images_FNHWC, frames_B, numbers.shift_BN2), numbers)
         logits_BTV = module(to_pixels(pictures), data.instructions_KD[data.tasks_F[frames_B]]).logits_BTV

@@ -13,7 +13,7 @@ from openvla_oft.optimisation import WeightAverage, learning_rate, parameter_gro
 
 def draw(config, num_samples=3, image_size=8):
     generator = torch.Generator().manual_seed(0)
-    return augment.draw(config, num_samples=num_samples, num_cameras=2, image_size=image_size, generator=generator)
+    return config.draw(num_samples=num_samples, num_cameras=2, image_size=image_size, generator=generator)
 
 
 def random_frames(num_frames=5, size=8):
