@@ -1,6 +1,8 @@
-"""Fixtures of the tests of supervised fine-tuning, made anew for every file."""
+"""Fixtures that several files share: those of supervised fine-tuning, made anew for every file, and those of FSDP2."""
 
 import pytest
+import torch
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import run
@@ -18,3 +20,27 @@ def base(demos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base") / "policy"
     assert run(demos, folder, "--steps", "1", "--save-dtype", "float32") == 0
     return folder
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    """A group of one rank."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def collected(monkeypatch):
+    """Names of the modules whose weights FSDP2 collected, one entry each time."""
+    calls = []
+    unshard = FSDPParamGroup.unshard
+
+    def counted(group, async_op=False):
+        if group.is_sharded:
+            calls.append(group._module_fqn)
+        return unshard(group, async_op)
+
+    monkeypatch.setattr(FSDPParamGroup, "unshard", counted)
+    return calls

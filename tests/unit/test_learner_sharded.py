@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
@@ -18,29 +17,6 @@ from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_polic
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return write_policy(tmp_path_factory.mktemp("policy") / "small")
-
-
-@pytest.fixture
-def mesh(tmp_path):
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-    torch.distributed.destroy_process_group()
-
-
-@pytest.fixture
-def collected(monkeypatch):
-    """How often weights were collected."""
-    calls = []
-    unshard = FSDPParamGroup.unshard
-
-    def counted(group, *args, **kwargs):
-        if group.is_sharded:
-            calls.append(group)
-        return unshard(group, *args, **kwargs)
-
-    monkeypatch.setattr(FSDPParamGroup, "unshard", counted)
-    return calls
 
 
 class Watching(ContinualMethod):
@@ -78,17 +54,21 @@ class Running(Reading):
         return {}
 
 
-def train(checkpoint, method, mesh=None, **options):
+def learner_of(checkpoint, method, mesh=None, **options):
     policy = read_policy(checkpoint)
     for name, parameter in trainable_parameters(policy.module).items():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
     if mesh is not None:
         shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True, **options)
-    learner = PolicyLearner(
+    return PolicyLearner(
         policy, method, algorithm=AlgorithmConfig(), optim=OptimConfig(lr=1e-3), global_batch=12, micro_batch=4,
         device=torch.device("cpu"),
     )  # fmt: skip
+
+
+def train(checkpoint, method, mesh=None, **options):
+    learner = learner_of(checkpoint, method, mesh, **options)
     learner.update(make_rollouts(), seed=1)
     return learner
 
@@ -161,12 +141,7 @@ class Failing(Running):
 
 
 def test_an_update_that_breaks_off_leaves_shards(checkpoint, mesh):
-    policy = read_policy(checkpoint)
-    shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
-    learner = PolicyLearner(
-        policy, Failing(), algorithm=AlgorithmConfig(), optim=OptimConfig(lr=1e-3), global_batch=12, micro_batch=4,
-        device=torch.device("cpu"),
-    )  # fmt: skip
+    learner = learner_of(checkpoint, Failing(), mesh)
     with pytest.raises(ArithmeticError, match="on purpose"):
         learner.update(make_rollouts(), seed=1)
-    assert all(isinstance(p, DTensor) for p in trainable_parameters(policy.module).values())
+    assert all(isinstance(p, DTensor) for p in trainable_parameters(learner.policy.module).values())

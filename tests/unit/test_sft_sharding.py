@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 import torch
-from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 
 from openvla_oft import checkpoints, lora
@@ -12,29 +11,6 @@ from openvla_oft.learner import Learner
 from openvla_oft.lora import LoraSettings
 from openvla_oft.sharding import accumulation, shard
 from transformers_openvla_oft.modeling import fsdp_units
-
-
-@pytest.fixture
-def mesh(tmp_path):
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-    torch.distributed.destroy_process_group()
-
-
-@pytest.fixture
-def collected(monkeypatch):
-    """Names of what was collected, one entry each time."""
-    calls = []
-    unshard = FSDPParamGroup.unshard
-
-    def counted(group, *args, **kwargs):
-        if group.is_sharded:
-            calls.append(group._module_fqn)
-        return unshard(group, *args, **kwargs)
-
-    monkeypatch.setattr(FSDPParamGroup, "unshard", counted)
-    return calls
 
 
 def learner_of(base, mesh=None, *, adapted=True, shard_frozen=False):
