@@ -5,7 +5,7 @@ Shapes: M rows, I inputs, O outputs.
 
 from __future__ import annotations
 
-from typing import Any
+
 
 import torch
 import triton
@@ -35,14 +35,14 @@ def _in_rows(matrix: Tensor) -> Tensor:
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _multiply(
-    x: Any,
-    weight: Any,
-    product: Any,
-    num_rows: Any,
-    num_inputs: Any,
-    num_outputs: Any,
-    x_stride: Any,
-    weight_stride: Any,
+    x,
+    weight,
+    product,
+    num_rows,
+    num_inputs,
+    num_outputs,
+    x_stride,
+    weight_stride,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
