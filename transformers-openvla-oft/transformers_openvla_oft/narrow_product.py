@@ -5,8 +5,6 @@ Shapes: M rows, I inputs, O outputs.
 
 from __future__ import annotations
 
-
-
 import torch
 import triton
 import triton.language as tl
@@ -35,14 +33,14 @@ def _in_rows(matrix: Tensor) -> Tensor:
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _multiply(
-    x,
-    weight,
-    product,
-    num_rows,
-    num_inputs,
-    num_outputs,
-    x_stride,
-    weight_stride,
+    x: tl.tensor,
+    weight: tl.tensor,
+    product: tl.tensor,
+    num_rows: tl.tensor,
+    num_inputs: tl.tensor,
+    num_outputs: tl.tensor,
+    x_stride: tl.tensor,
+    weight_stride: tl.tensor,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
