@@ -112,8 +112,15 @@ def test_sdpa_agrees_with_eager_on_padded_batches(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"gradient_checkpointing": True, "gradient_checkpointing_policy": "matmuls"}, {"compile_blocks": True}],
-    ids=["plain", "checkpointed", "compiled"],
+    [
+        {},
+        {"gradient_checkpointing": True, "gradient_checkpointing_policy": "matmuls"},
+        {"compile_blocks": True},
+        {"compile_blocks": True, "gradient_checkpointing": True, "gradient_checkpointing_policy": "full"},
+        {"compile_blocks": True, "gradient_checkpointing": True, "gradient_checkpointing_policy": "attention"},
+        {"compile_blocks": True, "gradient_checkpointing": True, "gradient_checkpointing_policy": "matmuls"},
+    ],
+    ids=["plain", "checkpointed", "compiled", "compiled-full", "compiled-attention", "compiled-matmuls"],
 )
 def test_rollouts_and_updates_agree_on_log_probabilities(
     folder: Path, mesh: object, options: dict[str, object]

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from . import same_rounding
+from . import decoder, same_rounding
 from .configuration import CONFIG_FILE, OpenVLAConfig, with_dataset_statistics
 from .head_rows import project_rows
 from .heads import ValueHead
@@ -58,7 +57,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LlamaDecoderLayer", "VisionBlock"]  # noqa: RUF012 (an instance variable in the base class)
+    _no_split_modules = ["DecoderLayer", "VisionBlock"]  # noqa: RUF012 (an instance variable in the base class)
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -75,6 +74,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         )
         self.language_model = LlamaForCausalLM(config.llama)
         same_rounding.use_in(self.language_model)
+        decoder.use_in(self.language_model.model)
         self.value_head: ValueHead | None = None  # published checkpoints have none; who needs one sets it
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -192,9 +192,9 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         prefix_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values, padded=padded)
         B, _, H = prefix_BSH.shape
         embeds_BSH = torch.cat([prefix_BSH, prefix_BSH.new_zeros(B, T, H)], dim=1)
-        hidden_BSH = hidden_states(self.language_model.model, embeds_BSH, extended(mask_BS, T), causal=False)
-        # A copy, so that the output keeps no whole sequence alive and FSDP2 hooks no view.
-        hidden_BTH = hidden_BSH[:, -(T + 1) : -1].clone()
+        llama, mask_BS = self.language_model.model, extended(mask_BS, T)
+        hidden_BSH = hidden_states(llama, embeds_BSH, mask_BS, causal=False, num_needed=T + 1)
+        hidden_BTH = hidden_BSH[:, :-1].clone()  # a copy: FSDP2 shall hook no view
         return self.read_out(hidden_BTH, self.action_logits(hidden_BTH))
 
     def embed_prefix(
@@ -241,7 +241,7 @@ def fsdp_units(model: nn.Module) -> list[nn.Module]:
     never gathered. It is sharded with the root.
     """
     idle = {tower.blocks[-1] for tower in model.modules() if isinstance(tower, VisionTransformer)}
-    blocks = [module for module in model.modules() if isinstance(module, LlamaDecoderLayer | VisionBlock)]
+    blocks = [module for module in model.modules() if isinstance(module, decoder.DecoderLayer | VisionBlock)]
     return [block for block in blocks if block not in idle]
 
 
