@@ -24,7 +24,7 @@ from rlinf.reporting.progress import Progress
 from rlinf.runners.collect import Collection, collect
 from rlinf.runners.evaluation import EvaluationOutcome, evaluate
 from rlinf.runners.run_folder import LEDGER_FILE, versions
-from rlinf.scheduler import WorkerGroup
+from rlinf.scheduler.worker_group import WorkerGroup
 from rlinf.workers.launch import Workers, attach_envs
 
 log = logging.getLogger(__name__)
