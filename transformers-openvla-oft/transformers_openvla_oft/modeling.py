@@ -27,7 +27,16 @@ from .configuration import CONFIG_FILE, OpenVLAConfig, with_dataset_statistics
 from .head_rows import project_rows
 from .heads import ValueHead
 from .language import extended, has_pads, hidden_states
-from .loading import VALUE_HEAD_PREFIX, CheckpointError, check_loaded, check_stored, reading, report, stored_value_head
+from .loading import (
+    VALUE_HEAD_PREFIX,
+    CheckpointError,
+    check_loaded,
+    check_stored,
+    reading,
+    report,
+    stored_value_head,
+    unreported,
+)
 from .vision import (
     AttentionPoolWeights,
     LayerScale,
@@ -117,7 +126,8 @@ class OpenVLAForActionPrediction(PreTrainedModel):
                     raise CheckpointError(f"no model is possible with {folder / CONFIG_FILE}: {error}") from error
                 head = check_stored(folder, shapes)
             kwargs |= {"config": config, "output_loading_info": True}
-            loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
+            with unreported():
+                loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
             model: OpenVLAForActionPrediction = loaded[0]
             info: dict[str, Any] = loaded[1]
             if head:
