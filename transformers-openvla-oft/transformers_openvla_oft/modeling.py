@@ -215,6 +215,11 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         There is no mask where there are no pads.
         """
         shapes = tuple(input_ids_BL.shape), tuple(attention_mask_BL.shape), len(pixel_values)
+        if 0 in shapes[0]:
+            raise ValueError(
+                "a batch must have at least one row and one prompt slot, given input_ids_BL of shape "
+                f"{shapes[0]}: do not call the model where there is nothing to decode"
+            )
         if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != shapes[2]:
             raise ValueError(
                 "input_ids_BL and attention_mask_BL must be (batch, slots) with one row per picture, given "
