@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     from rlinf.runners.embodied import make_record
     from rlinf.runners.evaluation import evaluate
     from rlinf.runners.run_folder import LEDGER_FILE, run_folder
-    from rlinf.scheduler import Cluster
+    from rlinf.scheduler.cluster import Cluster
     from rlinf.workers.launch import attach_envs, start_workers
 
     config = request.config

@@ -18,9 +18,8 @@ from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, find_demons
 from rlinf.custom.logits_precompute_worker import LogitsPrecomputeWorker, divide, threads_per_worker
 from rlinf.models import PolicySource
 from rlinf.reporting.progress import Progress
-from rlinf.scheduler import Cluster, WorkerGroup
-from rlinf.scheduler.cluster import Resources
-from rlinf.scheduler.worker_group import Placement, gpu_bundles
+from rlinf.scheduler.cluster import Cluster, Resources
+from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
 from rlinf.workers.launch import TORCH_ENVIRONMENT
 
 log = logging.getLogger(__name__)

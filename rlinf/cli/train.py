@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     from rlinf.envs.registry import simulator
     from rlinf.runners.embodied import EmbodiedRunner, find_state, task_context
     from rlinf.runners.run_folder import run_folder, write_run
-    from rlinf.scheduler import Cluster
+    from rlinf.scheduler.cluster import Cluster
     from rlinf.workers.launch import count_workers, start_workers
 
     config = request.config

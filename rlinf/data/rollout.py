@@ -55,7 +55,12 @@ class RolloutBatch:
 
     @staticmethod
     def cat(parts: Sequence["RolloutBatch"]) -> "RolloutBatch":
-        """Join collections; episode and language indices are renumbered, episodes keep the order of ``parts``."""
+        """Join collections; episode and language indices are renumbered, episodes keep the order of ``parts``.
+
+        Raises ValueError without any, and where only some have values.
+        """
+        if not parts:
+            raise ValueError("RolloutBatch.cat joins at least one part, given none: nothing says what shapes to make")
         languages = tuple(dict.fromkeys(language for part in parts for language in part.languages))
         renumber = {language: index for index, language in enumerate(languages)}
         starts = np.cumsum([0, *(len(part.episodes) for part in parts)])

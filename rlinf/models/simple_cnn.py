@@ -315,7 +315,7 @@ class SimpleCNNPolicy:
     def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
         """Checkpoint, instruction and image pipeline, as texts to compare."""
         return {
-            "model": checkpoint_hash(self.checkpoint),
+            "model": checkpoint_hash(self.checkpoint, WHOLE_FILES),
             "prompt": language,
             "image pipeline": f"{self.num_images} picture(s), bicubic with antialiasing to {self.settings.image_size} "
             "px, rounded to uint8, scaled to [-1, 1]",

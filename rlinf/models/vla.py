@@ -34,6 +34,7 @@ from transformers_openvla_oft import (
     fsdp_units,
     lora_target_modules,
 )
+from transformers_openvla_oft.loading import weight_files
 
 PIPELINES = {  # what `picture_path` stands for, in stored data that must fit
     "rl": "bicubic with antialiasing",
@@ -105,7 +106,7 @@ class VLAPolicy(ABC):
         ids = ",".join(map(str, self.processor.prompt_ids(language)))
         images = self.processor.images
         return {
-            "model": checkpoint_hash(self.checkpoint),
+            "model": checkpoint_hash(self.checkpoint, tuple(weight_files(self.checkpoint))),
             "prompt": f"{language} (tokens {blake2b(ids.encode(), digest_size=6).hexdigest()})",
             "image pipeline": f"{self.num_images} picture(s), {PIPELINES[self.processor.picture_path]} to "
             f"{images.image_size} px, rounded to uint8, means {images.means}, standard deviations {images.stds}",

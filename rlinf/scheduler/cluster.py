@@ -15,6 +15,14 @@ _QUIET = {
     # A busy simulator process must not be mistaken for a memory leak on small machines.
     "RAY_memory_monitor_refresh_ms": "0",
 }
+# The name is Ray's. On Linux too, a cluster of our own then listens on the loopback interface and nowhere else.
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def configure_ray() -> None:
+    """Set what Ray reads from the environment, some of it while it is imported; what the user set is kept."""
+    wanted = _QUIET if os.environ.get("RAY_ADDRESS") else _QUIET | _ALONE
+    os.environ.update({key: os.environ.get(key, value) for key, value in wanted.items()})
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Cluster:
         self._object_store = int(object_store_gb * 2**30)
 
     def __enter__(self) -> "Cluster":
-        os.environ.update({key: os.environ.get(key, value) for key, value in _QUIET.items()})
+        configure_ray()
         import ray
 
         # Ray announces at every start that token authentication, its default, is on.

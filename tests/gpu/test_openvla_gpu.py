@@ -77,7 +77,7 @@ def logprobs(policy: Policy, given: PolicyInputs) -> Tensor:
 
 @pytest.fixture
 def mesh() -> Iterator[torch.distributed.device_mesh.DeviceMesh]:
-    joined = join_group(rank=0, world_size=1, address="127.0.0.1", port=free_port(), own_address="127.0.0.1")
+    joined = join_group(rank=0, world_size=1, init_method=f"tcp://127.0.0.1:{free_port()}", own_address="127.0.0.1")
     yield joined
     leave_group()
 

@@ -26,7 +26,16 @@ from .configuration import CONFIG_FILE, OpenVLAConfig, with_dataset_statistics
 from .head_rows import project_rows
 from .heads import ValueHead
 from .language import extended, has_pads, hidden_states
-from .loading import VALUE_HEAD_PREFIX, CheckpointError, check_loaded, check_stored, reading, report, stored_value_head
+from .loading import (
+    VALUE_HEAD_PREFIX,
+    CheckpointError,
+    check_loaded,
+    check_stored,
+    reading,
+    report,
+    stored_value_head,
+    unreported,
+)
 from .vision import (
     AttentionPoolWeights,
     LayerScale,
@@ -117,7 +126,8 @@ class OpenVLAForActionPrediction(PreTrainedModel):
                     raise CheckpointError(f"no model is possible with {folder / CONFIG_FILE}: {error}") from error
                 head = check_stored(folder, shapes)
             kwargs |= {"config": config, "output_loading_info": True}
-            loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
+            with unreported():
+                loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
             model: OpenVLAForActionPrediction = loaded[0]
             info: dict[str, Any] = loaded[1]
             if head:
@@ -205,6 +215,11 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         There is no mask where there are no pads.
         """
         shapes = tuple(input_ids_BL.shape), tuple(attention_mask_BL.shape), len(pixel_values)
+        if 0 in shapes[0]:
+            raise ValueError(
+                "a batch must have at least one row and one prompt slot, given input_ids_BL of shape "
+                f"{shapes[0]}: do not call the model where there is nothing to decode"
+            )
         if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != shapes[2]:
             raise ValueError(
                 "input_ids_BL and attention_mask_BL must be (batch, slots) with one row per picture, given "
