@@ -1,7 +1,8 @@
 """Memory of an update: what FSDP ranks and a rollout worker hold of a collection beside Ray's shared memory.
 
-    python benchmarks/update_memory.py                # a tenth of a published epoch, 8 ranks: a minute, 11 GB
-    python benchmarks/update_memory.py --ranks 2 --samples 1312 --ways shared
+    python benchmarks/update_memory.py                                 # a tenth of a published epoch, 8 ranks: 11 GB
+    python benchmarks/update_memory.py --ways shared --samples 65536   # all of it: 12 GB
+    python benchmarks/update_memory.py --ranks 2 --samples 1312        # what the test runs: 1.5 GB
 
 Synthetic episodes of 64 chunks are recorded by a worker and learnt from by ranks, all of them Ray actors, as in a run:
 ``EpisodeRecorder``, ``ActorWorker.update`` and ``PolicyLearner`` are the real ones; the policy has 256 weights.
