@@ -21,6 +21,7 @@ from rlinf.reporting.progress import Progress
 from rlinf.scheduler.cluster import Cluster, Resources
 from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
 from rlinf.workers.launch import TORCH_ENVIRONMENT
+from rlinf.workers.object_store import object_store_gb
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         print("dry run: nothing was started")
         return 0
     configure_process()
-    with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:
+    with Cluster(object_store_gb=object_store_gb(config, request.source, learn=False)) as cluster:
         computed = run(config, request.source, refs, cluster.resources)
     log.info("base-model logits of %d demonstrations are there, %d computed now", len(refs), computed)
     for folder in sorted({logits_path(ref).parent.parent for ref in refs}):

@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     from rlinf.runners.run_folder import run_folder, write_run
     from rlinf.scheduler.cluster import Cluster
     from rlinf.workers.launch import count_workers, start_workers
+    from rlinf.workers.object_store import object_store_gb
 
     config = request.config
     if config.rollout.worker == RANDOM_ACTION:
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     method.check(task_context(config, state))
     sim = simulator(config.env.simulator)
     sim.prepare()
-    with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:
+    with Cluster(object_store_gb=object_store_gb(config, request.source, learn=True)) as cluster:
         resources = cluster.resources
         count_workers(config, resources)
         write_run(

@@ -135,7 +135,7 @@ class PolicyLearner:
         weights_SC = experience.weights_SC[chosen].to(self.device)
         weights_SC[counted:] = 0
         inputs = PolicyInputs(
-            torch.from_numpy(part.frames_SNHWC).to(self.device),
+            torch.from_numpy(np.asarray(part.frames_SNHWC)).to(self.device),
             tuple(part.languages[index] for index in part.language_S),
         )
         bins_SCA = torch.from_numpy(part.bins_SCA).to(self.device)

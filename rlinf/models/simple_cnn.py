@@ -353,6 +353,12 @@ class SimpleCNNPolicy:
         return to_pixels(inputs.frames_BNHWC), instruction_BD.to(self.device)
 
 
+def cnn_images(checkpoint: Path) -> tuple[int, int]:
+    """Images per observation, and the pixels of their sides."""
+    settings = CNNSettings.load(checkpoint)
+    return settings.num_images, settings.image_size
+
+
 def load_simple_cnn(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> SimpleCNNPolicy:
     """Load a checkpoint, and the weights in ``actor.model.lora_path`` instead of its own where that is given.
 

@@ -24,6 +24,7 @@ from rlinf.models.value_head import attach_value_head, in_value_head, save_value
 from transformers_openvla_oft import (
     ActionOutput,
     ActionTokenMap,
+    OpenVLAConfig,
     OpenVLAForActionPrediction,
     PolicyBatch,
     PrismaticProcessor,
@@ -163,6 +164,13 @@ class VLAPolicy(ABC):
 def single_value(output: ActionOutput) -> Tensor | None:
     """The value head's one output (B,), None without a head."""
     return None if output.values_BO is None else output.values_BO[:, 0]
+
+
+def stated_images(checkpoint: Path) -> tuple[int, int]:
+    """Images per observation, and the pixels of their sides."""
+    config = OpenVLAConfig.from_pretrained(checkpoint)
+    assert config.image_sizes  # filled in when read
+    return config.num_images_in_input, config.image_sizes[0]
 
 
 def attention_route(config: ModelConfig, source: PolicySource, dtype: torch.dtype) -> str:
