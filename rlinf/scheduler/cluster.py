@@ -28,6 +28,7 @@ def configure_ray() -> None:
     wanted = _QUIET if os.environ.get("RAY_ADDRESS") else _QUIET | _ALONE
     os.environ.update({key: os.environ.get(key, value) for key, value in wanted.items()})
 
+
 SHARED_MEMORY = "/dev/shm"
 SMALL_STORE = 2 * 2**30
 """Bytes of a store that may lie in an ordinary file, where Ray puts it if shared memory is small, as in containers."""
