@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlinf.engines.experience import Critic, Experience
 from rlinf.models import PolicyInputs
+from rlinf.models.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,3 @@ class MicroBatch:
             weights_SC=sent(weights_SC, device),
             critic=critic and Critic(sent(critic.values_S[chosen], device), sent(critic.returns_S[chosen], device)),
         )
-
-
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device. From page-locked memory, since a GPU's owner has to wait for copies from any other."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -51,6 +51,15 @@ def evaluation_plans(
     return plans
 
 
+def environments_at_a_time(num_episodes: int, num_envs: int) -> int:
+    """How many of ``num_envs`` environments to use so that they need no more rounds, but all are busy to the end.
+
+    With more, few are left in the last round, and a policy that could look at many looks at few at a time.
+    """
+    rounds = -(-num_episodes // num_envs)
+    return -(-num_episodes // max(rounds, 1))
+
+
 class EpisodeQueue:
     """Hands out episodes so that a worker keeps to few tasks (building a scene costs seconds and memory).
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlinf.models.policy import PolicyEval, PolicyOutput
+from rlinf.models.transfer import Received, sent
 from transformers_openvla_oft import (
     ActionTokenMap,
     action_entropy,
     action_log_probs,
     finite_rows,
-    require_finite,
     sample_bins,
 )
 
@@ -34,12 +34,8 @@ def sample_chunk(
     uniforms_BCA: NDArray[np.float64],
     origin: str,
 ) -> PolicyOutput:
-    """Sample a chunk, all tokens at once, by inverting the cumulative distribution; see ``sample_bins``.
-
-    Raises:
-        NonFiniteLogitsError: see ``sampled_chunk``.
-    """
-    uniforms_BT = torch.from_numpy(uniforms_BCA).to(logits_BTV.device, non_blocking=True).flatten(1)
+    """Sample a chunk, all tokens at once, by inverting the cumulative distribution; see ``sample_bins``."""
+    uniforms_BT = sent(torch.from_numpy(uniforms_BCA), logits_BTV.device).flatten(1)
     bins_BT = sample_bins(logits_BTV, uniforms_BT, temperature=temperature, check_finite=False)
     return sampled_chunk(logits_BTV, bins_BT, actions, temperature=temperature, origin=origin)
 
@@ -50,24 +46,14 @@ def sampled_chunk(
     """The output for bins that were sampled; log-probabilities are those at ``temperature`` (at 1 for the arg max).
 
     origin: what the policy was loaded from.
-
-    Raises:
-        NonFiniteLogitsError: a logit is NaN or infinite. The flag for it comes from the device with the actions.
     """
     logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=temperature or 1.0)
     shape = (len(bins_BT), -1, actions.action_dim)
     env_actions_BT = actions.env_actions(bins_BT).flatten(1)
     finite_B1 = finite_rows(logits_BTV)[:, None]
-    copied = torch.cat([env_actions_BT, finite_B1.to(env_actions_BT.dtype)], dim=1).cpu().numpy()
-    require_finite(
-        torch.from_numpy(copied[:, -1] != 0),
-        advice=f"It was loaded from {origin}: if it acted before, an update diverged (lower actor.optim.lr, go on from "
-        "an earlier checkpoint); else its weights are damaged",
-    )
+    packed = torch.cat([env_actions_BT, finite_B1.to(env_actions_BT.dtype)], dim=1)
     return PolicyOutput(
-        env_actions_BCA=np.ascontiguousarray(copied[:, :-1]).reshape(shape),
-        bins_BCA=bins_BT.view(shape),
-        logprobs_BCA=logprobs_BT.view(shape),
+        bins_BCA=bins_BT.view(shape), logprobs_BCA=logprobs_BT.view(shape), arriving=Received(packed), origin=origin
     )
 
 

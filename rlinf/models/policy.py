@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlinf.data import Observation
+from rlinf.models.transfer import Received
+from transformers_openvla_oft import require_finite
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,34 @@ class PolicyInputs:
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """Sampled actions: env_actions_BCA float32 for the simulator, bins_BCA int64, logprobs_BCA float32.
+    """Sampled actions, of which a GPU may still be thinking.
 
+    bins_BCA int64, logprobs_BCA float32: on the policy's device.
     values_B: float32, what the value head says of the observations; None without one.
+    arriving: the environment's actions, flat, and in a last column whether all logits were finite, (B, C A + 1).
+    origin: what the policy was loaded from, for messages.
     """
 
-    env_actions_BCA: NDArray[np.float32]
     bins_BCA: Tensor
     logprobs_BCA: Tensor
+    arriving: Received
+    origin: str
     values_B: Tensor | None = None
+
+    @property
+    def env_actions_BCA(self) -> NDArray[np.float32]:
+        """For the simulator, float32. Waits for them.
+
+        Raises:
+            NonFiniteLogitsError: a logit is NaN or infinite.
+        """
+        (packed,) = self.arriving.arrays()
+        require_finite(
+            torch.from_numpy(packed[:, -1] != 0),
+            advice=f"It was loaded from {self.origin}: if it acted before, an update diverged (lower actor.optim.lr, "
+            "go on from an earlier checkpoint); else its weights are damaged",
+        )
+        return np.ascontiguousarray(packed[:, :-1], np.float32).reshape(self.bins_BCA.shape)
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,8 @@ class Policy(Protocol):
 
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
         """Sample a chunk by inverting the cumulative distribution at ``uniforms_BCA``; temperature 0: arg max.
+
+        Does not wait for a GPU.
 
         Random numbers are an argument so that a result depends on the episode and not on the batch it was in.
         """

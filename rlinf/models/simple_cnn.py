@@ -32,6 +32,7 @@ from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
 from rlinf.models.simple_cnn_weights import VALUE_HEAD, read_weights
+from rlinf.models.transfer import sent
 from transformers_openvla_oft import ActionTokenMap, ValueHead, resize_pictures
 from transformers_openvla_oft.fields import check_whole
 from transformers_openvla_oft.loading import read_object
@@ -275,7 +276,7 @@ class SimpleCNNPolicy:
 
     def prepare(self, observation: Observation) -> PolicyInputs:
         """Resize to the network's resolution, on the policy's device."""
-        images = torch.from_numpy(observation.images_BNHWC).to(self.device)
+        images = sent(torch.from_numpy(observation.images_BNHWC), self.device)
         return PolicyInputs(resize_pictures(images, size=self.settings.image_size), observation.languages)
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import adapter_off, attach_lora, save_adapter, trainable_parameters
 from rlinf.models.merge import merge_adapters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
+from rlinf.models.transfer import sent
 from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
 from transformers_openvla_oft import (
     ActionOutput,
@@ -79,7 +80,7 @@ class VLAPolicy(ABC):
 
     def prepare(self, observation: Observation) -> PolicyInputs:
         """Resize to the model's resolution, on the policy's device."""
-        images = torch.from_numpy(observation.images_BNHWC).to(self.device, non_blocking=True)
+        images = sent(torch.from_numpy(observation.images_BNHWC), self.device)
         return PolicyInputs(self.processor.resize(images), observation.languages)
 
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:

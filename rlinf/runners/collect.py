@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rlinf.config.schema import EnvSplitConfig
 from rlinf.data import EpisodePlan, EpisodeResult
 from rlinf.reporting.progress import Progress
+from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers
-from rlinf.workers.rollout import Collected, CollectRequest
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
-from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, evaluation_plans, training_plans
+from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a_time, evaluation_plans, training_plans
 from rlinf.runners.collect import divide_plans
 
 
@@ -162,3 +162,11 @@ def test_a_running_episode_does_not_keep_the_images_of_others():
 def test_shapes_are_checked_when_data_is_built():
     with pytest.raises(ValueError, match=r"images_BNHWC must be uint8 of shape \(1, any, any, any, 3\)"):
         Observation(np.zeros((2, 1, 4, 4, 3), np.uint8), np.zeros((1, 8), np.float32), ("a",))
+
+
+@pytest.mark.parametrize(
+    ("episodes", "envs", "used"),
+    [(128, 120, 64), (64, 120, 64), (120, 120, 120), (500, 16, 16), (50, 16, 13), (0, 4, 0)],
+)
+def test_environments_that_are_used_finish_together(episodes, envs, used):
+    assert environments_at_a_time(episodes, envs) == used

@@ -167,8 +167,10 @@ def test_a_policy_whose_logits_are_not_numbers_refuses_to_act(folder, adapter, t
         torch.nan
     )
     observation = Observation(np.zeros((2, 1, 32, 32, 3), np.uint8), np.zeros((2, 8), np.float32), (LANGUAGE,) * 2)
+    uniforms = np.full((2, *policy.chunk_shape), 0.5)
+    output = policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=uniforms)
     with pytest.raises(NonFiniteLogitsError, match=r"2 of 2 observations") as caught:
-        policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=np.full((2, *policy.chunk_shape), 0.5))
+        _ = output.env_actions_BCA
     assert str(folder) in str(caught.value)
     assert str(adapter) in str(caught.value)
 
@@ -196,8 +198,9 @@ def test_one_bad_observation_is_counted(folder):
     batch.pixel_values[1] = torch.inf
     policy.batch = lambda inputs: batch
     observation = Observation(np.zeros((2, 1, 32, 32, 3), np.uint8), np.zeros((2, 8), np.float32), (LANGUAGE,) * 2)
+    output = policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=np.full((2, 8, 7), 0.5))
     with pytest.raises(NonFiniteLogitsError, match=r"1 of 2 observations \(the first is number 1\)"):
-        policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=np.full((2, 8, 7), 0.5))
+        _ = output.env_actions_BCA
 
 
 def test_pictures_and_prompts_of_the_wrong_form_are_refused(folder):

@@ -1,0 +1,136 @@
+"""A collection of episodes: what comes out does not depend on when simulators and the policy answer."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+
+from rlinf.config.schema import EnvSplitConfig
+from rlinf.custom.random_action_rollout_worker import RandomActionPolicy
+from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
+from rlinf.models.transfer import Received
+from rlinf.scheduler.cluster import Cluster
+from rlinf.workers import collection
+from rlinf.workers.collection import Collection, CollectRequest, Tally
+
+NUM_ACTIONS = 2
+
+
+class Simulator:
+    """Episode ``e`` ends after ``1 + e % 3`` chunks; its image says which episode and which chunk it shows."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._chunk_of: dict[int, int] = {}
+        self._plan_of: dict[int, EpisodePlan] = {}
+
+    def configure(self, split: EnvSplitConfig) -> None:
+        self._split = split
+
+    def play(self, request: collection.PlayRequest) -> collection.PlayResult:
+        time.sleep(self._seconds)
+        step = None
+        if request.step_ids:
+            for env_id in request.step_ids:
+                self._chunk_of[env_id] += 1
+            over_B = np.array([self._chunk_of[e] > self._plan_of[e].episode % 3 for e in request.step_ids])
+            each = (len(over_B), NUM_ACTIONS)
+            step = EnvStep(
+                observation=self._seen(request.step_ids),
+                rewards_BC=request.actions_BCA[..., 0],
+                executed_BC=np.ones(each, bool),
+                success_BC=np.repeat(over_B[:, None], NUM_ACTIONS, axis=1),
+                terminated_B=over_B,
+                truncated_B=np.zeros_like(over_B),
+            )
+        for env_id, plan in zip(request.start_ids, request.start, strict=True):
+            self._plan_of[env_id], self._chunk_of[env_id] = plan, 0
+        return collection.PlayResult(self._seen(request.start_ids) if request.start else None, step)
+
+    def _seen(self, env_ids: tuple[int, ...]) -> Observation:
+        images = np.zeros((len(env_ids), 1, 32, 32, 3), np.uint8)
+        for row, env_id in enumerate(env_ids):
+            images[row, ..., 0], images[row, ..., 1] = self._plan_of[env_id].episode, self._chunk_of[env_id]
+        return Observation(images, np.zeros((len(env_ids), 8), np.float32), ("lift",) * len(env_ids))
+
+
+class Late(Received):
+    """Arrives after it was looked at some times, as from a GPU that computes."""
+
+    looks = 3
+
+    def is_here(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+class Watched(RandomActionPolicy):
+    """Notes the sizes of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__(num_actions_chunk=NUM_ACTIONS)
+        self.sizes: list[int] = []
+
+    def prepare(self, observation: Observation) -> object:
+        self.sizes.append(len(observation))
+        return super().prepare(observation)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster(object_store_gb=0.1) as running:
+        yield running
+
+
+def play(episodes: Sequence[int], *, num_simulators: int, num_envs: int, max_batch: int, seconds: float = 0.0):
+    simulators = [ray.remote(num_cpus=0)(Simulator).remote(seconds * (1 + i)) for i in range(num_simulators)]
+    plans = tuple(EpisodePlan(episode, -1, "toy", 0, 0, 7) for episode in episodes)
+    request = CollectRequest(plans, EnvSplitConfig(), temperature=1.0, stream=(3,), keep_samples=True)
+    policy, tally = Watched(), Tally()
+    made = Collection(policy, simulators, request, tally, num_envs=num_envs, num_lanes=2, max_batch=max_batch)
+    collected = made.run()
+    batch = RolloutBatch.cat([ray.get(ref) for ref in collected.batches])
+    for simulator in simulators:
+        ray.kill(simulator)
+    return collected, replace(batch, frames_SNHWC=np.asarray(batch.frames_SNHWC)), policy, tally
+
+
+def same(one: RolloutBatch, other: RolloutBatch) -> bool:
+    names = ("frames_SNHWC", "bins_SCA", "logprobs_SCA", "rewards_SC", "episode_S")
+    return one.episodes == other.episodes and all(np.array_equal(getattr(one, n), getattr(other, n)) for n in names)
+
+
+@pytest.mark.parametrize("arriving", [Received, Late], ids=["at once", "late"])
+def test_results_do_not_depend_on_timing(cluster, monkeypatch, arriving):
+    monkeypatch.setattr(collection, "Received", arriving)
+    expected = play(range(13), num_simulators=1, num_envs=2, max_batch=64)[1]
+    collected, batch, policy, tally = play(range(13), num_simulators=3, num_envs=4, max_batch=3, seconds=0.01)
+    assert same(batch, expected)
+    assert max(policy.sizes) <= 3
+    assert sum(policy.sizes) == collected.num_chunks == batch.num_samples == sum(1 + e % 3 for e in range(13))
+    assert (tally.done, tally.successes) == (13, 13)
+    assert collected.inference_s > 0
+    assert collected.waiting_s > 0
+    # Every sample is what was shown and what was done about it.
+    frames_SC = batch.frames_SNHWC[:, 0, 0, 0]
+    assert np.array_equal(frames_SC[:, 0], batch.episode_S)
+    assert np.array_equal(frames_SC[:, 1], np.concatenate([np.arange(1 + e % 3) for e in range(13)]))
+    assert np.array_equal(batch.rewards_SC > 0, batch.bins_SCA[..., 0] < 128)
+
+
+def test_a_busy_policy_gets_full_batches(cluster, monkeypatch):
+    """While it computes, simulators are waited for that fill the next batch; small ones are for an idle policy."""
+    monkeypatch.setattr(collection, "Received", Late)
+    monkeypatch.setattr(Late, "looks", 10**6)  # it is busy until somebody waits for it
+    _, _, policy, _ = play(range(2, 110, 3), num_simulators=3, num_envs=4, max_batch=4)  # of three chunks each
+    assert len(policy.sizes) > 10
+    assert sum(size == 4 for size in policy.sizes) > len(policy.sizes) / 2
+
+
+def test_no_more_environments_are_used_than_are_busy_to_the_end(cluster):
+    collected, _, policy, _ = play(range(10), num_simulators=2, num_envs=4, max_batch=64)
+    assert len(collected.results) == 10
+    assert max(policy.sizes) <= 5, "in two rounds of five, not of eight and two"
