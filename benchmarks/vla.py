@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -318,6 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     print("| " + " | ".join(f"{title:>{width}}" for title, width in HEADER) + " |")
     print("|" + "|".join("-" * (width + 1) + ":" for _, width in HEADER) + "|", flush=True)
     first: dict[bool, Tensor] = {}  # with and without an adapter
+    results: list[dict[str, object]] = []
     for row in rows_of(args):
         try:
             measured = measure(setting, row)
@@ -339,6 +341,17 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{difference:.5f}",
             ],
         )
+        results.append(
+            {
+                **asdict(row),
+                "samples_per_s": row.batch / measured.seconds,
+                "peak_gb": measured.peak_bytes / 1e9,
+                "utilisation": utilisation(setting, row, measured.seconds, args.peak_tflops),
+                "logprob_gap": difference,
+            }
+        )
+        if args.json:
+            Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         if setting.profile:
             print(table(measured.operations), flush=True)
         del measured
@@ -398,6 +411,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=32, help="of the adapter")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS)
+    parser.add_argument("--json", help="file to write the rows to, too")
     parser.add_argument("--profile", action="store_true", help="after each row, the operations that take the most time")
     args = parser.parse_args(arguments)
     if args.prompt_tokens < MIN_PROMPT_TOKENS:

@@ -16,6 +16,7 @@ class PolicyLoss:
     loss: Tensor
     clipped_tokens: Tensor
     approx_kl_sum: Tensor
+    gap_sum: Tensor
     num_tokens: Tensor
 
 
@@ -32,7 +33,7 @@ def clipped_policy_loss(
 
     Each token's loss is ``max(-a r, -a clip(r, 1 - clip_low, 1 + clip_high))`` for ratio ``r`` and advantage ``a``.
     weights_SC weighs an action's tokens and is zero for actions that were not executed; see ``token_weights``.
-    ``approx_kl_sum`` adds ``r - 1 - log r`` over unmasked tokens (Schulman's k3 estimator).
+    ``approx_kl_sum`` adds ``r - 1 - log r`` over unmasked tokens (Schulman's k3 estimator), ``gap_sum`` ``|log r|``.
     """
     mask_SCA = (weights_SC > 0)[..., None].expand_as(logprobs_SCA)
     # Masked before the exponential: an overflow outside the mask would turn into NaN gradients inside it.
@@ -46,7 +47,8 @@ def clipped_policy_loss(
     with torch.no_grad():
         kl_SCA = ratio_SCA - 1 - log_ratio_SCA  # zero where masked
         clipped = (clipped_SCA > unclipped_SCA) & mask_SCA
-    return PolicyLoss(weighted_SCA.sum(), clipped.sum(), kl_SCA.sum(), mask_SCA.sum())
+        gap = log_ratio_SCA.abs().sum()
+    return PolicyLoss(weighted_SCA.sum(), clipped.sum(), kl_SCA.sum(), gap, mask_SCA.sum())
 
 
 def token_weights(

@@ -150,6 +150,7 @@ class PolicyLearner:
             loss=result.loss,
             clipped=result.clipped_tokens,
             kl=result.approx_kl_sum,
+            gap=result.gap_sum,
             entropy=(out.entropy_BCA.detach() * executed_SC[..., None]).sum(),
             tokens=result.num_tokens,
         )
@@ -230,7 +231,9 @@ class Progress:
 class _Totals:
     """Sums over an epoch, reduced over ranks in one collective at its end."""
 
-    NAMES = ("loss", "clipped", "kl", "entropy", "tokens", "value_loss", "clipped_values", "samples")
+    NAMES = (
+        "loss", "clipped", "kl", "entropy", "tokens", "gap", "gap_tokens", "value_loss", "clipped_values", "samples",
+    )  # fmt: skip
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(len(self.NAMES), device=device, dtype=torch.float64)
@@ -238,11 +241,18 @@ class _Totals:
         self._steps = 0
         self._terms: dict[str, Tensor] = {}
 
-    def add_tokens(self, *, loss: Tensor, clipped: Tensor, kl: Tensor, entropy: Tensor, tokens: Tensor) -> None:
-        self._sums[:5] += torch.stack([x.detach().double() for x in (loss, clipped, kl, entropy, tokens)])
+    def add_tokens(
+        self, *, loss: Tensor, clipped: Tensor, kl: Tensor, gap: Tensor, entropy: Tensor, tokens: Tensor
+    ) -> None:
+        self._add(0, loss, clipped, kl, entropy, tokens)
+        if self._steps == 0:  # no weight has changed since the rollouts
+            self._add(5, gap, tokens)
 
     def add_values(self, *, loss: Tensor, clipped: Tensor, samples: Tensor) -> None:
-        self._sums[5:] += torch.stack([x.detach().double() for x in (loss, clipped, samples)])
+        self._add(7, loss, clipped, samples)
+
+    def _add(self, start: int, *values: Tensor) -> None:
+        self._sums[start : start + len(values)] += torch.stack([value.detach().double() for value in values])
 
     def add_mean(self, name: str, value: Tensor, count: int) -> None:
         self._terms[name] = self._terms.get(name, torch.zeros_like(value)) + value / count
@@ -256,13 +266,14 @@ class _Totals:
         world_size = dist.get_world_size() if dist.is_initialized() else 1
         if world_size > 1:
             dist.all_reduce(sums)
-        loss, clipped, kl, entropy, tokens, value_loss, clipped_values, samples, *terms = sums.tolist()
+        loss, clipped, kl, entropy, tokens, gap, gap_tokens, value_loss, clipped_values, samples, *terms = sums.tolist()
         metrics = {"train/loss/policy": loss, "train/num_steps": float(self._steps)}
         if tokens:
             metrics |= {
                 "train/clip_fraction": clipped / tokens,
                 "train/approx_kl": kl / tokens,
                 "train/entropy": entropy / tokens,
+                "train/logprob_gap": gap / gap_tokens,
             }
         if samples:
             metrics |= {"train/loss/value": value_loss, "train/value_clip_fraction": clipped_values / samples}

@@ -190,12 +190,13 @@ class Collection:
                 self._submit(lane, {})
         if not rows:
             return
+        launched = time.perf_counter()
         inputs = self._policy.prepare(Observation.cat(seen))
         frames = Received(inputs.frames_BNHWC)  # before the policy is busy with them
         output = self._policy.act(inputs, temperature=self._request.temperature, uniforms_BCA=self._uniforms(rows))
         values = [] if output.values_B is None else [output.values_B.float()]
         sample = Received(output.bins_BCA, output.logprobs_BCA.float(), *values)
-        self._flights.append(_Flight(rows, frames, output, sample, time.perf_counter()))
+        self._flights.append(_Flight(rows, frames, output, sample, launched))
         self._num_chunks += len(rows)
 
     def _uniforms(self, rows: Sequence[tuple[_Lane, int]]) -> NDArray[np.float64]:
