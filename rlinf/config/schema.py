@@ -328,11 +328,12 @@ class ModelConfig:
     attn_implementation: str | None = None
     """Attention of the language model: ``sdpa``, ``flash_attention_2`` or ``eager``; null: flash-attention where the
     package ``flash-attn`` is installed, on a GPU and in bf16, else ``sdpa``."""
-    compile_blocks: bool = False
-    """Compile the transformer blocks (``torch.compile``), in rollouts and in updates: minutes at the start, then faster
-    steps of a large policy."""
-    gradient_checkpointing: bool = False
-    """In updates, compute activations again instead of keeping them: less memory, more time."""
+    compile_blocks: bool | None = False
+    """Compile the transformer blocks (``torch.compile``), in rollouts and in updates: a minute at the first start, then
+    faster steps of a large policy. null: where there is a GPU."""
+    gradient_checkpointing: bool | None = False
+    """In updates, compute activations again instead of keeping them: less memory, more time. null: where a GPU has too
+    little memory for the 7B without."""
     gradient_checkpointing_policy: str = "full"
     """What a checkpointed block keeps: ``full`` its input only, ``attention`` also what attention gave, ``matmuls``
     also the large matrix products."""
@@ -346,9 +347,10 @@ class FSDPConfig:
 
     param_dtype: str = "fp32"
     """Precision of forward and backward: ``fp32`` or ``bf16``; the adapter and the optimizer stay fp32."""
-    shard_frozen: bool = False
+    shard_frozen: bool | None = False
     """Shard the weights that are not trained, too: least memory, but every pass collects the whole model (twice, with
-    ``reshard_after_forward``). False: every rank holds them (15 GB for the 7B in bf16)."""
+    ``reshard_after_forward``). False: every rank holds them (15 GB for the 7B in bf16). null: where a GPU has too
+    little memory for that."""
     reshard_after_forward: bool = True
     """Let go of collected weights after the forward pass; the backward pass collects them again."""
 
@@ -362,7 +364,7 @@ class ActorConfig:
     global_batch_size: int = 8192
     """Chunk samples per optimizer step, over all ranks."""
     micro_batch_size: int = 32
-    """Chunk samples per forward pass on one rank."""
+    """Chunk samples per forward pass on one rank; -1: as a GPU's memory allows for the 7B."""
     num_threads: int | None = None
     """CPU threads of one rank; null: all cores, divided among the ranks."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
+from rlinf.config.gpu_memory import BY_MEMORY
 from rlinf.config.schema import Config
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -126,7 +127,6 @@ def _positive(config: Config) -> None:
         "env.eval.max_episode_steps": config.env.eval.max_episode_steps,
         "env.eval.episodes_per_task": config.env.eval.episodes_per_task,
         "actor.global_batch_size": config.actor.global_batch_size,
-        "actor.micro_batch_size": config.actor.micro_batch_size,
         "actor.model.lora_rank": config.actor.model.lora_rank,
         "actor.model.gradient_checkpointing_every": config.actor.model.gradient_checkpointing_every,
         "rollout.max_batch": config.rollout.max_batch,
@@ -134,6 +134,9 @@ def _positive(config: Config) -> None:
     for key, count in counts.items():
         if count < 1:
             raise ConfigError(f"{key}={count} must be at least 1")
+    micro = config.actor.micro_batch_size
+    if micro < 1 and micro != BY_MEMORY:
+        raise ConfigError(f"actor.micro_batch_size={micro} must be at least 1, or {BY_MEMORY} to choose by the GPU")
     store = config.cluster.object_store_gb
     if store is not None and store < LEAST_STORE_GB:
         raise ConfigError(f"cluster.object_store_gb={store} must be at least {LEAST_STORE_GB}, or null")
@@ -232,11 +235,11 @@ def _batches(config: Config) -> None:
             f"env.pipeline_stages={config.env.pipeline_stages}"
         )
     ranks = max(config.cluster.num_actor_workers, 1)
-    unit = config.actor.micro_batch_size * ranks
-    if config.actor.global_batch_size % unit:
+    micro = 1 if config.actor.micro_batch_size == BY_MEMORY else config.actor.micro_batch_size
+    if config.actor.global_batch_size % (micro * ranks):
         raise ConfigError(
             f"actor.global_batch_size={config.actor.global_batch_size} must be a multiple of "
-            f"actor.micro_batch_size * cluster.num_actor_workers = {config.actor.micro_batch_size} * {ranks}"
+            f"actor.micro_batch_size * cluster.num_actor_workers = {micro} * {ranks}"
         )
 
 

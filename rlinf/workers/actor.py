@@ -63,7 +63,7 @@ class ActorWorker:
             mesh,
             param_dtype=config.actor.fsdp.param_dtype,
             reshard_after_forward=config.actor.fsdp.reshard_after_forward,
-            shard_frozen=config.actor.fsdp.shard_frozen,
+            shard_frozen=bool(config.actor.fsdp.shard_frozen),
             value_head=policy.value_head,
         )
         self._learner = PolicyLearner(
