@@ -11,10 +11,8 @@ CONFIG = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
 
 
 def choices(config):
-    model = config.actor.model
-    return (
-        config.actor.micro_batch_size, model.compile_blocks, model.gradient_checkpointing, config.actor.fsdp.shard_frozen
-    )  # fmt: skip
+    actor, model = config.actor, config.actor.model
+    return actor.micro_batch_size, model.compile_blocks, model.gradient_checkpointing, actor.fsdp.shard_frozen
 
 
 @pytest.mark.parametrize(
