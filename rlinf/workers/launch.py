@@ -1,9 +1,9 @@
 """Starting the worker groups of a run where they belong."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlinf.config import RANDOM_ACTION, ConfigError
-from rlinf.config.schema import Config
+from rlinf.config.schema import Config, EnvConfig
 from rlinf.custom.random_action_rollout_worker import RandomActionRolloutWorker
 from rlinf.models import PolicySource
 from rlinf.scheduler.cluster import Resources
@@ -46,6 +46,15 @@ class Workers:
     rollout: WorkerGroup
     env: WorkerGroup
 
+    def renew(self, config: Config, source: PolicySource) -> None:
+        """Serve another run of the same ``shared_settings``: simulators keep their scenes, the others load a policy
+        in the processes that they have. Returns before they are ready."""
+        self.rollout.renew(lambda _: (config, source))
+        if self.actor is not None:
+            self.actor.call("close")
+            count = len(self.actor)
+            self.actor.renew(lambda rank: (rank, count, config, source))
+
     def stop(self) -> None:
         """End all workers."""
         for group in (self.actor, self.rollout, self.env):
@@ -87,6 +96,16 @@ def count_workers(config: Config, resources: Resources) -> WorkerCounts:
     return WorkerCounts(actor, rollout, env)
 
 
+def env_settings(config: Config) -> EnvConfig:
+    """What a simulator process knows: nothing of a run's own tasks, so that it serves any run."""
+    return replace(config.env, fixed_task_ids=None)
+
+
+def shared_settings(config: Config) -> tuple[object, ...]:
+    """What workers are started with; runs in which it is equal can have the same ones."""
+    return env_settings(config), config.cluster, config.rollout.worker, config.runner.call_timeout_s
+
+
 def start_workers(config: Config, resources: Resources, *, source: PolicySource, learn: bool) -> Workers:
     """Start simulators and inference, and learners when ``learn``; returns before they are ready."""
     counts = count_workers(config, resources)
@@ -102,7 +121,7 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
         "env",
         EnvWorker,
         counts.env,
-        lambda index: (config.env, index % gpus_per_node if gpus_per_node else None),
+        lambda index: (env_settings(config), index % gpus_per_node if gpus_per_node else None),
         placement=Placement(env_vars=single),
         timeout_s=timeout,
     )

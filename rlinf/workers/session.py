@@ -1,0 +1,45 @@
+"""What the runs of one process share: a Ray cluster and its workers."""
+
+from contextlib import ExitStack
+from types import TracebackType
+
+from rlinf.config.schema import Config
+from rlinf.models import PolicySource
+from rlinf.scheduler.cluster import Cluster, Resources
+from rlinf.workers.launch import Workers, shared_settings, start_workers
+
+
+class Session:
+    """Context manager: the cluster starts with the first run, and workers are kept from run to run where they fit."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._cluster: Cluster | None = None
+        self._workers: Workers | None = None
+        self._settings: tuple[object, ...] = ()
+
+    def resources(self, config: Config) -> Resources:
+        """What the cluster offers; where there is none, or its workers do not fit, it is started now."""
+        settings = shared_settings(config)
+        if self._cluster is None or settings != self._settings:
+            self._stack.close()
+            self._cluster = self._stack.enter_context(Cluster(object_store_gb=config.cluster.object_store_gb))
+            self._workers, self._settings = None, settings
+        return self._cluster.resources
+
+    def learning_workers(self, config: Config, source: PolicySource) -> Workers:
+        """Workers of a training run; returns before they are ready."""
+        resources = self.resources(config)
+        if self._workers is None:
+            self._workers = start_workers(config, resources, source=source, learn=True)
+        else:
+            self._workers.renew(config, source)
+        return self._workers
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
