@@ -1,6 +1,8 @@
 """Starting the worker groups of a run where they belong."""
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rlinf.config import RANDOM_ACTION, ConfigError
 from rlinf.config.schema import Config, EnvConfig
@@ -22,6 +24,7 @@ TORCH_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**36),
 }
+COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"  # of torch.compile, and of the Triton kernels that it writes
 ROLLOUT_WORKERS: dict[str, type[RolloutWorker]] = {
     "policy": RolloutWorker,
     RANDOM_ACTION: RandomActionRolloutWorker,
@@ -96,6 +99,14 @@ def count_workers(config: Config, resources: Resources) -> WorkerCounts:
     return WorkerCounts(actor, rollout, env)
 
 
+def torch_environment() -> dict[str, str]:
+    """Environment of processes that hold a policy. Compiled code goes to the user's cache, where later runs find it:
+    torch's own choice is a folder of /tmp, which machines clear."""
+    home = os.environ.get("XDG_CACHE_HOME", "").strip() or str(Path.home() / ".cache")
+    folder = os.environ.get(COMPILED_CODE) or str(Path(home, "continual-vla-rl", "torchinductor"))
+    return {**TORCH_ENVIRONMENT, COMPILED_CODE: folder}
+
+
 def env_settings(config: Config) -> EnvConfig:
     """What a simulator process knows: nothing of a run's own tasks, so that it serves any run."""
     return replace(config.env, fixed_task_ids=None)
@@ -110,11 +121,12 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
     """Start simulators and inference, and learners when ``learn``; returns before they are ready."""
     counts = count_workers(config, resources)
     timeout = config.runner.call_timeout_s
-    placement = Placement(env_vars=TORCH_ENVIRONMENT)
+    environment = torch_environment()
+    placement = Placement(env_vars=environment)
     if resources.num_gpus:
         bundles = range(max(counts.actor, counts.rollout))
         group = gpu_bundles(len(bundles))
-        placement = Placement(num_gpus=GPU_SHARE, group=group, bundles=bundles, env_vars=TORCH_ENVIRONMENT)
+        placement = Placement(num_gpus=GPU_SHARE, group=group, bundles=bundles, env_vars=environment)
     gpus_per_node = resources.num_gpus // resources.num_nodes
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     env = WorkerGroup(

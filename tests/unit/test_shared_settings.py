@@ -10,7 +10,7 @@ from rlinf.custom.checkpoint_paths import Workspace
 from rlinf.custom.experiment import Experiment
 from rlinf.custom.task_sequence import SequenceRequest, plan_sequence
 from rlinf.engines.distributed import set_up_torch
-from rlinf.workers.launch import env_settings, shared_settings
+from rlinf.workers.launch import env_settings, shared_settings, torch_environment
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
 
@@ -46,3 +46,19 @@ def test_unseeded_random_numbers_are_those_of_a_new_worker():
         set_up_torch(torch.get_num_threads())
         drawn.append(torch.rand(3))
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HOME": "/home/user"}, "/home/user/.cache/continual-vla-rl/torchinductor"),
+        ({"HOME": "/home/user", "XDG_CACHE_HOME": "/scratch"}, "/scratch/continual-vla-rl/torchinductor"),
+        ({"XDG_CACHE_HOME": "/scratch", "TORCHINDUCTOR_CACHE_DIR": "/mine"}, "/mine"),
+    ],
+)
+def test_compiled_code_is_kept_in_the_users_cache(monkeypatch, variables, expected):
+    for name in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert torch_environment()["TORCHINDUCTOR_CACHE_DIR"] == expected
