@@ -232,7 +232,7 @@ def training_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[],
 def measure(setting: Setting, row: Row) -> Measured:
     module = build(setting, row)
     if row.sharded != "none":
-        mesh = join_group(rank=0, world_size=1, address="127.0.0.1", port=free_port(), own_address="127.0.0.1")
+        mesh = join_group(rank=0, world_size=1, init_method=f"tcp://127.0.0.1:{free_port()}", own_address="127.0.0.1")
         precision = {torch.bfloat16: "bf16", torch.float32: "fp32"}[setting.dtype]
         shard(
             module, fsdp_units(module), mesh, param_dtype=precision, reshard_after_forward=True,

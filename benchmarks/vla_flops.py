@@ -50,20 +50,20 @@ def _forward(config: OpenVLAConfig, prompt_tokens: int, rank: int) -> Operations
     for width, next_width in pairwise(widths):
         total += _linear(patches, width, next_width, rank)
     positions = patches + prompt_tokens + config.num_action_tokens
-    total += _layer(config, positions, rank) * int(config.llama.num_hidden_layers)
+    total += _layer(config, positions, positions, rank) * (int(config.llama.num_hidden_layers) - 1)
+    total += _layer(config, positions, config.num_action_tokens + 1, rank)  # the last one: positions that are read
     return total + _linear(config.num_action_tokens, hidden, config.n_action_bins, rank)
 
 
-def _layer(config: OpenVLAConfig, positions: int, rank: int) -> Operations:
+def _layer(config: OpenVLAConfig, positions: int, needed: int, rank: int) -> Operations:
+    """needed: positions whose hidden states are computed; all have keys and values."""
     llama = config.llama
     hidden, inner = int(llama.hidden_size), int(llama.intermediate_size)
     key_width = hidden * int(llama.num_key_value_heads) // int(llama.num_attention_heads)
-    total = Operations(attention=4 * positions**2 * hidden)
-    for width, next_width in (
-        (hidden, hidden), (hidden, key_width), (hidden, key_width), (hidden, hidden),
-        (hidden, inner), (hidden, inner), (inner, hidden),
-    ):  # fmt: skip
-        total += _linear(positions, width, next_width, rank)
+    total = Operations(attention=4 * needed * positions * hidden)
+    total += _linear(positions, hidden, key_width, rank) * 2
+    for width, next_width in ((hidden, hidden), (hidden, hidden), (hidden, inner), (hidden, inner), (inner, hidden)):
+        total += _linear(needed, width, next_width, rank)
     return total
 
 

@@ -11,6 +11,7 @@ import ctypes.util
 import hashlib
 import logging
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -128,7 +129,15 @@ def _is_no_macro_notice(record: logging.LogRecord) -> bool:
 
 
 def quiet_robosuite() -> None:
-    """Keep robosuite's advice from the terminal; call before it is imported."""
+    """Keep robosuite's advice, and what Python says of its source, from the terminal; call before it is imported.
+
+    Its logo is no raw string. Python 3.12 and later warn of that (earlier ones on request) when the file is compiled:
+    at the first import where pip has not done so, at every import under PYTHONDONTWRITEBYTECODE.
+    """
+    for category in (SyntaxWarning, DeprecationWarning):
+        warnings.filterwarnings(
+            "ignore", message=".*invalid escape sequence", category=category, module=r".*\brobosuite\W__init__$"
+        )
     logging.getLogger("robosuite_logs").addFilter(_is_no_macro_notice)
 
 

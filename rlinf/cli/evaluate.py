@@ -32,8 +32,9 @@ def main(argv: Sequence[str]) -> int:
     from rlinf.runners.embodied import make_record
     from rlinf.runners.evaluation import evaluate
     from rlinf.runners.run_folder import LEDGER_FILE, run_folder
-    from rlinf.scheduler import Cluster
+    from rlinf.scheduler.cluster import Cluster
     from rlinf.workers.launch import attach_envs, start_workers
+    from rlinf.workers.object_store import object_store_gb
 
     config = request.config
     model = config.actor.model
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     sim = simulator(config.env.simulator)
     sim.prepare()
     folder = run_folder(config)
-    with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:
+    with Cluster(object_store_gb=object_store_gb(config, request.source, learn=False)) as cluster:
         workers = start_workers(config, cluster.resources, source=request.source, learn=False)
         attach_envs(workers)
         label = f"evaluation at scale {scale:g}" if probe else "evaluation"

@@ -18,10 +18,10 @@ from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, find_demons
 from rlinf.custom.logits_precompute_worker import LogitsPrecomputeWorker, divide, threads_per_worker
 from rlinf.models import PolicySource
 from rlinf.reporting.progress import Progress
-from rlinf.scheduler import Cluster, WorkerGroup
-from rlinf.scheduler.cluster import Resources
-from rlinf.scheduler.worker_group import Placement, gpu_bundles
+from rlinf.scheduler.cluster import Cluster, Resources
+from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
 from rlinf.workers.launch import torch_environment
+from rlinf.workers.object_store import object_store_gb
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         print("dry run: nothing was started")
         return 0
     configure_process()
-    with Cluster(object_store_gb=config.cluster.object_store_gb) as cluster:
+    with Cluster(object_store_gb=object_store_gb(config, request.source, learn=False)) as cluster:
         computed = run(config, request.source, refs, cluster.resources)
     log.info("base-model logits of %d demonstrations are there, %d computed now", len(refs), computed)
     for folder in sorted({logits_path(ref).parent.parent for ref in refs}):

@@ -55,7 +55,7 @@ def train(request: Request, session: Session) -> None:
     method.check(task_context(config, state))
     sim = simulator(config.env.simulator)
     sim.prepare()
-    count_workers(config, session.resources(config))
+    count_workers(config, session.resources(config, request.source))
     write_run(
         state.folder,
         config,
@@ -68,3 +68,4 @@ def train(request: Request, session: Session) -> None:
     runner = EmbodiedRunner(config, workers, state, assets=sim.asset_kind(config.env.suite))
     runner.setup()
     runner.run()
+    runner.close()

@@ -57,8 +57,9 @@ class ClusterConfig:
     """Inference workers; -1: one per GPU, or one."""
     num_env_workers: int = -1
     """Simulator processes; -1: one per CPU core, leaving one core per GPU for inference."""
-    object_store_gb: float = 0.5
-    """Ray's shared memory when Ray is started by us."""
+    object_store_gb: float | None = None
+    """GiB of shared memory for Ray where we start it; null: as much as keeps an epoch's samples and the weights in
+    memory. Ray begins to write them to disk when 80 % of it are full."""
 
 
 @dataclass

@@ -17,6 +17,7 @@ PRECISIONS = ("fp32", "bf16")
 ATTENTION_ROUTES = ("sdpa", "flash_attention_2", "eager")
 PICTURE_PATHS = ("rl", "oft", "oft_center_crop")
 CHECKPOINTING_POLICIES = ("full", "attention", "matmuls")
+LEAST_STORE_GB = 0.1  # Ray asks for 75 MiB
 LOSS_OF_ADVANTAGE = {"grpo": "grpo", "gae": "ppo"}
 SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
 
@@ -133,6 +134,9 @@ def _positive(config: Config) -> None:
     for key, count in counts.items():
         if count < 1:
             raise ConfigError(f"{key}={count} must be at least 1")
+    store = config.cluster.object_store_gb
+    if store is not None and store < LEAST_STORE_GB:
+        raise ConfigError(f"cluster.object_store_gb={store} must be at least {LEAST_STORE_GB}, or null")
     if config.runner.seed < 0:
         raise ConfigError(f"runner.seed={config.runner.seed} must not be negative")
     for key, rate in (

@@ -6,7 +6,8 @@ dimensions, ``V`` action bins, ``H W`` pixels.
 """
 
 from rlinf.data.episode import EpisodePlan, EpisodeResult
+from rlinf.data.frames import JoinedFrames
 from rlinf.data.observation import EnvStep, Observation
 from rlinf.data.rollout import RolloutBatch
 
-__all__ = ["EnvStep", "EpisodePlan", "EpisodeResult", "Observation", "RolloutBatch"]
+__all__ = ["EnvStep", "EpisodePlan", "EpisodeResult", "JoinedFrames", "Observation", "RolloutBatch"]

@@ -32,7 +32,9 @@ class Observation:
 
     @staticmethod
     def cat(parts: Sequence["Observation"]) -> "Observation":
-        """Join observations along the batch."""
+        """Join observations along the batch; raises ValueError without any."""
+        if not parts:
+            raise ValueError("Observation.cat joins at least one part, given none: nothing says what shapes to make")
         return Observation(
             images_BNHWC=np.concatenate([part.images_BNHWC for part in parts]),
             proprio_BP=np.concatenate([part.proprio_BP for part in parts]),

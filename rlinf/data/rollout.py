@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlinf.data.episode import EpisodeResult
+from rlinf.data.frames import JoinedFrames
 from rlinf.data.shapes import check_array
 
 
@@ -14,7 +15,8 @@ from rlinf.data.shapes import check_array
 class RolloutBatch:
     """``S`` chunk samples of ``E`` episodes; an episode that ended early contributes fewer samples.
 
-    frames_SNHWC: uint8 pictures at the policy's own resolution (what ``Policy.prepare`` keeps of an observation).
+    frames_SNHWC: uint8 images at the policy's own resolution (what ``Policy.prepare`` keeps of an observation).
+        Those of joined collections stay in several arrays: index them by positions.
     languages: the distinct instructions; ``language_S`` (int64) points into them.
     bins_SCA: int64 action bins that were sampled.
     logprobs_SCA: float32 log-probabilities of those bins when they were sampled.
@@ -24,7 +26,7 @@ class RolloutBatch:
     values_S: float32 what the value head said before each chunk; None for policies without one.
     """
 
-    frames_SNHWC: NDArray[np.uint8]
+    frames_SNHWC: NDArray[np.uint8] | JoinedFrames
     languages: tuple[str, ...]
     language_S: NDArray[np.int64]
     bins_SCA: NDArray[np.int64]
@@ -55,7 +57,13 @@ class RolloutBatch:
 
     @staticmethod
     def cat(parts: Sequence["RolloutBatch"]) -> "RolloutBatch":
-        """Join collections; episode and language indices are renumbered, episodes keep the order of ``parts``."""
+        """Join collections; episode and language indices are renumbered, episodes keep the order of ``parts``.
+
+        Images are not copied, and stay alive as long as the result does. Raises ValueError without any part, and where
+        only some have values.
+        """
+        if not parts:
+            raise ValueError("RolloutBatch.cat joins at least one part, given none: nothing says what shapes to make")
         languages = tuple(dict.fromkeys(language for part in parts for language in part.languages))
         renumber = {language: index for index, language in enumerate(languages)}
         starts = np.cumsum([0, *(len(part.episodes) for part in parts)])
@@ -63,7 +71,7 @@ class RolloutBatch:
         if len(values) not in (0, len(parts)):
             raise ValueError(f"{len(values)} of {len(parts)} collections have values_S; either all or none must")
         return RolloutBatch(
-            frames_SNHWC=np.concatenate([part.frames_SNHWC for part in parts]),
+            frames_SNHWC=JoinedFrames(tuple(array for part in parts for array in _arrays(part.frames_SNHWC))),
             languages=languages,
             language_S=np.concatenate(
                 [np.array([renumber[name] for name in part.languages], np.int64)[part.language_S] for part in parts]
@@ -91,3 +99,7 @@ class RolloutBatch:
             episodes=self.episodes,
             values_S=None if self.values_S is None else self.values_S[keep_S],
         )
+
+
+def _arrays(frames: NDArray[np.uint8] | JoinedFrames) -> tuple[NDArray[np.uint8], ...]:
+    return frames.parts if isinstance(frames, JoinedFrames) else (frames,)

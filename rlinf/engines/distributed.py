@@ -2,6 +2,8 @@
 
 import os
 import socket
+from ipaddress import ip_address
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
+
+
+def meeting_point(address: str, folder: Path) -> str:
+    """Where a group meets, as ``join_group`` takes it: a file in ``folder`` (of its own) if ``address`` is loopback,
+    which only ranks of this machine reach, else a port there.
+
+    torch looks up the host names of both ends of a TCP connection. Without a name server, as on a laptop that is
+    offline, each costs six seconds and a warning.
+    """
+    if ip_address(address).is_loopback:
+        return f"file://{folder / 'group'}"
+    return f"tcp://{address}:{free_port()}"
 
 
 def interface_of(address: str) -> str | None:
@@ -32,10 +46,10 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def join_group(*, rank: int, world_size: int, address: str, port: int, own_address: str) -> DeviceMesh:
-    """Join the group that rank 0 at ``address:port`` opens; returns the one-dimensional mesh to shard over.
+def join_group(*, rank: int, world_size: int, init_method: str, own_address: str) -> DeviceMesh:
+    """Join the group that meets at ``init_method``, ``tcp://ADDRESS:PORT`` of rank 0 or ``file://PATH`` on one machine.
 
-    Collective: every rank calls it.
+    Collective: every rank calls it. Returns the one-dimensional mesh to shard over.
     """
     name = interface_of(own_address)
     if name is not None:
@@ -46,7 +60,7 @@ def join_group(*, rank: int, world_size: int, address: str, port: int, own_addre
         torch.cuda.set_device(local_device())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        init_method=f"tcp://{address}:{port}",
+        init_method=init_method,
         rank=rank,
         world_size=world_size,
     )

@@ -47,7 +47,15 @@ class Experience:
 
 
 def prepare_experience(rollouts: RolloutBatch, config: AlgorithmConfig) -> Experience:
-    """Advantages, token weights and the reward filter; the same on every rank."""
+    """Advantages, token weights and the reward filter; the same on every rank.
+
+    Raises ValueError where there are no samples.
+    """
+    if rollouts.num_samples == 0:
+        raise ValueError(
+            f"a collection to learn from must have at least one sample, given none of {len(rollouts.episodes)} "
+            "episodes: collect before the update"
+        )
     returns_E = torch.tensor([episode.total_reward for episode in rollouts.episodes])
     group_E = torch.tensor([episode.plan.group for episode in rollouts.episodes])
     kept_E = torch.ones_like(group_E, dtype=torch.bool)

@@ -1,7 +1,7 @@
 """One epoch of policy updates from collected experience. Torch only; runs alone or as one rank of many."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from rlinf.custom.methods import ContinualMethod, ParamGroup
 from rlinf.data import RolloutBatch
 from rlinf.engines.experience import Critic, Experience, minibatches, prepare_experience, rank_share, save_samples
 from rlinf.engines.fsdp import accumulation, clip_gradients
-from rlinf.models import Policy, PolicyInputs
+from rlinf.engines.microbatch import MicroBatch
+from rlinf.models import Policy
 
 log = logging.getLogger(__name__)
 
@@ -101,17 +102,21 @@ class PolicyLearner:
         gradients, hence the factor ``world_size``; ``scale`` makes the minibatch stand for the whole collection."""
         self.optimizer.zero_grad(set_to_none=True)
         shares = rank_share(samples, rank=self.rank, world_size=self.world_size, micro_batch=self.micro_batch)
+        seen: list[dict[str, Tensor]] = []
         with accumulation(self.policy, keeps_weights=not self.method.needs_shards()) as begin:
             for position, (micro, counted) in enumerate(shares):
                 begin(position == len(shares) - 1)
-                losses = self._losses(experience, micro, counted, totals)
+                batch = MicroBatch.gather(experience, micro, counted=counted, device=self.device)
+                losses = self._losses(batch, totals)
                 terms = self.method.loss_terms(self.policy)
-                self._require_finite({**losses, **terms}, experience, micro)
+                seen.append({name: value.detach() for name, value in (losses | terms).items()})
                 loss = sum(losses.values(), start=torch.zeros((), device=self.device)) * scale
                 for name, term in terms.items():
                     totals.add_mean(f"train/loss/{name}", term.detach(), len(shares))
                     loss = loss + term / (len(shares) * self.world_size)
                 (loss * self.world_size).backward()
+        # Looked at only now: each look makes a GPU run out of work.
+        self._require_finite(seen, experience, [micro for micro, _ in shares])
         self.method.on_backward(self.policy)
         if self.policy.value_head is not None and self.num_updates < self.optim.critic_warmup_steps:
             for parameter in self._policy_parameters:
@@ -126,53 +131,40 @@ class PolicyLearner:
         self.num_updates += 1
         totals.add_step(norms["policy"])
 
-    def _losses(
-        self, experience: Experience, micro: NDArray[np.int64], counted: int, totals: "_Totals"
-    ) -> dict[str, Tensor]:
+    def _losses(self, batch: MicroBatch, totals: "_Totals") -> dict[str, Tensor]:
         """Losses of a micro-batch by name; their sum is minimised."""
-        part = experience.rollouts.select(micro)
-        chosen = torch.from_numpy(micro)
-        weights_SC = experience.weights_SC[chosen].to(self.device)
-        weights_SC[counted:] = 0
-        inputs = PolicyInputs(
-            torch.from_numpy(part.frames_SNHWC).to(self.device),
-            tuple(part.languages[index] for index in part.language_S),
-        )
-        bins_SCA = torch.from_numpy(part.bins_SCA).to(self.device)
-        self.method.before_forward(self.policy, inputs, bins_SCA, weights_SC > 0)
+        executed_SC = batch.weights_SC > 0
+        self.method.before_forward(self.policy, batch.inputs, batch.bins_SCA, executed_SC)
         temperature = self.algorithm.sampling_params.temperature_train
-        out = self.policy.evaluate_actions(inputs, bins_SCA, temperature=temperature)
+        out = self.policy.evaluate_actions(batch.inputs, batch.bins_SCA, temperature=temperature)
         result = clipped_policy_loss(
             out.logprobs_BCA,
-            torch.from_numpy(part.logprobs_SCA).to(self.device),
-            experience.advantages_S[chosen].to(self.device),
-            weights_SC,
+            batch.logprobs_SCA,
+            batch.advantages_S,
+            batch.weights_SC,
             clip_low=self.algorithm.clip_ratio_low,
             clip_high=self.algorithm.clip_ratio_high,
         )
-        entropy = masked_entropy_sum(out.entropy_BCA, weights_SC)
-        mask_SC = weights_SC > 0
+        entropy = masked_entropy_sum(out.entropy_BCA, batch.weights_SC)
         totals.add_tokens(
             loss=result.loss,
             clipped=result.clipped_tokens,
             kl=result.approx_kl_sum,
-            entropy=(out.entropy_BCA.detach() * mask_SC[..., None]).sum(),
+            entropy=(out.entropy_BCA.detach() * executed_SC[..., None]).sum(),
             tokens=result.num_tokens,
         )
         losses = {"policy": result.loss - self.algorithm.entropy_bonus * entropy}
-        if experience.critic is not None:
+        if batch.critic is not None:
             assert out.values_B is not None
-            losses["value"] = self._value_loss(out.values_B, experience.critic, chosen, weights_SC, totals)
+            losses["value"] = self._value_loss(out.values_B, batch.critic, batch.weights_SC, totals)
         return losses
 
-    def _value_loss(
-        self, values_S: Tensor, critic: Critic, chosen: Tensor, weights_SC: Tensor, totals: "_Totals"
-    ) -> Tensor:
+    def _value_loss(self, values_S: Tensor, critic: Critic, weights_SC: Tensor, totals: "_Totals") -> Tensor:
         """A chunk weighs as much as all its tokens do in the policy loss."""
         result = clipped_value_loss(
             values_S,
-            critic.values_S[chosen].to(self.device),
-            critic.returns_S[chosen].to(self.device),
+            critic.values_S,
+            critic.returns_S,
             weights_SC.sum(1) * self.policy.chunk_shape[1],
             value_clip=self.algorithm.value_clip,
             huber_delta=self.algorithm.huber_delta,
@@ -180,15 +172,20 @@ class PolicyLearner:
         totals.add_values(loss=result.loss, clipped=result.clipped_samples, samples=result.num_samples)
         return result.loss
 
-    def _require_finite(self, losses: Mapping[str, Tensor], experience: Experience, micro: NDArray[np.int64]) -> None:
-        """Stop before any weight changes when a loss is NaN or infinite; what gave it is saved.
+    def _require_finite(
+        self, losses: Sequence[Mapping[str, Tensor]], experience: Experience, micros: Sequence[NDArray[np.int64]]
+    ) -> None:
+        """Stop before any weight changes when a micro-batch's loss is NaN or infinite; what gave it is saved.
 
         Raises:
-            DivergedError: names the loss, the samples and the file.
+            DivergedError: names the first such loss, the samples and the file.
         """
-        if what := _not_finite(losses, "loss"):
-            saved = self._save_bad(experience, micro, "micro-batch")
-            raise DivergedError(f"{what} for samples {micro[:8].tolist()}... of rank {self.rank}{saved}")
+        # One copy from the device for all of them.
+        values = iter(torch.stack([loss.float() for of_micro in losses for loss in of_micro.values()]).cpu())
+        for of_micro, micro in zip(losses, micros, strict=True):
+            if what := _not_finite({name: next(values) for name in of_micro}, "loss"):
+                saved = self._save_bad(experience, micro, "micro-batch")
+                raise DivergedError(f"{what} for samples {micro[:8].tolist()}... of rank {self.rank}{saved}")
 
     def _require_finite_gradients(
         self, norms: Mapping[str, Tensor], experience: Experience, samples: NDArray[np.int64]

@@ -1,7 +1,8 @@
 """Which episodes to play where, and turning their steps into experience. Pure bookkeeping, no simulator."""
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,12 +83,16 @@ class EpisodeQueue:
 class EpisodeRecorder:
     """Collects the chunks of running episodes; a finished episode becomes samples and a result.
 
-    Whole episodes only: what is still running when ``batch`` is called is left out.
+    Whole episodes only: what is still running when ``batches`` is called is left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, put: Callable[[RolloutBatch], Any] = lambda batch: batch) -> None:
+        """``put`` is given the samples of each episode when it ends, and ``batches`` returns what it gave. With Ray's
+        ``put`` only the samples of running episodes take memory here."""
+        self._put = put
         self._running: dict[int, _Episode] = {}
-        self._done: dict[int, _Episode] = {}
+        self._results: dict[int, EpisodeResult] = {}
+        self._batches: dict[int, Any] = {}
 
     def start(self, plan: EpisodePlan) -> None:
         """Begin an episode."""
@@ -110,7 +115,8 @@ class EpisodeRecorder:
         for row, number in enumerate(episodes):
             episode = self._running[number]
             if keep_samples:
-                acted = (frames_BNHWC[row], bins_BCA[row], logprobs_BCA[row])
+                # A view would keep the images of all environments until the longest of their episodes ends.
+                acted = (frames_BNHWC[row].copy(), bins_BCA[row], logprobs_BCA[row])
                 episode.samples.append((*acted, step.executed_BC[row], step.rewards_BC[row]))
                 if values_B is not None:
                     episode.values.append(values_B[row])
@@ -121,37 +127,25 @@ class EpisodeRecorder:
             episode.success_once |= bool(step.success_BC[row][executed].any())
             episode.success_at_end = bool(step.success_BC[row, -1])
             if step.done_B[row]:
-                self._done[number] = self._running.pop(number)
-                finished.append(episode.result())
+                del self._running[number]
+                self._results[number] = episode.result()
+                if episode.samples:
+                    self._batches[number] = self._put(episode.batch())
+                finished.append(self._results[number])
         return finished
 
     @property
     def num_done(self) -> int:
-        return len(self._done)
+        return len(self._results)
 
     def results(self) -> list[EpisodeResult]:
         """Results of finished episodes in order of their numbers."""
-        return [self._done[number].result() for number in sorted(self._done)]
+        return [self._results[number] for number in sorted(self._results)]
 
-    def batch(self) -> RolloutBatch:
-        """Samples of finished episodes, in order of their numbers, so that the outcome does not depend on timing."""
-        episodes = [self._done[number] for number in sorted(self._done)]
-        samples = [sample for episode in episodes for sample in episode.samples]
-        languages = tuple(dict.fromkeys(episode.language for episode in episodes))
-        counts = [len(episode.samples) for episode in episodes]
-        values = [value for episode in episodes for value in episode.values]
-        return RolloutBatch(
-            frames_SNHWC=np.stack([sample[0] for sample in samples]),
-            languages=languages,
-            language_S=np.repeat([languages.index(episode.language) for episode in episodes], counts).astype(np.int64),
-            bins_SCA=np.stack([sample[1] for sample in samples]),
-            logprobs_SCA=np.stack([sample[2] for sample in samples]),
-            executed_SC=np.stack([sample[3] for sample in samples]),
-            rewards_SC=np.stack([sample[4] for sample in samples]),
-            episode_S=np.repeat(np.arange(len(episodes)), counts).astype(np.int64),
-            episodes=tuple(episode.result() for episode in episodes),
-            values_S=np.array(values, np.float32) if values else None,
-        )
+    def batches(self) -> list[Any]:
+        """Samples of finished episodes as ``put`` gave them back, in order of their numbers, so that the outcome does
+        not depend on timing."""
+        return [self._batches[number] for number in sorted(self._batches)]
 
 
 _Sample = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]
@@ -172,3 +166,18 @@ class _Episode:
 
     def result(self) -> EpisodeResult:
         return EpisodeResult(self.plan, self.success_once, self.success_at_end, self.total_reward, self.num_steps)
+
+    def batch(self) -> RolloutBatch:
+        frames, bins, logprobs, executed, rewards = zip(*self.samples, strict=True)
+        return RolloutBatch(
+            frames_SNHWC=np.stack(frames),
+            languages=(self.language,),
+            language_S=np.zeros(len(self.samples), np.int64),
+            bins_SCA=np.stack(bins),
+            logprobs_SCA=np.stack(logprobs),
+            executed_SC=np.stack(executed),
+            rewards_SC=np.stack(rewards),
+            episode_S=np.zeros(len(self.samples), np.int64),
+            episodes=(self.result(),),
+            values_S=np.array(self.values, np.float32) if self.values else None,
+        )

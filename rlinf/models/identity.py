@@ -11,14 +11,14 @@ BLOCK_BYTES = 2**16
 
 
 @lru_cache(maxsize=8)
-def checkpoint_hash(folder: Path) -> str:
-    """Sixteen hex digits of ``config.json`` and every weight file.
+def checkpoint_hash(folder: Path, weights: tuple[str, ...]) -> str:
+    """Sixteen hex digits of ``config.json`` and ``weights``, the files of the folder that weights are read from.
 
     Files up to 64 MiB count whole; of larger ones the size, the header with all tensors' names and shapes, and 64
     blocks spread evenly: fine-tuning changes nearly every weight, and reading all would take a minute.
     """
     digest = blake2b(digest_size=8)
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors")), *folder.glob("model.pt")):
+    for path in (folder / "config.json", *(folder / name for name in weights)):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size};".encode())
         with path.open("rb") as file:

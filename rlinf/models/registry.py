@@ -11,7 +11,8 @@ from rlinf.config.schema import ModelConfig
 from rlinf.models.openvla import NUM_ACTIONS, load_openvla
 from rlinf.models.openvla_oft import load_openvla_oft
 from rlinf.models.policy import Policy, PolicySource
-from rlinf.models.simple_cnn import load_simple_cnn
+from rlinf.models.simple_cnn import cnn_images, load_simple_cnn
+from rlinf.models.vla import stated_images
 from transformers_openvla_oft.loading import read_object
 
 Loader = Callable[[ModelConfig, PolicySource, torch.dtype], Policy]
@@ -24,6 +25,8 @@ class PolicyKind:
     model_type: what the ``config.json`` of its checkpoints says; weight_files: what its ``save`` writes.
     obtain: how a user gets a base checkpoint; ``{name}`` stands for its folder's name.
     num_actions: actions per chunk; None: as many as the checkpoint was trained on.
+    images: what the policy keeps of an observation, as the images and the pixels of their sides that a checkpoint
+        states; None: as the simulator draws them.
     """
 
     load: Loader
@@ -31,16 +34,18 @@ class PolicyKind:
     weight_files: tuple[str, ...]
     obtain: str = DOWNLOAD
     num_actions: int | None = None
+    images: Callable[[Path], tuple[int, int]] | None = None
 
 
 POLICIES: dict[str, PolicyKind] = {
-    "openvla_oft": PolicyKind(load_openvla_oft, "openvla", ADAPTER_FILES),
+    "openvla_oft": PolicyKind(load_openvla_oft, "openvla", ADAPTER_FILES, images=stated_images),
     "openvla": PolicyKind(
         load_openvla,
         "openvla",
         ADAPTER_FILES,
         "Download it:      hf download openvla/{name} --local-dir ./model/{name}",
         num_actions=NUM_ACTIONS,
+        images=stated_images,
     ),
     "simple_cnn": PolicyKind(
         load_simple_cnn,
@@ -48,6 +53,7 @@ POLICIES: dict[str, PolicyKind] = {
         WHOLE_FILES,
         "Make it:          python -m rlinf.cli.pretrain_simple_cnn --demonstrations FOLDER --suite SUITE "
         "--output model/{name}",
+        images=cnn_images,
     ),
 }
 

@@ -315,7 +315,7 @@ class SimpleCNNPolicy:
     def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
         """Checkpoint, instruction and image pipeline, as texts to compare."""
         return {
-            "model": checkpoint_hash(self.checkpoint),
+            "model": checkpoint_hash(self.checkpoint, WHOLE_FILES),
             "prompt": language,
             "image pipeline": f"{self.num_images} picture(s), bicubic with antialiasing to {self.settings.image_size} "
             "px, rounded to uint8, scaled to [-1, 1]",
@@ -351,6 +351,12 @@ class SimpleCNNPolicy:
     def _read(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
         instruction_BD = torch.from_numpy(np.stack([embed_instruction(text) for text in inputs.languages]))
         return to_pixels(inputs.frames_BNHWC), instruction_BD.to(self.device)
+
+
+def cnn_images(checkpoint: Path) -> tuple[int, int]:
+    """Images per observation, and the pixels of their sides."""
+    settings = CNNSettings.load(checkpoint)
+    return settings.num_images, settings.image_size
 
 
 def load_simple_cnn(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> SimpleCNNPolicy:

@@ -24,6 +24,7 @@ from rlinf.models.value_head import attach_value_head, in_value_head, save_value
 from transformers_openvla_oft import (
     ActionOutput,
     ActionTokenMap,
+    OpenVLAConfig,
     OpenVLAForActionPrediction,
     PolicyBatch,
     PrismaticProcessor,
@@ -34,6 +35,7 @@ from transformers_openvla_oft import (
     fsdp_units,
     lora_target_modules,
 )
+from transformers_openvla_oft.loading import weight_files
 
 PIPELINES = {  # what `picture_path` stands for, in stored data that must fit
     "rl": "bicubic with antialiasing",
@@ -105,7 +107,7 @@ class VLAPolicy(ABC):
         ids = ",".join(map(str, self.processor.prompt_ids(language)))
         images = self.processor.images
         return {
-            "model": checkpoint_hash(self.checkpoint),
+            "model": checkpoint_hash(self.checkpoint, tuple(weight_files(self.checkpoint))),
             "prompt": f"{language} (tokens {blake2b(ids.encode(), digest_size=6).hexdigest()})",
             "image pipeline": f"{self.num_images} picture(s), {PIPELINES[self.processor.picture_path]} to "
             f"{images.image_size} px, rounded to uint8, means {images.means}, standard deviations {images.stds}",
@@ -162,6 +164,13 @@ class VLAPolicy(ABC):
 def single_value(output: ActionOutput) -> Tensor | None:
     """The value head's one output (B,), None without a head."""
     return None if output.values_BO is None else output.values_BO[:, 0]
+
+
+def stated_images(checkpoint: Path) -> tuple[int, int]:
+    """Images per observation, and the pixels of their sides."""
+    config = OpenVLAConfig.from_pretrained(checkpoint)
+    assert config.image_sizes  # filled in when read
+    return config.num_images_in_input, config.image_sizes[0]
 
 
 def attention_route(config: ModelConfig, source: PolicySource, dtype: torch.dtype) -> str:

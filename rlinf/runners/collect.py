@@ -17,7 +17,7 @@ from rlinf.workers.rollout import Collected, CollectRequest
 
 @dataclass(frozen=True)
 class Collection:
-    """Results of all episodes in order, references to the workers' experience, and videos."""
+    """Results of all episodes in order, references to the experience of each, and videos."""
 
     results: tuple[EpisodeResult, ...]
     batches: "tuple[ray.ObjectRef[Any], ...]"
@@ -60,7 +60,7 @@ def collect(
     results = tuple(result for part in parts for result in part.results)
     return Collection(
         results=results,
-        batches=tuple(part.batch for part in parts if part.batch is not None and part.results),
+        batches=tuple(batch for part in parts for batch in part.batches),
         videos=tuple(video for part in parts for video in part.videos),
         metrics={
             "time/inference": max(part.inference_s for part in parts),

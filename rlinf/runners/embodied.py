@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -24,7 +25,7 @@ from rlinf.reporting.progress import Progress
 from rlinf.runners.collect import Collection, collect
 from rlinf.runners.evaluation import EvaluationOutcome, evaluate
 from rlinf.runners.run_folder import LEDGER_FILE, versions
-from rlinf.scheduler import WorkerGroup
+from rlinf.scheduler.worker_group import WorkerGroup
 from rlinf.workers.launch import Workers, attach_envs
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class EmbodiedRunner:
         self.assets = assets
         self.task = task_context(config, state)
         self.epoch = 0
+        self._meeting = TemporaryDirectory(prefix="rlinf_")  # the driver's, since workers are killed in the end
         log_config = config.runner.logger
         self.logger = MetricLogger(
             state.folder,
@@ -127,15 +129,20 @@ class EmbodiedRunner:
     def setup(self) -> None:
         """Wait until all workers are ready; learners take back what the newest checkpoint holds."""
         resume = self.state.checkpoint.actor if self.state.checkpoint else None
-        address, port = self.actor.call("rendezvous")[0]
+        init_method = self.actor.call("rendezvous", Path(self._meeting.name))[0]
         with Progress("starting workers", total=2, unit="groups") as bar:
-            self.epoch = self.actor.call("setup", address, port, resume)[0]
+            self.epoch = self.actor.call("setup", init_method, resume)[0]
             bar.advance()
             attach_envs(self.workers)
             bar.advance()
         self.actor.call("begin_task", self.task)
         if resume:
             log.info("resuming at epoch %d of %d from %s", self.epoch, self.config.runner.max_epochs, resume)
+
+    def close(self) -> None:
+        """Let go of the learners, so that another run can have the workers."""
+        self.actor.call("close")
+        self._meeting.cleanup()
 
     def run(self) -> None:
         """Evaluate the start, train up to ``max_epochs``, evaluate what was learnt."""

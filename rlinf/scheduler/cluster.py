@@ -2,8 +2,12 @@
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
+
+from rlinf.config.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +19,21 @@ _QUIET = {
     # A busy simulator process must not be mistaken for a memory leak on small machines.
     "RAY_memory_monitor_refresh_ms": "0",
 }
+# The name is Ray's. On Linux too, a cluster of our own then listens on the loopback interface and nowhere else.
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def configure_ray() -> None:
+    """Set what Ray reads from the environment, some of it while it is imported; what the user set is kept."""
+    wanted = _QUIET if os.environ.get("RAY_ADDRESS") else _QUIET | _ALONE
+    os.environ.update({key: os.environ.get(key, value) for key, value in wanted.items()})
+
+
+SHARED_MEMORY = "/dev/shm"
+SMALL_STORE = 2 * 2**30
+"""Bytes of a store that may lie in an ordinary file, where Ray puts it if shared memory is small, as in containers."""
+SLOW_STORAGE = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"  # Ray's own switch: a store of any size may
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,7 @@ class Cluster:
         self._object_store = int(object_store_gb * 2**30)
 
     def __enter__(self) -> "Cluster":
-        os.environ.update({key: os.environ.get(key, value) for key, value in _QUIET.items()})
+        configure_ray()
         import ray
 
         # Ray announces at every start that token authentication, its default, is on.
@@ -41,7 +60,9 @@ class Cluster:
         address = os.environ.get("RAY_ADDRESS")
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+            self._compare_stores()
         else:
+            check_room(self._object_store, shared=shutil.disk_usage(SHARED_MEMORY).free, memory=available_memory())
             ray.init(
                 num_cpus=os.cpu_count(),
                 object_store_memory=self._object_store,
@@ -62,6 +83,20 @@ class Cluster:
 
         ray.shutdown()
 
+    def _compare_stores(self) -> None:
+        """Say so where a machine of a cluster that others started gives Ray less memory than we would."""
+        import ray
+
+        smallest = min(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"])
+        if smallest < self._object_store:
+            log.warning(
+                "a machine of the cluster has %.1f GiB of object store, this run may need %.1f: Ray will write samples "
+                "to disk; give `ray start --object-store-memory=%d`",
+                smallest / GIB,
+                self._object_store / GIB,
+                self._object_store,
+            )
+
     @property
     def resources(self) -> Resources:
         import ray
@@ -69,3 +104,36 @@ class Cluster:
         total = ray.cluster_resources()
         nodes = [node for node in ray.nodes() if node["Alive"]]
         return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), len(nodes))
+
+
+def available_memory() -> int:
+    """Bytes of memory that processes may still take, within the limit of the container where there is one."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    given = [text for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit()]
+    return min([available, *map(int, given)])
+
+
+def check_room(store: int, *, shared: int, memory: int) -> None:
+    """Refuse an object store that the machine has no room for.
+
+    store, shared, memory: bytes of the store, free in ``/dev/shm``, and available to processes.
+
+    Raises:
+        ConfigError: says what is missing and what to do.
+    """
+    fewer = (
+        "or collect fewer episodes per epoch (algorithm.rollout_epoch). A smaller cluster.object_store_gb runs too, "
+        "but then Ray writes samples to disk"
+    )
+    if store > memory:
+        raise ConfigError(
+            f"Ray's object store, {store / GIB:.1f} GiB, does not fit into the {memory / GIB:.1f} GiB of memory that "
+            f"are available: end other programs, {fewer}"
+        )
+    if store > max(shared, SMALL_STORE) and not os.environ.get(SLOW_STORAGE):
+        raise ConfigError(
+            f"Ray's object store, {store / GIB:.1f} GiB, does not fit into {SHARED_MEMORY}, which has "
+            f"{shared / GIB:.1f} GiB free: enlarge it (docker run --shm-size={-(-store // GIB)}g), {fewer}"
+        )

@@ -14,7 +14,7 @@ from rlinf.config.schema import Config
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.data import RolloutBatch
 from rlinf.engines.checkpoint import load_training_state, save_actor
-from rlinf.engines.distributed import free_port, join_group, leave_group, local_device, set_up_torch
+from rlinf.engines.distributed import join_group, leave_group, local_device, meeting_point, set_up_torch
 from rlinf.engines.fsdp import DTYPES, gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner, Progress
 from rlinf.models import PolicySource, load_policy
@@ -31,12 +31,12 @@ class ActorWorker:
         self._source = source
         self._progress = Progress()
 
-    def rendezvous(self) -> tuple[str, int]:
-        """Address and a free port of this worker's machine; those of rank 0 are where the group meets."""
-        return ray.util.get_node_ip_address(), free_port()
+    def rendezvous(self, folder: Path) -> str:
+        """Where the group meets if this is rank 0; ``folder``: of the driver, for a cluster on one machine."""
+        return meeting_point(ray.util.get_node_ip_address(), folder)
 
-    def setup(self, address: str, port: int, resume_from: Path | None) -> int:
-        """Join the group, build and shard the policy; returns the epoch to go on from.
+    def setup(self, init_method: str, resume_from: Path | None) -> int:
+        """Join the group that meets there, build and shard the policy; returns the epoch to go on from.
 
         resume_from: a checkpoint of this run; its adapter and training state replace the configured start.
         """
@@ -44,8 +44,7 @@ class ActorWorker:
         mesh = join_group(
             rank=self._rank,
             world_size=self._world_size,
-            address=address,
-            port=port,
+            init_method=init_method,
             own_address=ray.util.get_node_ip_address(),
         )
         model = config.actor.model

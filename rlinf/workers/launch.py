@@ -54,7 +54,6 @@ class Workers:
         in the processes that they have. Returns before they are ready."""
         self.rollout.renew(lambda _: (config, source))
         if self.actor is not None:
-            self.actor.call("close")
             count = len(self.actor)
             self.actor.renew(lambda rank: (rank, count, config, source))
 

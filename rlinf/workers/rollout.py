@@ -42,10 +42,11 @@ class CollectRequest:
 
 @dataclass(frozen=True)
 class Collected:
-    """Outcome of a collection; ``batch`` refers to a ``RolloutBatch`` in the object store."""
+    """Outcome of a collection; ``batches`` refer to a ``RolloutBatch`` of each episode in the object store, in order of
+    the episodes' numbers."""
 
     results: tuple[EpisodeResult, ...]
-    batch: "ray.ObjectRef[Any] | None"
+    batches: "tuple[ray.ObjectRef[Any], ...]"
     videos: tuple[tuple[EpisodeResult, tuple[NDArray[np.uint8], ...]], ...]
     inference_s: float
     waiting_s: float
@@ -123,7 +124,7 @@ class RolloutWorker:
         """
         self.scale(request.lora_scale)
         ray.get([env.configure.remote(request.split) for env in self._envs])
-        queue, recorder = EpisodeQueue(request.plans), EpisodeRecorder()
+        queue, recorder = EpisodeQueue(request.plans), EpisodeRecorder(ray.put)
         films: dict[int, list[NDArray[np.uint8]]] = {number: [] for number in sorted(request.film)}
         self._done = self._successes = 0
         clock = _Clock()
@@ -154,7 +155,7 @@ class RolloutWorker:
         by_number = {result.plan.episode: result for result in results}
         return Collected(
             results=tuple(results),
-            batch=ray.put(recorder.batch()) if request.keep_samples else None,
+            batches=tuple(recorder.batches()),
             videos=tuple((by_number[number], tuple(frames)) for number, frames in films.items() if number in by_number),
             inference_s=clock.inference_s,
             waiting_s=clock.waiting_s,

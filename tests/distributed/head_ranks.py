@@ -18,7 +18,7 @@ DTYPE_TOLERANCES = {"fp32": (1e-5, 1e-6), "bf16": (2e-2, 2e-2)}
 
 def main(rank: int, world_size: int, port: int, checkpoint: Path, param_dtype: str) -> None:
     torch.set_num_threads(1)
-    mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
+    mesh = join_group(rank=rank, world_size=world_size, init_method=f"tcp://127.0.0.1:{port}", own_address="127.0.0.1")
     policy = read_policy(checkpoint)
     model = policy.module.get_base_model()
     torch.manual_seed(0)

@@ -70,7 +70,7 @@ def learn(name: str, checkpoint: Path, output: Path, mesh: object) -> dict[str, 
 def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path) -> None:
     """World size 1 is not sharded at all."""
     torch.set_num_threads(1)
-    mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
+    mesh = join_group(rank=rank, world_size=world_size, init_method=f"tcp://127.0.0.1:{port}", own_address="127.0.0.1")
     results: dict[str, np.ndarray] = {}
     for name in CONFIGS:
         results |= learn(name, checkpoint, output, mesh if world_size > 1 else None)

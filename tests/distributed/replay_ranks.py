@@ -18,7 +18,7 @@ from tests.small_policy import make_rollouts, read_policy
 def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path, name: str) -> None:
     """Train two epochs; write weights and the replay loss."""
     torch.set_num_threads(1)
-    mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
+    mesh = join_group(rank=rank, world_size=world_size, init_method=f"tcp://127.0.0.1:{port}", own_address="127.0.0.1")
     policy = read_policy(checkpoint)
     shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
     micro_batch = 6 // world_size  # as many micro-batches, and so as many draws, on any number of ranks

@@ -32,7 +32,7 @@ class SpoiltShard(ContinualMethod):
 def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path) -> None:
     """Update once, write the error."""
     torch.set_num_threads(1)
-    mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
+    mesh = join_group(rank=rank, world_size=world_size, init_method=f"tcp://127.0.0.1:{port}", own_address="127.0.0.1")
     policy = read_policy(checkpoint)
     shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
     learner = PolicyLearner(

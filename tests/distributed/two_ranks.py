@@ -42,7 +42,7 @@ class Options:
 def main(rank: int, world_size: int, port: int, checkpoint: Path, output: Path, options: Options) -> None:
     """Train two epochs (one when resuming), write weights, metrics and a checkpoint."""
     torch.set_num_threads(1)
-    mesh = join_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, own_address="127.0.0.1")
+    mesh = join_group(rank=rank, world_size=world_size, init_method=f"tcp://127.0.0.1:{port}", own_address="127.0.0.1")
     critic = options.algorithm == "ppo"
     resume = Path(options.resume) if options.resume else None
     if (checkpoint / "model.pt").is_file():

@@ -52,7 +52,7 @@ def _play(policy: Policy, env: LiberoEnv, *, temperature: float) -> RolloutBatch
             step=step,
         )
         observation = step.observation
-    return recorder.batch()
+    return RolloutBatch.cat(recorder.batches())
 
 
 def _won(result: EpisodeResult) -> EpisodeResult:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from rlinf.config import ConfigError, load_config
 from rlinf.engines.checkpoint import TRAINING_STATE
+from rlinf.models import PolicySource
 from rlinf.scheduler.cluster import Cluster
 from rlinf.scheduler.worker_group import Placement, WorkerGroup
 from rlinf.workers.session import Session
@@ -73,12 +74,13 @@ def test_a_cluster_is_kept_as_long_as_its_workers_fit():
     import ray
 
     config = load_config(TINY, ["env.fixed_task_ids=[0]"])
+    source = PolicySource(REPOSITORY / config.actor.checkpoint_load_path, unnorm_key="libero_spatial", seed=SEED)
     with Session() as session:
-        session.resources(config)
+        session.resources(config, source)
         first = ray.get_runtime_context().gcs_address
-        session.resources(replace(config, env=replace(config.env, fixed_task_ids=[1])))
+        session.resources(replace(config, env=replace(config.env, fixed_task_ids=[1])), source)
         assert ray.get_runtime_context().gcs_address == first
-        session.resources(replace(config, env=replace(config.env, look="official")))
+        session.resources(replace(config, env=replace(config.env, look="official")), source)
         assert ray.get_runtime_context().gcs_address != first
     assert not ray.is_initialized()
 

@@ -77,7 +77,7 @@ def logprobs(policy: Policy, given: PolicyInputs) -> Tensor:
 
 @pytest.fixture
 def mesh() -> Iterator[torch.distributed.device_mesh.DeviceMesh]:
-    joined = join_group(rank=0, world_size=1, address="127.0.0.1", port=free_port(), own_address="127.0.0.1")
+    joined = join_group(rank=0, world_size=1, init_method=f"tcp://127.0.0.1:{free_port()}", own_address="127.0.0.1")
     yield joined
     leave_group()
 
@@ -112,8 +112,15 @@ def test_sdpa_agrees_with_eager_on_padded_batches(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"gradient_checkpointing": True, "gradient_checkpointing_policy": "matmuls"}, {"compile_blocks": True}],
-    ids=["plain", "checkpointed", "compiled"],
+    [
+        {},
+        {"gradient_checkpointing": True, "gradient_checkpointing_policy": "matmuls"},
+        {"compile_blocks": True},
+        {"compile_blocks": True, "gradient_checkpointing": True, "gradient_checkpointing_policy": "full"},
+        {"compile_blocks": True, "gradient_checkpointing": True, "gradient_checkpointing_policy": "attention"},
+        {"compile_blocks": True, "gradient_checkpointing": True, "gradient_checkpointing_policy": "matmuls"},
+    ],
+    ids=["plain", "checkpointed", "compiled", "compiled-full", "compiled-attention", "compiled-matmuls"],
 )
 def test_rollouts_and_updates_agree_on_log_probabilities(
     folder: Path, mesh: object, options: dict[str, object]

@@ -49,7 +49,7 @@ def source(config: Config) -> PolicySource:
 
 def learn(config: Config) -> tuple[dict[str, np.ndarray], Policy]:
     """Weights after an update, as an actor worker makes it."""
-    mesh = join_group(rank=0, world_size=1, address="127.0.0.1", port=free_port(), own_address="127.0.0.1")
+    mesh = join_group(rank=0, world_size=1, init_method=f"tcp://127.0.0.1:{free_port()}", own_address="127.0.0.1")
     policy = load_policy(config.actor.model, source(config), base_dtype=torch.float32)
     policy.to(local_device())
     shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)

@@ -15,6 +15,7 @@ from transformers_openvla_oft import (
     TowerSizes,
     compile_blocks,
     lora_target_modules,
+    operators,
     same_rounding,
 )
 from transformers_openvla_oft.small import DINOV2, SIGLIP
@@ -26,8 +27,8 @@ pytestmark = [
 BATCH = 32
 
 
-def random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to("cuda", dtype)
+def random(*shape: int, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to("cuda", dtype)
 
 
 @pytest.fixture
@@ -70,7 +71,9 @@ def test_a_row_is_the_same_in_every_batch_with_and_without_gradients(model: nn.M
         assert torch.equal(logits(model.train(), batch), acted[:batch])
 
 
-@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 4096, 32), (130, 4304, 32), (77, 300, 256), (5, 40, 3)])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"), [(1, 4096, 32), (130, 4304, 32), (70, 4096, 96), (77, 300, 256), (5, 40, 3)]
+)
 @pytest.mark.parametrize("dtype", same_rounding.SHORT_TYPES)
 def test_narrow_products(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> None:
     layer = same_rounding.narrow(nn.Linear(inputs, outputs, bias=False, device="cuda", dtype=dtype))
@@ -92,3 +95,20 @@ def test_norms(dtype: torch.dtype) -> None:
         nn.init.normal_(ours.weight)
         exact = type(ours).__mro__[1].forward(ours.double().cuda(), x.double())
         assert_close(ours.to(dtype)(x), exact.to(dtype), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", same_rounding.SHORT_TYPES)
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(130, 11008, 32), (5, 70, 8)])
+def test_swiglu(rows: int, columns: int, rank: int, dtype: torch.dtype) -> None:
+    shapes = (rows, columns), (rows, columns), (rows, 2 * rank), (columns, rank), (columns, rank)
+    given = [random(*shape, dtype=dtype, seed=seed).requires_grad_() for seed, shape in enumerate(shapes)]
+    exact = [tensor.detach().cpu().double().requires_grad_() for tensor in given]
+    result, expected = operators.swiglu(*given, 0.5), operators.swiglu(*exact, 0.5)
+    assert_close(result.cpu().double(), expected, rtol=2e-2, atol=0.1)
+    assert torch.equal(operators.swiglu(given[0][:3], given[1][:3], given[2][:3], *given[3:], 0.5), result[:3])
+    grad = random(rows, columns, dtype=dtype, seed=9)
+    result.backward(grad)
+    expected.backward(grad.cpu().double())
+    for ours, theirs in zip(given, exact, strict=True):
+        error = (ours.grad.cpu().double() - theirs.grad).norm() / theirs.grad.norm()
+        assert error < 2e-2

@@ -1,9 +1,11 @@
 """Which episodes are played where, and how their steps become experience."""
 
+import weakref
+
 import numpy as np
 import pytest
 
-from rlinf.data import EnvStep, EpisodePlan, Observation
+from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, evaluation_plans, training_plans
 from rlinf.runners.collect import divide_plans
 
@@ -104,7 +106,7 @@ def test_recorder_turns_whole_episodes_into_samples_in_order():
         2,
     )  # fmt: skip
     assert [result.plan.episode for result in done] == [1, 0]
-    batch = recorder.batch()
+    batch = RolloutBatch.cat(recorder.batches())
     assert [result.plan.episode for result in batch.episodes] == [0, 1]
     assert batch.episode_S.tolist() == [0, 0, 1, 1]
     assert batch.bins_SCA[:, 0, 0].tolist() == [1, 2, 1, 2]
@@ -112,6 +114,49 @@ def test_recorder_turns_whole_episodes_into_samples_in_order():
     lost, won = batch.episodes
     assert (lost.success_once, lost.total_reward, lost.num_steps) == (False, 0.0, 4)
     assert (won.success_once, won.success_at_end, won.total_reward, won.num_steps) == (True, True, 5.0, 3)
+
+
+def _record_images(recorder, episodes, terminated):
+    """One chunk; returns what tells whether the images of all its environments are still in memory."""
+    count = len(episodes)
+    frames_BNHWC = np.zeros((count, 1, 2, 2, 3), np.uint8)
+    recorder.add(
+        episodes,
+        frames_BNHWC=frames_BNHWC,
+        languages=["lift"] * count,
+        bins_BCA=np.zeros((count, 1, 7), np.int64),
+        logprobs_BCA=np.zeros((count, 1, 7), np.float32),
+        step=_step([[0.0]] * count, [[True]] * count, [[False]] * count, terminated, [False] * count),
+    )
+    return weakref.ref(frames_BNHWC)
+
+
+def test_the_recorder_lets_go_of_an_episode_when_it_ends():
+    """Its samples are in the object store then; those of a whole collection are 10 GB."""
+    stored, images = [], []
+
+    def put(batch):
+        images.append(weakref.ref(batch.frames_SNHWC))
+        stored.append(batch.episodes[0].plan.episode)
+        return batch.num_samples
+
+    recorder = EpisodeRecorder(put)
+    for number in (0, 1):
+        recorder.start(EpisodePlan(number, 0, "s", 4, number, 0))
+    given = [_record_images(recorder, [0, 1], [False, True]), _record_images(recorder, [0], [True])]
+    assert stored == [1, 0], "at once"
+    assert recorder.batches() == [2, 1], "in order of the episodes' numbers"
+    assert [result.plan.episode for result in recorder.results()] == [0, 1]
+    assert [image() for image in [*given, *images]] == [None] * 4
+
+
+def test_a_running_episode_does_not_keep_the_images_of_others():
+    recorder = EpisodeRecorder()
+    for number in (0, 1):
+        recorder.start(EpisodePlan(number, 0, "s", 4, number, 0))
+    given = _record_images(recorder, [0, 1], [False, True])
+    assert given() is None
+    assert [batch.num_samples for batch in recorder.batches()] == [1]
 
 
 def test_shapes_are_checked_when_data_is_built():

@@ -1,6 +1,7 @@
 """Policy, adapter and updates in one process."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from rlinf.config import ConfigError
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod
-from rlinf.data import Observation
+from rlinf.data import JoinedFrames, Observation
 from rlinf.engines.checkpoint import checkpoints, load_training_state, prune, publish, save_actor, temporary_folder
 from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner, minibatches, rank_share
@@ -99,6 +100,20 @@ def test_ranks_share_a_minibatch_without_counting_a_sample_twice():
     assert len({len(share) for share in shares}) == 1, "sharded forwards are collective"
     counted = [sample for share in shares for micro, count in share for sample in micro[:count]]
     assert sorted(counted) == list(range(7))
+
+
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+def test_an_update_does_not_depend_on_where_images_lie(checkpoint):
+    rollouts, weights = make_rollouts(), []
+    parts = np.split(rollouts.frames_SNHWC, [5, 6, 17])
+    for part in parts:
+        part.flags.writeable = False  # as in Ray's object store
+    for frames in (rollouts.frames_SNHWC, JoinedFrames(tuple(parts))):
+        learner = _learner(checkpoint)
+        learner.update(replace(rollouts, frames_SNHWC=frames), seed=0)
+        weights.append(gather_trainable(learner.policy.module))
+    for name, value in weights[0].items():
+        np.testing.assert_array_equal(weights[1][name], value, err_msg=name)
 
 
 def test_update_raises_the_probability_of_what_succeeded(checkpoint):

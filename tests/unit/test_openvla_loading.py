@@ -1,6 +1,7 @@
 """Loading checkpoints: through transformers' auto classes, in every published layout, completely or not at all."""
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from rlinf.models.identity import checkpoint_hash
 from tests.small_policy import read_policy, write_policy
 from transformers_openvla_oft import (
     ActionTokenMap,
@@ -22,11 +24,12 @@ from transformers_openvla_oft import (
     ValueHead,
     oft_heads,
 )
+from transformers_openvla_oft.loading import weight_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="set OPENVLA_REFERENCE to the reference fixtures")
-WEIGHTS = "model.safetensors"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,76 @@ def test_shards_with_an_index(stored, tmp_path, dtype):
     shard.unlink()
     with pytest.raises(CheckpointError, match=shard.name):
         OpenVLAForActionPrediction.from_pretrained(tmp_path)
+
+
+def changed(folder, *, head, number):
+    """The stored model, its weights and its value head told apart from others by a number."""
+    model = OpenVLAForActionPrediction.from_pretrained(folder)
+    model.value_head = ValueHead(32, num_outputs=1) if head else None
+    with torch.no_grad():
+        for name in ("projector.fc1.bias", "value_head.head_l3.weight") if head else ("projector.fc1.bias",):
+            model.get_parameter(name).fill_(number)
+    return model
+
+
+def assert_is(folder, number, *, head):
+    read = OpenVLAForActionPrediction.from_pretrained(folder)
+    assert bool((read.projector.fc1.bias == number).all())
+    assert (read.value_head is not None) == head
+    assert not head or bool((read.value_head.head_l3.weight == number).all())
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("old_head", [False, True])
+def test_a_whole_file_saved_over_shards_counts_and_the_index_left_behind_does_not(stored, tmp_path, old_head, head):
+    changed(stored, head=old_head, number=1).save_pretrained(tmp_path, max_shard_size="200KB")
+    changed(stored, head=head, number=2).save_pretrained(tmp_path)
+    assert (tmp_path / INDEX).is_file(), "transformers leaves it behind, but none of its shards"
+    assert_is(tmp_path, 2, head=head)
+    assert weight_files(tmp_path) == [WEIGHTS]
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("old_head", [False, True])
+def test_shards_saved_over_a_whole_file_are_refused_until_one_is_moved(stored, tmp_path, old_head, head):
+    """transformers would read the old file, where the user has just saved shards."""
+    changed(stored, head=old_head, number=1).save_pretrained(tmp_path)
+    changed(stored, head=head, number=2).save_pretrained(tmp_path, max_shard_size="200KB")
+    with pytest.raises(CheckpointError, match="two sets of weights") as error:
+        OpenVLAForActionPrediction.from_pretrained(tmp_path)
+    assert all(name in str(error.value) for name in (WEIGHTS, INDEX, "model-00001-of-"))
+    (tmp_path / WEIGHTS).rename(tmp_path / "old")
+    assert_is(tmp_path, 2, head=head)
+    (tmp_path / "old").rename(tmp_path / WEIGHTS)
+    (tmp_path / INDEX).unlink()
+    assert_is(tmp_path, 1, head=old_head)
+
+
+def test_a_value_head_that_is_kept_is_not_called_unexpected(stored, tmp_path, caplog):
+    changed(stored, head=True, number=1).save_pretrained(tmp_path)
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addHandler(caplog.handler)
+    assert_is(tmp_path, 1, head=True)
+    logger.warning("something else")
+    logger.removeHandler(caplog.handler)
+    assert set(caplog.messages) == {"something else"}
+
+
+@pytest.mark.parametrize("max_shard_size", ["50GB", "200KB"])
+def test_a_shard_that_no_index_names_counts_for_nothing(stored, tmp_path, max_shard_size):
+    changed(stored, head=True, number=1).save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    before = checkpoint_hash(tmp_path, tuple(weight_files(tmp_path)))
+    leftover = {"projector.fc1.bias": torch.zeros(32), "value_head.head_l3.weight": torch.zeros(1, 128)}
+    save_file(leftover, tmp_path / "model-00099-of-00099.safetensors", metadata={"format": "pt"})
+    assert_is(tmp_path, 1, head=True)
+    checkpoint_hash.cache_clear()
+    assert checkpoint_hash(tmp_path, tuple(weight_files(tmp_path))) == before
+
+
+def test_an_index_may_name_the_whole_file(folder):
+    names = OpenVLAForActionPrediction.from_pretrained(folder).state_dict()
+    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, WEIGHTS)}))
+    assert weight_files(folder) == [WEIGHTS]
 
 
 def edit(folder, change):

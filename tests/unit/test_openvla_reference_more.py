@@ -16,6 +16,7 @@ from transformers_openvla_oft import (
     action_entropy,
     action_log_probs,
 )
+from transformers_openvla_oft.language import extended, hidden_states
 from transformers_openvla_oft.layouts import oft_hidden_states, oft_logits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -63,15 +64,15 @@ def assert_close(actual, expected, *, atol=ATOL):
 
 def caught(model, inputs):
     """Output, and hidden states of every position: after the first layer, and after the final norm."""
+    output, T = model(**inputs), model.config.num_action_tokens
+    llama = model.language_model.model
+    prefix_BSH, mask_BS = model.embed_prefix(*inputs.values(), padded=None)
+    embeds_BSH = torch.cat([prefix_BSH, prefix_BSH.new_zeros(len(prefix_BSH), T, prefix_BSH.shape[-1])], dim=1)
     seen = {}
-    hooks = [
-        model.language_model.model.layers[0].register_forward_hook(lambda *a: seen.update(first=a[2])),
-        model.language_model.model.norm.register_forward_hook(lambda *a: seen.update(last=a[2])),
-    ]
-    output = model(**inputs)
-    for hook in hooks:
-        hook.remove()
-    return output, seen["first"], seen["last"]
+    hook = llama.layers[0].register_forward_hook(lambda *a: seen.update(first=a[2]))
+    last_BSH = hidden_states(llama, embeds_BSH, extended(mask_BS, T), causal=False, num_needed=embeds_BSH.shape[1])
+    hook.remove()
+    return output, seen["first"], last_BSH
 
 
 @pytest.mark.parametrize(("kind", "case"), CASES)

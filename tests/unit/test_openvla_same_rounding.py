@@ -1,6 +1,6 @@
 """Layers that round in the same way wherever they run: their gradients, and where a model has them.
 
-What their kernels compute needs a GPU: `tests/gpu/test_same_rounding.py`.
+Their kernels: `test_openvla_kernels.py`, and on a GPU `tests/gpu/test_same_rounding.py`.
 """
 
 import pytest
@@ -59,11 +59,13 @@ def test_compilers_know_the_norms(case):
     torch.library.opcheck(operator.default, (*tensors((3, 5, 8), (8,), (8,))[:count], 1e-3))
 
 
-def test_gradients_of_narrow_products():
-    """The backward pass is plain PyTorch, so the CPU can run it behind a stand-in for the kernel's forward pass."""
-    with torch.library._scoped_library("openvla_oft", "FRAGMENT") as library:
-        library.impl("narrow_product", lambda x, weight: x @ weight.T, "CPU", allow_override=True)
-        assert torch.autograd.gradcheck(OPERATORS.narrow_product.default, tensors((6, 5), (3, 5)))
+def test_gradients_of_products():
+    """What runs without a GPU is plain PyTorch; the formulas of the gradients are those of the kernels, too."""
+    assert torch.autograd.gradcheck(OPERATORS.narrow_product.default, tensors((6, 5), (3, 5)))
+    given = tensors((6, 5), (6, 5), (6, 4), (5, 2), (5, 2))
+    assert torch.autograd.gradcheck(lambda *given: OPERATORS.swiglu.default(*given, 0.5), given)
+    torch.library.opcheck(OPERATORS.narrow_product.default, tuple(tensors((6, 5), (3, 5))))
+    torch.library.opcheck(OPERATORS.swiglu.default, (*given, 0.5))
 
 
 def test_a_model_has_them_under_the_published_names(folder):
@@ -113,11 +115,9 @@ def test_a_compiled_product_serves_batches_of_all_sizes(gradients):
         graphs.append(module)
         return module.forward
 
-    with torch.library._scoped_library("openvla_oft", "FRAGMENT") as library:
-        library.impl("narrow_product", lambda x, weight: x @ weight.T, "CPU", allow_override=True)
-        weight = torch.randn(3, 8)
-        product = torch.compile(lambda x: OPERATORS.narrow_product(x * 2, weight) + 1, backend=count)
-        for rows in (4, 5, 6, 7, 9, 11):
-            x = torch.randn(rows, 8, requires_grad=gradients)
-            assert_close(product(x), 2 * x @ weight.T + 1)
+    weight = torch.randn(3, 8)
+    product = torch.compile(lambda x: OPERATORS.narrow_product(x * 2, weight) + 1, backend=count)
+    for rows in (4, 5, 6, 7, 9, 11):
+        x = torch.randn(rows, 8, requires_grad=gradients)
+        assert_close(product(x), 2 * x @ weight.T + 1)
     assert len(graphs) == 2

@@ -129,7 +129,7 @@ def test_the_recorder_keeps_values_in_order_of_time():
     add([1, 0], [10.0, 0.0], [False, False])
     add([0, 1], [1.0, 11.0], [True, False])
     add([1], [12.0], [True])
-    assert recorder.batch().values_S.tolist() == [0.0, 1.0, 10.0, 11.0, 12.0]
+    assert RolloutBatch.cat(recorder.batches()).values_S.tolist() == [0.0, 1.0, 10.0, 11.0, 12.0]
 
 
 def test_update_brings_values_to_returns_and_favours_what_succeeded(checkpoint):

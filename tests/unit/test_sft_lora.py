@@ -7,7 +7,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers.models.llama.modeling_llama import LlamaMLP
 
 from openvla_oft import checkpoints
 from openvla_oft.batches import normalised_actions
@@ -15,6 +14,7 @@ from openvla_oft.objectives import env_actions
 from rlinf.models.lora import attach_lora
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.adapted import SILU
 from transformers_openvla_oft.modeling import lora_target_modules
 
 
@@ -122,13 +122,13 @@ def test_corrupt_weights_are_told(demos, base, adapter, tmp_path, capsys):
 @pytest.mark.parametrize("policy", ["full", "matmuls"])
 def test_checkpointing_repeats_blocks_and_changes_nothing(demos, base, adapter, tmp_path, monkeypatch, policy):
     calls = Counter()
-    forward = LlamaMLP.forward
+    forward = SILU.forward
 
-    def counting(layer, hidden_BSH):
+    def counting(activation, hidden_BSH):
         calls["with gradients"] += torch.is_grad_enabled()
-        return forward(layer, hidden_BSH)
+        return forward(activation, hidden_BSH)
 
-    monkeypatch.setattr(LlamaMLP, "forward", counting)
+    monkeypatch.setattr(SILU, "forward", counting)
     steps = ["--steps", "3", "--lr", "1e-2"]
     assert run(demos, tmp_path / "plain", *adapted(base), *steps) == 0
     once = calls["with gradients"]

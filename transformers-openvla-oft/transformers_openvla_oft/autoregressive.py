@@ -79,8 +79,8 @@ class OpenVLAForAutoregressivePrediction(OpenVLAForActionPrediction):
             raise ValueError(f"bins_BT must be ({len(embeds_BSH)}, {T}), given {tuple(bins_BT.shape)}")
         # Nothing is read at the last token, and no earlier position sees it.
         embeds_BSH = torch.cat([embeds_BSH, self._embed_bins(bins_BT[:, :-1])], dim=1)
-        hidden_BSH = hidden_states(self.language_model.model, embeds_BSH, extended(mask_BS, T - 1), causal=True)
-        hidden_BTH = hidden_BSH[:, -T:].clone()
+        llama, mask_BS = self.language_model.model, extended(mask_BS, T - 1)
+        hidden_BTH = hidden_states(llama, embeds_BSH, mask_BS, causal=True, num_needed=T)
         return self.read_out(hidden_BTH, self.action_logits(hidden_BTH))
 
     def _decode(
@@ -92,8 +92,8 @@ class OpenVLAForAutoregressivePrediction(OpenVLAForActionPrediction):
         logits: list[Tensor] = []
         bins: list[Tensor] = []
         for step in range(self.config.num_action_tokens):
-            hidden_BSH = hidden_states(self.language_model.model, embeds_BSH, mask_BS, causal=True, cache=cache)
-            hidden.append(hidden_BSH[:, -1:])
+            llama = self.language_model.model
+            hidden.append(hidden_states(llama, embeds_BSH, mask_BS, causal=True, num_needed=1, cache=cache))
             logits.append(self.action_logits(hidden[-1]))
             uniforms_B1 = uniforms_BT[:, step : step + 1]
             bins.append(sample_bins(logits[-1], uniforms_B1, temperature=temperature, check_finite=False))

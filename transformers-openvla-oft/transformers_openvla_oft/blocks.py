@@ -30,7 +30,7 @@ _CHECKPOINTING = "_gradient_checkpointing_func"
 _PRODUCTS: dict[object, int] = {  # operator -> which argument's last axis is summed over
     torch.ops.aten.mm.default: 0,
     torch.ops.aten.addmm.default: 1,
-    torch.ops.openvla_oft.narrow_product.default: 0,  # made known where modeling.py imports its layers
+    torch.ops.openvla_oft.narrow_product.default: 0,  # made known in operators.py
 }
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaModel
 
+from .decoder import Rotations
+
 
 def has_pads(attention_mask: Tensor, stated: bool | None) -> bool:
     """What is `stated`; where nothing is, a look at the mask, for which a GPU's owner has to wait."""
@@ -37,9 +39,10 @@ def hidden_states(
     mask_BS: Tensor | None,
     *,
     causal: bool,
+    num_needed: int,
     cache: DynamicCache | None = None,
 ) -> Tensor:
-    """Hidden states (B, Q, H) after the final norm.
+    """Hidden states (B, num_needed, H) of the last positions after the final norm.
 
     mask_BS: int64, 0 at pads, which nobody sees and no position counts; None where there are none.
     causal: a position sees those before it and itself, otherwise all of them.
@@ -51,26 +54,32 @@ def hidden_states(
         positions_BQ = torch.arange(S - Q, S, device=embeds_BQH.device)[None]
     else:
         positions_BQ = (mask_BS.cumsum(dim=1) - 1)[:, S - Q :]
-    rotations = llama.rotary_emb(embeds_BQH, position_ids=positions_BQ)
-    mask = _mask_of_layers(llama, embeds_BQH, mask_BS, num_positions=S, causal=causal)
+    rotations = Rotations(*llama.rotary_emb(embeds_BQH, position_ids=positions_BQ))
+
+    def mask_for(num_queries: int) -> Tensor | None:
+        return _mask_of_layers(llama, embeds_BQH, mask_BS, Q=num_queries, S=S, causal=causal)
+
+    mask = mask_for(Q)
     hidden_BQH = embeds_BQH
-    for layer in llama.layers:
-        hidden_BQH = layer(
-            hidden_BQH,
-            attention_mask=mask,
-            position_embeddings=rotations,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            is_causal=causal,
-        )
+    *layers, last = llama.layers
+    for layer in layers:
+        hidden_BQH = layer(hidden_BQH, mask=mask, rotations=rotations, causal=causal, cache=cache)
+    hidden_BQH = last(
+        hidden_BQH,
+        mask=mask_for(num_needed),
+        rotations=rotations,
+        causal=causal,
+        cache=cache,
+        num_needed=num_needed,
+    )
     normed_BQH: Tensor = llama.norm(hidden_BQH)
     return normed_BQH
 
 
 def _mask_of_layers(
-    llama: LlamaModel, embeds_BQH: Tensor, mask_BS: Tensor | None, *, num_positions: int, causal: bool
+    llama: LlamaModel, embeds_BQH: Tensor, mask_BS: Tensor | None, *, Q: int, S: int, causal: bool
 ) -> Tensor | None:
-    """The mask in the form in which the layers' attention takes it, the same as transformers makes.
+    """The mask of the last Q of S positions in the form in which the layers' attention takes it, as transformers does.
 
     flash-attention: bool (B, S); PyTorch's: bool (B, 1, Q, S), true where a key is seen; eager: numbers of that shape
     to add. None where nothing is hidden, or where the implementation knows by itself what is (what is causal).
@@ -78,7 +87,7 @@ def _mask_of_layers(
     route = str(llama.config._attn_implementation)
     if "flash" in route:  # of any version
         return None if mask_BS is None else mask_BS.bool()
-    B, Q, S = *embeds_BQH.shape[:2], num_positions
+    B = len(embeds_BQH)
     if mask_BS is None and (not causal or Q == 1 or (Q == S and route == "sdpa")):
         return None
     device = embeds_BQH.device

@@ -54,8 +54,8 @@ def oft_hidden_states(
     end_B1 = torch.full((B, 1), end_token(model), device=prefix_BSH.device)
     end_B1H = model.get_input_embeddings()(end_B1).to(prefix_BSH.dtype)
     embeds_BSH = torch.cat([prefix_BSH, prefix_BSH.new_zeros(B, T, H), end_B1H], dim=1)
-    hidden_BSH = hidden_states(model.language_model.model, embeds_BSH, extended(mask_BS, T + 1), causal=False)
-    return hidden_BSH[:, -(T + 2) : -1].clone()
+    llama, mask_BS = model.language_model.model, extended(mask_BS, T + 1)
+    return hidden_states(llama, embeds_BSH, mask_BS, causal=False, num_needed=T + 2)[:, :-1].clone()
 
 
 def oft_logits(model: OpenVLAForActionPrediction, hidden_BTH: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,21 @@ def broken(file: Path, why: str, *, expected: str) -> CheckpointError:
         f"the checkpoint {file.parent} is incomplete or corrupt: {file.name}: {why}; expected {expected}. Download or "
         "copy it again."
     )
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Without transformers' table of weights that do not fit, which calls a value head unexpected; see `report`."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_is_no_table)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_table)
+
+
+def _is_no_table(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def check_loaded(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
@@ -192,7 +208,7 @@ def stored_dtypes(folder: Path) -> dict[str, str]:
 
 def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
     """Names of all stored tensors and safetensors' slices of them, of which only the headers are read."""
-    for file in _files(folder):
+    for file in weight_files(folder):
         with safe_open(folder / file, framework="pt") as opened:
             yield from ((name, opened.get_slice(name)) for name in opened.keys())  # noqa: SIM118
 
@@ -200,24 +216,44 @@ def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
 def stored_tensors(folder: Path, names: Collection[str]) -> dict[str, Tensor]:
     """Tensors of a checkpoint folder by name."""
     tensors: dict[str, Tensor] = {}
-    for file in _files(folder):
+    for file in weight_files(folder):
         with safe_open(folder / file, framework="pt") as opened:
             own = set(opened.keys())
             tensors.update({name: opened.get_tensor(name) for name in names if name in own})
     return tensors
 
 
-def _files(folder: Path) -> list[str]:
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that all tensors of a checkpoint come from: `model.safetensors`, else the index's shards.
+
+    That is transformers' order, so model, value head and hash have one source. Shards that no index names count for
+    nothing, nor does an index without its shards, which saving whole over shards leaves behind. Both complete are
+    refused: transformers leaves the old whole file beside new shards and would read it; others do the reverse.
+
+    Raises:
+        CheckpointError: there are two sources, or the index is broken.
+        FileNotFoundError: there is none.
+    """
     index = folder / INDEX_FILE
-    if index.is_file():
-        expected = "the file of every weight by its name, under weight_map"
-        files = read_object(index, expected=expected).get("weight_map")
-        if not (isinstance(files, dict) and files and all(isinstance(file, str) for file in files.values())):
-            raise broken(index, f"weight_map is {shortened(files)}", expected=expected)
-        return sorted(set(files.values()))
+    shards = _shards(index) if index.is_file() else []
     if (folder / WEIGHTS_FILE).is_file():
+        if rivals := [file for file in shards if file != WEIGHTS_FILE and (folder / file).is_file()]:
+            raise CheckpointError(
+                f"the checkpoint {folder} holds two sets of weights, and nothing says which is meant: {WEIGHTS_FILE}, "
+                f"and {listed(rivals)} with {INDEX_FILE}. Move one of the two elsewhere."
+            )
         return [WEIGHTS_FILE]
-    raise FileNotFoundError(f"neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+    if not shards:
+        raise FileNotFoundError(f"neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+    return shards
+
+
+def _shards(index: Path) -> list[str]:
+    expected = "the file of every weight by its name, under weight_map"
+    files = read_object(index, expected=expected).get("weight_map")
+    if not (isinstance(files, dict) and files and all(isinstance(file, str) for file in files.values())):
+        raise broken(index, f"weight_map is {shortened(files)}", expected=expected)
+    return sorted(set(files.values()))
 
 
 def listed(names: Collection[str]) -> str:

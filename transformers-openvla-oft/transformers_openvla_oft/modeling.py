@@ -20,14 +20,22 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from . import same_rounding
+from . import decoder, same_rounding
 from .configuration import CONFIG_FILE, OpenVLAConfig, with_dataset_statistics
 from .head_rows import project_rows
 from .heads import ValueHead
 from .language import extended, has_pads, hidden_states
-from .loading import VALUE_HEAD_PREFIX, CheckpointError, check_loaded, check_stored, reading, report, stored_value_head
+from .loading import (
+    VALUE_HEAD_PREFIX,
+    CheckpointError,
+    check_loaded,
+    check_stored,
+    reading,
+    report,
+    stored_value_head,
+    unreported,
+)
 from .vision import (
     AttentionPoolWeights,
     LayerScale,
@@ -58,7 +66,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LlamaDecoderLayer", "VisionBlock"]  # noqa: RUF012 (an instance variable in the base class)
+    _no_split_modules = ["DecoderLayer", "VisionBlock"]  # noqa: RUF012 (an instance variable in the base class)
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -75,6 +83,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         )
         self.language_model = LlamaForCausalLM(config.llama)
         same_rounding.use_in(self.language_model)
+        decoder.use_in(self.language_model.model)
         self.value_head: ValueHead | None = None  # published checkpoints have none; who needs one sets it
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -117,7 +126,8 @@ class OpenVLAForActionPrediction(PreTrainedModel):
                     raise CheckpointError(f"no model is possible with {folder / CONFIG_FILE}: {error}") from error
                 head = check_stored(folder, shapes)
             kwargs |= {"config": config, "output_loading_info": True}
-            loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
+            with unreported():
+                loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
             model: OpenVLAForActionPrediction = loaded[0]
             info: dict[str, Any] = loaded[1]
             if head:
@@ -192,9 +202,9 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         prefix_BSH, mask_BS = self.embed_prefix(input_ids_BL, attention_mask_BL, pixel_values, padded=padded)
         B, _, H = prefix_BSH.shape
         embeds_BSH = torch.cat([prefix_BSH, prefix_BSH.new_zeros(B, T, H)], dim=1)
-        hidden_BSH = hidden_states(self.language_model.model, embeds_BSH, extended(mask_BS, T), causal=False)
-        # A copy, so that the output keeps no whole sequence alive and FSDP2 hooks no view.
-        hidden_BTH = hidden_BSH[:, -(T + 1) : -1].clone()
+        llama, mask_BS = self.language_model.model, extended(mask_BS, T)
+        hidden_BSH = hidden_states(llama, embeds_BSH, mask_BS, causal=False, num_needed=T + 1)
+        hidden_BTH = hidden_BSH[:, :-1].clone()  # a copy: FSDP2 shall hook no view
         return self.read_out(hidden_BTH, self.action_logits(hidden_BTH))
 
     def embed_prefix(
@@ -205,6 +215,11 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         There is no mask where there are no pads.
         """
         shapes = tuple(input_ids_BL.shape), tuple(attention_mask_BL.shape), len(pixel_values)
+        if 0 in shapes[0]:
+            raise ValueError(
+                "a batch must have at least one row and one prompt slot, given input_ids_BL of shape "
+                f"{shapes[0]}: do not call the model where there is nothing to decode"
+            )
         if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != shapes[2]:
             raise ValueError(
                 "input_ids_BL and attention_mask_BL must be (batch, slots) with one row per picture, given "
@@ -241,7 +256,7 @@ def fsdp_units(model: nn.Module) -> list[nn.Module]:
     never gathered. It is sharded with the root.
     """
     idle = {tower.blocks[-1] for tower in model.modules() if isinstance(tower, VisionTransformer)}
-    blocks = [module for module in model.modules() if isinstance(module, LlamaDecoderLayer | VisionBlock)]
+    blocks = [module for module in model.modules() if isinstance(module, decoder.DecoderLayer | VisionBlock)]
     return [block for block in blocks if block not in idle]
 
 

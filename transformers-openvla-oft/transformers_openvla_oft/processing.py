@@ -229,6 +229,11 @@ class PrismaticProcessor:
         """uint8 (B, N, H, W, 3) -> float32 (B, N * towers * 3, size, size), resized, rounded and normalised."""
         check_pictures(images_BNHWC)
         B, N = images_BNHWC.shape[:2]
+        if B == 0:
+            raise ValueError(
+                f"a batch must have at least one observation, given images_BNHWC of shape {tuple(images_BNHWC.shape)}: "
+                "do not call the processor where there is nothing to prepare"
+            )
         if self.num_images != N:
             raise ValueError(f"the checkpoint reads {self.num_images} picture(s) per observation, given {N}")
         size = self.images.image_size

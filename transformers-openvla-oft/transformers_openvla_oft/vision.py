@@ -256,8 +256,8 @@ class VisionTransformer(nn.Module):
             prefix.append(self.cls_token.expand(x_BPD.shape[0], -1, -1))
         if self.spec.reg_tokens:
             prefix.append(self.reg_token.expand(x_BPD.shape[0], -1, -1))
-        if prefix:
-            x_BPD = torch.cat([*prefix, x_BPD], dim=1)
+        # In one order in memory whether there is a prefix or not: for another one, blocks would be compiled again.
+        x_BPD = torch.cat([*prefix, x_BPD], dim=1) if prefix else x_BPD.contiguous()
         for block in self.blocks[:-1]:
             x_BPD = block(x_BPD)
         features_BPD: Tensor = x_BPD[:, self.spec.num_prefix_tokens :]
