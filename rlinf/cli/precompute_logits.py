@@ -20,7 +20,7 @@ from rlinf.models import PolicySource
 from rlinf.reporting.progress import Progress
 from rlinf.scheduler.cluster import Cluster, Resources
 from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
-from rlinf.workers.launch import TORCH_ENVIRONMENT
+from rlinf.workers.launch import torch_environment
 from rlinf.workers.object_store import object_store_gb
 
 log = logging.getLogger(__name__)
@@ -61,11 +61,12 @@ def run(config: Config, source: PolicySource, refs: Sequence[DemonstrationRef], 
     """Compute on all rollout workers; returns how many demonstrations were computed."""
     asked = config.cluster.num_rollout_workers
     count = min(asked if asked > 0 else max(resources.num_gpus, 1), len(refs))
-    placement = Placement(env_vars=TORCH_ENVIRONMENT)
+    environment = torch_environment()
+    placement = Placement(env_vars=environment)
     if resources.num_gpus:
         bundles = range(min(count, resources.num_gpus))
         placement = Placement(
-            num_gpus=len(bundles) / count, group=gpu_bundles(len(bundles)), bundles=bundles, env_vars=TORCH_ENVIRONMENT
+            num_gpus=len(bundles) / count, group=gpu_bundles(len(bundles)), bundles=bundles, env_vars=environment
         )
     threads = threads_per_worker(count)
     group = WorkerGroup(

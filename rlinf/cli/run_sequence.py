@@ -1,6 +1,7 @@
 """Carry out what a launcher asks for: train task after task, evaluate, or show the plan (``--dry-run``).
 
-It composes the configuration, plans, and runs one child process per step. It writes nothing itself.
+It composes the configuration, plans, and runs steps in child processes: all training in one, whose workers stay from
+task to task, and every evaluation in its own. It writes nothing itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlinf.cli.child import run_child
+from rlinf.cli.child import Series, run_child
 from rlinf.cli.console import EXIT_USER_ERROR, REPOSITORY, UsageError, print_error, run_cli
 from rlinf.cli.launcher import Arguments, read_arguments
 from rlinf.config import RANDOM_ACTION, Config, load_config, validate
@@ -185,22 +186,28 @@ def compose(config_name: str, arguments: Arguments) -> Experiment:
 
 def run_steps(steps: Sequence[Step]) -> int:
     """Run what is left to do, in order; the first failure ends the sequence with its exit code."""
-    for number, step in enumerate(steps, start=1):
-        if not step.todo:
-            print(f"[{number}/{len(steps)}] {step.title}: done before, skipped ({step.result})", flush=True)
-            continue
-        for line in describe(step, number, len(steps))[:-1]:
-            print(line, flush=True)
-        code = run_child([sys.executable, *step.command], cwd=REPOSITORY, env=child_environment())
-        if code == EXIT_USER_ERROR:  # it has said what is wrong, and the same command would end the same way
-            return code
-        if code:
-            how = f"was stopped (exit code {code})" if code > 128 else f"failed with exit code {code}"
-            print_error(f"{step.title} {how}; run the same command again to continue")
-            return code
-        if step.result is not None and not (REPOSITORY / step.result).is_dir():
-            print_error(f"{step.title} ended without the checkpoint it should have written: {step.result}")
-            return 1
+    environment = child_environment()
+    training = [number for number, step in enumerate(steps, start=1) if step.todo and step.command[0] == TRAIN_SCRIPT]
+    with Series([sys.executable, "-m", "rlinf.cli.train_steps"], cwd=REPOSITORY, env=environment) as series:
+        for number, step in enumerate(steps, start=1):
+            if not step.todo:
+                print(f"[{number}/{len(steps)}] {step.title}: done before, skipped ({step.result})", flush=True)
+                continue
+            for line in describe(step, number, len(steps))[:-1]:
+                print(line, flush=True)
+            if number in training:
+                code = series.run(step.command[1:], is_last=number == training[-1])
+            else:
+                code = run_child([sys.executable, *step.command], cwd=REPOSITORY, env=environment)
+            if code == EXIT_USER_ERROR:  # it has said what is wrong, and the same command would end the same way
+                return code
+            if code:
+                how = f"was stopped (exit code {code})" if code > 128 else f"failed with exit code {code}"
+                print_error(f"{step.title} {how}; run the same command again to continue")
+                return code
+            if step.result is not None and not (REPOSITORY / step.result).is_dir():
+                print_error(f"{step.title} ended without the checkpoint it should have written: {step.result}")
+                return 1
     return 0
 
 

@@ -1,29 +1,47 @@
 """``python examples/embodiment/train_embodied_agent.py --config-name NAME [key=value ...]``: train one run."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rlinf.cli.request import configure_process, parse
+from rlinf.cli.request import Request, configure_process, parse
 from rlinf.config import RANDOM_ACTION, ConfigError
 from rlinf.config.differences import refuse_other_settings
+
+if TYPE_CHECKING:
+    from rlinf.workers.session import Session
 
 log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
     """Train; returns the exit code."""
-    request = parse(argv, prog="train_embodied_agent.py", description="Train a policy with reinforcement learning.")
+    request = read(argv)
     if request is None:
         return 0
     configure_process()
+    from rlinf.workers.session import Session
+
+    with Session() as session:
+        train(request, session)
+    return 0
+
+
+def read(argv: Sequence[str]) -> Request | None:
+    """The command line, checked; None when there is nothing to train."""
+    return parse(argv, prog="train_embodied_agent.py", description="Train a policy with reinforcement learning.")
+
+
+def train(request: Request, session: Session) -> None:
+    """Train as asked for, with the session's workers."""
     from rlinf.custom.methods import make_method
     from rlinf.envs import suite_tasks
     from rlinf.envs.registry import simulator
     from rlinf.runners.embodied import EmbodiedRunner, find_state, task_context
     from rlinf.runners.run_folder import run_folder, write_run
-    from rlinf.scheduler.cluster import Cluster
-    from rlinf.workers.launch import count_workers, start_workers
-    from rlinf.workers.object_store import object_store_gb
+    from rlinf.workers.launch import count_workers
 
     config = request.config
     if config.rollout.worker == RANDOM_ACTION:
@@ -33,23 +51,21 @@ def main(argv: Sequence[str]) -> int:
     state = find_state(config, run_folder(config))
     if state.epoch >= config.runner.max_epochs and (state.evaluated_after or not config.runner.eval_after):
         log.info("%s: all %d epochs are done", state.folder, config.runner.max_epochs)
-        return 0
+        return
     method.check(task_context(config, state))
     sim = simulator(config.env.simulator)
     sim.prepare()
-    with Cluster(object_store_gb=object_store_gb(config, request.source, learn=True)) as cluster:
-        resources = cluster.resources
-        count_workers(config, resources)
-        write_run(
-            state.folder,
-            config,
-            config_name=request.config_name,
-            overrides=request.overrides,
-            assets=sim.asset_kind(config.env.suite),
-            languages=[task.language for task in suite_tasks(config.env)],
-        )
-        workers = start_workers(config, resources, source=request.source, learn=True)
-        runner = EmbodiedRunner(config, workers, state, assets=sim.asset_kind(config.env.suite))
-        runner.setup()
-        runner.run()
-    return 0
+    count_workers(config, session.resources(config, request.source))
+    write_run(
+        state.folder,
+        config,
+        config_name=request.config_name,
+        overrides=request.overrides,
+        assets=sim.asset_kind(config.env.suite),
+        languages=[task.language for task in suite_tasks(config.env)],
+    )
+    workers = session.learning_workers(config, request.source)
+    runner = EmbodiedRunner(config, workers, state, assets=sim.asset_kind(config.env.suite))
+    runner.setup()
+    runner.run()
+    runner.close()

@@ -74,6 +74,15 @@ def leave_group() -> None:
         dist.destroy_process_group()
 
 
+def set_up_torch(num_threads: int) -> None:
+    """Torch as in a new process, also where an earlier run's policy was: random numbers that nobody seeds are the same,
+    and memory on the GPU is given back."""
+    torch.set_num_threads(num_threads)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.manual_seed(0)
+    torch.cuda.empty_cache()
+
+
 def local_device() -> torch.device:
     """The GPU that this process may use, else the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

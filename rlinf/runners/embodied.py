@@ -139,6 +139,11 @@ class EmbodiedRunner:
         if resume:
             log.info("resuming at epoch %d of %d from %s", self.epoch, self.config.runner.max_epochs, resume)
 
+    def close(self) -> None:
+        """Let go of the learners, so that another run can have the workers."""
+        self.actor.call("close")
+        self._meeting.cleanup()
+
     def run(self) -> None:
         """Evaluate the start, train up to ``max_epochs``, evaluate what was learnt."""
         runner = self.config.runner

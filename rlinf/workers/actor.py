@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from numpy.typing import NDArray
 
 from rlinf.config.schema import Config
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.data import RolloutBatch
 from rlinf.engines.checkpoint import load_training_state, save_actor
-from rlinf.engines.distributed import join_group, leave_group, local_device, meeting_point
+from rlinf.engines.distributed import join_group, leave_group, local_device, meeting_point, set_up_torch
 from rlinf.engines.fsdp import DTYPES, gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner, Progress
 from rlinf.models import PolicySource, load_policy
@@ -25,8 +24,7 @@ class ActorWorker:
     """Holds a shard of the policy and its optimizer. Methods are collective."""
 
     def __init__(self, rank: int, world_size: int, config: Config, source: PolicySource) -> None:
-        torch.set_num_threads(config.actor.num_threads or max(1, (os.cpu_count() or 1) // world_size))
-        torch.backends.cuda.matmul.allow_tf32 = True
+        set_up_torch(config.actor.num_threads or max(1, (os.cpu_count() or 1) // world_size))
         self._rank = rank
         self._world_size = world_size
         self._config = config

@@ -1,9 +1,11 @@
 """Starting the worker groups of a run where they belong."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rlinf.config import RANDOM_ACTION, ConfigError
-from rlinf.config.schema import Config
+from rlinf.config.schema import Config, EnvConfig
 from rlinf.custom.random_action_rollout_worker import RandomActionRolloutWorker
 from rlinf.models import PolicySource
 from rlinf.scheduler.cluster import Resources
@@ -22,6 +24,7 @@ TORCH_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**36),
 }
+COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"  # of torch.compile, and of the Triton kernels that it writes
 ROLLOUT_WORKERS: dict[str, type[RolloutWorker]] = {
     "policy": RolloutWorker,
     RANDOM_ACTION: RandomActionRolloutWorker,
@@ -45,6 +48,14 @@ class Workers:
     actor: WorkerGroup | None
     rollout: WorkerGroup
     env: WorkerGroup
+
+    def renew(self, config: Config, source: PolicySource) -> None:
+        """Serve another run of the same ``shared_settings``: simulators keep their scenes, the others load a policy
+        in the processes that they have. Returns before they are ready."""
+        self.rollout.renew(lambda _: (config, source))
+        if self.actor is not None:
+            count = len(self.actor)
+            self.actor.renew(lambda rank: (rank, count, config, source))
 
     def stop(self) -> None:
         """End all workers."""
@@ -87,22 +98,41 @@ def count_workers(config: Config, resources: Resources) -> WorkerCounts:
     return WorkerCounts(actor, rollout, env)
 
 
+def torch_environment() -> dict[str, str]:
+    """Environment of processes that hold a policy. Compiled code goes to the user's cache, where later runs find it:
+    torch's own choice is a folder of /tmp, which machines clear."""
+    home = os.environ.get("XDG_CACHE_HOME", "").strip() or str(Path.home() / ".cache")
+    folder = os.environ.get(COMPILED_CODE) or str(Path(home, "continual-vla-rl", "torchinductor"))
+    return {**TORCH_ENVIRONMENT, COMPILED_CODE: folder}
+
+
+def env_settings(config: Config) -> EnvConfig:
+    """What a simulator process knows: nothing of a run's own tasks, so that it serves any run."""
+    return replace(config.env, fixed_task_ids=None)
+
+
+def shared_settings(config: Config) -> tuple[object, ...]:
+    """What workers are started with; runs in which it is equal can have the same ones."""
+    return env_settings(config), config.cluster, config.rollout.worker, config.runner.call_timeout_s
+
+
 def start_workers(config: Config, resources: Resources, *, source: PolicySource, learn: bool) -> Workers:
     """Start simulators and inference, and learners when ``learn``; returns before they are ready."""
     counts = count_workers(config, resources)
     timeout = config.runner.call_timeout_s
-    placement = Placement(env_vars=TORCH_ENVIRONMENT)
+    environment = torch_environment()
+    placement = Placement(env_vars=environment)
     if resources.num_gpus:
         bundles = range(max(counts.actor, counts.rollout))
         group = gpu_bundles(len(bundles))
-        placement = Placement(num_gpus=GPU_SHARE, group=group, bundles=bundles, env_vars=TORCH_ENVIRONMENT)
+        placement = Placement(num_gpus=GPU_SHARE, group=group, bundles=bundles, env_vars=environment)
     gpus_per_node = resources.num_gpus // resources.num_nodes
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     env = WorkerGroup(
         "env",
         EnvWorker,
         counts.env,
-        lambda index: (config.env, index % gpus_per_node if gpus_per_node else None),
+        lambda index: (env_settings(config), index % gpus_per_node if gpus_per_node else None),
         placement=Placement(env_vars=single),
         timeout_s=timeout,
     )

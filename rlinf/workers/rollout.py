@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from rlinf.config.schema import Config
-from rlinf.engines.distributed import local_device
+from rlinf.engines.distributed import local_device, set_up_torch
 from rlinf.engines.fsdp import DTYPES, load_trainable
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.models.merge import MergedAdapter, scale_adapter
@@ -23,8 +22,7 @@ class RolloutWorker:
     """Holds one copy of the policy."""
 
     def __init__(self, config: Config, source: PolicySource) -> None:
-        torch.set_num_threads(config.rollout.num_threads or max(1, (os.cpu_count() or 1) // 2))
-        torch.backends.cuda.matmul.allow_tf32 = True
+        set_up_torch(config.rollout.num_threads or max(1, (os.cpu_count() or 1) // 2))
         self._config = config
         self._policy = self.load(config, replace(source, trains=False, cuda_graphs=config.rollout.cuda_graphs))
         self._policy.to(local_device())

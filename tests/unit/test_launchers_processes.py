@@ -16,30 +16,10 @@ from rlinf.cli.console import UsageError, run_cli, user_message
 from rlinf.config import ConfigError
 from rlinf.config.errors import DivergedError
 from rlinf.custom.experiment import Step
-from tests.processes import heed_signals
+from rlinf.custom.task_sequence import TRAIN_SCRIPT
+from tests.processes import heed_signals, is_alive, python, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
 
 
 def start_parent(
@@ -170,6 +150,29 @@ def test_a_step_without_its_checkpoint_is_a_failure(tmp_path: Path, capfd: pytes
     only = step(tmp_path, "only", f"Path({str(tmp_path / 'only')!r}).rmdir()")
     assert run_sequence.run_steps([only]) == 1
     assert "without the checkpoint it should have written" in capfd.readouterr().err
+
+
+def training(title: str, *words: str) -> Step:
+    """A step of training, which is done by the command that trains."""
+    command = (TRAIN_SCRIPT, "--config-name", "crl_experiment/libero_spatial_grpo_tiny", *words)
+    return Step(title=title, folder="as configured", start=None, result=None, command=command, todo=("train",))
+
+
+def test_training_steps_follow_their_headings(capfd: pytest.CaptureFixture[str]) -> None:
+    steps = [training("first", "runner.seed=11", "--cfg"), training("second", "runner.seed=22", "--cfg")]
+    assert run_sequence.run_steps(steps) == 0
+    output = capfd.readouterr().out
+    positions = [output.index(part) for part in ("[1/2] first", "seed: 11", "[2/2] second", "seed: 22")]
+    assert positions == sorted(positions)
+
+
+def test_a_training_step_that_was_asked_for_wrongly_ends_the_sequence(capfd: pytest.CaptureFixture[str]) -> None:
+    wrong = training("second", "env.fixed_task_ids=[99]")
+    assert run_sequence.run_steps([training("first", "--cfg"), wrong, training("third", "--cfg")]) == 2
+    captured = capfd.readouterr()
+    assert captured.err.startswith("error: env.fixed_task_ids")
+    assert captured.err.count("\n") == 1
+    assert "third" not in captured.out
 
 
 def test_the_child_finds_the_repository_and_ray_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:

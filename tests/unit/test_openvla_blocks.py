@@ -1,5 +1,7 @@
 """Checkpointed and compiled blocks give the gradients of plain ones, with an adapter, sharded, and together."""
 
+import gc
+import weakref
 from collections import Counter
 from dataclasses import replace
 from shutil import which
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointPolicy
 
@@ -214,21 +217,30 @@ def test_compiled_blocks(folder, plain, checkpointing):
 @pytest.mark.slow
 @pytest.mark.parametrize("shard_frozen", [False, True])
 def test_compiled_blocks_that_are_sharded(folder, plain, tmp_path, shard_frozen):
+    """In the place of a policy that was let go of, as at the start of a sequence's next task, nothing is compiled."""
     config = replace(model_config(folder), compile_blocks=True, gradient_checkpointing=True)
     source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
-    policy = effective(load_policy(config, source, base_dtype=torch.float32))
-    policy.processor.prompt_multiple = 1
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-        shard(
-            policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True,
-            shard_frozen=shard_frozen,
-        )  # fmt: skip
-        assert_same(outcome(policy), plain)
-    finally:
-        torch.distributed.destroy_process_group()
+    graphs = []
+    for number in range(2):
+        policy = effective(load_policy(config, source, base_dtype=torch.float32))
+        policy.processor.prompt_multiple = 1
+        store = torch.distributed.FileStore(str(tmp_path / f"store {number}"), 1)
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        try:
+            mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+            shard(
+                policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True,
+                shard_frozen=shard_frozen,
+            )  # fmt: skip
+            assert_same(outcome(policy), plain)
+        finally:
+            torch.distributed.destroy_process_group()
+        earlier = weakref.ref(policy.module)
+        del policy
+        gc.collect()
+        assert earlier() is None
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] > 0
 
 
 @needs_compiler

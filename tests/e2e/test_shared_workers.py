@@ -1,0 +1,135 @@
+"""Runs of one process share a cluster and its workers, and come out as if each had its own."""
+
+import json
+import os
+import subprocess
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlinf.config import ConfigError, load_config
+from rlinf.engines.checkpoint import TRAINING_STATE
+from rlinf.models import PolicySource
+from rlinf.scheduler.cluster import Cluster
+from rlinf.scheduler.worker_group import Placement, WorkerGroup
+from rlinf.workers.session import Session
+from tests.small_policy import write_policy
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCHER = REPOSITORY / "examples" / "crl_experiment" / "run_embodiment_ewc.sh"
+TINY = "crl_experiment/libero_spatial_grpo_tiny"
+SEED = 7
+
+
+class Policy:
+    """Refers to itself, as modules with hooks do."""
+
+    def __init__(self) -> None:
+        self.hook = self.forward
+
+    def forward(self) -> None: ...
+
+
+class Worker:
+    """Counts the policies of earlier workers that are still there, and must not be called "refused"."""
+
+    earlier: ClassVar[list[weakref.ref[Policy]]] = []
+
+    def __init__(self, name: str) -> None:
+        if name == "refused":
+            raise ConfigError(f"{name} is no name")
+        self.name = name
+        self.policies_left = sum(policy() is not None for policy in self.earlier)
+        self.policy = Policy()
+        self.earlier.append(weakref.ref(self.policy))
+
+    def remember(self) -> None:
+        self.memory = "of the run before"
+
+    def state(self) -> tuple[int, str, int, bool]:
+        return os.getpid(), self.name, self.policies_left, hasattr(self, "memory")
+
+
+def test_a_renewed_worker_keeps_its_process_and_nothing_else():
+    with Cluster(object_store_gb=0.1):
+        group = WorkerGroup("one", Worker, 2, lambda index: (f"first {index}",), placement=Placement(), timeout_s=60)
+        group.call("remember")
+        before = group.call("state")
+        assert [(name, memory) for _, name, _, memory in before] == [("first 0", True), ("first 1", True)]
+        group.renew(lambda index: (f"second {index}",))
+        after = group.call("state")
+        assert [one[0] for one in after] == [one[0] for one in before]
+        assert [one[1:] for one in after] == [("second 0", 0, False), ("second 1", 0, False)]
+        group.renew(lambda index: ("refused" if index else "third",))
+        with pytest.raises(ConfigError, match="refused is no name"):
+            group.call("state")
+
+
+def test_a_cluster_is_kept_as_long_as_its_workers_fit():
+    import ray
+
+    config = load_config(TINY, ["env.fixed_task_ids=[0]"])
+    source = PolicySource(REPOSITORY / config.actor.checkpoint_load_path, unnorm_key="libero_spatial", seed=SEED)
+    with Session() as session:
+        session.resources(config, source)
+        first = ray.get_runtime_context().gcs_address
+        session.resources(replace(config, env=replace(config.env, fixed_task_ids=[1])), source)
+        assert ray.get_runtime_context().gcs_address == first
+        session.resources(replace(config, env=replace(config.env, look="official")), source)
+        assert ray.get_runtime_context().gcs_address != first
+    assert not ray.is_initialized()
+
+
+def _run(model: Path, logs: Path, tasks: str) -> str:
+    settings = [
+        f"actor.checkpoint_load_path={model}", f"rollout.model_dir={model}", f"actor.tokenizer.tokenizer_model={model}",
+        f"runner.logger.log_root={logs}", "actor.model.lora_rank=4", "algorithm.entropy_bonus=1.0",
+        "algorithm.num_group_envs=1", "algorithm.group_size=2", "algorithm.filter_rewards=false",
+        "env.num_envs_per_worker=2", "env.train.max_episode_steps=16", "env.eval.max_episode_steps=16",
+        "env.eval.episodes_per_task=1", "env.eval_task_ids=[0,1]", "cluster.num_env_workers=1",
+        "actor.global_batch_size=8", "actor.micro_batch_size=4", "method.ewc.num_samples=2",
+    ]  # fmt: skip
+    words = ["bash", str(LAUNCHER), tasks, "", "1", TINY, str(SEED), *settings]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    return done.stdout + done.stderr
+
+
+def _numbers(record: dict[str, object]) -> dict[str, object]:
+    """A line of the ledger without when and where."""
+    return {key: value for key, value in record.items() if key not in ("time", "wall_seconds", "config_hash")}
+
+
+@pytest.mark.slow
+def test_tasks_in_one_process_have_the_bits_of_tasks_in_two(tmp_path):
+    """EWC, which hands on an adapter, an anchor and its importance; entropy gives every weight a gradient."""
+    model = write_policy(tmp_path / "small")
+    together, apart = tmp_path / "together" / "ewc", tmp_path / "apart" / "ewc"
+    output = _run(model, together.parent, "0,1")
+    assert output.count("local Ray:") == 1, "one cluster serves both"
+    for tasks in ("0", "0,1"):
+        _run(model, apart.parent, tasks)
+    for task in (0, 1):
+        actors = [
+            folder / f"task_{task}_seed{SEED}" / "checkpoints" / "global_step_1" / "actor"
+            for folder in (together, apart)
+        ]
+        for name in ("adapter_model.safetensors", "method_state.safetensors"):
+            one, other = (load_file(actor / name) for actor in actors)
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one), (task, name)
+            assert any(tensor.any() for key, tensor in one.items() if "lora_B" in key), "something was learnt"
+        states = [torch.load(actor / TRAINING_STATE, weights_only=True)["optimizer"]["state"] for actor in actors]
+        for key, moments in states[0].items():
+            assert torch.equal(moments["exp_avg"], states[1][key]["exp_avg"]), (task, key)
+    ledgers = [
+        [_numbers(json.loads(line)) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+        for folder in (together, apart)
+    ]
+    assert len(ledgers[0]) == 3
+    assert ledgers[0] == ledgers[1]
