@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     from rlinf.runners.evaluation import evaluate
     from rlinf.runners.run_folder import LEDGER_FILE, run_folder
     from rlinf.scheduler.cluster import Cluster
-    from rlinf.workers.launch import attach_envs, start_workers
+    from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
     from rlinf.workers.object_store import object_store_gb
 
     config = request.config
@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     sim.prepare()
     folder = run_folder(config)
     with Cluster(object_store_gb=object_store_gb(config, request.source, learn=False)) as cluster:
+        config = fit_to_gpus(config, cluster.resources)
         workers = start_workers(config, cluster.resources, source=request.source, learn=False)
         attach_envs(workers)
         label = f"evaluation at scale {scale:g}" if probe else "evaluation"

@@ -41,7 +41,7 @@ def train(request: Request, session: Session) -> None:
     from rlinf.envs.registry import simulator
     from rlinf.runners.embodied import EmbodiedRunner, find_state, task_context
     from rlinf.runners.run_folder import run_folder, write_run
-    from rlinf.workers.launch import count_workers
+    from rlinf.workers.launch import count_workers, fit_to_gpus
 
     config = request.config
     if config.rollout.worker == RANDOM_ACTION:
@@ -55,7 +55,9 @@ def train(request: Request, session: Session) -> None:
     method.check(task_context(config, state))
     sim = simulator(config.env.simulator)
     sim.prepare()
-    count_workers(config, session.resources(config, request.source))
+    resources = session.resources(config, request.source)
+    config = fit_to_gpus(config, resources)
+    count_workers(config, resources)
     write_run(
         state.folder,
         config,

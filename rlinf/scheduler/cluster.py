@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,8 @@ class Resources:
     num_cpus: int
     num_gpus: int
     num_nodes: int
+    gpu_gib: float | None = None
+    """Memory of a GPU; machines of a cluster are taken to have the same. None without any."""
 
 
 class Cluster:
@@ -50,6 +53,7 @@ class Cluster:
 
     def __init__(self, *, object_store_gb: float) -> None:
         self._object_store = int(object_store_gb * 2**30)
+        self._gpu_gib: float | None = None
 
     def __enter__(self) -> "Cluster":
         configure_ray()
@@ -103,7 +107,18 @@ class Cluster:
 
         total = ray.cluster_resources()
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), len(nodes))
+        num_gpus = int(total.get("GPU", 0))
+        if num_gpus and self._gpu_gib is None:
+            look = ray.remote(num_cpus=0, num_gpus=0.01)(smallest_gpu_gib)  # where there is one, which may be elsewhere
+            self._gpu_gib = ray.get(look.remote())
+        return Resources(int(total.get("CPU", 0)), num_gpus, len(nodes), self._gpu_gib)
+
+
+def smallest_gpu_gib() -> float:
+    """Memory of this machine's smallest GPU, without occupying it."""
+    query = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+    shown = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout
+    return min(float(line) for line in shown.splitlines()) / 1024
 
 
 def available_memory() -> int:

@@ -1,10 +1,12 @@
 """Starting the worker groups of a run where they belong."""
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlinf.config import RANDOM_ACTION, ConfigError
+from rlinf.config.gpu_memory import settle
 from rlinf.config.schema import Config, EnvConfig
 from rlinf.custom.random_action_rollout_worker import RandomActionRolloutWorker
 from rlinf.models import PolicySource
@@ -13,6 +15,8 @@ from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
 from rlinf.workers.actor import ActorWorker
 from rlinf.workers.env import EnvWorker
 from rlinf.workers.rollout import RolloutWorker
+
+log = logging.getLogger(__name__)
 
 TORCH_ENVIRONMENT = {
     # Threads that wait for each other spin for some microseconds only: on a machine that does anything else beside,
@@ -62,6 +66,16 @@ class Workers:
         for group in (self.actor, self.rollout, self.env):
             if group is not None:
                 group.stop()
+
+
+def fit_to_gpus(config: Config, resources: Resources) -> Config:
+    """Choose what the configuration leaves to the GPUs' memory; says what."""
+    asked = config.cluster.num_actor_workers
+    ranks = asked if asked != -1 else max(resources.num_gpus, 1)
+    settled, lines = settle(config, gpu_gib=resources.gpu_gib, num_ranks=ranks)
+    for line in lines:
+        log.info(line)
+    return settled
 
 
 def count_workers(config: Config, resources: Resources) -> WorkerCounts:
