@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
+from rlinf.models.transfer import Received, sent
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -105,7 +106,9 @@ def whole(tensor: Tensor) -> Tensor:
 
 def gather_trainable(module: nn.Module) -> dict[str, NDArray[np.float32]]:
     """Whole trainable tensors by name, float32 in CPU memory. Collective; every rank gets them."""
-    return {name: whole(p).float().cpu().numpy() for name, p in trainable_parameters(module).items()}
+    parameters = trainable_parameters(module)
+    arrays = Received(*(whole(parameter).float() for parameter in parameters.values())).arrays()
+    return dict(zip(parameters, arrays, strict=True))
 
 
 def load_trainable(module: nn.Module, tensors: dict[str, NDArray[np.float32]]) -> None:
@@ -123,7 +126,7 @@ def load_trainable(module: nn.Module, tensors: dict[str, NDArray[np.float32]]) -
             value = torch.from_numpy(tensors[name].copy())
             if value.shape != parameter.shape:
                 raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
-            parameter.copy_(value)
+            parameter.copy_(sent(value, parameter.device))
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
