@@ -251,8 +251,8 @@ def table(results: dict[str, Any]) -> list[str]:
         lines += [f"`tests/gpu`: {counts} in {tests['seconds']:.0f} s.", ""]
     if rows := results.get("model"):
         lines += [
-            "| 7B shape, compiled | batch | samples/s | MFU | peak (GB) | difference in log-probability |",
-            "|---|---:|---:|---:|---:|---:|",
+            "| 7B shape, compiled | batch | one step (ms) | samples/s | MFU | peak (GB) | log-probabilities differ |",
+            "|---|---:|---:|---:|---:|---:|---:|",
             *map(_model_row, rows),
             "",
         ]
@@ -266,6 +266,7 @@ def _model_row(row: dict[str, Any]) -> str:
     cells = (
         f"{row['part']}{', adapter' if row['adapter'] else ''}",
         row["batch"],
+        f"{row['ms']:.0f}",
         f"{row['samples_per_s']:.1f}",
         f"{100 * row['utilisation']:.0f} %",
         f"{row['peak_gb']:.1f}",

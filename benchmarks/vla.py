@@ -7,7 +7,8 @@
 
 A rollout samples the 56 tokens of a chunk with their log-probabilities, from pictures and prompts in device memory. A
 training step is forward and backward of a policy loss through a LoRA adapter on everything, as for one of many
-micro-batches: without reducing gradients and without the optimizer.
+micro-batches: without reducing gradients and without the optimizer. `ms` are those of one step that is waited for;
+`samples/s` and utilisation are of many, where the next one is prepared meanwhile, as workers do it.
 Utilisation counts the model's own arithmetic (not what checkpointing repeats) against the peak that was measured for
 bf16 matrix products. The last column compares log-probabilities with those of the first row with the same adapter
 setting (for training, the first rollout with the adapter), token by token.
@@ -37,6 +38,7 @@ from rlinf.engines.distributed import free_port, join_group, leave_group
 from rlinf.engines.fsdp import accumulation, shard
 from rlinf.models.cuda_graphs import GraphedForward
 from rlinf.models.lora import attach_lora, trainable_parameters
+from rlinf.models.transfer import Received
 from transformers_openvla_oft import (
     CHECKPOINTING_POLICIES,
     ActionOutput,
@@ -101,6 +103,7 @@ class Setting:
 @dataclass(frozen=True)
 class Measured:
     seconds: float
+    streamed_seconds: float
     peak_bytes: int
     logprobs_BT: Tensor
     operations: list[Operation]
@@ -142,7 +145,7 @@ def build(setting: Setting, row: Row) -> nn.Module:
         every = 2 if row.checkpointing == "every2" else 1
         checkpoint_blocks(module, policy="full" if row.checkpointing == "every2" else row.checkpointing, every=every)
     if row.compiled:
-        compile_blocks(module)
+        compile_blocks(module, dynamic=None if training else True)  # as workers do
     return module.train(training)
 
 
@@ -195,8 +198,12 @@ def draws(setting: Setting, batch: int) -> tuple[Tensor, Tensor]:
     return uniforms_BT, (uniforms_BT * setting.config.n_action_bins).long()
 
 
-def rollout_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[], Tensor]:
-    """Acts once; returns the logits."""
+Step = Callable[[], tuple[Tensor, Received]]
+"""One step; gives the logits, and what it sends to the CPU, which may not have arrived yet."""
+
+
+def rollout_step(setting: Setting, row: Row, module: nn.Module) -> Step:
+    """Acts once."""
     batch = inputs(setting, row.batch)
     uniforms_BT, _ = draws(setting, row.batch)
     forward: Callable[[PolicyBatch], ActionOutput] = lambda given: decode(module, given)  # noqa: E731
@@ -204,28 +211,27 @@ def rollout_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[], 
         forward = GraphedForward(module, forward)
 
     @torch.no_grad()
-    def step() -> Tensor:
+    def step() -> tuple[Tensor, Received]:
         logits_BTV = forward(batch).logits_BTV
         sampled_BT = sample_bins(logits_BTV, uniforms_BT, temperature=TEMPERATURE, check_finite=False)
-        action_log_probs(logits_BTV, sampled_BT, temperature=TEMPERATURE).cpu()
-        return logits_BTV
+        return logits_BTV, Received(sampled_BT, action_log_probs(logits_BTV, sampled_BT, temperature=TEMPERATURE))
 
     return step
 
 
-def training_step(setting: Setting, row: Row, module: nn.Module) -> Callable[[], Tensor]:
-    """Runs forward and backward, as for a micro-batch of many; returns the logits."""
+def training_step(setting: Setting, row: Row, module: nn.Module) -> Step:
+    """Runs forward and backward, as for a micro-batch of many, which send nothing."""
     batch = inputs(setting, row.batch)
     _, bins_BT = draws(setting, row.batch)
     accumulating = SimpleNamespace(module=module, units=lambda: fsdp_units(module))
 
-    def step() -> Tensor:
+    def step() -> tuple[Tensor, Received]:
         with accumulation(accumulating, keeps_weights=True) as begin:
             begin(False)
             logits_BTV = decode(module, batch).logits_BTV
             logprobs_BT = action_log_probs(logits_BTV, bins_BT, temperature=TEMPERATURE)
             (logprobs_BT.mean() + 0.01 * action_entropy(logits_BTV, temperature=TEMPERATURE).mean()).backward()
-        return logits_BTV
+        return logits_BTV, Received()
 
     return step
 
@@ -242,29 +248,44 @@ def measure(setting: Setting, row: Row) -> Measured:
     try:
         step = (rollout_step if row.part == "rollout" else training_step)(setting, row, module)
         seconds, peak, logits_BTV = timed(step, setting)
+        streamed_seconds = streamed(step, setting)
         operations = slowest(step, setting.device) if setting.profile else []
     finally:
         if row.sharded != "none":
             leave_group()
     _, bins_BT = draws(setting, row.batch)
     logprobs_BT = action_log_probs(logits_BTV.detach(), bins_BT, temperature=TEMPERATURE)
-    return Measured(seconds, peak, logprobs_BT.cpu(), operations)
+    return Measured(seconds, streamed_seconds, peak, logprobs_BT.cpu(), operations)
 
 
-def timed(step: Callable[[], Tensor], setting: Setting) -> tuple[float, int, Tensor]:
-    """Median seconds of a step, peak memory in bytes, and what the last step gave."""
+def streamed(step: Step, setting: Setting) -> float:
+    """Seconds of a step where the CPU prepares the next one before it looks at what this one gave, as workers do."""
+    begin, last = time.perf_counter(), Received()
+    for _ in range(setting.repeats):
+        _, sent = step()
+        last.arrays()
+        last = sent
+    last.arrays()
+    if setting.device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / setting.repeats
+
+
+def timed(step: Step, setting: Setting) -> tuple[float, int, Tensor]:
+    """Median seconds of a step that is waited for, peak memory in bytes, and the last step's logits."""
     on_gpu = setting.device.type == "cuda"
     taken = []
     for index in range(NUM_WARMUPS + setting.repeats):
         if on_gpu and index == NUM_WARMUPS:
             torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()
-        given = step()
+        logits_BTV, sent = step()
+        sent.arrays()
         if on_gpu:
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - begin)
     peak = torch.cuda.max_memory_allocated() if on_gpu else 0
-    return statistics.median(taken[NUM_WARMUPS:]), peak, given
+    return statistics.median(taken[NUM_WARMUPS:]), peak, logits_BTV
 
 
 def utilisation(setting: Setting, row: Row, seconds: float, peak_tflops: float) -> float:
@@ -335,18 +356,19 @@ def main(arguments: list[str] | None = None) -> int:
             row,
             [
                 f"{1e3 * measured.seconds:.1f}",
-                f"{row.batch / measured.seconds:.1f}",
+                f"{row.batch / measured.streamed_seconds:.1f}",
                 f"{measured.peak_bytes / 1e9:.1f}" if measured.peak_bytes else "-",
-                f"{100 * utilisation(setting, row, measured.seconds, args.peak_tflops):.1f}",
+                f"{100 * utilisation(setting, row, measured.streamed_seconds, args.peak_tflops):.1f}",
                 f"{difference:.5f}",
             ],
         )
         results.append(
             {
                 **asdict(row),
-                "samples_per_s": row.batch / measured.seconds,
+                "ms": 1e3 * measured.seconds,
+                "samples_per_s": row.batch / measured.streamed_seconds,
                 "peak_gb": measured.peak_bytes / 1e9,
-                "utilisation": utilisation(setting, row, measured.seconds, args.peak_tflops),
+                "utilisation": utilisation(setting, row, measured.streamed_seconds, args.peak_tflops),
                 "logprob_gap": difference,
             }
         )

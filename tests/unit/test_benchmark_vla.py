@@ -97,7 +97,7 @@ def test_padded_prompts_have_several_lengths():
 def test_rows_are_compared_with_those_of_their_own_adapter_setting(capsys, monkeypatch):
     def measured(_setting, row):
         differs = 1.0 if row.adapter else 0.0
-        return vla.Measured(1.0, 0, torch.full((row.batch, 2), differs + 0.5 * (row.part == "training")), [])
+        return vla.Measured(1.0, 1.0, 0, torch.full((row.batch, 2), differs + 0.5 * (row.part == "training")), [])
 
     monkeypatch.setattr(vla, "measure", measured)
     vla.main(["--tiny", "--device", "cpu", "--compile", "off", "--checkpointing", "none"])

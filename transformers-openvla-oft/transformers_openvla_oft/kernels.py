@@ -22,6 +22,8 @@ from triton.runtime.jit import JITFunction
 BLOCK_ROWS = 64
 MAX_BLOCK_OUTPUTS = 128  # that one program computes, reading its inputs once
 BLOCK = (32, 128)  # rows and columns of what an adapter is added to
+SWIGLU_BLOCK = (64, 64, 4)  # and how many of them, one beside the other, a program goes through
+SWIGLU_BACKWARD_BLOCK = (64, 32, 8)
 MIN_BLOCK = 16  # of any side of a matrix product
 
 
@@ -67,7 +69,7 @@ def swiglu(gate_MN: Tensor, up_MN: Tensor, inner_MR: Tensor, gate_NR: Tensor, up
     """
     mixed_MN = torch.empty_like(gate_MN)
     given = (gate_MN, up_MN, inner_MR, gate_NR.contiguous(), up_NR.contiguous(), mixed_MN)
-    _launch_swiglu(_swiglu, given, scale)
+    _launch_swiglu(_swiglu, given, scale, SWIGLU_BLOCK)
     return mixed_MN
 
 
@@ -78,17 +80,19 @@ def swiglu_backward(
     grad_gate_MN, grad_up_MN = torch.empty_like(gate_MN), torch.empty_like(up_MN)
     weights = gate_NR.contiguous(), up_NR.contiguous()
     given = (gate_MN, up_MN, inner_MR, *weights, grad_MN.contiguous(), grad_gate_MN, grad_up_MN)
-    _launch_swiglu(_swiglu_backward, given, scale)
+    _launch_swiglu(_swiglu_backward, given, scale, SWIGLU_BACKWARD_BLOCK)
     return grad_gate_MN, grad_up_MN
 
 
-def _launch_swiglu(kernel: Any, tensors: tuple[Tensor, ...], scale: float) -> None:
+def _launch_swiglu(kernel: Any, tensors: tuple[Tensor, ...], scale: float, block: tuple[int, int, int]) -> None:
     gate_MN, inner_MR, gate_NR = tensors[0], tensors[2], tensors[3]
     (num_rows, num_columns), rank = gate_MN.shape, gate_NR.shape[1]
+    rows, columns, steps = block
     with _device_of(gate_MN):
-        _launchable(kernel)[_count(num_rows, BLOCK[0]), _count(num_columns, BLOCK[1])](
-            *tensors, num_rows, num_columns, inner_MR.stride(0), scale, *BLOCK, rank, _block(rank), num_warps=4
-        )
+        _launchable(kernel)[_count(num_rows, rows), _count(num_columns, columns * steps)](
+            *tensors, num_rows, num_columns, inner_MR.stride(0), scale, rows, columns, steps, rank, _block(rank),
+            num_warps=4,
+        )  # fmt: skip
 
 
 def rms_norm(x: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
@@ -175,24 +179,26 @@ def _block_of(matrix: tl.tensor, m: tl.tensor, n: tl.tensor, num_rows: tl.tensor
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _low_rank(
+def _inner_block(
     inner: tl.tensor,
-    weight: tl.tensor,
     m: tl.tensor,
-    n: tl.tensor,
     num_rows: tl.tensor,
-    num_columns: tl.tensor,
-    inner_stride: tl.tensor,
+    stride: tl.tensor,
     rank: tl.constexpr,
     RANK: tl.constexpr,
 ) -> tl.tensor:
-    """A block of `inner @ weight.T`, float32."""
     r = tl.arange(0, RANK)
-    inner_at = m[:, None].to(tl.int64) * inner_stride + r[None, :]
-    inner_block = tl.load(inner + inner_at, mask=(m[:, None] < num_rows) & (r[None, :] < rank), other=0.0)
-    weight_at = n[None, :] * rank + r[:, None]
-    weight_block = tl.load(weight + weight_at, mask=(n[None, :] < num_columns) & (r[:, None] < rank), other=0.0)
-    return tl.dot(inner_block, weight_block)
+    at = m[:, None].to(tl.int64) * stride + r[None, :]
+    return tl.load(inner + at, mask=(m[:, None] < num_rows) & (r[None, :] < rank), other=0.0)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _weight_block(
+    weight: tl.tensor, n: tl.tensor, num_columns: tl.tensor, rank: tl.constexpr, RANK: tl.constexpr
+) -> tl.tensor:
+    r = tl.arange(0, RANK)
+    at = n[None, :] * rank + r[:, None]
+    return tl.load(weight + at, mask=(n[None, :] < num_columns) & (r[:, None] < rank), other=0.0)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -217,7 +223,8 @@ def _low_rank_sum(
     total = _block_of(base, m, n, num_rows, num_columns)
     if HAS_RESIDUAL:
         added = _block_of(residual, m, n, num_rows, num_columns)
-    total += scale * _low_rank(inner, weight, m, n, num_rows, num_columns, inner_stride, rank, RANK)
+    inner_block = _inner_block(inner, m, num_rows, inner_stride, rank, RANK)
+    total += scale * tl.dot(inner_block, _weight_block(weight, n, num_columns, rank, RANK))
     kind = base.dtype.element_ty
     result = total.to(kind)
     if HAS_RESIDUAL:
@@ -240,22 +247,26 @@ def _swiglu(
     scale: tl.tensor,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr,
     rank: tl.constexpr,
     RANK: tl.constexpr,
 ) -> None:
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    # What takes long to arrive is asked for first.
-    g = _block_of(gate, m, n, num_rows, num_columns)
-    u = _block_of(up, m, n, num_rows, num_columns)
-    g += scale * _low_rank(inner, gate_weight, m, n, num_rows, num_columns, inner_stride, rank, RANK)
-    u += scale * _low_rank(inner + rank, up_weight, m, n, num_rows, num_columns, inner_stride, rank, RANK)
-    kind = gate.dtype.element_ty
-    g, u = g.to(kind).to(tl.float32), u.to(kind).to(tl.float32)
-    at = m[:, None].to(tl.int64) * num_columns + n[None, :]
-    inside = (m[:, None] < num_rows) & (n[None, :] < num_columns)
-    activated = (g * tl.sigmoid(g)).to(kind).to(tl.float32)
-    tl.store(mixed + at, (activated * u).to(kind), mask=inside)
+    of_gate = _inner_block(inner, m, num_rows, inner_stride, rank, RANK)
+    of_up = _inner_block(inner + rank, m, num_rows, inner_stride, rank, RANK)
+    # The loop lets blocks arrive while others are computed.
+    for step in tl.range(0, STEPS, num_stages=3):
+        n = (tl.program_id(1) * STEPS + step) * COLUMNS + tl.arange(0, COLUMNS)
+        gate_block = _weight_block(gate_weight, n, num_columns, rank, RANK)
+        up_block = _weight_block(up_weight, n, num_columns, rank, RANK)
+        g = _block_of(gate, m, n, num_rows, num_columns) + scale * tl.dot(of_gate, gate_block)
+        u = _block_of(up, m, n, num_rows, num_columns) + scale * tl.dot(of_up, up_block)
+        kind = gate.dtype.element_ty
+        g, u = g.to(kind).to(tl.float32), u.to(kind).to(tl.float32)
+        at = m[:, None].to(tl.int64) * num_columns + n[None, :]
+        inside = (m[:, None] < num_rows) & (n[None, :] < num_columns)
+        activated = (g * tl.sigmoid(g)).to(kind).to(tl.float32)
+        tl.store(mixed + at, (activated * u).to(kind), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -274,25 +285,29 @@ def _swiglu_backward(
     scale: tl.tensor,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr,
     rank: tl.constexpr,
     RANK: tl.constexpr,
 ) -> None:
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    # What takes long to arrive is asked for first.
-    g = _block_of(gate, m, n, num_rows, num_columns)
-    u = _block_of(up, m, n, num_rows, num_columns)
-    dy = _block_of(grad, m, n, num_rows, num_columns)
-    g += scale * _low_rank(inner, gate_weight, m, n, num_rows, num_columns, inner_stride, rank, RANK)
-    u += scale * _low_rank(inner + rank, up_weight, m, n, num_rows, num_columns, inner_stride, rank, RANK)
-    kind = gate.dtype.element_ty
-    g, u = g.to(kind).to(tl.float32), u.to(kind).to(tl.float32)
-    at = m[:, None].to(tl.int64) * num_columns + n[None, :]
-    inside = (m[:, None] < num_rows) & (n[None, :] < num_columns)
-    sigmoid = tl.sigmoid(g)
-    tl.store(grad_up + at, (dy * g * sigmoid).to(kind), mask=inside)
-    slope = sigmoid * (1.0 + g * (1.0 - sigmoid))
-    tl.store(grad_gate + at, (dy * u * slope).to(kind), mask=inside)
+    of_gate = _inner_block(inner, m, num_rows, inner_stride, rank, RANK)
+    of_up = _inner_block(inner + rank, m, num_rows, inner_stride, rank, RANK)
+    # The loop lets blocks arrive while others are computed.
+    for step in tl.range(0, STEPS, num_stages=3):
+        n = (tl.program_id(1) * STEPS + step) * COLUMNS + tl.arange(0, COLUMNS)
+        gate_block = _weight_block(gate_weight, n, num_columns, rank, RANK)
+        up_block = _weight_block(up_weight, n, num_columns, rank, RANK)
+        g = _block_of(gate, m, n, num_rows, num_columns) + scale * tl.dot(of_gate, gate_block)
+        u = _block_of(up, m, n, num_rows, num_columns) + scale * tl.dot(of_up, up_block)
+        kind = gate.dtype.element_ty
+        g, u = g.to(kind).to(tl.float32), u.to(kind).to(tl.float32)
+        at = m[:, None].to(tl.int64) * num_columns + n[None, :]
+        inside = (m[:, None] < num_rows) & (n[None, :] < num_columns)
+        dy = _block_of(grad, m, n, num_rows, num_columns)
+        sigmoid = tl.sigmoid(g)
+        tl.store(grad_up + at, (dy * g * sigmoid).to(kind), mask=inside)
+        slope = sigmoid * (1.0 + g * (1.0 - sigmoid))
+        tl.store(grad_gate + at, (dy * u * slope).to(kind), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
