@@ -145,7 +145,7 @@ def build(setting: Setting, row: Row) -> nn.Module:
         every = 2 if row.checkpointing == "every2" else 1
         checkpoint_blocks(module, policy="full" if row.checkpointing == "every2" else row.checkpointing, every=every)
     if row.compiled:
-        compile_blocks(module, dynamic=None if training else True)  # as workers do
+        compile_blocks(module)
     return module.train(training)
 
 

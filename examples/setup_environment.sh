@@ -6,6 +6,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/crl_experiment/common_functions.sh"
 
 CRL_TORCH=2.13.0
+CRL_TRITON=3.6.0 # of the oldest supported torch
 CRL_CPU_INDEX=https://download.pytorch.org/whl/cpu
 CRL_PACKAGES=(transformers-openvla-oft openvla-oft LIBERO .)
 
@@ -142,9 +143,18 @@ crl_install_all() {
   crl_find_opengl
 }
 
+# Tests compile the GPU's kernels, also where there is no GPU. Its builds of torch bring Triton along, the CPU's do not.
+crl_install_triton() {
+  python -c 'import triton' 2>/dev/null && return
+  crl_say "installing triton $CRL_TRITON, for tests of the GPU's kernels"
+  crl_pip_install --no-deps "triton==$CRL_TRITON" ||
+    crl_say "there is no triton for this machine: tests of the GPU's kernels will be skipped"
+}
+
 crl_install_development() {
   crl_say "installing requirements-dev.txt"
   crl_pip_install -r "$CRL_ROOT/requirements-dev.txt"
+  crl_install_triton
 }
 
 setup_environment() {

@@ -218,8 +218,7 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
         for parameter in trainable_parameters(module).values():
             parameter.data = parameter.data.to(dtype)
     if config.compile_blocks:
-        # Batches of rollouts come in all sizes, those of updates in one.
-        compile_blocks(module, dynamic=None if source.trains else True)
+        compile_blocks(module)
     module.train()  # there is no dropout: training mode only lets gradient checkpointing work
     processor = PrismaticProcessor.from_pretrained(
         source.checkpoint,

@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray._private.internal_api import memory_summary
 
-from rlinf.scheduler import Cluster
+from rlinf.scheduler.cluster import Cluster
 from rlinf.workers.object_store import FILLED
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "update_memory.py"

@@ -61,7 +61,7 @@ def logits(model: nn.Module, batch: int) -> Tensor:
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 def test_a_row_is_the_same_in_every_batch_with_and_without_gradients(model: nn.Module, compiled: bool) -> None:
     if compiled:
-        compile_blocks(model, dynamic=True)
+        compile_blocks(model)
     with torch.no_grad():
         acted = logits(model.eval(), BATCH)
     assert acted.std() > 0.1

@@ -245,6 +245,21 @@ def test_compiled_blocks_that_are_sharded(folder, plain, tmp_path, shard_frozen)
 
 @needs_compiler
 @pytest.mark.slow
+def test_the_next_task_compiles_nothing(folder):
+    """Updates on one task are batches of one prompt, which is longer or shorter than the next task's."""
+    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
+    config = replace(model_config(folder), compile_blocks=True)
+    policy = effective(load_policy(config, source, base_dtype=torch.float32))
+    images = torch.zeros(4, 1, 32, 32, 3, dtype=torch.uint8)
+    graphs = []
+    for rows, task in ((3, LANGUAGE), (4, "open the drawer"), (2, "close it")):
+        policy.decode(policy.processor(images[:rows], [task] * rows)).logits_BTV.mean().backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] == graphs[2] > 0
+
+
+@needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("num_actions", [8, 1], ids=["oft", "autoregressive"])
 def test_compiled_policies_act_on_batches_of_all_sizes(tmp_path, num_actions):
     """A few versions of the blocks serve every batch; no layer is left uncompiled because there are too many."""

@@ -57,22 +57,22 @@ def checkpoint_blocks(model: nn.Module, *, policy: str = "full", every: int = 1)
     return len(chosen)
 
 
-def compile_blocks(model: nn.Module, *, dynamic: bool | None = None) -> int:
-    """Compile every block with `torch.compile`; returns their number. Blocks of one kind share their kernels.
+def compile_blocks(model: nn.Module) -> int:
+    """Compile every block with `torch.compile`, for batches and prompts of all sizes; returns their number.
+
+    Blocks of one kind share their code.
 
     The first batch takes half a minute, on a machine that has compiled the same before a few seconds. Numbers are
     rounded where plain code rounds them, and norms are left as they are (see `same_rounding`), so that passes with and
     without gradients, which are compiled apart, agree in 16 bits. Without both, log-probabilities of rollouts and
     updates differed by 0.07 on average in bfloat16.
-
-    dynamic: compile for batches of all sizes at once; None: for the first one, and at a second one for all.
     """
     # The blocks of the towers and of the language model share one function, and each kind meets several shapes; beyond
     # the default of eight versions PyTorch would go on without compiling.
     dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MAX_VERSIONS)
     units = fsdp_units(model)
     for block in units:
-        block.compile(dynamic=dynamic, options={"emulate_precision_casts": True})
+        block.compile(dynamic=True, options={"emulate_precision_casts": True})
     return len(units)
 
 
