@@ -20,6 +20,7 @@ import argparse
 import hashlib
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,8 +42,8 @@ from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import PolicyEval, PolicyInputs, PolicySource
-from rlinf.scheduler import Cluster, WorkerGroup
-from rlinf.scheduler.worker_group import Placement
+from rlinf.scheduler.cluster import Cluster
+from rlinf.scheduler.worker_group import Placement, WorkerGroup
 from rlinf.workers.actor import ActorWorker
 from rlinf.workers.launch import TORCH_ENVIRONMENT
 from rlinf.workers.object_store import FILLED
@@ -194,9 +195,9 @@ class Measured:
 class Rank(ActorWorker):
     """A real learner with the tiny policy."""
 
-    def setup(self, address: str, port: int, resume_from: Path | None) -> int:
+    def setup(self, init_method: str, resume_from: Path | None) -> int:
         mesh = join_group(
-            rank=self._rank, world_size=self._world_size, address=address, port=port, own_address="127.0.0.1"
+            rank=self._rank, world_size=self._world_size, init_method=init_method, own_address="127.0.0.1"
         )
         self._policy: Any = TinyPolicy()
         shard(self._policy.module, (), mesh, param_dtype="fp32", reshard_after_forward=True)
@@ -253,7 +254,8 @@ def measure(way: str, lengths: Sequence[int], *, num_ranks: int, image_size: int
         timeout_s=600,
         watched=True,
     )
-    ranks.call("setup", *ranks.call("rendezvous")[0], None)
+    meeting = tempfile.TemporaryDirectory()
+    ranks.call("setup", ranks.call("rendezvous", Path(meeting.name))[0], None)
     ranks.call("update", ray.get(collector.collect.remote([1, 2], way))[0], 0)
     batches, collecting = ray.get(collector.collect.remote(lengths, way))
     ranks.call("update", tuple(batches), 0)
@@ -262,6 +264,7 @@ def measure(way: str, lengths: Sequence[int], *, num_ranks: int, image_size: int
     del batches
     stored = stored_mib(wait_s=10)
     ranks.call("close")
+    meeting.cleanup()
     ranks.stop()
     ray.kill(collector)
     return Row(collecting, measured, stored, spilled)
