@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .adapted import added, project
 from .configuration import OpenVLAConfig
 from .fields import check_positive, check_whole
 from .same_rounding import LayerNorm
@@ -148,7 +149,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention without mask."""
+    """Multi-head self-attention without mask, up to its last layer, which a block adds to its residual."""
 
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
@@ -159,15 +160,14 @@ class Attention(nn.Module):
     def forward(self, x_BPD: Tensor) -> Tensor:
         """(B, P, D) -> (B, P, D)."""
         B, P, D = x_BPD.shape
-        qkv = self.qkv(x_BPD).view(B, P, 3, self.num_heads, D // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        (qkv,) = project(x_BPD, self.qkv)
+        q, k, v = qkv.view(B, P, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = functional.scaled_dot_product_attention(q, k, v)
-        out_BPD: Tensor = self.proj(mixed.transpose(1, 2).reshape(B, P, D))
-        return out_BPD
+        return mixed.transpose(1, 2).reshape(B, P, D)
 
 
 class Mlp(nn.Module):
-    """Two linear layers."""
+    """Two linear layers, up to the second, which a block adds to its residual."""
 
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
@@ -177,9 +177,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, spec.embed_dim)
 
     def forward(self, x_BPD: Tensor) -> Tensor:
-        """(B, P, D) -> (B, P, D)."""
-        out_BPD: Tensor = self.fc2(self.act(self.fc1(x_BPD)))
-        return out_BPD
+        """(B, P, D) -> (B, P, inner size)."""
+        (inner,) = project(x_BPD, self.fc1)
+        activated: Tensor = self.act(inner)
+        return activated
 
 
 class LayerScale(nn.Module):
@@ -209,9 +210,17 @@ class VisionBlock(GradientCheckpointingLayer):
 
     def forward(self, x_BPD: Tensor) -> Tensor:
         """(B, P, D) -> (B, P, D)."""
-        x_BPD = x_BPD + self.ls1(self.attn(self.norm1(x_BPD)))
-        out_BPD: Tensor = x_BPD + self.ls2(self.mlp(self.norm2(x_BPD)))
-        return out_BPD
+        x_BPD = _with_branch(x_BPD, self.attn(self.norm1(x_BPD)), self.attn.proj, self.ls1)
+        return _with_branch(x_BPD, self.mlp(self.norm2(x_BPD)), self.mlp.fc2, self.ls2)
+
+
+def _with_branch(x_BPD: Tensor, branch: Tensor, last: nn.Module, scale: nn.Module) -> Tensor:
+    """The residual stream with `scale(last(branch))` added."""
+    if isinstance(scale, nn.Identity):
+        return added(x_BPD, branch, last)
+    (out_BPD,) = project(branch, last)
+    total_BPD: Tensor = x_BPD + scale(out_BPD)
+    return total_BPD
 
 
 class AttentionPoolWeights(nn.Module):
@@ -324,7 +333,8 @@ class PrismaticProjector(nn.Module):
 
     def forward(self, features_BPD: Tensor) -> Tensor:
         """(B, P, D of all towers) -> (B, P, H), H the hidden size of the language model."""
-        x_BPH: Tensor = self.fc2(functional.gelu(self.fc1(features_BPD)))
-        if self.fused:
-            x_BPH = self.fc3(functional.gelu(x_BPH))
+        layers = [self.fc1, self.fc2, *([self.fc3] if self.fused else [])]
+        (x_BPH,) = project(features_BPD, layers[0])
+        for layer in layers[1:]:
+            (x_BPH,) = project(functional.gelu(x_BPH), layer)
         return x_BPH
