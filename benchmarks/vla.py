@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import statistics
 import sys
 import time
@@ -32,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ.setdefault("CUDA_SCALE_LAUNCH_QUEUES", "4x")  # as workers have it (rlinf/workers/launch.py)
 from benchmarks.vla_flops import forward_flops, training_flops
 from benchmarks.vla_profile import Operation, slowest, table
 from rlinf.engines.distributed import free_port, join_group, leave_group

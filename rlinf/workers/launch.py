@@ -27,6 +27,10 @@ TORCH_ENVIRONMENT = {
     # layer on virtual machines.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**36),
+    # How much a CPU may hand to a GPU before that has done it. By default the language model's work, which takes a GPU
+    # longer than the CPU, fills the queue, and the towers' many small kernels then make the GPU wait: 20 % of an
+    # update (docs/benchmarks.md).
+    "CUDA_SCALE_LAUNCH_QUEUES": "4x",
 }
 COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"  # of torch.compile, and of the Triton kernels that it writes
 ROLLOUT_WORKERS: dict[str, type[RolloutWorker]] = {
@@ -117,7 +121,7 @@ def torch_environment() -> dict[str, str]:
     torch's own choice is a folder of /tmp, which machines clear."""
     home = os.environ.get("XDG_CACHE_HOME", "").strip() or str(Path.home() / ".cache")
     folder = os.environ.get(COMPILED_CODE) or str(Path(home, "continual-vla-rl", "torchinductor"))
-    return {**TORCH_ENVIRONMENT, COMPILED_CODE: folder}
+    return {**{name: os.environ.get(name, value) for name, value in TORCH_ENVIRONMENT.items()}, COMPILED_CODE: folder}
 
 
 def env_settings(config: Config) -> EnvConfig:

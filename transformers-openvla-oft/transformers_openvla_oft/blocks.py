@@ -80,7 +80,7 @@ def compile_blocks(model: nn.Module) -> int:
     dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MAX_VERSIONS)
     units = fsdp_units(model)
     for block in units:
-        block.compile(dynamic=True, options=_COMPILER_OPTIONS)
+        block.compile(options=_COMPILER_OPTIONS)
     return len(units)
 
 

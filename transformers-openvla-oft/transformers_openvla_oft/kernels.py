@@ -23,7 +23,7 @@ BLOCK_ROWS = 64
 MAX_BLOCK_OUTPUTS = 128  # that one program computes, reading its inputs once
 BLOCK = (32, 128)  # rows and columns of what an adapter is added to
 SWIGLU_BLOCK = (64, 64, 4)  # and how many of them, one beside the other, a program goes through
-SWIGLU_BACKWARD_BLOCK = (64, 32, 8)
+SWIGLU_BACKWARD_BLOCK = (32, 64, 4)
 MIN_BLOCK = 16  # of any side of a matrix product
 
 
@@ -64,8 +64,7 @@ def low_rank_sum(
 def swiglu(gate_MN: Tensor, up_MN: Tensor, inner_MR: Tensor, gate_NR: Tensor, up_NR: Tensor, scale: float) -> Tensor:
     """`silu(gate + scale * inner @ gate_NR.T) * (up + scale * inner' @ up_NR.T)`.
 
-    inner_MR: of both adapters, the gate's first: 2 R columns. Rounds where PyTorch's operators would, but adds what an
-    adapter says before it rounds.
+    inner_MR: of both adapters, the gate's first: 2 R columns. Rounds once, at the end.
     """
     mixed_MN = torch.empty_like(gate_MN)
     given = (gate_MN, up_MN, inner_MR, gate_NR.contiguous(), up_NR.contiguous(), mixed_MN)
@@ -173,9 +172,23 @@ def _narrow_product(
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _block_of(matrix: tl.tensor, m: tl.tensor, n: tl.tensor, num_rows: tl.tensor, num_columns: tl.tensor) -> tl.tensor:
-    at = m[:, None].to(tl.int64) * num_columns + n[None, :]
-    return tl.load(matrix + at, mask=(m[:, None] < num_rows) & (n[None, :] < num_columns), other=0.0).to(tl.float32)
+def _places(
+    first: tl.tensor, n: tl.tensor, num_rows: tl.tensor, num_columns: tl.tensor, ROWS: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Where the block of `ROWS` rows begins, its numbers' places from there, and which of them there are.
+
+    Only the beginning is counted in 64 bits: rows times their length pass 2^31, but not within a block, and arithmetic
+    with places is half of what these kernels do.
+    """
+    m = tl.arange(0, ROWS)
+    at = m[:, None] * num_columns + n[None, :]
+    inside = (first + m[:, None] < num_rows) & (n[None, :] < num_columns)
+    return first.to(tl.int64) * num_columns, at, inside
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _block_of(matrix: tl.tensor, at: tl.tensor, inside: tl.tensor) -> tl.tensor:
+    return tl.load(matrix + at, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -218,19 +231,26 @@ def _low_rank_sum(
     RANK: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
 ) -> None:
-    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    first = tl.program_id(0) * ROWS
+    m = first + tl.arange(0, ROWS)
     n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    total = _block_of(base, m, n, num_rows, num_columns)
+    start, at, inside = _places(first, n, num_rows, num_columns, ROWS)
+    total = _block_of(base + start, at, inside)
     if HAS_RESIDUAL:
-        added = _block_of(residual, m, n, num_rows, num_columns)
+        added = _block_of(residual + start, at, inside)
     inner_block = _inner_block(inner, m, num_rows, inner_stride, rank, RANK)
     total += scale * tl.dot(inner_block, _weight_block(weight, n, num_columns, rank, RANK))
     kind = base.dtype.element_ty
     result = total.to(kind)
     if HAS_RESIDUAL:
         result = (result.to(tl.float32) + added).to(kind)
-    at = m[:, None].to(tl.int64) * num_columns + n[None, :]
-    tl.store(summed + at, result, mask=(m[:, None] < num_rows) & (n[None, :] < num_columns))
+    tl.store(summed + start + at, result, mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _exp(x: tl.tensor) -> tl.tensor:
+    # Triton's own is longer, and arithmetic takes as long in these kernels as memory does.
+    return tl.exp2(1.4426950408889634 * x)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -251,22 +271,20 @@ def _swiglu(
     rank: tl.constexpr,
     RANK: tl.constexpr,
 ) -> None:
-    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    first = tl.program_id(0) * ROWS
+    m = first + tl.arange(0, ROWS)
     of_gate = _inner_block(inner, m, num_rows, inner_stride, rank, RANK)
     of_up = _inner_block(inner + rank, m, num_rows, inner_stride, rank, RANK)
     # The loop lets blocks arrive while others are computed.
     for step in tl.range(0, STEPS, num_stages=3):
         n = (tl.program_id(1) * STEPS + step) * COLUMNS + tl.arange(0, COLUMNS)
+        start, at, inside = _places(first, n, num_rows, num_columns, ROWS)
         gate_block = _weight_block(gate_weight, n, num_columns, rank, RANK)
         up_block = _weight_block(up_weight, n, num_columns, rank, RANK)
-        g = _block_of(gate, m, n, num_rows, num_columns) + scale * tl.dot(of_gate, gate_block)
-        u = _block_of(up, m, n, num_rows, num_columns) + scale * tl.dot(of_up, up_block)
-        kind = gate.dtype.element_ty
-        g, u = g.to(kind).to(tl.float32), u.to(kind).to(tl.float32)
-        at = m[:, None].to(tl.int64) * num_columns + n[None, :]
-        inside = (m[:, None] < num_rows) & (n[None, :] < num_columns)
-        activated = (g * tl.sigmoid(g)).to(kind).to(tl.float32)
-        tl.store(mixed + at, (activated * u).to(kind), mask=inside)
+        g = _block_of(gate + start, at, inside) + scale * tl.dot(of_gate, gate_block)
+        u = _block_of(up + start, at, inside) + scale * tl.dot(of_up, up_block)
+        product = g * u / (1.0 + _exp(-g))
+        tl.store(mixed + start + at, product.to(mixed.dtype.element_ty), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -289,25 +307,24 @@ def _swiglu_backward(
     rank: tl.constexpr,
     RANK: tl.constexpr,
 ) -> None:
-    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    first = tl.program_id(0) * ROWS
+    m = first + tl.arange(0, ROWS)
     of_gate = _inner_block(inner, m, num_rows, inner_stride, rank, RANK)
     of_up = _inner_block(inner + rank, m, num_rows, inner_stride, rank, RANK)
     # The loop lets blocks arrive while others are computed.
     for step in tl.range(0, STEPS, num_stages=3):
         n = (tl.program_id(1) * STEPS + step) * COLUMNS + tl.arange(0, COLUMNS)
+        start, at, inside = _places(first, n, num_rows, num_columns, ROWS)
         gate_block = _weight_block(gate_weight, n, num_columns, rank, RANK)
         up_block = _weight_block(up_weight, n, num_columns, rank, RANK)
-        g = _block_of(gate, m, n, num_rows, num_columns) + scale * tl.dot(of_gate, gate_block)
-        u = _block_of(up, m, n, num_rows, num_columns) + scale * tl.dot(of_up, up_block)
-        kind = gate.dtype.element_ty
-        g, u = g.to(kind).to(tl.float32), u.to(kind).to(tl.float32)
-        at = m[:, None].to(tl.int64) * num_columns + n[None, :]
-        inside = (m[:, None] < num_rows) & (n[None, :] < num_columns)
-        dy = _block_of(grad, m, n, num_rows, num_columns)
-        sigmoid = tl.sigmoid(g)
-        tl.store(grad_up + at, (dy * g * sigmoid).to(kind), mask=inside)
+        g = _block_of(gate + start, at, inside) + scale * tl.dot(of_gate, gate_block)
+        u = _block_of(up + start, at, inside) + scale * tl.dot(of_up, up_block)
+        dy = _block_of(grad + start, at, inside)
+        sigmoid = 1.0 / (1.0 + _exp(-g))
+        kind = grad.dtype.element_ty
+        tl.store(grad_up + start + at, (dy * g * sigmoid).to(kind), mask=inside)
         slope = sigmoid * (1.0 + g * (1.0 - sigmoid))
-        tl.store(grad_gate + at, (dy * u * slope).to(kind), mask=inside)
+        tl.store(grad_gate + start + at, (dy * u * slope).to(kind), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from .decoder import Rotations
+from .sizes import any_size
 
 # Of a large product: for fewer, cuBLAS splits the sums on a GPU, so that they would round otherwise than in a large
 # batch. Seen with 57 rows on an H200, not with 345.
@@ -60,17 +61,20 @@ def hidden_states(
         positions_BQ = torch.arange(S - Q, S, device=embeds_BQH.device)[None]
     else:
         positions_BQ = (mask_BS.cumsum(dim=1) - 1)[:, S - Q :]
-    rotations = Rotations(*llama.rotary_emb(embeds_BQH, position_ids=positions_BQ))
+    angles_BQD = llama.rotary_emb(embeds_BQH, position_ids=positions_BQ)
+    rotations = Rotations(*(any_size(x_BQD, 0, 1) for x_BQD in angles_BQD))
 
     def mask_for(num_queries: int) -> Tensor | None:
-        return _mask_of_layers(llama, embeds_BQH, mask_BS, Q=num_queries, S=S, causal=causal)
+        mask = _mask_of_layers(llama, embeds_BQH, mask_BS, Q=num_queries, S=S, causal=causal)
+        return None if mask is None else any_size(mask, *range(mask.ndim))
 
     mask = mask_for(Q)
     given: dict[str, Any] = {"rotations": rotations, "causal": causal, "cache": cache}
     hidden_BQH = embeds_BQH
     *layers, last = llama.layers
     for layer in layers:
-        hidden_BQH = layer(hidden_BQH, mask=mask, **given)
+        hidden_BQH = layer(any_size(hidden_BQH, 0, 1), mask=mask, **given)
+    hidden_BQH = any_size(hidden_BQH, 0, 1)
     if embeds_BQH.is_cuda and len(embeds_BQH) * num_needed < MIN_ROWS:
         hidden_BQH = last(hidden_BQH, mask=mask, **given)
     else:

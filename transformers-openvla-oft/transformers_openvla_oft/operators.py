@@ -97,6 +97,11 @@ def _adapted(
     return gate_MN + scale * of_gate_MR @ gate_NR.T, up_MN + scale * of_up_MR @ up_NR.T
 
 
+def _scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """`scale * a @ b` in one launch."""
+    return torch.addmm(b[:1], a, b, beta=0, alpha=scale)  # with beta=0 the first argument is not read
+
+
 def _keep_tensors(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
@@ -122,8 +127,8 @@ def _low_rank_sum_gradients(ctx: Any, grad_MN: Tensor) -> tuple[Tensor | None, .
     of_base, of_inner, of_weight, of_residual, _ = ctx.needs_input_grad
     return (
         grad_MN if of_base else None,
-        ctx.number * (grad_MN @ weight_NR) if of_inner else None,
-        ctx.number * (grad_MN.T @ inner_MR) if of_weight else None,
+        _scaled_product(grad_MN, weight_NR, ctx.number) if of_inner else None,
+        _scaled_product(grad_MN.T, inner_MR, ctx.number) if of_weight else None,
         grad_MN if of_residual else None,
         None,
     )
@@ -135,12 +140,14 @@ def _swiglu_gradients(ctx: Any, grad_MN: Tensor) -> tuple[Tensor | None, ...]:
     grads_MN = swiglu_backward(grad_MN, gate_MN, up_MN, inner_MR, gate_NR, up_NR, scale)
     *_, of_inner, of_gate_weight, of_up_weight, _ = ctx.needs_input_grad
     inner = inner_MR.chunk(2, dim=1)
-    grad_inner_MR, grads_NR = None, [None, None]
+    grad_inner_MR: Tensor | None = None
+    grads_NR: list[Tensor | None] = [None, None]
     if of_inner:
-        grad_inner_MR = scale * torch.cat([grads_MN[0] @ gate_NR, grads_MN[1] @ up_NR], dim=1)
+        pairs = zip(grads_MN, (gate_NR, up_NR), strict=True)
+        grad_inner_MR = torch.cat([_scaled_product(grad, weight, scale) for grad, weight in pairs], dim=1)
     for which, needed in enumerate((of_gate_weight, of_up_weight)):
         if needed:
-            grads_NR[which] = scale * (grads_MN[which].T @ inner[which])
+            grads_NR[which] = _scaled_product(grads_MN[which].T, inner[which], scale)
     return *grads_MN, grad_inner_MR, *grads_NR, None
 
 

@@ -20,6 +20,7 @@ from .adapted import added, project
 from .configuration import OpenVLAConfig
 from .fields import check_positive, check_whole
 from .same_rounding import LayerNorm
+from .sizes import any_size
 
 LAYER_NORM_EPS = 1e-6
 CHANNELS_PER_TOWER = 3
@@ -161,7 +162,7 @@ class Attention(nn.Module):
         """(B, P, D) -> (B, P, D)."""
         B, P, D = x_BPD.shape
         (qkv,) = project(x_BPD, self.qkv)
-        q, k, v = qkv.view(B, P, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (x.transpose(1, 2) for x in qkv.view(B, P, 3, self.num_heads, -1).unbind(2))
         mixed = functional.scaled_dot_product_attention(q, k, v)
         return mixed.transpose(1, 2).reshape(B, P, D)
 
@@ -268,7 +269,7 @@ class VisionTransformer(nn.Module):
         # In one order in memory whether there is a prefix or not: for another one, blocks would be compiled again.
         x_BPD = torch.cat([*prefix, x_BPD], dim=1) if prefix else x_BPD.contiguous()
         for block in self.blocks[:-1]:
-            x_BPD = block(x_BPD)
+            x_BPD = block(any_size(x_BPD, 0))
         features_BPD: Tensor = x_BPD[:, self.spec.num_prefix_tokens :]
         return features_BPD
 
