@@ -28,6 +28,7 @@ from typing import Any
 
 from benchmarks.code_on_gpu import REPOSITORY, fingerprint
 from rlinf.reporting.run_info import hardware
+from rlinf.workers.launch import torch_environment
 
 PUBLISHED = REPOSITORY / "docs" / "gpu.json"
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
@@ -72,7 +73,8 @@ def run(place: Place, name: str, command: Sequence[str], *, timeout_s: float) ->
     log = place.folder / f"{name}.log"
     print(f"== {name}: {' '.join(command)}", flush=True)
     started = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, **torch_environment(), "PYTHONPATH": path}
     with log.open("w", encoding="utf-8") as file:
         try:
             done = subprocess.run(
@@ -140,8 +142,8 @@ def run_model(place: Place) -> list[dict[str, Any]]:
 def run_large(place: Place) -> dict[str, Any]:
     """Whole epochs of the published recipe on the 7B's shape, but of 128 episodes of 128 steps.
 
-    A first short run fills the caches of compiled code: what the first epoch costs more than the others is that of the
-    second start of a machine.
+    What the first epoch costs more than the others is that of the second start of a machine, at most: the part `model`
+    has compiled the same layers.
     """
     checkpoint = place.folder / "checkpoint"
     maker = [sys.executable, "benchmarks/checkpoint_7b.py", str(checkpoint), *(["--tiny"] if place.tiny else [])]
