@@ -48,10 +48,8 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
     if arguments.cfg:
         print(config_yaml(config), end="")
         return None
-    from rlinf.envs import suite_tasks  # reads the suite's files: only now that the configuration is known to be good
-
     if config.rollout.worker == RANDOM_ACTION:
-        validate(config, num_tasks=len(suite_tasks(config.env)))
+        _validate(config)
         logger = replace(config.runner.logger, method_suffix="")
         named = replace(
             config,
@@ -64,7 +62,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
     model = resolve_model(config.actor.checkpoint_load_path, key="actor.checkpoint_load_path", obtain=obtain)
     asked = config.actor.tokenizer.tokenizer_model
     tokenizer = resolve_model(asked, key="actor.tokenizer.tokenizer_model") if asked else model
-    validate(config, num_tasks=len(suite_tasks(config.env)))
+    _validate(config)
     adapter = find_weights(config.actor.model, model)
     for path in config.actor.model.previous_lora_paths:
         check_lineage(config, resolve_adapter(path, key="actor.model.previous_lora_paths"), is_merged=True)
@@ -78,6 +76,16 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
         critic=config.algorithm.adv_type == "gae",
     )
     return Request(config, arguments.config_name, tuple(arguments.overrides), source, adapter)
+
+
+def _validate(config: Config) -> None:
+    """Check it against the suite, too."""
+    from rlinf.envs import init_states, suite_tasks  # reads the suite's files: only when all else is known to be good
+
+    num_tasks = len(suite_tasks(config.env))
+    validate(config, num_tasks=num_tasks)
+    init_states(config.env, "train", config.env.fixed_task_ids or range(num_tasks))
+    init_states(config.env, "eval", config.env.eval_task_ids or range(num_tasks))
 
 
 def configure_process() -> None:

@@ -213,7 +213,9 @@ class EnvSplitConfig:
     ignore_terminations: bool = False
     """Go on after success until the step limit (then ``success_at_end`` can differ from ``success_once``)."""
     episodes_per_task: int = 0
-    """Evaluation: episodes per task (init states 0, 1, ...); training ignores it."""
+    """Evaluation: episodes per task, from its initial states in order; training ignores it."""
+    init_states: str | None = None
+    """Of each task's initial states those to play, such as ``0-24`` or ``25-49,3``; null: all."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ def training_plans(
     *,
     suite: str,
     task_ids: Sequence[int],
-    num_init_states: Sequence[int],
+    init_states: Sequence[Sequence[int]],
     num_groups: int,
     group_size: int,
     seed: int,
@@ -22,8 +22,8 @@ def training_plans(
 ) -> list[EpisodePlan]:
     """``num_groups`` groups of ``group_size`` rollouts; a group shares its task, initial state and seed.
 
-    Tasks take turns; each task's initial states are drawn without replacement until all were used. The draw depends
-    on ``seed`` and ``epoch`` alone.
+    init_states: of each task, those to play. They are drawn without replacement until all were used; tasks take turns.
+        The draw depends on ``seed`` and ``epoch`` alone.
     """
     rng = np.random.default_rng([seed, epoch])
     queues: dict[int, list[int]] = {task: [] for task in task_ids}
@@ -32,7 +32,7 @@ def training_plans(
     for group in range(num_groups):
         position = (group + offset) % len(task_ids)
         task = task_ids[position]
-        queues[task] = queues[task] or rng.permutation(num_init_states[position]).tolist()
+        queues[task] = queues[task] or rng.permutation(init_states[position]).tolist()
         init_index = queues[task].pop()
         members = range(group * group_size, (group + 1) * group_size)
         plans += [EpisodePlan(episode, group, suite, task, init_index, seed) for episode in members]
@@ -40,14 +40,14 @@ def training_plans(
 
 
 def evaluation_plans(
-    *, suite: str, task_ids: Sequence[int], num_init_states: Sequence[int], episodes_per_task: int, seed: int
+    *, suite: str, task_ids: Sequence[int], init_states: Sequence[Sequence[int]], episodes_per_task: int, seed: int
 ) -> list[EpisodePlan]:
-    """``episodes_per_task`` episodes of each task from initial states 0, 1, ... (again from 0 when they run out)."""
+    """``episodes_per_task`` episodes of each task from its ``init_states`` in order (again when they run out)."""
     plans: list[EpisodePlan] = []
-    for task, num_states in zip(task_ids, num_init_states, strict=True):
+    for task, states in zip(task_ids, init_states, strict=True):
         for index in range(episodes_per_task):
-            round_seed = seed + index // num_states
-            plans.append(EpisodePlan(len(plans), -1, suite, task, index % num_states, round_seed))
+            round_seed = seed + index // len(states)
+            plans.append(EpisodePlan(len(plans), -1, suite, task, states[index % len(states)], round_seed))
     return plans
 
 

@@ -1,10 +1,12 @@
 """The table of simulators, and what is known of their tasks without starting one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rlinf.config import ConfigError
 from rlinf.config.schema import EnvConfig
+from rlinf.data.ranges import read_ranges
 from rlinf.envs.vector_env import VectorEnv
 
 
@@ -57,3 +59,26 @@ def make_env(config: EnvConfig, drawing_gpu: int | None = None) -> VectorEnv:
 def suite_tasks(config: EnvConfig) -> tuple[TaskInfo, ...]:
     """The tasks of the configured suite."""
     return simulator(config.simulator).tasks(config.suite)
+
+
+def init_states(config: EnvConfig, split: Literal["train", "eval"], task_ids: Sequence[int]) -> list[Sequence[int]]:
+    """Of each task, the initial states to play: those that are configured, else all.
+
+    Raises:
+        ConfigError: they cannot be read, or a task has fewer.
+    """
+    text, infos = getattr(config, split).init_states, suite_tasks(config)
+    if text is None:
+        return [range(infos[task].num_init_states) for task in task_ids]
+    key = f"env.{split}.init_states"
+    try:
+        chosen = read_ranges(text)
+    except ValueError as error:
+        raise ConfigError(f"{key}={error}") from None
+    for task in task_ids:
+        if chosen[-1] >= infos[task].num_init_states:
+            raise ConfigError(
+                f"{key}={text} names state {chosen[-1]}, but task {task} of {config.suite} has "
+                f"{infos[task].num_init_states}: 0 to {infos[task].num_init_states - 1}"
+            )
+    return [chosen] * len(task_ids)

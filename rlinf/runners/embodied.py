@@ -17,7 +17,7 @@ from rlinf.custom.lineage import Lineage
 from rlinf.custom.methods import TaskContext
 from rlinf.custom.tasks import task_name
 from rlinf.engines.checkpoint import Checkpoint, checkpoints, prune, publish, temporary_folder
-from rlinf.envs import suite_tasks
+from rlinf.envs import init_states, suite_tasks
 from rlinf.envs.episodes import training_plans
 from rlinf.reporting import ledger
 from rlinf.reporting.loggers import MetricLogger
@@ -194,11 +194,10 @@ class EmbodiedRunner:
     def collect(self) -> Collection:
         """Groups of rollouts from the initial states that this epoch draws."""
         algorithm = self.config.algorithm
-        infos = suite_tasks(self.config.env)
         plans = training_plans(
             suite=self.config.env.suite,
             task_ids=self.state.task_ids,
-            num_init_states=[infos[task].num_init_states for task in self.state.task_ids],
+            init_states=init_states(self.config.env, "train", self.state.task_ids),
             num_groups=algorithm.num_group_envs * algorithm.rollout_epoch,
             group_size=algorithm.group_size,
             seed=self.config.runner.seed,

@@ -5,14 +5,19 @@ import weakref
 import numpy as np
 import pytest
 
+from rlinf.config import ConfigError, load_config
 from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
+from rlinf.data.ranges import index_ranges, read_ranges
+from rlinf.envs import init_states
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a_time, evaluation_plans, training_plans
 from rlinf.runners.collect import divide_plans
+
+SMALL = "crl_experiment/libero_spatial_grpo_tiny"
 
 
 def _training(**changes):
     arguments = {
-        "suite": "libero_spatial", "task_ids": [3, 5], "num_init_states": [4, 4], "num_groups": 6, "group_size": 3,
+        "suite": "libero_spatial", "task_ids": [3, 5], "init_states": [range(4)] * 2, "num_groups": 6, "group_size": 3,
         "seed": 1, "epoch": 0,
     }  # fmt: skip
     return training_plans(**(arguments | changes))
@@ -41,8 +46,44 @@ def test_the_draw_depends_on_seed_and_epoch_alone():
 
 
 def test_evaluation_starts_again_from_state_zero_with_another_seed():
-    plans = evaluation_plans(suite="s", task_ids=[2], num_init_states=[3], episodes_per_task=4, seed=10)
+    plans = evaluation_plans(suite="s", task_ids=[2], init_states=[range(3)], episodes_per_task=4, seed=10)
     assert [(plan.init_index, plan.seed) for plan in plans] == [(0, 10), (1, 10), (2, 10), (0, 11)]
+
+
+def test_evaluation_takes_chosen_states_in_order():
+    plans = evaluation_plans(suite="s", task_ids=[2], init_states=[(1, 4)], episodes_per_task=3, seed=10)
+    assert [(plan.init_index, plan.seed) for plan in plans] == [(1, 10), (4, 10), (1, 11)]
+
+
+@pytest.mark.parametrize(
+    ("indices", "text"), [([4], "4"), ([2, 0, 1, 1], "0-2"), ([0, 1, 7, 9, 10], "0-1,7,9-10"), (range(50), "0-49")]
+)
+def test_ranges_of_indices(indices, text):
+    assert index_ranges(indices) == text
+    assert read_ranges(text) == tuple(sorted(set(indices)))
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-2", "0..4", "1 2", "[0,1]", "0,,1"])
+def test_other_texts_are_no_ranges(text):
+    with pytest.raises(ValueError, match="must be indices such as"):
+        read_ranges(text)
+
+
+def test_training_and_evaluation_can_have_states_of_their_own():
+    config = load_config(SMALL, ["env.train.init_states='0-24,49'", "env.eval.init_states=25-48"]).env
+    (learnt, same), (evaluated,) = init_states(config, "train", [3, 5]), init_states(config, "eval", [3])
+    assert learnt == same == (*range(25), 49)
+    assert evaluated == tuple(range(25, 49))
+    plans = _training(init_states=[learnt, same], num_groups=52)
+    assert {plan.init_index for plan in plans} == set(learnt)
+    assert init_states(load_config(SMALL, []).env, "train", [0]) == [range(50)]
+
+
+@pytest.mark.parametrize(("text", "message"), [("0-50", "has 50: 0 to 49"), ("some", "must be indices such as")])
+def test_states_that_are_not_there(text, message):
+    config = load_config(SMALL, [f"env.eval.init_states={text}"]).env
+    with pytest.raises(ConfigError, match=rf"env\.eval\.init_states.*{message}"):
+        init_states(config, "eval", [0])
 
 
 def test_groups_are_not_divided_between_workers():
@@ -53,7 +94,7 @@ def test_groups_are_not_divided_between_workers():
 
 
 def test_queue_keeps_a_worker_on_its_task_and_hands_out_everything_once():
-    plans = evaluation_plans(suite="s", task_ids=[0, 1], num_init_states=[9, 9], episodes_per_task=3, seed=0)
+    plans = evaluation_plans(suite="s", task_ids=[0, 1], init_states=[range(9)] * 2, episodes_per_task=3, seed=0)
     queue = EpisodeQueue(plans)
     first = [queue.next(worker) for worker in (0, 1)]
     assert {plan.task_id for plan in first} == {0, 1}, "idle workers spread over tasks"

@@ -20,6 +20,7 @@ from rlinf.reporting.ledger import EvaluationRecord
 from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.report import ReportError, collect, write_report
 from rlinf.reporting.video import Caption, write_video
+from tests.study import write_record
 
 PLACES = (
     "between the plate and the ramekin", "next to the ramekin", "from table center", "on the cookie box",
@@ -310,6 +311,18 @@ def test_evaluations_logged_with_the_metrics_are_no_epochs(tmp_path: Path) -> No
     # Dots at the middle of each quarter, rings at the two ends, both at their heights from the top.
     assert 'd="M12.50 50.00h0M37.50 50.00h0M62.50 50.00h0M87.50 50.00h0"' in html
     assert 'class="ring" style="stroke:var(--t0)" d="M0.00 75.00h0M100.00 25.00h0"' in html
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"), [("null", "the same ones, as in the published experiments"), ("25-49", "25-49")]
+)
+def test_the_page_says_which_initial_states_were_trained_on(tmp_path: Path, chosen: str, words: str) -> None:
+    write_record(tmp_path, "sequential", 1234, (0,), np.full(10, 0.5))
+    write_training(tmp_path, 0, epochs=1)
+    config = tmp_path / "task_0_seed1234" / "config.yaml"
+    config.write_text(f"env: {{train: {{init_states: {chosen}}}}}", encoding="utf-8")
+    page = page_of([tmp_path], tmp_path / "report.html")
+    assert f"initial states 0-49; training starts from {words}" in page.text
 
 
 def test_joint_training_of_all_tasks(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def facts(experiment: Experiment) -> str:
         episodes = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         states = sorted(set(last.init_states.values()))
         played = f", initial states {states[0]}" if len(states) == 1 else ""
+        if states and experiment.training:
+            played += f"; training starts from {_trained_states(experiment)}"
         rows += [
             ("Episodes", f"{episodes} per task and evaluation{played}"),
             ("Decoding", last.decoding_words),
@@ -59,6 +61,13 @@ def facts(experiment: Experiment) -> str:
     if info is not None and info.config_name:
         rows.append(("Config", info.config_name))
     return '<dl class="facts">' + "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in rows) + "</dl>"
+
+
+def _trained_states(experiment: Experiment) -> str:
+    """Whether an evaluation shows states that were not trained on."""
+    config = experiment.info.config if experiment.info else {}
+    chosen = config.get("env.train.init_states", "null")
+    return "the same ones, as in the published experiments" if chosen == "null" else chosen
 
 
 def _hardware_words(hardware: Mapping[str, str]) -> str:
