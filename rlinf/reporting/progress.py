@@ -50,6 +50,7 @@ class Progress:
         self._interval, self._clock = interval_seconds, clock
         self._started = self._printed = clock()
         self._note = ""
+        self._shown: int | None = None  # how much was done when the last line was printed
         self._style = _style(self._stream)
         self._bar: tqdm[None] | None = None
         if self._style == "bar":
@@ -80,7 +81,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        elif self._style == "lines" and self._clock() - self._started >= self._interval:
+        elif self._style == "lines" and self._shown != self.done and self._clock() - self._started >= self._interval:
             self._print_line()
         self._style = "off"
 
@@ -91,7 +92,7 @@ class Progress:
         self.close()
 
     def _print_line(self) -> None:
-        self._printed = self._clock()
+        self._printed, self._shown = self._clock(), self.done
         elapsed = self._printed - self._started
         parts = [f"{self.description}: {self.done}/{self.total} {self.unit}", f"{_duration(elapsed)} elapsed"]
         if 0 < self.done < self.total:

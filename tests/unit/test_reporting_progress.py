@@ -41,9 +41,17 @@ def test_a_log_file_gets_a_line_every_ten_seconds_and_one_at_the_end() -> None:
         "rollout 1/4: 20/40 episodes",
         "rollout 1/4: 30/40 episodes",
         "rollout 1/4: 40/40 episodes",
-        "rollout 1/4: 40/40 episodes",
     ]
     assert "\r" not in stream.getvalue()
+
+
+def test_the_last_line_says_how_far_it_came() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with Progress("update", total=40, stream=stream, clock=clock) as bar:
+        for _ in range(12):
+            clock.now += 1.0
+            bar.advance()
+    assert [line.split(",")[0] for line in stream.getvalue().splitlines()] == ["update: 10/40 it", "update: 12/40 it"]
 
 
 def test_short_steps_leave_a_log_file_clean() -> None:
