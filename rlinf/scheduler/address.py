@@ -4,6 +4,7 @@ Ray itself waits without an end for one that does not.
 """
 
 import os
+import re
 import socket
 
 from rlinf.config.errors import ConfigError
@@ -25,23 +26,22 @@ def find_cluster(named: str) -> str:
         ConfigError: there is none, or not of that kind.
     """
     from ray._private import services
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
     from ray.exceptions import RayError
 
-    address = named
-    if named == "auto":
-        try:
-            address = services.canonicalize_bootstrap_address(named)
-        except ConnectionError as error:
-            raise unusable(named, "no cluster was started on this machine") from error
-    host, port = services.parse_address(address) or ("", "")
-    if "://" in address or not port.isdecimal():
+    if named != "auto" and not re.fullmatch(r"([^/:]+|\[[^/]+\]):[0-9]+", named):
         raise unusable(named, "expected HOST:PORT, as `ray start --head --port=PORT` shows it")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        address = services.canonicalize_bootstrap_address(named) or ""  # not loopback: other machines join it too
+    except ConnectionError as error:
+        raise unusable(named, "no cluster was started on this machine") from error
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise unusable(named, f"nothing answers at {address} ({error})") from error
     try:
-        services.GcsClient(address=address)
+        GcsClient(address=address)
     except RayError as error:
         raise unusable(named, f"what answers at {address} is no cluster that can be joined ({error})") from error
     return address
