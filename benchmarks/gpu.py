@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.code_on_gpu import REPOSITORY, fingerprint
+from libero_runtime.cpus import num_cpus
 from rlinf.reporting.run_info import hardware
 from rlinf.workers.launch import torch_environment
 
@@ -117,7 +118,7 @@ class MemoryWatch:
 
 def run_tests(place: Place) -> dict[str, Any]:
     """`tests/gpu`, in several processes: they mostly compile."""
-    workers = ["-n", str(min(4, len(os.sched_getaffinity(0))))]
+    workers = ["-n", str(min(4, num_cpus()))]
     chosen = ["-m", "not slow"] if place.quick else []
     command = [sys.executable, "-m", "pytest", "-q", "tests/gpu", "-p", "no:cacheprovider", *workers, *chosen]
     seconds = run(place, "tests", command, timeout_s=240)
@@ -153,7 +154,7 @@ def run_large(place: Place) -> dict[str, Any]:
     settings = [*(LARGE_QUICK if place.quick or place.tiny else LARGE), *models]
     if place.tiny:
         settings += ["actor.fsdp.param_dtype=fp32", "rollout.precision=fp32", "algorithm.group_size=2"]
-    cores = f"cluster.num_env_workers={max(1, len(os.sched_getaffinity(0)) - 1)}"
+    cores = f"cluster.num_env_workers={max(1, num_cpus() - 1)}"
     try:
         return train(place, "large", config, [*settings, cores], epochs=1 if place.quick else 2)
     finally:

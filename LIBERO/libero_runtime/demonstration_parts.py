@@ -7,7 +7,6 @@ with other options is refused; finished files remember their options too.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ import h5py
 
 from libero_runtime.demonstration_files import demonstration_file
 from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport
+from libero_runtime.folder_lock import only_one
 from libero_runtime.suites import TaskSpec
 
 _FOLDER = ".parts"
@@ -64,12 +64,7 @@ class Parts:
     @contextlib.contextmanager
     def begun(self) -> Iterator[None]:
         """Begin or continue the run: keeps other processes out, and raises where another run was interrupted."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DemonstrationError(f"another run is recording into {self.folder.parent}") from error
+        with only_one(self.folder, doing="recording into", advice="Wait for it, or choose another folder"):
             noted = self.folder / "options.json"
             if self._restart:
                 for path in (self._log, noted, *self.folder.glob("*.hdf5")):

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from libero_runtime.asset_files import suite_asset_kind
 from libero_runtime.commands import run_command, use_one_thread
+from libero_runtime.cpus import num_cpus
 from libero_runtime.demonstration_files import COMPRESSIONS
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, RunOptions, Schedule, TaskBook
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What both commands share."""
     parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
-    parser.add_argument("--num-workers", type=at_least_one, default=os.cpu_count() or 1, help="processes, one per core")
+    parser.add_argument("--num-workers", type=at_least_one, default=num_cpus(), help="processes, one per core")
     parser.add_argument("--noise", type=not_negative, default=0.05, help="spread of the noise on the executed motion")
     parser.add_argument(
         "--record",

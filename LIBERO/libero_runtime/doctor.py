@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from libero_runtime.commands import OptionError, run_command
+from libero_runtime.cpus import num_cpus
 
 PACKAGES = ("mujoco", "robosuite", "hf-libero", "bddl", "numpy", "numba")
 _CHUNK = 8  # actions between two looks of a policy
@@ -61,7 +62,7 @@ def examine(suite: str, task_id: int, frame: Path) -> None:
     from libero_runtime.paths import asset_kind, prepare_libero, resolve_paths
     from libero_runtime.suites import load_suite
 
-    _line("python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")
+    _line("python", f"{platform.python_version()} on {platform.machine()}, {num_cpus()} cores of {os.cpu_count()}")
     for package in PACKAGES:
         _line(package, _version(package))
     task = load_suite(suite).task(task_id)

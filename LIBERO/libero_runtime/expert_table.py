@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from libero_runtime.commands import OptionError, run_command, use_one_thread
+from libero_runtime.cpus import num_cpus
 from libero_runtime.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
 from libero_runtime.number_lists import parse_numbers
 from libero_runtime.opengl import select_opengl
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
     parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
     parser.add_argument("--init-states", type=int, default=50, help="initial states per task")
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes, one per core")
+    parser.add_argument("--num-workers", type=int, default=num_cpus(), help="processes, one per core")
     parser.add_argument("--noise", type=float, default=0.0, help="spread of the noise on the executed motion")
     parser.add_argument("--max-grasps", type=int, default=3, help="an episode is given up after so many of one thing")
     parser.add_argument("--seed", type=int, default=0, help="of fixture poses and noise")

@@ -16,7 +16,6 @@ module's own cached asset location is set, which every object class reads.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 import tempfile
@@ -25,6 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import yaml
+
+from libero_runtime.sources import check_sources, installed_folder
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +70,13 @@ def cache_folder() -> Path:
 
 
 def hf_libero_folder() -> Path:
-    """The ``libero/libero`` folder of the installed hf-libero, found without importing it (an import may prompt)."""
-    spec = importlib.util.find_spec("libero")
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(location) / "libero"
-        if (folder / "bddl_files").is_dir():
-            return folder
-    raise LiberoPathError(
-        "hf-libero is not installed: expected a package `libero` with libero/bddl_files. "
-        "Install it with `pip install --no-deps robosuite==1.4.1 hf-libero==0.1.4 bddl==1.0.1`"
-    )
+    """The ``libero/libero`` folder of the installed hf-libero, found without importing it (an import may prompt).
+
+    Raises:
+        SourceError: see ``check_sources``.
+    """
+    check_sources()
+    return installed_folder("libero") / "libero"
 
 
 def _checkout_paths(repo: Path) -> LiberoPaths:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, hf_libero_folder, resolve_paths
+from libero_runtime.sources import altered
 
 _SCENE_PREFIX = re.compile(r"^[A-Z0-9_]*SCENE\d+_")  # LIBERO-10 and -90 prefix the instruction with a scene name
 _PICKLE_GLOBALS = {
@@ -65,10 +66,17 @@ class Suite:
 
 @lru_cache(maxsize=1)
 def _task_map() -> Mapping[str, list[str]]:
-    path = hf_libero_folder() / "benchmark" / "libero_suite_task_map.py"
+    inner = hf_libero_folder()
+    path = inner / "benchmark" / "libero_suite_task_map.py"
     spec = importlib.util.spec_from_file_location("_libero_suite_task_map", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise LiberoPathError(f"hf-libero's task list is missing: expected {path}")
+    if altered([path], inner=inner):
+        raise LiberoPathError(
+            f"{path} is not the task list that hf-libero published: a fork was copied over it, or it was edited. "
+            "Results would be filed under the wrong tasks. Install it anew: "
+            "`pip install --no-deps --force-reinstall hf-libero==0.1.4`"
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     task_map: Mapping[str, list[str]] = module.libero_task_map
@@ -111,6 +119,14 @@ def _load_suite(name: str, bddl_files: Path, init_files: Path) -> Suite:
         raise LiberoPathError(
             f"{name}: {len(missing)} of {2 * len(tasks)} task files are missing (set LIBERO_REPO_PATH to a complete "
             f"checkout, or unset it):\n{listed}"
+        )
+    changed = altered([path for task in tasks for path in (task.bddl_path, task.init_path)], inner=bddl_files.parent)
+    if changed:
+        listed = "\n".join(f"  {path}" for path in changed)
+        raise LiberoPathError(
+            f"{name}: {len(changed)} of {2 * len(tasks)} task files are not LIBERO's own (a fork's, or edited), and "
+            "results would be filed as LIBERO's. Set LIBERO_REPO_PATH to the official checkout, or unset it and "
+            f"install hf-libero anew:\n{listed}"
         )
     return Suite(name=name, tasks=tasks)
 

@@ -20,6 +20,6 @@ require_count STEPS "$steps"
 work=${values[3]:-$(temporary_folder)}
 
 run python -m libero_runtime.demonstrations --suite libero_spatial --tasks 0-9 --episodes-per-task "$demonstrations" \
-  --noise 0.2 --init-jitter 0.015 --seed 1 --num-workers "$(nproc)" --output "$work/demonstrations"
+  --noise 0.2 --init-jitter 0.015 --seed 1 --output "$work/demonstrations"
 run python -m rlinf.cli.pretrain_simple_cnn --demonstrations "$work/demonstrations" --output "$output" --steps "$steps"
 finish "$output" crl_experiment/libero_spatial_grpo_simple_cnn_eval

@@ -23,10 +23,10 @@ work=${values[3]:-$(temporary_folder)}
 
 for name in ${suite//,/ }; do
   run python -m libero_runtime.demos "$name" --episodes "$demonstrations" --out "$work/demonstrations/$name" \
-    --noise 0.2 --init-jitter 0.015 --seed 1 --num-workers "$(nproc)"
+    --noise 0.2 --init-jitter 0.015 --seed 1
 done
 run python -m openvla_oft.pack --demonstrations "$work/demonstrations" --suite "$suite" --image-size 128 \
-  --num-workers "$(nproc)" --output "$work/packed"
+  --output "$work/packed"
 run python -m openvla_oft.finetune --demonstrations "$work/packed" --suite "$suite" --init small --output "$output" \
   --minutes "$minutes" \
   --towers dinov2,siglip --vit-dim 128 --vit-depth 4 --vit-heads 2 \

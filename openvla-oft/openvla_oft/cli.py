@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
+from libero_runtime.cpus import num_cpus
 from openvla_oft.pictures import PICTURES
 
 EXIT_USER_ERROR = 2
@@ -49,7 +52,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "repository, trained without or with its random crops (packing: stored alike)",
     )
     data.add_argument("--max-demos-per-task", type=int, default=None)
-    data.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read (0: none)")
+    data.add_argument("--num-workers", type=int, default=num_cpus(), help="processes that read (0: none)")
+
+
+def use_our_cpus() -> None:
+    """Let torch use no more threads than there are CPUs for this process; it does not know of control groups."""
+    torch.set_num_threads(min(torch.get_num_threads(), num_cpus()))
 
 
 def run_command(

@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
     config = arguments.train_config(options)
     arguments.device_of(options, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     torch.set_float32_matmul_precision("high")
+    cli.use_our_cpus()
     with joined(options.device) as ranks:
         if not ranks.is_first:
             logging.getLogger().setLevel(logging.WARNING)

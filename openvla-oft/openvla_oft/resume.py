@@ -10,7 +10,6 @@ point: what only resuming needs is removed, an ``OUTPUT`` that is to be replaced
 gets its name, and the rest is cleaned up. The same command does what is left of this and does not train again.
 """
 
-import fcntl
 import json
 import math
 import pickle
@@ -18,7 +17,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
+from libero_runtime.folder_lock import LOCK_FILE, only_one
 from openvla_oft.json_files import read_object
 from openvla_oft.learner import trainable
 from openvla_oft.optimisation import WeightAverage
@@ -36,7 +36,6 @@ SETTINGS_FILE = "settings.json"
 FINISHED_FILE = ".finished.json"
 PROGRESS_FILE = "progress.json"
 STATE_FOLDER = "state"
-LOCK_FILE = ".lock"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 OPTIMIZER_TENSORS = (*MOMENTS, "step")
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError)
@@ -79,18 +78,12 @@ def unfinished(output: Path) -> Iterator[Path]:
         ValueError: another process trains in it.
     """
     folder = unfinished_folder(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("w")
-    except OSError as error:
-        raise ValueError(f"--output {output} cannot be made ({error}); give another folder") from error
-    with lock:
+    lock = only_one(folder, doing="training in", advice="Wait for it, or give another --output")
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process is training in {folder}; wait for it or give another --output"
-            ) from error
+            stack.enter_context(lock)
+        except OSError as error:
+            raise ValueError(f"--output {output} cannot be made ({error}); give another folder") from error
         if not _is_of_use(folder):  # what a killed process left
             _clear(folder)
         try:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rlinf.cli.request import configure_process, parse
-from rlinf.config import RANDOM_ACTION, REPOSITORY
+from rlinf.cli.request import Request, configure_process, parse
+from rlinf.config import RANDOM_ACTION, REPOSITORY, config_hash
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,16 @@ def main(argv: Sequence[str]) -> int:
     if request is None:
         return 0
     configure_process()
+    from rlinf.runners.run_folder import run_folder
+
+    # Other evaluations of the same run, and its training, write other things.
+    with request.alone_in(run_folder(request.config), f".evaluating_{config_hash(request.config)}"):
+        run(request)
+    return 0
+
+
+def run(request: Request) -> None:
+    """Evaluate as asked for: a line of the ledger, metrics and videos."""
     from rlinf.custom.lineage import Lineage, is_as_trained
     from rlinf.custom.tasks import task_name
     from rlinf.envs import suite_tasks
@@ -84,4 +94,3 @@ def main(argv: Sequence[str]) -> int:
     ) as metrics:
         metrics.log(outcome.metrics(), 0)
     pprint.pprint(outcome.metrics(), sort_dicts=False)
-    return 0

@@ -2,10 +2,10 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from libero_runtime.cpus import num_cpus
 from rlinf.cli.console import run_cli
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     import torch
 
-    from openvla_oft import dataset
+    from openvla_oft import cli, dataset
     from rlinf.config import ConfigError
     from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
     from rlinf.models.simple_cnn import CNNSettings
@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
         max_demos_per_task=options.max_demos_per_task,
         num_workers=options.num_workers,
     )
+    cli.use_our_cpus()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = CNNSettings(image_size=options.image_size)
     result = pretrain(
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-size", type=int, default=128, help="side of the pictures the network sees")
     parser.add_argument("--max-demos-per-task", type=int, default=None, help="use the first ones only")
     parser.add_argument("--validation-fraction", type=float, default=0.02, help="share that is held out")
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read")
+    parser.add_argument("--num-workers", type=int, default=num_cpus(), help="processes that read")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -2,12 +2,15 @@
 
 import argparse
 import logging
+import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from libero_runtime.folder_lock import LOCK_FILE, only_one
 from rlinf.config import (
     RANDOM_ACTION,
     REPOSITORY,
@@ -34,6 +37,18 @@ class Request:
     overrides: tuple[str, ...]
     source: PolicySource
     adapter: Path | None
+
+    @contextmanager
+    def alone_in(self, folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
+        """While this request is carried out nobody else writes what it writes in a run's folder.
+
+        Raises:
+            FolderInUseError: somebody does; says who.
+        """
+        advice = "Nothing was started. Wait for it, or keep this one apart with runner.logger.log_root=FOLDER"
+        command = shlex.join(["--config-name", self.config_name, *self.overrides])
+        with only_one(folder, doing="writing to", advice=advice, name=name, command=command):
+            yield
 
 
 def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None:

@@ -35,7 +35,18 @@ def read(argv: Sequence[str]) -> Request | None:
 
 
 def train(request: Request, session: Session) -> None:
-    """Train as asked for, with the session's workers."""
+    """Train as asked for, with the session's workers.
+
+    Raises:
+        FolderInUseError: another process trains in the same folder.
+    """
+    from rlinf.runners.run_folder import run_folder
+
+    with request.alone_in(run_folder(request.config)):
+        _train(request, session)
+
+
+def _train(request: Request, session: Session) -> None:
     from rlinf.custom.methods import make_method
     from rlinf.envs import suite_tasks
     from rlinf.envs.registry import simulator

@@ -1,12 +1,12 @@
 """Computes base-model logits of demonstrations and stores them beside these; one of several workers, no Ray inside."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from libero_runtime.cpus import num_cpus
 from rlinf.config.schema import Config
 from rlinf.custom.base_logits import Identity, is_current, write_logits
 from rlinf.custom.libero_trajectory_dataset import (
@@ -85,4 +85,4 @@ def divide(refs: Sequence[DemonstrationRef], num_workers: int) -> list[tuple[Dem
 
 def threads_per_worker(num_workers: int) -> int:
     """CPU threads of one worker where nothing else runs beside them."""
-    return max(1, (os.cpu_count() or 1) // num_workers)
+    return max(1, num_cpus() // num_workers)

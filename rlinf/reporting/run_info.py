@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import shlex
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from libero_runtime.cpus import num_cpus
 
 RUN_INFO_NAME = "run.json"
 CONFIG_NAME = "config.yaml"
@@ -77,7 +78,7 @@ def read(folder: Path) -> RunInfo | None:
 def hardware() -> dict[str, str]:
     """Processor, cores that this process may use, memory and GPUs; no host name."""
     facts = {"processor": _proc_value("/proc/cpuinfo", "model name") or platform.machine()}
-    facts["cores"] = str(len(os.sched_getaffinity(0)))
+    facts["cores"] = str(num_cpus())
     if memory := _proc_value("/proc/meminfo", "MemTotal"):
         facts["memory"] = f"{int(memory.split()[0]) / 2**20:.0f} GiB"
     facts["gpus"] = ", ".join(_gpus()) or "none"

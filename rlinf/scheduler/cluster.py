@@ -4,11 +4,15 @@ import logging
 import os
 import shutil
 import subprocess
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
+from libero_runtime.cpus import num_cpus
 from rlinf.config.errors import ConfigError
+from rlinf.scheduler.address import find_cluster, named_cluster, unusable
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +30,7 @@ _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 def configure_ray() -> None:
     """Set what Ray reads from the environment, some of it while it is imported; what the user set is kept."""
-    wanted = _QUIET if os.environ.get("RAY_ADDRESS") else _QUIET | _ALONE
+    wanted = _QUIET if named_cluster() else _QUIET | _ALONE
     os.environ.update({key: os.environ.get(key, value) for key, value in wanted.items()})
 
 
@@ -34,6 +38,9 @@ SHARED_MEMORY = "/dev/shm"
 SMALL_STORE = 2 * 2**30
 """Bytes of a store that may lie in an ordinary file, where Ray puts it if shared memory is small, as in containers."""
 SLOW_STORAGE = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"  # Ray's own switch: a store of any size may
+LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
+SHORT_FOLDER = "/tmp"
+SOCKET = "session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"  # as long as Ray makes them
 GIB = 2**30
 
 
@@ -54,6 +61,7 @@ class Cluster:
     def __init__(self, *, object_store_gb: float) -> None:
         self._object_store = int(object_store_gb * 2**30)
         self._gpu_gib: float | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> "Cluster":
         configure_ray()
@@ -61,31 +69,51 @@ class Cluster:
 
         # Ray announces at every start that token authentication, its default, is on.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        address = os.environ.get("RAY_ADDRESS")
-        if address:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
-            self._compare_stores()
-        else:
-            check_room(self._object_store, shared=shutil.disk_usage(SHARED_MEMORY).free, memory=available_memory())
-            ray.init(
-                num_cpus=os.cpu_count(),
-                object_store_memory=self._object_store,
-                include_dashboard=False,
-                log_to_driver=True,
-                logging_level=logging.WARNING,
-                _node_ip_address="127.0.0.1",
-            )
-        found = self.resources
-        where = f"cluster at {address}" if address else "local Ray"
+        named = named_cluster()
+        with ExitStack() as stack:
+            if named:
+                stack.callback(ray.shutdown)
+                self._join(named)
+            else:
+                self._start(stack)
+            found = self.resources
+            self._stack = stack.pop_all()
+        where = f"cluster at {named}" if named else "local Ray"
         log.info("%s: %d node(s), %d CPUs, %d GPUs", where, found.num_nodes, found.num_cpus, found.num_gpus)
         return self
+
+    def _join(self, named: str) -> None:
+        import ray
+
+        address = find_cluster(named)
+        try:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            raise unusable(named, f"the cluster cannot be joined ({error})") from error
+        self._compare_stores()
+
+    def _start(self, stack: ExitStack) -> None:
+        import ray
+
+        check_room(self._object_store, shared=shutil.disk_usage(SHARED_MEMORY).free, memory=available_memory())
+        folder, spilled = work_folders(stack)
+        stack.callback(ray.shutdown)  # before the folder is removed
+        ray.init(
+            address="local",  # without it Ray joins what the last `ray start` on this machine left
+            num_cpus=num_cpus(),
+            object_store_memory=self._object_store,
+            include_dashboard=False,
+            log_to_driver=True,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+            object_spilling_directory=None if spilled is None else str(spilled),
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        import ray
-
-        ray.shutdown()
+        self._stack.__exit__(kind, error, trace)
 
     def _compare_stores(self) -> None:
         """Say so where a machine of a cluster that others started gives Ray less memory than we would."""
@@ -112,6 +140,36 @@ class Cluster:
             look = ray.remote(num_cpus=0, num_gpus=0.01)(smallest_gpu_gib)  # where there is one, which may be elsewhere
             self._gpu_gib = ray.get(look.remote())
         return Resources(int(total.get("CPU", 0)), num_gpus, len(nodes), self._gpu_gib)
+
+
+def work_folders(stack: ExitStack) -> tuple[Path, Path | None]:
+    """Where a cluster of our own has its sockets and logs; and where it writes what its memory has no room for, if that
+    is elsewhere.
+
+    That is below ``RAY_TMPDIR``, ``TMPDIR`` or /tmp, as Ray has it. Where this is too long for the path of a socket, as
+    batch systems' folders are, sockets and logs are in a short one, private to the user and removed with ``stack``.
+
+    Raises:
+        ConfigError: neither can be written.
+    """
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "TMPDIR")
+    parent = Path(os.environ.get(variable) or SHORT_FOLDER).absolute()
+    folder = parent / "ray"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} belongs to somebody else")
+        if len(os.fsencode(folder / SOCKET)) <= LONGEST_SOCKET:
+            return folder, None
+        private = TemporaryDirectory(prefix="ray_", dir=SHORT_FOLDER, ignore_cleanup_errors=True)
+        short = Path(stack.enter_context(private), folder.name)  # Ray lets everybody write into its own
+    except OSError as error:
+        raise ConfigError(
+            f"Ray has no folder for its sockets, logs and samples ({variable} is {parent}): {error}. Set RAY_TMPDIR to "
+            f"one that you can write, with a path of at most {LONGEST_SOCKET - len(SOCKET) - len('/ray/')} bytes"
+        ) from error
+    log.info("%s=%s is too long for the paths of Ray's sockets: they and its logs are in %s", variable, parent, short)
+    return short, folder
 
 
 def smallest_gpu_gib() -> float:

@@ -1,6 +1,5 @@
 """Learning: one FSDP rank."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from libero_runtime.cpus import num_cpus
 from rlinf.config.schema import Config
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.data import RolloutBatch
@@ -24,7 +24,7 @@ class ActorWorker:
     """Holds a shard of the policy and its optimizer. Methods are collective."""
 
     def __init__(self, rank: int, world_size: int, config: Config, source: PolicySource) -> None:
-        set_up_torch(config.actor.num_threads or max(1, (os.cpu_count() or 1) // world_size))
+        set_up_torch(config.actor.num_threads or max(1, num_cpus() // world_size))
         self._rank = rank
         self._world_size = world_size
         self._config = config

@@ -1,6 +1,5 @@
 """Inference: plays episodes in the simulator processes attached to it, as fast as they answer."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
+from libero_runtime.cpus import num_cpus
 from rlinf.config.schema import Config
 from rlinf.engines.distributed import local_device, set_up_torch
 from rlinf.engines.fsdp import DTYPES, load_trainable
@@ -22,7 +22,7 @@ class RolloutWorker:
     """Holds one copy of the policy."""
 
     def __init__(self, config: Config, source: PolicySource) -> None:
-        set_up_torch(config.rollout.num_threads or max(1, (os.cpu_count() or 1) // 2))
+        set_up_torch(config.rollout.num_threads or max(1, num_cpus() // 2))
         self._config = config
         self._policy = self.load(config, replace(source, trains=False, cuda_graphs=config.rollout.cuda_graphs))
         self._policy.to(local_device())

@@ -28,6 +28,7 @@ from libero_runtime.demonstrations import main
 from libero_runtime.demos import main as demos
 from libero_runtime.drawing_devices import device_environment, drawing_devices, usable
 from libero_runtime.episodes import EpisodeOptions, EpisodePlan, run_episode
+from libero_runtime.folder_lock import FolderInUseError
 from libero_runtime.number_lists import NumberError, parse_numbers
 from libero_runtime.opengl import num_egl_devices, select_opengl
 from libero_runtime.scene import Scene
@@ -169,7 +170,7 @@ def test_parts_of_a_run_with_other_options_are_refused(tmp_path, options):
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     first, second = (Parts(tmp_path, "{}", restart=False) for _ in range(2))
-    with first.begun(), pytest.raises(DemonstrationError, match="another run"), second.begun():
+    with first.begun(), pytest.raises(FolderInUseError, match="another process is recording into"), second.begun():
         pass
 
 

@@ -1,5 +1,6 @@
 """The doctor's report, its exit codes, and which device a worker draws on."""
 
+import os
 import subprocess
 import sys
 
@@ -38,11 +39,17 @@ def test_what_does_not_work_exits_with_2(name, value, message, tmp_path, monkeyp
     ends_with_one_message(message, tmp_path)
 
 
-@pytest.mark.parametrize("package", ["mujoco", "robosuite", "bddl", "numba"])
-def test_a_missing_package_exits_with_2(package, tmp_path, monkeypatch):
-    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module {package}', name='{package}')\n")
+def test_a_package_that_does_not_work_exits_with_2(tmp_path, monkeypatch):
+    (tmp_path / "numba.py").write_text("raise ModuleNotFoundError('No module numba', name='numba')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    ends_with_one_message(f"a package is missing or does not work here (No module {package})", tmp_path)
+    ends_with_one_message("a package is missing or does not work here (No module numba)", tmp_path)
+
+
+@pytest.mark.parametrize("package", ["robosuite", "bddl", "libero"])
+def test_a_missing_package_exits_with_2(package, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules['{package}'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    ends_with_one_message(f"its package `{package}` is not found. Install with `pip install", tmp_path)
 
 
 def ends_with_one_message(message, folder):

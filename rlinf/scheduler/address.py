@@ -1,0 +1,55 @@
+"""The cluster that ``RAY_ADDRESS`` names: whether there is one, and whether it answers.
+
+Ray itself waits without an end for one that does not.
+"""
+
+import os
+import re
+import socket
+
+from rlinf.config.errors import ConfigError
+
+VARIABLE = "RAY_ADDRESS"
+CONNECT_S = 5.0
+
+
+def named_cluster() -> str | None:
+    """``RAY_ADDRESS``; None where a cluster of our own is wanted, for which Ray's word is "local"."""
+    address = os.environ.get(VARIABLE, "").strip()
+    return None if address in ("", "local") else address
+
+
+def find_cluster(named: str) -> str:
+    """HOST:PORT of a cluster that answers; takes less than a minute.
+
+    Raises:
+        ConfigError: there is none, or not of that kind.
+    """
+    from ray._private import services
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+    from ray.exceptions import RayError
+
+    if named != "auto" and not re.fullmatch(r"([^/:]+|\[[^/]+\]):[0-9]+", named):
+        raise unusable(named, "expected HOST:PORT, as `ray start --head --port=PORT` shows it")
+    try:
+        address = services.canonicalize_bootstrap_address(named) or ""  # not loopback: other machines join it too
+    except ConnectionError as error:
+        raise unusable(named, "no cluster was started on this machine") from error
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise unusable(named, f"nothing answers at {address} ({error})") from error
+    try:
+        GcsClient(address=address)
+    except RayError as error:
+        raise unusable(named, f"what answers at {address} is no cluster that can be joined ({error})") from error
+    return address
+
+
+def unusable(named: str, why: str) -> ConfigError:
+    """The one message about a cluster that cannot be joined."""
+    return ConfigError(
+        f"{VARIABLE}={named}: {why}. Start that cluster or correct the address (docs/troubleshooting.md), or unset "
+        f"{VARIABLE}: each run then starts a cluster of its own"
+    )
