@@ -15,8 +15,12 @@ for argument in "$@"; do
   esac
 done
 
+case "$log_root" in # quoted for Hydra
+  \'*\' | \"*\") log_root=${log_root:1:-1} ;;
+esac
+
 setup_environment
 cd "$CRL_ROOT"
 crl_run bash examples/crl_experiment/run_embodiment_sequential.sh \
-  "0,1" "" "" crl_experiment/libero_spatial_grpo_tiny 1234 "runner.logger.log_root=$log_root" "$@"
+  "0,1" "" "" crl_experiment/libero_spatial_grpo_tiny 1234 runner.logger.log_root=logs/quickstart "$@"
 "$is_dry_run" || crl_run python -m rlinf.cli.report "$log_root" --out "$log_root/report.html"

@@ -24,6 +24,8 @@ from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, hf_libero_fold
 from libero_runtime.sources import altered
 
 _SCENE_PREFIX = re.compile(r"^[A-Z0-9_]*SCENE\d+_")  # LIBERO-10 and -90 prefix the instruction with a scene name
+_ANY_SCENE = re.compile(r"^[a-z0-9_]*scene\d+_")
+_BDDL_LANGUAGE = re.compile(r"\(:language\s+([^()]+)\)")
 _PICKLE_GLOBALS = {
     (module, name)
     for module in ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -86,6 +88,38 @@ def _task_map() -> Mapping[str, list[str]]:
 def language_of(name: str) -> str:
     """The instruction inside a task's file name, as LIBERO's own loader derives it."""
     return _SCENE_PREFIX.sub("", name).replace("_", " ")
+
+
+def instruction(text: str) -> str | None:
+    """What rollouts say in the task that ``text`` means, None where it means no task of LIBERO's.
+
+    text: a task's file name, its words, or those inside its BDDL file, which are others in a third of the tasks
+    ("Pick the akita black bowl ..."); capitals, underscores and a scene before it do not matter.
+    """
+    return _instructions().get(_plain(text))
+
+
+@lru_cache(maxsize=1)
+def _instructions() -> Mapping[str, str]:
+    """Every task's instruction by what demonstrations may call it; empty without hf-libero, where nothing rolls out."""
+    try:
+        names = [(suite, name) for suite in suite_names() for name in _task_map()[suite]]
+        descriptions = {
+            (suite, name): hf_libero_folder() / "bddl_files" / suite / f"{name}.bddl" for suite, name in names
+        }
+    except LiberoPathError:
+        return {}
+    known = {_plain(name): language_of(name) for _, name in names}
+    other: dict[str, set[str]] = {}
+    for (_, name), path in descriptions.items():
+        stated = _BDDL_LANGUAGE.search(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if stated:
+            other.setdefault(_plain(stated[1]), set()).add(language_of(name))
+    return {words: min(tasks) for words, tasks in other.items() if len(tasks) == 1} | known
+
+
+def _plain(text: str) -> str:
+    return _ANY_SCENE.sub("", "_".join(text.lower().split())).replace("_", " ").strip(' ."')
 
 
 def suite_names() -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.suites import instruction
 from openvla_oft import reading, sources
 from openvla_oft.demonstration import ACTION_DIM, GRIPPER, PROPRIO_DIM, DemoInfo, DemonstrationError, ReadOptions
 from openvla_oft.json_files import read_object
@@ -248,7 +249,7 @@ def _load_pack(folder: Path, options: ReadOptions, *, suite: str, max_demos_per_
         actions_FA=arrays["actions"],
         demo_lengths_D=arrays["demo_lengths"],
         demo_tasks_D=arrays["demo_tasks"],
-        languages=tuple(description["languages"]),
+        languages=tuple(instruction(stated) or stated for stated in description["languages"]),
         cameras=options.cameras,
         proprio_FP=arrays.get("proprio"),
     )

@@ -78,6 +78,12 @@ class ReadOptions:
             raise DemonstrationError(f"pictures {self.pictures!r}: expected one of {', '.join(PICTURES)}")
 
 
+def is_data(path: Path) -> bool:
+    """Whether a file that is named like demonstrations holds any: macOS writes ``._x.hdf5`` beside ``x.hdf5``, and
+    Jupyter keeps copies in ``.ipynb_checkpoints``."""
+    return path.is_file() and not path.name.startswith(".") and path.parent.name != ".ipynb_checkpoints"
+
+
 def kept_steps(actions_TA: NDArray[np.floating], *, drop_noops: bool, where: str) -> NDArray[np.bool_]:
     """Which steps are trained on: all, or those that are no no-ops.
 

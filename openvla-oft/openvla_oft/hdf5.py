@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.suites import instruction, language_of
 from openvla_oft.demonstration import (
     ACTION_DIM,
     SUITES,
@@ -25,6 +26,7 @@ from openvla_oft.demonstration import (
     ReadOptions,
     check_actions,
     checked_proprio,
+    is_data,
     kept_steps,
 )
 from openvla_oft.pictures import prepare_images, rotate_180
@@ -41,20 +43,15 @@ _NUMBERS = "fiu"
 def find_files(folder: Path, suite: str) -> list[Path]:
     """The suite's files, sorted by name: ``folder/<suite>/*.hdf5`` where that folder exists, else ``folder/*.hdf5``."""
     inner = folder / suite
-    return sorted((inner if inner.is_dir() else folder).glob("*.hdf5"))
+    return sorted(path for path in (inner if inner.is_dir() else folder).glob("*.hdf5") if is_data(path))
 
 
 def scan(files: Sequence[Path], options: ReadOptions | None = None) -> list[DemoInfo]:
     """List every demonstration of the files and check layout and shapes without reading pictures."""
     infos: list[DemoInfo] = []
     for path in files:
-        try:
-            with h5py.File(path, "r") as file:
-                infos += _scan_file(file, path, options or ReadOptions())
-        except (OSError, RuntimeError) as error:
-            raise DemonstrationError(
-                f"{path} cannot be read as HDF5 ({error}): it is cut off or corrupt; make the demonstrations again"
-            ) from error
+        with _readable(str(path)), h5py.File(path, "r") as file:
+            infos += _scan_file(file, path, options or ReadOptions())
     return infos
 
 
@@ -74,12 +71,14 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
 
 @contextmanager
 def _readable(where: str) -> Iterator[None]:
-    """Explain what HDF5 says of a damaged file."""
+    """Explain what HDF5 says of a damaged file; one that may not be read is not damaged."""
     try:
         yield
+    except PermissionError:
+        raise
     except (OSError, RuntimeError) as error:
         raise DemonstrationError(
-            f"{where} cannot be read ({error}): the file is cut off or corrupt; make the demonstrations again"
+            f"{where} cannot be read as HDF5 ({error}): the file is cut off or corrupt; make the demonstrations again"
         ) from error
 
 
@@ -163,17 +162,27 @@ def _suite(data: h5py.Group) -> str | None:
 
 
 def _language(data: h5py.Group, path: Path) -> str:
-    """The instruction from LIBERO's ``problem_info`` JSON, else spelled from the file name ``<task>_demo.hdf5``."""
+    """The words that rollouts use: of the task that LIBERO's ``problem_info`` JSON states, else of the one that the
+    file ``<task>_demo.hdf5`` or its task description is named after. Instructions that are not LIBERO's are kept."""
+    stated = _stated_language(data, path)
+    if stated:
+        return instruction(stated) or stated
+    name = path.stem.removesuffix("_demo")
+    described = data.attrs.get("bddl_file_name")
+    other = Path(described).stem if isinstance(described, str) else ""
+    return instruction(name) or instruction(other) or language_of(name)
+
+
+def _stated_language(data: h5py.Group, path: Path) -> str:
+    """The instruction in the attribute ``problem_info``; empty without one, as in files that OpenVLA's script wrote."""
     info = data.attrs.get("problem_info")
-    if info is not None:
-        try:
-            stated = json.loads(info).get("language_instruction", "")
-            text = "".join(stated if isinstance(stated, list) else [stated])
-        except (ValueError, TypeError, AttributeError) as error:
-            raise DemonstrationError(
-                f"{path}: attribute problem_info is {str(info)[:100]!r}, expected a JSON object with a "
-                f"language_instruction"
-            ) from error
-        if text.strip():
-            return text.strip().strip('"').strip()
-    return re.sub(r"_demo$", "", path.stem).replace("_", " ")
+    if info is None:
+        return ""
+    try:
+        stated = json.loads(info).get("language_instruction", "")
+        text = "".join(stated if isinstance(stated, list) else [stated])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DemonstrationError(
+            f"{path}: attribute problem_info is {str(info)[:100]!r}, expected a JSON object with a language_instruction"
+        ) from error
+    return text.strip().strip('"').strip()

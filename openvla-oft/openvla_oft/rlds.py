@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from libero_runtime.suites import instruction
 from openvla_oft.demonstration import (
     ACTION_DIM,
     SUITES,
@@ -27,6 +28,7 @@ from openvla_oft.demonstration import (
     ReadOptions,
     check_actions,
     checked_proprio,
+    is_data,
     kept_steps,
 )
 from openvla_oft.example import bytes_list, features_of, float_list
@@ -54,11 +56,11 @@ def find_shards(folder: Path, suite: str) -> list[Path]:
         DemonstrationError: a shard of the set is missing (names say how many there are).
     """
     for inner in (folder / f"{suite}_no_noops", folder / suite):
-        found = sorted(path for path in inner.rglob("*.tfrecord*") if path.is_file())
+        found = sorted(path for path in inner.rglob("*.tfrecord*") if is_data(path))
         if found:
             break
     else:
-        found = sorted(path for path in folder.glob("*.tfrecord*") if path.is_file())
+        found = sorted(path for path in folder.glob("*.tfrecord*") if is_data(path))
     _check_complete(found)
     return found
 
@@ -77,14 +79,16 @@ def scan(shards: Sequence[Path], options: ReadOptions | None = None) -> Iterator
             with _explained(record):
                 features = features_of(record.data)
                 actions_TA = _actions(features, record)
-                language = next(bytes_list(_required(features, LANGUAGE_KEY, record)), b"")
+                stated = (
+                    next(bytes_list(_required(features, LANGUAGE_KEY, record)), b"").decode(errors="replace").strip()
+                )
                 for camera in options.cameras:
                     _required(features, PICTURE_KEYS[camera], record)
             kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=record.where)
             yield DemoInfo(
                 path=path,
                 name=str(record.index),
-                language=language.decode(errors="replace").strip(),
+                language=instruction(stated) or stated,
                 num_steps=int(kept_T.sum()),
                 offset=record.offset,
                 suite=_suite_of(path),

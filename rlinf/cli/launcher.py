@@ -27,7 +27,7 @@ ACTIONS = ("sequence", "evaluate", "train")
 ORDERS = ("range", "listed", "joint")
 
 _PARAMETER = re.compile(r"\[(?P<optional>\w+)(?:=(?P<default>[^\]]*))?\]|(?P<required>\w+)(?:\|\w+)?")
-_OVERRIDE = re.compile(r"(\+{0,2}[A-Za-z_][\w./@:-]*=.*)|(~[A-Za-z_][\w.@]*(=.*)?)", re.DOTALL)
+_OVERRIDE = re.compile(r"(\+{0,2}[A-Za-z_][\w.@:-]*=.*)|(~[A-Za-z_][\w.@]*(=.*)?)", re.DOTALL)
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:\[(\d)\])?\}")
 
 COEFFICIENTS = {  # arguments that are numbers: the smallest and the largest allowed

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlinf.config.errors import ConfigError
+from rlinf.config.overrides import literals, quoting_advice
 from rlinf.config.resolve import resolve
 from rlinf.config.schema import Config
 
@@ -43,15 +44,16 @@ def load_config(name: str, overrides: Sequence[str] = (), *, folder: Path = CONF
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             composed = compose(config_name=name, overrides=list(overrides))
     except HydraException as error:
-        raise ConfigError(f"configuration {name!r} does not compose: {_flat(error)}{_suggestion(error)}") from error
+        advice = quoting_advice(overrides) or _suggestion(error)
+        raise ConfigError(f"configuration {name!r} does not compose: {_flat(error)}{advice}") from error
     return resolve(typed_config(composed))
 
 
 def typed_config(composed: DictConfig) -> Config:
     """Check keys and types of a composed configuration against the schema."""
-    plain = OmegaConf.create(OmegaConf.to_container(composed, resolve=True))  # forgets what Hydra's ++ let through
+    plain = literals(OmegaConf.to_container(composed, resolve=True))  # forgets what Hydra's ++ let through
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or getattr(error, "key", None)
         raise ConfigError(
@@ -64,7 +66,7 @@ def typed_config(composed: DictConfig) -> Config:
 
 def config_yaml(config: Config) -> str:
     """The configuration as YAML, for run folders."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(literals(asdict(config))))
 
 
 def config_hash(config: Config) -> str:

@@ -88,7 +88,7 @@ def refuse_other_settings(folder: Path, config: Config) -> None:
     for other in sorted({folder, *_siblings(folder)}, key=lambda path: (path != folder, path.name)):
         if not (other / CONFIG_FILE).is_file() or not any((other / "checkpoints").glob("global_step_*")):
             continue
-        old = OmegaConf.to_container(OmegaConf.load(other / CONFIG_FILE))
+        old = OmegaConf.to_container(OmegaConf.load(other / CONFIG_FILE), resolve=True)
         assert isinstance(old, dict)
         found = differences({str(key): value for key, value in old.items()}, new, beside=other != folder)
         if found:

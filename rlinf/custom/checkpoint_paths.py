@@ -79,7 +79,8 @@ def find_location(text: str, *, workspace: Workspace) -> Path:
     folder = workspace.find(text)
     if folder.is_dir():
         return folder
-    seeds = sorted(folder.parent.glob(f"{folder.name}_seed*")) if folder.parent.is_dir() else []
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    seeds = sorted(path for path in beside if path.name.startswith(f"{folder.name}_seed"))
     if len(seeds) == 1:
         return seeds[0]
     hint = f"; there are {', '.join(workspace.show(path) for path in seeds)}" if seeds else ""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlinf.config.overrides import override
 from rlinf.custom.checkpoint_paths import (
     SequenceError,
     Workspace,
@@ -66,14 +67,14 @@ def _evaluation(
     start = None if actor is None else workspace.show(actor)
     lineage = None if actor is None else Lineage.load(actor)
     beneath = _merged_beneath(lineage, workspace)
-    settings = [f"runner.seed={seed}", f"runner.logger.log_path={workspace.show(folder)}"]
+    settings = [override("runner.seed", seed), override("runner.logger.log_path", workspace.show(folder))]
     if start is not None:
-        settings.insert(0, f"actor.model.lora_path={start}")
+        settings.insert(0, override("actor.model.lora_path", start))
     if beneath:
-        settings.append(f"actor.model.previous_lora_paths=[{','.join(beneath)}]")
+        settings.append(override("actor.model.previous_lora_paths", beneath))
     if lineage is not None and lineage.merge_coeff is not None:
-        settings.append(f"actor.model.previous_lora_coeff={lineage.merge_coeff}")
-        settings.append(f"actor.model.lora_scale={lineage.merge_coeff}")
+        settings.append(override("actor.model.previous_lora_coeff", lineage.merge_coeff))
+        settings.append(override("actor.model.lora_scale", lineage.merge_coeff))
     return Step(
         title="base model" if actor is None else f"{folder.name}, {actor.parent.name}",
         folder=workspace.show(folder),

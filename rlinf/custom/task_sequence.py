@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlinf.config.overrides import override
 from rlinf.custom.checkpoint_paths import (
     SequenceError,
     Workspace,
@@ -155,24 +156,24 @@ class _Planner:
         show, folder, result = self.workspace.show, self.folder(stage), self.result(stage)
         beneath = tuple(show(path) for path in start.merged)
         settings = [
-            f"env.fixed_task_ids=[{','.join(str(task_id) for task_id in stage)}]",
-            f"runner.seed={self.request.seed}",
-            f"runner.logger.log_path={show(folder)}",
+            override("env.fixed_task_ids", stage),
+            override("runner.seed", self.request.seed),
+            override("runner.logger.log_path", show(folder)),
         ]
         if self.request.max_epochs is not None:
-            settings.append(f"runner.max_epochs={self.request.max_epochs}")
+            settings.append(override("runner.max_epochs", self.request.max_epochs))
         if start.adapter is not None:
-            settings.append(f"actor.model.lora_path={show(start.adapter)}")
+            settings.append(override("actor.model.lora_path", show(start.adapter)))
         if beneath:
-            settings.append(f"actor.model.previous_lora_paths=[{','.join(beneath)}]")
+            settings.append(override("actor.model.previous_lora_paths", beneath))
         todo = []
         if self.experiment.eval_before is None:
-            settings.append(f"runner.eval_before={str(wants_base).lower()}")
+            settings.append(override("runner.eval_before", wants_base))
             todo += ["evaluate the base model"] if wants_base else []
         todo += self._training_left(folder, result)
         if self.experiment.eval_after is None:
             wants_result = not self._has_result(result, row=task_name(stage))
-            settings.append(f"runner.eval_after={str(wants_result).lower()}")
+            settings.append(override("runner.eval_after", wants_result))
             todo += ["evaluate all tasks"] if wants_result else []
         script = (TRAIN_SCRIPT, "--config-name", self.experiment.config_name)
         return Step(

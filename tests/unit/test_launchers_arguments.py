@@ -46,7 +46,9 @@ def test_what_is_an_override(word: str) -> None:
     assert read("0", word).user_overrides == (word,)
 
 
-@pytest.mark.parametrize("word", ["./runs/lr=3/actor", "/runs/lr=3/actor", "logs/sequential/task_0_seed1234", "0,4"])
+@pytest.mark.parametrize(
+    "word", ["./runs/lr=3/actor", "/runs/lr=3/actor", "runs/lr=3/actor", "logs/sequential/task_0_seed1234", "0,4"]
+)
 def test_what_is_a_positional_argument(word: str) -> None:
     arguments = read("0", word)
     assert arguments.user_overrides == ()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from libero_runtime.suites import load_suite
 from openvla_oft import dataset, hdf5, pack
 from openvla_oft.demonstration import DemonstrationError, ReadOptions, kept_steps
 from openvla_oft.pictures import resize_images
@@ -93,6 +94,43 @@ def test_language_falls_back_to_the_file_name(tmp_path):
     with h5py.File(path, "a") as file:
         del file["data"].attrs["problem_info"]
     assert scan(tmp_path)[0].language == "open the drawer"
+
+
+def test_what_is_learnt_are_the_words_of_rollouts(tmp_path):
+    """A file that OpenVLA's script wrote says its task by its name alone, LIBERO's say what is in the BDDL file."""
+    for suite in ("libero_goal", "libero_10", "libero_90"):
+        for task in load_suite(suite).tasks[::9]:
+            path = tmp_path / f"{task.name}_demo.hdf5"
+            words_in_bddl = re.search(r":language ([^)]+)", task.bddl_path.read_text())[1]
+            for stated in (task.language, task.language.upper(), words_in_bddl, task.name, ""):
+                write_file(path, language=stated, num_demos=1, num_steps=2, size=4)
+                assert hdf5.scan([path])[0].language == task.language, stated
+            with h5py.File(path, "a") as file:
+                file["data"].attrs["bddl_file_name"] = f"bddl_files/{suite}/{task.name}.bddl"
+            renamed = path.rename(tmp_path / "mine.hdf5")
+            assert hdf5.scan([renamed])[0].language == task.language
+    own = write_file(tmp_path / "KITCHEN_SCENE3_wave_demo.hdf5", language="", num_demos=1, num_steps=2)
+    assert hdf5.scan([own])[0].language == "wave"
+    write_file(own, language="Wave, please", num_demos=1, num_steps=2)
+    assert hdf5.scan([own])[0].language == "Wave, please", "own instructions are kept as they are"
+
+
+def test_a_pack_from_before_has_the_words_of_rollouts(tmp_path):
+    write_file(tmp_path / "demos" / "x_demo.hdf5", language="wave", num_demos=1, num_steps=2)
+    dataset.pack(tmp_path / "demos", tmp_path / "pack", suite="libero_10", cameras=("agentview",), image_size=8)
+    file = tmp_path / "pack" / dataset.PACK_FILE
+    task = load_suite("libero_10").tasks[2]
+    file.write_text(file.read_text().replace("wave", task.name.replace("_", " ")))
+    packed = dataset.load(tmp_path / "pack", suite="libero_10", cameras=("agentview",), image_size=8)
+    assert packed.languages == (task.language,)
+
+
+def test_what_other_programs_leave_beside_demonstrations_is_not_read(tmp_path):
+    write_file(tmp_path / "libero_spatial" / "a_demo.hdf5", language="x", num_demos=1, num_steps=2)
+    for name in ("._a_demo.hdf5", ".DS_Store", ".ipynb_checkpoints/a_demo-checkpoint.hdf5", "folder.hdf5/x"):
+        (tmp_path / "libero_spatial" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "libero_spatial" / name).write_bytes(b"\0\5\x16\7")
+    assert [info.path.name for info in scan(tmp_path)] == ["a_demo.hdf5"]
 
 
 def test_workers_and_pack_give_the_same_frames(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from libero_runtime.suites import load_suite
 from openvla_oft import dataset, rlds
 from openvla_oft.crc32c import crc32c
 from openvla_oft.demonstration import DemonstrationError, ReadOptions
@@ -72,6 +73,23 @@ def test_the_trainers_data_set_comes_from_either_layout(expected):
     assert fewer.num_frames == 21 - 2 * 3
     kept = [step for step in range(lengths[0]) if step not in (2, 3)]
     assert np.array_equal(fewer.images_FNHWC[: len(kept)], demos.images_FNHWC[kept])
+
+
+def test_sentences_are_those_of_rollouts_and_hidden_files_are_not_read(tmp_path):
+    """Converters have kept the scene that LIBERO-10's file names begin with."""
+
+    def stated(text):
+        return lambda features: features | {"steps/language_instruction": feature(1, field(1, text.encode()) * 5)}
+
+    shard = tmp_path / "libero_10" / "own.tfrecord-00000-of-00001"
+    task = load_suite("libero_10").tasks[2]
+    for text, wanted in ((task.name.replace("_", " "), task.language), (" Wave, please ", "Wave, please")):
+        write_rlds(shard, task_ids=[0], change=stated(text))
+        for name in ("._own.tfrecord-00000-of-00001", ".ipynb_checkpoints/own.tfrecord-00000-of-00001"):
+            (shard.parent / name).parent.mkdir(exist_ok=True)
+            (shard.parent / name).write_bytes(b"\0\5\x16\7")
+        assert rlds.find_shards(tmp_path, "libero_10") == [shard]
+        assert [info.language for info in rlds.scan([shard])] == [wanted]
 
 
 def test_crc32c_of_known_messages():

@@ -214,7 +214,7 @@ def _videos(folder: Path, records: Sequence[EvaluationRecord]) -> tuple[Video, .
             if path is not None and path.suffix in VIDEO_TYPES:
                 found.setdefault(path.resolve(), Video(path=path, row=record.row))
     if not records:
-        for path in sorted(folder.rglob("videos/*")):
+        for path in sorted(folder.rglob("videos/[!.]*")):
             if path.suffix in VIDEO_TYPES:
                 found.setdefault(path.resolve(), Video(path=path, row=""))
     return tuple(found.values())
