@@ -29,7 +29,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def load(checkpoint: Path, *, precision: str, cuda_graphs: bool, rank: int) -> Policy:
     source = PolicySource(checkpoint, unnorm_key="libero_spatial", seed=0, cuda_graphs=cuda_graphs)
     policy = load_policy(ModelConfig(lora_rank=rank), source, base_dtype=DTYPES[precision])
-    policy.module.eval()
     policy.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return policy
 

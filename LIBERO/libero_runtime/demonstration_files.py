@@ -14,17 +14,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.cameras import demonstrated_name
 from libero_runtime.episodes import Demonstration, EpisodePlan
 from libero_runtime.slots import Pose
 from libero_runtime.suites import TaskSpec
 
-_STOCK_CAMERA_KEYS = {"agentview": "agentview_rgb", "robot0_eye_in_hand": "eye_in_hand_rgb"}
 COMPRESSIONS = ("none", "lzf", "gzip")
 
 
 def camera_key(camera: str) -> str:
     """Name of a camera's dataset in the file."""
-    return _STOCK_CAMERA_KEYS.get(camera, f"{camera}_rgb")
+    return f"{demonstrated_name(camera)}_rgb"
 
 
 def demonstration_file(folder: Path, task: TaskSpec) -> Path:

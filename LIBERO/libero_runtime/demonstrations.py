@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from libero_runtime.asset_files import suite_asset_kind
+from libero_runtime.cameras import simulated_name
 from libero_runtime.commands import run_command, use_one_thread
 from libero_runtime.cpus import num_cpus
 from libero_runtime.demonstration_files import COMPRESSIONS
@@ -162,7 +163,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
                 f"--init-range {arguments.init_range}: {arguments.suite} task {task_id} has initial states 0 to "
                 f"{num_states - 1}"
             )
-    cameras = tuple(arguments.cameras.split(","))
+    cameras = tuple(simulated_name(camera) for camera in arguments.cameras.split(","))
     if len(set(cameras)) != len(cameras):
         raise DemonstrationError(f"--cameras {arguments.cameras} names a camera twice")
     return RunOptions(

@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.cameras import simulated_name
 from libero_runtime.native import COMPILED, compiled
 from libero_runtime.opengl import select_opengl
 
@@ -129,7 +130,7 @@ class SceneRenderer:
         self._model.geom_group[:] = np.where(unseen, _HIDDEN_GROUP, self._passes)
 
     def _camera_id(self, name: str) -> int:
-        camera_id = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, name)
+        camera_id = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, simulated_name(name))
         if camera_id < 0:
             known = [self._model.camera(i).name for i in range(self._model.ncam)]
             raise ValueError(f"unknown camera {name!r}: this scene has {', '.join(known)}")

@@ -235,6 +235,8 @@ class EnvConfig:
     pipeline_stages: int = 2
     """Env groups per simulator process: while one is simulated the policy looks at another."""
     cameras: list[str] = field(default_factory=lambda: ["agentview"])
+    """What the policy sees, in its order: ``agentview``, and ``robot0_eye_in_hand`` or, as fine-tuning calls it,
+    ``eye_in_hand``. As the policy was trained."""
     image_size: int = 256
     look: str = "fast"
     """``fast``: no multi-sampling and reflections; ``official``: the pixels of stock LIBERO."""

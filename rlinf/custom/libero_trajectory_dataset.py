@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from libero_runtime.cameras import demonstrated_name
 from libero_runtime.suites import TaskSpec, load_suite
 from openvla_oft import hdf5, rlds, sources
 from openvla_oft.dataset import chunk_actions
-from openvla_oft.demonstration import CAMERAS, DemoInfo, ReadOptions
+from openvla_oft.demonstration import DemoInfo, ReadOptions
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ReplayConfig
@@ -84,9 +85,18 @@ def find_demonstrations(config: ReplayConfig, *, suite: str, task_ids: Sequence[
     return [ref for task in wanted for ref in found[task.task_id]]
 
 
-def read_demonstration(ref: DemonstrationRef, *, num_images: int) -> Demonstration:
-    """Read pictures (the main camera, then the wrist's where the policy wants two) and actions."""
-    options = ReadOptions(cameras=CAMERAS[:num_images])
+def read_options(cameras: Sequence[str]) -> ReadOptions:
+    """How demonstrations are read for a policy that sees these cameras.
+
+    Raises:
+        DemonstrationError: demonstrations have no such camera.
+    """
+    return ReadOptions(cameras=tuple(demonstrated_name(camera) for camera in cameras))
+
+
+def read_demonstration(ref: DemonstrationRef, *, cameras: Sequence[str]) -> Demonstration:
+    """Read actions, and the pictures of the cameras that the policy sees (``env.cameras``)."""
+    options = read_options(cameras)
     if not rlds.is_shard(ref.path):
         hdf5.scan([ref.path], options)  # a file without the wrist's pictures is an error that says so
     demo = sources.read(DemoInfo(ref.path, ref.name, ref.language, ref.num_steps, ref.offset), options)
@@ -108,14 +118,6 @@ class LiberoTrajectoryDataset:
 
     def __len__(self) -> int:
         return len(self.demo_F)
-
-    @staticmethod
-    def load(
-        refs: Sequence[DemonstrationRef], policy: ReplayablePolicy, *, nearest_bins: bool = True
-    ) -> "LiberoTrajectoryDataset":
-        """Read demonstrations; see ``build``."""
-        demos = [read_demonstration(ref, num_images=policy.num_images) for ref in refs]
-        return LiberoTrajectoryDataset.build(refs, demos, policy, nearest_bins=nearest_bins)
 
     @staticmethod
     def build(

@@ -33,6 +33,7 @@ class LogitsPrecomputeWorker:
         policy = load_policy(model, source, base_dtype=DTYPES[config.rollout.precision])
         policy.to(local_device())
         self._policy = replayable(policy)
+        self._cameras = config.env.cameras
         self._nearest = config.method.replay.targets == "nearest"
         self._max_batch = config.rollout.max_batch
         self._done = 0
@@ -41,7 +42,7 @@ class LogitsPrecomputeWorker:
         """Store the logits of these demonstrations; returns how many were not there or stale."""
         self._done = computed = 0
         for ref in refs:
-            demo = read_demonstration(ref, num_images=self._policy.num_images)
+            demo = read_demonstration(ref, cameras=self._cameras)
             bins_FT = target_bins(demo.actions_TA, self._policy, nearest=self._nearest)
             identity = Identity.of(ref, demo, bins_FT, self._policy)
             if not is_current(ref, identity):

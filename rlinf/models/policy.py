@@ -143,9 +143,6 @@ class ReplayablePolicy(Policy, Protocol):
     Shapes: T tokens of a chunk (actions times dimensions), V bins.
     """
 
-    num_images: int
-    """Pictures per observation: the main camera, then the wrist's."""
-
     def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
         """Logits of the bins (B, T, V), float32, before any temperature; differentiable.
 

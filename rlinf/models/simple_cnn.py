@@ -257,7 +257,7 @@ def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) ->
     """
     module = fresh_cnn(settings, seed=seed, critic=critic)
     module.load_state_dict(read_weights(folder / WEIGHTS_FILE, fresh=module.state_dict()))
-    return module
+    return module.eval()
 
 
 class SimpleCNNPolicy:

@@ -199,8 +199,6 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
     """
     if not config.is_lora:
         raise ConfigError(f"actor.model.is_lora=false: this version trains {config.model_name} through an adapter only")
-    if config.gradient_checkpointing and source.trains:
-        checkpoint_blocks(model, policy=config.gradient_checkpointing_policy, every=config.gradient_checkpointing_every)
     path = resolve_adapter(config.lora_path, files=ADAPTER_FILES) if config.lora_path else None
     previous = [
         resolve_adapter(earlier, key="actor.model.previous_lora_paths", files=ADAPTER_FILES)
@@ -217,9 +215,12 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
         dtype = model.dtype
         for parameter in trainable_parameters(module).values():
             parameter.data = parameter.data.to(dtype)
+    # What acts and what is scored must be one distribution, so no dropout, whatever adapter or checkpoint brings.
+    module.eval()
+    if config.gradient_checkpointing and source.trains:
+        checkpoint_blocks(model, policy=config.gradient_checkpointing_policy, every=config.gradient_checkpointing_every)
     if config.compile_blocks:
         compile_blocks(module)
-    module.train()  # there is no dropout: training mode only lets gradient checkpointing work
     processor = PrismaticProcessor.from_pretrained(
         source.checkpoint,
         max_prompt_length=config.max_prompt_length,

@@ -86,6 +86,7 @@ def task_context(config: Config, state: RunState) -> TaskContext:
         previous=resolve_adapter(start) if start else None,
         temperature=config.algorithm.sampling_params.temperature_train,
         seed=config.runner.seed,
+        cameras=tuple(config.env.cameras),
     )
 
 

@@ -367,6 +367,7 @@ def test_numbers_that_do_not_fit_exit_with_2(tmp_path, capsys, flags, message):
         (["--tasks", "10"], "task id 10 is out of range"),
         (["--init-range", "0-70"], "--init-range 0-70: libero_spatial task 0 has initial states 0 to 49"),
         (["--cameras", "agentview,agentview"], "names a camera twice"),
+        (["--cameras", "eye_in_hand,robot0_eye_in_hand"], "names a camera twice"),
         (["--cameras", "nope", "--tasks", "2"], "task 2, attempt 0 from initial state 0: unknown camera 'nope': this"),
     ],
 )

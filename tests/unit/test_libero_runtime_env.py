@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from libero_runtime import robot_meshes, scene, slots, stepper
+from libero_runtime.demonstration_files import camera_key
 from libero_runtime.exact_scene import ExactScene
 from libero_runtime.expert import ScriptedExpert
 from libero_runtime.kernel import osc
@@ -284,6 +285,15 @@ def test_bad_input(env):
         LiberoVectorEnv(num_envs=1, look="shiny")
     with pytest.raises(ValueError, match=r"unknown camera 'top': this scene has .*agentview"):
         LiberoVectorEnv(num_envs=1, cameras=["top"]).reset([start])
+
+
+def test_a_camera_has_the_name_of_the_simulator_and_that_of_demonstrations():
+    env = LiberoVectorEnv(num_envs=1, cameras=["robot0_eye_in_hand", "eye_in_hand", "agentview"], image_size=32)
+    wrist, demonstrated, front = env.reset([EpisodeStart(SUITE, 0, 0)]).images_BNHWC[0]
+    env.close()
+    assert np.array_equal(wrist, demonstrated)
+    assert not np.array_equal(wrist, front)
+    assert [camera_key(name) for name in ("robot0_eye_in_hand", "eye_in_hand")] == ["eye_in_hand_rgb"] * 2
 
 
 @pytest.mark.parametrize(

@@ -166,11 +166,12 @@ def test_gradient_checkpointing_changes_neither_decoding_nor_gradients(checkpoin
         replace(model_config(checkpoint), gradient_checkpointing=True), source, base_dtype=torch.float32
     )
     frugal.module.load_state_dict(plain.module.state_dict())
-    assert frugal.module.training
+    repeated = [block for block in frugal.units() if block.training]
+    assert len(repeated) == len(frugal.units())
     inputs = _inputs(plain)
     wanted = plain.act(inputs, temperature=1.0, uniforms_BCA=_uniforms())
     given = frugal.act(inputs, temperature=1.0, uniforms_BCA=_uniforms())
-    assert frugal.module.training
+    assert all(block.training for block in repeated), "also after it has acted"
     assert torch.equal(given.bins_BCA, wanted.bins_BCA)
     torch.testing.assert_close(given.logprobs_BCA, wanted.logprobs_BCA)
     for policy in (plain, frugal):

@@ -23,6 +23,11 @@ def _find(folder, task_ids, *, per_task=1):
     return find_demonstrations(config, suite=SUITE, task_ids=task_ids)
 
 
+def _load(refs, policy, **options):
+    demos = [read_demonstration(ref, cameras=("agentview",)) for ref in refs]
+    return LiberoTrajectoryDataset.build(refs, demos, policy, **options)
+
+
 def test_one_demonstration_of_each_task_unless_more_are_asked_for(tmp_path):
     write_hdf5(tmp_path, task_ids=range(10), num_demos=3)
     refs = _find(tmp_path, None)
@@ -56,7 +61,7 @@ def test_missing_demonstrations_name_the_folder_and_the_command(tmp_path):
 def test_samples_are_what_the_policy_saw_and_what_the_expert_did(tmp_path, policy):
     write_hdf5(tmp_path, task_ids=[5], num_steps=12)
     (ref,) = _find(tmp_path, [5])
-    dataset = LiberoTrajectoryDataset.load([ref], policy)
+    dataset = _load([ref], policy)
     assert len(dataset) == 12
     frames = np.array([3])
     inputs = dataset.inputs(frames, torch.device("cpu"))
@@ -80,8 +85,8 @@ def test_samples_are_what_the_policy_saw_and_what_the_expert_did(tmp_path, polic
 def test_targets_take_the_nearest_bin_or_that_of_supervised_training(tmp_path, policy):
     write_hdf5(tmp_path, task_ids=[5], num_steps=4)
     refs = _find(tmp_path, [5])
-    nearest = LiberoTrajectoryDataset.load(refs, policy, nearest_bins=True).bins_FT.view(4, 8, 7)
-    supervised = LiberoTrajectoryDataset.load(refs, policy, nearest_bins=False).bins_FT.view(4, 8, 7)
+    nearest = _load(refs, policy, nearest_bins=True).bins_FT.view(4, 8, 7)
+    supervised = _load(refs, policy, nearest_bins=False).bins_FT.view(4, 8, 7)
     # The gripper is open in the first step: exactly 1 before it is binned.
     assert supervised[0, 0, 6] == 0
     assert nearest[0, 0, 6] == 1
@@ -93,11 +98,15 @@ def test_rlds_shards_are_read_without_tensorflow(tmp_path, policy):
     episodes = write_rlds(path, task_ids=[7, 2])
     refs = _find(tmp_path, [2, 7])
     assert [(ref.task_id, ref.name, ref.num_steps) for ref in refs] == [(2, "1", 5), (7, "0", 5)]
-    demo = read_demonstration(refs[0], num_images=2)
+    demo = read_demonstration(refs[0], cameras=("agentview", "robot0_eye_in_hand"))
     images, actions = episodes[1]
     np.testing.assert_array_equal(demo.actions_TA, actions)
     np.testing.assert_array_equal(demo.images_TNHWC, np.stack([images, 255 - images], axis=1))
-    assert len(LiberoTrajectoryDataset.load(refs, policy)) == 10
+    wrist = read_demonstration(refs[0], cameras=("eye_in_hand",))
+    np.testing.assert_array_equal(wrist.images_TNHWC, 255 - images[:, None])
+    with pytest.raises(DemonstrationError, match="unknown camera 'frontview'"):
+        read_demonstration(refs[0], cameras=("frontview",))
+    assert len(_load(refs, policy)) == 10
 
 
 def test_a_shard_that_is_cut_off_is_named(tmp_path):

@@ -115,9 +115,10 @@ def model_class(config: OpenVLAConfig) -> type[OpenVLAForActionPrediction]:
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while: in training mode, gradient checkpointing drops the cache of keys and values."""
-    training = module.training
+    training = [part for part in module.modules() if part.training]
     module.train(mode=False)
     try:
         yield
     finally:
-        module.train(mode=training)
+        for part in training:
+            part.training = True

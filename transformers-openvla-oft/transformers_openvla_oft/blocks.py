@@ -48,7 +48,8 @@ def checkpoint_blocks(model: nn.Module, *, policy: str = "full", every: int = 1)
     policy: what a checkpointed block keeps nevertheless: `full` nothing but its input, `attention` what attention gave,
         `matmuls` that and the results of its large matrix products, so that only cheap arithmetic is repeated.
 
-    Returns the number of checkpointed blocks. Gradients are the same whatever is chosen.
+    Returns the number of checkpointed blocks. Gradients are the same whatever is chosen. The model may be in evaluation
+    mode; whoever changes its mode afterwards decides whether blocks repeat themselves.
     """
     if policy not in CHECKPOINTING_POLICIES:
         raise ValueError(f"checkpointing {policy!r} is not known; expected one of: {', '.join(CHECKPOINTING_POLICIES)}")
@@ -61,6 +62,7 @@ def checkpoint_blocks(model: nn.Module, *, policy: str = "full", every: int = 1)
     for block in chosen:
         assert isinstance(block, GradientCheckpointingLayer)
         block.gradient_checkpointing = True
+        block.training = True  # transformers looks at it; not `train()`, since what is inside keeps its mode
         setattr(block, _CHECKPOINTING, run)  # a plain attribute, whatever nn.Module's types say
     return len(chosen)
 

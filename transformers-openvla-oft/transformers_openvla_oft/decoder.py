@@ -81,7 +81,7 @@ class DecoderLayer(LlamaDecoderLayer):
             k_BNSD,
             v_BNSD,
             mask,
-            dropout=attention.attention_dropout if self.training else 0.0,
+            dropout=attention.attention_dropout if attention.training else 0.0,
             scaling=attention.scaling,
             is_causal=causal,
         )[0]

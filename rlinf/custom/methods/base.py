@@ -20,6 +20,7 @@ class TaskContext:
     suite: whose tasks they are; micro_batch: samples per forward pass on one rank.
     previous: the actor folder that the run started from, None where it started from the base model; a method finds
         there what it stored for later tasks (see ``state.py``).
+    cameras: whose pictures the policy sees.
     temperature: of rollouts and of the log-probabilities that are trained on; seed: of the run.
     device: where the policy is; the learner fills it in.
     """
@@ -32,6 +33,7 @@ class TaskContext:
     previous: Path | None = None
     temperature: float = 1.0
     seed: int = 0
+    cameras: tuple[str, ...] = ("agentview",)
     device: torch.device = CPU
 
 

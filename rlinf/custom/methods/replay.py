@@ -17,6 +17,7 @@ from rlinf.custom.libero_trajectory_dataset import (
     LiberoTrajectoryDataset,
     find_demonstrations,
     read_demonstration,
+    read_options,
 )
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.models import Policy, ReplayablePolicy
@@ -45,6 +46,7 @@ class DemonstrationReplay(ContinualMethod):
 
     def find(self, task: TaskContext) -> list[DemonstrationRef]:
         """The demonstrations to replay; none before a first task where only seen tasks are replayed."""
+        read_options(task.cameras)  # refuses others
         seen = None if self.config.tasks == "all" else task.learnt_before
         return find_demonstrations(self.config, suite=task.suite, task_ids=seen)
 
@@ -56,7 +58,7 @@ class DemonstrationReplay(ContinualMethod):
         if not refs:
             log.info("replay: no task was learnt before, nothing to replay")
             return
-        demos = [read_demonstration(ref, num_images=model.num_images) for ref in refs]
+        demos = [read_demonstration(ref, cameras=task.cameras) for ref in refs]
         self.dataset = LiberoTrajectoryDataset.build(refs, demos, model, nearest_bins=self.nearest)
         self.on_read(refs, demos, model)
 
