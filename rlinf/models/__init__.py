@@ -1,5 +1,6 @@
 """Policies behind one protocol. A new model is one file here and one row in ``POLICIES``."""
 
+from rlinf.models.lora import find_merged
 from rlinf.models.policy import Policy, PolicyEval, PolicyInputs, PolicyOutput, PolicySource, ReplayablePolicy
 from rlinf.models.registry import POLICIES, find_weights, load_policy, policy_kind
 
@@ -11,6 +12,7 @@ __all__ = [
     "PolicyOutput",
     "PolicySource",
     "ReplayablePolicy",
+    "find_merged",
     "find_weights",
     "load_policy",
     "policy_kind",

@@ -8,6 +8,7 @@ import torch
 
 from rlinf.config import ADAPTER_FILES, DOWNLOAD, WHOLE_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
+from rlinf.models.lora import stored_config
 from rlinf.models.openvla import NUM_ACTIONS, load_openvla
 from rlinf.models.openvla_oft import load_openvla_oft
 from rlinf.models.policy import Policy, PolicySource
@@ -35,6 +36,10 @@ class PolicyKind:
     obtain: str = DOWNLOAD
     num_actions: int | None = None
     images: Callable[[Path], tuple[int, int]] | None = None
+
+    def num_images(self, checkpoint: Path) -> int | None:
+        """Pictures that the policy reads of an observation; None: as many as there are."""
+        return None if self.images is None else self.images(checkpoint)[0]
 
 
 POLICIES: dict[str, PolicyKind] = {
@@ -101,4 +106,7 @@ def find_weights(model: ModelConfig, checkpoint: Path) -> Path | None:
             f"actor.model.model_name={model.model_name} reads checkpoints of type {kind.model_type!r}, but the one in "
             f"{checkpoint} is of type {found!r}: give another actor.checkpoint_load_path or another configuration"
         )
-    return resolve_adapter(model.lora_path, files=kind.weight_files) if model.lora_path else None
+    folder = resolve_adapter(model.lora_path, files=kind.weight_files) if model.lora_path else None
+    if folder is not None and kind.weight_files == ADAPTER_FILES:
+        stored_config(folder, rank=model.lora_rank)
+    return folder

@@ -372,7 +372,7 @@ def load_simple_cnn(config: ModelConfig, source: PolicySource, base_dtype: torch
         raise ConfigError(f"actor.model.is_lora=true: {MODEL_TYPE} has no adapter, all of its weights are trained")
     if config.previous_lora_paths or config.lora_scale not in (None, 1.0):
         raise ConfigError(f"{MODEL_TYPE} has no adapter that could be merged or scaled")
-    if config.picture_path != "rl":
+    if config.picture_path not in (None, "rl"):
         raise ConfigError(f"actor.model.picture_path={config.picture_path}: {MODEL_TYPE} knows rl only")
     settings = CNNSettings.load(source.checkpoint)
     if settings.num_actions_chunk != config.num_action_chunks:
