@@ -14,6 +14,7 @@ from transformers_openvla_oft.oft_heads import HEAD_FILE, PROJECTOR_FILE
 T = TypeVar("T")
 
 TRAINING_FILE = "training.json"
+OFT_ADAPTER = "lora_adapter"
 ACTION_HEAD = "a head for continuous actions (L1 regression or diffusion)"
 PROPRIO = "proprioception as an input"
 FILM = "vision towers that the instruction modulates (FiLM)"
@@ -50,7 +51,11 @@ def training_record(folder: Path) -> TrainingRecord | None:
         ValueError: ``training.json`` cannot be read, or something in it is of another type.
     """
     file = folder / TRAINING_FILE
-    beside = {need: found for need, names in FILES.items() for name in names for found in sorted(folder.glob(name))}
+    # The OFT repository keeps an adapter in a folder of its own, below the networks that go with it.
+    places = (folder, folder.parent) if folder.name == OFT_ADAPTER else (folder,)
+    beside = {
+        need: found for need, names in FILES.items() for place in places for name in names for found in place.glob(name)
+    }
     if not file.is_file():
         return TrainingRecord(beside) if beside else None
     report = read_object(file)

@@ -74,7 +74,8 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
     if adapter is not None:
         check_lineage(config, adapter)
     adapters = [*([] if adapter is None else [adapter]), *reversed(merged)]
-    config = follow_training(config, checkpoint=model, adapters=adapters, num_images=kind.num_images(model))
+    stated = kind.stated(model) if kind.stated is not None else None
+    config = follow_training(config, checkpoint=model, adapters=adapters, stated=stated)
     source = PolicySource(
         checkpoint=model,
         unnorm_key=config.actor.model.unnorm_key or config.env.suite,

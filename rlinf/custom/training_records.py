@@ -1,7 +1,7 @@
 """A policy acts as it was trained: what is recorded of that is taken over, and what cannot work is refused."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config, EnvConfig, ModelConfig
 from rlinf.config.validate import PICTURE_PATHS
 from rlinf.custom.lineage import Lineage
-from transformers_openvla_oft.configuration import NO_NOOPS_SUFFIX
+from rlinf.models import Stated
+from rlinf.models.vla import own_statistics
+from transformers_openvla_oft.configuration import DATASET_STATISTICS_FILE, NO_NOOPS_SUFFIX
 
 log = logging.getLogger(__name__)
 
@@ -26,26 +28,30 @@ class _Trained:
 
 
 def follow_training(
-    config: Config, *, checkpoint: Path, adapters: Sequence[Path], num_images: int | None = None
+    config: Config, *, checkpoint: Path, adapters: Sequence[Path], stated: Stated | None = None
 ) -> Config:
     """The configuration with what it leaves open as the policy was trained; says what was taken over, and warns of what
     is set otherwise.
 
     adapters: those on the checkpoint, the newest first: the newest record counts.
-    num_images: pictures that the checkpoint reads of an observation; None: as many as there are.
+    stated: what the checkpoint says of itself; None: nothing.
 
     Raises:
         ConfigError: the policy's action tokens were not trained, it needs more than pictures and words, or it was
-            trained on other pictures or chunks.
+            trained on other pictures or chunks, or there are no statistics of its actions.
     """
     trained = _newest(checkpoint, adapters)
     _refuse_unusable(trained)
+    num_images = len(config.env.cameras) if stated is None else stated.num_images
     _check_cameras(config.env, trained, num_images=num_images, checkpoint=checkpoint)
     model = config.actor.model
     if trained is not None:
         _check_actions(model, trained)
         model = replace(model, unnorm_key=_unnorm_key(model.unnorm_key, config.env.suite, trained))
     model = replace(model, picture_path=_picture_path(model.picture_path, trained))
+    if stated is not None:
+        known = {*stated.statistics, *own_statistics(adapters)}
+        _check_statistics(model.unnorm_key or config.env.suite, known, checkpoint=checkpoint)
     return replace(config, actor=replace(config.actor, model=model))
 
 
@@ -84,11 +90,9 @@ def _refuse_unusable(trained: _Trained | None) -> None:
         )
 
 
-def _check_cameras(env: EnvConfig, trained: _Trained | None, *, num_images: int | None, checkpoint: Path) -> None:
+def _check_cameras(env: EnvConfig, trained: _Trained | None, *, num_images: int, checkpoint: Path) -> None:
     given = tuple(env.cameras)
     seen = None if trained is None else trained.record.cameras
-    if num_images is None:
-        num_images = len(given)
     if trained is not None and seen is not None and len(seen) != num_images and not trained.is_base:
         raise ConfigError(
             f"the adapter in {trained.folder} was trained on pictures of {_list(seen)}, but its base in {checkpoint} "
@@ -147,6 +151,15 @@ def _unnorm_key(given: str | None, suite: str, trained: _Trained) -> str | None:
         return keys[0]
     log.warning("actor.model.unnorm_key=%s, but %s was trained with %s", given, trained.folder, ", ".join(keys))
     return given
+
+
+def _check_statistics(key: str, known: Collection[str], *, checkpoint: Path) -> None:
+    if key not in known and key + NO_NOOPS_SUFFIX not in known:
+        raise ConfigError(
+            f"the policy in {checkpoint} has no action statistics {key} (nor {key}{NO_NOOPS_SUFFIX}), but of "
+            f"{', '.join(sorted(known)) or 'nothing'}: give actor.model.unnorm_key=KEY, one of these, or put "
+            f"{DATASET_STATISTICS_FILE} of its training there"
+        )
 
 
 def _list(cameras: Sequence[str]) -> str:

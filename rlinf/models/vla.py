@@ -21,7 +21,7 @@ from rlinf.models.decoding import describe_origin, evaluate_chunk
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import adapter_off, attach_lora, find_merged, save_adapter, trainable_parameters
 from rlinf.models.merge import merge_adapters
-from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
+from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource, Stated
 from rlinf.models.transfer import sent
 from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
 from transformers_openvla_oft import (
@@ -176,11 +176,14 @@ def single_value(output: ActionOutput) -> Tensor | None:
     return None if output.values_BO is None else output.values_BO[:, 0]
 
 
-def stated_images(checkpoint: Path) -> tuple[int, int]:
-    """Images per observation, and the pixels of their sides."""
-    config = OpenVLAConfig.from_pretrained(checkpoint)
+def stated(checkpoint: Path, *, num_actions: int = OpenVLAConfig.num_actions_chunk) -> Stated:
+    """What a checkpoint states. num_actions: decoded at a time by one that does not say, as published ones."""
+    fields = OpenVLAConfig.get_config_dict(checkpoint)[0]
+    config = OpenVLAConfig.from_dict({"num_actions_chunk": num_actions, **fields})
     assert config.image_sizes  # filled in when read
-    return config.num_images_in_input, config.image_sizes[0]
+    return Stated(
+        config.num_images_in_input, config.image_sizes[0], config.num_actions_chunk, frozenset(config.norm_stats or {})
+    )
 
 
 def own_statistics(adapters: Sequence[Path]) -> dict[str, Any]:

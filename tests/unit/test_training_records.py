@@ -155,6 +155,13 @@ def test_so_do_those_of_an_adapter(stored, adapter, key):
     assert "actor.model.lora_path" in refused(stored, key.format(adapter))
 
 
+def test_an_adapter_of_the_oft_repository_has_its_networks_above_it(stored, tmp_path):
+    adapter = write_adapter(stored, tmp_path / "fine_tuned" / "lora_adapter")
+    used(stored, f"actor.model.lora_path={adapter}")
+    (adapter.parent / "action_head--5000_checkpoint.pt").touch()
+    assert "L1 regression" in refused(stored, f"actor.model.lora_path={adapter}")
+
+
 def test_an_adapter_of_reinforcement_learning_inherits_it(folder, adapter):
     """One that was trained before this was looked at; where its own training says what it saw, that counts."""
     note(folder, objective="l1")
@@ -267,8 +274,37 @@ def test_other_chunks_are_refused(folder, adapter):
     assert "give actor.model.num_action_chunks=4, and num_actions_chunk=4 in the config.json of its base" in message
 
 
+def test_a_checkpoint_of_other_chunks_is_refused_before_anything_starts(stored):
+    message = refused(stored, "actor.model.num_action_chunks=4")
+    assert "give actor.model.model_name=openvla_oft and actor.model.num_action_chunks=8" in message
+
+
+def test_one_that_decodes_token_by_token_is_another_policy(tmp_path):
+    message = refused(write_policy(tmp_path / "policy", num_actions=1))
+    assert "give actor.model.model_name=openvla and actor.model.num_action_chunks=1" in message
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_statistics_that_are_not_there(stored, adapter, own):
+    """Neither in the checkpoint nor beside the adapter."""
+    overrides = (f"actor.model.lora_path={adapter}", "actor.model.unnorm_key=libero_goal")
+    if own:
+        write_statistics(adapter, "libero_goal_no_noops")
+        used(stored, *overrides)
+    else:
+        message = refused(stored, *overrides)
+        assert "no action statistics libero_goal (nor libero_goal_no_noops)" in message
+        assert "give actor.model.unnorm_key=KEY" in message
+
+
+def write_statistics(folder: Path, key: str) -> None:
+    bounds = {"q01": [-0.5] * 6 + [0.0], "q99": [0.5] * 6 + [1.0], "mask": [True] * 6 + [False]}
+    (folder / "dataset_statistics.json").write_text(json.dumps({key: {"action": bounds}}))
+
+
 def test_statistics_of_another_name_are_taken_over(folder, caplog):
     caplog.set_level(logging.INFO)
+    write_statistics(folder, "bridge_orig")
     note(folder, statistics=["bridge_orig"])
     assert used(folder).source.unnorm_key == "bridge_orig"
     assert "actor.model.unnorm_key=bridge_orig" in caplog.text
@@ -285,8 +321,7 @@ def test_statistics_of_the_suite_need_no_word(folder, caplog):
 
 
 def test_an_adapters_own_statistics_say_what_its_tokens_mean(stored, adapter, tmp_path):
-    bounds = {"q01": [-0.5] * 6 + [0.0], "q99": [0.5] * 6 + [1.0], "mask": [True] * 6 + [False]}
-    (adapter / "dataset_statistics.json").write_text(json.dumps({"libero_spatial_no_noops": {"action": bounds}}))
+    write_statistics(adapter, "libero_spatial_no_noops")
     for folder in (adapter, write_adapter_again(stored, adapter, tmp_path / "more")):
         policy = read_policy(stored, lora_path=folder)
         assert policy.actions.high_A[0] == 0.5
