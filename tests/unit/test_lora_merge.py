@@ -203,6 +203,10 @@ DAMAGE = {
         lambda t: t.update({"base_model.model.language_model.model.layers.9.fc.lora_A.weight": torch.zeros(4, 32)}),
         r"1 unexpected: base_model\.model\.language_model\.model\.layers\.9\.fc\.lora_A\.weight",
     ),
+    "a weight that was trained beside it": (
+        lambda t: t.update({"base_model.model.language_model.model.embed_tokens.weight": torch.zeros(2, 2)}),
+        r"holds weights beside .* lost: base_model\.model\.language_model\.model\.embed_tokens\.weight\. Merge",
+    ),
     "not a number": (
         lambda t: t[f"{LAYER}.lora_B.weight"].fill_(torch.nan),
         rf"1 of its tensors hold NaN or infinity: {LAYER}\.lora_B\.weight\.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,28 @@ def wrap(model: nn.Module, config: LoraConfig, *, path: Path | None) -> PeftMode
 
 
 def is_adapter_weight(name: str) -> bool:
-    """Whether a parameter belongs to the adapter; published adapter files hold base weights beside it."""
+    """Whether a parameter belongs to the adapter."""
     return "lora_" in name
+
+
+def adapter_weights(path: Path, names: Iterable[str]) -> list[str]:
+    """The adapter's own weights among those of its file; PEFT stores frozen ones beneath it, too (`lm_head`).
+
+    Raises:
+        AdapterError: there are others, which were trained beside the adapter.
+    """
+    own, others = [], []
+    for name in names:
+        if is_adapter_weight(name):
+            own.append(name)
+        elif ".base_layer." not in name:
+            others.append(name)
+    if others:
+        raise AdapterError(
+            f"{path / WEIGHTS_FILE} holds weights beside those of a LoRA adapter, which would be lost: {listed(others)}. "
+            "Merge it into its base with PEFT (merge_and_unload) and give the merged checkpoint"
+        )
+    return own
 
 
 @contextmanager
@@ -148,7 +168,7 @@ def _load(wrapped: PeftModel, path: Path) -> None:
     """Load every tensor of the adapter and nothing else."""
     with reading_adapter(path):
         tensors = load_file(path / WEIGHTS_FILE)
-    stored = {name: tensor for name, tensor in tensors.items() if is_adapter_weight(name)}
+    stored = {name: tensors[name] for name in adapter_weights(path, tensors)}
     check_fit(path, stored=_shapes(stored), expected=_shapes(adapter_state(wrapped)))
     check_finite(path, stored)
     set_peft_model_state_dict(wrapped, stored)

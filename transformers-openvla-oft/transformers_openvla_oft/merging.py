@@ -23,9 +23,9 @@ from .adapters import (
     WEIGHTS_FILE,
     AdapterError,
     adapter_state,
+    adapter_weights,
     check_finite,
     check_fit,
-    is_adapter_weight,
     read_config,
     reading_adapter,
     wrap,
@@ -104,7 +104,7 @@ def _open(stack: ExitStack, model: nn.Module, path: Path) -> _Stored:
     expected = _expected_shapes(model, config, path)
     with reading_adapter(path):
         file = stack.enter_context(safe_open(path / WEIGHTS_FILE, framework="pt"))
-    names = [name for name in file.keys() if is_adapter_weight(name)]  # noqa: SIM118 - not a mapping
+    names = adapter_weights(path, file.keys())
     check_fit(path, stored={name: file.get_slice(name).get_shape() for name in names}, expected=expected)
     check_finite(path, {name: file.get_tensor(name) for name in names})
     modules = frozenset(name.removeprefix(_PREFIX).removesuffix(_A) for name in expected if name.endswith(_A))
