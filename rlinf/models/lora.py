@@ -28,23 +28,25 @@ def attach_lora(
         if path is None:
             config = adapters.fresh_config(target_modules=target_modules, rank=rank, alpha=alpha or rank)
         else:
-            config = stored_config(path, rank=rank)
+            config = stored_config(path, rank=rank, alpha=alpha)
         return adapters.attach_adapter(model, config, path=path, seed=seed)
 
 
-def stored_config(path: Path, *, rank: int | None = None) -> LoraConfig:
-    """What an adapter in a folder is. rank: what the configuration asks for.
+def stored_config(path: Path, *, rank: int | None = None, alpha: int | None = None) -> LoraConfig:
+    """What an adapter in a folder is. rank, alpha: what the configuration asks for; None: whatever it has.
 
     Raises:
-        ConfigError: it is of another rank, no plain LoRA, or cannot be read.
+        ConfigError: it is of another rank or alpha, no plain LoRA, or cannot be read.
     """
     with adapter_errors():
         config = adapters.read_config(path)
-    if rank not in (None, config.r):
-        raise ConfigError(
-            f"the adapter in {path} has rank {config.r}, but actor.model.lora_rank={rank}; "
-            f"give actor.model.lora_rank={config.r} or another adapter"
-        )
+    asked = (("rank", "lora_rank", rank, config.r), ("alpha", "lora_alpha", alpha, config.lora_alpha))
+    for name, key, wanted, stored in asked:
+        if wanted not in (None, stored):
+            raise ConfigError(
+                f"the adapter in {path} has {name} {stored}, but actor.model.{key}={wanted}; give "
+                f"actor.model.{key}={stored} or another adapter"
+            )
     return config
 
 

@@ -120,5 +120,5 @@ def find_weights(model: ModelConfig, checkpoint: Path) -> Path | None:
     check_chunk(model, checkpoint)
     folder = resolve_adapter(model.lora_path, files=kind.weight_files) if model.lora_path else None
     if folder is not None and kind.weight_files == ADAPTER_FILES:
-        stored_config(folder, rank=model.lora_rank)
+        stored_config(folder, rank=model.lora_rank, alpha=model.lora_alpha)
     return folder

@@ -377,6 +377,8 @@ def test_what_is_plain_is_used(stored, adapter, field):
     read_policy(stored, lora_path=adapter)
 
 
-def test_another_rank_is_refused_before_anything_starts(stored, adapter):
-    with pytest.raises(ConfigError, match=r"give actor\.model\.lora_rank=4"):
-        used(stored, f"actor.model.lora_path={adapter}", "actor.model.lora_rank=8")
+@pytest.mark.parametrize("key", ["lora_rank", "lora_alpha"])
+def test_another_rank_or_alpha_is_refused_before_anything_starts(stored, adapter, key):
+    used(stored, f"actor.model.lora_path={adapter}", f"actor.model.{key}=4")
+    with pytest.raises(ConfigError, match=rf"give actor\.model\.{key}=4"):
+        used(stored, f"actor.model.lora_path={adapter}", f"actor.model.{key}=8")

@@ -143,8 +143,8 @@ def adapter_weights(path: Path, names: Iterable[str]) -> list[str]:
             others.append(name)
     if others:
         raise AdapterError(
-            f"{path / WEIGHTS_FILE} holds weights beside those of a LoRA adapter, which would be lost: {listed(others)}. "
-            "Merge it into its base with PEFT (merge_and_unload) and give the merged checkpoint"
+            f"{path / WEIGHTS_FILE} holds weights beside those of a LoRA adapter, which would be lost: {listed(others)}"
+            ". Merge it into its base with PEFT (merge_and_unload) and give the merged checkpoint"
         )
     return own
 
