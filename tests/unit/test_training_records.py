@@ -16,6 +16,7 @@ from rlinf.config import ConfigError
 from rlinf.custom.lineage import Lineage
 from rlinf.models import load_policy
 from rlinf.models.lora import trainable_parameters
+from tests.simple_cnn import write_cnn
 from tests.small_policy import read_policy, write_policy
 from tests.unit.sft_runs import run
 
@@ -245,6 +246,15 @@ def test_a_camera_too_few_or_too_many(folder, noted):
         assert f"give env.cameras=[agentview,{WRIST}]" in message
     used(folder, f"env.cameras=[agentview,{WRIST}]")
     used(folder, "env.cameras=[agentview,robot0_eye_in_hand]")
+
+
+def test_the_convolutional_policy_states_its_pictures_too(tmp_path):
+    model = write_cnn(tmp_path / "cnn")
+    words = [f"actor.checkpoint_load_path={model}", f"rollout.model_dir={model}"]
+    name = ["--config-name", "crl_experiment/libero_spatial_grpo_simple_cnn"]
+    parse([*name, *words], prog="test", description="test")
+    with pytest.raises(ConfigError, match=r"reads 1 picture\(s\) per observation, but env\.cameras"):
+        parse([*name, *words, f"env.cameras=[agentview,{WRIST}]"], prog="test", description="test")
 
 
 def test_another_camera_is_refused_as_a_default_and_warned_of_when_it_is_set(folder, caplog):
