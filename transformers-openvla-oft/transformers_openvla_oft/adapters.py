@@ -29,7 +29,7 @@ SUPPORTED_FIELDS = {
     "base_model_name_or_path", "revision", "megatron_config", "megatron_core", "qalora_group_size",
 }  # fmt: skip
 # Others start with another base than the stored one, to which their B A belongs.
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 
 
 class AdapterError(ValueError):
