@@ -19,6 +19,7 @@ from openvla_oft.learner import Learner
 from openvla_oft.lora import LoraSettings
 from openvla_oft.objectives import L1Objective, Objective, OftTokenObjective, TokenObjective
 from openvla_oft.ranks import Ranks
+from openvla_oft.record import ACTION_HEAD, PROPRIO, training_record
 from openvla_oft.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
 from transformers_openvla_oft import layouts
 from transformers_openvla_oft import oft_heads as heads
@@ -167,7 +168,7 @@ def build_learner(
 
 def _action_head(options: argparse.Namespace, model: OpenVLAForActionPrediction) -> heads.L1ActionHead:
     hidden_size = model.config.llama.hidden_size
-    file = _stored_network(options, heads.head_file, flag="--objective l1", name=heads.HEAD_FILE)
+    file = _stored_network(options, heads.head_file, need=ACTION_HEAD, flag="--objective l1", name=heads.HEAD_FILE)
     if file is None:
         return heads.fresh_head(hidden_size, action_dim=model.config.action_dim, seed=options.seed)
     head = heads.load_head(file)
@@ -178,7 +179,7 @@ def _action_head(options: argparse.Namespace, model: OpenVLAForActionPrediction)
 
 def _proprio_projector(options: argparse.Namespace, model: OpenVLAForActionPrediction) -> heads.ProprioProjector:
     hidden_size = model.config.llama.hidden_size
-    file = _stored_network(options, heads.projector_file, flag="--proprio", name=heads.PROJECTOR_FILE)
+    file = _stored_network(options, heads.projector_file, need=PROPRIO, flag="--proprio", name=heads.PROJECTOR_FILE)
     if file is None:
         return heads.fresh_projector(hidden_size, proprio_dim=PROPRIO_DIM, seed=options.seed)
     projector = heads.load_projector(file)
@@ -188,7 +189,7 @@ def _proprio_projector(options: argparse.Namespace, model: OpenVLAForActionPredi
 
 
 def _stored_network(
-    options: argparse.Namespace, find: Callable[[Path], Path | None], *, flag: str, name: str
+    options: argparse.Namespace, find: Callable[[Path], Path | None], *, need: str, flag: str, name: str
 ) -> Path | None:
     """The file of a small network: beside the adapter that is continued, else in --init; None: start with a fresh one.
 
@@ -201,7 +202,8 @@ def _stored_network(
         found = find(folder)
         if found is not None:
             return found
-        if checkpoints.was_trained_with(folder, flag):
+        trained = training_record(folder)
+        if trained is not None and need in trained.needs:
             raise ValueError(
                 f"{folder} was trained with {flag}, but has no {name}; copy that file there, as its policy is of no "
                 f"use with a fresh one"

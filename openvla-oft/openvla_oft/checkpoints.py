@@ -15,7 +15,6 @@ from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 
 STATISTICS_FILE = "dataset_statistics.json"
-TRAINING_FILE = "training.json"
 SAVE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -89,20 +88,6 @@ def stored_statistics(folder: Path) -> dict[str, Statistics]:
         if not isinstance(action, dict) or not all(isinstance(action.get(name), list) for name in bounds):
             raise ValueError(f"{file}: {key!r} has no 'action' with the lists {bounds}; copy or write the file again")
     return stored
-
-
-def training_report(folder: Path) -> dict[str, object]:
-    """``training.json`` of a folder; empty where there is none."""
-    file = folder / TRAINING_FILE
-    return read_object(file) if file.is_file() else {}
-
-
-def was_trained_with(folder: Path, flag: str) -> bool:
-    """Whether ``training.json`` of a folder says so; ``flag``: ``--objective l1`` or ``--proprio``."""
-    config = training_report(folder).get("config")
-    if not isinstance(config, dict):
-        return False
-    return bool(config.get("proprio") if flag == "--proprio" else f"--objective {config.get('objective')}" == flag)
 
 
 def check_is_checkpoint(folder: Path) -> None:

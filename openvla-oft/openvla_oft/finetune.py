@@ -27,6 +27,7 @@ from torch import nn
 from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, pictures, resume, starting, writing
 from openvla_oft.dataset import DemonstrationSet
 from openvla_oft.ranks import Ranks, end_process, joined
+from openvla_oft.record import TRAINING_FILE
 from openvla_oft.train_config import TrainConfig
 from openvla_oft.training import TrainResult, train
 from transformers_openvla_oft.action_tokens import ActionTokenMap
@@ -163,9 +164,17 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
             batch_size=config.micro_batch(ranks.world_size),
         )
         report = _report(
-            options, config, read, result, seconds, per_task, ranks, num_actions=token_map.num_actions_chunk
+            options,
+            config,
+            read,
+            result,
+            seconds,
+            per_task,
+            ranks,
+            num_actions=token_map.num_actions_chunk,
+            keys=list(statistics),
         )
-        (folder / checkpoints.TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (folder / TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     logger.info("%d steps in %.0f s; validation %s", result.num_steps, result.seconds, _rounded(result.validation))
 
 
@@ -216,6 +225,7 @@ def _report(
     ranks: Ranks,
     *,
     num_actions: int,
+    keys: list[str],
 ) -> dict[str, object]:
     """Contents of training.json."""
     demos, split = read.demos, read.split
@@ -240,6 +250,7 @@ def _report(
             "pictures": options.pictures,
             "picture_path": pictures.PICTURES[options.pictures],
             "actions_per_chunk": num_actions,
+            "statistics": keys,
             "after_end": options.after_end,
             "action_bounds": options.action_bounds,
             "lora_rank": options.lora_rank,

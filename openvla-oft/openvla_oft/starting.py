@@ -16,6 +16,7 @@ from torch import nn
 from openvla_oft import checkpoints
 from openvla_oft.arguments import small_sizes
 from openvla_oft.ranks import Ranks
+from openvla_oft.record import training_record
 from transformers_openvla_oft.attention import choose_attention
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.loading import reading
@@ -95,12 +96,11 @@ def usage_of(options: argparse.Namespace, folder: Path) -> Usage:
     if stored.get("num_images_in_input", 1) > 1:
         _agreed("num_images_in_input", stored["num_images_in_input"], num_images, where=folder)
     if options.lora_path is not None:
-        trained = checkpoints.training_report(options.lora_path)
-        with_chunk = _part(trained, "config").get("actions_per_chunk")
-        chunk = _agreed("num_actions_chunk", with_chunk, chunk, where=options.lora_path)
-        cameras = _part(trained, "data").get("cameras")
-        if isinstance(cameras, list):
-            _agreed("num_images_in_input", len(cameras), num_images, where=options.lora_path)
+        trained = training_record(options.lora_path)
+        if trained is not None:
+            chunk = _agreed("num_actions_chunk", trained.actions_per_chunk, chunk, where=options.lora_path)
+            if trained.cameras is not None:
+                _agreed("num_images_in_input", len(trained.cameras), num_images, where=options.lora_path)
     return Usage(OpenVLAConfig.num_actions_chunk if chunk is None else chunk, num_images)
 
 
@@ -130,16 +130,11 @@ def _agreed(name: str, stated: object, wanted: int | None, *, where: Path) -> in
     return stated
 
 
-def _part(report: dict[str, object], name: str) -> dict[str, object]:
-    part = report.get(name)
-    return part if isinstance(part, dict) else {}
-
-
 def _warn_of_other_pictures(folder: Path | None, pictures: str) -> None:
     """Say where a policy that was trained on one kind of pictures goes on with another."""
-    stored = None if folder is None else _part(checkpoints.training_report(folder), "config").get("pictures")
-    if stored not in (None, pictures):
-        logger.warning("%s was trained with --pictures %s, and goes on with %s", folder, stored, pictures)
+    trained = None if folder is None else training_record(folder)
+    if trained is not None and trained.pictures not in (None, pictures):
+        logger.warning("%s was trained with --pictures %s, and goes on with %s", folder, trained.pictures, pictures)
 
 
 def _take_statistics(model: OpenVLAForActionPrediction, adapter: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rlinf.cli.request import Request, configure_process, parse
+from rlinf.cli.request import Request, parse
 from rlinf.config import RANDOM_ACTION, REPOSITORY, config_hash
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,6 @@ def main(argv: Sequence[str]) -> int:
     request = parse(argv, prog="eval_embodied_agent.py", description="Measure per-task success of a policy.")
     if request is None:
         return 0
-    configure_process()
     from rlinf.runners.run_folder import run_folder
 
     # Other evaluations of the same run, and its training, write other things.

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from rlinf.cli.request import configure_process, parse
+from rlinf.cli.request import parse
 from rlinf.config.schema import Config
 from rlinf.custom.base_logits import logits_path
 from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, find_demonstrations
@@ -48,7 +48,6 @@ def main(argv: Sequence[str]) -> int:
             print(f"task {ref.task_id}, {ref.num_steps} frames: {logits_path(ref)} ({state})")
         print("dry run: nothing was started")
         return 0
-    configure_process()
     with Cluster(object_store_gb=object_store_gb(config, request.source, learn=False)) as cluster:
         computed = run(config, request.source, refs, cluster.resources)
     log.info("base-model logits of %d demonstrations are there, %d computed now", len(refs), computed)

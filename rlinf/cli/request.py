@@ -17,13 +17,13 @@ from rlinf.config import (
     Config,
     config_yaml,
     load_config,
-    resolve_adapter,
     resolve_model,
     validate,
 )
 from rlinf.config.compose import CONFIG_FOLDER
 from rlinf.custom.lineage import check_lineage
-from rlinf.models import PolicySource, find_weights, policy_kind
+from rlinf.custom.training_records import follow_training
+from rlinf.models import PolicySource, find_merged, find_weights, policy_kind
 
 DEFAULT_CONFIG = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
 
@@ -52,7 +52,8 @@ class Request:
 
 
 def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None:
-    """Compose and check the configuration; None when the user only asked to see it (``--cfg``)."""
+    """Compose and check the configuration, and fill in what the policy's training says; None when the user only asked
+    to see it (``--cfg``)."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--config-name", default=DEFAULT_CONFIG, help="configuration below --config-path")
     parser.add_argument("--config-path", type=Path, default=CONFIG_FOLDER, help="folder of configurations")
@@ -63,6 +64,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
     if arguments.cfg:
         print(config_yaml(config), end="")
         return None
+    configure_process()
     if config.rollout.worker == RANDOM_ACTION:
         _validate(config)
         logger = replace(config.runner.logger, method_suffix="")
@@ -73,16 +75,20 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
         )
         nothing = PolicySource(REPOSITORY, unnorm_key="", seed=config.runner.seed)
         return Request(named, arguments.config_name, tuple(arguments.overrides), nothing, None)
-    obtain = policy_kind(config.actor.model).obtain
-    model = resolve_model(config.actor.checkpoint_load_path, key="actor.checkpoint_load_path", obtain=obtain)
+    kind = policy_kind(config.actor.model)
+    model = resolve_model(config.actor.checkpoint_load_path, key="actor.checkpoint_load_path", obtain=kind.obtain)
     asked = config.actor.tokenizer.tokenizer_model
     tokenizer = resolve_model(asked, key="actor.tokenizer.tokenizer_model") if asked else model
     _validate(config)
     adapter = find_weights(config.actor.model, model)
-    for path in config.actor.model.previous_lora_paths:
-        check_lineage(config, resolve_adapter(path, key="actor.model.previous_lora_paths"), is_merged=True)
+    merged = find_merged(config.actor.model)
+    for path in merged:
+        check_lineage(config, path, is_merged=True)
     if adapter is not None:
         check_lineage(config, adapter)
+    adapters = [*([] if adapter is None else [adapter]), *reversed(merged)]
+    stated = kind.stated(model) if kind.stated is not None else None
+    config = follow_training(config, checkpoint=model, adapters=adapters, stated=stated)
     source = PolicySource(
         checkpoint=model,
         unnorm_key=config.actor.model.unnorm_key or config.env.suite,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlinf.cli.request import Request, configure_process, parse
+from rlinf.cli.request import Request, parse
 from rlinf.config import RANDOM_ACTION, ConfigError
 from rlinf.config.differences import refuse_other_settings
 
@@ -21,7 +21,6 @@ def main(argv: Sequence[str]) -> int:
     request = read(argv)
     if request is None:
         return 0
-    configure_process()
     from rlinf.workers.session import Session
 
     with Session() as session:

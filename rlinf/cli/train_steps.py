@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from rlinf.cli.child import commands
 from rlinf.cli.console import run_cli
-from rlinf.cli.request import configure_process
 from rlinf.cli.train import read, train
 from rlinf.workers.session import Session
 
@@ -20,7 +19,6 @@ def main(argv: Sequence[str]) -> int:
         for words in commands(int(argv[0])):
             request = read(words)
             if request is not None:
-                configure_process()
                 train(request, session)
     return 0
 

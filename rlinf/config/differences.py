@@ -9,6 +9,7 @@ from omegaconf import MISSING, OmegaConf
 
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config
+from rlinf.config.validate import PICTURE_PATHS
 
 CONFIG_FILE = "config.yaml"  # of a run's folder
 
@@ -43,6 +44,10 @@ OWN = (  # settings in which the tasks and seeds of one experiment differ
     "actor.model.lora_path",
     "actor.model.previous_lora_paths",
 )
+AS_TRAINED = (  # left open (null), they become what is recorded of the policy's training
+    "actor.model.picture_path",
+    "actor.model.unnorm_key",
+)
 _NUM_PARTS = {  # folders may be moved together: how much of a path's end must agree
     "actor.checkpoint_load_path": 1,
     "rollout.model_dir": 1,
@@ -73,6 +78,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, beside: bool 
         Difference(key, old_values[key], value)
         for key, value in new_values.items()
         if key in old_values
+        and not (key in AS_TRAINED and value is None)
         and not any(key == free or key.startswith(f"{free}.") for free in ignored)
         and _comparable(key, old_values[key]) != _comparable(key, value)
     ]
@@ -106,7 +112,9 @@ def _siblings(folder: Path) -> list[Path]:
 def _defaults() -> dict[str, Any]:
     values = OmegaConf.to_container(OmegaConf.structured(Config), throw_on_missing=False)
     assert isinstance(values, dict)
-    return {key: value for key, value in _flat({str(k): v for k, v in values.items()}).items() if value != MISSING}
+    flat = _flat({str(key): value for key, value in values.items()})
+    flat["actor.model.picture_path"] = PICTURE_PATHS[0]  # which is what it was before it could be left open
+    return {key: value for key, value in flat.items() if value != MISSING}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

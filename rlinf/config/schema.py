@@ -321,14 +321,15 @@ class ModelConfig:
     """Evaluation: factor on the adapter (training always uses 1); null: ``method.merge.coeff`` for weight merge, else
     1."""
     unnorm_key: str | None = None
-    """Key of the action statistics; null: the suite's name."""
+    """Key of the action statistics; null: the suite's name, or the one that the policy was trained with."""
     num_action_chunks: int = 8
     """Actions per chunk; ``openvla`` decodes 1."""
     max_prompt_length: int | None = None
     """Prompt slots; null: the checkpoint's own."""
-    picture_path: str = "rl"
+    picture_path: str | None = None
     """How pictures come to the policy's size: ``rl`` (bicubic), or as the OFT repository does it, ``oft`` (JPEG, then
-    Lanczos) or ``oft_center_crop`` (for policies trained with random crops). As the policy was trained."""
+    Lanczos) or ``oft_center_crop`` (for policies trained with random crops). null: as the policy was trained, ``rl``
+    where nothing is recorded of that."""
     attn_implementation: str | None = None
     """Attention of the language model: ``sdpa``, ``flash_attention_2`` or ``eager``; null: flash-attention where the
     package ``flash-attn`` is installed, on a GPU and in bf16, else ``sdpa``."""

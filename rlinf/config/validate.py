@@ -92,7 +92,7 @@ def _choices(config: Config) -> None:
         ("rollout.precision", config.rollout.precision, PRECISIONS),
         ("actor.fsdp.param_dtype", config.actor.fsdp.param_dtype, PRECISIONS),
         ("actor.model.gradient_checkpointing_policy", model.gradient_checkpointing_policy, CHECKPOINTING_POLICIES),
-        ("actor.model.picture_path", model.picture_path, PICTURE_PATHS),
+        *([("actor.model.picture_path", model.picture_path, PICTURE_PATHS)] if model.picture_path is not None else []),
         *([("actor.model.attn_implementation", attention, ATTENTION_ROUTES)] if attention is not None else []),
     )
     for key, value, allowed in one_of:

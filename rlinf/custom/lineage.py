@@ -18,6 +18,7 @@ class Lineage:
     several when learnt together.
     merged: adapters of earlier tasks that were in the base model beneath it.
     merge_coeff: factor on those, and on this one in evaluations (weight merge only).
+    picture_path, cameras, unnorm_key: what the policy saw and what its tokens mean; older ones do not say.
     """
 
     method: str
@@ -28,6 +29,9 @@ class Lineage:
     base_model: str
     merged: tuple[str, ...] = ()
     merge_coeff: float | None = None
+    picture_path: str | None = None
+    cameras: tuple[str, ...] = ()
+    unnorm_key: str | None = None
 
     def save(self, actor_folder: Path) -> None:
         """Write beside an adapter."""
@@ -40,7 +44,7 @@ class Lineage:
         if not path.is_file():
             return None
         values = json.loads(path.read_text())
-        lists = {name: tuple(values.get(name, ())) for name in ("learnt_tasks", "stage", "merged")}
+        lists = {name: tuple(values.get(name, ())) for name in ("learnt_tasks", "stage", "merged", "cameras")}
         return Lineage(**{**values, **lists})
 
 

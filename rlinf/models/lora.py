@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from rlinf.config import ConfigError
+from rlinf.config import ADAPTER_FILES, ConfigError, resolve_adapter
+from rlinf.config.schema import ModelConfig
 from transformers_openvla_oft import adapters
 
 
@@ -27,13 +28,39 @@ def attach_lora(
         if path is None:
             config = adapters.fresh_config(target_modules=target_modules, rank=rank, alpha=alpha or rank)
         else:
-            config = adapters.read_config(path)
-            if config.r != rank:
-                raise ConfigError(
-                    f"the adapter in {path} has rank {config.r}, but actor.model.lora_rank={rank}; "
-                    f"give actor.model.lora_rank={config.r} or another adapter"
-                )
+            config = stored_config(path, rank=rank, alpha=alpha)
         return adapters.attach_adapter(model, config, path=path, seed=seed)
+
+
+def stored_config(path: Path, *, rank: int | None = None, alpha: int | None = None) -> LoraConfig:
+    """What an adapter in a folder is. rank, alpha: what the configuration asks for; None: whatever it has.
+
+    Raises:
+        ConfigError: it is of another rank or alpha, no plain LoRA, or cannot be read.
+    """
+    with adapter_errors():
+        config = adapters.read_config(path)
+    asked = (("rank", "lora_rank", rank, config.r), ("alpha", "lora_alpha", alpha, config.lora_alpha))
+    for name, key, wanted, stored in asked:
+        if wanted not in (None, stored):
+            raise ConfigError(
+                f"the adapter in {path} has {name} {stored}, but actor.model.{key}={wanted}; give "
+                f"actor.model.{key}={stored} or another adapter"
+            )
+    return config
+
+
+def find_merged(model: ModelConfig) -> list[Path]:
+    """The folders of adapters that are merged into the base checkpoint.
+
+    Raises:
+        ConfigError: one is not there, or no plain LoRA.
+    """
+    key = "actor.model.previous_lora_paths"
+    folders = [resolve_adapter(path, key=key, files=ADAPTER_FILES) for path in model.previous_lora_paths]
+    for folder in folders:
+        stored_config(folder)
+    return folders
 
 
 @contextmanager

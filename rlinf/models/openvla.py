@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from rlinf.config import ConfigError
 from rlinf.config.schema import ModelConfig
 from rlinf.models.decoding import sampled_chunk
 from rlinf.models.policy import PolicyInputs, PolicyOutput, PolicySource
@@ -57,13 +56,6 @@ def load_openvla(config: ModelConfig, source: PolicySource, base_dtype: torch.dt
     Raises:
         ConfigError: the checkpoint does not fit the configuration.
     """
-    stated = OpenVLAConfig.get_config_dict(source.checkpoint)[0].get("num_actions_chunk", NUM_ACTIONS)
-    if stated != NUM_ACTIONS:
-        raise ConfigError(
-            f"actor.model.model_name=openvla decodes one action at a time, but the checkpoint in {source.checkpoint} "
-            f"was trained on chunks of {stated}: use actor.model.model_name=openvla_oft and "
-            f"actor.model.num_action_chunks={stated}, or another actor.checkpoint_load_path"
-        )
     disable_progress_bar()  # transformers' own; in a worker it is noise
     model = OpenVLAForAutoregressivePrediction.from_pretrained(
         source.checkpoint,

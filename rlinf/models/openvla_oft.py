@@ -8,13 +8,12 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils.logging import disable_progress_bar
 
-from rlinf.config import ConfigError
 from rlinf.config.schema import ModelConfig
 from rlinf.models.cuda_graphs import GraphedForward
 from rlinf.models.decoding import sample_chunk
 from rlinf.models.policy import PolicyInputs, PolicyOutput, PolicySource
 from rlinf.models.vla import AdaptedModel, VLAPolicy, adapt_model, attention_route, single_value
-from transformers_openvla_oft import ActionOutput, OpenVLAConfig, OpenVLAForActionPrediction, PolicyBatch
+from transformers_openvla_oft import ActionOutput, OpenVLAForActionPrediction, PolicyBatch
 
 
 class OpenVLAOFTPolicy(VLAPolicy):
@@ -48,12 +47,6 @@ def load_openvla_oft(config: ModelConfig, source: PolicySource, base_dtype: torc
         ConfigError: the checkpoint does not fit the configuration.
     """
     disable_progress_bar()  # transformers' own; in a worker it is noise
-    decoded = OpenVLAConfig.from_pretrained(source.checkpoint).num_actions_chunk
-    if decoded != config.num_action_chunks:
-        raise ConfigError(
-            f"actor.model.num_action_chunks={config.num_action_chunks}, but the checkpoint in {source.checkpoint} "
-            f"decodes {decoded} actions at a time"
-        )
     model = OpenVLAForActionPrediction.from_pretrained(
         source.checkpoint, dtype=base_dtype, attn_implementation=attention_route(config, source, base_dtype)
     )

@@ -38,6 +38,20 @@ class PolicySource:
 
 
 @dataclass(frozen=True)
+class Stated:
+    """What a checkpoint says of itself, known before it is loaded.
+
+    num_images: pictures of an observation; image_size: pixels of their sides; num_actions: decoded at a time.
+    statistics: keys of its action statistics.
+    """
+
+    num_images: int
+    image_size: int
+    num_actions: int
+    statistics: frozenset[str]
+
+
+@dataclass(frozen=True)
 class PolicyInputs:
     """Observations in the policy's own form, still compact.
 

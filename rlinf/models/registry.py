@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from rlinf.config import ADAPTER_FILES, DOWNLOAD, WHOLE_FILES, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
+from rlinf.models.lora import stored_config
 from rlinf.models.openvla import NUM_ACTIONS, load_openvla
 from rlinf.models.openvla_oft import load_openvla_oft
-from rlinf.models.policy import Policy, PolicySource
-from rlinf.models.simple_cnn import cnn_images, load_simple_cnn
-from rlinf.models.vla import stated_images
+from rlinf.models.policy import Policy, PolicySource, Stated
+from rlinf.models.simple_cnn import load_simple_cnn, stated_by_cnn
+from rlinf.models.vla import stated
 from transformers_openvla_oft.loading import read_object
 
 Loader = Callable[[ModelConfig, PolicySource, torch.dtype], Policy]
@@ -25,8 +27,7 @@ class PolicyKind:
     model_type: what the ``config.json`` of its checkpoints says; weight_files: what its ``save`` writes.
     obtain: how a user gets a base checkpoint; ``{name}`` stands for its folder's name.
     num_actions: actions per chunk; None: as many as the checkpoint was trained on.
-    images: what the policy keeps of an observation, as the images and the pixels of their sides that a checkpoint
-        states; None: as the simulator draws them.
+    stated: what a checkpoint says of itself; None: nothing, and pictures are kept as the simulator draws them.
     """
 
     load: Loader
@@ -34,18 +35,18 @@ class PolicyKind:
     weight_files: tuple[str, ...]
     obtain: str = DOWNLOAD
     num_actions: int | None = None
-    images: Callable[[Path], tuple[int, int]] | None = None
+    stated: Callable[[Path], Stated] | None = None
 
 
 POLICIES: dict[str, PolicyKind] = {
-    "openvla_oft": PolicyKind(load_openvla_oft, "openvla", ADAPTER_FILES, images=stated_images),
+    "openvla_oft": PolicyKind(load_openvla_oft, "openvla", ADAPTER_FILES, stated=stated),
     "openvla": PolicyKind(
         load_openvla,
         "openvla",
         ADAPTER_FILES,
         "Download it:      hf download openvla/{name} --local-dir ./model/{name}",
         num_actions=NUM_ACTIONS,
-        images=stated_images,
+        stated=partial(stated, num_actions=NUM_ACTIONS),
     ),
     "simple_cnn": PolicyKind(
         load_simple_cnn,
@@ -53,7 +54,7 @@ POLICIES: dict[str, PolicyKind] = {
         WHOLE_FILES,
         "Make it:          python -m rlinf.cli.pretrain_simple_cnn --demonstrations FOLDER --suite SUITE "
         "--output model/{name}",
-        images=cnn_images,
+        stated=stated_by_cnn,
     ),
 }
 
@@ -66,7 +67,22 @@ def load_policy(model: ModelConfig, source: PolicySource, *, base_dtype: torch.d
     Raises:
         ConfigError: there is no such policy, or checkpoint and configuration do not fit.
     """
+    check_chunk(model, source.checkpoint)
     return policy_kind(model).load(model, source, base_dtype)
+
+
+def check_chunk(model: ModelConfig, checkpoint: Path) -> None:
+    """Raise ``ConfigError`` where a checkpoint decodes another number of actions at a time than is configured."""
+    kind = policy_kind(model)
+    if kind.stated is None or (decoded := kind.stated(checkpoint).num_actions) == model.num_action_chunks:
+        return
+    alike = [(other.num_actions, name) for name, other in POLICIES.items() if other.model_type == kind.model_type]
+    fitting = next((name for count, name in alike if count == decoded), dict(alike).get(None))
+    raise ConfigError(
+        f"actor.model.num_action_chunks={model.num_action_chunks}, but the checkpoint in {checkpoint} was trained on "
+        f"chunks of {decoded}: give actor.model.model_name={fitting} and actor.model.num_action_chunks={decoded}, or "
+        "another actor.checkpoint_load_path"
+    )
 
 
 def policy_kind(model: ModelConfig) -> PolicyKind:
@@ -101,4 +117,8 @@ def find_weights(model: ModelConfig, checkpoint: Path) -> Path | None:
             f"actor.model.model_name={model.model_name} reads checkpoints of type {kind.model_type!r}, but the one in "
             f"{checkpoint} is of type {found!r}: give another actor.checkpoint_load_path or another configuration"
         )
-    return resolve_adapter(model.lora_path, files=kind.weight_files) if model.lora_path else None
+    check_chunk(model, checkpoint)
+    folder = resolve_adapter(model.lora_path, files=kind.weight_files) if model.lora_path else None
+    if folder is not None and kind.weight_files == ADAPTER_FILES:
+        stored_config(folder, rank=model.lora_rank, alpha=model.lora_alpha)
+    return folder

@@ -30,7 +30,7 @@ from rlinf.data import Observation
 from rlinf.models.decoding import describe_origin, evaluate_chunk, sample_chunk
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
+from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource, Stated
 from rlinf.models.simple_cnn_weights import VALUE_HEAD, read_weights
 from rlinf.models.transfer import sent
 from transformers_openvla_oft import ActionTokenMap, ValueHead, resize_pictures
@@ -354,10 +354,10 @@ class SimpleCNNPolicy:
         return to_pixels(inputs.frames_BNHWC), instruction_BD.to(self.device)
 
 
-def cnn_images(checkpoint: Path) -> tuple[int, int]:
-    """Images per observation, and the pixels of their sides."""
+def stated_by_cnn(checkpoint: Path) -> Stated:
+    """What a checkpoint states."""
     settings = CNNSettings.load(checkpoint)
-    return settings.num_images, settings.image_size
+    return Stated(settings.num_images, settings.image_size, settings.num_actions_chunk, frozenset(settings.norm_stats))
 
 
 def load_simple_cnn(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> SimpleCNNPolicy:
@@ -372,14 +372,9 @@ def load_simple_cnn(config: ModelConfig, source: PolicySource, base_dtype: torch
         raise ConfigError(f"actor.model.is_lora=true: {MODEL_TYPE} has no adapter, all of its weights are trained")
     if config.previous_lora_paths or config.lora_scale not in (None, 1.0):
         raise ConfigError(f"{MODEL_TYPE} has no adapter that could be merged or scaled")
-    if config.picture_path != "rl":
+    if config.picture_path not in (None, "rl"):
         raise ConfigError(f"actor.model.picture_path={config.picture_path}: {MODEL_TYPE} knows rl only")
     settings = CNNSettings.load(source.checkpoint)
-    if settings.num_actions_chunk != config.num_action_chunks:
-        raise ConfigError(
-            f"actor.model.num_action_chunks={config.num_action_chunks}, but the checkpoint in {source.checkpoint} "
-            f"decodes {settings.num_actions_chunk} actions at a time"
-        )
     folder = resolve_adapter(config.lora_path, files=WHOLE_FILES) if config.lora_path else source.checkpoint
     module = load_cnn(folder, settings, seed=source.seed, critic=source.critic)
     actions = settings.action_map(source.unnorm_key)

@@ -1,10 +1,12 @@
 """What OpenVLA and OpenVLA-OFT policies share: a frozen checkpoint, an adapter on it, a processor, action tokens."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +19,9 @@ from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models.decoding import describe_origin, evaluate_chunk
 from rlinf.models.identity import checkpoint_hash
-from rlinf.models.lora import adapter_off, attach_lora, save_adapter, trainable_parameters
+from rlinf.models.lora import adapter_off, attach_lora, find_merged, save_adapter, trainable_parameters
 from rlinf.models.merge import merge_adapters
-from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource
+from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource, Stated
 from rlinf.models.transfer import sent
 from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
 from transformers_openvla_oft import (
@@ -36,6 +38,7 @@ from transformers_openvla_oft import (
     fsdp_units,
     lora_target_modules,
 )
+from transformers_openvla_oft.configuration import DATASET_STATISTICS_FILE, with_dataset_statistics
 from transformers_openvla_oft.loading import weight_files
 
 PIPELINES = {  # what `picture_path` stands for, in stored data that must fit
@@ -50,6 +53,7 @@ class AdaptedModel:
     """A model with its adapter, and what goes with it.
 
     value_head: part of the model; None without a critic. origin: what it was loaded from, for messages.
+    statistics: of actions, which came with its adapters: what its tokens mean, whatever the checkpoint says.
     """
 
     module: nn.Module
@@ -58,6 +62,7 @@ class AdaptedModel:
     checkpoint: Path
     origin: str
     value_head: ValueHead | None
+    statistics: Mapping[str, Any]
 
 
 class VLAPolicy(ABC):
@@ -72,6 +77,7 @@ class VLAPolicy(ABC):
         self.num_images = parts.processor.num_images
         self.checkpoint = parts.checkpoint
         self.origin = parts.origin
+        self.statistics = parts.statistics
         self.device = torch.device("cpu")
 
     @abstractmethod
@@ -134,10 +140,13 @@ class VLAPolicy(ABC):
         self.device = device
 
     def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write a PEFT adapter, loadable by PEFT alone, and the value head beside it."""
+        """Write a PEFT adapter, loadable by PEFT alone; beside it the value head, and statistics that it came with."""
         assert isinstance(self.module, PeftModel)
         save_adapter(self.module, folder, {name: t for name, t in tensors.items() if not in_value_head(name)})
         save_value_head(folder, tensors)
+        if self.statistics:
+            text = json.dumps(self.statistics, indent=1) + "\n"
+            (folder / DATASET_STATISTICS_FILE).write_text(text, encoding="utf-8")
 
     def score(self, inputs: PolicyInputs, bins_BT: Tensor | None) -> ActionOutput:
         """One forward pass that gives the logits of each token of ``bins_BT``, differentiable.
@@ -167,11 +176,22 @@ def single_value(output: ActionOutput) -> Tensor | None:
     return None if output.values_BO is None else output.values_BO[:, 0]
 
 
-def stated_images(checkpoint: Path) -> tuple[int, int]:
-    """Images per observation, and the pixels of their sides."""
-    config = OpenVLAConfig.from_pretrained(checkpoint)
+def stated(checkpoint: Path, *, num_actions: int = OpenVLAConfig.num_actions_chunk) -> Stated:
+    """What a checkpoint states. num_actions: decoded at a time by one that does not say, as published ones."""
+    fields = OpenVLAConfig.get_config_dict(checkpoint)[0]
+    config = OpenVLAConfig.from_dict({"num_actions_chunk": num_actions, **fields})
     assert config.image_sizes  # filled in when read
-    return config.num_images_in_input, config.image_sizes[0]
+    return Stated(
+        config.num_images_in_input, config.image_sizes[0], config.num_actions_chunk, frozenset(config.norm_stats or {})
+    )
+
+
+def own_statistics(adapters: Sequence[Path]) -> dict[str, Any]:
+    """Action statistics that lie beside adapters, by key; the later one's count."""
+    found: dict[str, Any] = {}
+    for folder in adapters:
+        found |= with_dataset_statistics({}, folder).get("norm_stats", {})
+    return found
 
 
 def attention_route(config: ModelConfig, source: PolicySource, dtype: torch.dtype) -> str:
@@ -200,10 +220,9 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
     if not config.is_lora:
         raise ConfigError(f"actor.model.is_lora=false: this version trains {config.model_name} through an adapter only")
     path = resolve_adapter(config.lora_path, files=ADAPTER_FILES) if config.lora_path else None
-    previous = [
-        resolve_adapter(earlier, key="actor.model.previous_lora_paths", files=ADAPTER_FILES)
-        for earlier in config.previous_lora_paths
-    ]
+    previous = find_merged(config)
+    statistics = own_statistics([*previous, *([] if path is None else [path])])
+    model.config.norm_stats = {**(model.config.norm_stats or {}), **statistics}
     if previous:
         coeff = config.previous_lora_coeff
         merge_adapters(model, previous, coeff=1.0 if coeff is None else coeff)
@@ -225,7 +244,7 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
         source.checkpoint,
         max_prompt_length=config.max_prompt_length,
         tokenizer=source.tokenizer,
-        picture_path=config.picture_path,
+        picture_path=config.picture_path or "rl",
         # What is prepared for one shape of its inputs should meet few: batches of several tasks come in few lengths.
         # Those of one task have no pads, whose attention is slower, and round as their updates do.
         prompt_multiple=8 if config.compile_blocks or source.cuda_graphs else 1,
@@ -234,6 +253,7 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
         model.value_head = None  # a checkpoint may hold the one of its own training
     return AdaptedModel(
         module=module,
+        statistics=statistics,
         processor=processor,
         actions=ActionTokenMap.from_config(model.config, source.unnorm_key),
         checkpoint=source.checkpoint,

@@ -239,6 +239,9 @@ class EmbodiedRunner:
             base_model=self.config.actor.checkpoint_load_path,
             merged=tuple(model.previous_lora_paths),
             merge_coeff=self.config.method.merge.coeff if self.config.method.name == MERGING_METHOD else None,
+            picture_path=model.picture_path,
+            cameras=tuple(self.config.env.cameras),
+            unnorm_key=model.unnorm_key,
         ).save(writing / "actor")
         publish(folder, self.epoch)
         if self.config.runner.keep_checkpoints:

@@ -44,8 +44,11 @@ def _sample_bytes(config: Config, source: PolicySource) -> int:
     num_actions, action_dim = config.actor.model.num_action_chunks, 7
     chunks = -(-config.env.train.max_episode_steps // num_actions)
     beside = num_actions * (12 * action_dim + 5) + 20  # bins, log-probabilities; mask, rewards; indices, value
-    stated = policy_kind(config.actor.model).images
-    num_images, size = stated(source.checkpoint) if stated else (len(config.env.cameras), config.env.image_size)
+    stated = policy_kind(config.actor.model).stated
+    num_images, size = len(config.env.cameras), config.env.image_size
+    if stated is not None:
+        found = stated(source.checkpoint)
+        num_images, size = found.num_images, found.image_size
     return episodes_per_epoch(config) * chunks * (3 * num_images * size**2 + beside)
 
 

@@ -134,6 +134,14 @@ def test_a_key_that_is_newer_than_a_run_had_its_default_then() -> None:
     assert (found.key, found.old, found.new) == ("actor.model.picture_path", "rl", "oft")
 
 
+@pytest.mark.parametrize("key", ["picture_path", "unnorm_key"])
+def test_what_follows_the_policys_training_is_compared_when_that_is_known(key: str) -> None:
+    """The launcher does not read it; the training itself does, and compares again."""
+    old = {"actor": {"model": {key: "taken over"}}}
+    assert differences(old, {"actor": {"model": {key: None}}}) == []
+    assert differences(old, {"actor": {"model": {key: "another"}}})
+
+
 def test_the_launcher_refuses_before_it_starts_anything(tmp_path: Path) -> None:
     recorded = tiny("runner.seed=7", "env.fixed_task_ids=[0]")
     record_run(tmp_path / "logs/sequential/task_0_seed7", recorded)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlinf.config import Config, ConfigError, load_config, validate
-from rlinf.models import PolicySource, policy_kind
+from rlinf.models import PolicySource, Stated, policy_kind
 from rlinf.models.simple_cnn import CNNSettings
 from rlinf.scheduler.cluster import available_memory, check_room
 from rlinf.workers.object_store import FILLED, object_store_gb
@@ -55,8 +55,8 @@ def test_trained_weights_count(tmp_path):
 
 
 def test_images_are_those_that_a_checkpoint_states(tmp_path):
-    images = policy_kind(load_config("crl_experiment/libero_spatial_grpo_tiny").actor.model).images
-    assert images(write_policy(tmp_path / "small")) == (1, 32)
+    stated = policy_kind(load_config("crl_experiment/libero_spatial_grpo_tiny").actor.model).stated
+    assert stated(write_policy(tmp_path / "small")) == Stated(1, 32, 8, frozenset({"libero_spatial_no_noops"}))
 
 
 def test_a_given_size_is_taken_and_too_small_a_one_is_said_to_be(tmp_path, caplog):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -15,9 +17,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import same_rounding
-from .loading import differences, listed, non_finite
+from .loading import differences, listed, non_finite, shortened
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+# Fields that say how large an adapter is, where it sits, how it was made, or nothing about it. Any other one, set,
+# makes it more than B A beside a weight, and would be lost or counted wrongly when it is scaled, merged or trained.
+SUPPORTED_FIELDS = {
+    "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout", "init_lora_weights",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out",
+    "peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode", "runtime_config",
+    "base_model_name_or_path", "revision", "megatron_config", "megatron_core", "qalora_group_size",
+}  # fmt: skip
+# Others start with another base than the stored one, to which their B A belongs.
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 
 
 class AdapterError(ValueError):
@@ -39,20 +51,38 @@ def fresh_config(
 
 
 def read_config(path: Path) -> LoraConfig:
-    """`adapter_config.json` of a LoRA adapter.
+    """`adapter_config.json` of a plain LoRA adapter.
 
     Raises:
-        AdapterError: it is missing, broken, or of another kind of adapter.
+        AdapterError: it is missing, broken, of another kind of adapter, or has parts beside B A.
     """
     if not (path / CONFIG_FILE).is_file():
         raise AdapterError(f"there is no {CONFIG_FILE} in {path}; expected the folder of a PEFT adapter")
     try:
-        stored = PeftConfig.from_pretrained(str(path))
+        fields = dict(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")))
+        more = _beside_plain(fields) if fields.get("peft_type") == "LORA" else []
+        stored = None if more else PeftConfig.from_pretrained(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{path / CONFIG_FILE} is no adapter's configuration: {error}") from error
+    if more:
+        raise AdapterError(
+            f"the adapter in {path} is not supported because of {listed(more)}: expected plain LoRA, which changes "
+            "weights by B A alone. Train it without these, or merge it into its base with PEFT (merge_and_unload) and "
+            "give the merged checkpoint"
+        )
     if not isinstance(stored, LoraConfig):
-        raise AdapterError(f"the adapter in {path} is of type {stored.peft_type}; expected LORA")
+        raise AdapterError(f"the adapter in {path} is of type {fields.get('peft_type')}; expected LORA")
     return stored
+
+
+def _beside_plain(fields: Mapping[str, Any]) -> list[str]:
+    """What a stored configuration asks for beside plain LoRA; PEFT would drop what its version does not know."""
+    usual = vars(LoraConfig())
+    more = {name: value for name, value in fields.items() if name not in SUPPORTED_FIELDS and value}
+    start = fields.get("init_lora_weights", True)
+    if start not in PLAIN_STARTS:
+        more["init_lora_weights"] = start
+    return [f"{name}={shortened(value)}" for name, value in more.items() if value != usual.get(name)]
 
 
 def attach_adapter(model: nn.Module, config: LoraConfig, *, path: Path | None, seed: int) -> PeftModel:
@@ -95,8 +125,28 @@ def wrap(model: nn.Module, config: LoraConfig, *, path: Path | None) -> PeftMode
 
 
 def is_adapter_weight(name: str) -> bool:
-    """Whether a parameter belongs to the adapter; published adapter files hold base weights beside it."""
+    """Whether a parameter belongs to the adapter."""
     return "lora_" in name
+
+
+def adapter_weights(path: Path, names: Iterable[str]) -> list[str]:
+    """The adapter's own weights among those of its file; PEFT stores frozen ones beneath it, too (`lm_head`).
+
+    Raises:
+        AdapterError: there are others, which were trained beside the adapter.
+    """
+    own, others = [], []
+    for name in names:
+        if is_adapter_weight(name):
+            own.append(name)
+        elif ".base_layer." not in name:
+            others.append(name)
+    if others:
+        raise AdapterError(
+            f"{path / WEIGHTS_FILE} holds weights beside those of a LoRA adapter, which would be lost: {listed(others)}"
+            ". Merge it into its base with PEFT (merge_and_unload) and give the merged checkpoint"
+        )
+    return own
 
 
 @contextmanager
@@ -118,7 +168,7 @@ def _load(wrapped: PeftModel, path: Path) -> None:
     """Load every tensor of the adapter and nothing else."""
     with reading_adapter(path):
         tensors = load_file(path / WEIGHTS_FILE)
-    stored = {name: tensor for name, tensor in tensors.items() if is_adapter_weight(name)}
+    stored = {name: tensors[name] for name in adapter_weights(path, tensors)}
     check_fit(path, stored=_shapes(stored), expected=_shapes(adapter_state(wrapped)))
     check_finite(path, stored)
     set_peft_model_state_dict(wrapped, stored)

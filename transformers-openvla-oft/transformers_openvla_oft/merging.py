@@ -23,16 +23,16 @@ from .adapters import (
     WEIGHTS_FILE,
     AdapterError,
     adapter_state,
+    adapter_weights,
     check_finite,
     check_fit,
-    is_adapter_weight,
     read_config,
     reading_adapter,
     wrap,
 )
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-_UNUSUAL = ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+_UNUSUAL = ("rank_pattern", "alpha_pattern", "fan_in_fan_out")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _open(stack: ExitStack, model: nn.Module, path: Path) -> _Stored:
     expected = _expected_shapes(model, config, path)
     with reading_adapter(path):
         file = stack.enter_context(safe_open(path / WEIGHTS_FILE, framework="pt"))
-    names = [name for name in file.keys() if is_adapter_weight(name)]  # noqa: SIM118 - not a mapping
+    names = adapter_weights(path, file.keys())
     check_fit(path, stored={name: file.get_slice(name).get_shape() for name in names}, expected=expected)
     check_finite(path, {name: file.get_tensor(name) for name in names})
     modules = frozenset(name.removeprefix(_PREFIX).removesuffix(_A) for name in expected if name.endswith(_A))
@@ -129,10 +129,7 @@ def _expected_shapes(model: nn.Module, config: LoraConfig, path: Path) -> Mappin
     plain.base_model_name_or_path = None  # that it is another path than the model's says nothing
     with torch.device("meta"):
         wrapped = wrap(skeleton, plain, path=path)
-    expected = {name: tuple(tensor.shape) for name, tensor in adapter_state(wrapped).items()}
-    if more := [name for name in expected if not name.endswith((_A, _B))]:
-        raise AdapterError(f"the adapter in {path} cannot be merged: it is more than B A, it has {more[0]} too")
-    return expected
+    return {name: tuple(tensor.shape) for name, tensor in adapter_state(wrapped).items()}
 
 
 def _without_memory(tensor: Tensor) -> Tensor:
