@@ -120,6 +120,17 @@ def test_workers_and_pack_give_the_same_frames(tmp_path):
         load(tmp_path / "packed", image_size=32)
 
 
+def test_workers_in_a_long_temporary_folder(tmp_path):
+    """As batch systems name them: too long for the path of a socket."""
+    write_suite(tmp_path / "demos")
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    words = ["--demonstrations", tmp_path / "demos", "--output", tmp_path / "packed", "--num-workers", 2]
+    command = [sys.executable, "-m", "openvla_oft.pack", *map(str, words)]
+    subprocess.run(command, env={**os.environ, "TMPDIR": str(long)}, check=True)
+    assert (tmp_path / "packed").is_dir()
+
+
 def test_pack_leaves_nothing_after_an_error(tmp_path, capsys):
     actions = np.zeros((5, 7))
     actions[3, 2] = np.nan
