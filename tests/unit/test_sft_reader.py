@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from openvla_oft import dataset, hdf5, pack
+from openvla_oft import cli, dataset, hdf5, pack
 from openvla_oft.demonstration import DemonstrationError, ReadOptions, kept_steps
 from openvla_oft.pictures import resize_images
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
@@ -353,3 +353,13 @@ def test_an_instruction_in_pieces_or_bytes(tmp_path):
         with h5py.File(path, "a") as file:
             file["data"].attrs["problem_info"] = info
         assert scan(tmp_path)[0].language == "open"
+
+
+def test_packing_twice_at_once_is_refused(tmp_path, capsys):
+    write_suite(tmp_path / "demos")
+    command = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed"), "--num-workers", "0"]
+    with cli.alone(tmp_path, output=tmp_path / "packed", doing="", name=".packed.lock"):
+        assert pack.main(command) == 2
+    assert f"another process is packing packed in {tmp_path}: process " in capsys.readouterr().err
+    assert pack.main(command) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demos", "packed"]
