@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/crl_experiment/common_functions.sh"
 CRL_TORCH=2.13.0
 CRL_TRITON=3.6.0 # of the oldest supported torch
 CRL_CPU_INDEX=https://download.pytorch.org/whl/cpu
-CRL_PACKAGES=(transformers-openvla-oft LIBERO openvla-oft .)
+CRL_PACKAGES=(transformers-openvla-oft openvla-oft LIBERO .)
 
 crl_say() { printf '== %s\n' "$*"; }
 

@@ -157,10 +157,15 @@ def check_assets(task: TaskSpec) -> None:
 def suite_asset_kind(suite: str) -> str:
     """Kind of the files that the suite's tasks load, "official" or "stand-in <hash>": to be recorded with every result.
 
-    The hash does not change with assets of other suites.
+    The hash does not change with assets of other suites. Tasks that are not LIBERO's own are told as well.
     """
     paths = resolve_paths()
-    return paths.asset_kind if paths.asset_kind == "official" else f"stand-in {_suite_hash(suite, paths.assets)}"
+    kind = paths.asset_kind if paths.asset_kind == "official" else f"stand-in {_suite_hash(suite, paths.assets)}"
+    altered = load_suite(suite).altered
+    if not altered:
+        return kind
+    digest = hashlib.sha256(b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in altered))
+    return f"{kind}, altered tasks {digest.hexdigest()[:12]}"
 
 
 @lru_cache(maxsize=16)

@@ -18,22 +18,21 @@ def num_cpus(root: Path = Path("/")) -> int:
     root: folder that holds proc/ and sys/.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([allowed, *(ceil(quota) for quota in _quotas(root))]))
+    quotas = [quota for group in control_groups("cpu", root) if (quota := _quota(group)) is not None]
+    return max(1, min([allowed, *map(ceil, quotas)]))
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """CPUs' worth of time that the control groups of this process allow, each and all groups around it."""
-    for mount, path in _groups(root):
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+    """Folders of the groups that limit this process: its own and all around it, of either version."""
+    for mount, path in _hierarchies(controller, root):
         group = PurePosixPath(path.lstrip("/"))
         for name in dict.fromkeys((group, *group.parents)):
             # a container may see its own group as the root of all: then only the last folder exists
-            quota = _quota(mount / name)
-            if quota is not None:
-                yield quota
+            yield mount / name
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, str]]:
-    """Where a hierarchy that counts CPU time is mounted, and the group of this process in it."""
+def _hierarchies(controller: str, root: Path) -> Iterator[tuple[Path, str]]:
+    """Where a hierarchy with the controller is mounted, and the group of this process in it."""
     mounts = root / "sys" / "fs" / "cgroup"
     try:
         lines = (root / "proc" / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
@@ -43,8 +42,8 @@ def _groups(root: Path) -> Iterator[tuple[Path, str]]:
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2, alone or beside version 1
             yield from ((mount, path) for mount in (mounts, mounts / "unified"))
-        elif "cpu" in controllers.split(","):
-            yield from ((mounts / name, path) for name in (controllers, "cpu"))
+        elif controller in controllers.split(","):
+            yield from ((mounts / name, path) for name in (controllers, controller))
 
 
 def _quota(group: Path) -> float | None:

@@ -54,8 +54,8 @@ def only_one(
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(file, stop), daemon=True)
     try:
-        _note(file, shlex.join(sys.orig_argv) if command is None else command)
         beat.start()
+        _note(file, shlex.join(sys.orig_argv) if command is None else command)
         yield
     finally:
         stop.set()
@@ -157,7 +157,8 @@ def _words(holder: dict[str, object]) -> str:
 
 def _beat(file: TextIO, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
-        os.utime(file.fileno())
+        with suppress(OSError):  # a file server that is away for a while
+            os.utime(file.fileno())
 
 
 def _is_renewed(path: Path) -> bool:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, hf_libero_folder, resolve_paths
 from libero_runtime.sources import altered
+
+logger = logging.getLogger(__name__)
 
 _SCENE_PREFIX = re.compile(r"^[A-Z0-9_]*SCENE\d+_")  # LIBERO-10 and -90 prefix the instruction with a scene name
 _ANY_SCENE = re.compile(r"^[a-z0-9_]*scene\d+_")
@@ -54,10 +57,11 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named list of tasks in LIBERO's default order."""
+    """A named list of tasks in LIBERO's default order; ``altered``: files of them that are not as LIBERO has them."""
 
     name: str
     tasks: tuple[TaskSpec, ...]
+    altered: tuple[Path, ...] = ()
 
     def task(self, task_id: int) -> TaskSpec:
         """Task by number; raises when it is out of range."""
@@ -154,15 +158,24 @@ def _load_suite(name: str, bddl_files: Path, init_files: Path) -> Suite:
             f"{name}: {len(missing)} of {2 * len(tasks)} task files are missing (set LIBERO_REPO_PATH to a complete "
             f"checkout, or unset it):\n{listed}"
         )
-    changed = altered([path for task in tasks for path in (task.bddl_path, task.init_path)], inner=bddl_files.parent)
-    if changed:
-        listed = "\n".join(f"  {path}" for path in changed)
+    return Suite(name=name, tasks=tasks, altered=_altered(name, tasks, inner=bddl_files.parent))
+
+
+def _altered(name: str, tasks: Sequence[TaskSpec], *, inner: Path) -> tuple[Path, ...]:
+    """Files that are not as LIBERO has them: an error among the installed ones, allowed in a checkout."""
+    files = [path for task in tasks for path in (task.bddl_path, task.init_path)]
+    changed = tuple(altered(files, inner=inner))
+    if not changed:
+        return ()
+    listed = "\n".join(f"  {path}" for path in changed)
+    what = f"{name}: {len(changed)} of {len(files)} task files are not LIBERO's own (a fork's, or edited):\n{listed}"
+    if inner == hf_libero_folder():
         raise LiberoPathError(
-            f"{name}: {len(changed)} of {2 * len(tasks)} task files are not LIBERO's own (a fork's, or edited), and "
-            "results would be filed as LIBERO's. Set LIBERO_REPO_PATH to the official checkout, or unset it and "
-            f"install hf-libero anew:\n{listed}"
+            f"{what}\nResults would be filed as LIBERO's. Install them anew: `pip install --no-deps --force-reinstall "
+            "hf-libero==0.1.4`. A checkout of other tasks is used with LIBERO_REPO_PATH"
         )
-    return Suite(name=name, tasks=tasks)
+    logger.warning("%s\nResults say so with their assets, and are not compared with those of LIBERO", what)
+    return changed
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -6,12 +6,14 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
 from libero_runtime.cpus import num_cpus
+from libero_runtime.folder_lock import LOCK_FILE, only_one
 from openvla_oft.pictures import PICTURES
 
 EXIT_USER_ERROR = 2
@@ -58,6 +60,22 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def use_our_cpus() -> None:
     """Let torch use no more threads than there are CPUs for this process; it does not know of control groups."""
     torch.set_num_threads(min(torch.get_num_threads(), num_cpus()))
+
+
+@contextmanager
+def alone(folder: Path, *, output: Path, doing: str, name: str = LOCK_FILE) -> Iterator[None]:
+    """While one command makes ``output`` in a folder; see ``only_one``.
+
+    Raises:
+        ValueError: another process does, or the folder cannot be made.
+    """
+    lock = only_one(folder, doing=doing, advice="Wait for it, or give another --output", name=name)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock)
+        except OSError as error:
+            raise ValueError(f"--output {output} cannot be made ({error}); give another folder") from error
+        yield
 
 
 def run_command(

@@ -27,6 +27,12 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Pack as the options say."""
+    output: Path = options.output
+    with cli.alone(output.parent, output=output, doing=f"packing {output.name} in", name=f".{output.name}.lock"):
+        _pack(options)
+
+
+def _pack(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     demos = dataset.pack(
         options.demonstrations,

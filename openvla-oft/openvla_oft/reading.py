@@ -1,11 +1,13 @@
 """Reads many demonstrations into one array, in several processes where asked."""
 
 import functools
+import os
 import signal
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, util
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from tqdm import tqdm
 
 from openvla_oft import sources
 from openvla_oft.demonstration import ACTION_DIM, PROPRIO_DIM, DemoInfo, ReadOptions
+
+LONGEST_SOCKET = 107  # bytes of its path on Linux
 
 _Part = tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.uint8] | None]
 """Actions of a demonstration, its proprioception where asked for, and its pictures unless they went to a file."""
@@ -68,6 +72,7 @@ def _map_in_order(
         return
     # Not "fork": a forked child of a process that used OpenMP or CUDA can hang. The server that forks these has only
     # imported torch, once for all of them.
+    _shorten_socket_paths()
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_prepare) as pool:
@@ -78,6 +83,17 @@ def _map_in_order(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def _shorten_socket_paths() -> None:
+    """Have multiprocessing's sockets in /tmp where ``TMPDIR`` is too long for their paths, as batch systems' are."""
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) + len("/pymp-12345678/listener-12345678") > LONGEST_SOCKET:
+        tempfile.tempdir = "/tmp"
+        try:
+            util.get_temp_dir()  # makes one for this user alone, and remembers it
+        finally:
+            tempfile.tempdir = usual
 
 
 def _prepare() -> None:

@@ -17,7 +17,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
-from libero_runtime.folder_lock import LOCK_FILE, only_one
+from libero_runtime.folder_lock import LOCK_FILE
+from openvla_oft.cli import alone
 from openvla_oft.json_files import read_object
 from openvla_oft.learner import trainable
 from openvla_oft.optimisation import WeightAverage
@@ -78,12 +79,7 @@ def unfinished(output: Path) -> Iterator[Path]:
         ValueError: another process trains in it.
     """
     folder = unfinished_folder(output)
-    lock = only_one(folder, doing="training in", advice="Wait for it, or give another --output")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock)
-        except OSError as error:
-            raise ValueError(f"--output {output} cannot be made ({error}); give another folder") from error
+    with alone(folder, output=output, doing="training in"):
         if not _is_of_use(folder):  # what a killed process left
             _clear(folder)
         try:

@@ -15,6 +15,16 @@ def main(argv: Sequence[str]) -> int:
     """Train and write a checkpoint folder; returns the exit code."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    from openvla_oft import cli
+
+    output: Path = options.output
+    with cli.alone(output.parent, output=output, doing=f"training {output.name} in", name=f".{output.name}.lock"):
+        _pretrain(options)
+    print(output)
+    return 0
+
+
+def _pretrain(options: argparse.Namespace) -> None:
     import torch
 
     from openvla_oft import cli, dataset
@@ -53,8 +63,6 @@ def main(argv: Sequence[str]) -> int:
         result.validation_cross_entropy,
         result.validation_accuracy,
     )
-    print(options.output)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
-from libero_runtime.cpus import num_cpus
+from libero_runtime.cpus import control_groups, num_cpus
 from rlinf.config.errors import ConfigError
 from rlinf.scheduler.address import find_cluster, named_cluster, unusable
 
@@ -41,6 +41,7 @@ SLOW_STORAGE = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"  # Ray's own switch: a stor
 LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
 SHORT_FOLDER = "/tmp"
 SOCKET = "session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"  # as long as Ray makes them
+MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of a control group, in version 2 and 1
 GIB = 2**30
 
 
@@ -179,11 +180,14 @@ def smallest_gpu_gib() -> float:
     return min(float(line) for line in shown.splitlines()) / 1024
 
 
-def available_memory() -> int:
-    """Bytes of memory that processes may still take, within the limit of the container where there is one."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that processes may still take, within the limits of a container or a batch system's job.
+
+    root: folder that holds proc/ and sys/.
+    """
+    lines = (root / "proc" / "meminfo").read_text().splitlines()
     available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    limits = [group / name for group in control_groups("memory", root) for name in MEMORY_LIMITS]
     given = [text for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit()]
     return min([available, *map(int, given)])
 

@@ -1,6 +1,7 @@
 """A package named as one that scenes are made with, or a fork's files, must not stand in for it without a word."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from libero_runtime import paths, sources, suites
+from libero_runtime.asset_files import suite_asset_kind
 from rlinf.cli.console import EXIT_USER_ERROR
 from tests.small_policy import write_policy
 
@@ -61,19 +63,39 @@ def test_our_own_folder_of_that_name_is_none(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_files_of_a_fork_in_a_checkout_are_refused(tmp_path):
-    """Official ones pass; a task file that was edited, or exchanged for another task's, does not."""
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout with LIBERO's own task files, in use."""
+    inner = tmp_path / "libero" / "libero"
     for name in ("bddl_files", "init_files"):
-        shutil.copytree(INNER / name / "libero_spatial", tmp_path / name / "libero_spatial")
-    folders = (tmp_path / "bddl_files", tmp_path / "init_files")
-    load = suites._load_suite.__wrapped__
-    tasks = load("libero_spatial", *folders).tasks
+        shutil.copytree(INNER / name / "libero_spatial", inner / name / "libero_spatial")
+    for name in paths._ASSET_FOLDERS:
+        (inner / "assets" / name).mkdir(parents=True)
+    monkeypatch.setenv("LIBERO_REPO_PATH", str(tmp_path))
+    suites._load_suite.cache_clear()
+    yield inner
+    suites._load_suite.cache_clear()
+
+
+def test_results_say_when_a_checkouts_tasks_are_not_liberos(checkout, caplog):
+    """A task file that was edited, or exchanged for another task's."""
+    tasks = suites.load_suite("libero_spatial").tasks
+    assert suite_asset_kind("libero_spatial") == "official"
     shutil.copyfile(tasks[1].init_path, tasks[0].init_path)
     tasks[3].bddl_path.write_text(tasks[3].bddl_path.read_text().replace("plate_1", "plate_2"))
-    with pytest.raises(paths.LiberoPathError, match="2 of 20 task files are not LIBERO's own") as caught:
-        load("libero_spatial", *folders)
-    assert str(tasks[0].init_path) in str(caught.value)
-    assert str(tasks[3].bddl_path) in str(caught.value)
+    suites._load_suite.cache_clear()
+    assert suites.load_suite("libero_spatial").altered == (tasks[0].init_path, tasks[3].bddl_path)
+    assert "2 of 20 task files are not LIBERO's own" in caplog.text
+    assert re.fullmatch(r"official, altered tasks [0-9a-f]{12}", suite_asset_kind("libero_spatial"))
+
+
+def test_installed_files_must_be_liberos(checkout, monkeypatch):
+    monkeypatch.setattr(suites, "hf_libero_folder", lambda: checkout)
+    changed = min((checkout / "bddl_files" / "libero_spatial").iterdir())
+    changed.write_text("(define)")
+    with pytest.raises(paths.LiberoPathError, match="1 of 20 task files are not LIBERO's own") as caught:
+        suites._load_suite("libero_spatial", checkout / "bddl_files", checkout / "init_files")
+    assert str(changed) in str(caught.value)
 
 
 def test_an_edited_task_list_is_not_hf_liberos(tmp_path):

@@ -91,6 +91,24 @@ def test_a_machine_without_room_is_refused_with_what_to_do(monkeypatch):
     check_room(4 * GIB, shared=2**26, memory=5 * GIB)
 
 
+@pytest.mark.parametrize(
+    ("group", "limit"),
+    [
+        ("0::/job_7/step_0", "job_7/memory.max"),
+        ("0::/elsewhere", "memory.max"),
+        ("9:memory:/slurm/job_7", "memory/slurm/job_7/memory.limit_in_bytes"),
+    ],
+)
+def test_a_jobs_memory_is_what_its_control_group_has(tmp_path, group, limit):
+    files = {"proc/meminfo": "MemAvailable: 8388608 kB", "proc/self/cgroup": group, f"sys/fs/cgroup/{limit}": str(GIB)}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert available_memory(tmp_path) == GIB
+    (tmp_path / "sys/fs/cgroup" / limit).write_text("max\n")
+    assert available_memory(tmp_path) == 8 * GIB
+
+
 def test_available_memory_is_part_of_the_machines():
     total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
     assert 0 < available_memory() <= total

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from libero_runtime.suites import load_suite
-from openvla_oft import dataset, hdf5, pack
+from openvla_oft import cli, dataset, hdf5, pack
 from openvla_oft.demonstration import DemonstrationError, ReadOptions, kept_steps
 from openvla_oft.pictures import resize_images
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
@@ -156,6 +156,17 @@ def test_workers_and_pack_give_the_same_frames(tmp_path):
         load(tmp_path / "packed", suite="libero_goal")
     with pytest.raises(ValueError, match=r"packed for cameras .* 16 pixels"):
         load(tmp_path / "packed", image_size=32)
+
+
+def test_workers_in_a_long_temporary_folder(tmp_path):
+    """As batch systems name them: too long for the path of a socket."""
+    write_suite(tmp_path / "demos")
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    words = ["--demonstrations", tmp_path / "demos", "--output", tmp_path / "packed", "--num-workers", 2]
+    command = [sys.executable, "-m", "openvla_oft.pack", *map(str, words)]
+    subprocess.run(command, env={**os.environ, "TMPDIR": str(long)}, check=True)
+    assert (tmp_path / "packed").is_dir()
 
 
 def test_pack_leaves_nothing_after_an_error(tmp_path, capsys):
@@ -380,3 +391,13 @@ def test_an_instruction_in_pieces_or_bytes(tmp_path):
         with h5py.File(path, "a") as file:
             file["data"].attrs["problem_info"] = info
         assert scan(tmp_path)[0].language == "open"
+
+
+def test_packing_twice_at_once_is_refused(tmp_path, capsys):
+    write_suite(tmp_path / "demos")
+    command = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed"), "--num-workers", "0"]
+    with cli.alone(tmp_path, output=tmp_path / "packed", doing="", name=".packed.lock"):
+        assert pack.main(command) == 2
+    assert f"another process is packing packed in {tmp_path}: process " in capsys.readouterr().err
+    assert pack.main(command) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demos", "packed"]
