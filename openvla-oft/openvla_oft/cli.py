@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from libero_runtime.commands import system_message
 from openvla_oft.pictures import PICTURES
 
 EXIT_USER_ERROR = 2
@@ -70,8 +71,11 @@ def run_command(
     try:
         _check_numbers(options)
         run(options)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except Exception as error:
+        message = str(error) if isinstance(error, ValueError) else system_message(error)
+        if message is None:
+            raise
+        sys.stderr.write(f"error: {message}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":

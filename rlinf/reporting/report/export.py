@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlinf.reporting.jsonlines import write_whole
 from rlinf.reporting.report.collect import Experiment, ReportError
 from rlinf.reporting.report.columns import COLUMNS
 from rlinf.reporting.report.lines import Cell, Line, Setting, settings_of
@@ -137,11 +137,8 @@ def _settings(experiments: Sequence[Experiment]) -> list[Setting]:
 
 
 def write_text(path: Path, text: str, *, option: str) -> Path:
-    """Write a file under a temporary name, then rename it."""
+    """Write a file, whole or not at all."""
     if path.is_dir():
         raise ReportError(f"{path} is a folder; {option} takes the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text)
     return path
