@@ -40,7 +40,8 @@ MENDABLE = {
 """What the system refuses and its user can mend, by kind; what is not here is a bug until shown otherwise."""
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Those that libraries wrap in errors of their own, which then only quote the system."""
-_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # all that numpy says of a full disk
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written|unexpected pos \d+ vs \d+")
+"""All that numpy and torch say of a full disk."""
 
 
 class OptionError(ValueError):

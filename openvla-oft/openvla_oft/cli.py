@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from libero_runtime.commands import system_message
+from libero_runtime.commands import naming, system_message
 from openvla_oft.pictures import PICTURES
 
 EXIT_USER_ERROR = 2
@@ -70,7 +70,8 @@ def run_command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         _check_numbers(options)
-        run(options)
+        with naming(options.output):
+            run(options)
     except Exception as error:
         message = str(error) if isinstance(error, ValueError) else system_message(error)
         if message is None:

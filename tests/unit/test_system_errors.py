@@ -2,10 +2,8 @@
 
 import errno
 import os
-import resource
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +21,9 @@ from rlinf.models.simple_cnn import CNNSettings, save_cnn
 from rlinf.reporting.jsonlines import append_line, read_lines, write_whole
 from rlinf.reporting.loggers import LoggerError, check_backends
 from rlinf.scheduler.worker_group import WorkerError
+from tests.full_disk import largest_file
 
 NOBODY = 65534
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """As on a disk that is full, files grow to ``size`` bytes and no further."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def as_nobody(call: Callable[[], object]) -> str:
