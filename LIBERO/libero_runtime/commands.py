@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 INSTALL_COMMANDS = (
     "pip install -e LIBERO",
     "pip install --no-deps robosuite==1.4.1 hf-libero==0.1.4 bddl==1.0.1 opencv-python-headless",
 )
 _LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA", "LP")  # the last is Mesa's drawing in software
+
+
+_FULL = "free some space there, then run the same command again: what was written before is kept"
+_ACCESS = "change who may read and write it, or name another path"
+_IN_THE_WAY = "there is a file where a folder is expected: remove it, or name another path"
+MENDABLE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "allow larger files there (ulimit -f), then run the same command again",
+    errno.EROFS: "name a place that can be written to",
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.EISDIR: "there is a folder where a file is expected: remove it, or name another path",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
+    errno.ESTALE: "mount it again, then run the same command again",
+    errno.ECONNREFUSED: "check that the service runs, and its address",
+    errno.EHOSTUNREACH: "check the network and the address",
+    errno.ENETUNREACH: "check the network and the address",
+}
+"""What the system refuses and its user can mend, by kind; what is not here is a bug until shown otherwise."""
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Those that libraries wrap in errors of their own, which then only quote the system."""
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written|unexpected pos \d+ vs \d+")
+"""All that numpy and torch say of a full disk."""
 
 
 class OptionError(ValueError):
@@ -20,7 +51,8 @@ class OptionError(ValueError):
 def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit status: 2, with one message, for what its user can mend.
 
-    That is every `ValueError` (the base of this package's errors) and a package that cannot be imported.
+    That is every `ValueError` (the base of this package's errors), a package that cannot be imported, and what
+    `system_message` knows.
     """
     try:
         return command()
@@ -31,7 +63,60 @@ def run_command(command: Callable[[], int]) -> int:
         sys.stderr.write(f"error: a package is missing or does not work here ({error}). Install with {installs}\n")
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
+    except Exception as error:
+        message = system_message(error)
+        if message is None:
+            raise
+        sys.stderr.write(f"error: {message}\n")
     return 2
+
+
+def system_message(error: BaseException) -> str | None:
+    """What the operating system refused and what its user can do, also where a library or a Ray worker wraps it; None
+    for every other error."""
+    causes = list(_causes(error))
+    stated = [
+        one.errno
+        for one, is_certain in causes
+        if isinstance(one, OSError) and one.errno is not None and one.errno in (MENDABLE if is_certain else _STORAGE)
+    ]
+    quoted = [number for one, _ in causes if (number := _quoted(f"{one} {one.args}")) is not None]
+    names = [getattr(one, name, None) for one, _ in causes for name in ("filename2", "filename")]  # the target first
+    paths = [name for name in names if name]
+    for number in (*stated, *quoted):
+        return f"{f'{paths[0]}: ' if paths else ''}{os.strerror(number)}; {MENDABLE[number]}"
+    return None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of writing say where, for `system_message`: the system's own do so only where a file is opened."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "filename", None) is None:
+            setattr(error, "filename", str(path))  # noqa: B010 - any class may have it
+        raise
+
+
+def _causes(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
+    """An error and those that it came of; not for certain, where one was raised while another was handled."""
+    is_certain, seen = True, set[int]()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        one = following
+        seen.add(id(one))
+        yield one, is_certain
+        inner = getattr(one, "cause", None)  # Ray's
+        following = inner if isinstance(inner, BaseException) else one.__cause__
+        if following is None:
+            following, is_certain = one.__context__, False
+
+
+def _quoted(text: str) -> int | None:
+    if _CUT_SHORT.search(text):
+        return errno.ENOSPC
+    return next((number for number in _STORAGE if os.strerror(number) in text), None)
 
 
 def use_one_thread() -> None:

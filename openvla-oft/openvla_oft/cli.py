@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from libero_runtime.commands import naming, system_message
 from libero_runtime.cpus import num_cpus
 from libero_runtime.folder_lock import LOCK_FILE, only_one
 from openvla_oft.pictures import PICTURES
@@ -95,9 +96,13 @@ def run_command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         _check_numbers(options)
-        run(options)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+        with naming(options.output):
+            run(options)
+    except Exception as error:
+        message = str(error) if isinstance(error, ValueError) else system_message(error)
+        if message is None:
+            raise
+        sys.stderr.write(f"error: {message}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":

@@ -186,6 +186,8 @@ def pack(
     file = partial / IMAGES_FILE
     try:
         images_FNHWC = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=_shape(infos, options))
+        with file.open("r+b") as stored:  # a disk that is full while a memory map grows would kill the process
+            os.posix_fallocate(stored.fileno(), 0, file.stat().st_size)
         read = reading.fill(infos, images_FNHWC, options, num_workers=num_workers, file=file)
         demos = _assemble(infos, images_FNHWC, read, options)
         images_FNHWC.flush()

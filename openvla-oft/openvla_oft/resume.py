@@ -180,8 +180,11 @@ def save(
         partial.mkdir(parents=True)
     ranks.wait()
     names = [name for name, parameter in trainable(learner).items() if parameter in optimizer.state]
-    with _alone_is_fine():
-        state_dict_saver.save(_tensors(learner, average, optimizer, names), checkpoint_id=partial)
+    try:
+        with _alone_is_fine():
+            state_dict_saver.save(_tensors(learner, average, optimizer, names), checkpoint_id=partial)
+    except CheckpointException as error:  # a BaseException, which nobody takes for an error
+        raise RuntimeError(str(error)) from error
     if ranks.is_first:
         text = json.dumps({**asdict(progress), "optimized": names})
         (partial / PROGRESS_FILE).write_text(text, encoding="utf-8")

@@ -42,7 +42,7 @@ def run_cli(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
+    except Exception as error:
         message = user_message(error)
         if message is None:
             raise
@@ -62,7 +62,7 @@ def user_message(error: BaseException) -> str | None:
     """What to tell the user, or None when the error is a bug of ours and its traceback is the better message.
 
     A user error is a ``ValueError`` that our own code raised (here or in a Ray worker), a configuration that Hydra
-    cannot compose, or a package that is not installed.
+    cannot compose, a package that is not installed, or what the operating system refuses (``system_message``).
     """
     if isinstance(error, ModuleNotFoundError):
         return _missing_package_message(error)
@@ -73,7 +73,9 @@ def user_message(error: BaseException) -> str | None:
         return str(cause)
     if isinstance(error, ValueError) and (_is_ours(type(error).__module__) or _raised_by_us(error)):
         return str(error)
-    return None
+    from libero_runtime.commands import system_message  # not above: that package may be the one that is missing
+
+    return system_message(error)
 
 
 def _is_ours(module: str) -> bool:

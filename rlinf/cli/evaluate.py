@@ -40,12 +40,13 @@ def run(request: Request) -> None:
     from rlinf.reporting.loggers import MetricLogger
     from rlinf.runners.embodied import make_record
     from rlinf.runners.evaluation import evaluate
-    from rlinf.runners.run_folder import LEDGER_FILE, run_folder
+    from rlinf.runners.run_folder import LEDGER_FILE, check_run_folder, run_folder
     from rlinf.scheduler.cluster import Cluster
     from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
     from rlinf.workers.object_store import object_store_gb
 
     config = request.config
+    check_run_folder(config)
     model = config.actor.model
     lineage = Lineage.load(request.adapter) if request.adapter else None
     probe = not is_as_trained(config, lineage)

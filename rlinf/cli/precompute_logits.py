@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from rlinf.cli.request import parse
+from rlinf.config.places import check_writable
 from rlinf.config.schema import Config
 from rlinf.custom.base_logits import logits_path
 from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, find_demonstrations
@@ -48,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
             print(f"task {ref.task_id}, {ref.num_steps} frames: {logits_path(ref)} ({state})")
         print("dry run: nothing was started")
         return 0
+    for folder in sorted({logits_path(ref).parent.parent for ref in refs}):
+        check_writable(folder, setting="method.replay.demonstrations")
     with Cluster(object_store_gb=object_store_gb(config, request.source, learn=False)) as cluster:
         computed = run(config, request.source, refs, cluster.resources)
     log.info("base-model logits of %d demonstrations are there, %d computed now", len(refs), computed)

@@ -29,11 +29,13 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     from openvla_oft import cli, dataset
     from rlinf.config import ConfigError
+    from rlinf.config.places import check_writable
     from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
     from rlinf.models.simple_cnn import CNNSettings
 
     if options.output.exists():
         raise ConfigError(f"--output {options.output} exists; give another folder or remove it")
+    check_writable(options.output.absolute(), setting="--output")
     config = PretrainConfig(
         num_steps=options.steps,
         batch_size=options.batch_size,

@@ -10,6 +10,7 @@ from pathlib import Path
 from rlinf.cli.console import run_cli
 from rlinf.reporting.report import collect, csv_table, latex, write_report
 from rlinf.reporting.report.export import write_text
+from rlinf.reporting.report.lines import LEFT_OUT, left_out
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,6 +34,8 @@ def main(argv: Sequence[str]) -> int:
     for experiment in experiments:
         rows = ", ".join(record.row for record in experiment.records) or "no evaluation"
         print(f"{experiment.method}, seed {experiment.seed} ({experiment.folder}): {rows}")
+    for experiment, why in left_out(experiments):
+        print(f"{LEFT_OUT}: {experiment.name} ({experiment.folder}): {why}")
     if arguments.latex:
         print(write_text(arguments.latex, latex(experiments), option="--latex").resolve())
     if arguments.csv:

@@ -17,6 +17,7 @@ from rlinf.cli.console import EXIT_USER_ERROR, REPOSITORY, UsageError, print_err
 from rlinf.cli.launcher import Arguments, read_arguments
 from rlinf.config import RANDOM_ACTION, Config, load_config, validate
 from rlinf.config.differences import CONFIG_FILE, refuse_other_settings
+from rlinf.config.places import check_writable
 from rlinf.config.resolve import MERGING_METHOD
 from rlinf.custom.checkpoint_paths import Workspace, find_location, recorded_config
 from rlinf.custom.evaluation_plan import EvaluationRequest, plan_evaluation
@@ -25,6 +26,7 @@ from rlinf.custom.lineage import LINEAGE_FILE, check_lineage
 from rlinf.custom.task_sequence import TRAIN_SCRIPT, Evaluated, SequenceRequest, plan_sequence, sequence_folder
 from rlinf.custom.tasks import parse_count, parse_task_list, parse_task_range
 from rlinf.reporting import ledger
+from rlinf.reporting.loggers import check_backends
 
 PLANNED = {
     "runner.seed": "the argument SEED",
@@ -124,9 +126,12 @@ def evaluation_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, t
 
 
 def check_steps(steps: Sequence[Step], workspace: Workspace) -> None:
-    """Refuse, before anything is started, to mix settings in one folder and checkpoints of another suite or model."""
+    """Refuse, before anything is started, to mix settings in one folder and checkpoints of another suite or model, and
+    to write where nothing can be written."""
     for number, step in enumerate(steps):
         folder = workspace.root / step.folder
+        if step.todo:
+            check_writable(folder, setting="runner.logger.log_root")
         start = None if step.start is None else workspace.root / step.start
         known_start = start is not None and (start / LINEAGE_FILE).is_file()
         began = (folder / CONFIG_FILE).is_file()
@@ -178,6 +183,7 @@ def compose(config_name: str, arguments: Arguments) -> Experiment:
         merges=config.method.name == MERGING_METHOD,
     )
     validate(config, num_tasks=experiment.num_tasks)
+    check_backends(config.runner.logger.logger_backends)
     return experiment
 
 
@@ -201,9 +207,11 @@ def run_steps(steps: Sequence[Step]) -> int:
                 code = run_child([sys.executable, *step.command], cwd=REPOSITORY, env=environment)
             if code == EXIT_USER_ERROR:  # it has said what is wrong, and the same command would end the same way
                 return code
+            if code > 128:
+                print_error(f"{step.title} was stopped (exit code {code}); run the same command again to continue")
+            elif code:  # what it said comes before, and whether the same command would end otherwise
+                print_error(f"{step.title} failed with exit code {code}")
             if code:
-                how = f"was stopped (exit code {code})" if code > 128 else f"failed with exit code {code}"
-                print_error(f"{step.title} {how}; run the same command again to continue")
                 return code
             if step.result is not None and not (REPOSITORY / step.result).is_dir():
                 print_error(f"{step.title} ended without the checkpoint it should have written: {step.result}")

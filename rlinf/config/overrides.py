@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -14,8 +15,9 @@ Value = str | PurePath | bool | int | float | None
 
 def override(key: str, value: Value | Sequence[Value]) -> str:
     """``key=value``; texts are quoted where Hydra would read something else."""
-    is_one = value is None or isinstance(value, str | PurePath | bool | int | float)
-    return f"{key}={_spelled(value) if is_one else '[' + ','.join(map(_spelled, value)) + ']'}"
+    if value is None or isinstance(value, str | PurePath | bool | int | float):
+        return f"{key}={_spelled(value)}"
+    return f"{key}=[{','.join(map(_spelled, value))}]"
 
 
 def literal(text: str) -> str:
@@ -23,7 +25,7 @@ def literal(text: str) -> str:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
-def literals(value: object) -> object:
+def literals(value: Any) -> Any:
     """Settings whose texts, also inside lists and mappings, OmegaConf takes as they are."""
     if isinstance(value, dict):
         return {key: literals(one) for key, one in value.items()}

@@ -1,13 +1,13 @@
 """Rules that span several keys. Each raises ``ConfigError`` with the numbers; none edits the configuration."""
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.gpu_memory import BY_MEMORY
+from rlinf.config.places import check_readable
 from rlinf.config.schema import Config
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -52,6 +52,7 @@ def resolve_model(path: str, *, key: str, obtain: str = DOWNLOAD) -> Path:
     """
     folder = Path(path) if Path(path).is_absolute() else REPOSITORY / path
     if (folder / "config.json").is_file():
+        check_readable(folder, setting=key)
         return folder
     what = "holds no config.json" if folder.is_dir() else "does not exist"
     raise ConfigError(
@@ -71,6 +72,7 @@ def resolve_adapter(path: str, *, key: str = "actor.model.lora_path", files: Seq
     if not any(all((folder / name).is_file() for name in kind) for kind in kinds):
         expected = ", or ".join(" and ".join(kind) for kind in kinds)
         raise ConfigError(f"{key}={path} is not an adapter folder: expected {expected} in {folder}")
+    check_readable(folder, setting=key)
     return folder
 
 
@@ -101,8 +103,6 @@ def _choices(config: Config) -> None:
     for backend in config.runner.logger.logger_backends:
         if backend not in ("tensorboard", "wandb"):
             raise ConfigError(f"runner.logger.logger_backends names {backend!r}; expected any of: tensorboard, wandb")
-        if backend == "wandb" and find_spec("wandb") is None:
-            raise ConfigError("runner.logger.logger_backends names wandb, which is not installed: pip install wandb")
 
 
 def _one_model(config: Config) -> None:

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from libero_runtime.commands import naming
 from rlinf.config import ConfigError
 from rlinf.custom.methods.state import gather_state, read_state, write_state
 from rlinf.engines.fsdp import gather_trainable
@@ -82,10 +83,12 @@ def save_actor(learner: PolicyLearner, folder: Path, *, epoch: int) -> None:
     optimizer = get_optimizer_state_dict(module, learner.optimizer, options=options)
     if learner.rank != 0:
         return
-    learner.policy.save(folder, tensors)
-    write_state(folder, memory)
     state = {"epoch": epoch, "optimizer": optimizer, "num_updates": learner.num_updates}
-    torch.save(state, folder / TRAINING_STATE)
+    with naming(folder):
+        learner.policy.save(folder, tensors)
+        write_state(folder, memory)
+        with (folder / TRAINING_STATE).open("wb") as file:  # given a path, torch does not say that a disk is full
+            torch.save(state, file)
 
 
 def load_training_state(learner: PolicyLearner, folder: Path) -> int:

@@ -246,7 +246,8 @@ def fresh_cnn(settings: CNNSettings, *, seed: int, critic: bool = False) -> Simp
 def save_cnn(folder: Path, settings: CNNSettings, tensors: Mapping[str, Tensor]) -> None:
     """Write a checkpoint into an existing folder."""
     settings.save(folder)
-    torch.save(dict(tensors), folder / WEIGHTS_FILE)
+    with (folder / WEIGHTS_FILE).open("wb") as file:  # given a path, torch does not say that a disk is full
+        torch.save(dict(tensors), file)
 
 
 def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) -> SimpleCNN:

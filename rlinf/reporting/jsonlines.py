@@ -1,7 +1,8 @@
-"""Append-only JSON-lines files that survive crashes and concurrent writers."""
+"""Append-only JSON-lines files that survive crashes and concurrent writers, and files that are whole or not there."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -9,6 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from libero_runtime.commands import naming
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +30,26 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        _cut_torn_line(descriptor, path)
-        if (written := os.write(descriptor, line)) != len(line):
-            raise OSError(f"{path}: wrote {written} of {len(line)} bytes; is the disk full?")
-        os.fsync(descriptor)
+        with naming(path):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _cut_torn_line(descriptor, path)
+            if os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then give it its own: a full disk leaves what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with naming(path):
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

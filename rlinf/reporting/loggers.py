@@ -11,15 +11,23 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 from uuid import uuid4
 
-from rlinf.reporting.jsonlines import append_line, read_lines
+from rlinf.reporting.jsonlines import append_line, read_lines, write_whole
 from rlinf.reporting.ledger import utc_now
 
 logger = logging.getLogger(__name__)
 
+WANDB_KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+WANDB_ADVICE = (
+    "run `wandb login`, set WANDB_API_KEY, set WANDB_MODE=offline to keep the run here, or remove it from "
+    "runner.logger.logger_backends"
+)
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -51,10 +59,7 @@ class MetricLogger:
         experiment: str,
         config: Mapping[str, Any],
     ) -> None:
-        if unknown := sorted(set(backends) - set(BACKENDS)):
-            raise LoggerError(
-                f"unknown logger backends {unknown}; runner.logger.logger_backends takes {list(BACKENDS)}"
-            )
+        check_backends(backends)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / METRICS_NAME
         self._backends: list[Backend] = []
@@ -111,15 +116,10 @@ class TensorBoardBackend:
     """Scalars in an event file, written with tensorboard's own record writer (imports neither torch nor TensorFlow)."""
 
     def __init__(self, folder: Path, project: str, experiment: str, config: Mapping[str, Any]) -> None:
-        try:
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-            from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # type: ignore[import-untyped]
-            from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise LoggerError(
-                "runner.logger.logger_backends has tensorboard, which is not installed: run `pip install tensorboard` "
-                "or use runner.logger.logger_backends=[]"
-            ) from error
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
         self._event, self._session, self._summary = Event, SessionLog, Summary
         plugin = SummaryMetadata.PluginData(plugin_name="text")
         target = folder / "tensorboard"
@@ -156,24 +156,22 @@ class WandbBackend:
     """Weights & Biases; the run's id is kept in the folder, so that a resumed run continues its curves."""
 
     def __init__(self, folder: Path, project: str, experiment: str, config: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise LoggerError(
-                "runner.logger.logger_backends has wandb, which is not installed: run `pip install wandb` (and `wandb "
-                "login`, or set WANDB_MODE=offline), or remove it from runner.logger.logger_backends"
-            ) from error
+        import wandb
+
         id_file = folder / "wandb_run_id.txt"
         if not id_file.exists():
-            id_file.write_text(uuid4().hex[:12] + "\n")
-        self._run = wandb.init(
-            project=project,
-            name=experiment,
-            id=id_file.read_text().strip(),
-            resume="allow",
-            dir=str(folder),
-            config=dict(config),
-        )
+            write_whole(id_file, uuid4().hex[:12] + "\n")
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=experiment,
+                id=id_file.read_text().strip(),
+                resume="allow",
+                dir=str(folder),
+                config=dict(config),
+            )
+        except wandb.errors.Error as error:
+            raise LoggerError(f"Weights & Biases does not take this run ({error}): {WANDB_ADVICE}") from error
         # W&B refuses steps that go back, as they do after resuming; a step metric of our own may.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -189,6 +187,42 @@ BACKENDS: dict[str, Callable[[Path, str, str, Mapping[str, Any]], Backend]] = {
     "tensorboard": TensorBoardBackend,
     "wandb": WandbBackend,
 }
+
+
+def check_backends(names: Sequence[str]) -> None:
+    """Refuse places that metrics cannot go to, as far as that can be known before anything is started.
+
+    Raises:
+        LoggerError: one is unknown or not installed, or nobody has logged in to it.
+    """
+    if unknown := sorted(set(names) - set(BACKENDS)):
+        raise LoggerError(f"unknown logger backends {unknown}; runner.logger.logger_backends takes {list(BACKENDS)}")
+    for name in names:
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:  # a folder wandb/ of its logs can be imported, too
+            raise LoggerError(
+                f"runner.logger.logger_backends has {name}, which is not installed: run `pip install {name}` or remove "
+                "it from runner.logger.logger_backends"
+            )
+    if "wandb" in names and not _knows_wandb_user():
+        raise LoggerError(f"runner.logger.logger_backends has wandb, and nobody has logged in to it: {WANDB_ADVICE}")
+
+
+def _knows_wandb_user() -> bool:
+    """Whether W&B's client finds an API key, or needs none; where it might, it is left to say so itself.
+
+    Asking the client would start its service, and versions differ in how they are asked.
+    """
+    given = os.environ.get
+    if any(map(given, WANDB_KEYS)) or given("WANDB_MODE", "online") not in ("", "online", "shared"):
+        return True
+    config_folder = given("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb"
+    if Path(config_folder, "settings").is_file() or Path(given("WANDB_DIR") or ".", "wandb", "settings").is_file():
+        return True  # written by `wandb offline`, `wandb login --host` and the like
+    host = urlsplit(given("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    files = [Path(given("NETRC", ""))] if given("NETRC") else [Path.home() / name for name in (".netrc", "_netrc")]
+    words = " ".join(path.read_text(errors="replace") for path in files if path.is_file()).split()
+    return any(one == "machine" and (two == host or "wandb" in two) for one, two in pairwise(words))
 
 
 def _number(name: str, value: object) -> float:

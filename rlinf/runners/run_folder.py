@@ -16,8 +16,11 @@ from pathlib import Path
 
 from rlinf.config import REPOSITORY, Config, config_hash, config_yaml
 from rlinf.config.differences import CONFIG_FILE
+from rlinf.config.places import check_writable
 from rlinf.custom.experiment import results_folder, results_root, run_name
+from rlinf.reporting.jsonlines import write_whole
 from rlinf.reporting.ledger import utc_now
+from rlinf.reporting.loggers import check_backends
 from rlinf.reporting.run_info import hardware
 
 LEDGER_FILE = "evaluations.jsonl"
@@ -31,6 +34,19 @@ def run_folder(config: Config) -> Path:
         return REPOSITORY / log.log_path
     root = results_root(log.log_root, config.env.suite)
     return REPOSITORY / results_folder(root, config.results_name, stage) / run_name(stage, config.runner.seed)
+
+
+def check_run_folder(config: Config) -> None:
+    """Refuse, before anything is started, results and metrics that could not be written.
+
+    Raises:
+        ValueError: says what is in the way and what to do.
+    """
+    check_backends(config.runner.logger.logger_backends)
+    folder = run_folder(config)
+    setting = "runner.logger.log_path" if config.runner.logger.log_path else "runner.logger.log_root"
+    for place in (folder.parent, folder, folder / "checkpoints"):
+        check_writable(place, setting=setting)
 
 
 def versions() -> dict[str, str]:
@@ -49,7 +65,7 @@ def write_run(
 ) -> None:
     """Record what is about to run."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(config_yaml(config))
+    write_whole(folder / CONFIG_FILE, config_yaml(config))
     record = {
         "config_name": config_name,
         "overrides": list(overrides),
@@ -65,4 +81,4 @@ def write_run(
         "hardware": hardware(),
         "time": utc_now(),
     }
-    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_whole(folder / "run.json", json.dumps(record, indent=1) + "\n")

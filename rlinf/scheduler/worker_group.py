@@ -20,7 +20,10 @@ WATCH = "watch"
 
 
 class WorkerError(RuntimeError):
-    """A worker died, hung or failed; the message names it."""
+    """A worker died, hung or failed; the message names it. Unlike after other errors, trying again may help."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}\nRun the same command again to continue from what was saved")
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,14 @@ class _KeepsRefusal:
     """
 
     def __init__(self, *arguments: Any) -> None:
-        self._refusal: ValueError | None = None
+        self._refusal: ValueError | OSError | None = None
         try:
             super().__init__(*arguments)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self._refusal = error
 
     def constructed(self) -> None:
-        """Raises ValueError: what the constructor raised."""
+        """Raises ValueError, OSError: what the constructor raised."""
         if self._refusal is not None:
             raise self._refusal
 

@@ -1,13 +1,16 @@
 """What a worker's constructor refuses reaches the user as one message with exit code 2, not as Ray's account of it."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from rlinf.cli.console import user_message
 from rlinf.scheduler.cluster import Cluster
 from rlinf.scheduler.worker_group import Placement, WorkerGroup
 from transformers_openvla_oft import CheckpointError
@@ -18,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Worker:
     """Refuses an odd argument."""
 
-    def __init__(self, index: int, error: type[Exception]) -> None:
+    def __init__(self, index: int, error: Callable[[str], Exception]) -> None:
         self.index = index
         if index % 2:
             raise error(f"worker {index} is odd")
@@ -38,6 +41,17 @@ def test_a_constructors_refusal_comes_as_it_was_raised():
         with pytest.raises(CheckpointError, match="worker 1 is odd"):
             bad.call("ask")
         bad.stop()
+        full = WorkerGroup("full", Worker, 1, lambda _: (1, full_disk), placement=placement, timeout_s=60)
+        with pytest.raises(OSError) as caught:
+            full.call("ask")
+        message = "/data/worker 1 is odd: No space left on device; free some space"
+        assert str(user_message(caught.value)).startswith(message)
+        full.stop()
+
+
+def full_disk(where: str) -> OSError:
+    """What a system says that cannot write."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"/data/{where}")
 
 
 def test_a_broken_tokenizer_ends_an_evaluation_with_one_message(tmp_path):

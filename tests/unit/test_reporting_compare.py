@@ -188,6 +188,20 @@ def test_no_matrix_no_table(tmp_path: Path) -> None:
         latex(collect([tmp_path]))
 
 
+def test_a_seed_that_is_in_no_table_is_said_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tmp_path / "logs", methods=("er",), seeds=(1, 2), num_tasks=2)
+    write_record(tmp_path / "logs" / "er", "er", 3, (), BASE)
+    write_record(tmp_path / "logs" / "er", "er", 3, (0, 1), BASE)  # task 0 alone was never evaluated
+    files = [tmp_path / name for name in ("table.tex", "table.csv", "report.html")]
+    words = [str(tmp_path / "logs"), "--latex", str(files[0]), "--csv", str(files[1]), "--out", str(files[2])]
+    assert cli.main(words) == 0
+    for text in (capsys.readouterr().out, files[0].read_text(), files[2].read_text()):
+        assert re.search(r"In no table.*Experience replay on LIBERO-Spatial, seed 3.*an evaluation is missing", text)
+    (row,) = [row for row in csv.DictReader(files[1].read_text().splitlines()) if row["row"] == "left out"]
+    assert (row["method"], row["seeds"], row["avg"]) == ("er", "3", "")
+    assert "an evaluation is missing" in row["note"]
+
+
 def test_what_is_not_comparable_is_apart(tmp_path: Path) -> None:
     write_study(tmp_path / "a", methods=("ewc",), seeds=(1,), num_tasks=2)
     write_study(tmp_path / "b", methods=("er", "slca"), seeds=(1,), num_tasks=3)

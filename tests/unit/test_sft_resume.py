@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from openvla_oft import optimisation
 from openvla_oft.order import DataOrder, derived_seed
+from tests.full_disk import largest_file
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import command, logged, run
 
@@ -93,6 +94,18 @@ def test_ctrl_c_before_the_first_state_leaves_nothing(demos, tmp_path, monkeypat
     assert run(demos, tmp_path / "policy", *SETTINGS) == 130
     assert capsys.readouterr().err.endswith("interrupted: nothing was stored yet; the same command starts again\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [50_000, 600_000], ids=["weights", "state"])
+def test_a_full_disk_is_one_message_and_the_same_command_goes_on(demos, uninterrupted, tmp_path, capsys, size):
+    with largest_file(size):
+        assert run(demos, tmp_path / "policy", *SETTINGS) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: {tmp_path / 'policy'}: ")
+    assert "run the same command again" in said
+    assert run(demos, tmp_path / "policy", *SETTINGS) == 0
+    expected, found = weights(uninterrupted), weights(tmp_path / "policy")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_the_signal_ends_the_process_with_one_line(demos, tmp_path):

@@ -82,6 +82,11 @@ class Experiment:
         return f"{method_name(self.method)} on {suite_name(self.suite)}"
 
     @property
+    def name(self) -> str:
+        """Method, suite and seed."""
+        return f"{self.title}, seed {self.seed}"
+
+    @property
     def languages(self) -> dict[int, str]:
         """Task instructions, as far as any run of the experiment noted them."""
         known: dict[int, str] = {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlinf.reporting.jsonlines import write_whole
 from rlinf.reporting.report.collect import Experiment, ReportError
 from rlinf.reporting.report.columns import COLUMNS
-from rlinf.reporting.report.lines import Cell, Line, Setting, settings_of
+from rlinf.reporting.report.lines import LEFT_OUT, Cell, Line, Setting, left_out, settings_of
+from rlinf.reporting.report.words import method_name
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -25,7 +26,9 @@ def latex(experiments: Sequence[Experiment]) -> str:
     """One ``table`` per group of comparable methods: percent and points with one decimal, the best mean bold."""
     settings = _settings(experiments)
     tables = [_latex_table(setting, number) for number, setting in enumerate(settings, start=1)]
-    return "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n" + "\n".join(tables)
+    missing = "; ".join(f"{one.name}: {why}" for one, why in left_out(experiments))
+    note = f"\n\\noindent{{\\small {_escape(f'{LEFT_OUT}: {missing}')}.}}\n" if missing else ""
+    return "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n" + "\n".join(tables) + note
 
 
 def _latex_table(setting: Setting, number: int) -> str:
@@ -87,13 +90,14 @@ def _escape(text: str) -> str:
 def csv_table(experiments: Sequence[Experiment]) -> str:
     """One row per method (``row`` is ``mean``) and one per ``seed``; all metrics as fractions with their intervals.
 
-    A ``reference`` learns nothing: ``avg`` and ``zero_shot`` are its success on the same tasks.
+    A ``reference`` learns nothing: ``avg`` and ``zero_shot`` are its success on the same tasks. An experiment that is
+    ``left out`` has no numbers; its ``note`` says why.
     """
     names = [f"{column.key}{end}" for column in COLUMNS for end in ("", "_low", "_high")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["suite", "learnt_tasks", "decoding", "assets", "line", "method", "row", "seeds", "episodes", *names]
+        ["suite", "learnt_tasks", "decoding", "assets", "line", "method", "row", "seeds", "episodes", *names, "note"]
     )
     for setting in _settings(experiments):
         tasks = _join(setting.lines[0].matrices[0].learnt_tasks)
@@ -101,10 +105,15 @@ def csv_table(experiments: Sequence[Experiment]) -> str:
             rows = [(line, "mean"), *((Line.of(one), "seed") for one in line.experiments)]
             for part, kind in rows:
                 cells = [part.cell(column) for column in COLUMNS]
-                writer.writerow([*_labels(line, tasks), kind, _join(part.seeds), _episodes(part), *_texts(cells)])
+                writer.writerow([*_labels(line, tasks), kind, _join(part.seeds), _episodes(part), *_texts(cells), ""])
         for line in setting.references:
             cells = [setting.reference_cell(line, column) for column in COLUMNS]
-            writer.writerow([*_labels(line, tasks), "reference", _join(line.seeds), _episodes(line), *_texts(cells)])
+            writer.writerow(
+                [*_labels(line, tasks), "reference", _join(line.seeds), _episodes(line), *_texts(cells), ""]
+            )
+    for one, why in left_out(experiments):
+        labels = [one.suite, "", "", "", method_name(one.method), one.method, "left out", one.seed, ""]
+        writer.writerow([*labels, *[""] * len(names), why])
     return text.getvalue()
 
 
@@ -137,11 +146,8 @@ def _settings(experiments: Sequence[Experiment]) -> list[Setting]:
 
 
 def write_text(path: Path, text: str, *, option: str) -> Path:
-    """Write a file under a temporary name, then rename it."""
+    """Write a file, whole or not at all."""
     if path.is_dir():
         raise ReportError(f"{path} is a folder; {option} takes the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text)
     return path

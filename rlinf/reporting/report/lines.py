@@ -35,6 +35,9 @@ RUN_SPECIFIC = (
 )
 
 
+LEFT_OUT = "In no table"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One number of the comparison: ``low`` and ``high`` are None where there is no interval."""
@@ -163,6 +166,15 @@ def settings_of(experiments: Sequence[Experiment]) -> list[Setting]:
         )
         for group in ordered
     ]
+
+
+def left_out(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str]]:
+    """Experiments that are in no group of ``settings_of``, and why."""
+    settings = settings_of(experiments)
+    lines = [line for setting in settings for line in (*setting.lines, *setting.references)]
+    shown = {id(one) for line in lines for one in line.experiments}
+    other = "evaluated on another suite or other assets than what learns"
+    return [(one, one.matrix_problem or other) for one in experiments if id(one) not in shown]
 
 
 def _place(line: Line) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from rlinf.reporting.ledger import utc_now
 from rlinf.reporting.report import compare, scales, sections, tables, training
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.export import write_text
-from rlinf.reporting.report.lines import Line, Setting, settings_of
+from rlinf.reporting.report.lines import LEFT_OUT, Line, left_out, settings_of
 from rlinf.reporting.report.words import count
 
 _STYLE = Path(__file__).with_name("style.css")
@@ -30,7 +30,7 @@ def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: in
     if several:
         settings = settings_of(experiments)
         anchors = {id(experiment): f"experiment-{number}" for number, experiment in enumerate(experiments, start=1)}
-        body.append(_overview(experiments, settings))
+        body.append(_overview(experiments))
         body += [compare.section(setting, anchors=anchors, is_only=len(settings) == 1) for setting in settings]
         body.append(_single_runs(experiments, max_videos))
     else:
@@ -47,23 +47,12 @@ def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: in
     )
 
 
-def _overview(experiments: Sequence[Experiment], settings: Sequence[Setting]) -> str:
+def _overview(experiments: Sequence[Experiment]) -> str:
     """How much is compared, and what could not be."""
     methods = {experiment.method for experiment in experiments}
     words = f"{count(len(experiments), 'run')} of {count(len(methods), 'method')}."
-    shown = {
-        id(experiment)
-        for setting in settings
-        for line in (*setting.lines, *setting.references)
-        for experiment in line.experiments
-    }
-    left_out = [
-        f"<li>{escape(experiment.title)}, seed {experiment.seed}: "
-        f"{escape(experiment.matrix_problem or 'evaluated on another suite or other assets than what learns')}</li>"
-        for experiment in experiments
-        if id(experiment) not in shown
-    ]
-    problems = f'<div class="note">In no table:<ul>{"".join(left_out)}</ul></div>' if left_out else ""
+    missing = "".join(f"<li>{escape(one.name)}: {escape(why)}</li>" for one, why in left_out(experiments))
+    problems = f'<div class="note">{LEFT_OUT}:<ul>{missing}</ul></div>' if missing else ""
     stand_in = next((text for experiment in experiments if (text := sections.notes(experiment))), "")
     return f'<p class="lead">{words} Each run has its own section at the end.</p>{stand_in}{problems}'
 
@@ -72,12 +61,11 @@ def _single_runs(experiments: Sequence[Experiment], max_videos: int) -> str:
     """Every run, folded; videos share the page's allowance."""
     runs = []
     for number, experiment in enumerate(experiments, start=1):
-        name = f"{experiment.title}, seed {experiment.seed}"
         content = _experiment(
             experiment, is_named=False, max_videos=max_videos, max_bytes=MAX_VIDEO_BYTES // len(experiments)
         )
         runs.append(
-            f'<details class="run" id="experiment-{number}"><summary>{escape(name)} '
+            f'<details class="run" id="experiment-{number}"><summary>{escape(experiment.name)} '
             f"<small>{escape(str(experiment.folder))}</small></summary>{content}</details>"
         )
     return f'<h2>Each run</h2><div class="card">{"".join(runs)}</div>'
@@ -86,7 +74,7 @@ def _single_runs(experiments: Sequence[Experiment], max_videos: int) -> str:
 def _experiment(experiment: Experiment, *, is_named: bool, max_videos: int, max_bytes: int) -> str:
     parts = []
     if is_named:
-        parts.append(f"<h2>{escape(experiment.title)}, seed {experiment.seed}</h2>")
+        parts.append(f"<h2>{escape(experiment.name)}</h2>")
     parts += [sections.lead(experiment), sections.facts(experiment)]
     if experiment.matrix is not None:
         parts.append(sections.headline(experiment.matrix))
