@@ -22,10 +22,8 @@ def main(argv: Sequence[str]) -> int:
     request = parse(argv, prog="eval_embodied_agent.py", description="Measure per-task success of a policy.")
     if request is None:
         return 0
-    from rlinf.runners.run_folder import run_folder
-
     # Other evaluations of the same run, and its training, write other things.
-    with request.alone_in(run_folder(request.config), f".evaluating_{config_hash(request.config)}"):
+    with request.alone(f".evaluating_{config_hash(request.config)}"):
         run(request)
     return 0
 
@@ -40,13 +38,12 @@ def run(request: Request) -> None:
     from rlinf.reporting.loggers import MetricLogger
     from rlinf.runners.embodied import make_record
     from rlinf.runners.evaluation import evaluate
-    from rlinf.runners.run_folder import LEDGER_FILE, check_run_folder, run_folder
+    from rlinf.runners.run_folder import LEDGER_FILE, run_folder
     from rlinf.scheduler.cluster import Cluster
     from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
     from rlinf.workers.object_store import object_store_gb
 
     config = request.config
-    check_run_folder(config)
     model = config.actor.model
     lineage = Lineage.load(request.adapter) if request.adapter else None
     probe = not is_as_trained(config, lineage)

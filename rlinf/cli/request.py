@@ -39,15 +39,19 @@ class Request:
     adapter: Path | None
 
     @contextmanager
-    def alone_in(self, folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
-        """While this request is carried out nobody else writes what it writes in a run's folder.
+    def alone(self, name: str = LOCK_FILE) -> Iterator[None]:
+        """While this request is carried out nobody else writes what it writes in the run's folder.
 
         Raises:
             FolderInUseError: somebody does; says who.
+            ValueError: nothing can be written there.
         """
+        from rlinf.runners.run_folder import check_run_folder, run_folder
+
+        check_run_folder(self.config)
         advice = "Nothing was started. Wait for it, or keep this one apart with runner.logger.log_root=FOLDER"
         command = shlex.join(["--config-name", self.config_name, *self.overrides])
-        with only_one(folder, doing="writing to", advice=advice, name=name, command=command):
+        with only_one(run_folder(self.config), doing="writing to", advice=advice, name=name, command=command):
             yield
 
 

@@ -39,9 +39,7 @@ def train(request: Request, session: Session) -> None:
     Raises:
         FolderInUseError: another process trains in the same folder.
     """
-    from rlinf.runners.run_folder import run_folder
-
-    with request.alone_in(run_folder(request.config)):
+    with request.alone():
         _train(request, session)
 
 
@@ -50,13 +48,12 @@ def _train(request: Request, session: Session) -> None:
     from rlinf.envs import suite_tasks
     from rlinf.envs.registry import simulator
     from rlinf.runners.embodied import EmbodiedRunner, find_state, task_context
-    from rlinf.runners.run_folder import check_run_folder, run_folder, write_run
+    from rlinf.runners.run_folder import run_folder, write_run
     from rlinf.workers.launch import count_workers, fit_to_gpus
 
     config = request.config
     if config.rollout.worker == RANDOM_ACTION:
         raise ConfigError(f"rollout.worker={RANDOM_ACTION} learns nothing: evaluate it with eval_embodied_agent.py")
-    check_run_folder(config)
     method = make_method(config.method)  # an unknown method is an error now and not in a worker
     refuse_other_settings(run_folder(config), config)
     state = find_state(config, run_folder(config))
