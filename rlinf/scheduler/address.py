@@ -29,12 +29,13 @@ def find_cluster(named: str) -> str:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
     from ray.exceptions import RayError
 
-    if named != "auto" and not re.fullmatch(r"([^/:]+|\[[^/]+\]):[0-9]+", named):
+    # Ray's own "auto" would take any cluster of this machine, such as that of somebody's run.
+    asked = services.find_bootstrap_address(None) if named == "auto" else named
+    if asked is None:
+        raise unusable(named, "`ray start` has started no cluster on this machine")
+    if not re.fullmatch(r"([^/:]+|\[[^/]+\]):[0-9]+", asked):
         raise unusable(named, "expected HOST:PORT, as `ray start --head --port=PORT` shows it")
-    try:
-        address = services.canonicalize_bootstrap_address(named) or ""  # not loopback: other machines join it too
-    except ConnectionError as error:
-        raise unusable(named, "no cluster was started on this machine") from error
+    address = services.canonicalize_bootstrap_address(asked) or ""  # not loopback: other machines join it too
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from libero_runtime.cpus import num_cpus
+from openvla_oft import cli
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -68,6 +70,18 @@ def test_a_quota_of_version_1(machine, folder, group, quota, count):
     lines = "12:pids:/slurm\n4:cpu,cpuacct:/slurm/uid_0/job_7\n3:cpuset:/\n0::/init.scope"
     root = machine(lines, **{f"{place}/cpu.cfs_quota_us": quota, f"{place}/cpu.cfs_period_us": "100000"})
     assert num_cpus(root) == count
+
+
+def test_torch_takes_no_more_threads(monkeypatch):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        for allowed, expected in ((8, 4), (3, 3)):
+            monkeypatch.setattr(cli, "num_cpus", lambda allowed=allowed: allowed)
+            cli.use_our_cpus()
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_nothing_else_asks_the_machine():
