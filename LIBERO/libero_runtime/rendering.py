@@ -152,12 +152,7 @@ class SceneRenderer:
             if self._culls:
                 self._hide_unseen(data, camera_id)
             mujoco.mjv_updateScene(
-                self._model,
-                data,
-                self._options,
-                self._perturbation,
-                self._camera,
-                mujoco.mjtCatBit.mjCAT_ALL,
+                self._model, data, self._options, self._perturbation, self._camera, mujoco.mjtCatBit.mjCAT_ALL,
                 self._scene,
             )
             for options in self._later:

@@ -150,7 +150,9 @@ def with_coarse_robot(xml: str) -> str:
     """The scene's XML with coarse visual meshes for robot, gripper and pedestal."""
     root = ElementTree.fromstring(xml)
     collision = {
-        geom.get("mesh") for geom in root.iter("geom") if (geom.get("contype"), geom.get("conaffinity")) != ("0", "0")
+        geom.get("mesh")
+        for geom in root.iter("geom")
+        if (geom.get("contype"), geom.get("conaffinity")) != ("0", "0")
     }
     visual: dict[str, ElementTree.Element] = {}
     for mesh in root.iter("mesh"):

@@ -223,13 +223,11 @@ class BaseScene(ABC):
         )
 
     def _proprio(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        return np.concatenate(
-            [
-                data.site_xpos[self._eef_site],
-                axis_angle(data.xquat[self._eef_body]),
-                data.qpos[self._gripper_qpos],
-            ]
-        ).astype(np.float32)
+        return np.concatenate([
+            data.site_xpos[self._eef_site],
+            axis_angle(data.xquat[self._eef_body]),
+            data.qpos[self._gripper_qpos],
+        ]).astype(np.float32)
 
     def _place_fixtures(self, model: mujoco.MjModel, pos_F3: Array, quat_F4: Array) -> None:
         model.body_pos[self._fixture_bodies] = pos_F3

@@ -12,12 +12,13 @@ one, such as ``method=er``, is a Hydra override in which ``{ER_COEFF}`` stands f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 
-from rlinf.cli.console import UsageError
+from rlinf.cli.console import REPOSITORY, UsageError
 
 DEFAULT_CONFIG = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
 DRY_RUN = "--dry-run"
@@ -90,7 +91,7 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     usage = f"usage: bash {script} {signature} [{RESUME}] [{DRY_RUN}] [KEY=VALUE ...]"
     parameters = parse_signature(signature)
 
-    user_overrides = tuple(word for word in given if _OVERRIDE.fullmatch(word))
+    user_overrides = tuple(word for word in given if _is_override(word))
     flags = [word for word in given if word.startswith("-") and not re.fullmatch(r"-\d.*", word)]
     positional = [word for word in given if word not in user_overrides and word not in flags]
     is_help = any(flag in HELP for flag in flags)
@@ -119,6 +120,12 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         is_dry_run=DRY_RUN in flags,
         is_help=is_help,
     )
+
+
+def _is_override(word: str) -> bool:
+    """Whether a word sets a key; ``epoch=9/actor`` may be a path, where there is one."""
+    is_path = any(os.access(path, os.F_OK) for path in (REPOSITORY / word, word))  # of any length, unlike Path.exists
+    return bool(_OVERRIDE.fullmatch(word)) and not is_path
 
 
 def parse_signature(signature: str) -> tuple[Parameter, ...]:

@@ -1,5 +1,7 @@
 """The command line of a launcher: signature, positional arguments, options, overrides."""
 
+from pathlib import Path
+
 import pytest
 
 from rlinf.cli.console import UsageError
@@ -53,6 +55,16 @@ def test_what_is_a_positional_argument(word: str) -> None:
     arguments = read("0", word)
     assert arguments.user_overrides == ()
     assert arguments.value("CHECKPOINT_PATH") == word
+
+
+def test_a_path_that_looks_like_an_override_is_one_where_it_leads_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read("0", "epoch=9/actor").user_overrides == ("epoch=9/actor",)
+    (tmp_path / "epoch=9" / "actor").mkdir(parents=True)
+    assert read("0", "epoch=9/actor").values["CHECKPOINT_PATH"] == "epoch=9/actor"
+    assert read("0", f"a={'x' * 9999}").user_overrides, "longer than a path may be"
 
 
 def test_launcher_overrides_take_arguments_and_come_before_the_users() -> None:

@@ -109,7 +109,10 @@ def test_without_a_cache_folder_numba_still_compiles(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     code = (
-        "from libero_runtime import native\n@native.compiled\ndef twice(x):\n    return 2 * x\nassert twice(21) == 42\n"
+        "from libero_runtime import native\n"
+        "@native.compiled\n"
+        "def twice(x):\n    return 2 * x\n"
+        "assert twice(21) == 42\n"
     )
     env = dict(os.environ, NUMBA_CACHE_DIR=str(blocked / "cache"))
     done = subprocess.run([sys.executable, "-c", code], env=env, check=False, capture_output=True, text=True)

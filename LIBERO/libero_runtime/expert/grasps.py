@@ -172,7 +172,11 @@ def _wall_grasp_at(points: Array, neighbours: Boxes, *, prefer: Array, depth: fl
         at_pads = along_above[np.abs(across_above) < _PAD_HALF_WIDTH_M]
         between = at_pads[np.abs(at_pads - middle) < _OPEN_HALF_M]
         crowded = len(between) > 0 and float(np.ptp(between)) > outer - inner + _SLANT_M  # a handle, say
-        cost = _BLOCKED_COST_M * crowded + _WALL_TURN_COST_M * abs(turn) + _blocked_cost(spot, direction, height, tall)
+        cost = (
+            _BLOCKED_COST_M * crowded
+            + _WALL_TURN_COST_M * abs(turn)
+            + _blocked_cost(spot, direction, height, tall)
+        )
         if best is None or cost < best[0] - 1e-6:
             grasp = Grasp(np.array([*spot, height]), preferred_axis(direction), outer - inner, on_wall=True)
             best = cost, grasp

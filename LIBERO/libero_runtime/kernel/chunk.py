@@ -43,16 +43,8 @@ def warned(warnings: NDArray[np.int32]) -> int:
 
 @compiled
 def run_chunk(
-    live: Live,
-    arm: Arm,
-    goal: Goal,
-    work: Work,
-    state: Array,
-    actions_CA: Array,
-    num_substeps: int,
-    stop_on_success: bool,
-    success_C: NDArray[np.bool_],
-    drawn_qpos: Array,
+    live: Live, arm: Arm, goal: Goal, work: Work, state: Array, actions_CA: Array, num_substeps: int,
+    stop_on_success: bool, success_C: NDArray[np.bool_], drawn_qpos: Array,
 ) -> int:
     """Run the actions; returns how many were run, negative when MuJoCo warned in the last of them.
 
