@@ -68,9 +68,9 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
     if arguments.cfg:
         print(config_yaml(config), end="")
         return None
-    configure_process()
     if config.rollout.worker == RANDOM_ACTION:
         _validate(config)
+        configure_process()
         logger = replace(config.runner.logger, method_suffix="")
         named = replace(
             config,
@@ -91,6 +91,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
     if adapter is not None:
         check_lineage(config, adapter)
     adapters = [*([] if adapter is None else [adapter]), *reversed(merged)]
+    configure_process()
     stated = kind.stated(model) if kind.stated is not None else None
     config = follow_training(config, checkpoint=model, adapters=adapters, stated=stated)
     source = PolicySource(
