@@ -16,8 +16,10 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     from openvla_oft import cli
+    from rlinf.config.places import check_writable
 
     output: Path = options.output
+    check_writable(output.absolute(), setting="--output")
     with cli.alone(output.parent, output=output, doing=f"training {output.name} in", name=f".{output.name}.lock"):
         _pretrain(options)
     print(output)
@@ -29,13 +31,11 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     from openvla_oft import cli, dataset
     from rlinf.config import ConfigError
-    from rlinf.config.places import check_writable
     from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
     from rlinf.models.simple_cnn import CNNSettings
 
     if options.output.exists():
         raise ConfigError(f"--output {options.output} exists; give another folder or remove it")
-    check_writable(options.output.absolute(), setting="--output")
     config = PretrainConfig(
         num_steps=options.steps,
         batch_size=options.batch_size,
