@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from libero_runtime.number_lists import NumberError, parse_numbers
 from rlinf.config import ConfigError
 from rlinf.config.schema import EnvConfig
-from rlinf.data.ranges import read_ranges
 from rlinf.envs.vector_env import VectorEnv
 
 
@@ -72,13 +72,13 @@ def init_states(config: EnvConfig, split: Literal["train", "eval"], task_ids: Se
         return [range(infos[task].num_init_states) for task in task_ids]
     key = f"env.{split}.init_states"
     try:
-        chosen = read_ranges(text)
-    except ValueError as error:
-        raise ConfigError(f"{key}={error}") from None
+        chosen = parse_numbers(text)
+    except NumberError as error:
+        raise ConfigError(f"{key}: {error}") from None
     for task in task_ids:
-        if chosen[-1] >= infos[task].num_init_states:
+        if max(chosen) >= infos[task].num_init_states:
             raise ConfigError(
-                f"{key}={text} names state {chosen[-1]}, but task {task} of {config.suite} has "
+                f"{key}={text} names state {max(chosen)}, but task {task} of {config.suite} has "
                 f"{infos[task].num_init_states}: 0 to {infos[task].num_init_states - 1}"
             )
     return [chosen] * len(task_ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,6 +148,17 @@ def append(path: Path, record: EvaluationRecord) -> None:
 def read(path: Path) -> list[EvaluationRecord]:
     """All records in the order they were written."""
     return [_from_json(path, number, entry) for number, entry in read_lines(path)]
+
+
+def index_ranges(indices: Iterable[int]) -> str:
+    """Indices as ranges, for ``init_states``: 0, 1, 2, 7 becomes ``0-2,7``."""
+    ranges: list[list[int]] = []
+    for index in sorted(set(indices)):
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def rows(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rlinf.config.schema import Config
 from rlinf.data import EpisodeResult
-from rlinf.data.ranges import index_ranges
 from rlinf.envs import init_states, suite_tasks
 from rlinf.envs.episodes import evaluation_plans
 from rlinf.envs.vector_env import VIDEO_STRIDE
+from rlinf.reporting.ledger import index_ranges
 from rlinf.reporting.video import Caption, write_video
 from rlinf.runners.collect import collect
 from rlinf.workers.launch import Workers

@@ -7,7 +7,6 @@ import pytest
 
 from rlinf.config import ConfigError, load_config
 from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
-from rlinf.data.ranges import index_ranges, read_ranges
 from rlinf.envs import init_states
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a_time, evaluation_plans, training_plans
 from rlinf.runners.collect import divide_plans
@@ -55,20 +54,6 @@ def test_evaluation_takes_chosen_states_in_order():
     assert [(plan.init_index, plan.seed) for plan in plans] == [(1, 10), (4, 10), (1, 11)]
 
 
-@pytest.mark.parametrize(
-    ("indices", "text"), [([4], "4"), ([2, 0, 1, 1], "0-2"), ([0, 1, 7, 9, 10], "0-1,7,9-10"), (range(50), "0-49")]
-)
-def test_ranges_of_indices(indices, text):
-    assert index_ranges(indices) == text
-    assert read_ranges(text) == tuple(sorted(set(indices)))
-
-
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-2", "0..4", "1 2", "[0,1]", "0,,1"])
-def test_other_texts_are_no_ranges(text):
-    with pytest.raises(ValueError, match="must be indices such as"):
-        read_ranges(text)
-
-
 def test_training_and_evaluation_can_have_states_of_their_own():
     config = load_config(SMALL, ["env.train.init_states='0-24,49'", "env.eval.init_states=25-48"]).env
     (learnt, same), (evaluated,) = init_states(config, "train", [3, 5]), init_states(config, "eval", [3])
@@ -79,7 +64,7 @@ def test_training_and_evaluation_can_have_states_of_their_own():
     assert init_states(load_config(SMALL, []).env, "train", [0]) == [range(50)]
 
 
-@pytest.mark.parametrize(("text", "message"), [("0-50", "has 50: 0 to 49"), ("some", "must be indices such as")])
+@pytest.mark.parametrize(("text", "message"), [("0-50", "has 50: 0 to 49"), ("some", "expected numbers and ranges")])
 def test_states_that_are_not_there(text, message):
     config = load_config(SMALL, [f"env.eval.init_states={text}"]).env
     with pytest.raises(ConfigError, match=rf"env\.eval\.init_states.*{message}"):

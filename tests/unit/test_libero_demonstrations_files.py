@@ -340,7 +340,7 @@ def test_failed_attempts_are_replaced_until_it_is_hopeless():
 
 def test_parse_numbers():
     assert parse_numbers("0-3,7") == (0, 1, 2, 3, 7)
-    for text in ("", "a", "3-1", "1,1"):
+    for text in ("", "a", "3-1", "3-1,5", "1-", "-1", "²", "1,1"):
         with pytest.raises(NumberError):
             parse_numbers(text)
 

@@ -87,6 +87,12 @@ def test_probes_never_enter_the_matrix() -> None:
         ledger.success_matrix([probe], method="sequential", seed=1234)
 
 
+@pytest.mark.parametrize(
+    ("indices", "text"), [([], ""), ([4], "4"), ([2, 0, 1, 1], "0-2"), ([0, 1, 7, 9, 10], "0-1,7,9-10")]
+)
+def test_index_ranges(indices: list[int], text: str) -> None:
+    assert ledger.index_ranges(indices) == text
+
 
 def test_utc_now_is_accepted() -> None:
     record(time=ledger.utc_now())
