@@ -342,6 +342,8 @@ def main(arguments: list[str] | None = None) -> int:
     print("| " + " | ".join(f"{title:>{width}}" for title, width in HEADER) + " |")
     print("|" + "|".join("-" * (width + 1) + ":" for _, width in HEADER) + "|", flush=True)
     first: dict[bool, Tensor] = {}  # with and without an adapter
+    if args.against and Path(args.against).exists():
+        first = torch.load(args.against, weights_only=True)
     results: list[dict[str, object]] = []
     for row in rows_of(args):
         try:
@@ -374,6 +376,8 @@ def main(arguments: list[str] | None = None) -> int:
                 "logprob_gap": difference,
             }
         )
+        if args.against:
+            torch.save(first, args.against)
         if args.json:
             Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         if setting.profile:
@@ -436,6 +440,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS)
     parser.add_argument("--json", help="file to write the rows to, too")
+    parser.add_argument(
+        "--against",
+        help="file of the log-probabilities to compare with, of a run of the same size before; made if it does not exist",
+    )
     parser.add_argument("--profile", action="store_true", help="after each row, the operations that take the most time")
     args = parser.parse_args(arguments)
     if args.prompt_tokens < MIN_PROMPT_TOKENS:
