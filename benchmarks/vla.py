@@ -442,7 +442,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", help="file to write the rows to, too")
     parser.add_argument(
         "--against",
-        help="file of the log-probabilities to compare with, of a run of the same size before; made if it does not exist",
+        help="file of the log-probabilities to compare with, of an earlier run of this size; made where there is none",
     )
     parser.add_argument("--profile", action="store_true", help="after each row, the operations that take the most time")
     args = parser.parse_args(arguments)
