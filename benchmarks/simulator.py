@@ -50,12 +50,14 @@ class Stock:
     def __init__(self, suite: str, task_id: int) -> None:
         import numpy as np
 
+        from libero_runtime.models import quiet_robosuite
         from libero_runtime.opengl import select_opengl
         from libero_runtime.paths import prepare_libero
         from libero_runtime.suites import init_states, load_suite
 
         select_opengl()
-        prepare_libero()
+        prepare_libero("official")
+        quiet_robosuite()
         from libero.libero.envs import OffScreenRenderEnv
 
         self.task = load_suite(suite).task(task_id)
@@ -311,7 +313,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Check what the children need, then measure; raises a `ValueError` that says what is missing."""
-    from libero_runtime.asset_files import check_assets
     from libero_runtime.commands import OptionError
     from libero_runtime.opengl import select_opengl
     from libero_runtime.paths import prepare_libero
@@ -322,7 +323,7 @@ def run(args: argparse.Namespace) -> int:
             raise OptionError(f"--{name} {getattr(args, name)} must be at least 1")
     if args.processes < 0 or args.seconds <= 0:
         raise OptionError(f"--processes {args.processes} must be at least 0 and --seconds {args.seconds} more than 0")
-    check_assets(load_suite(args.suite).task(args.task))
+    load_suite(args.suite).task(args.task)
     select_opengl()
     prepare_libero()
     if args.processes:

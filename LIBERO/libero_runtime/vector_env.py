@@ -15,8 +15,7 @@ from typing import TypeVar
 
 from libero_runtime.exact_scene import ExactScene
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import LiberoPathError
-from libero_runtime.rendering import Look
+from libero_runtime.paths import LiberoPathError, Look
 from libero_runtime.scene import Scene
 from libero_runtime.scene_base import BaseScene
 from libero_runtime.slots import Advance, SimulationError, Slot, View

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.kernel import ACTION_DIM
-from libero_runtime.rendering import LOOKS
+from libero_runtime.paths import LOOKS
 from libero_runtime.slots import PROPRIO_DIM, SimulationError
 from libero_runtime.suites import TaskSpec, load_suite
 

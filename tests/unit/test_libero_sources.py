@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from libero_runtime import paths, sources, suites
-from libero_runtime.asset_files import suite_asset_kind
+from libero_runtime.suites import suite_asset_kind
 from rlinf.cli.console import EXIT_USER_ERROR
 from tests.small_policy import write_policy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-INNER = paths.hf_libero_folder()
+INNER = paths.libero_folder()
 EVALUATE = ("examples/embodiment/eval_embodied_agent.py", "--config-name", "crl_experiment/libero_spatial_grpo_tiny")
 
 
@@ -69,8 +69,7 @@ def checkout(tmp_path, monkeypatch):
     inner = tmp_path / "libero" / "libero"
     for name in ("bddl_files", "init_files"):
         shutil.copytree(INNER / name / "libero_spatial", inner / name / "libero_spatial")
-    for name in paths._ASSET_FOLDERS:
-        (inner / "assets" / name).mkdir(parents=True)
+    (inner / "assets").symlink_to(paths.resolve_paths().assets)
     monkeypatch.setenv("LIBERO_REPO_PATH", str(tmp_path))
     suites._load_suite.cache_clear()
     yield inner
@@ -90,7 +89,7 @@ def test_results_say_when_a_checkouts_tasks_are_not_liberos(checkout, caplog):
 
 
 def test_installed_files_must_be_liberos(checkout, monkeypatch):
-    monkeypatch.setattr(suites, "hf_libero_folder", lambda: checkout)
+    monkeypatch.setattr(suites, "libero_folder", lambda: checkout)
     changed = min((checkout / "bddl_files" / "libero_spatial").iterdir())
     changed.write_text("(define)")
     with pytest.raises(paths.LiberoPathError, match="1 of 20 task files are not LIBERO's own") as caught:
@@ -98,7 +97,7 @@ def test_installed_files_must_be_liberos(checkout, monkeypatch):
     assert str(changed) in str(caught.value)
 
 
-def test_an_edited_task_list_is_not_hf_liberos(tmp_path):
+def test_an_edited_task_list_is_not_liberos(tmp_path):
     inner = tmp_path / "libero"
     name = Path("benchmark", "libero_suite_task_map.py")
     (inner / name).parent.mkdir(parents=True)

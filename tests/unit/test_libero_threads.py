@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from libero_runtime import models, native, rendering, robot_meshes
+from libero_runtime import models, native, rendering
+from libero_runtime.assets import robot
 from libero_runtime.exact_scene import ExactScene
 from libero_runtime.scene import Scene
 from libero_runtime.suites import load_suite
@@ -301,10 +302,10 @@ def test_official_look_draws_stock_pixels_of_fast_steps():
 
 def test_merged_parts_of_the_robot_look_as_before(monkeypatch):
     """Parts of one colour become one geom; the others keep their names. Pixels differ where normals of parts meet."""
-    monkeypatch.setattr(models, "with_coarse_robot", robot_meshes.with_coarse_robot.__wrapped__)
+    monkeypatch.setattr(models, "with_coarse_robot", robot.with_coarse_robot.__wrapped__)
     images, geoms, names = [], [], []
-    for merge in (robot_meshes._merge_parts, lambda root, meshes: None):
-        monkeypatch.setattr(robot_meshes, "_merge_parts", merge)
+    for merge in (robot._merge_parts, lambda root, meshes: None):
+        monkeypatch.setattr(robot, "_merge_parts", merge)
         live = Scene(load_suite(SUITE).task(0))
         view = live.start(init_index=0)[1]
         model = live.env.sim.model._model

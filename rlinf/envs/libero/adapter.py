@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime import paths
-from libero_runtime.asset_files import suite_asset_kind
 from libero_runtime.drawing_devices import device_environment, drawing_devices
 from libero_runtime.opengl import select_opengl
-from libero_runtime.suites import init_states, load_suite
+from libero_runtime.suites import init_states, load_suite, suite_asset_kind
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
 from rlinf.envs.registry import TaskInfo
@@ -29,12 +28,12 @@ def tasks(suite: str) -> tuple[TaskInfo, ...]:
 
 
 def asset_kind(suite: str) -> str:
-    """Official models or generated stand-ins of a suite; recorded with every result."""
+    """Whether models and tasks of a suite are the official ones; recorded with every result."""
     return suite_asset_kind(suite)
 
 
 def prepare() -> None:
-    """Find OpenGL and make sure that the scene models are there, once, before workers start."""
+    """Find OpenGL and make sure that the scenes' models are there, once, before workers start."""
     select_opengl()
     paths.prepare_libero()
 
