@@ -15,6 +15,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -205,6 +206,8 @@ def prepare_libero(look: Look = "fast") -> Path:
     paths = resolve_paths()
     assets = paths.models(look)
     os.environ["LIBERO_CONFIG_PATH"] = str(_write_config(paths, assets))
+    package = import_module("libero.libero")
+    package._packaged_asset_path = lambda: str(assets)  # type: ignore[attr-defined]  # it insists on its packages
     for name in _OBJECT_MODULES:
         module = sys.modules.get(f"libero.libero.envs.objects.{name}")
         if module is not None:  # else it reads the configuration when it is imported

@@ -203,8 +203,8 @@ def _charts(mesh: Mesh, cluster_V: Ints) -> Ints:
     edges = np.concatenate([corners_F3[:, [0, 1]], corners_F3[:, [1, 2]], corners_F3[:, [2, 0]]])
     edges = edges[cluster[edges[:, 0]] == cluster[edges[:, 1]]]
     graph = coo_array((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(size, size))
-    pieces: Ints = connected_components(graph, directed=False)[1]
-    return pieces[welded].astype(np.int64)
+    pieces: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
+    return pieces[welded]
 
 
 def _edges(mesh: Mesh) -> Ints:
@@ -216,8 +216,9 @@ def _edges(mesh: Mesh) -> Ints:
 
 def _sides(normals_V3: Floats32) -> Ints:
     """The direction along an axis that each normal is nearest to, 0 to 5."""
-    axis_V = np.abs(normals_V3).argmax(axis=1)
-    return axis_V + 3 * (np.take_along_axis(normals_V3, axis_V[:, None], axis=1)[:, 0] < 0.0)
+    axis_V: Ints = np.abs(normals_V3).argmax(axis=1)
+    side_V: Ints = axis_V + 3 * (np.take_along_axis(normals_V3, axis_V[:, None], axis=1)[:, 0] < 0.0)
+    return side_V
 
 
 def _area_normals(vertices_V3: Floats32, faces_F3: Ints) -> Floats:
