@@ -85,7 +85,7 @@ def write_record(
         mean_return=5 * float(rates.mean()),
         mean_episode_len=150.0,
         temperature=1.6,
-        assets="stand-in 1ef524f5e7df",
+        assets="altered 1ef524f5e7df",
         config_hash="5f0c1d2e3a4b",
         versions={"torch": "2.13.0"},
         time="2026-05-04T10:20:30+00:00",

@@ -14,7 +14,7 @@ from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, StartError,
 
 SUITE = "libero_spatial"
 GOOD = [EpisodeStart(SUITE, 0, 0), EpisodeStart(SUITE, 0, 1), EpisodeStart("libero_goal", 7, 2)]
-# Environment 1 cannot begin: of the stand-ins' missing models (official assets have them) no test knows.
+# Environment 1 cannot begin: no start with its number exists.
 BAD = [
     (EpisodeStart("libero_moon", 0, 0), "unknown suite 'libero_moon': expected one of libero_spatial"),
     (EpisodeStart(SUITE, 10, 0), "task id 10 is out of range: libero_spatial has tasks 0 to 9"),
@@ -102,7 +102,7 @@ def test_one_reason_is_told_once(raising):
 
 
 def test_missing_assets_are_one_environments_matter(monkeypatch, tmp_path):
-    """A task whose files are not there, as of LIBERO-90 with stand-ins."""
+    """A task whose files are not there."""
     env = LiberoVectorEnv(num_envs=3, image_size=32, on_failure="freeze")
     task_of_suite = Suite.task
 

@@ -47,7 +47,7 @@ def test_seeds_of_a_method_make_one_line_and_joint_training_comes_last(study: Pa
     assert tuple(line.first.method for line in setting.lines) == AFTER_ALL
     assert [line.seeds for line in setting.lines] == [(1, 2, 3)] * 7
     assert [line.is_joint for line in setting.lines] == [False] * 6 + [True]
-    assert setting.title == "LIBERO-Spatial, tasks 0–4 (sampled at temperature 1.6, stand-in 1ef524f5e7df assets)"
+    assert setting.title == "LIBERO-Spatial, tasks 0–4 (sampled at temperature 1.6, altered 1ef524f5e7df assets)"
 
 
 def test_a_cell_is_the_mean_over_seeds_with_students_interval(study: Path) -> None:
@@ -346,7 +346,7 @@ def test_random_actions_are_a_reference(tmp_path: Path) -> None:
     assert "Random actions<br><small>1 seed: " in html
     assert "In no table" not in html
     path = tmp_path / "random_action" / ledger.LEDGER_NAME
-    path.write_text(path.read_text().replace("stand-in 1ef524f5e7df", "official"))
+    path.write_text(path.read_text().replace("altered 1ef524f5e7df", "official"))
     assert only_setting(tmp_path).references == ()
     html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
     assert "Random actions on LIBERO-Spatial, seed 1: evaluated on another suite or other assets" in html

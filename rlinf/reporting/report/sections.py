@@ -81,9 +81,9 @@ def _hardware_words(hardware: Mapping[str, str]) -> str:
 def notes(experiment: Experiment) -> str:
     """What a reader must know before comparing numbers."""
     texts = []
-    if any("generated" in record.assets.lower() or "stand" in record.assets.lower() for record in experiment.records):
+    if others := sorted({record.assets for record in experiment.records} - {"official"}):
         texts.append(
-            "The scenes are built from generated stand-in assets, not LIBERO's own meshes and textures. Compare these "
+            f"The scenes are not LIBERO's official ones (recorded as: {escape(', '.join(others))}). Compare these "
             "numbers only with runs on the same assets."
         )
     if experiment.records and experiment.matrix is not None:
