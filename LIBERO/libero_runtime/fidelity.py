@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from libero_runtime.asset_files import check_assets
 from libero_runtime.commands import OptionError, run_command
 from libero_runtime.controller import ExactController
-from libero_runtime.models import quiet_robosuite
+from libero_runtime.models import free_env, quiet_robosuite
 from libero_runtime.number_lists import parse_numbers
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
@@ -158,6 +158,7 @@ class Stock:
     def close(self) -> None:
         """Free it."""
         self.control_env.close()
+        free_env(self.env)
 
 
 def run_ours(scene: Scene, slot: Slot, actions_TA: Array) -> Run:
