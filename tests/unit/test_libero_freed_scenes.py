@@ -14,6 +14,7 @@ from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv
 
 @pytest.fixture(autouse=True)
 def no_collector():
+    gc.collect()  # what other tests left open
     gc.disable()
     yield
     gc.enable()
