@@ -53,7 +53,7 @@ class Steps:
 
     starts: Sequence[tuple[Array, Array]]  # T of MuJoCo's state and the controller's
     qpos_TQ: Array  # after the step
-    twin_qpos_TQ: Array  # from a perturbed start
+    twins_qpos_TQ: Sequence[Array]  # from a perturbed start; with sums in another order
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Stock:
         self.data: mujoco.MjData = self.env.sim.data._data
         self.controller = ExactController(self.env)
         self.layout = Layout(self.model)
-        self._tolerance = float(self.model.opt.tolerance)
+        self._tolerance, self._jacobian = float(self.model.opt.tolerance), int(self.model.opt.jacobian)
         self._settled = self.state()
 
     def state(self) -> tuple[Array, Array]:
@@ -127,8 +127,20 @@ class Stock:
             seed=seed,
         )
 
-    def load(self, state: tuple[Array, Array], *, perturbation: float, seed: int, converged: bool) -> None:
-        """Go to a state, or to one `perturbation` away; `converged` with the solver's tolerance tightened."""
+    def load(
+        self,
+        state: tuple[Array, Array],
+        *,
+        perturbation: float = 0.0,
+        seed: int = 0,
+        converged: bool = False,
+        reordered: bool = False,
+    ) -> None:
+        """Go to a state, or to one `perturbation` away.
+
+        What follows runs `converged` with the solver's tolerance tightened, `reordered` with constraint Jacobians
+        stored sparsely: the same matrices, whose sums are rounded otherwise.
+        """
         mujoco.mj_setState(self.model, self.data, state[0], STATE)
         self.controller.set_state(state[1])
         if perturbation:
@@ -137,6 +149,7 @@ class Stock:
             self.data.qpos[self.layout.objects] += perturbation * rng.choice([-1.0, 1.0], self.layout.objects.shape)
             self.data.qvel[:] += perturbation * rng.choice([-1.0, 1.0], self.model.nv)
         self.model.opt.tolerance = _CONVERGED if converged else self._tolerance
+        self.model.opt.jacobian = mujoco.mjtJacobian.mjJAC_SPARSE if reordered else self._jacobian
         self.env.timestep, self.env.done = 0, False
 
     def run(self, actions_TA: Array, *, perturbation: float = 0.0, seed: int = 0, converged: bool = False) -> Run:
@@ -152,18 +165,23 @@ class Stock:
         return Run(np.array(joints), np.array(objects), np.array(rewards), np.array(success))
 
     def steps(self, actions_TA: Array) -> Steps:
-        """Converged stock's steps from the settled state on, and each of them from a perturbed start."""
-        self.load(self._settled, perturbation=0.0, seed=0, converged=True)
-        starts, ends, twin_ends = [], [], []
+        """Converged stock's steps from the settled state on, and each of them anew with something changed."""
+        self.load(self._settled, converged=True)
+        starts, ends = [], []
         for action in actions_TA:
             starts.append(self.state())
             self.control_env.step(action)
             ends.append(self.data.qpos.copy())
-        for step, (start, action) in enumerate(zip(starts, actions_TA, strict=True)):
-            self.load(start, perturbation=_STEP_PERTURBATION, seed=step, converged=True)
-            self.control_env.step(action)
-            twin_ends.append(self.data.qpos.copy())
-        return Steps(starts, np.array(ends), np.array(twin_ends))
+        twins = []
+        for perturbation in (_STEP_PERTURBATION, 0.0):
+            twin_ends = []
+            for step, (start, action) in enumerate(zip(starts, actions_TA, strict=True)):
+                reordered = perturbation == 0.0
+                self.load(start, perturbation=perturbation, seed=step, converged=True, reordered=reordered)
+                self.control_env.step(action)
+                twin_ends.append(self.data.qpos.copy())
+            twins.append(np.array(twin_ends))
+        return Steps(starts, np.array(ends), twins)
 
     def record(self, actions_TA: Array) -> Record:
         """Run the actions in all ways that ours is compared with."""

@@ -24,7 +24,7 @@ STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _ARENA_BYTES = 64 << 20  # contacts and constraints: fifty times what a scene has at its fullest
 _SOLVER_TOLERANCE = 1e-10
 # Links of the arm that touch nowhere within the ranges of the joints between them, nor 0.3 rad beyond (a test proves
-# it): left to the search for contacts, with meshes of up to 6000 vertices, they take 3 to 4 % of a step.
+# it): left to the search for contacts, with meshes of up to 6000 vertices, they take 3 to 6 % of a step.
 _LINKS_APART = ((0, 1), (0, 2), (1, 3), (1, 4), (2, 4), (3, 5), (4, 6))
 # What the physics reads of a model: the stripped one must have the same.
 _PHYSICS_FIELDS = (

@@ -123,7 +123,7 @@ def test_steps_from_recorded_states_are_those_of_the_run(recorded):
     stock = Stock(load_suite("libero_10").task(6), init_index=0, seed=0)
     nq = stock.model.nq
     for step in (0, 30, 45):
-        stock.load(record.steps.starts[step], perturbation=0.0, seed=0, converged=True)
+        stock.load(record.steps.starts[step], converged=True)
         stock.control_env.step(record.actions_TA[step])
         assert np.array_equal(stock.data.qpos, record.steps.qpos_TQ[step])
         assert np.array_equal(stock.data.qpos, record.steps.starts[step + 1][0][1 : 1 + nq])
