@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from libero_runtime.commands import OptionError, run_command
 from libero_runtime.episodes import MAX_STEPS
 from libero_runtime.expert import GaveUpError, ScriptedExpert
-from libero_runtime.fidelity import Stock, chosen_tasks, task_parser
+from libero_runtime.fidelity import chosen_tasks, task_parser
+from libero_runtime.fidelity_stock import Stock
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.scene import Scene

@@ -195,3 +195,12 @@ def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
         ) from error
     env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))  # stock's reset hides the marker sites
     return env
+
+
+def free_env(env: Any) -> None:
+    """Let go of all that robosuite's environment holds, which cannot be used afterwards.
+
+    Its robots, its observables and LIBERO's object states point back at it: without this they wait, with the model, for
+    the garbage collector. Emptied, there is no circle, and everything goes as soon as nobody else holds it.
+    """
+    vars(env).clear()

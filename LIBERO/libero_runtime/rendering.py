@@ -61,7 +61,7 @@ class SceneRenderer:
 
     `look="official"` gives the pixels of stock LIBERO; `look="fast"` leaves out multisampling, reflections and the
     shadow map (no light in LIBERO casts shadows), divides cylinders in fewer stacks, and goes with a coarser robot
-    (`robot_meshes`). It also leaves out geoms outside a camera's view and draws large ones last: no pixel changes by
+    (`assets`). It also leaves out geoms outside a camera's view and draws large ones last: no pixel changes by
     that.
     """
 

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.models import SharedModel, build_env
+from libero_runtime.models import SharedModel, build_env, free_env
 from libero_runtime.paths import Look
 from libero_runtime.recent import Recent
 from libero_runtime.resets import seeded
@@ -240,7 +240,17 @@ class BaseScene(ABC):
         return images
 
     def close(self) -> None:
-        """Free rendering resources; the scene cannot be used afterwards."""
+        """Free model, simulations, renderer and robosuite's environment; `task` is left. A second call does nothing.
+
+        They go at once, whoever still holds the scene: left to the garbage collector, scenes that a vector environment
+        has dropped pile up by hundreds of megabytes each.
+        """
+        if "_shared" not in vars(self):
+            return
+        task = self.task
         self._shared.release_renderer(self._renderer)
-        self._starts.clear()
-        self._views.clear()
+        if self._shared.owner is self:
+            self._shared.owner = None
+        free_env(self.env)
+        vars(self).clear()
+        self.task = task

@@ -1,13 +1,16 @@
 """The fidelity command: on a few tasks against stock LIBERO, and that its verdict can be a failure."""
 
-import dataclasses
-
+import mujoco
 import numpy as np
 import pytest
 
 from libero_runtime import fidelity, fidelity_episodes
 from libero_runtime.episodes import MAX_STEPS
-from libero_runtime.suites import SUITES
+from libero_runtime.fidelity_stock import Reference, Run, Stock
+from libero_runtime.kernel import osc
+from libero_runtime.scene import Scene
+from libero_runtime.stepper import SUBSTEPS
+from libero_runtime.suites import SUITES, load_suite
 
 NUM_STEPS = 40
 
@@ -16,8 +19,118 @@ NUM_STEPS = 40
 def test_fast_steps_follow_stock(suite, task_id):
     report = fidelity.check_task(suite, task_id, num_steps=NUM_STEPS)
     assert report.passed, report
-    assert report.joint_error < 1e-4
-    assert report.calm_share > 0.9
+    assert report.step_share > 0.9
+    for verdict in (report.stock, report.converged):
+        assert verdict.joint_error < 1e-4
+        assert verdict.calm_share > 0.9
+
+
+# Real faults are found ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """A scene, its start, and what stock does from there: both fingers land on a plate."""
+    task = load_suite("libero_10").task(6)
+    stock, scene = Stock(task, init_index=0, seed=0), Scene(task, image_size=16)
+    slot = stock.slot(init_index=0, seed=0)
+    yield scene, slot, stock.record(fidelity.visiting_actions(scene, slot, 60, seed=6))
+    scene.close()
+    stock.close()
+
+
+def substeps(scene, action, run):
+    """A control step in Python; `run(stepper, action, first)` is a substep."""
+    for count in range(SUBSTEPS):
+        run(scene._stepper, np.asarray(action, dtype=np.float64), count == 0)
+    return scene._stepper.goal_met(scene._goal)
+
+
+def as_it_is(scene):
+    scene.step = lambda action: substeps(scene, action, lambda stepper, a, first: stepper.substep(a, first=first))
+
+
+def friction_of_a_hundredth_more(scene):
+    scene.model.geom_friction[:, 0] *= 1.01
+
+
+def masses_of_a_thousandth_more(scene):
+    scene.model.body_mass[:] *= 1.001
+    scene.model.body_inertia[:] *= 1.001
+
+
+def stiffness_of_a_thousandth_more(scene):
+    scene._stepper.arm.kp[:] *= 1.001
+
+
+def loose_solver(scene):
+    scene.model.opt.tolerance = 1e-6
+
+
+def gripper_late_by_one_substep(scene):
+    before = [-1.0]
+
+    def step(action):
+        def run(stepper, now, first):
+            late = np.append(now[:6], before[0])
+            stepper.substep(late if first else now, first=first)
+            stepper._work.gripper_step[:] = [-0.01 * np.sign(now[6]), 0.01 * np.sign(now[6])]
+
+        success = substeps(scene, action, run)
+        before[0] = action[6]
+        return success
+
+    scene.step = step
+
+
+def controller_without_a_forward_pass(scene):
+    def run(stepper, action, first):
+        live, arm, work = stepper._live, stepper.arm, stepper._work
+        osc.read_arm(live, arm, work)  # as the substep before left it
+        if first:
+            osc.set_goal(arm, work, stepper.controller, action)
+        mujoco.mj_step1(stepper.model, stepper.data)
+        osc.apply(live, arm, work, stepper.controller, False)
+        mujoco.mj_step2(stepper.model, stepper.data)
+
+    scene.step = lambda action: substeps(scene, action, run)
+
+
+@pytest.mark.parametrize(
+    ("change", "passes"),
+    [
+        (as_it_is, True),
+        (friction_of_a_hundredth_more, False),
+        (masses_of_a_thousandth_more, False),
+        (stiffness_of_a_thousandth_more, False),
+        (loose_solver, False),
+        (gripper_late_by_one_substep, False),
+        (controller_without_a_forward_pass, False),
+    ],
+)
+def test_small_faults_are_found(change, passes, recorded):
+    _, slot, record = recorded
+    scene = Scene(load_suite("libero_10").task(6), image_size=16)
+    change(scene)
+    report = fidelity.judge(change.__name__, scene, slot, record)
+    scene.close()
+    assert report.passed == passes, report
+
+
+def test_steps_from_recorded_states_are_those_of_the_run(recorded):
+    """A state of stock's holds all that its next step depends on."""
+    _, _, record = recorded
+    stock = Stock(load_suite("libero_10").task(6), init_index=0, seed=0)
+    nq = stock.model.nq
+    for step in (0, 30, 45):
+        stock.load(record.steps.starts[step], converged=True)
+        stock.control_env.step(record.actions_TA[step])
+        assert np.array_equal(stock.data.qpos, record.steps.qpos_TQ[step])
+        assert np.array_equal(stock.data.qpos, record.steps.starts[step + 1][0][1 : 1 + nq])
+    stock.close()
+
+
+# The verdict --------------------------------------------------------------------------------------------------------
 
 
 def make_run(*, drift=0.0, kick=0.0, success_at=None):
@@ -27,28 +140,40 @@ def make_run(*, drift=0.0, kick=0.0, success_at=None):
     success = np.zeros(10, bool) if success_at is None else steps >= success_at
     objects = np.zeros((10, 1, 3))
     objects[:, 0, 0] = moved
-    return fidelity.Run(np.repeat(moved[:, None], 2, axis=1), objects, success.astype(float), success)
+    return Run(np.repeat(moved[:, None], 2, axis=1), objects, success.astype(float), success)
 
 
 def test_verdict():
     stock, calm, chaotic = make_run(), make_run(drift=1e-9), make_run(kick=5e-4)
-    assert fidelity.compare("same", make_run(drift=1e-5), stock, [calm]).passed
-    assert not fidelity.compare("drifts", make_run(drift=2e-3), stock, [calm]).passed
+    assert fidelity.compare(make_run(drift=1e-5), Reference(stock, [calm])).passed
+    assert not fidelity.compare(make_run(drift=2e-3), Reference(stock, [calm])).passed
     kicked = make_run(kick=2e-3)
-    assert not fidelity.compare("alone in leaving", kicked, stock, [calm]).passed
-    report = fidelity.compare("with a twin", kicked, stock, [calm, chaotic])
-    assert report.passed
-    assert report.calm_share == 0.5
-    assert report.chaos_error_m == pytest.approx(2e-3)
-    assert not fidelity.compare("succeeds before chaos", make_run(success_at=3), stock, [chaotic]).passed
-    assert fidelity.compare("succeeds in chaos", make_run(success_at=7), stock, [chaotic]).passed
-    assert not dataclasses.replace(report, problem="no assets").passed
+    assert not fidelity.compare(kicked, Reference(stock, [calm])).passed, "alone in leaving"
+    verdict = fidelity.compare(kicked, Reference(stock, [calm, chaotic]))
+    assert verdict.passed, "a twin leaves too"
+    assert verdict.calm_share == 0.5
+    assert verdict.chaos_error_m == pytest.approx(2e-3)
+    assert not fidelity.compare(make_run(success_at=3), Reference(stock, [chaotic])).passed
+    assert fidelity.compare(make_run(success_at=7), Reference(stock, [chaotic])).passed, "in chaos"
+
+
+def make_report(*, step_error=0.0, stock_drift=0.0, converged_drift=0.0):
+    verdicts = [
+        fidelity.compare(make_run(drift=drift), Reference(make_run(), [make_run()]))
+        for drift in (stock_drift, converged_drift)
+    ]
+    return fidelity.Report("task", step_error, 1.0, *verdicts)
+
+
+def test_each_comparison_must_pass():
+    assert make_report(step_error=9e-7).passed
+    assert not make_report(step_error=2e-6).passed
+    assert not make_report(stock_drift=2e-3).passed
+    assert not make_report(converged_drift=2e-3).passed
 
 
 def test_exit_codes():
-    passes = fidelity.compare("same", make_run(), make_run(), [make_run()])
-    fails = fidelity.compare("drifts", make_run(drift=2e-3), make_run(), [make_run()])
-    cannot_run = dataclasses.replace(passes, problem="no assets")
+    passes, fails, cannot_run = make_report(), make_report(step_error=1.0), fidelity.NotRun("task", "no assets")
     assert fidelity.exit_code([passes, passes]) == 0
     assert fidelity.exit_code([passes, cannot_run]) == 2
     assert fidelity.exit_code([cannot_run, fails, passes]) == 1

@@ -1,0 +1,204 @@
+"""Stock LIBERO's side of the comparison (`fidelity`): its environment, and its runs of given actions.
+
+T control steps, J joints, O free bodies, Q numbers in qpos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.controller import ExactController
+from libero_runtime.models import free_env, quiet_robosuite
+from libero_runtime.opengl import select_opengl
+from libero_runtime.paths import prepare_libero
+from libero_runtime.scene import IDLE_ACTION
+from libero_runtime.slots import Pose, Slot, start_seed
+from libero_runtime.stepper import STATE, integration_state
+from libero_runtime.suites import TaskSpec, init_states
+
+Array = NDArray[np.float64]
+_PERTURBATIONS = (1e-9, 1e-8, 1e-8)
+_STEP_PERTURBATION = 1e-9
+_CONVERGED = 1e-12  # solver tolerance of converged stock; stock's is 1e-8
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is compared, after each of T steps."""
+
+    joints_TJ: Array  # every hinge and slide joint: arm, fingers, drawers, doors, knobs
+    objects_TO3: Array  # positions of free bodies
+    reward_T: Array
+    success_T: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A stock run, and others that are as good as it: where they part, nobody can be held to it."""
+
+    run: Run
+    twins: Sequence[Run]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Converged stock's control steps, each by itself."""
+
+    starts: Sequence[tuple[Array, Array]]  # T of MuJoCo's state and the controller's
+    qpos_TQ: Array  # after the step
+    twins_qpos_TQ: Sequence[Array]  # from a perturbed start; with sums in another order
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that stock is asked for."""
+
+    actions_TA: Array
+    stock: Reference
+    converged: Reference
+    steps: Steps
+
+
+class Layout:
+    """Where joints and free objects are in qpos."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
+        self.joints = model.jnt_qposadr[~free]
+        self.objects = model.jnt_qposadr[free][:, None] + np.arange(3)
+
+
+class Stock:
+    """LIBERO's own environment of a task, settled in one initial state at a time.
+
+    Raises a `ValueError` when it cannot be built: robosuite and MuJoCo raise no other for files that are not right.
+    """
+
+    def __init__(self, task: TaskSpec, *, init_index: int, seed: int, num_idle_steps: int = 10) -> None:
+        select_opengl()
+        prepare_libero("official")
+        quiet_robosuite()
+        from libero.libero.envs.env_wrapper import ControlEnv
+
+        self.task = task
+        self.control_env = ControlEnv(
+            bddl_file_name=str(task.bddl_path), use_camera_obs=False, has_renderer=False, has_offscreen_renderer=False
+        )
+        self._num_idle_steps = num_idle_steps
+        self.settle(init_index=init_index, seed=seed)
+
+    def settle(self, *, init_index: int, seed: int) -> None:
+        """Reset, as stock does it, and let the objects of an initial state fall."""
+        self.control_env.seed(start_seed(task_id=self.task.task_id, init_index=init_index, seed=seed))
+        self.control_env.reset()
+        self.control_env.set_init_state(init_states(self.task)[init_index])
+        for _ in range(self._num_idle_steps):
+            self.control_env.step(IDLE_ACTION)
+        self.env: Any = self.control_env.env
+        self.model: mujoco.MjModel = self.env.sim.model._model
+        self.data: mujoco.MjData = self.env.sim.data._data
+        self.controller = ExactController(self.env)
+        self.layout = Layout(self.model)
+        self._tolerance, self._jacobian = float(self.model.opt.tolerance), int(self.model.opt.jacobian)
+        self._settled = self.state()
+
+    def state(self) -> tuple[Array, Array]:
+        """MuJoCo's state and the controller's."""
+        return integration_state(self.model, self.data), self.controller.get_state()
+
+    def slot(self, *, init_index: int, seed: int) -> Slot:
+        """The settled state for a `Scene` of the same task."""
+        bodies = [self.env.sim.model.body_name2id(fixture.root_body) for fixture in self.env.fixtures_dict.values()]
+        qpos = self.data.qpos.copy()
+        pose = Pose(self.model.body_pos[bodies].copy(), self.model.body_quat[bodies].copy(), qpos, qpos)
+        return Slot(
+            integration=self._settled[0].copy(),
+            controller=self._settled[1].copy(),
+            pose=pose,
+            init_index=init_index,
+            seed=seed,
+        )
+
+    def load(
+        self,
+        state: tuple[Array, Array],
+        *,
+        perturbation: float = 0.0,
+        seed: int = 0,
+        converged: bool = False,
+        reordered: bool = False,
+    ) -> None:
+        """Go to a state, or to one `perturbation` away.
+
+        What follows runs `converged` with the solver's tolerance tightened, `reordered` with constraint Jacobians
+        stored sparsely: the same matrices, whose sums are rounded otherwise.
+        """
+        mujoco.mj_setState(self.model, self.data, state[0], STATE)
+        self.controller.set_state(state[1])
+        if perturbation:
+            rng = np.random.default_rng(seed)
+            self.data.qpos[self.layout.joints] += perturbation * rng.choice([-1.0, 1.0], len(self.layout.joints))
+            self.data.qpos[self.layout.objects] += perturbation * rng.choice([-1.0, 1.0], self.layout.objects.shape)
+            self.data.qvel[:] += perturbation * rng.choice([-1.0, 1.0], self.model.nv)
+        self.model.opt.tolerance = _CONVERGED if converged else self._tolerance
+        self.model.opt.jacobian = mujoco.mjtJacobian.mjJAC_SPARSE if reordered else self._jacobian
+        self.env.timestep, self.env.done = 0, False
+
+    def run(self, actions_TA: Array, *, perturbation: float = 0.0, seed: int = 0, converged: bool = False) -> Run:
+        """Run from the settled state, or from one `perturbation` away."""
+        self.load(self._settled, perturbation=perturbation, seed=seed, converged=converged)
+        joints, objects, rewards, success = [], [], [], []
+        for action in actions_TA:
+            _, reward, done, _ = self.control_env.step(action)
+            joints.append(self.data.qpos[self.layout.joints].copy())
+            objects.append(self.data.qpos[self.layout.objects].copy())
+            rewards.append(float(reward))
+            success.append(bool(done))
+        return Run(np.array(joints), np.array(objects), np.array(rewards), np.array(success))
+
+    def steps(self, actions_TA: Array) -> Steps:
+        """Converged stock's steps from the settled state on, and each of them anew with something changed."""
+        self.load(self._settled, converged=True)
+        starts, ends = [], []
+        for action in actions_TA:
+            starts.append(self.state())
+            self.control_env.step(action)
+            ends.append(self.data.qpos.copy())
+        twins = []
+        for perturbation in (_STEP_PERTURBATION, 0.0):
+            twin_ends = []
+            for step, (start, action) in enumerate(zip(starts, actions_TA, strict=True)):
+                reordered = perturbation == 0.0
+                self.load(start, perturbation=perturbation, seed=step, converged=True, reordered=reordered)
+                self.control_env.step(action)
+                twin_ends.append(self.data.qpos.copy())
+            twins.append(np.array(twin_ends))
+        return Steps(starts, np.array(ends), twins)
+
+    def record(self, actions_TA: Array) -> Record:
+        """Run the actions in all ways that ours is compared with."""
+        twins, converged_twins = (
+            [
+                self.run(actions_TA, perturbation=size, seed=twin, converged=converged)
+                for twin, size in enumerate(_PERTURBATIONS)
+            ]
+            for converged in (False, True)
+        )
+        converged_run = self.run(actions_TA, converged=True)
+        return Record(
+            actions_TA=actions_TA,
+            stock=Reference(self.run(actions_TA), [*twins, converged_run]),
+            converged=Reference(converged_run, converged_twins),
+            steps=self.steps(actions_TA),
+        )
+
+    def close(self) -> None:
+        """Free it."""
+        self.control_env.close()
+        free_env(self.env)

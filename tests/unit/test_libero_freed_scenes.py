@@ -1,0 +1,84 @@
+"""A closed scene's memory is free at once: nothing of it waits for the garbage collector."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from libero_runtime.exact_scene import ExactScene
+from libero_runtime.scene import Scene
+from libero_runtime.suites import load_suite
+from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv
+
+
+@pytest.fixture(autouse=True)
+def no_collector():
+    gc.collect()  # what other tests left open
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def parts(scene):
+    """What is large, or holds what is large."""
+    held = {
+        "environment": scene.env,
+        "robosuite's simulation": scene.env.sim,
+        "robot": scene.env.robots[0],
+        "shared model": scene._shared,
+        "full model": scene._full_model,
+        "full data": scene._full_data,
+        "model": scene.model,
+        "data": scene.data,
+        "renderer": scene._renderer,
+        "OpenGL context": scene._renderer._context,
+    }
+    return {name: weakref.ref(part) for name, part in held.items()}
+
+
+def alive(references):
+    return [name for name, reference in references.items() if reference() is not None]
+
+
+@pytest.mark.parametrize("scene_type", [Scene, ExactScene])
+def test_closing_frees_everything_while_the_scene_is_still_held(scene_type):
+    scene = scene_type(load_suite("libero_10").task(6), image_size=16)
+    slot, _ = scene.start(init_index=0)
+    scene.advance(slot, np.zeros((1, 7)))
+    assert not scene.holds(("on", "porcelain_mug_1", "plate_1"))
+    references = parts(scene)
+    assert len(alive(references)) == len(references)
+    scene.close()
+    assert alive(references) == []
+    scene.close()
+    assert scene.task.task_id == 6
+
+
+def test_closing_one_of_two_scenes_of_a_model_spares_the_other():
+    closed, kept = (Scene(load_suite("libero_spatial").task(task_id), image_size=16) for task_id in (0, 1))
+    assert kept._shared is closed._shared
+    slot, before = kept.start(init_index=0)
+    environment = weakref.ref(closed.env)
+    closed.close()
+    assert environment() is None
+    kept._views.clear()
+    assert np.array_equal(kept.start(init_index=0)[1].images_NHWC, before.images_NHWC)
+    kept.advance(slot, np.zeros((1, 7)))
+    references = parts(kept)
+    kept.close()
+    assert alive(references) == []
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_scene_that_leaves_the_cache_is_freed(num_threads):
+    env = LiberoVectorEnv(num_envs=2, image_size=16, max_scenes=1, num_threads=num_threads)
+    env.reset([EpisodeStart("libero_object", 0, index) for index in range(2)])
+    env.step_chunk(np.zeros((2, 2, 7), np.float32))
+    references = parts(next(iter(env._scenes.values())))
+    env.reset([EpisodeStart("libero_goal", 0, 0)], [1])
+    assert alive(references) == []
+    env.step_chunk(np.zeros((2, 2, 7), np.float32))
+    references = parts(next(iter(env._scenes.values())))
+    env.close()
+    assert alive(references) == []
