@@ -1,4 +1,4 @@
-"""Drawers are pulled open by the bar of their handle and pushed shut."""
+"""Drawers are pulled open by the bar of their handle, or dragged open from on top of it, and pushed shut."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ Array = NDArray[np.float64]
 
 _BAR_M = 0.012  # what reaches furthest out of a drawer, to this depth, is the bar of its handle
 _PULL_DIP_RAD = 0.27
+_DRAG_DIP_RAD = 0.70
 _PUSH_DIP_RAD = 1.10  # steep: behind the hand is the arm, and what it must not meet
 _STAND_OFF_M = 0.09
 _PUSH_STAND_OFF_M = 0.06
 _PULL_M = 0.06  # aim this far ahead of the hand
+_ABOVE_BAR_M, _PRESS_M = 0.012, 0.03  # fingertips that drag
+_PALM_BELOW_M = 0.09  # a palm that faces a bar reaches this far below it
 _TOLERANCE_M, _TOLERANCE_Z_M = 0.014, 0.010
 _STAND_OFF_TOLERANCE_M = 0.025
 _ALIGNED_RAD = 0.20
 _MAX_CLOSE_STEPS = 14
+_MAX_PULL_STEPS = 30
 _OPEN_STEPS = 4
 _STRAIGHT_RAD = 0.4
 _BACK_M = 0.07
@@ -83,12 +87,16 @@ class DrawerSkill(Skill):
 class OpenDrawer(DrawerSkill):
     """Face the front, take the bar between fingers above and below it, pull, let go, back off.
 
-    Opens as far as an object needs that is to go in; without one, as far as it goes.
+    A bar too near the ground for that is dragged by closed fingers that press on it from above. Opens as far as an
+    object needs that is to go in; without one, as far as it goes.
     """
 
     def __init__(self, world: World, goal: Goal, *, for_object: str | None = None) -> None:
         super().__init__(world, goal)
         self._wanted = abs(self._open_end) - _FULLY_OPEN_M
+        ground = float(world.pose(self.fixture).pos[2] + world.world_points(self.fixture)[:, 2].min())
+        self._drags = float(self.handle().bar[2]) - _PALM_BELOW_M < ground
+        self._gripper = CLOSE if self._drags else OPEN
         if for_object is not None:
             # An opening is as long as the drawer is out, less its front board.
             points = world.world_points(for_object)[:, :2] @ self.handle().out
@@ -107,7 +115,7 @@ class OpenDrawer(DrawerSkill):
             if ready and self.turn_left(self._hand_mat(handle)) < _ALIGNED_RAD:
                 self.enter("reach")
         elif self.phase == "reach":
-            if self._near(handle.bar):
+            if self._near(self._hold(handle)):
                 self.num_attempts += 1
                 self.enter("grasp")
             elif self.phase_steps > 40:
@@ -117,11 +125,11 @@ class OpenDrawer(DrawerSkill):
             if self.world.finger_gap < handle.thickness + 0.004 or self.phase_steps >= _MAX_CLOSE_STEPS:
                 self.enter("pull")
         elif self.phase == "pull":
-            lost = float(np.linalg.norm(handle.bar - self.world.hand.pos)) > 0.03
-            if lost or self.opening() > self._wanted:
+            lost = float(np.linalg.norm(self._hold(handle) - self.world.hand.pos)) > 0.03
+            if lost or self.opening() > self._wanted or self.phase_steps > _MAX_PULL_STEPS:
                 self.enter("back")
         elif self.phase == "back":
-            if self.phase_steps > _OPEN_STEPS and self._backed_off(handle):
+            if (self.phase_steps > _OPEN_STEPS and self._backed_off(handle)) or self.phase_steps > _MAX_PULL_STEPS:
                 self.enter("straighten")
         elif self.turn_left(self._upright()) < _STRAIGHT_RAD:
             self.finished = self.far_enough
@@ -133,13 +141,14 @@ class OpenDrawer(DrawerSkill):
         out = np.array([*handle.out, 0.0])
         if self.phase == "approach":
             target = self.over_obstacles(self._stand_off(handle), without=(self.fixture,))
-            return self.towards(target, hand_mat, OPEN)
+            return self.towards(target, hand_mat, self._gripper)
         if self.phase == "reach":
-            return self.towards(handle.bar, hand_mat, OPEN)
+            return self.towards(self._hold(handle), hand_mat, self._gripper)
         if self.phase == "grasp":
             return self.towards(handle.bar, hand_mat, CLOSE)
         if self.phase == "pull":
-            return self.towards(handle.bar + _PULL_M * out, hand_mat, CLOSE)
+            press = _PRESS_M if self._drags else 0.0
+            return self.towards(handle.bar + _PULL_M * out - np.array([0.0, 0.0, press]), hand_mat, CLOSE)
         hand = self.world.hand.pos
         if self.phase == "straighten":
             return self.towards(hand + np.array([0.0, 0.0, 0.03]), self._upright(), OPEN)
@@ -151,10 +160,19 @@ class OpenDrawer(DrawerSkill):
         return upright_hand(np.array([0.0, 1.0]), 0.0)
 
     def _hand_mat(self, handle: Handle) -> Array:
-        return nearer_of_both(facing_hand(-handle.out, _PULL_DIP_RAD), self.world.hand.mat)
+        if self._drags:
+            hand_mat = reaching_hand(-handle.out, _DRAG_DIP_RAD)
+        else:
+            hand_mat = facing_hand(-handle.out, _PULL_DIP_RAD)
+        return nearer_of_both(hand_mat, self.world.hand.mat)
+
+    def _hold(self, handle: Handle) -> Array:
+        """Hand position (3,) to pull at: the bar between the fingers or under their tips."""
+        above = handle.thickness / 2 + _ABOVE_BAR_M if self._drags else 0.0
+        return handle.bar + np.array([0.0, 0.0, above])
 
     def _stand_off(self, handle: Handle) -> Array:
-        return handle.bar - _STAND_OFF_M * self._hand_mat(handle)[:, 2]
+        return self._hold(handle) - _STAND_OFF_M * self._hand_mat(handle)[:, 2]
 
     def _backed_off(self, handle: Handle) -> bool:
         return float((self.world.hand.pos - handle.bar)[:2] @ handle.out) > _BACK_M

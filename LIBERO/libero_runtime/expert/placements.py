@@ -17,6 +17,7 @@ _DROP_M = 0.02  # groceries are let go this far inside a container
 _PLAY_M = 0.003
 _INSIDE_M = 0.025  # from a drawer's end
 _EDGE_M = 0.018
+_TIGHT_M = 0.04  # the half extent of a compartment in which an object's own middle counts, not its origin
 _PRESS_M = 0.010  # aim below the support: contact is what ends the way down
 
 
@@ -27,6 +28,7 @@ class Placement:
     position: Array  # (3,)
     tolerance: float  # sideways, in metres
     near: float  # obstacles closer to it than this are what the object is put in
+    beside: tuple[str, ...] = ()  # what the way there leads up to and not over
 
 
 def _height_below_origin(world: World, name: str) -> float:
@@ -72,8 +74,10 @@ def _in_region(world: World, goal: Goal) -> Placement:
     wide = int(np.argmax(half[:2]))
     if number > 1:
         position[wide] += (index - (number - 1) / 2) * 0.9 * half[wide]
-    below = _height_below_origin(world, name)
-    floor = position[2] - half[2] + below
+    points = world.world_points(name)
+    if half[:2].min() < _TIGHT_M:
+        position[:2] -= (points[:, :2].min(axis=0) + points[:, :2].max(axis=0)) / 2
+    floor = position[2] - half[2] + _height_below_origin(world, name)
     if region.joint is not None:
         position[:2] += _out_of_the_way(world, region, name) * world.drawer_out(region.joint)
     position[2] = max(floor, position[2] + half[2] - 0.01 - _DROP_M) if region.joint is None else floor - _PRESS_M
