@@ -15,7 +15,7 @@ from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.slide import Slide
 from libero_runtime.expert.world import ExpertError, Goal, World
 
-_ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 0, "on": 1, "in": 1}  # but what is filled is closed last
+_ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 0, "on": 1, "in": 1}
 _WIDEST_M, _FLAT_M = 0.08, 0.03
 
 
@@ -31,8 +31,9 @@ def next_skill(world: World) -> Skill | None:
 
 
 def _rank(world: World, goal: Goal) -> int:
+    """When a predicate's turn is: what is filled is opened as far as that takes, and fully opened or closed after it."""
     filled = [name for other in world.goals if other[0] == "in" for name in (other[2], world.region(other[2]).parent)]
-    return 2 if goal[0] == "close" and goal[1] in filled else _ORDER[goal[0]]
+    return 2 if goal[0] in ("open", "close") and goal[1] in filled else _ORDER[goal[0]]
 
 
 def _skill_for(world: World, goal: Goal, *, last: bool) -> Skill:

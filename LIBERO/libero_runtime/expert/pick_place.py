@@ -30,7 +30,9 @@ _SQUEEZE_M = 0.005  # the fingers may be so much further apart than the object i
 _AT_REST_M_PER_S = 0.02
 _SLIDE_LIFT_M, _SLIDE_PLAY_M = 0.015, 0.008  # sideways from under a drawer, just off the table
 _RIM_PLAY_M, _OVER_RIM_M = 0.001, 0.012
+_DEEP_M = 0.02  # what is no higher than this above the bottom of a place is its floor
 _NUM_OUTLINE_POINTS = 400
+_MAX_APPROACH_STEPS = 80
 _MIN_CARRY_STEPS = 10
 _PATIENCE_STEPS = 12
 _LET_GO_M = 0.012  # wider than the object by this: it is free
@@ -59,7 +61,8 @@ class PickPlace(Skill):
         if self._drawer is not None:
             grasp: Grasp | None = drawer_grasp(points, pose.pos, self._drawer)
         else:
-            grasp = choose_grasp(points, neighbours, prefer=self._side())
+            robot = world.robot_xy - pose.pos[:2]
+            grasp = choose_grasp(points, neighbours, prefer=self._side(), robot=robot)
         if grasp is None and not self.phase:
             raise ExpertError(f"{self.name} is too wide for the hand and has no wall to take it by")
         grasp = grasp or self._grasp  # one that has toppled is tried in the same way
@@ -73,9 +76,12 @@ class PickPlace(Skill):
         self.enter(APPROACH)
 
     def _side(self) -> Array:
-        """Side of a bowl or mug to take it by: the left one; for a drawer the one along its front, nearer the robot."""
+        """Side of a bowl or mug to take it by: the left one, next time the right one.
+
+        For a drawer the one along its front, nearer the robot.
+        """
         if self.goal[0] != "in" or (joint := self.world.region(self.goal[2]).joint) is None:
-            return _LEFT
+            return _LEFT if self.num_attempts % 2 == 0 else -_LEFT
         out = self.world.drawer_out(joint)  # between the handles of other drawers a hand only fits broadside
         across = np.array([-out[1], out[0]])
         return across if across[0] < 0 else -across
@@ -111,6 +117,9 @@ class PickPlace(Skill):
                 self._begin()
 
     def _update_approach(self, pose: Pose) -> None:
+        if self.phase_steps > _MAX_APPROACH_STEPS:  # something is in the arm's way
+            self.num_attempts += 1
+            self._begin()
         moved = float(np.linalg.norm(pose.pos - self._planned_at.pos))
         turned = float(np.linalg.norm(rotation_vector(pose.mat @ self._planned_at.mat.T)))
         if moved > 0.02 or turned > 0.1:
@@ -177,7 +186,7 @@ class PickPlace(Skill):
         height = min(_CARRY_SLOPE * max(0.0, distance - 0.02), max(ceiling, _CARRY_HEIGHT_M))
         error[2] += max(height, needed - place.position[2])
         if self._posture is not None:
-            error[2] = max(error[2], self._rise_over_the_rim(pose))
+            error[2] = max(error[2], self._rise_over_the_rim(pose, place))
         gate = max(self._gate, needed) if self._near_start(pose) else needed
         error[:2] *= float(np.clip(1 - (gate - pose.pos[2]) / 0.02, 0.0, 1.0))
         aside = self._from_under_what_hangs_over(pose)
@@ -218,11 +227,13 @@ class PickPlace(Skill):
         highest = max(float(self._picked_at[2]), float(place.position[2])) + _MAX_LIFT_M
         return min(for_object + 0.015 + below, highest)
 
-    def _rise_over_the_rim(self, pose: Pose) -> float:
-        """How far up to keep over what is still under the object, until it has been turned to fit in."""
+    def _rise_over_the_rim(self, pose: Pose, place: Placement) -> float:
+        """How far up to keep over the rims that are still under the object, until it has been turned to fit in."""
         points = self.world.world_points(self.name)
+        bottom = place.position[2] + float(points[:, 2].min())
         points = pose.pos + points[:: len(points) // _NUM_OUTLINE_POINTS + 1]
         boxes = self.world.boxes(without=[self.name])
+        boxes = boxes.where(boxes.high > bottom + _OVER_RIM_M + _DEEP_M)
         rise = boxes.high + _OVER_RIM_M - points[:, 2:]
         under = (boxes.distances(points[:, :2]) < _RIM_PLAY_M) & (rise < _OVER_RIM_M)
         return float(np.max(rise[under], initial=-np.inf))
