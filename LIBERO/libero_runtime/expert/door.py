@@ -6,15 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert.memory import once_per_step
-from libero_runtime.expert.motion import (
-    CLOSE,
-    OPEN,
-    lean_at,
-    nearer_of_both,
-    reaching_hand,
-    rotation_about_z,
-    upright_hand,
-)
+from libero_runtime.expert.motion import CLOSE, OPEN, lean_at, reaching_hand, upright_hand
+from libero_runtime.expert.postures import inwards
 from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.world import Goal, World
 
@@ -27,7 +20,6 @@ _DOOR_STAND_OFF_M = 0.05
 _BAR_M = 0.02
 _GRIP_HEIGHT_M = 0.06  # pads' middle below the handle's upper end when it is pulled
 _DIP_RAD = 0.6
-_LAG = 0.9  # of the door's angle
 _AJAR_RAD = 0.5
 _ALIGNED_RAD = 0.20
 _TOLERANCE_M, _STAND_OFF_TOLERANCE_M, _LOST_M = 0.012, 0.025, 0.05
@@ -78,7 +70,7 @@ class DoorSkill(Skill):
 
 
 class PushDoor(DoorSkill):
-    """Come down beside the door with a closed hand and push it round: from outside to shut it, from inside to open it."""
+    """Come down beside the door with a closed hand and push it: from outside to shut it, from inside to open it."""
 
     def __init__(self, world: World, goal: Goal) -> None:
         super().__init__(world, goal)
@@ -102,7 +94,7 @@ class PushDoor(DoorSkill):
         """Hand position (3,) so far from the side to push on."""
         point, way = self.bar()
         if self._sense > 0:
-            return point - np.array([*(distance * way), _PUSH_HEIGHT_M])
+            return np.array([*(point[:2] - distance * way), point[2] - _PUSH_HEIGHT_M])
         points = self.world.part_points(self._body)
         depth = float((points[:, :2] @ way).max() - point[:2] @ way)
         return np.array([*(point[:2] + (depth + distance) * way), float(points[:, 2].max()) - _PUSH_HEIGHT_M])
@@ -121,25 +113,24 @@ class PushDoor(DoorSkill):
 class PullDoor(DoorSkill):
     """Take the handle from the front, draw it round the hinge until the door stands ajar, let go, back off."""
 
-    @once_per_step
-    def _grip(self) -> tuple[Array, Array]:
-        """Hand position (3,) on the handle and orientation (3, 3): it turns with the door, but not as far."""
-        point, way = self.bar()
-        turn = -self._closing * self.angle * float(np.sign(self.world.data.xaxis[self._joint][2]))
-        inwards = rotation_about_z(-_LAG * turn)[:2, :2] @ way
-        hand_mat = reaching_hand(inwards, _DIP_RAD)
-        return point - np.array([0.0, 0.0, _GRIP_HEIGHT_M]), hand_mat
+    def _grip(self) -> Array:
+        """Hand position (3,) on the handle."""
+        position: Array = self.bar()[0] - np.array([0.0, 0.0, _GRIP_HEIGHT_M])
+        return position
+
+    def _hand_mat(self) -> Array:
+        """It stays as it is while the handle turns between the fingers: the wrist could not follow."""
+        return reaching_hand(inwards(self.world, self.goal[1]), _DIP_RAD)
 
     def update(self) -> None:
-        point, hand_mat = self._grip()
-        away = float(np.linalg.norm(point - self.world.hand.pos))
+        away = float(np.linalg.norm(self._grip() - self.world.hand.pos))
         if self.phase == "approach":
             near = float(np.linalg.norm(self._stand_off() - self.world.hand.pos)) < _STAND_OFF_TOLERANCE_M
-            if near and self.turn_left(hand_mat) < _ALIGNED_RAD:
+            if near and self.turn_left(self._hand_mat()) < _ALIGNED_RAD:
+                self.num_attempts += 1
                 self.enter("reach")
         elif self.phase == "reach":
-            if away < _TOLERANCE_M:
-                self.num_attempts += 1
+            if away < _TOLERANCE_M or self.phase_steps > _MAX_PULL_STEPS:
                 self.enter("grasp")
         elif self.phase == "grasp":
             if self.phase_steps > 6 and (self.world.closing_speed < 0.01 or self.phase_steps > _MAX_CLOSE_STEPS):
@@ -155,13 +146,11 @@ class PullDoor(DoorSkill):
             self.enter("approach")
 
     def _stand_off(self) -> Array:
-        point, hand_mat = self._grip()
-        position: Array = point - _DOOR_STAND_OFF_M * hand_mat[:, 2]
+        position: Array = self._grip() - _DOOR_STAND_OFF_M * self._hand_mat()[:, 2]
         return position
 
     def move(self) -> Array:
-        point, hand_mat = self._grip()
-        hand = self.world.hand
+        point, hand_mat, hand = self._grip(), self._hand_mat(), self.world.hand
         if self.phase == "approach":
             return self.towards(self.over_obstacles(self._stand_off(), without=()), hand_mat, OPEN)
         if self.phase == "reach":
@@ -170,7 +159,7 @@ class PullDoor(DoorSkill):
             return self.towards(point, hand_mat, CLOSE)
         if self.phase == "pull":
             return self.towards(point - np.array([*(_PUSH_AHEAD_M * self.bar()[1]), 0.0]), hand_mat, CLOSE)
-        if self.phase == "straighten":  # towards the robot: the arm is stretched out here
+        if self.phase == "straighten":  # first towards the robot: the arm is stretched out here
             home = self.world.robot_xy - hand.pos[:2]
             hand_mat = self._upright() if self.phase_steps > _HOME_STEPS else hand.mat
             return self.towards(hand.pos + np.array([*(_HOME_M * home / np.hypot(*home)), 0.0]), hand_mat, OPEN)

@@ -175,7 +175,8 @@ class OpenDrawer(DrawerSkill):
     def _hold(self, handle: Handle) -> Array:
         """Hand position (3,) to pull at: the bar between the fingers or under their tips."""
         above = handle.thickness / 2 + _ABOVE_BAR_M if self._drags else 0.0
-        return handle.bar + np.array([0.0, 0.0, above])
+        position: Array = handle.bar + np.array([0.0, 0.0, above])
+        return position
 
     def _stand_off(self, handle: Handle) -> Array:
         return self._hold(handle) - _STAND_OFF_M * self._hand_mat(handle)[:, 2]

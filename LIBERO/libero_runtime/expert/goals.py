@@ -31,7 +31,7 @@ def next_skill(world: World) -> Skill | None:
 
 
 def _rank(world: World, goal: Goal) -> int:
-    """When a predicate's turn is: what is filled is opened as far as that takes, and fully opened or closed after it."""
+    """When a predicate's turn is: what is filled is fully opened, or closed, only after that."""
     filled = [name for other in world.goals if other[0] == "in" for name in (other[2], world.region(other[2]).parent)]
     return 2 if goal[0] in ("open", "close") and goal[1] in filled else _ORDER[goal[0]]
 

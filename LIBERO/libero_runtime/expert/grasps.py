@@ -63,7 +63,7 @@ def _turn_cost(axis: Array) -> float:
 
 
 def _blocked_cost(center: Array, axis: Array, height: float, neighbours: Boxes, robot: Array) -> float:
-    """Cost of everything else that is where the open hand or the forearm would be; `neighbours` reach up to the pads."""
+    """Cost of what else is where the open hand or the forearm would be; `neighbours` reach up to the pads."""
     fingers = center + np.outer([-1, 1], 0.5 * (_OPEN_HALF_M + _FINGER_OUTER_M) * axis)
     palm = center + np.outer(np.linspace(-_PALM_HALF_LENGTH_M, _PALM_HALF_LENGTH_M, 9), axis)
     blocked = bool((neighbours.distances(fingers) < _FINGER_HALF_WIDTH_M + 0.003).any())
@@ -199,5 +199,6 @@ def choose_grasp(points: Array, neighbours: Boxes, *, prefer: Array, robot: Arra
     span = span_grasp(points, neighbours, robot=robot)
     if span is not None and span[0] < _BLOCKED_COST_M:
         return span[1]
-    candidates = [found for found in (span, wall_grasp(points, neighbours, prefer=prefer, robot=robot)) if found is not None]
+    wall = wall_grasp(points, neighbours, prefer=prefer, robot=robot)
+    candidates = [found for found in (span, wall) if found is not None]
     return min(candidates, key=lambda found: found[0])[1] if candidates else None

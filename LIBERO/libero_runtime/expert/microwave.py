@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.expert.memory import once_per_step
 from libero_runtime.expert.motion import CLOSE, OPEN, reaching_hand
+from libero_runtime.expert.postures import inwards
 from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.world import ExpertError, Goal, Pose, World
 
@@ -48,47 +49,44 @@ class PutInside(Skill):
     # Where things are -------------------------------------------------------------------------------------------
 
     def _inwards(self) -> Array:
-        """Horizontal unit vector (2,) into the opening: along the fixture's own y axis, which LIBERO's front faces."""
-        axis = self.world.pose(self._fixture).mat[:2, 1]
-        inwards: Array = axis / float(np.linalg.norm(axis))
-        return inwards
+        return inwards(self.world, self._fixture)
 
     @once_per_step
     def _grip(self) -> Array:
         """Hand position (3,) on what sticks out of the object against the way in."""
-        inwards = self._inwards()
+        way = self._inwards()
         points = self.world.world_points(self.name)
-        depth = points[:, :2] @ inwards
+        depth = points[:, :2] @ way
         end = points[depth < depth.min() + _HANDLE_M]
-        side = end[:, :2] @ np.array([inwards[1], -inwards[0]])
+        side = end[:, :2] @ np.array([way[1], -way[0]])
         if float(np.ptp(side)) > _WIDEST_M:
             raise ExpertError(f"nothing that fits between the fingers sticks out of {self.name} towards the hand")
         middle = (end.min(axis=0) + end.max(axis=0)) / 2
         middle[2] = max(middle[2], float(end[:, 2].max()) - _BELOW_TOP_M)
-        middle[:2] += (float(depth.min()) + _GRIP_M - float(middle[:2] @ inwards)) * inwards
+        middle[:2] += (float(depth.min()) + _GRIP_M - float(middle[:2] @ way)) * way
         grip: Array = self.world.pose(self.name).pos + middle
         return grip
 
     @once_per_step
     def _place(self) -> Array:
         """Where the object's origin (3,) goes: on the floor inside, its end just at the front."""
-        inwards = self._inwards()
+        way = self._inwards()
         pose, region = self.world.pose(self._fixture), self.world.region(self.goal[2])
         points = self.world.world_points(self.name)
         inside = self.world.world_points(self._fixture)
         # The middle between the side walls and the height of the floor, seen from inside the region.
         local = inside - (region.pose.pos - pose.pos)
-        across = np.array([inwards[1], -inwards[0]])
-        deep = (np.abs(local[:, :2] @ inwards) < 0.03) & (np.abs(local[:, 2]) < 0.03)
+        across = np.array([way[1], -way[0]])
+        deep = (np.abs(local[:, :2] @ way) < 0.03) & (np.abs(local[:, 2]) < 0.03)
         walls = local[deep, :2] @ across
         middle = (float(walls[walls < 0].max()) + float(walls[walls > 0].min())) / 2
         under = local[(np.hypot(local[:, 0], local[:, 1]) < 0.04) & (local[:, 2] < 0)]
         floor = region.pose.pos[2] + float(under[:, 2].max())
         # The case begins where its floor does.
         low = local[(np.abs(local[:, :2] @ across - middle) < 0.04) & (local[:, 2] < under[:, 2].max() + 0.005)]
-        front = float((low[:, :2] @ inwards).min())
-        along = front - float((points[:, :2] @ inwards).min()) - _PROTRUDING_M
-        xy = region.pose.pos[:2] + middle * across + along * inwards
+        front = float((low[:, :2] @ way).min())
+        along = front - float((points[:, :2] @ way).min()) - _PROTRUDING_M
+        xy = region.pose.pos[:2] + middle * across + along * way
         return np.array([*xy, floor - float(points[:, 2].min()) + _SET_DOWN_M])
 
     def _hand_mat(self) -> Array:

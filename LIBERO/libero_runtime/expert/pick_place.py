@@ -199,18 +199,16 @@ class PickPlace(Skill):
         """Displacement (2,) that frees the way up, for what stands partly under an open drawer; None if it is free."""
         points = self.world.world_points(self.name)
         boxes = self.world.boxes(without=[self.name])
-        lifted = pose.pos[2] > self._picked_at[2] + 2 * _SLIDE_LIFT_M
-        hanging = np.flatnonzero(boxes.low > pose.pos[2] + float(points[:, 2].max()) - _SLIDE_PLAY_M)
-        if lifted or len(hanging) == 0:
+        over = boxes.where(boxes.low > pose.pos[2] + float(points[:, 2].max()) - _SLIDE_PLAY_M)
+        if pose.pos[2] > self._picked_at[2] + 2 * _SLIDE_LIFT_M or len(over.low) == 0:
             return None
-        over = boxes.where(hanging)
-        under = over.distances(pose.pos[:2] + points[:, :2]).min(axis=0) < _SLIDE_PLAY_M
-        radius = float(np.hypot(points[:, 0], points[:, 1]).max()) + _SLIDE_PLAY_M
-        ways = over.ways_out(pose.pos[:2])[under]
+        hides = over.distances(pose.pos[:2] + points[:, :2]).min(axis=0) < _SLIDE_PLAY_M
+        ways = over.ways_out(pose.pos[:2])[hides]
         lengths = np.hypot(ways[:, 0], ways[:, 1])
         if not (lengths > 0).any():
             return None
         nearest = int(np.argmin(np.where(lengths > 0, lengths, np.inf)))
+        radius = float(np.hypot(points[:, 0], points[:, 1]).max()) + _SLIDE_PLAY_M
         aside: Array = ways[nearest] / lengths[nearest] * (radius - lengths[nearest] + _SLIDE_PLAY_M)
         return aside
 

@@ -35,9 +35,9 @@ def inwards(world: World, fixture: str) -> Array:
 
 def is_roofed(world: World, region: Region) -> bool:
     """Whether something of a fixture is above its region, so that it is reached from the front, as a shelf is."""
-    if region.parent not in world.fixtures or region.joint is not None:
+    if region.parent is None or region.parent not in world.fixtures or region.joint is not None:
         return False
-    points = world.world_points(region.parent) + world.pose(region.parent).pos - region.pose.pos
+    points: Array = world.world_points(region.parent) + world.pose(region.parent).pos - region.pose.pos
     return bool((points[np.hypot(points[:, 0], points[:, 1]) < _ROOF_RADIUS_M, 2] > 0).any())
 
 
