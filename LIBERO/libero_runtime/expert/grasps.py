@@ -44,6 +44,7 @@ _SHIFTS_M = (0.0, -0.015, 0.015, -0.025, 0.025)  # along what is held, away from
 _SHIFT_COST = 0.5
 _BLOCKED_COST_M = 0.1
 _FOREARM_M, _FOREARM_RADIUS_M, _FOREARM_ABOVE_M = 0.35, 0.065, 0.15  # behind the hand, towards the robot
+_PASSED_M = 0.02  # a palm that is so far into what hangs over does not get by
 _PRESSED_COST_M = 0.015  # of a palm that meets something, besides how deep
 
 
@@ -67,10 +68,12 @@ def _blocked_cost(center: Array, axis: Array, height: float, neighbours: Boxes, 
     fingers = center + np.outer([-1, 1], 0.5 * (_OPEN_HALF_M + _FINGER_OUTER_M) * axis)
     palm = center + np.outer(np.linspace(-_PALM_HALF_LENGTH_M, _PALM_HALF_LENGTH_M, 9), axis)
     blocked = bool((neighbours.distances(fingers) < _FINGER_HALF_WIDTH_M + 0.003).any())
-    near_palm = (neighbours.distances(palm) < _PALM_HALF_WIDTH_M).any(axis=0)
-    under_palm = near_palm & (neighbours.low < height + _PALM_TOP_M)
+    hanging = neighbours.low > height + _PALM_TOP_M  # no more than passed on the way down
+    under_palm = (neighbours.distances(palm) < _PALM_HALF_WIDTH_M).any(axis=0) & ~hanging
+    passed = float(np.min(neighbours.where(hanging).distances(palm[1:-1]), initial=np.inf))
     overlap = float(np.max(neighbours.high[under_palm], initial=-1.0)) - (height + _PALM_ABOVE_M)
     pressed = min(_BLOCKED_COST_M, _PRESSED_COST_M + overlap) if overlap > 0 else 0.0
+    pressed += _BLOCKED_COST_M * float(np.clip((_PALM_HALF_WIDTH_M - passed) / _PASSED_M, 0.0, 1.0))
     way = (robot - center) / max(1e-6, float(np.hypot(*(robot - center))))
     forearm = center + np.outer(np.linspace(0.0, _FOREARM_M, 8), way)
     high = neighbours.where(neighbours.high > height + _FOREARM_ABOVE_M)

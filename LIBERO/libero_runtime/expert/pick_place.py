@@ -76,12 +76,14 @@ class PickPlace(Skill):
         self.enter(APPROACH)
 
     def _side(self) -> Array:
-        """Side of a bowl or mug to take it by: the left one, next time the right one.
+        """Side of a bowl or mug to take it by: the left one, for a drawer the one along its front nearer the robot.
 
-        For a drawer the one along its front, nearer the robot.
+        Every second time it is the right one.
         """
+        if self.num_attempts % 2:
+            return -_LEFT
         if self.goal[0] != "in" or (joint := self.world.region(self.goal[2]).joint) is None:
-            return _LEFT if self.num_attempts % 2 == 0 else -_LEFT
+            return _LEFT
         out = self.world.drawer_out(joint)  # between the handles of other drawers a hand only fits broadside
         across = np.array([-out[1], out[0]])
         return across if across[0] < 0 else -across

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert.memory import once_per_step
+from libero_runtime.expert.postures import is_tight
 from libero_runtime.expert.world import ExpertError, Goal, Region, World
 
 Array = NDArray[np.float64]
@@ -17,7 +18,6 @@ _DROP_M = 0.02  # groceries are let go this far inside a container
 _PLAY_M = 0.003
 _INSIDE_M = 0.025  # from a drawer's end
 _EDGE_M = 0.018
-_TIGHT_M = 0.04  # the half extent of a compartment in which an object's own middle counts, not its origin
 _PRESS_M = 0.010  # aim below the support: contact is what ends the way down
 
 
@@ -65,6 +65,22 @@ def _out_of_the_way(world: World, region: Region, name: str) -> float:
     return float(np.clip(needed, 0.0, region.half[:2] @ np.abs(out) - _INSIDE_M))
 
 
+def _between_walls(world: World, name: str, position: Array) -> Array:
+    """The middle (2,) between the walls on either side of a position (3,) in a compartment, along x and along y."""
+    boxes = world.boxes(without=[name])
+    boxes = boxes.where((boxes.low < position[2]) & (boxes.high > position[2]))
+    extent = (np.abs(boxes.axes.transpose(0, 2, 1)) @ boxes.half[..., None])[..., 0]
+    offset = boxes.center - position[:2]
+    middle = position[:2].copy()
+    for axis in range(2):
+        level = np.abs(offset[:, 1 - axis]) < extent[:, 1 - axis]
+        ahead, behind = level & (offset[:, axis] > 0), level & (offset[:, axis] < 0)
+        if ahead.any() and behind.any():
+            low = float((offset + extent)[behind, axis].max())
+            middle[axis] += (low + float((offset - extent)[ahead, axis].min())) / 2
+    return middle
+
+
 def _in_region(world: World, goal: Goal) -> Placement:
     """Inside a basket, a drawer, a compartment: the middle of the region, next to what else belongs there."""
     name, region = goal[1], world.region(goal[2])
@@ -75,8 +91,9 @@ def _in_region(world: World, goal: Goal) -> Placement:
     if number > 1:
         position[wide] += (index - (number - 1) / 2) * 0.9 * half[wide]
     points = world.world_points(name)
-    if half[:2].min() < _TIGHT_M:
-        position[:2] -= (points[:, :2].min(axis=0) + points[:, :2].max(axis=0)) / 2
+    if region.joint is None and is_tight(points, region):  # its own middle counts, not its origin
+        middle = (points[:, :2].min(axis=0) + points[:, :2].max(axis=0)) / 2
+        position[:2] = _between_walls(world, name, position) - middle
     floor = position[2] - half[2] + _height_below_origin(world, name)
     if region.joint is not None:
         position[:2] += _out_of_the_way(world, region, name) * world.drawer_out(region.joint)

@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 _ENTER_DIP_RAD = 0.80  # flat enough for a low shelf, steep enough for the palm to stay above the ground
 _LAY_DIP_RAD = 0.55
 _BESIDE_M = 0.08  # held so far from its middle, an object reaches into a shelf ahead of the hand
+_TIGHT_M, _SQUARE_M = 0.04, 0.01
 _ROOF_RADIUS_M = 0.015
 
 
@@ -59,7 +60,14 @@ def posture(world: World, goal: Goal, grasp: Grasp) -> Array | None:
     if region.joint is not None and -float(points[:, 2].min()) > 2 * region.half[2]:
         away = np.array([grasp.finger_axis[1], -grasp.finger_axis[0]])
         return nearer_of_both(reaching_hand(away, _LAY_DIP_RAD), present)
-    narrow = int(np.argmin(region.half[:2]))
-    if region.joint is None and float(np.ptp(points[:, narrow])) > 2 * region.half[narrow]:
+    if region.joint is None and is_tight(points, region):
+        half = region.half[:2]
+        square = float(np.ptp(half)) < _SQUARE_M
+        narrow = int(np.argmax(np.abs(grasp.finger_axis)) if square else np.argmin(half))
         return upright_hand(preferred_axis(np.eye(2)[narrow]), 0.0)
     return None
+
+
+def is_tight(points: Array, region: Region) -> bool:
+    """Whether an object's points (P, 3), as it is turned now, leave little room in a region or none."""
+    return bool((np.ptp(points[:, :2], axis=0) + _TIGHT_M > 2 * region.half[:2]).any())
