@@ -43,7 +43,8 @@ _WALL_TURN_COST_M = 0.04  # per radian away from the preferred side
 _SHIFTS_M = (0.0, -0.015, 0.015, -0.025, 0.025)  # along what is held, away from its middle
 _SHIFT_COST = 0.5
 _BLOCKED_COST_M = 0.1
-_FOREARM_M, _FOREARM_RADIUS_M, _FOREARM_ABOVE_M = 0.35, 0.065, 0.15  # behind the hand, towards the robot
+_FOREARM_M, _FOREARM_RADIUS_M, _FOREARM_ABOVE_M = 0.35, 0.085, 0.15  # behind the hand, towards the robot
+_FOREARM_COST_M = 0.15  # more than taking a bowl by its other side
 _PASSED_M = 0.02  # a palm that is so far into what hangs over does not get by
 _PRESSED_COST_M = 0.015  # of a palm that meets something, besides how deep
 
@@ -77,8 +78,8 @@ def _blocked_cost(center: Array, axis: Array, height: float, neighbours: Boxes, 
     way = (robot - center) / max(1e-6, float(np.hypot(*(robot - center))))
     forearm = center + np.outer(np.linspace(0.0, _FOREARM_M, 8), way)
     high = neighbours.where(neighbours.high > height + _FOREARM_ABOVE_M)
-    blocked = blocked or bool((high.distances(forearm) < _FOREARM_RADIUS_M).any())
-    return _BLOCKED_COST_M * blocked + pressed
+    meets = bool((high.distances(forearm) < _FOREARM_RADIUS_M).any())
+    return _BLOCKED_COST_M * blocked + pressed + _FOREARM_COST_M * meets
 
 
 def _fingers_are_free(along: Array, across: Array, middle: float) -> bool:

@@ -49,6 +49,7 @@ class PickPlace(Skill):
         # Only there does `on` not ask for contact.
         self._on_table = world.is_region(goal[2]) and world.region(goal[2]).parent is None
         self._last = last  # the episode ends when it succeeds: nothing is gained by letting go
+        self._blocked = False
         self._begin()
 
     def _begin(self) -> None:
@@ -78,9 +79,9 @@ class PickPlace(Skill):
     def _side(self) -> Array:
         """Side of a bowl or mug to take it by: the left one, for a drawer the one along its front nearer the robot.
 
-        Every second time it is the right one.
+        The right one where the arm could not get there.
         """
-        if self.num_attempts % 2:
+        if self._blocked:
             return -_LEFT
         if self.goal[0] != "in" or (joint := self.world.region(self.goal[2]).joint) is None:
             return _LEFT
@@ -120,6 +121,7 @@ class PickPlace(Skill):
 
     def _update_approach(self, pose: Pose) -> None:
         if self.phase_steps > _MAX_APPROACH_STEPS:  # something is in the arm's way
+            self._blocked = not self._blocked
             self.num_attempts += 1
             self._begin()
         moved = float(np.linalg.norm(pose.pos - self._planned_at.pos))
