@@ -98,7 +98,7 @@ def test_a_wall_beside_an_obstacle_is_left_alone():
 
 def test_the_forearm_keeps_away_from_what_stands_beside_its_way():
     half = np.array([[0.1, 0.1]])
-    drawer = Boxes(np.array([[-0.2, 0.16]]), np.eye(2)[None], half, np.array([0.2]), np.array([0.3]))
+    drawer = Boxes(np.array([[-0.2, 0.18]]), np.eye(2)[None], half, np.array([0.2]), np.array([0.3]))
     assert choose_grasp(pipe(0.05, 0.05), drawer, prefer=LEFT, robot=ROBOT).offset[1] < 0.0
     grasp = choose_grasp(pipe(0.05, 0.05), NOTHING, prefer=LEFT, robot=ROBOT)
     np.testing.assert_allclose(grasp.offset[:2], [0.0, 0.05], atol=0.002)
