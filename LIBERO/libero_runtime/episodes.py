@@ -18,7 +18,7 @@ from libero_runtime.scene import IDLE_ACTION, Scene
 from libero_runtime.slots import Pose, Slot
 
 # Control steps that evaluations give each suite.
-MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
+MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 _STACKED_M = 0.03  # objects whose centres are closer than this in the plane stand on each other: they move together
 _NUM_SETTLE_STEPS = 5
 

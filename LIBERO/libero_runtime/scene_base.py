@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.models import SharedModel, build_env, free_env
+from libero_runtime.models import SharedModel, build_env, free_env, return_freed_memory
 from libero_runtime.paths import Look
 from libero_runtime.recent import Recent
 from libero_runtime.resets import seeded
@@ -254,3 +254,4 @@ class BaseScene(ABC):
         free_env(self.env)
         vars(self).clear()
         self.task = task
+        return_freed_memory()

@@ -17,7 +17,7 @@ from libero_runtime.expert.motion import (
 )
 from libero_runtime.expert.world import Boxes
 
-LEFT = np.array([0.0, 1.0])
+LEFT, ROBOT = np.array([0.0, 1.0]), np.array([-0.6, 0.0])
 NOTHING = Boxes(np.zeros((0, 2)), np.zeros((0, 2, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0))
 
 
@@ -71,7 +71,7 @@ def test_saturated_moves_keep_their_direction():
 
 
 def test_a_narrow_box_is_taken_across_with_the_wrist_straight():
-    grasp = choose_grasp(block((0.04, 0.02, 0.01)), NOTHING, prefer=LEFT)
+    grasp = choose_grasp(block((0.04, 0.02, 0.01)), NOTHING, prefer=LEFT, robot=ROBOT)
     assert not grasp.on_wall
     np.testing.assert_allclose(grasp.finger_axis, LEFT, atol=1e-9)
     assert grasp.width == pytest.approx(0.04)
@@ -79,12 +79,12 @@ def test_a_narrow_box_is_taken_across_with_the_wrist_straight():
 
 
 def test_a_turned_box_turns_the_hand():
-    grasp = choose_grasp(block((0.045, 0.02, 0.03), turn=np.radians(30)), NOTHING, prefer=LEFT)
+    grasp = choose_grasp(block((0.045, 0.02, 0.03), turn=np.radians(30)), NOTHING, prefer=LEFT, robot=ROBOT)
     np.testing.assert_allclose(grasp.finger_axis, [-0.5, np.sqrt(0.75)], atol=0.05)
 
 
 def test_a_wide_pipe_is_taken_by_its_wall_on_the_preferred_side():
-    grasp = choose_grasp(pipe(0.05, 0.10), NOTHING, prefer=LEFT)
+    grasp = choose_grasp(pipe(0.05, 0.10), NOTHING, prefer=LEFT, robot=ROBOT)
     assert grasp.on_wall
     np.testing.assert_allclose(grasp.offset[:2], [0.0, 0.05], atol=0.002)
     assert grasp.offset[2] == pytest.approx(0.10 - 0.017)
@@ -92,12 +92,20 @@ def test_a_wide_pipe_is_taken_by_its_wall_on_the_preferred_side():
 
 def test_a_wall_beside_an_obstacle_is_left_alone():
     beside = Boxes(np.array([[0.0, 0.11]]), np.eye(2)[None], np.array([[0.03, 0.02]]), np.zeros(1), np.array([0.2]))
-    grasp = choose_grasp(pipe(0.05, 0.10), beside, prefer=LEFT)
+    grasp = choose_grasp(pipe(0.05, 0.10), beside, prefer=LEFT, robot=ROBOT)
     assert grasp.offset[1] < 0.04
 
 
+def test_the_forearm_keeps_away_from_what_stands_beside_its_way():
+    half = np.array([[0.1, 0.1]])
+    drawer = Boxes(np.array([[-0.2, 0.18]]), np.eye(2)[None], half, np.array([0.2]), np.array([0.3]))
+    assert choose_grasp(pipe(0.05, 0.05), drawer, prefer=LEFT, robot=ROBOT).offset[1] < 0.0
+    grasp = choose_grasp(pipe(0.05, 0.05), NOTHING, prefer=LEFT, robot=ROBOT)
+    np.testing.assert_allclose(grasp.offset[:2], [0.0, 0.05], atol=0.002)
+
+
 def test_what_is_too_wide_and_solid_has_no_grasp():
-    assert choose_grasp(block((0.06, 0.06, 0.02)), NOTHING, prefer=LEFT) is None
+    assert choose_grasp(block((0.06, 0.06, 0.02)), NOTHING, prefer=LEFT, robot=ROBOT) is None
 
 
 def test_boxes_keep_their_turn_when_they_stand_straight():

@@ -14,7 +14,7 @@ from libero_runtime.suites import load_suite
 TASKS = [
     ("libero_spatial", 0), ("libero_object", 1), ("libero_goal", 2), ("libero_goal", 3), ("libero_goal", 5),
     ("libero_goal", 6), ("libero_goal", 9), ("libero_10", 2), ("libero_10", 3), ("libero_10", 5), ("libero_10", 6),
-    ("libero_10", 9),
+    ("libero_10", 9), ("libero_90", 39),
 ]  # fmt: skip
 NUM_STATES = 150
 
@@ -78,6 +78,23 @@ def test_predicates_answer_as_liberos(suite, task_id):
         stock = all(type(live.env)._eval_predicate(live.env, list(state)) for state in predicates[: len(goal.kind_K)])
         assert live._stepper.goal_met(goal) == stock
     assert all(seen == {True, False} for seen in answers.values()), answers
+    live.close()
+
+
+def test_a_stove_is_off_where_liberos_own_success_says_so():
+    live = Scene(load_suite("libero_90").task(39), image_size=16)
+    live.load(live.start(init_index=0)[0])
+    goal = compile_goal(live.env, live.model)
+    knob = int(live.model.joint("flat_stove_1_button").qposadr[0])
+    answers = []
+    for angle in (-0.005, -1e-9, 0.0, 1e-9, 0.3, 0.5, 2.1):
+        live.data.qpos[knob] = angle
+        live.refresh()
+        live.sync_env()
+        answers.append(bool(live.env._check_success()))
+        assert live._stepper.goal_met(goal) == answers[-1], angle
+    assert answers[0]
+    assert not answers[-1]
     live.close()
 
 

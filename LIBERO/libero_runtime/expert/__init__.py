@@ -1,4 +1,4 @@
-"""A scripted expert for the tasks of libero_spatial, libero_object, libero_goal and libero_10.
+"""A scripted expert for the tasks of LIBERO's suites.
 
 It reads the simulator's state and answers with the environment's own actions, one per control step. It acts on the
 present state and the phase it is in, so it recovers from disturbed actions and lost objects. For learners it is

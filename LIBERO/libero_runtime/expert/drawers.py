@@ -1,4 +1,4 @@
-"""Drawers are pulled open by the bar of their handle and pushed shut."""
+"""Drawers are pulled open by the bar of their handle, or dragged open from on top of it, and pushed shut."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ Array = NDArray[np.float64]
 
 _BAR_M = 0.012  # what reaches furthest out of a drawer, to this depth, is the bar of its handle
 _PULL_DIP_RAD = 0.27
+_DRAG_DIP_RAD = 0.70
 _PUSH_DIP_RAD = 1.10  # steep: behind the hand is the arm, and what it must not meet
 _STAND_OFF_M = 0.09
 _PUSH_STAND_OFF_M = 0.06
 _PULL_M = 0.06  # aim this far ahead of the hand
+_ABOVE_BAR_M, _PRESS_M = 0.012, 0.03  # fingertips that drag
+_PALM_BELOW_M = 0.09  # a palm that faces a bar reaches this far below it
 _TOLERANCE_M, _TOLERANCE_Z_M = 0.014, 0.010
 _STAND_OFF_TOLERANCE_M = 0.025
 _ALIGNED_RAD = 0.20
 _MAX_CLOSE_STEPS = 14
+_MAX_PULL_STEPS = 22
 _OPEN_STEPS = 4
 _STRAIGHT_RAD = 0.4
 _BACK_M = 0.07
@@ -74,6 +78,14 @@ class DrawerSkill(Skill):
         """How far the drawer is out."""
         return float(self.world.data.qpos[self._address]) * float(np.sign(self._open_end))
 
+    def _upright(self) -> Array:
+        """The hand as it is at an episode's start; what comes next need not unwind the wrist."""
+        return upright_hand(np.array([0.0, 1.0]), 0.0)
+
+    def _straighten(self) -> Array:
+        """Rise a little and turn the hand upright."""
+        return self.towards(self.world.hand.pos + np.array([0.0, 0.0, 0.03]), self._upright(), OPEN)
+
     def _near(self, target: Array) -> bool:
         """Whether the hand is at a position (3,): closely in height, less so along the bar and in depth."""
         error = target - self.world.hand.pos
@@ -83,12 +95,16 @@ class DrawerSkill(Skill):
 class OpenDrawer(DrawerSkill):
     """Face the front, take the bar between fingers above and below it, pull, let go, back off.
 
+    A bar too near the ground for that, or pulled in vain, is dragged by closed fingers that press on it from above.
     Opens as far as an object needs that is to go in; without one, as far as it goes.
     """
 
     def __init__(self, world: World, goal: Goal, *, for_object: str | None = None) -> None:
         super().__init__(world, goal)
         self._wanted = abs(self._open_end) - _FULLY_OPEN_M
+        ground = float(world.pose(self.fixture).pos[2] + world.world_points(self.fixture)[:, 2].min())
+        self._low = float(self.handle().bar[2]) - _PALM_BELOW_M < ground
+        self._drags, self._needed = self._low, for_object is not None
         if for_object is not None:
             # An opening is as long as the drawer is out, less its front board.
             points = world.world_points(for_object)[:, :2] @ self.handle().out
@@ -107,7 +123,7 @@ class OpenDrawer(DrawerSkill):
             if ready and self.turn_left(self._hand_mat(handle)) < _ALIGNED_RAD:
                 self.enter("reach")
         elif self.phase == "reach":
-            if self._near(handle.bar):
+            if self._near(self._hold(handle)):
                 self.num_attempts += 1
                 self.enter("grasp")
             elif self.phase_steps > 40:
@@ -117,44 +133,53 @@ class OpenDrawer(DrawerSkill):
             if self.world.finger_gap < handle.thickness + 0.004 or self.phase_steps >= _MAX_CLOSE_STEPS:
                 self.enter("pull")
         elif self.phase == "pull":
-            lost = float(np.linalg.norm(handle.bar - self.world.hand.pos)) > 0.03
-            if lost or self.opening() > self._wanted:
+            lost = float(np.linalg.norm(self._hold(handle) - self.world.hand.pos)) > 0.03
+            if lost or self.opening() > self._wanted or self.phase_steps > _MAX_PULL_STEPS:
                 self.enter("back")
         elif self.phase == "back":
-            if self.phase_steps > _OPEN_STEPS and self._backed_off(handle):
+            if (self.phase_steps > _OPEN_STEPS and self._backed_off(handle)) or self.phase_steps > _MAX_PULL_STEPS:
                 self.enter("straighten")
         elif self.turn_left(self._upright()) < _STRAIGHT_RAD:
-            self.finished = self.far_enough
+            self.finished = self.far_enough if self._needed else self.world.holds(self.goal)
+            self._drags = self._low or not self._drags
             self.enter("approach")
 
     def move(self) -> Array:
         handle = self.handle()
         hand_mat = self._hand_mat(handle)
         out = np.array([*handle.out, 0.0])
+        gripper = CLOSE if self._drags else OPEN
         if self.phase == "approach":
             target = self.over_obstacles(self._stand_off(handle), without=(self.fixture,))
-            return self.towards(target, hand_mat, OPEN)
+            return self.towards(target, hand_mat, gripper)
         if self.phase == "reach":
-            return self.towards(handle.bar, hand_mat, OPEN)
+            return self.towards(self._hold(handle), hand_mat, gripper)
         if self.phase == "grasp":
             return self.towards(handle.bar, hand_mat, CLOSE)
         if self.phase == "pull":
-            return self.towards(handle.bar + _PULL_M * out, hand_mat, CLOSE)
+            press = _PRESS_M if self._drags else 0.0
+            return self.towards(handle.bar + _PULL_M * out - np.array([0.0, 0.0, press]), hand_mat, CLOSE)
         hand = self.world.hand.pos
         if self.phase == "straighten":
-            return self.towards(hand + np.array([0.0, 0.0, 0.03]), self._upright(), OPEN)
+            return self._straighten()
         moving = self.phase_steps > _OPEN_STEPS
         return self.towards(hand + (0.06 * out if moving else 0.0), hand_mat, OPEN)
 
-    def _upright(self) -> Array:
-        """The hand as it is at an episode's start; what comes next need not unwind the wrist."""
-        return upright_hand(np.array([0.0, 1.0]), 0.0)
-
     def _hand_mat(self, handle: Handle) -> Array:
-        return nearer_of_both(facing_hand(-handle.out, _PULL_DIP_RAD), self.world.hand.mat)
+        if self._drags:
+            hand_mat = reaching_hand(-handle.out, _DRAG_DIP_RAD)
+        else:
+            hand_mat = facing_hand(-handle.out, _PULL_DIP_RAD)
+        return nearer_of_both(hand_mat, self.world.hand.mat)
+
+    def _hold(self, handle: Handle) -> Array:
+        """Hand position (3,) to pull at: the bar between the fingers or under their tips."""
+        above = handle.thickness / 2 + _ABOVE_BAR_M if self._drags else 0.0
+        position: Array = handle.bar + np.array([0.0, 0.0, above])
+        return position
 
     def _stand_off(self, handle: Handle) -> Array:
-        return handle.bar - _STAND_OFF_M * self._hand_mat(handle)[:, 2]
+        return self._hold(handle) - _STAND_OFF_M * self._hand_mat(handle)[:, 2]
 
     def _backed_off(self, handle: Handle) -> bool:
         return float((self.world.hand.pos - handle.bar)[:2] @ handle.out) > _BACK_M
@@ -179,7 +204,10 @@ class CloseDrawer(DrawerSkill):
             astray = abs(float((self.world.hand.pos - handle.bar) @ across)) > 0.03
             if self.world.holds(self.goal) or astray or self.phase_steps > 60:
                 self.enter("back")
-        elif self.phase_steps > 6:
+        elif self.phase == "back":
+            if self.phase_steps > 6:
+                self.enter("straighten")
+        elif self.turn_left(self._upright()) < _STRAIGHT_RAD:
             self.finished = self.world.holds(self.goal)
             self.enter("approach")
 
@@ -191,6 +219,8 @@ class CloseDrawer(DrawerSkill):
             return self.come_down(self._stand_off(handle), hand_mat, tolerance=0.02, without=(), gripper=CLOSE)
         if self.phase == "push":
             return self.towards(handle.bar - _PULL_M * out, hand_mat, CLOSE)
+        if self.phase == "straighten":
+            return self._straighten()
         return self.towards(self.world.hand.pos + 0.05 * out, hand_mat, CLOSE)
 
     def _hand_mat(self, handle: Handle) -> Array:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from libero_runtime.expert.door import PullDoor, PushDoor
 from libero_runtime.expert.drawers import CloseDrawer, OpenDrawer
 from libero_runtime.expert.knob import TurnKnob
-from libero_runtime.expert.microwave import CloseDoor, PutInside
+from libero_runtime.expert.microwave import PutInside
 from libero_runtime.expert.pick_place import PickPlace
+from libero_runtime.expert.postures import is_roofed
+from libero_runtime.expert.shelf import PutThrough
 from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.slide import Slide
 from libero_runtime.expert.world import ExpertError, Goal, World
 
-# What is opened or switched on comes first, what is closed last.
-_ORDER = {"open": 0, "turnon": 0, "on": 1, "in": 1, "close": 2}
+_ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 0, "on": 1, "in": 1}
 _WIDEST_M, _FLAT_M = 0.08, 0.03
 
 
@@ -22,29 +24,42 @@ def next_skill(world: World) -> Skill | None:
     unknown = [goal for goal in world.goals if goal[0] not in _ORDER]
     if unknown:
         raise ExpertError(f"the scripted expert knows the predicates {sorted(_ORDER)}; the goal has {unknown}")
-    missing = sorted((goal for goal in world.goals if not world.holds(goal)), key=lambda goal: _ORDER[goal[0]])
+    missing = sorted((goal for goal in world.goals if not world.holds(goal)), key=lambda goal: _rank(world, goal))
     if not missing:
         return None
     return _skill_for(world, missing[0], last=len(missing) == 1)
 
 
+def _rank(world: World, goal: Goal) -> int:
+    """When a predicate's turn is: what is filled is fully opened, or closed, only after that."""
+    filled = [name for other in world.goals if other[0] == "in" for name in (other[2], world.region(other[2]).parent)]
+    return 2 if goal[0] in ("open", "close") and goal[1] in filled else _ORDER[goal[0]]
+
+
 def _skill_for(world: World, goal: Goal, *, last: bool) -> Skill:
     kind = goal[0]
-    if kind == "turnon":
+    if kind in ("turnon", "turnoff"):
         return TurnKnob(world, goal)
     if kind == "open":
-        return OpenDrawer(world, goal)
+        return OpenDrawer(world, goal) if world.is_region(goal[1]) else _open_door(world, goal)
     if kind == "close":
-        return CloseDrawer(world, goal) if world.is_region(goal[1]) else CloseDoor(world, goal)
+        return CloseDrawer(world, goal) if world.is_region(goal[1]) else PushDoor(world, goal)
     if kind == "in" and world.region(goal[2]).joint is not None:
         opening = OpenDrawer(world, ("open", goal[2]), for_object=goal[1])
         if not opening.far_enough:
             return opening
     elif kind == "in" and _has_a_door(world, goal[2]):
         return PutInside(world, goal)
+    elif kind == "in" and is_roofed(world, world.region(goal[2])):
+        return PutThrough(world, goal, last=last)
     if kind == "on" and world.is_region(goal[2]) and _lies_flat(world, goal[1]):
         return Slide(world, goal, last=last)
     return PickPlace(world, goal, last=last)
+
+
+def _open_door(world: World, goal: Goal) -> Skill:
+    pull = PullDoor(world, goal)
+    return PushDoor(world, goal) if pull.ajar else pull
 
 
 def _has_a_door(world: World, region: str) -> bool:

@@ -24,7 +24,7 @@ _OPEN_HALF_M = 0.036  # to the inner side of an open finger, with some play
 _FINGER_OUTER_M = 0.058  # to the outer side of an open finger
 _FINGER_HALF_WIDTH_M = 0.011
 _PAD_BELOW_M = 0.012
-_PALM_ABOVE_M = 0.029
+_PALM_ABOVE_M, _PALM_TOP_M = 0.029, 0.125
 _PALM_HALF_LENGTH_M = 0.100
 _PALM_HALF_WIDTH_M = 0.032
 
@@ -43,6 +43,9 @@ _WALL_TURN_COST_M = 0.04  # per radian away from the preferred side
 _SHIFTS_M = (0.0, -0.015, 0.015, -0.025, 0.025)  # along what is held, away from its middle
 _SHIFT_COST = 0.5
 _BLOCKED_COST_M = 0.1
+_FOREARM_M, _FOREARM_RADIUS_M, _FOREARM_ABOVE_M = 0.35, 0.085, 0.15  # behind the hand, towards the robot
+_FOREARM_COST_M = 0.15  # more than taking a bowl by its other side
+_PASSED_M = 0.02  # a palm that is so far into what hangs over does not get by
 _PRESSED_COST_M = 0.015  # of a palm that meets something, besides how deep
 
 
@@ -61,15 +64,22 @@ def _turn_cost(axis: Array) -> float:
     return _TURN_COST_M * math.acos(min(1.0, abs(float(axis[1])))) / (math.pi / 2)
 
 
-def _blocked_cost(center: Array, axis: Array, height: float, neighbours: Boxes) -> float:
-    """Cost of everything else that is where the open hand would be; `neighbours` reach up to the pads."""
+def _blocked_cost(center: Array, axis: Array, height: float, neighbours: Boxes, robot: Array) -> float:
+    """Cost of what else is where the open hand or the forearm would be; `neighbours` reach up to the pads."""
     fingers = center + np.outer([-1, 1], 0.5 * (_OPEN_HALF_M + _FINGER_OUTER_M) * axis)
     palm = center + np.outer(np.linspace(-_PALM_HALF_LENGTH_M, _PALM_HALF_LENGTH_M, 9), axis)
     blocked = bool((neighbours.distances(fingers) < _FINGER_HALF_WIDTH_M + 0.003).any())
-    under_palm = (neighbours.distances(palm) < _PALM_HALF_WIDTH_M).any(axis=0)
+    hanging = neighbours.low > height + _PALM_TOP_M  # no more than passed on the way down
+    under_palm = (neighbours.distances(palm) < _PALM_HALF_WIDTH_M).any(axis=0) & ~hanging
+    passed = float(np.min(neighbours.where(hanging).distances(palm[1:-1]), initial=np.inf))
     overlap = float(np.max(neighbours.high[under_palm], initial=-1.0)) - (height + _PALM_ABOVE_M)
     pressed = min(_BLOCKED_COST_M, _PRESSED_COST_M + overlap) if overlap > 0 else 0.0
-    return _BLOCKED_COST_M * blocked + pressed
+    pressed += _BLOCKED_COST_M * float(np.clip((_PALM_HALF_WIDTH_M - passed) / _PASSED_M, 0.0, 1.0))
+    way = (robot - center) / max(1e-6, float(np.hypot(*(robot - center))))
+    forearm = center + np.outer(np.linspace(0.0, _FOREARM_M, 8), way)
+    high = neighbours.where(neighbours.high > height + _FOREARM_ABOVE_M)
+    meets = bool((high.distances(forearm) < _FOREARM_RADIUS_M).any())
+    return _BLOCKED_COST_M * blocked + pressed + _FOREARM_COST_M * meets
 
 
 def _fingers_are_free(along: Array, across: Array, middle: float) -> bool:
@@ -79,7 +89,7 @@ def _fingers_are_free(along: Array, across: Array, middle: float) -> bool:
     return not bool(in_the_way.any())
 
 
-def span_grasp(points: Array, neighbours: Boxes) -> tuple[float, Grasp] | None:
+def span_grasp(points: Array, neighbours: Boxes, *, robot: Array) -> tuple[float, Grasp] | None:
     """The best grasp across the whole object and its cost; None where it is too wide for the hand.
 
     points: (P, 3).
@@ -110,7 +120,7 @@ def span_grasp(points: Array, neighbours: Boxes) -> tuple[float, Grasp] | None:
         spot = center + (high + low) / 2 * axis + shift * normal
         if not _fingers_are_free((above[:, :2] - spot) @ axis, (above[:, :2] - spot) @ normal, 0.0):
             continue
-        cost += _blocked_cost(spot, axis, height, tall)
+        cost += _blocked_cost(spot, axis, height, tall, robot)
         if best is None or cost < best[0] - 1e-6:
             best = cost, Grasp(np.array([*spot, height]), axis, high - low, on_wall=False)
     return best
@@ -129,19 +139,21 @@ def _held(along_KL: Array, across_KL: Array) -> tuple[Array, Array]:
     return np.stack(lowest, axis=1), np.stack(highest, axis=1)
 
 
-def wall_grasp(points: Array, neighbours: Boxes, *, prefer: Array) -> tuple[float, Grasp] | None:
+def wall_grasp(points: Array, neighbours: Boxes, *, prefer: Array, robot: Array) -> tuple[float, Grasp] | None:
     """The best grasp of an outer wall near the object's top and its cost; `prefer` (2,) is the side to take it by.
 
     As deep as elsewhere if that is possible, less deep where the inner finger would meet a plate's floor.
     """
     for depth in _RIM_DEPTHS_M:
-        found = _wall_grasp_at(points, neighbours, prefer=prefer, depth=depth)
+        found = _wall_grasp_at(points, neighbours, prefer=prefer, robot=robot, depth=depth)
         if found is not None:
             return found
     return None
 
 
-def _wall_grasp_at(points: Array, neighbours: Boxes, *, prefer: Array, depth: float) -> tuple[float, Grasp] | None:
+def _wall_grasp_at(
+    points: Array, neighbours: Boxes, *, prefer: Array, robot: Array, depth: float
+) -> tuple[float, Grasp] | None:
     top = float(points[:, 2].max())
     height = top - depth
     above = points[points[:, 2] > height - _PAD_BELOW_M]
@@ -175,7 +187,7 @@ def _wall_grasp_at(points: Array, neighbours: Boxes, *, prefer: Array, depth: fl
         cost = (
             _BLOCKED_COST_M * crowded
             + _WALL_TURN_COST_M * abs(turn)
-            + _blocked_cost(spot, direction, height, tall)
+            + _blocked_cost(spot, direction, height, tall, robot)
         )
         if best is None or cost < best[0] - 1e-6:
             grasp = Grasp(np.array([*spot, height]), preferred_axis(direction), outer - inner, on_wall=True)
@@ -183,13 +195,14 @@ def _wall_grasp_at(points: Array, neighbours: Boxes, *, prefer: Array, depth: fl
     return best
 
 
-def choose_grasp(points: Array, neighbours: Boxes, *, prefer: Array) -> Grasp | None:
+def choose_grasp(points: Array, neighbours: Boxes, *, prefer: Array, robot: Array) -> Grasp | None:
     """Across the object where that is possible without touching others, else by a wall; None where neither is.
 
-    points: (P, 3) on the object; prefer: (2,) side of a wall to take it by.
+    points: (P, 3) on the object; prefer: (2,) side of a wall to take it by; robot: (2,) where the arm comes from.
     """
-    span = span_grasp(points, neighbours)
+    span = span_grasp(points, neighbours, robot=robot)
     if span is not None and span[0] < _BLOCKED_COST_M:
         return span[1]
-    candidates = [found for found in (span, wall_grasp(points, neighbours, prefer=prefer)) if found is not None]
+    wall = wall_grasp(points, neighbours, prefer=prefer, robot=robot)
+    candidates = [found for found in (span, wall) if found is not None]
     return min(candidates, key=lambda found: found[0])[1] if candidates else None

@@ -1,4 +1,4 @@
-"""Turn a stove's knob with the wrist."""
+"""Turn a stove's knob on or off with the wrist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RISE_STEPS = 10
 
 
 class TurnKnob(Skill):
-    """Take the knob's grip between the fingers, turn it until the stove is on, let go, rise."""
+    """Take the knob's grip between the fingers, turn it until the predicate holds, let go, rise."""
 
     def __init__(self, world: World, goal: Goal) -> None:
         super().__init__(world)
@@ -33,6 +33,8 @@ class TurnKnob(Skill):
         self._body = int(world.model.jnt_bodyid[self._joint])
         low, high = world.model.jnt_range[self._joint]
         self._sense = float(np.sign(low + high)) * float(np.sign(world.data.xaxis[self._joint][2]))
+        if goal[0] == "turnoff":
+            self._sense *= -1
         self.enter("approach")
 
     @once_per_step
@@ -48,9 +50,9 @@ class TurnKnob(Skill):
         return np.array([*middle[:2], top - _DEPTH_M]), preferred_axis(directions[int(np.argmin(widths))])
 
     def update(self) -> None:
-        on = self.world.holds(self.goal)
+        done = self.world.holds(self.goal)
         if self.phase == "approach":
-            if on:
+            if done:
                 self.finished = True
             point, axis = self._grip()
             near = float(np.linalg.norm(point - self.world.hand.pos)) < _TOLERANCE_M
@@ -61,7 +63,7 @@ class TurnKnob(Skill):
             if self.phase_steps >= _CLOSE_STEPS:
                 self.enter("turn")
         elif self.phase == "turn":
-            if on or self.phase_steps > _MAX_TURN_STEPS:
+            if done or self.phase_steps > _MAX_TURN_STEPS:
                 self.enter("rise")
         elif self.phase_steps > _RISE_STEPS:
             self.enter("approach")

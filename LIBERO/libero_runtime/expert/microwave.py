@@ -1,4 +1,4 @@
-"""A microwave: things are put in through its front, held by what sticks out of them, and its door is pushed shut."""
+"""Into a microwave: things are put in through its front, held by what sticks out of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert.memory import once_per_step
-from libero_runtime.expert.motion import CLOSE, OPEN, lean_at, reaching_hand, upright_hand
+from libero_runtime.expert.motion import CLOSE, OPEN, reaching_hand
+from libero_runtime.expert.postures import inwards
 from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.world import ExpertError, Goal, Pose, World
 
@@ -48,47 +49,44 @@ class PutInside(Skill):
     # Where things are -------------------------------------------------------------------------------------------
 
     def _inwards(self) -> Array:
-        """Horizontal unit vector (2,) into the opening: along the fixture's own y axis, which LIBERO's front faces."""
-        axis = self.world.pose(self._fixture).mat[:2, 1]
-        inwards: Array = axis / float(np.linalg.norm(axis))
-        return inwards
+        return inwards(self.world, self._fixture)
 
     @once_per_step
     def _grip(self) -> Array:
         """Hand position (3,) on what sticks out of the object against the way in."""
-        inwards = self._inwards()
+        way = self._inwards()
         points = self.world.world_points(self.name)
-        depth = points[:, :2] @ inwards
+        depth = points[:, :2] @ way
         end = points[depth < depth.min() + _HANDLE_M]
-        side = end[:, :2] @ np.array([inwards[1], -inwards[0]])
+        side = end[:, :2] @ np.array([way[1], -way[0]])
         if float(np.ptp(side)) > _WIDEST_M:
             raise ExpertError(f"nothing that fits between the fingers sticks out of {self.name} towards the hand")
         middle = (end.min(axis=0) + end.max(axis=0)) / 2
         middle[2] = max(middle[2], float(end[:, 2].max()) - _BELOW_TOP_M)
-        middle[:2] += (float(depth.min()) + _GRIP_M - float(middle[:2] @ inwards)) * inwards
+        middle[:2] += (float(depth.min()) + _GRIP_M - float(middle[:2] @ way)) * way
         grip: Array = self.world.pose(self.name).pos + middle
         return grip
 
     @once_per_step
     def _place(self) -> Array:
         """Where the object's origin (3,) goes: on the floor inside, its end just at the front."""
-        inwards = self._inwards()
+        way = self._inwards()
         pose, region = self.world.pose(self._fixture), self.world.region(self.goal[2])
         points = self.world.world_points(self.name)
         inside = self.world.world_points(self._fixture)
         # The middle between the side walls and the height of the floor, seen from inside the region.
         local = inside - (region.pose.pos - pose.pos)
-        across = np.array([inwards[1], -inwards[0]])
-        deep = (np.abs(local[:, :2] @ inwards) < 0.03) & (np.abs(local[:, 2]) < 0.03)
+        across = np.array([way[1], -way[0]])
+        deep = (np.abs(local[:, :2] @ way) < 0.03) & (np.abs(local[:, 2]) < 0.03)
         walls = local[deep, :2] @ across
         middle = (float(walls[walls < 0].max()) + float(walls[walls > 0].min())) / 2
         under = local[(np.hypot(local[:, 0], local[:, 1]) < 0.04) & (local[:, 2] < 0)]
         floor = region.pose.pos[2] + float(under[:, 2].max())
         # The case begins where its floor does.
         low = local[(np.abs(local[:, :2] @ across - middle) < 0.04) & (local[:, 2] < under[:, 2].max() + 0.005)]
-        front = float((low[:, :2] @ inwards).min())
-        along = front - float((points[:, :2] @ inwards).min()) - _PROTRUDING_M
-        xy = region.pose.pos[:2] + middle * across + along * inwards
+        front = float((low[:, :2] @ way).min())
+        along = front - float((points[:, :2] @ way).min()) - _PROTRUDING_M
+        xy = region.pose.pos[:2] + middle * across + along * way
         return np.array([*xy, floor - float(points[:, 2].min()) + _SET_DOWN_M])
 
     def _hand_mat(self) -> Array:
@@ -171,68 +169,3 @@ class PutInside(Skill):
             return self.towards(hand + error, hand_mat, CLOSE)
         back = -0.06 * self._inwards() if self.phase == "back" else np.zeros(2)
         return self.towards(hand + np.array([*back, 0.0]), hand_mat, OPEN)
-
-
-_PUSH_HEIGHT_M = 0.020  # pads' middle below the handle's upper end
-_FINGER_M = 0.015
-_PUSH_AHEAD_M = 0.06
-_DOOR_STAND_OFF_M = 0.05
-_BAR_M = 0.02
-
-
-class CloseDoor(Skill):
-    """Come down outside the open door's handle with a closed hand and push it round until the door is shut."""
-
-    def __init__(self, world: World, goal: Goal) -> None:
-        super().__init__(world)
-        self.goal = goal
-        self._joint = int(world.model.joint(world.joint_names(goal[1])[0]).id)
-        self._body = int(world.model.jnt_bodyid[self._joint])
-        low, high = world.model.jnt_range[self._joint]
-        self._closing = 1.0 if abs(low) > abs(high) else -1.0
-        self.enter("approach")
-
-    @once_per_step
-    def _bar(self) -> tuple[Array, Array]:
-        """A point (3,) on the outside of the handle, and the way (2,) it moves while the door closes."""
-        anchor = self.world.data.xanchor[self._joint]
-        points = self.world.part_points(self._body) - anchor
-        turn = self._closing * float(np.sign(self.world.data.xaxis[self._joint][2]))
-        middle = points[:, :2].mean(axis=0)
-        closing = turn * np.array([-middle[1], middle[0]]) / float(np.linalg.norm(middle))
-        outside = -(points[:, :2] @ closing)
-        bar = points[outside > outside.max() - _BAR_M]
-        point = np.array([*(bar[:, :2].mean(axis=0)), float(bar[:, 2].max()) - _PUSH_HEIGHT_M])
-        radius = float(np.hypot(point[0], point[1]))
-        tangent: Array = turn * np.array([-point[1], point[0]]) / radius
-        return anchor + point, tangent
-
-    def update(self) -> None:
-        point, way = self._bar()
-        hand = self.world.hand.pos
-        if self.phase == "approach":
-            if float(np.linalg.norm(self._beside(point, way, _DOOR_STAND_OFF_M) - hand)) < 0.02:
-                self.num_attempts += 1
-                self.enter("push")
-        elif self.phase == "push":
-            passed = float((hand - point)[:2] @ way) > 0.02
-            if self.world.holds(self.goal) or passed or self.phase_steps > 120:
-                self.enter("back")
-        elif self.phase_steps > 8:
-            self.finished = self.world.holds(self.goal)
-            self.enter("approach")
-
-    def _beside(self, point: Array, way: Array, distance: float) -> Array:
-        position: Array = point - np.array([*(distance * way), 0.0])
-        return position
-
-    def move(self) -> Array:
-        point, way = self._bar()
-        hand = self.world.hand.pos
-        hand_mat = upright_hand(np.array([0.0, 1.0]), lean_at(hand, self.world.robot_xy))
-        if self.phase == "approach":
-            target = self._beside(point, way, _DOOR_STAND_OFF_M)
-            return self.come_down(target, hand_mat, tolerance=0.02, without=(), gripper=CLOSE)
-        if self.phase == "push":
-            return self.towards(self._beside(point, way, _FINGER_M - _PUSH_AHEAD_M), hand_mat, CLOSE)
-        return self.towards(hand + np.array([*(-0.05 * way), 0.03]), hand_mat, CLOSE)

@@ -20,7 +20,8 @@ OPEN, CLOSE = -1.0, 1.0
 POSITION_GAIN = 2.5  # action per distance, in units of one action's reach
 ROTATION_GAIN = 1.5
 STRAIGHT_REACH_M = 0.62  # furthest from the arm's first axis that the hand points straight down
-TILT_PER_METRE = 1.7  # lean beyond that: at 0.8 m the wrist must stay 6 cm behind the fingers
+NEAREST_REACH_M = 0.33  # closer than that the elbow would be folded to its limit
+TILT_PER_METRE = 1.7  # lean beyond either: at 0.8 m the wrist must stay 6 cm behind the fingers
 
 
 def rotation_vector(matrix: Array) -> Array:
@@ -68,9 +69,9 @@ def upright_hand(finger_axis: Array, lean: float) -> Array:
 
 
 def lean_at(hand_pos: Array, robot_xy: Array) -> float:
-    """How far an upright hand leans outwards: where the arm would be stretched to its singularity."""
+    """How far an upright hand leans outwards where the arm would be stretched, and inwards where it would be folded."""
     reach = float(np.hypot(*(hand_pos[:2] - robot_xy)))
-    return TILT_PER_METRE * max(0.0, reach - STRAIGHT_REACH_M)
+    return TILT_PER_METRE * (max(0.0, reach - STRAIGHT_REACH_M) - max(0.0, NEAREST_REACH_M - reach))
 
 
 def facing_hand(direction: Array, dip: float) -> Array:

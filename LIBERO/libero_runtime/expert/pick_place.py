@@ -9,6 +9,7 @@ from libero_runtime.expert.drawer_grasp import DRAWER_HOVER_M, Drawer, drawer_ar
 from libero_runtime.expert.grasps import Grasp, choose_grasp
 from libero_runtime.expert.motion import CLOSE, OPEN, action, lean_at, preferred_axis, rotation_vector, upright_hand
 from libero_runtime.expert.placements import Placement, placement
+from libero_runtime.expert.postures import posture
 from libero_runtime.expert.skill import Skill
 from libero_runtime.expert.world import ExpertError, Goal, Pose, World
 
@@ -28,7 +29,12 @@ _MIN_CLOSE_STEPS, _MAX_CLOSE_STEPS = 4, 14
 _SQUEEZE_M = 0.005  # the fingers may be so much further apart than the object is wide when it is lifted
 _AT_REST_M_PER_S = 0.02
 _SLIDE_LIFT_M, _SLIDE_PLAY_M = 0.015, 0.008  # sideways from under a drawer, just off the table
+_RIM_PLAY_M, _OVER_RIM_M = 0.001, 0.012
+_DEEP_M = 0.02  # what is no higher than this above the bottom of a place is its floor
+_NUM_OUTLINE_POINTS = 400
+_MAX_APPROACH_STEPS = 80
 _MIN_CARRY_STEPS = 10
+_PATIENCE_STEPS = 12
 _LET_GO_M = 0.012  # wider than the object by this: it is free
 _RISE_STEPS, _MAX_RISE_STEPS = 5, 12
 _LEFT = np.array([0.0, 1.0])
@@ -43,6 +49,7 @@ class PickPlace(Skill):
         # Only there does `on` not ask for contact.
         self._on_table = world.is_region(goal[2]) and world.region(goal[2]).parent is None
         self._last = last  # the episode ends when it succeeds: nothing is gained by letting go
+        self._blocked = False
         self._begin()
 
     def _begin(self) -> None:
@@ -55,19 +62,27 @@ class PickPlace(Skill):
         if self._drawer is not None:
             grasp: Grasp | None = drawer_grasp(points, pose.pos, self._drawer)
         else:
-            grasp = choose_grasp(points, neighbours, prefer=self._side())
+            robot = world.robot_xy - pose.pos[:2]
+            grasp = choose_grasp(points, neighbours, prefer=self._side(), robot=robot)
         if grasp is None and not self.phase:
             raise ExpertError(f"{self.name} is too wide for the hand and has no wall to take it by")
         grasp = grasp or self._grasp  # one that has toppled is tried in the same way
         self._grasp: Grasp = grasp
+        self._posture = posture(world, self.goal, grasp)
         self._planned_at = pose
         self._tolerance = _TOLERANCE_M if grasp.on_wall else min(_TOLERANCE_M, 0.038 - grasp.width / 2)
         self._held: Array = np.zeros(3)
         self._grip_point = np.zeros(3)
+        self._waited, self._lifted = 0, False
         self.enter(APPROACH)
 
     def _side(self) -> Array:
-        """Side of a bowl or mug to take it by: the left one; for a drawer the one along its front, nearer the robot."""
+        """Side of a bowl or mug to take it by: the left one, for a drawer the one along its front nearer the robot.
+
+        The right one where the arm could not get there.
+        """
+        if self._blocked:
+            return -_LEFT
         if self.goal[0] != "in" or (joint := self.world.region(self.goal[2]).joint) is None:
             return _LEFT
         out = self.world.drawer_out(joint)  # between the handles of other drawers a hand only fits broadside
@@ -88,10 +103,13 @@ class PickPlace(Skill):
                 self._held = self._in_hand(pose)
                 self.enter(CARRY)
         elif self.phase == CARRY:
+            self._lifted = self._lifted or pose.pos[2] > self._gate
             if float(np.linalg.norm(self._in_hand(pose) - self._held)) > _LOST_M:
                 self._begin()
-            elif self._arrived(pose) and not self._last:
-                self.enter(RELEASE)
+            elif self._arrived(pose):
+                self._waited += 1
+                if not self._last or self._waited > _PATIENCE_STEPS:
+                    self.enter(RELEASE)
         elif self.phase == RELEASE:
             if world.finger_gap > min(_OPEN_GAP_M, self._grasp.width + _LET_GO_M):
                 self.enter(RISE)
@@ -102,6 +120,10 @@ class PickPlace(Skill):
                 self._begin()
 
     def _update_approach(self, pose: Pose) -> None:
+        if self.phase_steps > _MAX_APPROACH_STEPS:  # something is in the arm's way
+            self._blocked = not self._blocked
+            self.num_attempts += 1
+            self._begin()
         moved = float(np.linalg.norm(pose.pos - self._planned_at.pos))
         turned = float(np.linalg.norm(rotation_vector(pose.mat @ self._planned_at.mat.T)))
         if moved > 0.02 or turned > 0.1:
@@ -121,7 +143,7 @@ class PickPlace(Skill):
             self.enter(GRASP)
 
     def _arrived(self, pose: Pose) -> bool:
-        place = placement(self.world, self.goal)
+        place = self._place()
         error = place.position - pose.pos
         if float(np.hypot(error[0], error[1])) > place.tolerance or self.phase_steps < _MIN_CARRY_STEPS:
             return False
@@ -160,13 +182,15 @@ class PickPlace(Skill):
 
     def _carry(self, pose: Pose) -> Array:
         """Lift, move sideways once clear, and come down over the place."""
-        place = placement(self.world, self.goal)
+        place = self._place()
         error = place.position - pose.pos
         distance = float(np.hypot(error[0], error[1]))
         needed = self._needed_height(pose, place)
         ceiling = max(self._gate + 0.01, needed) - place.position[2]
         height = min(_CARRY_SLOPE * max(0.0, distance - 0.02), max(ceiling, _CARRY_HEIGHT_M))
         error[2] += max(height, needed - place.position[2])
+        if self._posture is not None:
+            error[2] = max(error[2], self._rise_over_the_rim(pose, place))
         gate = max(self._gate, needed) if self._near_start(pose) else needed
         error[:2] *= float(np.clip(1 - (gate - pose.pos[2]) / 0.02, 0.0, 1.0))
         aside = self._from_under_what_hangs_over(pose)
@@ -178,15 +202,17 @@ class PickPlace(Skill):
     def _from_under_what_hangs_over(self, pose: Pose) -> Array | None:
         """Displacement (2,) that frees the way up, for what stands partly under an open drawer; None if it is free."""
         points = self.world.world_points(self.name)
-        top = pose.pos[2] + float(points[:, 2].max())
-        radius = float(np.hypot(points[:, 0], points[:, 1]).max()) + _SLIDE_PLAY_M
         boxes = self.world.boxes(without=[self.name])
-        ways = boxes.ways_out(pose.pos[:2])
-        lengths = np.hypot(ways[:, 0], ways[:, 1])
-        over = (boxes.low > top - _SLIDE_PLAY_M) & (lengths < radius) & (lengths > 0)
-        if not over.any():
+        over = boxes.where(boxes.low > pose.pos[2] + float(points[:, 2].max()) - _SLIDE_PLAY_M)
+        if pose.pos[2] > self._picked_at[2] + 2 * _SLIDE_LIFT_M or len(over.low) == 0:
             return None
-        nearest = int(np.argmin(np.where(over, lengths, np.inf)))
+        hides = over.distances(pose.pos[:2] + points[:, :2]).min(axis=0) < _SLIDE_PLAY_M
+        ways = over.ways_out(pose.pos[:2])[hides]
+        lengths = np.hypot(ways[:, 0], ways[:, 1])
+        if not (lengths > 0).any():
+            return None
+        nearest = int(np.argmin(np.where(lengths > 0, lengths, np.inf)))
+        radius = float(np.hypot(points[:, 0], points[:, 1]).max()) + _SLIDE_PLAY_M
         aside: Array = ways[nearest] / lengths[nearest] * (radius - lengths[nearest] + _SLIDE_PLAY_M)
         return aside
 
@@ -196,12 +222,23 @@ class PickPlace(Skill):
         radius = float(np.hypot(points[:, 0], points[:, 1]).max())
         start, end = pose.pos[:2], place.position[:2]
         near = place.near
-        without = (self.name,) if self._drawer is None else (self.name, self._drawer.fixture)
+        without = (self.name, *place.beside) if self._drawer is None else (self.name, self._drawer.fixture)
         for_object = self.world.tallest_between(start, end, margin=radius + 0.01, near=near, without=without)
         below = -float(points[:, 2].min())
         # What sticks to the object and comes along would otherwise be fled from upwards.
         highest = max(float(self._picked_at[2]), float(place.position[2])) + _MAX_LIFT_M
         return min(for_object + 0.015 + below, highest)
+
+    def _rise_over_the_rim(self, pose: Pose, place: Placement) -> float:
+        """How far up to keep over the rims that are still under the object, until it has been turned to fit in."""
+        points = self.world.world_points(self.name)
+        bottom = place.position[2] + float(points[:, 2].min())
+        points = pose.pos + points[:: len(points) // _NUM_OUTLINE_POINTS + 1]
+        boxes = self.world.boxes(without=[self.name])
+        boxes = boxes.where(boxes.high > bottom + _OVER_RIM_M + _DEEP_M)
+        rise = boxes.high + _OVER_RIM_M - points[:, 2:]
+        under = (boxes.distances(points[:, :2]) < _RIM_PLAY_M) & (rise < _OVER_RIM_M)
+        return float(np.max(rise[under], initial=-np.inf))
 
     def _near_start(self, pose: Pose) -> bool:
         return float(np.hypot(*(pose.pos - self._picked_at)[:2])) < self._gate_radius
@@ -217,6 +254,11 @@ class PickPlace(Skill):
         relative: Array = hand.mat.T @ (pose.pos - hand.pos)
         return relative
 
+    def _place(self) -> Placement:
+        return placement(self.world, self.goal)
+
     def _hand_mat(self) -> Array:
+        if self._posture is not None and self._lifted and self.phase != APPROACH:
+            return self._posture
         axis = preferred_axis(self._grasp.finger_axis)
         return upright_hand(axis, lean_at(self.world.hand.pos, self.world.robot_xy))

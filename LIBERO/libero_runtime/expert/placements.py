@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert.memory import once_per_step
+from libero_runtime.expert.postures import is_tight
 from libero_runtime.expert.world import ExpertError, Goal, Region, World
 
 Array = NDArray[np.float64]
@@ -27,6 +28,7 @@ class Placement:
     position: Array  # (3,)
     tolerance: float  # sideways, in metres
     near: float  # obstacles closer to it than this are what the object is put in
+    beside: tuple[str, ...] = ()  # what the way there leads up to and not over
 
 
 def _height_below_origin(world: World, name: str) -> float:
@@ -63,6 +65,22 @@ def _out_of_the_way(world: World, region: Region, name: str) -> float:
     return float(np.clip(needed, 0.0, region.half[:2] @ np.abs(out) - _INSIDE_M))
 
 
+def _between_walls(world: World, name: str, position: Array) -> Array:
+    """The middle (2,) between the walls on either side of a position (3,) in a compartment, along x and along y."""
+    boxes = world.boxes(without=[name])
+    boxes = boxes.where((boxes.low < position[2]) & (boxes.high > position[2]))
+    extent = (np.abs(boxes.axes.transpose(0, 2, 1)) @ boxes.half[..., None])[..., 0]
+    offset = boxes.center - position[:2]
+    middle = position[:2].copy()
+    for axis in range(2):
+        level = np.abs(offset[:, 1 - axis]) < extent[:, 1 - axis]
+        ahead, behind = level & (offset[:, axis] > 0), level & (offset[:, axis] < 0)
+        if ahead.any() and behind.any():
+            low = float((offset + extent)[behind, axis].max())
+            middle[axis] += (low + float((offset - extent)[ahead, axis].min())) / 2
+    return middle
+
+
 def _in_region(world: World, goal: Goal) -> Placement:
     """Inside a basket, a drawer, a compartment: the middle of the region, next to what else belongs there."""
     name, region = goal[1], world.region(goal[2])
@@ -72,8 +90,11 @@ def _in_region(world: World, goal: Goal) -> Placement:
     wide = int(np.argmax(half[:2]))
     if number > 1:
         position[wide] += (index - (number - 1) / 2) * 0.9 * half[wide]
-    below = _height_below_origin(world, name)
-    floor = position[2] - half[2] + below
+    points = world.world_points(name)
+    if region.joint is None and is_tight(points, region):  # its own middle counts, not its origin
+        middle = (points[:, :2].min(axis=0) + points[:, :2].max(axis=0)) / 2
+        position[:2] = _between_walls(world, name, position) - middle
+    floor = position[2] - half[2] + _height_below_origin(world, name)
     if region.joint is not None:
         position[:2] += _out_of_the_way(world, region, name) * world.drawer_out(region.joint)
     position[2] = max(floor, position[2] + half[2] - 0.01 - _DROP_M) if region.joint is None else floor - _PRESS_M
