@@ -14,7 +14,6 @@ from benchmarks import simulator
         (["--task", "10"], "task id 10 is out of range"),
         (["--envs", "0"], "--envs 0 must be at least 1"),
         (["--seconds", "0"], "--seconds 0.0 more than 0"),
-        (["--suite", "libero_90", "--task", "88"], "yellow_book.xml"),
     ],
 )
 def test_what_cannot_run_ends_with_one_message(arguments, message, capsys):

@@ -10,7 +10,7 @@ from libero_runtime.fidelity_stock import Reference, Run, Stock
 from libero_runtime.kernel import osc
 from libero_runtime.scene import Scene
 from libero_runtime.stepper import SUBSTEPS
-from libero_runtime.suites import SUITES, load_suite
+from libero_runtime.suites import STANDARD_SUITES, SUITES, load_suite
 
 NUM_STEPS = 40
 
@@ -19,7 +19,7 @@ NUM_STEPS = 40
 def test_fast_steps_follow_stock(suite, task_id):
     report = fidelity.check_task(suite, task_id, num_steps=NUM_STEPS)
     assert report.passed, report
-    assert report.step_share > 0.9
+    assert report.step_share > 0.8
     for verdict in (report.stock, report.converged):
         assert verdict.joint_error < 1e-4
         assert verdict.calm_share > 0.9
@@ -189,7 +189,7 @@ def test_a_task_without_assets_cannot_be_run(capsys):
 
 def test_suites_of_the_commands():
     """One list: the expert's step limits, and the defaults of the commands."""
-    assert tuple(MAX_STEPS) == SUITES
+    assert tuple(MAX_STEPS) == STANDARD_SUITES
     assert fidelity.task_parser("").parse_args([]).suites == ",".join(SUITES)
 
 

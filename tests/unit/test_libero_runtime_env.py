@@ -134,7 +134,7 @@ def stock_episode(init_index: int, actions: np.ndarray) -> dict[str, np.ndarray]
     """The episode in stock OffScreenRenderEnv. Observations are kept for the start and the first steps only: stock
     would draw every one. To be run in a process of its own, because robosuite's renderer takes over the thread's GL."""
     select_opengl()
-    prepare_libero()
+    prepare_libero("official")
     from libero.libero.envs import OffScreenRenderEnv
     from robosuite.utils.transform_utils import quat2axisangle
 
@@ -328,7 +328,7 @@ def test_fast_look_is_close_and_has_the_same_physics():
     assert np.array_equal(fast_slot.integration, official_slot.integration)
     assert fast.env.sim.model.nmeshface < 0.6 * official.env.sim.model.nmeshface
     difference = np.abs(fast_view.images_NHWC.astype(float) - official_view.images_NHWC)
-    assert 0.0 < difference.mean() < 2.5
+    assert 0.0 < difference.mean() < 3.5
     fast.close()
     official.close()
 
