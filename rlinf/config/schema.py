@@ -230,6 +230,9 @@ class EnvConfig:
     """The task that sequences of the published experiments start with: tasks before it precede no other."""
     eval_task_ids: list[int] | None = None
     """Tasks to evaluate; null means all."""
+    eval_suites: list[str] = field(default_factory=list)
+    """Further suites to evaluate with every row of the success matrix, with the same settings, such as LIBERO-PRO's
+    ``[libero_spatial_lan,libero_spatial_object,libero_spatial_swap,libero_spatial_task]``; the matrix goes without."""
     num_envs_per_worker: int = 8
     """Episodes that one simulator process keeps running."""
     pipeline_stages: int = 2

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 def tasks(suite: str) -> tuple[TaskInfo, ...]:
     """The tasks of a suite, in LIBERO's order."""
     return tuple(
-        TaskInfo(task.task_id, task.name, task.language, len(init_states(task))) for task in load_suite(suite).tasks
+        TaskInfo(task.task_id, task.name, task.language, 0 if task.fault else len(init_states(task)), task.fault)
+        for task in load_suite(suite).tasks
     )
 
 
