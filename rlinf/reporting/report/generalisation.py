@@ -17,9 +17,9 @@ from rlinf.reporting.report.lines import Line
 from rlinf.reporting.report.words import further_name, listing, percent, suite_name
 
 NOTE = (
-    "Mean success over the tasks of each suite, after each stage of learning. LIBERO-PRO (arXiv:2510.03827) changes one "
-    "thing about every task: the words of the instruction, the looks of the objects, their places, or the goal. None of "
-    "this is part of the success matrix, AVG, NBT or FWT."
+    "Mean success over the tasks of each suite, after each stage of learning. LIBERO-PRO (arXiv:2510.03827) changes "
+    "one thing about every task: the words of the instruction, the looks of the objects, their places, or the goal. "
+    "None of this is part of the success matrix, AVG, NBT or FWT."
 )
 
 
