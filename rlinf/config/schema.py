@@ -328,7 +328,7 @@ class ModelConfig:
     num_action_chunks: int = 8
     """Actions per chunk; ``openvla`` decodes 1."""
     max_prompt_length: int | None = None
-    """Prompt slots; null: the checkpoint's own."""
+    """Largest number of prompt tokens; null: the checkpoint's own, at least 128. Shorter prompts take less."""
     picture_path: str | None = None
     """How pictures come to the policy's size: ``rl`` (bicubic), or as the OFT repository does it, ``oft`` (JPEG, then
     Lanczos) or ``oft_center_crop`` (for policies trained with random crops). null: as the policy was trained, ``rl``

@@ -16,11 +16,11 @@ EXPERIMENT = Experiment(config_name="crl/config", suite="libero_spatial", max_ep
 REQUEST = SequenceRequest(method="sequential", stages=((0,), (1,)), seed=7)
 
 
-@pytest.fixture
 def evaluated(row: str, seed: int, checkpoint: str, suite: str = "libero_spatial") -> Evaluated:
     return Evaluated(row, seed, checkpoint, suite)
 
 
+@pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     (tmp_path / "repository").mkdir()
     (tmp_path / "elsewhere").mkdir()
