@@ -14,7 +14,7 @@ from rlinf.reporting.report.charts import row_names
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import Column
 from rlinf.reporting.report.lines import Line
-from rlinf.reporting.report.words import further_name, listing, percent, suite_name
+from rlinf.reporting.report.words import CHANGES, further_name, listing, percent, suite_name
 
 NOTE = (
     "Mean success over the tasks of each suite, after each stage of learning. LIBERO-PRO (arXiv:2510.03827) changes "
@@ -24,8 +24,10 @@ NOTE = (
 
 
 def suites_of(experiments: Iterable[Experiment]) -> tuple[str, ...]:
-    """Further suites that any of these was evaluated on."""
-    return tuple(dict.fromkeys(suite for one in experiments for suite in one.further))
+    """Further suites that any of these was evaluated on; words, looks, places, goals, then others."""
+    suites = dict.fromkeys(suite for one in experiments for suite in one.further)
+    changes = list(CHANGES)
+    return tuple(sorted(suites, key=lambda suite: next((changes.index(c) for c in changes if suite.endswith(c)), 9)))
 
 
 def columns(experiments: Sequence[Experiment]) -> tuple[Column, ...]:
@@ -68,7 +70,7 @@ def section(lines: Sequence[Line], *, with_tasks: bool) -> str:
     if not shown:
         return ""
     tables = [_table(line, is_named=len(lines) > 1) for line in shown]
-    tasks = [_tasks(one, suite) for line in shown for one in line.experiments for suite in one.further]
+    tasks = [_tasks(one, suite) for line in shown for one in line.experiments for suite in suites_of([one])]
     return (
         f'<h2>Generalisation</h2><p class="hint">{NOTE}</p><div class="card">'
         f"{''.join(tables)}{''.join(tasks) if with_tasks else ''}</div>"
