@@ -79,9 +79,10 @@ def section(lines: Sequence[Line], *, with_tasks: bool) -> str:
 
 def _column(suite: str, learnt_suite: str, stage: int | None = None) -> Column:
     when = "at the end" if stage is None else f"after stage {stage}"
+    name = further_name(suite, learnt_suite)
     return Column(
         key=suite if stage is None else f"{suite}_stage_{stage}",
-        name=further_name(suite, learnt_suite).capitalize(),
+        name=name[:1].upper() + name[1:],  # names of suites keep their capitals
         measure=lambda experiment: _success(experiment, suite, stage),
         better=1,
         words=f"mean success on {suite} {when}",
