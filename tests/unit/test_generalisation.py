@@ -204,3 +204,12 @@ def test_an_evaluation_of_another_epoch_is_not_shown_with_a_row(logs: Path):
     ledger.append(path, further(dataclasses.replace(after, checkpoint="global_step_9"), SWAP, {0: 1.0}))
     (experiment,) = collect([logs])
     assert SWAP not in experiment.further
+
+
+def test_a_further_suite_alone_has_a_report_of_its_own(logs: Path):
+    path = logs / ledger.LEDGER_NAME
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines() if LAN in line))
+    (experiment,) = collect([logs])
+    assert experiment.title == "Sequential fine-tuning on LIBERO-Spatial, other words"
+    assert experiment.matrix is not None
+    assert experiment.matrix.success_RK.tolist() == [[0.3] * 10, [0.5] * 10]

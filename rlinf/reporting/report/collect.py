@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlinf.custom.metrics import MetricsError, SuccessMatrix
@@ -150,9 +150,10 @@ def _experiments_of(path: Path, runs: Sequence[TrainingRun]) -> list[Experiment]
     everything = ledger.read(path)
     learnt = {_place(record) for record in everything if not record.is_further}
     for record in everything:
-        if not record.is_further or _place(record) not in learnt:  # else it stands beside what was learnt
-            key = (record.method, record.suite, record.seed, record.temperature, record.assets)
-            groups.setdefault(key, []).append(record)
+        if record.is_further and _place(record) in learnt:  # it stands beside what was learnt
+            continue
+        key = (record.method, record.suite, record.seed, record.temperature, record.assets)
+        groups.setdefault(key, []).append(replace(record, learnt_suite=""))
     experiments = []
     for (method, suite, seed, _, _), group in groups.items():
         records = tuple(ledger.rows(group))
