@@ -164,6 +164,7 @@ class _SharesModel:
 
 def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
     """robosuite's environment of a task with LIBERO's own settings, but no renderer and no camera observables."""
+    task.check()
     select_opengl()  # robosuite decides for EGL while it is imported, unless told otherwise before
     prepare_libero(look)
     quiet_robosuite()

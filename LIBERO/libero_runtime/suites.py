@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.goals import goal_fault
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, libero_folder, resolve_paths
 from libero_runtime.sources import altered
 
@@ -52,7 +53,7 @@ class SuiteError(ValueError):
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task of a suite. `language` is the instruction in lower-case words."""
+    """One task of a suite. `language` is the instruction in lower-case words, `fault` why it cannot be played."""
 
     suite: str
     task_id: int
@@ -60,6 +61,12 @@ class TaskSpec:
     language: str
     bddl_path: Path
     init_path: Path
+    fault: str | None = None
+
+    def check(self) -> None:
+        """Raise where success in it could not be told."""
+        if self.fault is not None:
+            raise SuiteError(f"task {self.task_id} of {self.suite} is not played: {self.bddl_path}: {self.fault}")
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,10 @@ class Suite:
     altered: tuple[Path, ...] = ()
 
     def task(self, task_id: int) -> TaskSpec:
-        """Task by number; raises when it is out of range."""
+        """Task by number; raises when it is out of range or cannot be played."""
         if not 0 <= task_id < len(self.tasks):
             raise SuiteError(f"task id {task_id} is out of range: {self.name} has tasks 0 to {len(self.tasks) - 1}")
+        self.tasks[task_id].check()
         return self.tasks[task_id]
 
 
@@ -146,6 +154,12 @@ def _plain(text: str) -> str:
     return _ANY_SCENE.sub("", "_".join(text.lower().split())).replace("_", " ").strip(' ."')
 
 
+def standard_suite(name: str) -> str:
+    """The suite that a perturbed one changes; any other suite itself."""
+    base, _, change = name.rpartition("_")
+    return base if base in SUITES and change in PERTURBATIONS else name
+
+
 def suite_names() -> tuple[str, ...]:
     """Suites that `load_suite` knows."""
     return (*STANDARD_SUITES, *(f"{suite}_{change}" for suite in SUITES for change in PERTURBATIONS))
@@ -168,6 +182,7 @@ def _load_suite(name: str, bddl_files: Path, init_files: Path) -> Suite:
             language=_language(name, task_name, bddl := bddl_files / name / f"{task_name}.bddl"),
             bddl_path=bddl,
             init_path=_states_file(init_files / name, task_name),
+            fault=goal_fault(bddl.read_text(encoding="utf-8")) if bddl.is_file() else None,
         )
         for task_id, task_name in enumerate(_task_map()[name])
     )

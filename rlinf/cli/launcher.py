@@ -5,9 +5,10 @@ the documented one and doubles as the usage message::
 
     TASK_ID_OR_RANGE [ER_COEFF=0.03] [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
 
-Settings after ``--`` are fixed by the launcher: ``action=``, ``order=`` and ``config=`` (see ``Settings``); every other
-one, such as ``method=er``, is a Hydra override in which ``{ER_COEFF}`` stands for that positional argument and
-``{LR_STRING[0]}`` for the first number of a list. An override whose argument is not given is left out.
+Settings after ``--`` are fixed by the launcher: ``action=``, ``order=`` and ``config=`` (see ``Settings``), and
+``hint=``, which is added to the usage message; every other one, such as ``method=er``, is a Hydra override in which
+``{ER_COEFF}`` stands for that positional argument and ``{LR_STRING[0]}`` for the first number of a list. An override
+whose argument is not given is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ DRY_RUN = "--dry-run"
 RESUME = "--resume"  # what is done anyway; for those who want to say it
 HELP = ("-h", "--help")
 ACTIONS = ("sequence", "evaluate", "train")
+HINT = "hint="
 ORDERS = ("range", "listed", "joint")
 
 _PARAMETER = re.compile(r"\[(?P<optional>\w+)(?:=(?P<default>[^\]]*))?\]|(?P<required>\w+)(?:\|\w+)?")
@@ -89,6 +91,8 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     split = len(argv) - 1 - list(reversed(argv)).index("--")
     given, fixed = argv[2:split], argv[split + 1 :]
     usage = f"usage: bash {script} {signature} [{RESUME}] [{DRY_RUN}] [KEY=VALUE ...]"
+    usage += "".join(f"\n{word.removeprefix(HINT)}" for word in fixed if word.startswith(HINT))
+    fixed = [word for word in fixed if not word.startswith(HINT)]
     parameters = parse_signature(signature)
 
     user_overrides = tuple(word for word in given if _is_override(word))

@@ -10,6 +10,7 @@ from pathlib import Path
 from rlinf.cli.console import run_cli
 from rlinf.reporting.report import collect, csv_table, latex, write_report
 from rlinf.reporting.report.export import write_text
+from rlinf.reporting.report.generalisation import lines_of_text
 from rlinf.reporting.report.lines import LEFT_OUT, left_out
 
 
@@ -34,6 +35,8 @@ def main(argv: Sequence[str]) -> int:
     for experiment in experiments:
         rows = ", ".join(record.row for record in experiment.records) or "no evaluation"
         print(f"{experiment.method}, seed {experiment.seed} ({experiment.folder}): {rows}")
+        for line in lines_of_text(experiment):
+            print(f"  {line}")
     for experiment, why in left_out(experiments):
         print(f"{LEFT_OUT}: {experiment.name} ({experiment.folder}): {why}")
     if arguments.latex:

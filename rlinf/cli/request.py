@@ -11,10 +11,13 @@ from pathlib import Path
 from types import FrameType
 
 from libero_runtime.folder_lock import LOCK_FILE, only_one
+from libero_runtime.suites import standard_suite
 from rlinf.config import (
     RANDOM_ACTION,
     REPOSITORY,
     Config,
+    ConfigError,
+    check_eval_suites,
     config_yaml,
     load_config,
     resolve_model,
@@ -55,9 +58,9 @@ class Request:
             yield
 
 
-def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None:
+def parse(argv: Sequence[str], *, prog: str, description: str, learns: bool = True) -> Request | None:
     """Compose and check the configuration, and fill in what the policy's training says; None when the user only asked
-    to see it (``--cfg``)."""
+    to see it (``--cfg``). learns: it is not for an evaluation only."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--config-name", default=DEFAULT_CONFIG, help="configuration below --config-path")
     parser.add_argument("--config-path", type=Path, default=CONFIG_FOLDER, help="folder of configurations")
@@ -69,7 +72,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
         print(config_yaml(config), end="")
         return None
     if config.rollout.worker == RANDOM_ACTION:
-        _validate(config)
+        _validate(config, learns=learns)
         configure_process()
         logger = replace(config.runner.logger, method_suffix="")
         named = replace(
@@ -83,20 +86,20 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
     model = resolve_model(config.actor.checkpoint_load_path, key="actor.checkpoint_load_path", obtain=kind.obtain)
     asked = config.actor.tokenizer.tokenizer_model
     tokenizer = resolve_model(asked, key="actor.tokenizer.tokenizer_model") if asked else model
-    _validate(config)
+    _validate(config, learns=learns)
     adapter = find_weights(config.actor.model, model)
     merged = find_merged(config.actor.model)
     for path in merged:
-        check_lineage(config, path, is_merged=True)
+        check_lineage(config, path, is_merged=True, learns=learns)
     if adapter is not None:
-        check_lineage(config, adapter)
+        check_lineage(config, adapter, learns=learns)
     adapters = [*([] if adapter is None else [adapter]), *reversed(merged)]
     configure_process()
     stated = kind.stated(model) if kind.stated is not None else None
     config = follow_training(config, checkpoint=model, adapters=adapters, stated=stated)
     source = PolicySource(
         checkpoint=model,
-        unnorm_key=config.actor.model.unnorm_key or config.env.suite,
+        unnorm_key=config.actor.model.unnorm_key or standard_suite(config.env.suite),
         seed=config.runner.seed,
         tokenizer=tokenizer if tokenizer != model else None,
         critic=config.algorithm.adv_type == "gae",
@@ -104,14 +107,23 @@ def parse(argv: Sequence[str], *, prog: str, description: str) -> Request | None
     return Request(config, arguments.config_name, tuple(arguments.overrides), source, adapter)
 
 
-def _validate(config: Config) -> None:
+def _validate(config: Config, *, learns: bool) -> None:
     """Check it against the suite, too."""
-    from rlinf.envs import init_states, suite_tasks  # reads the suite's files: only when all else is known to be good
+    # Reads the suite's files: only when all else is known to be good.
+    from rlinf.envs import init_states, playable_tasks, suite_tasks
 
-    num_tasks = len(suite_tasks(config.env))
-    validate(config, num_tasks=num_tasks)
-    init_states(config.env, "train", config.env.fixed_task_ids or range(num_tasks))
-    init_states(config.env, "eval", config.env.eval_task_ids or range(num_tasks))
+    env = config.env
+    infos = suite_tasks(env)
+    validate(config, num_tasks=len(infos))
+    check_eval_suites(env, lambda suite: len(suite_tasks(replace(env, suite=suite))))
+    asked = [("env.fixed_task_ids", env.fixed_task_ids)] if learns else []
+    for key, ids in (*asked, ("env.eval_task_ids", env.eval_task_ids)):
+        if faulty := [task for task in ids or () if infos[task].fault]:
+            raise ConfigError(f"{key}={ids}: task {faulty[0]} of {env.suite}: {infos[faulty[0]].fault}")
+    init_states(env, "train", env.fixed_task_ids or range(len(infos)))
+    for suite in (env.suite, *env.eval_suites):
+        one = replace(env, suite=suite)
+        init_states(one, "eval", playable_tasks(one, env.eval_task_ids))
 
 
 def configure_process() -> None:

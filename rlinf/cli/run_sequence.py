@@ -15,7 +15,7 @@ from pathlib import Path
 from rlinf.cli.child import Series, run_child
 from rlinf.cli.console import EXIT_USER_ERROR, REPOSITORY, UsageError, print_error, run_cli
 from rlinf.cli.launcher import Arguments, read_arguments
-from rlinf.config import RANDOM_ACTION, Config, load_config, validate
+from rlinf.config import RANDOM_ACTION, Config, check_eval_suites, load_config, validate
 from rlinf.config.differences import CONFIG_FILE, refuse_other_settings
 from rlinf.config.places import check_writable
 from rlinf.config.resolve import MERGING_METHOD
@@ -24,7 +24,7 @@ from rlinf.custom.evaluation_plan import EvaluationRequest, plan_evaluation
 from rlinf.custom.experiment import DEFAULT_SEED, Experiment, Step
 from rlinf.custom.lineage import LINEAGE_FILE, check_lineage
 from rlinf.custom.task_sequence import TRAIN_SCRIPT, Evaluated, SequenceRequest, plan_sequence, sequence_folder
-from rlinf.custom.tasks import parse_count, parse_task_list, parse_task_range
+from rlinf.custom.tasks import num_tasks_of, parse_count, parse_task_list, parse_task_range
 from rlinf.reporting import ledger
 from rlinf.reporting.loggers import check_backends
 
@@ -85,7 +85,7 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
     ledger_path = folder / ledger.LEDGER_NAME
     records = ledger.read(ledger_path) if ledger_path.exists() else []
     own = [one for one in records if not one.probe and one.method != RANDOM_ACTION]
-    evaluated = [Evaluated(one.row, one.seed, one.checkpoint) for one in own]
+    evaluated = [Evaluated(one.row, one.seed, one.checkpoint, one.suite) for one in own]
     steps = plan_sequence(request, experiment, workspace=workspace, ledger=evaluated)
     check_steps(steps, workspace)
     epochs = max_epochs or experiment.max_epochs
@@ -140,7 +140,7 @@ def check_steps(steps: Sequence[Step], workspace: Workspace) -> None:
             continue
         config = load_config(step.command[2], step.command[3:])
         if start is not None and known_start:
-            check_lineage(config, start)
+            check_lineage(config, start, learns=step.command[0] == TRAIN_SCRIPT)
         if step.command[0] == TRAIN_SCRIPT:
             refuse_other_settings(folder, config)
 
@@ -180,9 +180,11 @@ def compose(config_name: str, arguments: Arguments) -> Experiment:
         eval_after=config.runner.eval_after if arguments.overridden("runner.eval_after") else None,
         first_task=config.env.first_task,
         results_name=config.results_name,
+        eval_suites=tuple(config.env.eval_suites),
         merges=config.method.name == MERGING_METHOD,
     )
     validate(config, num_tasks=experiment.num_tasks)
+    check_eval_suites(config.env, num_tasks_of)
     check_backends(config.runner.logger.logger_backends)
     return experiment
 

@@ -57,7 +57,7 @@ def _train(request: Request, session: Session) -> None:
     method = make_method(config.method)  # an unknown method is an error now and not in a worker
     refuse_other_settings(run_folder(config), config)
     state = find_state(config, run_folder(config))
-    if state.epoch >= config.runner.max_epochs and (state.evaluated_after or not config.runner.eval_after):
+    if state.epoch >= config.runner.max_epochs and not (state.missing_after and config.runner.eval_after):
         log.info("%s: all %d epochs are done", state.folder, config.runner.max_epochs)
         return
     method.check(task_context(config, state))
@@ -75,7 +75,7 @@ def _train(request: Request, session: Session) -> None:
         languages=[task.language for task in suite_tasks(config.env)],
     )
     workers = session.learning_workers(config, request.source)
-    runner = EmbodiedRunner(config, workers, state, assets=sim.asset_kind(config.env.suite))
+    runner = EmbodiedRunner(config, workers, state, asset_kind=sim.asset_kind)
     runner.setup()
     runner.run()
     runner.close()

@@ -26,6 +26,7 @@ FREE = (  # settings that may change while results stay comparable: how long, ho
     "env.num_envs_per_worker",
     "env.pipeline_stages",
     "env.video_episodes",
+    "env.eval_suites",
     "rollout.max_batch",
     "rollout.num_threads",
     "actor.micro_batch_size",

@@ -230,6 +230,9 @@ class EnvConfig:
     """The task that sequences of the published experiments start with: tasks before it precede no other."""
     eval_task_ids: list[int] | None = None
     """Tasks to evaluate; null means all."""
+    eval_suites: list[str] = field(default_factory=list)
+    """Further suites to evaluate with every row of the success matrix, with the same settings, such as LIBERO-PRO's
+    ``[libero_spatial_lan,libero_spatial_object,libero_spatial_swap,libero_spatial_task]``; the matrix goes without."""
     num_envs_per_worker: int = 8
     """Episodes that one simulator process keeps running."""
     pipeline_stages: int = 2
@@ -325,7 +328,7 @@ class ModelConfig:
     num_action_chunks: int = 8
     """Actions per chunk; ``openvla`` decodes 1."""
     max_prompt_length: int | None = None
-    """Prompt slots; null: the checkpoint's own."""
+    """Largest number of prompt tokens; null: the checkpoint's own, at least 128. Shorter prompts take less."""
     picture_path: str | None = None
     """How pictures come to the policy's size: ``rl`` (bicubic), or as the OFT repository does it, ``oft`` (JPEG, then
     Lanczos) or ``oft_center_crop`` (for policies trained with random crops). null: as the policy was trained, ``rl``

@@ -8,7 +8,7 @@ from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.gpu_memory import BY_MEMORY
 from rlinf.config.places import check_readable
-from rlinf.config.schema import Config
+from rlinf.config.schema import Config, EnvConfig
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 WHOLE_FILES = ("model.pt",)  # of a policy that is trained without an adapter
@@ -40,6 +40,22 @@ def validate(config: Config, *, num_tasks: int) -> None:
         rule(config)
     _task_ids("env.fixed_task_ids", config.env.fixed_task_ids, num_tasks, config.env.suite)
     _task_ids("env.eval_task_ids", config.env.eval_task_ids, num_tasks, config.env.suite)
+
+
+def check_eval_suites(env: EnvConfig, num_tasks_of: Callable[[str], int]) -> None:
+    """Refuse further suites whose tasks are not those of ``env.suite`` in other words, places or the like.
+
+    num_tasks_of: how many tasks a suite has; raises where there is no such suite.
+    """
+    expected, suites = num_tasks_of(env.suite), env.eval_suites
+    for suite in suites:
+        if suite == env.suite or suites.count(suite) > 1:
+            raise ConfigError(f"env.eval_suites={suites} names {suite} twice, or env.suite: it is evaluated anyway")
+        if (given := num_tasks_of(suite)) != expected:
+            raise ConfigError(
+                f"env.eval_suites={suites}: {suite} has {given} tasks, but {env.suite} {expected}; further suites are "
+                "those with a variant of each of its tasks"
+            )
 
 
 def resolve_model(path: str, *, key: str, obtain: str = DOWNLOAD) -> Path:

@@ -42,6 +42,15 @@ class Workspace:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
 
+def same_checkpoint(one: str | Path, other: str | Path) -> bool:
+    """Whether two names mean one checkpoint; ledgers spell it in full or as ``task_0_seed7/global_step_10``."""
+
+    def spelt(path: str | Path) -> tuple[str, ...]:
+        return tuple(part for part in Path(path).parts if part not in ("checkpoints", "actor"))[-2:]
+
+    return spelt(one) == spelt(other)
+
+
 def saved_steps(task_folder: Path) -> dict[int, Path]:
     """The complete checkpoints of a task folder: epoch to ``global_step_N`` folder, oldest first."""
     folder = task_folder / "checkpoints"

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from libero_runtime.suites import standard_suite
 from rlinf.config.overrides import override
 from rlinf.custom.checkpoint_paths import (
     SequenceError,
@@ -35,13 +36,13 @@ class EvaluationRequest:
 def plan_evaluation(request: EvaluationRequest, experiment: Experiment, *, workspace: Workspace) -> Step:
     """One step that evaluates all tasks and reports to the ledger that the checkpoint's own training reports to."""
     if request.location == BASE_ROW:
-        results = workspace.root / experiment.root / experiment.results_name
+        results = workspace.root / experiment.eval_root / experiment.results_name
         return base_evaluation(results, DEFAULT_SEED, request.overrides, experiment, workspace=workspace)
     actor, notes = _checkpoint_at(find_location(request.location, workspace=workspace), request, experiment, workspace)
     folder = task_folder_of(actor)
     if folder is None:  # an adapter from elsewhere: leave its folder alone
         name = actor.parent.name if actor.name == "actor" else actor.name
-        folder = workspace.root / experiment.root / "evaluations" / name
+        folder = workspace.root / experiment.eval_root / "evaluations" / name
     suffix = _SEED_SUFFIX.search(folder.name)
     seed = int(suffix.group(1)) if suffix else DEFAULT_SEED
     return _evaluation(actor, folder, seed, request.overrides, experiment, workspace=workspace, notes=notes)
@@ -104,7 +105,7 @@ def _checkpoint_at(
     steps = saved_steps(folder)
     if not steps:
         return find_actor(folder, given=request.location), ()
-    default = 5 if experiment.suite == "libero_10" else 10
+    default = 5 if standard_suite(experiment.suite) == "libero_10" else 10
     wanted = default if request.step is None else request.step
     if wanted in steps:
         return find_actor(steps[wanted], given=workspace.show(steps[wanted])), ()

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from rlinf.custom.checkpoint_paths import SequenceError
-from rlinf.custom.tasks import NUM_TASKS, task_name
+from libero_runtime.suites import standard_suite
+from rlinf.custom.tasks import num_tasks_of, task_name
 
 DEFAULT_LOG_ROOT = "logs"
 DEFAULT_SUITE = "libero_spatial"  # its logs carry no suite in their name
@@ -58,13 +58,22 @@ class Experiment:
     eval_after: bool | None = None
     first_task: int = 0  # of the published sequences on this suite
     results_name: str = "sequential"  # of the configured method
+    eval_suites: tuple[str, ...] = ()  # further ones, evaluated with every row of the success matrix
     merges: bool = False  # every task learns a fresh adapter on top of the earlier ones, merged into the base
 
     @property
+    def suites(self) -> tuple[str, ...]:
+        """What is evaluated in each row."""
+        return (self.suite, *self.eval_suites)
+
+    @property
     def num_tasks(self) -> int:
-        if self.suite not in NUM_TASKS:
-            raise SequenceError(f"unknown suite {self.suite!r} in {self.config_name}; known: {', '.join(NUM_TASKS)}")
-        return NUM_TASKS[self.suite]
+        return num_tasks_of(self.suite)
+
+    @property
+    def eval_root(self) -> str:
+        """The same for evaluations: a perturbed suite's lie with those of the suite that was learnt."""
+        return results_root(self.log_root, standard_suite(self.suite))
 
     @property
     def root(self) -> str:

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from libero_runtime.suites import standard_suite
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config
 
@@ -57,10 +58,11 @@ def is_as_trained(config: Config, lineage: Lineage | None) -> bool:
     )
 
 
-def check_lineage(config: Config, adapter: Path, *, is_merged: bool = False) -> None:
+def check_lineage(config: Config, adapter: Path, *, is_merged: bool = False, learns: bool = True) -> None:
     """Refuse an adapter that was trained for another suite or model, or on top of others that are not there.
 
-    is_merged: the adapter is one of those beneath.
+    is_merged: the adapter is one of those beneath; learns: the policy goes on learning, and is not evaluated only, for
+    which a perturbation of the suite will do.
 
     Raises:
         ConfigError: says what the adapter was trained with and what the configuration says.
@@ -69,8 +71,9 @@ def check_lineage(config: Config, adapter: Path, *, is_merged: bool = False) -> 
     if lineage is None:
         return
     base, model = config.actor.checkpoint_load_path, config.actor.model
+    is_perturbed = not learns and lineage.suite == standard_suite(config.env.suite)
     for what, trained, given in (
-        ("suite", lineage.suite, config.env.suite),
+        ("suite", lineage.suite, lineage.suite if is_perturbed else config.env.suite),
         ("base model", Path(lineage.base_model).name, Path(base).name),
     ):
         if trained != given:

@@ -16,6 +16,7 @@ from rlinf.custom.checkpoint_paths import (
     find_actor,
     is_actor,
     recorded_start,
+    same_checkpoint,
     saved_steps,
     step_of,
     task_folder_of,
@@ -37,6 +38,7 @@ class Evaluated:
     row: str
     seed: int
     checkpoint: str
+    suite: str
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,13 @@ class _Planner:
         fresh one on top of all before it."""
         request, steps = self.request, list[Step]()
         start = self._first_start()
-        wants_base = self.experiment.eval_before is None and start.is_base_model and not self._has_base()
-        if wants_base and saved_steps(self.folder(request.stages[0])):  # too late for its own run
+        missing = self._missing(BASE_ROW) if self.experiment.eval_before is None and start.is_base_model else ()
+        wants_base = bool(missing)
+        if missing and saved_steps(self.folder(request.stages[0])):  # too late for its own run
+            only = override("env.suite", missing[0]), override("env.eval_suites", missing[1:])
+            overrides = request.overrides if missing == self.experiment.suites else (*request.overrides, *only)
             steps.append(
-                base_evaluation(
-                    self.results, request.seed, request.overrides, self.experiment, workspace=self.workspace
-                )
+                base_evaluation(self.results, request.seed, overrides, self.experiment, workspace=self.workspace)
             )
             wants_base = False
         for stage in request.stages:
@@ -169,12 +172,12 @@ class _Planner:
         todo = []
         if self.experiment.eval_before is None:
             settings.append(override("runner.eval_before", wants_base))
-            todo += ["evaluate the base model"] if wants_base else []
+            todo += [f"evaluate the base model{self._on(self._missing(BASE_ROW))}"] if wants_base else []
         todo += self._training_left(folder, result)
         if self.experiment.eval_after is None:
-            wants_result = not self._has_result(result, row=task_name(stage))
-            settings.append(override("runner.eval_after", wants_result))
-            todo += ["evaluate all tasks"] if wants_result else []
+            missing = self._missing(task_name(stage), result)
+            settings.append(override("runner.eval_after", bool(missing)))
+            todo += [f"evaluate all tasks{self._on(missing)}"] if missing else []
         script = (TRAIN_SCRIPT, "--config-name", self.experiment.config_name)
         return Step(
             title=_title(stage),
@@ -254,17 +257,18 @@ class _Planner:
         runs = sorted(self.results.glob(f"task*_seed{self.request.seed}"))
         return [run.name for run in runs if any(own in path.parts for path in recorded_start(run))]
 
-    def _has_base(self) -> bool:
-        return any(line.row == BASE_ROW and line.seed == self.request.seed for line in self.ledger)
+    def _missing(self, row: str, actor: Path | None = None) -> tuple[str, ...]:
+        """Suites that a row is still to be evaluated on; ``actor``: of this very checkpoint."""
+        found = {
+            line.suite
+            for line in self.ledger
+            if (line.row, line.seed) == (row, self.request.seed)
+            and (actor is None or same_checkpoint(line.checkpoint, actor))
+        }
+        return tuple(suite for suite in self.experiment.suites if suite not in found)
 
-    def _has_result(self, actor: Path, *, row: str) -> bool:
-        """Whether this very checkpoint was evaluated; the ledger may spell it in full or as ``task_0_seed7/...``."""
-
-        def spelt(path: Path) -> tuple[str, ...]:
-            return tuple(part for part in path.parts if part not in ("checkpoints", "actor"))[-2:]
-
-        wanted = (row, self.request.seed, spelt(actor))
-        return any((line.row, line.seed, spelt(Path(line.checkpoint))) == wanted for line in self.ledger)
+    def _on(self, missing: tuple[str, ...]) -> str:
+        return "" if missing == (self.experiment.suite,) else f" of {', '.join(missing)}"
 
     def _growth_note(self, stage: Stage) -> tuple[str, ...]:
         """A task that is trained longer does not change what was learnt from it, and takes its own row along."""

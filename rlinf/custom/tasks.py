@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from libero_runtime.suites import suite_names
 from rlinf.custom.checkpoint_paths import SequenceError
 
-NUM_TASKS = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
+NUM_TASKS = {suite: 90 if suite == "libero_90" else 10 for suite in suite_names()}
+
+
+def num_tasks_of(suite: str) -> int:
+    """How many tasks a suite has."""
+    if suite not in NUM_TASKS:
+        raise SequenceError(f"unknown suite {suite!r}; known: {', '.join(NUM_TASKS)}")
+    return NUM_TASKS[suite]
 
 
 def parse_task_range(text: str, *, num_tasks: int) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from libero_runtime.cameras import simulated_name
+from libero_runtime.suites import standard_suite
 from openvla_oft.record import TrainingRecord, training_record
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config, EnvConfig, ModelConfig
@@ -44,14 +45,14 @@ def follow_training(
     _refuse_unusable(trained)
     num_images = len(config.env.cameras) if stated is None else stated.num_images
     _check_cameras(config.env, trained, num_images=num_images, checkpoint=checkpoint)
-    model = config.actor.model
+    model, suite = config.actor.model, standard_suite(config.env.suite)
     if trained is not None:
         _check_actions(model, trained)
-        model = replace(model, unnorm_key=_unnorm_key(model.unnorm_key, config.env.suite, trained))
+        model = replace(model, unnorm_key=_unnorm_key(model.unnorm_key, suite, trained))
     model = replace(model, picture_path=_picture_path(model.picture_path, trained))
     if stated is not None:
         known = {*stated.statistics, *own_statistics(adapters)}
-        _check_statistics(model.unnorm_key or config.env.suite, known, checkpoint=checkpoint)
+        _check_statistics(model.unnorm_key or suite, known, checkpoint=checkpoint)
     return replace(config, actor=replace(config.actor, model=model))
 
 

@@ -12,12 +12,13 @@ from rlinf.envs.vector_env import VectorEnv
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A task of a suite and how many initial states it offers."""
+    """A task of a suite and how many initial states it offers; ``fault``: why it cannot be played."""
 
     task_id: int
     name: str
     language: str
     num_init_states: int
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,20 @@ def make_env(config: EnvConfig, drawing_gpu: int | None = None) -> VectorEnv:
 def suite_tasks(config: EnvConfig) -> tuple[TaskInfo, ...]:
     """The tasks of the configured suite."""
     return simulator(config.simulator).tasks(config.suite)
+
+
+def playable_tasks(config: EnvConfig, task_ids: Sequence[int] | None) -> list[int]:
+    """Of these tasks (None: all of the suite) those that can be played.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    infos = suite_tasks(config)
+    asked = range(len(infos)) if task_ids is None else task_ids
+    left = [task for task in asked if not infos[task].fault]
+    if not left:
+        raise ConfigError(f"{config.suite}: none of the tasks {list(asked)} can be played: {infos[asked[0]].fault}")
+    return left
 
 
 def init_states(config: EnvConfig, split: Literal["train", "eval"], task_ids: Sequence[int]) -> list[Sequence[int]]:

@@ -249,6 +249,8 @@ def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: 
         # Those of one task have no pads, whose attention is slower, and round as their updates do.
         prompt_multiple=8 if config.compile_blocks or source.cuda_graphs else 1,
     )
+    if config.max_prompt_length is None:  # slots follow the prompts; small policies have just enough for their suite
+        processor.max_prompt_length = max(processor.max_prompt_length, OpenVLAConfig.max_prompt_length)
     if not source.critic:
         model.value_head = None  # a checkpoint may hold the one of its own training
     return AdaptedModel(

@@ -38,7 +38,9 @@ class EvaluationRecord:
     initial states played (``"0-49"``), ``decoding`` is ``sample`` or ``greedy`` ("" in older lines, see
     ``decoding_words``), ``lora_scale`` what the adapter was scaled by and ``previous_coeff`` what earlier adapters were
     merged into the base with (None: nothing was merged). ``probe`` marks a policy changed for the evaluation only, such
-    as another LoRA scale: it belongs to a curve over scales and never to the success matrix.
+    as another LoRA scale: it belongs to a curve over scales and never to the success matrix. ``learnt_suite`` is the
+    suite whose tasks were learnt where ``suite`` is another one, such as a perturbation of it ("": the same): shown
+    beside the success matrix, and never part of it.
     """
 
     method: str
@@ -65,9 +67,10 @@ class EvaluationRecord:
     lora_scale: float = 1.0
     previous_coeff: float | None = None
     probe: bool = False
+    learnt_suite: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("method", "row", "suite", "checkpoint", "assets", "config_hash", "time"):
+        for name in ("method", "row", "suite", "checkpoint", "assets", "config_hash", "time", "learnt_suite"):
             _require(isinstance(getattr(self, name), str), name, "a string", getattr(self, name))
         _require(_is_int(self.seed), "seed", "an integer", self.seed)
         _require(_are(self.learnt_tasks, _is_int), "learnt_tasks", "a tuple of task ids", self.learnt_tasks)
@@ -118,6 +121,11 @@ class EvaluationRecord:
         except ValueError as error:
             raise LedgerError(f"time must be an ISO date and time, given '{self.time}'") from error
         _require(stamp.tzinfo is not None, "time", "with a time zone (UTC)", self.time)
+
+    @property
+    def is_further(self) -> bool:
+        """Evaluated on another suite than the one that was learnt."""
+        return self.learnt_suite not in ("", self.suite)
 
     @property
     def decoding_words(self) -> str:
@@ -177,9 +185,14 @@ def rows(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
     return sorted(best.values(), key=lambda record: len(record.learnt_tasks))
 
 
-def _rank(record: EvaluationRecord) -> tuple[int, int]:
+def step_of(record: EvaluationRecord) -> int:
+    """The epoch of its checkpoint; -1 for a base model."""
     steps = re.findall(r"global_step_(\d+)", record.checkpoint)
-    return (int(steps[-1]) if steps else -1, len(record.success))
+    return int(steps[-1]) if steps else -1
+
+
+def _rank(record: EvaluationRecord) -> tuple[int, int]:
+    return (step_of(record), len(record.success))
 
 
 def success_matrix(
@@ -197,9 +210,9 @@ def success_matrix(
     rows have).
     """
     chosen = [record for record in records if record.method == method and record.seed == seed]
-    chosen = [record for record in chosen if not record.probe]
+    chosen = [record for record in chosen if not (record.probe or record.is_further)]
     if not chosen:
-        known = sorted({(record.method, record.seed) for record in records if not record.probe})
+        known = sorted({(one.method, one.seed) for one in records if not (one.probe or one.is_further)})
         raise LedgerError(f"no evaluation of method '{method}' with seed {seed}; there are (method, seed): {known}")
     for name in ("suite", "temperature", "assets"):
         if len(values := {getattr(record, name) for record in chosen}) > 1:

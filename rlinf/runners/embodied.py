@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,20 +11,22 @@ from typing import Any
 
 import ray
 
-from rlinf.config import Config, config_hash, resolve_adapter
+from rlinf.config import Config, resolve_adapter
 from rlinf.config.resolve import MERGING_METHOD
+from rlinf.custom.checkpoint_paths import same_checkpoint
 from rlinf.custom.lineage import Lineage
 from rlinf.custom.methods import TaskContext
 from rlinf.custom.tasks import task_name
 from rlinf.engines.checkpoint import Checkpoint, checkpoints, prune, publish, temporary_folder
-from rlinf.envs import init_states, suite_tasks
+from rlinf.envs import init_states, playable_tasks
 from rlinf.envs.episodes import training_plans
 from rlinf.reporting import ledger
 from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.progress import Progress
 from rlinf.runners.collect import Collection, collect
 from rlinf.runners.evaluation import EvaluationOutcome, evaluate
-from rlinf.runners.run_folder import LEDGER_FILE, versions
+from rlinf.runners.records import EvaluatedPolicy, make_record, metrics_group, on_suite
+from rlinf.runners.run_folder import LEDGER_FILE
 from rlinf.scheduler.worker_group import WorkerGroup
 from rlinf.workers.launch import Workers, attach_envs
 
@@ -33,14 +35,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run has come before it is started."""
+    """How far a run has come before it is started; ``missing_base``, ``missing_after``: suites that the base model and
+    what is learnt are still to be evaluated on."""
 
     folder: Path
     checkpoint: Checkpoint | None
     task_ids: tuple[int, ...]
     learnt_before: tuple[int, ...]
-    evaluated_base: bool
-    evaluated_after: bool
+    missing_base: tuple[str, ...]
+    missing_after: tuple[str, ...]
 
     @property
     def epoch(self) -> int:
@@ -54,8 +57,7 @@ class RunState:
 def find_state(config: Config, folder: Path) -> RunState:
     """Look at a run's folder: its newest checkpoint, where it started from, and what was evaluated."""
     found = checkpoints(folder)
-    num_tasks = len(suite_tasks(config.env))
-    task_ids = tuple(config.env.fixed_task_ids if config.env.fixed_task_ids is not None else range(num_tasks))
+    task_ids = tuple(playable_tasks(config.env, config.env.fixed_task_ids))
     before: tuple[int, ...] = ()
     model = config.actor.model
     for path in [*model.previous_lora_paths, *([model.lora_path] if model.lora_path else [])]:
@@ -64,13 +66,16 @@ def find_state(config: Config, folder: Path) -> RunState:
     result = checkpoint_name(folder, config.runner.max_epochs)
     records = ledger.read(folder.parent / LEDGER_FILE) if (folder.parent / LEDGER_FILE).is_file() else []
     own = [r for r in records if r.method == config.results_name and r.seed == config.runner.seed and not r.probe]
+    learnt = learnt_with(before, task_ids)
+    after = {r.suite for r in own if r.learnt_tasks == learnt and same_checkpoint(r.checkpoint, result)}
+    suites = (config.env.suite, *config.env.eval_suites)
     return RunState(
         folder=folder,
         checkpoint=found[-1] if found else None,
         task_ids=task_ids,
         learnt_before=before,
-        evaluated_base=any(not record.learnt_tasks for record in own),
-        evaluated_after=any(r.learnt_tasks == learnt_with(before, task_ids) and r.checkpoint == result for r in own),
+        missing_base=tuple(suite for suite in suites if not any(r.suite == suite and not r.learnt_tasks for r in own)),
+        missing_after=tuple(suite for suite in suites if suite not in after),
     )
 
 
@@ -103,11 +108,13 @@ def checkpoint_name(folder: Path, step: int) -> str:
 class EmbodiedRunner:
     """Trains one task (or several jointly) and evaluates before and after, as configured."""
 
-    def __init__(self, config: Config, workers: Workers, state: RunState, *, assets: str) -> None:
+    def __init__(
+        self, config: Config, workers: Workers, state: RunState, *, asset_kind: Callable[[str], str]
+    ) -> None:
         self.config = config
         self.workers = workers
         self.state = state
-        self.assets = assets
+        self.asset_kind = asset_kind
         self.task = task_context(config, state)
         self.epoch = 0
         self._meeting = TemporaryDirectory(prefix="rlinf_")  # the driver's, since workers are killed in the end
@@ -148,15 +155,19 @@ class EmbodiedRunner:
     def run(self) -> None:
         """Evaluate the start, train up to ``max_epochs``, evaluate what was learnt."""
         runner = self.config.runner
-        if runner.eval_before and not self.state.evaluated_base and self.epoch == 0:
+        missing = self.state.missing_base
+        if self.state.learnt_before:  # no row of the success matrix
+            missing = missing[:1] if missing[:1] == (self.config.env.suite,) else ()
+        if runner.eval_before and missing and self.epoch == 0:
             self.sync_weights()
-            self.evaluate(row="base" if not self.state.learnt_before else None, label="evaluation before")
+            row = ledger.BASE_ROW if not self.state.learnt_before else None
+            self.evaluate(missing, row=row, label="evaluation before")
         while self.epoch < runner.max_epochs:
             self.train_epoch()
-        if runner.eval_after and not self.state.evaluated_after:
+        if runner.eval_after and self.state.missing_after:
             self.sync_weights()
             row = task_name(self.state.task_ids)
-            self.evaluate(row=row, label=f"evaluation after {row}")
+            self.evaluate(self.state.missing_after, row=row, label=f"evaluation after {row}")
         self.logger.close()
 
     def train_epoch(self) -> None:
@@ -247,84 +258,37 @@ class EmbodiedRunner:
         if self.config.runner.keep_checkpoints:
             prune(folder, self.config.runner.keep_checkpoints)
 
-    def measure(self, task_ids: list[int], *, label: str) -> EvaluationOutcome:
-        """Play the evaluation episodes with the weights that inference holds."""
-        return evaluate(
-            self.workers, self.config, task_ids=task_ids, label=label, video_folder=self.state.folder / "videos"
+    def measure(self, task_ids: Sequence[int], *, label: str, config: Config | None = None) -> EvaluationOutcome:
+        """Play the evaluation episodes with the weights that inference holds; ``config``: of another suite."""
+        videos = self.state.folder / "videos"
+        return evaluate(self.workers, config or self.config, task_ids=task_ids, label=label, video_folder=videos)
+
+    def evaluate(self, suites: Sequence[str], *, row: str | None, label: str) -> None:
+        """Evaluate all tasks of some suites; ``row`` names the row of the success matrix that the results become."""
+        for suite in suites:
+            config = on_suite(self.config, suite)
+            name = label if suite == self.config.env.suite else f"{label} on {suite}"
+            outcome = self.measure(playable_tasks(config.env, config.env.eval_task_ids), label=name, config=config)
+            self.logger.log(outcome.metrics(metrics_group(self.config, suite)), self.epoch)
+            if row is not None:
+                path = self.state.folder.parent / LEDGER_FILE
+                assets = self.asset_kind(suite)
+                policy = self._policy(row)
+                ledger.append(path, make_record(config, outcome, policy, assets=assets, ledger_folder=path.parent))
+            log.info("%s: success %.1f %%", name, 100 * outcome.success_once)
+
+    def _policy(self, row: str) -> EvaluatedPolicy:
+        """The policy as it is now, or the base model."""
+        model, trained = self.config.actor.model, row != ledger.BASE_ROW
+        return EvaluatedPolicy(
+            method=self.config.results_name,
+            row=row,
+            learnt_tasks=self.state.learnt_tasks if trained else (),
+            learnt_suite=self.config.env.suite,
+            checkpoint=checkpoint_name(self.state.folder, self.epoch) if trained else "base",
+            lora_scale=model.lora_scale if trained and model.lora_scale is not None else 1.0,
+            previous_coeff=model.previous_lora_coeff if trained and model.previous_lora_paths else None,
         )
-
-    def evaluate(self, *, row: str | None, label: str) -> None:
-        """Evaluate all tasks; ``row`` names the row of the success matrix that the result becomes."""
-        tasks = self.config.env.eval_task_ids
-        all_tasks = list(range(len(suite_tasks(self.config.env)))) if tasks is None else tasks
-        outcome = self.measure(all_tasks, label=label)
-        self.logger.log(outcome.metrics(), self.epoch)
-        if row is not None:
-            learnt = self.state.learnt_tasks if row != ledger.BASE_ROW else ()
-            checkpoint = "base" if row == ledger.BASE_ROW else checkpoint_name(self.state.folder, self.epoch)
-            path = self.state.folder.parent / LEDGER_FILE
-            model = self.config.actor.model
-            trained = row != ledger.BASE_ROW
-            record = make_record(
-                self.config,
-                outcome,
-                row,
-                learnt,
-                checkpoint,
-                self.assets,
-                path.parent,
-                lora_scale=model.lora_scale if trained and model.lora_scale is not None else 1.0,
-                previous_coeff=model.previous_lora_coeff if trained and model.previous_lora_paths else None,
-            )
-            ledger.append(path, record)
-        log.info("%s: success %.1f %%", label, 100 * outcome.success_once)
-
-
-def make_record(
-    config: Config,
-    outcome: EvaluationOutcome,
-    row: str,
-    learnt: tuple[int, ...],
-    checkpoint: str,
-    assets: str,
-    ledger_folder: Path,
-    *,
-    lora_scale: float = 1.0,
-    previous_coeff: float | None = None,
-    probe: bool = False,
-    method: str | None = None,
-) -> ledger.EvaluationRecord:
-    """A ledger line of an evaluation; ``probe`` for a policy changed for the evaluation only (another LoRA scale).
-
-    method: what the evaluated checkpoint was trained with; None: as configured.
-    """
-    temperature = config.algorithm.sampling_params.temperature_eval
-    return ledger.EvaluationRecord(
-        method=method or config.results_name,
-        row=row,
-        learnt_tasks=learnt,
-        seed=config.runner.seed,
-        suite=config.env.suite,
-        checkpoint=checkpoint,
-        success=outcome.success,
-        episodes=outcome.episodes,
-        success_once=outcome.success_once,
-        success_at_end=outcome.success_at_end,
-        mean_return=outcome.mean_return,
-        mean_episode_len=outcome.mean_episode_len,
-        temperature=temperature,
-        decoding="sample" if temperature > 0 else "greedy",
-        init_states=outcome.init_states,
-        lora_scale=lora_scale,
-        previous_coeff=previous_coeff,
-        probe=probe,
-        assets=assets,
-        config_hash=config_hash(config),
-        versions=versions(),
-        time=ledger.utc_now(),
-        wall_seconds=outcome.wall_seconds,
-        videos=tuple(str(video.relative_to(ledger_folder)) for video in outcome.videos),
-    )
 
 
 def rollout_metrics(rollouts: Collection) -> dict[str, float]:

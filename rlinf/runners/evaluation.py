@@ -36,16 +36,16 @@ class EvaluationOutcome:
     videos: tuple[Path, ...]
     init_states: dict[int, str]
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, group: str = "env_info") -> dict[str, float]:
         """The dictionary of the user's document."""
         values: dict[str, float] = {}
         for task in sorted(self.success):
-            values[f"eval/env_info/task_{task}_success"] = self.success[task]
-            values[f"eval/env_info/task_{task}_success_total"] = float(self.episodes[task])
-        values["eval/env_info/success_once"] = self.success_once
-        values["eval/env_info/success_at_end"] = self.success_at_end
-        values["eval/env_info/return"] = self.mean_return
-        values["eval/env_info/episode_len"] = self.mean_episode_len
+            values[f"eval/{group}/task_{task}_success"] = self.success[task]
+            values[f"eval/{group}/task_{task}_success_total"] = float(self.episodes[task])
+        values[f"eval/{group}/success_once"] = self.success_once
+        values[f"eval/{group}/success_at_end"] = self.success_at_end
+        values[f"eval/{group}/return"] = self.mean_return
+        values[f"eval/{group}/episode_len"] = self.mean_episode_len
         return values
 
 
@@ -58,6 +58,9 @@ def evaluate(
     """
     started = time.monotonic()
     infos = suite_tasks(config.env)
+    for info in infos:
+        if info.fault:
+            log.warning("task %d of %s is not evaluated: %s", info.task_id, config.env.suite, info.fault)
     plans = evaluation_plans(
         suite=config.env.suite,
         task_ids=task_ids,

@@ -16,6 +16,10 @@ EXPERIMENT = Experiment(config_name="crl/config", suite="libero_spatial", max_ep
 REQUEST = SequenceRequest(method="sequential", stages=((0,), (1,)), seed=7)
 
 
+def evaluated(row: str, seed: int, checkpoint: str, suite: str = "libero_spatial") -> Evaluated:
+    return Evaluated(row, seed, checkpoint, suite)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     (tmp_path / "repository").mkdir()
@@ -155,8 +159,8 @@ def test_sets_of_tasks_learnt_together_lie_apart(workspace: Workspace) -> None:
 def test_what_is_done_is_skipped(workspace: Workspace) -> None:
     folder = workspace.root / "logs/sequential/task_0_seed7"
     actor = save(folder, 10)
-    base = Evaluated("base", 7, "model")
-    done = Evaluated("task_0", 7, str(actor))
+    base = evaluated("base", 7, "model")
+    done = evaluated("task_0", 7, str(actor))
     first, second = plan(workspace, REQUEST, base, done)
     assert first.todo == ()
     assert second.todo == ("train to epoch 10", "evaluate all tasks")
@@ -166,19 +170,19 @@ def test_what_is_done_is_skipped(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("line", "todo"),
     [
-        (Evaluated("task_0", 7, "logs/sequential/task_0_seed7/checkpoints/global_step_10"), ()),
-        (Evaluated("task_0", 7, "/copied/to/task_0_seed7/checkpoints/global_step_10/actor"), ()),
-        (Evaluated("task_0", 7, "task_0_seed7/global_step_10"), ()),
-        (Evaluated("task_0", 7, "task_0_seed7/checkpoints/global_step_5/actor"), ("evaluate all tasks",)),
-        (Evaluated("task_0", 8, "task_0_seed8/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
-        (Evaluated("task_1", 7, "task_1_seed7/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
+        (evaluated("task_0", 7, "logs/sequential/task_0_seed7/checkpoints/global_step_10"), ()),
+        (evaluated("task_0", 7, "/copied/to/task_0_seed7/checkpoints/global_step_10/actor"), ()),
+        (evaluated("task_0", 7, "task_0_seed7/global_step_10"), ()),
+        (evaluated("task_0", 7, "task_0_seed7/checkpoints/global_step_5/actor"), ("evaluate all tasks",)),
+        (evaluated("task_0", 8, "task_0_seed8/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
+        (evaluated("task_1", 7, "task_1_seed7/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
     ],
 )
 def test_only_an_evaluation_of_this_checkpoint_counts(
     workspace: Workspace, line: Evaluated, todo: tuple[str, ...]
 ) -> None:
     save(workspace.root / "logs/sequential/task_0_seed7", 10)
-    first, _ = plan(workspace, REQUEST, Evaluated("base", 7, "model"), line)
+    first, _ = plan(workspace, REQUEST, evaluated("base", 7, "model"), line)
     assert first.todo == todo
 
 
@@ -203,7 +207,7 @@ def test_an_interrupted_task_says_where_it_resumes(workspace: Workspace) -> None
     save(folder, 2)
     save(folder, 4)
     (folder / "checkpoints" / "global_step_9.tmp").mkdir()
-    first, _ = plan(workspace, REQUEST, Evaluated("base", 7, "model"))
+    first, _ = plan(workspace, REQUEST, evaluated("base", 7, "model"))
     assert first.todo == ("train to epoch 10, resuming after 4", "evaluate all tasks")
 
 
@@ -260,7 +264,7 @@ def trained(workspace: Workspace) -> Path:
 
 def longer(workspace: Workspace, *stages: int, epochs: int = 15, **changes: object) -> tuple[Step, ...]:
     request = replace(REQUEST, stages=tuple((task,) for task in stages), max_epochs=epochs, **changes)  # type: ignore[arg-type]
-    return plan(workspace, request, Evaluated("base", 7, "model"))
+    return plan(workspace, request, evaluated("base", 7, "model"))
 
 
 def test_more_epochs_of_a_sequence_are_refused_with_all_choices(workspace: Workspace, trained: Path) -> None:

@@ -338,7 +338,7 @@ def test_a_run_is_refused_before_anything_is_started(tmp_path):
         (tmp_path / name).touch()
     start = f"actor.model.lora_path={tmp_path}"
     config = load_config("crl_experiment/libero_spatial_grpo_tiny", ["method=ewc", "env.fixed_task_ids=[1]", start])
-    state = RunState(tmp_path / "run", None, (1,), (0,), evaluated_base=True, evaluated_after=False)
+    state = RunState(tmp_path / "run", None, (1,), (0,), missing_base=(), missing_after=("libero_spatial",))
     task = task_context(config, state)
     assert task.previous == tmp_path
     assert task.temperature == config.algorithm.sampling_params.temperature_train

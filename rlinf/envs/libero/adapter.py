@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from libero_runtime import paths
 from libero_runtime.drawing_devices import device_environment, drawing_devices
 from libero_runtime.opengl import select_opengl
-from libero_runtime.suites import init_states, load_suite, suite_asset_kind
+from libero_runtime.suites import TaskSpec, init_states, load_suite, suite_asset_kind
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
 from rlinf.envs.registry import TaskInfo
@@ -22,9 +22,12 @@ log = logging.getLogger(__name__)
 
 def tasks(suite: str) -> tuple[TaskInfo, ...]:
     """The tasks of a suite, in LIBERO's order."""
-    return tuple(
-        TaskInfo(task.task_id, task.name, task.language, len(init_states(task))) for task in load_suite(suite).tasks
-    )
+    def info(task: TaskSpec) -> TaskInfo:
+        count = 0 if task.fault else len(init_states(task))  # a broken file may have none
+        fault = f"{task.bddl_path}: {task.fault}" if task.fault else None
+        return TaskInfo(task.task_id, task.name, task.language, count, fault)
+
+    return tuple(info(task) for task in load_suite(suite).tasks)
 
 
 def asset_kind(suite: str) -> str:

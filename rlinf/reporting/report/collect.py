@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlinf.custom.metrics import MetricsError, SuccessMatrix
@@ -61,7 +61,7 @@ class Experiment:
 
     ``records`` holds the last evaluation of each row in the order of learning. ``matrix`` is None when the rows
     cannot share one; ``matrix_problem`` then says why. ``probes`` are evaluations of changed policies, such as other
-    LoRA scales.
+    LoRA scales. ``further`` holds evaluations of the same rows on other suites, by suite.
     """
 
     folder: Path
@@ -75,6 +75,7 @@ class Experiment:
     info: RunInfo | None
     videos: tuple[Video, ...]
     probes: tuple[EvaluationRecord, ...] = ()
+    further: Mapping[str, tuple[EvaluationRecord, ...]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -146,12 +147,17 @@ def _is_training(name: str) -> bool:
 
 def _experiments_of(path: Path, runs: Sequence[TrainingRun]) -> list[Experiment]:
     groups: dict[tuple[str, str, int, float, str], list[EvaluationRecord]] = {}
-    for record in ledger.read(path):
+    everything = ledger.read(path)
+    learnt = {_place(record) for record in everything if not record.is_further}
+    for record in everything:
+        if record.is_further and _place(record) in learnt:  # it stands beside what was learnt
+            continue
         key = (record.method, record.suite, record.seed, record.temperature, record.assets)
-        groups.setdefault(key, []).append(record)
+        groups.setdefault(key, []).append(replace(record, learnt_suite=""))
     experiments = []
     for (method, suite, seed, _, _), group in groups.items():
         records = tuple(ledger.rows(group))
+        beside = [one for one in everything if one.is_further and _place(one) == _place(group[0])]
         matrix, problem = _matrix(records)
         order = [row for record in records for row in ledger.row_tasks(record.row)]
         training = sorted((run for run in runs if run.seed == seed), key=lambda run: _position(run, order))
@@ -168,9 +174,28 @@ def _experiments_of(path: Path, runs: Sequence[TrainingRun]) -> list[Experiment]
                 info=run_info.read(path.parent) or next((run.info for run in training if run.info), None),
                 videos=_videos(path.parent, records),
                 probes=tuple(record for record in group if record.probe),
+                further=_further(records, beside),
             )
         )
     return experiments
+
+
+def _place(record: EvaluationRecord) -> tuple[str, str, int, float]:
+    """Records of one experiment share it, whatever suite they were evaluated on."""
+    return record.method, record.learnt_suite or record.suite, record.seed, record.temperature
+
+
+def _further(
+    rows: Sequence[EvaluationRecord], beside: Sequence[EvaluationRecord]
+) -> dict[str, tuple[EvaluationRecord, ...]]:
+    """By suite, the evaluations that belong to these rows: of the same tasks learnt and the same epoch."""
+    known = {(row.learnt_tasks, ledger.step_of(row)) for row in rows}
+    found = {}
+    for suite in dict.fromkeys(record.suite for record in beside):
+        same = [one for one in beside if one.suite == suite and (one.learnt_tasks, ledger.step_of(one)) in known]
+        if chosen := tuple(ledger.rows(same)):
+            found[suite] = chosen
+    return found
 
 
 def _matrix(records: Sequence[EvaluationRecord]) -> tuple[SuccessMatrix | None, str]:

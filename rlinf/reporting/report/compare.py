@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from rlinf.custom.metrics import Estimate, SuccessMatrix, wilson_interval
-from rlinf.reporting.report import charts, overlays, scales
+from rlinf.reporting.report import charts, generalisation, overlays, scales
 from rlinf.reporting.report.collect import TrainingRun
 from rlinf.reporting.report.columns import COLUMNS, Column
 from rlinf.reporting.report.lines import Cell, Line, Setting, differing_settings
@@ -25,6 +25,7 @@ def section(setting: Setting, *, anchors: Mapping[int, str], is_only: bool) -> s
         f'<p class="hint">{escape(setting.title)}.</p>' if is_only else "",
         table(setting, anchors),
         _heat_maps(setting),
+        generalisation.section(setting.lines, with_tasks=False),
         _stage_curves(setting),
         _learning_curves(setting),
         _task_bars(setting),
@@ -39,7 +40,7 @@ def section(setting: Setting, *, anchors: Mapping[int, str], is_only: bool) -> s
 
 def table(setting: Setting, anchors: Mapping[int, str]) -> str:
     """One row per line: mean and interval over the seeds; the best mean of a column is bold."""
-    columns = [column for column in COLUMNS if column.in_comparison]
+    columns = compared(setting)
     head = "".join(f'<th class="num" title="{escape(one.words)}">{one.name}{_arrow(one)}</th>' for one in columns)
     best = {column.key: setting.best(column) for column in columns}
     body = []
@@ -59,6 +60,12 @@ def table(setting: Setting, anchors: Mapping[int, str]) -> str:
         "(Student’s t) or, for a single seed, from its evaluation episodes. Where intervals overlap, the order of two "
         "methods is not certain.</p>"
     )
+
+
+def compared(setting: Setting) -> list[Column]:
+    """The columns of a setting's tables: the metrics of the matrix, then success on further suites."""
+    further = generalisation.columns([one for line in setting.lines for one in line.experiments])
+    return [column for column in (*COLUMNS, *further) if column.in_comparison]
 
 
 def _table_row(line: Line, key: str, remark: str, cells: str, anchors: Mapping[int, str]) -> str:

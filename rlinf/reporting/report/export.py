@@ -10,6 +10,8 @@ from pathlib import Path
 from rlinf.reporting.jsonlines import write_whole
 from rlinf.reporting.report.collect import Experiment, ReportError
 from rlinf.reporting.report.columns import COLUMNS
+from rlinf.reporting.report.compare import compared
+from rlinf.reporting.report.generalisation import stage_columns, stage_table, suites_of
 from rlinf.reporting.report.lines import LEFT_OUT, Cell, Line, Setting, left_out, settings_of
 from rlinf.reporting.report.words import method_name
 
@@ -26,14 +28,14 @@ def latex(experiments: Sequence[Experiment]) -> str:
     """One ``table`` per group of comparable methods: percent and points with one decimal, the best mean bold."""
     settings = _settings(experiments)
     tables = [_latex_table(setting, number) for number, setting in enumerate(settings, start=1)]
+    tables += [_stages_table(line) for setting in settings for line in setting.lines if suites_of(line.experiments)]
     missing = "; ".join(f"{one.name}: {why}" for one, why in left_out(experiments))
     note = f"\n\\noindent{{\\small {_escape(f'{LEFT_OUT}: {missing}')}.}}\n" if missing else ""
     return "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n" + "\n".join(tables) + note
 
 
 def _latex_table(setting: Setting, number: int) -> str:
-    columns = [column for column in COLUMNS if column.in_comparison]
-    columns = [column for column in columns if any(line.cell(column) is not None for line in setting.lines)]
+    columns = [column for column in compared(setting) if any(line.cell(column) is not None for line in setting.lines)]
     best = {column.key: setting.best(column) for column in columns}
     head = " & ".join(["Method", "Seeds", *(_escape(column.name) + _ARROWS[column.better] for column in columns)])
     rows: list[str] = []
@@ -57,6 +59,23 @@ def _latex_table(setting: Setting, number: int) -> str:
         f"  \\caption{{{caption}}}\n  \\label{{tab:continual-{number}}}\n  \\smallskip\n"
         f"  {_FIT}{{%\n"
         f"  \\begin{{tabular}}{{l{'r' * (1 + len(columns))}}}\n    \\toprule\n    {head} \\\\\n    \\midrule\n"
+        f"{body}\n    \\bottomrule\n  \\end{{tabular}}}}\n\\end{{table}}\n"
+    )
+
+
+def _stages_table(line: Line) -> str:
+    """Success on further suites after each stage of one line."""
+    names, rows = stage_table(line)
+    body = "\n".join(
+        "    " + " & ".join([_escape(row), *(_latex_cell(line.cell(column), None) for column in cells)]) + r" \\"
+        for row, cells in rows
+    )
+    caption = f"{_escape(f'{line.name} on {names[0]}')}: mean success in percent on the suite that is learnt and on "
+    caption += r"LIBERO-PRO's changes of its tasks, after each stage, with 95\% confidence intervals."
+    return (
+        f"\\begin{{table}}[t]\n  \\centering\n  \\small\n  \\caption{{{caption}}}\n  \\smallskip\n  {_FIT}{{%\n"
+        f"  \\begin{{tabular}}{{l{'r' * len(names)}}}\n    \\toprule\n"
+        f"    {' & '.join(['Policy', *map(_escape, names)])} \\\\\n    \\midrule\n"
         f"{body}\n    \\bottomrule\n  \\end{{tabular}}}}\n\\end{{table}}\n"
     )
 
@@ -89,11 +108,13 @@ def _escape(text: str) -> str:
 
 def csv_table(experiments: Sequence[Experiment]) -> str:
     """One row per method (``row`` is ``mean``) and one per ``seed``; all metrics as fractions with their intervals.
+    ``SUITE_stage_N`` is the mean success on a further suite after the N-th stage of learning, 0 the first row.
 
     A ``reference`` learns nothing: ``avg`` and ``zero_shot`` are its success on the same tasks. An experiment that is
     ``left out`` has no numbers; its ``note`` says why.
     """
-    names = [f"{column.key}{end}" for column in COLUMNS for end in ("", "_low", "_high")]
+    columns = (*COLUMNS, *stage_columns(experiments))
+    names = [f"{column.key}{end}" for column in columns for end in ("", "_low", "_high")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -104,10 +125,10 @@ def csv_table(experiments: Sequence[Experiment]) -> str:
         for line in setting.lines:
             rows = [(line, "mean"), *((Line.of(one), "seed") for one in line.experiments)]
             for part, kind in rows:
-                cells = [part.cell(column) for column in COLUMNS]
+                cells = [part.cell(column) for column in columns]
                 writer.writerow([*_labels(line, tasks), kind, _join(part.seeds), _episodes(part), *_texts(cells), ""])
         for line in setting.references:
-            cells = [setting.reference_cell(line, column) for column in COLUMNS]
+            cells = [setting.reference_cell(line, column) for column in columns]
             writer.writerow(
                 [*_labels(line, tasks), "reference", _join(line.seeds), _episodes(line), *_texts(cells), ""]
             )

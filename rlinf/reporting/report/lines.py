@@ -26,6 +26,7 @@ RUN_SPECIFIC = (
     "runner.keep_checkpoints",
     "runner.resume",
     "env.fixed_task_ids",
+    "env.eval_suites",
     "env.video_episodes",
     "actor.model.lora_path",
     "actor.model.previous_lora_paths",

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from rlinf.reporting.ledger import utc_now
-from rlinf.reporting.report import compare, scales, sections, tables, training
+from rlinf.reporting.report import compare, generalisation, scales, sections, tables, training
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.export import write_text
 from rlinf.reporting.report.lines import LEFT_OUT, Line, left_out, settings_of
@@ -81,6 +81,7 @@ def _experiment(experiment: Experiment, *, is_named: bool, max_videos: int, max_
     parts += [
         sections.notes(experiment),
         sections.success_section(experiment),
+        generalisation.section([Line.of(experiment)], with_tasks=True),
         sections.task_section(experiment),
         training.section(experiment),
         scales.section([Line.of(experiment)]),

@@ -13,6 +13,7 @@ SUITE_NAMES = {
     "libero_10": "LIBERO-Long",
     "libero_90": "LIBERO-90",
 }
+CHANGES = {"lan": "other words", "object": "other looks", "swap": "other places", "task": "other goals"}
 METHOD_NAMES = {
     "sequential": "Sequential fine-tuning",
     "ewc": "Elastic weight consolidation",
@@ -46,8 +47,16 @@ def method_place(method: str) -> tuple[int, bool]:
 
 
 def suite_name(suite: str) -> str:
-    """A suite's name for people."""
+    """A suite's name for people; LIBERO-PRO's with what it changes."""
+    base, _, change = suite.rpartition("_")
+    if base in SUITE_NAMES and change in CHANGES:
+        return f"{SUITE_NAMES[base]}, {CHANGES[change]}"
     return SUITE_NAMES.get(suite, suite or "unknown suite")
+
+
+def further_name(suite: str, learnt_suite: str) -> str:
+    """A further suite's name beside the suite that was learnt: what is other."""
+    return CHANGES.get(suite.removeprefix(f"{learnt_suite}_"), suite_name(suite))
 
 
 def percent(rate: float) -> str:
