@@ -189,6 +189,8 @@ def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
             ignore_done=True,
             hard_reset=False,
         )
+    except KeyError as error:
+        raise LiberoPathError(f"{task.bddl_path} names {error}, which LIBERO has no model of") from error
     except FileNotFoundError as error:
         raise LiberoPathError(
             f"{task.suite} task {task.task_id} ({task.name}) needs a file that is missing: "

@@ -179,14 +179,6 @@ def test_exit_codes():
     assert fidelity.exit_code([cannot_run, fails, passes]) == 1
 
 
-def test_a_task_without_assets_cannot_be_run(capsys):
-    assert fidelity.main(["--suites", "libero_90", "--tasks", "88"]) == 2
-    lines = capsys.readouterr().out
-    assert "cannot run: libero_90 task 88" in lines
-    assert "yellow_book.xml" in lines
-    assert "0 of 1 tasks pass, 1 cannot be run" in lines
-
-
 def test_suites_of_the_commands():
     """One list: the expert's step limits, and the defaults of the commands."""
     assert tuple(MAX_STEPS) == STANDARD_SUITES

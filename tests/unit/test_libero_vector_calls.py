@@ -101,8 +101,8 @@ def test_one_reason_is_told_once(raising):
         assert f"environment {env_id} (libero_moon task 0, initial state {env_id}, seed 0, step 0)" in str(raised.value)
 
 
-def test_missing_assets_are_one_environments_matter(monkeypatch, tmp_path):
-    """A task whose files are not there."""
+def test_a_model_that_is_not_there_is_one_environments_matter(monkeypatch, tmp_path):
+    """A task with an object that LIBERO does not have."""
     env = LiberoVectorEnv(num_envs=3, image_size=32, on_failure="freeze")
     task_of_suite = Suite.task
 
@@ -111,14 +111,14 @@ def test_missing_assets_are_one_environments_matter(monkeypatch, tmp_path):
         if (suite.name, task_id) != (SUITE, 4):
             return task
         bddl = tmp_path / "task.bddl"
-        bddl.write_text(task.bddl_path.read_text().replace("- plate", "- white_bowl"))
+        bddl.write_text(task.bddl_path.read_text().replace("- plate", "- no_such_plate"))
         return type(task)(task.suite, task_id, task.name, task.language, bddl, task.init_path)
 
     monkeypatch.setattr(Suite, "task", without_file)
     failures = env.reset([GOOD[0], EpisodeStart(SUITE, 4, 0), GOOD[2]]).failures_B
     assert failures[0] is failures[2] is None
     assert failures[1].startswith(f"environment 1 ({SUITE} task 4, initial state 0, seed 0, step 0): ")
-    assert "white_bowl" in failures[1]
+    assert "names 'no_such_plate', which LIBERO has no model of" in failures[1]
     assert env.step_chunk(random_actions(2, 2), [0, 2]).num_steps_B.tolist() == [2, 2]
     env.close()
 

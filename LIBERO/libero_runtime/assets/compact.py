@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -125,15 +126,16 @@ class _Plan:
     def _named(self, document: Path, element: ElementTree.Element) -> Path | None:
         """The file that an element names, if it is there: documents name some that nothing uses."""
         name = element.get("file")
-        file = (document.parent / name).resolve() if name else None
+        # not resolve(): links are not followed out of the folder
+        file = Path(os.path.normpath(document.parent / name)) if name else None
         return file if file is not None and file.is_file() and file.is_relative_to(self.assets) else None
 
     def _path(self, file: Path) -> str:
-        return file.resolve().relative_to(self.assets).as_posix()
+        return file.relative_to(self.assets).as_posix()
 
 
 def _plan(assets: Path) -> _Plan:
-    plan = _Plan(assets.resolve())
+    plan = _Plan(assets.absolute())
     for pattern in DOCUMENTS:
         for path in sorted(plan.assets.glob(pattern)):
             plan.document(path)
@@ -170,9 +172,13 @@ def _write(plan: _Plan, folder: Path) -> Iterator[tuple[str, int]]:
 
     with ThreadPoolExecutor(num_cpus()) as pool:
         jobs = [pool.submit(write, path) for path in plan.products]
-        shown = sys.stderr.isatty()
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="models of the fast look", disable=not shown):
-            yield job.result()
+        shown = tqdm(as_completed(jobs), total=len(jobs), desc="fast look's models", disable=not sys.stderr.isatty())
+        try:
+            for job in shown:
+                yield job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else the others are made before the message
+            raise
 
 
 def _smaller(file: Path) -> bytes:
