@@ -189,5 +189,5 @@ def _smaller(file: Path) -> bytes:
         picture = image.convert("RGB")
         picture.thumbnail((_TEXTURE_PIXELS, _TEXTURE_PIXELS), Image.Resampling.BOX)  # as smaller mipmaps are made
         out = io.BytesIO()
-        picture.save(out, "PNG", optimize=True)
+        picture.save(out, "PNG")
     return out.getvalue()
