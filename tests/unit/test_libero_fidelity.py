@@ -12,17 +12,24 @@ from libero_runtime.scene import Scene
 from libero_runtime.stepper import SUBSTEPS
 from libero_runtime.suites import STANDARD_SUITES, SUITES, load_suite
 
-NUM_STEPS = 40
 
-
-@pytest.mark.parametrize(("suite", "task_id"), [("libero_spatial", 0), ("libero_object", 0), ("libero_10", 9)])
-def test_fast_steps_follow_stock(suite, task_id):
-    report = fidelity.check_task(suite, task_id, num_steps=NUM_STEPS)
+@pytest.mark.parametrize(
+    ("suite", "task_id", "num_steps"), [("libero_spatial", 0, 40), ("libero_object", 0, 100), ("libero_10", 9, 40)]
+)
+def test_fast_steps_follow_stock(suite, task_id, num_steps):
+    report = fidelity.check_task(suite, task_id, num_steps=num_steps)
     assert report.passed, report
-    assert report.step_share > 0.8
+    assert report.step_share > 0.9
     for verdict in (report.stock, report.converged):
         assert verdict.joint_error < 1e-4
         assert verdict.calm_share > 0.9
+
+
+def test_a_hand_that_presses_an_object_down_follows_stock():
+    """A solver tolerance of 1e-10 was not enough for it: one step ended 2.7e-5 off. An eighth of its steps is chaos."""
+    report = fidelity.check_task("libero_object", 0, num_steps=40)
+    assert report.passed, report
+    assert report.step_share > 0.8
 
 
 # Real faults are found ------------------------------------------------------------------------------------------------

@@ -324,11 +324,16 @@ def test_types_of_arguments(env):
 def test_fast_look_is_close_and_has_the_same_physics():
     task = load_suite(SUITE).task(TASK)
     fast, official = (scene.Scene(task, look=look) for look in ("fast", "official"))
-    (fast_slot, fast_view), (official_slot, official_view) = (live.start(init_index=0) for live in (fast, official))
+    (fast_slot, fast_view), (official_slot, _) = (live.start(init_index=0) for live in (fast, official))
     assert np.array_equal(fast_slot.integration, official_slot.integration)
     assert fast.env.sim.model.nmeshface < 0.6 * official.env.sim.model.nmeshface
-    difference = np.abs(fast_view.images_NHWC.astype(float) - official_view.images_NHWC)
-    assert 0.0 < difference.mean() < 3.5
+    # Without multisampling and reflections, which the fast look leaves out: what is left is that of coarser models.
+    renderer = official._shared.acquire_renderer(cameras=("agentview",), image_size=256, look="fast")
+    stock_renderer, official._renderer = official._renderer, renderer
+    difference = np.abs(fast_view.images_NHWC.astype(float) - official.images(official_slot))
+    assert 0.0 < difference.mean() < 2.0
+    official._renderer = stock_renderer
+    official._shared.release_renderer(renderer)
     fast.close()
     official.close()
 

@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 from PIL import Image
 from tqdm import tqdm
 
+from libero_runtime.assets import touched_meshes
 from libero_runtime.assets.meshes import Coarseness, coarser, msh_bytes, read_msh
 from libero_runtime.cpus import num_cpus
 from libero_runtime.files import one_at_a_time
@@ -94,11 +95,7 @@ class _Plan:
     def document(self, path: Path) -> None:
         """A document, and all that it names."""
         root = ElementTree.parse(path).getroot()
-        touched = {
-            geom.get("mesh")
-            for geom in root.iter("geom")
-            if (geom.get("contype"), geom.get("conaffinity")) != ("0", "0")
-        }
+        touched = touched_meshes(root)
         for mesh in root.iter("mesh"):
             file = self._named(path, mesh)
             if file is not None:
@@ -147,7 +144,7 @@ def _plan(assets: Path) -> _Plan:
 def _make(assets: Path, target: Path) -> None:
     """Fill a folder under a temporary name and rename it when it is whole."""
     begin = time.perf_counter()
-    logger.info("making the fast look's models from %s, once (half a minute on two cores)", assets)
+    logger.info("making the fast look's models from %s, once (a minute on two cores)", assets)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".compact-", dir=target.parent))
     try:

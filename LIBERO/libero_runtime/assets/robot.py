@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 import mujoco
 import numpy as np
 
+from libero_runtime.assets import touched_meshes
 from libero_runtime.assets.meshes import Coarseness, Mesh, coarser, msh_bytes, read_msh
 from libero_runtime.files import write_whole
 from libero_runtime.paths import cache_folder
@@ -114,17 +115,13 @@ def _merge_parts(root: ElementTree.Element, meshes: Mapping[str, ElementTree.Ele
 def with_coarse_robot(xml: str) -> str:
     """The scene's XML with coarse visual meshes for robot, gripper and pedestal."""
     root = ElementTree.fromstring(xml)
-    collision = {
-        geom.get("mesh")
-        for geom in root.iter("geom")
-        if (geom.get("contype"), geom.get("conaffinity")) != ("0", "0")
-    }
+    touched = touched_meshes(root)
     visual: dict[str, ElementTree.Element] = {}
     for mesh in root.iter("mesh"):
         name, file = mesh.get("name", ""), mesh.get("file")
         part = re.match(r"[a-z]+\d+", name)
         coarseness = _COARSENESS.get(part.group()) if part else None
-        if file and coarseness and name not in collision:
+        if file and coarseness and name not in touched:
             visual[name] = mesh
             made = _cached([Path(file)], str(coarseness), partial(_coarse, Path(file), coarseness))
             mesh.set("file", str(made))

@@ -20,8 +20,7 @@ _FINGER_REACH_M = 0.046  # from between the half-closed fingers to the outer sid
 _FINGER_HALF_WIDTH_M = 0.011
 _WALL_GAP_M = 0.003
 _BACK_M = 0.016  # at its back, this much of an open drawer stays below the cabinet's top
-# Sides of the bowl to take it by, in order of preference: towards the robot, where the arm is not stretched. The
-# stand-in's wall has flat sides every 22.5 degrees.
+# Sides of the bowl to take it by, in order of preference: towards the robot, where the arm is not stretched.
 _ANGLES_DEG = (135.0, 112.5)
 _WORTH_ANOTHER_SIDE_M = 0.003
 
