@@ -1,5 +1,7 @@
 """The fidelity command: on a few tasks against stock LIBERO, and that its verdict can be a failure."""
 
+import shutil
+
 import mujoco
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from libero_runtime import fidelity, fidelity_episodes
 from libero_runtime.episodes import MAX_STEPS
 from libero_runtime.fidelity_stock import Reference, Run, Stock
 from libero_runtime.kernel import osc
+from libero_runtime.paths import libero_folder, resolve_paths
 from libero_runtime.scene import Scene
 from libero_runtime.stepper import SUBSTEPS
 from libero_runtime.suites import STANDARD_SUITES, SUITES, load_suite
@@ -184,6 +187,21 @@ def test_exit_codes():
     assert fidelity.exit_code([passes, passes]) == 0
     assert fidelity.exit_code([passes, cannot_run]) == 2
     assert fidelity.exit_code([cannot_run, fails, passes]) == 1
+
+
+def test_a_task_whose_states_are_of_another_scene_cannot_be_run(monkeypatch, tmp_path, capsys):
+    """In a checkout: installed files that are not LIBERO's are refused before."""
+    inner = tmp_path / "libero" / "libero"
+    for name in ("bddl_files", "init_files"):
+        shutil.copytree(libero_folder() / name / "libero_object", inner / name / "libero_object")
+    (inner / "assets").symlink_to(resolve_paths().assets)
+    goal_states = load_suite("libero_goal").task(0).init_path
+    monkeypatch.setenv("LIBERO_REPO_PATH", str(tmp_path))
+    shutil.copyfile(goal_states, load_suite("libero_object").task(0).init_path)
+    assert fidelity.main(["--suites", "libero_object", "--tasks", "0"]) == 2
+    lines = capsys.readouterr().out
+    assert "cannot run: " in lines
+    assert "0 of 1 tasks pass, 1 cannot be run" in lines
 
 
 def test_suites_of_the_commands():
