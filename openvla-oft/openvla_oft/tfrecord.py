@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from openvla_oft.crc32c import masked_crc32c
+import google_crc32c
+
 from openvla_oft.demonstration import DemonstrationError
 
 _HEAD = struct.Struct("<QI")
@@ -33,12 +34,18 @@ class Record:
 
     def check(self) -> None:
         """Raise unless the data has its stored checksum."""
-        found = masked_crc32c(self.data)
+        found = masked_crc32c(bytes(self.data))
         if found != self.checksum:
             raise DemonstrationError(
                 f"{self.where}: the data of {len(self.data)} bytes is corrupt (checksum {found:#010x}, "
                 f"expected {self.checksum:#010x}); download the file again"
             )
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum (Castagnoli's CRC-32) as TFRecord stores it: rotated and offset."""
+    value = int(google_crc32c.value(data))
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def records(path: Path) -> Iterator[Record]:

@@ -1,7 +1,6 @@
 """RLDS without TensorFlow, on a sample that tensorflow-datasets wrote (``tests/data/rlds``), and on damaged copies."""
 
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 
 from libero_runtime.suites import load_suite
 from openvla_oft import dataset, rlds
-from openvla_oft.crc32c import crc32c
 from openvla_oft.demonstration import DemonstrationError, ReadOptions
 from openvla_oft.tfrecord import records
 from tests.unit.replay_demos import feature, field, png, record, write_rlds
@@ -90,21 +88,6 @@ def test_sentences_are_those_of_rollouts_and_hidden_files_are_not_read(tmp_path)
             (shard.parent / name).write_bytes(b"\0\5\x16\7")
         assert rlds.find_shards(tmp_path, "libero_10") == [shard]
         assert [info.language for info in rlds.scan([shard])] == [wanted]
-
-
-def test_crc32c_of_known_messages():
-    """RFC 3720, appendix B.4."""
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(b"\xff" * 32) == 0x62A8AB43
-    assert crc32c(bytes(range(32))) == 0x46DD794E
-    for length in (0, 1, 2, 3, 63, 64, 65, 1000):
-        data = np.random.default_rng(length).bytes(length)
-        assert record(data)[12 + length :] == struct.pack("<I", masked(crc32c(data)))
-
-
-def masked(value):
-    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def test_a_flipped_bit_is_named_by_file_record_and_byte(copy):
