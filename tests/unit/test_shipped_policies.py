@@ -15,7 +15,6 @@ from tests.small_policy import LANGUAGE
 MODELS = Path(__file__).parents[2] / "model"
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 OF_SUITE = {suite: f"tiny-openvla-oft-{suite.replace('_', '-')}" for suite in SUITES}
-JOINT = "tiny-openvla-oft-libero-joint"
 PICTURE = np.random.default_rng(0).integers(0, 256, (1, 1, 128, 128, 3), np.uint8)
 
 
@@ -36,11 +35,9 @@ def test_each_suite_has_a_policy_and_a_configuration_that_names_it(suite):
     assert config.env.train.max_episode_steps == config.env.eval.max_episode_steps
 
 
-@pytest.mark.parametrize(
-    ("name", "suite"), [*((name, suite) for suite, name in OF_SUITE.items()), *((JOINT, suite) for suite in SUITES)]
-)
-def test_it_acts_within_the_suites_bounds_and_is_no_random_policy(name, suite):
-    policy = load(MODELS / name, suite)
+@pytest.mark.parametrize("suite", SUITES)
+def test_it_acts_within_the_suites_bounds_and_is_no_random_policy(suite):
+    policy = load(MODELS / OF_SUITE[suite], suite)
     uniforms = np.random.default_rng(0).random((1, *policy.chunk_shape))
     output = policy.act(PolicyInputs(torch.from_numpy(PICTURE), (LANGUAGE,)), temperature=1.0, uniforms_BCA=uniforms)
     assert output.env_actions_BCA.shape == (1, 8, 7)
@@ -48,18 +45,16 @@ def test_it_acts_within_the_suites_bounds_and_is_no_random_policy(name, suite):
     assert output.logprobs_BCA.mean() > -0.9 * np.log(256), "a fresh policy finds all 256 bins equally likely"
 
 
-@pytest.mark.parametrize("name", [*OF_SUITE.values(), JOINT])
-def test_it_is_small_and_says_where_it_comes_from(name):
-    folder = MODELS / name
+@pytest.mark.parametrize("suite", SUITES)
+def test_it_is_small_and_says_where_it_comes_from(suite):
+    folder = MODELS / OF_SUITE[suite]
     assert sum(file.stat().st_size for file in folder.iterdir()) < 30e6
     training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    suites = [suite for suite in SUITES if OF_SUITE[suite] == name] or list(SUITES)
-    assert sorted(training["data"]["suite"].split(",")) == sorted(suites)
-    assert len(training["data"]["tasks"]) == 10 * len(suites)
+    assert training["data"]["suite"] == suite
+    assert len(training["data"]["tasks"]) == 10
     page = (folder / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)`, \d+ steps \|(.+)\|$", page, re.MULTILINE)
-    assert [suite for suite, _ in rows] == suites
-    for _, row in rows:
-        *tasks, mean = (float(cell) for cell in row.split("|"))
-        assert len(tasks) == 10
-        assert mean == pytest.approx(sum(tasks) / 10, abs=0.051)
+    ((table_suite, row),) = re.findall(r"^\| `(\w+)`, \d+ steps \|(.+)\|$", page, re.MULTILINE)
+    assert table_suite == suite
+    *tasks, mean = (float(cell) for cell in row.split("|"))
+    assert len(tasks) == 10
+    assert mean == pytest.approx(sum(tasks) / 10, abs=0.051)
