@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from openvla_oft import dataset, optimisation, pack
 from openvla_oft.oft_augment import SIDE, OftAugmentConfig, OftDraw, crop, crop_center, saturate, turn_hue
-from openvla_oft.pictures import PICTURES, resize_images
+from openvla_oft.pictures import PICTURES
 from tests.unit.sft_demos import LANGUAGES, write_file
 from tests.unit.sft_runs import logged, run
-from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor
+from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor, resize_bicubic
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.official_images import resize_lanczos
 
@@ -33,14 +33,14 @@ def large(tmp_path_factory):
     """Demonstrations with pictures of more pixels than the policy reads: crops of the scenes of the RLDS sample."""
     folder = tmp_path_factory.mktemp("large")
     with np.load(RLDS / "expected.npz") as arrays:
-        scenes = np.concatenate([arrays[f"{length}/images"][:, 0] for length in (6, 7, 8)])
+        scenes = torch.from_numpy(np.concatenate([arrays[f"{length}/images"][:, 0] for length in (6, 7, 8)]))
     for index, language in enumerate(LANGUAGES):
         path = folder / "libero_spatial" / f"task_{index}_demo.hdf5"
         write_file(path, language=language, num_demos=3, num_steps=10, seed=index, size=48)
         with h5py.File(path, "r+") as file:
             for number, demo in enumerate(file["data"].values()):
                 frames = np.arange(10) + 3 * index + number
-                demo["obs/agentview_rgb"][...] = resize_images(scenes[frames % len(scenes)], image_size=48)
+                demo["obs/agentview_rgb"][...] = resize_bicubic(scenes[frames % len(scenes)], size=48)
     return folder
 
 

@@ -14,7 +14,7 @@ import torch
 from libero_runtime.suites import load_suite
 from openvla_oft import cli, dataset, hdf5, pack
 from openvla_oft.demonstration import DemonstrationError, ReadOptions, kept_steps
-from openvla_oft.pictures import resize_images
+from openvla_oft.pictures import prepare_images
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
 from transformers_openvla_oft import ImageSettings, PrismaticProcessor
 from transformers_openvla_oft.small import libero_sentences, train_tokenizer
@@ -49,7 +49,7 @@ def test_stored_pictures_give_the_processors_pixels():
         max_prompt_length=32,
     )
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    small = resize_images(images, image_size=24)
+    small = prepare_images(images, image_size=24, pictures="rl")
     direct = processor.pixel_values(torch.from_numpy(images)[:, None])
     assert torch.equal(processor.pixel_values(torch.from_numpy(small)[:, None]), direct)
 
