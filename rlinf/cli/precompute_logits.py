@@ -7,21 +7,19 @@ demonstrations: ``method.replay.{demonstrations,demonstrations_per_task}``.
 
 import logging
 from collections.abc import Sequence
-from typing import Any
-
-import ray
 
 from rlinf.cli.request import parse
 from rlinf.config.places import check_writable
 from rlinf.config.schema import Config
 from rlinf.custom.base_logits import logits_path
 from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, find_demonstrations
-from rlinf.custom.logits_precompute_worker import LogitsPrecomputeWorker, divide, threads_per_worker
 from rlinf.models import PolicySource
 from rlinf.reporting.progress import Progress
+from rlinf.runners.watch import Watch, reach
 from rlinf.scheduler.cluster import Cluster, Resources
-from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
+from rlinf.scheduler.worker_group import WorkerGroup, place_on_gpus
 from rlinf.workers.launch import torch_environment
+from rlinf.workers.logits import LogitsPrecomputeWorker, divide, threads_per_worker
 from rlinf.workers.object_store import object_store_gb
 
 log = logging.getLogger(__name__)
@@ -63,13 +61,8 @@ def run(config: Config, source: PolicySource, refs: Sequence[DemonstrationRef], 
     """Compute on all rollout workers; returns how many demonstrations were computed."""
     asked = config.cluster.num_rollout_workers
     count = min(asked if asked > 0 else max(resources.num_gpus, 1), len(refs))
-    environment = torch_environment()
-    placement = Placement(env_vars=environment)
-    if resources.num_gpus:
-        bundles = range(min(count, resources.num_gpus))
-        placement = Placement(
-            num_gpus=len(bundles) / count, group=gpu_bundles(len(bundles)), bundles=bundles, env_vars=environment
-        )
+    num_gpus = min(count, resources.num_gpus)
+    placement = place_on_gpus(num_gpus, share=num_gpus / count, env_vars=torch_environment())
     threads = threads_per_worker(count)
     group = WorkerGroup(
         "logits",
@@ -81,29 +74,9 @@ def run(config: Config, source: PolicySource, refs: Sequence[DemonstrationRef], 
         watched=True,
     )
     with Progress("base-model logits", total=len(refs), unit="demonstrations") as bar:
-        watch = _Watch(group, bar)
+        watch = Watch(group, lambda counts: reach(bar, sum(counts)))
         calls = group.submit_each("compute", [(share,) for share in divide(refs, count)])
         computed: list[int] = group.wait(calls, tick=watch.tick)
-        watch.show(len(refs))
+        reach(bar, len(refs))
     group.stop()
     return sum(computed)
-
-
-class _Watch:
-    """Moves the bar to what the workers report; never waits for them."""
-
-    def __init__(self, group: WorkerGroup, bar: Progress) -> None:
-        self._group, self._bar = group, bar
-        self._refs: list[ray.ObjectRef[Any]] = []
-
-    def tick(self) -> None:
-        if self._refs:
-            done, _ = ray.wait(self._refs, num_returns=len(self._refs), timeout=0)
-            if len(done) < len(self._refs):
-                return
-            self.show(sum(ray.get(self._refs)))
-        self._refs = self._group.watch("progress")
-
-    def show(self, done: int) -> None:
-        if done > self._bar.done:
-            self._bar.advance(done - self._bar.done)

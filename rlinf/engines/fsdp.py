@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
+from rlinf.models.shards import whole
 from rlinf.models.transfer import Received, sent
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -97,11 +97,6 @@ def accumulation(policy: Policy, *, keeps_weights: bool) -> Iterator[Callable[[b
     finally:
         if stays:
             module.set_reshard_after_forward(True, recurse=False)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The whole tensor behind a shard, detached. Collective when ``tensor`` is sharded."""
-    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def gather_trainable(module: nn.Module) -> dict[str, NDArray[np.float32]]:

@@ -20,6 +20,7 @@ from rlinf.engines.experience import Critic, Experience, minibatches, prepare_ex
 from rlinf.engines.fsdp import accumulation, clip_gradients
 from rlinf.engines.microbatch import MicroBatch
 from rlinf.models import Policy
+from rlinf.models.shards import rank_and_size
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,7 @@ class PolicyLearner:
         self.global_batch = global_batch
         self.micro_batch = micro_batch
         self.device = device
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank, self.world_size = rank_and_size()
         self.folder: Path | None = None
         self.num_updates = 0
         groups = method.param_groups(policy, optim.lr)
@@ -263,7 +263,7 @@ class _Totals:
 
     def reduce(self) -> dict[str, float]:
         sums = torch.cat([self._sums, *(term.double().reshape(1) for term in self._terms.values())])
-        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        _, world_size = rank_and_size()
         if world_size > 1:
             dist.all_reduce(sums)
         loss, clipped, kl, entropy, tokens, gap, gap_tokens, value_loss, clipped_values, samples, *terms = sums.tolist()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rlinf.config.schema import EnvSplitConfig
 from rlinf.data import EpisodePlan, EpisodeResult
 from rlinf.reporting.progress import Progress
+from rlinf.runners.watch import Watch, reach
 from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers
 
@@ -53,11 +54,15 @@ def collect(
     shares = divide_plans(plans, len(workers.rollout))
     requests = [(replace(request, plans=share),) for share in shares]
     with Progress(label, total=len(plans), unit="episodes") as bar:
-        watch = _Watch(workers, bar)
+
+        def show(tallies: Sequence[tuple[int, int]]) -> None:
+            done, good = map(sum, zip(*tallies, strict=True))
+            reach(bar, done, note=f"{good / max(done, 1):.0%} succeed")
+
         refs = workers.rollout.submit_each("collect", requests)
-        parts: list[Collected] = workers.rollout.wait(refs, tick=watch.tick)
-        watch.finish(parts)
-    results = tuple(result for part in parts for result in part.results)
+        parts: list[Collected] = workers.rollout.wait(refs, tick=Watch(workers.rollout, show).tick)
+        results = tuple(result for part in parts for result in part.results)
+        show([(len(results), sum(result.success_once for result in results))])
     return Collection(
         results=results,
         batches=tuple(batch for part in parts for batch in part.batches),
@@ -69,28 +74,3 @@ def collect(
             "rollout/num_chunks": float(sum(part.num_chunks for part in parts)),
         },
     )
-
-
-class _Watch:
-    """Moves the bar to what the workers report; never waits for them."""
-
-    def __init__(self, workers: Workers, bar: Progress) -> None:
-        self._group, self._bar = workers.rollout, bar
-        self._refs: list[ray.ObjectRef[Any]] = []
-
-    def tick(self) -> None:
-        if self._refs:
-            done, _ = ray.wait(self._refs, num_returns=len(self._refs), timeout=0)
-            if len(done) < len(self._refs):
-                return
-            finished = ray.get(self._refs)
-            self._show(sum(count for count, _ in finished), sum(good for _, good in finished))
-        self._refs = self._group.watch("progress")
-
-    def finish(self, parts: Sequence[Collected]) -> None:
-        results = [result for part in parts for result in part.results]
-        self._show(len(results), sum(result.success_once for result in results))
-
-    def _show(self, done: int, good: int) -> None:
-        if done > self._bar.done:
-            self._bar.advance(done - self._bar.done, note=f"{good / done:.0%} succeed")

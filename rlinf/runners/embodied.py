@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import ray
 
@@ -27,6 +26,7 @@ from rlinf.runners.collect import Collection, collect
 from rlinf.runners.evaluation import EvaluationOutcome, evaluate
 from rlinf.runners.records import EvaluatedPolicy, make_record, metrics_group, on_suite
 from rlinf.runners.run_folder import LEDGER_FILE
+from rlinf.runners.watch import Watch, reach
 from rlinf.scheduler.worker_group import WorkerGroup
 from rlinf.workers.launch import Workers, attach_envs
 
@@ -230,9 +230,9 @@ class EmbodiedRunner:
         seed = self.config.runner.seed + self.epoch
         refs = self.actor.submit("update", rollouts.batches, seed)
         with Progress(f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} update", total=100, unit="%") as bar:
-            watch = _UpdateWatch(self.actor, bar)
+            watch = Watch(self.actor, lambda fractions: reach(bar, int(100 * min(fractions))))
             metrics: list[dict[str, float]] = self.actor.wait(refs, tick=watch.tick)
-            watch.show(1.0)
+            reach(bar, 100)
         return metrics[0]
 
     def save(self) -> None:
@@ -301,26 +301,6 @@ def rollout_metrics(rollouts: Collection) -> dict[str, float]:
         "rollout/episode_len": sum(result.num_steps for result in results) / count,
         "rollout/num_episodes": float(count),
     }
-
-
-class _UpdateWatch:
-    """Moves the bar to what the first learner reports."""
-
-    def __init__(self, actor: WorkerGroup, bar: Progress) -> None:
-        self._actor, self._bar = actor, bar
-        self._ref: ray.ObjectRef[Any] | None = None
-
-    def tick(self) -> None:
-        if self._ref is not None:
-            if not ray.wait([self._ref], timeout=0)[0]:
-                return
-            self.show(ray.get(self._ref))
-        self._ref = self._actor.watch("progress")[0]
-
-    def show(self, fraction: float) -> None:
-        percent = int(100 * fraction)
-        if percent > self._bar.done:
-            self._bar.advance(percent - self._bar.done)
 
 
 @contextmanager

@@ -37,11 +37,16 @@ class Placement:
     env_vars: dict[str, str] | None = None
 
 
-def gpu_bundles(num_gpus: int) -> PlacementGroup:
-    """One bundle per GPU, packed on as few nodes as possible, so that colocated workers share a GPU."""
+def place_on_gpus(num_gpus: int, *, share: float, env_vars: dict[str, str]) -> Placement:
+    """Workers that take ``share`` of a GPU each, in turns on ``num_gpus``; without any they are anywhere.
+
+    One bundle per GPU, packed on as few nodes as possible: groups with the same placement share the GPUs.
+    """
+    if not num_gpus:
+        return Placement(env_vars=env_vars)
     group: PlacementGroup = ray.util.placement_group([{"GPU": 1.0, "CPU": 1.0}] * num_gpus, strategy="PACK")
     ray.get(group.ready())
-    return group
+    return Placement(num_gpus=share, group=group, bundles=range(num_gpus), env_vars=env_vars)
 
 
 class _KeepsRefusal:

@@ -8,12 +8,12 @@ from pathlib import Path
 from rlinf.config import RANDOM_ACTION, ConfigError
 from rlinf.config.gpu_memory import settle
 from rlinf.config.schema import Config, EnvConfig
-from rlinf.custom.random_action_rollout_worker import RandomActionRolloutWorker
 from rlinf.models import PolicySource
 from rlinf.scheduler.cluster import Resources
-from rlinf.scheduler.worker_group import Placement, WorkerGroup, gpu_bundles
+from rlinf.scheduler.worker_group import Placement, WorkerGroup, place_on_gpus
 from rlinf.workers.actor import ActorWorker
 from rlinf.workers.env import EnvWorker
+from rlinf.workers.random_action import RandomActionRolloutWorker
 from rlinf.workers.rollout import RolloutWorker
 
 log = logging.getLogger(__name__)
@@ -138,12 +138,8 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
     """Start simulators and inference, and learners when ``learn``; returns before they are ready."""
     counts = count_workers(config, resources)
     timeout = config.runner.call_timeout_s
-    environment = torch_environment()
-    placement = Placement(env_vars=environment)
-    if resources.num_gpus:
-        bundles = range(max(counts.actor, counts.rollout))
-        group = gpu_bundles(len(bundles))
-        placement = Placement(num_gpus=GPU_SHARE, group=group, bundles=bundles, env_vars=environment)
+    num_gpus = max(counts.actor, counts.rollout) if resources.num_gpus else 0
+    placement = place_on_gpus(num_gpus, share=GPU_SHARE, env_vars=torch_environment())
     gpus_per_node = resources.num_gpus // resources.num_nodes
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     env = WorkerGroup(

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from rlinf.engines.distributed import join_group
-from rlinf.engines.fsdp import shard, whole
+from rlinf.engines.fsdp import shard
 from rlinf.models.lora import trainable_parameters
+from rlinf.models.shards import whole
 from tests.distributed.ranks import finish_rank
 from tests.small_policy import LANGUAGE, read_policy
 from transformers_openvla_oft import checkpoint_blocks

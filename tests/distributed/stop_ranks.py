@@ -7,12 +7,12 @@ import torch
 
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod
-from rlinf.custom.methods.state import local
 from rlinf.engines.distributed import join_group
 from rlinf.engines.fsdp import shard
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
+from rlinf.models.shards import local
 from tests.distributed.ranks import finish_rank
 from tests.small_policy import make_rollouts, read_policy
 

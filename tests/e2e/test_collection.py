@@ -9,12 +9,12 @@ import pytest
 import ray
 
 from rlinf.config.schema import EnvSplitConfig
-from rlinf.custom.random_action_rollout_worker import RandomActionPolicy
 from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
 from rlinf.models.transfer import Received
 from rlinf.scheduler.cluster import Cluster
 from rlinf.workers import collection
 from rlinf.workers.collection import Collection, CollectRequest, Tally
+from rlinf.workers.random_action import RandomActionPolicy
 
 NUM_ACTIONS = 2
 

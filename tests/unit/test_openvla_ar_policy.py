@@ -20,7 +20,6 @@ from rlinf.config.schema import (
 )
 from rlinf.custom.base_logits import StaleLogitsError
 from rlinf.custom.libero_trajectory_dataset import find_demonstrations
-from rlinf.custom.logits_precompute_worker import LogitsPrecomputeWorker
 from rlinf.custom.methods import ContinualMethod, TaskContext, make_method
 from rlinf.data import Observation, RolloutBatch
 from rlinf.engines.checkpoint import save_actor
@@ -28,6 +27,7 @@ from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models import POLICIES, PolicyInputs, PolicySource, ReplayablePolicy, load_policy, policy_kind
 from rlinf.models.value_head import VALUE_HEAD_FILE
+from rlinf.workers.logits import LogitsPrecomputeWorker
 from tests.small_policy import (
     LANGUAGE,
     make_rollouts,

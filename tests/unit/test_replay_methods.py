@@ -11,11 +11,11 @@ from rlinf.config import ConfigError
 from rlinf.config.schema import AlgorithmConfig, Config, MethodConfig, ModelConfig, OptimConfig, ReplayConfig
 from rlinf.custom.base_logits import StaleLogitsError, logits_path
 from rlinf.custom.libero_trajectory_dataset import find_demonstrations
-from rlinf.custom.logits_precompute_worker import LogitsPrecomputeWorker, divide
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.data import Observation
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models import PolicySource
+from rlinf.workers.logits import LogitsPrecomputeWorker, divide
 from tests.small_policy import make_rollouts, read_policy, write_policy
 from tests.unit.replay_demos import SUITE, write_hdf5
 

@@ -19,7 +19,6 @@ from rlinf.config import ConfigError, load_config
 from rlinf.config.schema import AlgorithmConfig, MethodConfig, ModelConfig, OptimConfig, ReplayConfig
 from rlinf.custom.checkpoint_paths import Workspace
 from rlinf.custom.methods import ContinualMethod, TaskContext, make_method
-from rlinf.custom.random_action_rollout_worker import RandomActionPolicy
 from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
 from rlinf.data import Observation
 from rlinf.engines.checkpoint import checkpoints, load_training_state, publish, save_actor, temporary_folder
@@ -28,6 +27,7 @@ from rlinf.engines.learner import PolicyLearner
 from rlinf.models import PolicyInputs, PolicySource, ReplayablePolicy, find_weights, load_policy
 from rlinf.models.simple_cnn import CNNSettings, embed_instruction
 from rlinf.reporting import ledger
+from rlinf.workers.random_action import RandomActionPolicy
 from tests.simple_cnn import read_cnn, write_cnn
 from tests.small_policy import LANGUAGE, make_rollouts, write_policy
 from tests.unit.replay_demos import write_hdf5

@@ -11,9 +11,9 @@ from torch.distributed.tensor import DTensor
 
 from rlinf.custom.methods.base import TaskContext
 from rlinf.custom.methods.samples import Samples
-from rlinf.custom.methods.state import local
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
+from rlinf.models.shards import local, rank_and_size
 
 
 @torch.enable_grad()
@@ -22,7 +22,7 @@ def loss_gradient(policy: Policy, samples: Samples, task: TaskContext) -> dict[s
 
     Collective: every rank gives the same samples and works on its share of them.
     """
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world_size = rank_and_size()
     per_rank = -(-len(samples) // world_size)
     positions = np.arange(rank * per_rank, (rank + 1) * per_rank)
     # Forward passes are collective: a rank without samples of its own repeats the last one, which does not count.

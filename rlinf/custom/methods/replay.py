@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from rlinf.custom.libero_trajectory_dataset import (
 )
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.models import Policy, ReplayablePolicy
+from rlinf.models.shards import rank_and_size
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ class DemonstrationReplay(ContinualMethod):
         together the same on any number of ranks."""
         assert self.dataset is not None
         assert self._task is not None
-        grouped = dist.is_initialized()
-        rank, world_size = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
+        rank, world_size = rank_and_size()
         size = self.config.batch_size or self._task.micro_batch
         rng = np.random.default_rng([self._task.seed, self._draws])
         self._draws += 1

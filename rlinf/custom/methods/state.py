@@ -6,19 +6,19 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rlinf.config.errors import ConfigError
 from rlinf.custom.methods.base import TaskContext
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
+from rlinf.models.shards import shard_like, whole
 
 METHOD_STATE = "method_state.safetensors"
 
 
 def gather_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole tensors in CPU memory. Collective where tensors are sharded."""
-    return {name: (t.full_tensor() if isinstance(t, DTensor) else t).detach().cpu() for name, t in state.items()}
+    return {name: whole(tensor).cpu() for name, tensor in state.items()}
 
 
 def write_state(folder: Path, state: Mapping[str, Tensor]) -> None:
@@ -85,17 +85,3 @@ def named_shards(stored: Mapping[str, Tensor], prefix: str, policy: Policy) -> d
                 "of this policy: the earlier tasks were trained with another model or adapter rank"
             )
     return {name: shard_like(value, parameters[name]) for name, value in found.items()}
-
-
-def shard_like(whole: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of ``whole``, placed as ``like`` is; every rank must give the same ``whole``."""
-    tensor = whole.to(device=like.device, dtype=like.dtype).detach()
-    if not isinstance(like, DTensor):
-        return tensor
-    # Every rank has read the same file: nothing is sent.
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The elements of a parameter or gradient that this rank holds; changing them in place changes the tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
