@@ -1,6 +1,10 @@
-"""Dark experience replay (Buzzega et al., arXiv:2004.07211) on demonstrations: the policy's logits stay near those
-of the base model, in mean squared error over the raw logits of all bins, both after the expert's actions where a policy
-decodes token by token."""
+"""Dark experience replay as the published code of this study has it: on demonstrations, the policy's logits stay near
+those of the base model, in mean squared error over the raw logits of all bins, both after the expert's actions where a
+policy decodes token by token.
+
+This is not the DER of its paper (Buzzega et al., arXiv:2004.07211), which keeps a buffer of samples from earlier tasks
+with the logits that the model had for them while it learnt them: here nothing that was learnt later than the base model
+is remembered."""
 
 from collections.abc import Sequence
 
