@@ -119,13 +119,15 @@ class Collector:
         rewards[won, -1] = 5.0
         none = np.zeros((count, CHUNK_SHAPE[0]), np.bool_)
         size = self.image_size
-        recorder.add(
+        recorder.act(
             list(running),
             frames_BNHWC=rng.integers(0, 256, (count, 1, size, size, 3), np.uint8),
-            languages=["lift"] * count,
             bins_BCA=rng.integers(0, 256, (count, *CHUNK_SHAPE)),
             logprobs_BCA=np.full((count, *CHUNK_SHAPE), -np.log(256), np.float32),
-            step=EnvStep(
+        )
+        recorder.step(
+            list(running),
+            EnvStep(
                 Observation(
                     np.zeros((count, 1, 1, 1, 3), np.uint8), np.zeros((count, 8), np.float32), ("lift",) * count
                 ),

@@ -14,7 +14,7 @@ from rlinf.data.shapes import check_array
 class Observation:
     """What the policy sees of ``B`` environments.
 
-    images_BNHWC: uint8 camera pictures as the policy expects them (LIBERO: rotated by 180 degrees).
+    images_BNHWC: uint8 camera images as the policy expects them (LIBERO: rotated by 180 degrees).
     proprio_BP: float32 proprioception (LIBERO: end-effector position, axis-angle, two finger positions).
     languages: the instruction of each environment.
     """
@@ -35,11 +35,19 @@ class Observation:
         """Join observations along the batch; raises ValueError without any."""
         if not parts:
             raise ValueError("Observation.cat joins at least one part, given none: nothing says what shapes to make")
+        if len(parts) == 1:
+            return parts[0]
         return Observation(
             images_BNHWC=np.concatenate([part.images_BNHWC for part in parts]),
             proprio_BP=np.concatenate([part.proprio_BP for part in parts]),
             languages=tuple(language for part in parts for language in part.languages),
         )
+
+    def select(self, rows: NDArray[np.int64]) -> "Observation":
+        """Some environments, given in ascending order; nothing is copied where it is all."""
+        if len(rows) == len(self):
+            return self
+        return Observation(self.images_BNHWC[rows], self.proprio_BP[rows], tuple(self.languages[row] for row in rows))
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class EnvStep:
     executed_BC: bool, which actions of the chunk were carried out; an episode that ends inside a chunk leaves the rest.
     success_BC: bool, the task's predicate after each action.
     terminated_B, truncated_B: bool, the episode ended by success or by its step limit.
-    video_frames: (H, W, 3) uint8, by environment, of those that are filmed.
+    video_frames: (H, W, 3) uint8, by environment, of those that a video is made of.
     """
 
     observation: Observation

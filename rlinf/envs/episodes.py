@@ -2,6 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -102,50 +103,48 @@ class EpisodeRecorder:
         self._running: dict[int, _Episode] = {}
         self._results: dict[int, EpisodeResult] = {}
         self._batches: dict[int, Any] = {}
+        self.num_done = self.num_successes = 0
+        """Finished episodes, and those of them that succeeded; other threads may read them."""
 
     def start(self, plan: EpisodePlan) -> None:
         """Begin an episode."""
         self._running[plan.episode] = _Episode(plan)
 
-    def add(
+    def act(
         self,
         episodes: Sequence[int],
         *,
         frames_BNHWC: NDArray[np.uint8],
-        languages: Sequence[str],
         bins_BCA: NDArray[np.int64],
         logprobs_BCA: NDArray[np.float32],
-        step: EnvStep,
-        keep_samples: bool = True,
         values_B: NDArray[np.float32] | None = None,
-    ) -> list[EpisodeResult]:
-        """Record one chunk of each of ``episodes``; returns the results of those that it ended."""
-        finished = []
+    ) -> None:
+        """Keep what ``episodes`` showed and what the policy answered, for the learner; ``step`` says what came of it.
+        Without it an episode becomes a result and no samples."""
         for row, number in enumerate(episodes):
-            episode = self._running[number]
-            if keep_samples:
-                # A view would keep the images of all environments until the longest of their episodes ends.
-                acted = (frames_BNHWC[row].copy(), bins_BCA[row], logprobs_BCA[row])
-                episode.samples.append((*acted, step.executed_BC[row], step.rewards_BC[row]))
-                if values_B is not None:
-                    episode.values.append(values_B[row])
-            episode.language = languages[row]
-            executed = step.executed_BC[row]
+            # A view would keep the images of the whole batch until the longest of its episodes ends.
+            self._running[number].acted.append((frames_BNHWC[row].copy(), bins_BCA[row], logprobs_BCA[row]))
+            if values_B is not None:
+                self._running[number].values.append(values_B[row])
+
+    def step(self, episodes: Sequence[int], step: EnvStep) -> None:
+        """Record what one chunk did to each of ``episodes``."""
+        for row, number in enumerate(episodes):
+            episode, executed = self._running[number], step.executed_BC[row]
+            episode.language = step.observation.languages[row]
             episode.num_steps += int(executed.sum())
             episode.total_reward += float(step.rewards_BC[row].sum())
             episode.success_once |= bool(step.success_BC[row][executed].any())
             episode.success_at_end = bool(step.success_BC[row, -1])
+            if episode.acted:  # copies: a view of what came through Ray keeps all that came with it
+                episode.outcomes.append((executed.copy(), step.rewards_BC[row].copy()))
             if step.done_B[row]:
                 del self._running[number]
-                self._results[number] = episode.result()
-                if episode.samples:
+                self._results[number] = result = episode.result()
+                if episode.acted:
                     self._batches[number] = self._put(episode.batch())
-                finished.append(self._results[number])
-        return finished
-
-    @property
-    def num_done(self) -> int:
-        return len(self._results)
+                self.num_done += 1
+                self.num_successes += result.success_once
 
     def results(self) -> list[EpisodeResult]:
         """Results of finished episodes in order of their numbers."""
@@ -157,36 +156,36 @@ class EpisodeRecorder:
         return [self._batches[number] for number in sorted(self._batches)]
 
 
-_Sample = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]
-
-
+@dataclass
 class _Episode:
-    """A running episode."""
+    """A running episode. acted: images, bins and log-probabilities of each chunk; outcomes: which of its actions were
+    carried out, and their rewards."""
 
-    def __init__(self, plan: EpisodePlan) -> None:
-        self.plan = plan
-        self.samples: list[_Sample] = []
-        self.values: list[np.float32] = []
-        self.language = ""
-        self.num_steps = 0
-        self.total_reward = 0.0
-        self.success_once = False
-        self.success_at_end = False
+    plan: EpisodePlan
+    acted: list[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]] = field(default_factory=list)
+    outcomes: list[tuple[NDArray[np.bool_], NDArray[np.float32]]] = field(default_factory=list)
+    values: list[np.float32] = field(default_factory=list)
+    language: str = ""
+    num_steps: int = 0
+    total_reward: float = 0.0
+    success_once: bool = False
+    success_at_end: bool = False
 
     def result(self) -> EpisodeResult:
         return EpisodeResult(self.plan, self.success_once, self.success_at_end, self.total_reward, self.num_steps)
 
     def batch(self) -> RolloutBatch:
-        frames, bins, logprobs, executed, rewards = zip(*self.samples, strict=True)
+        frames, bins, logprobs = zip(*self.acted, strict=True)
+        executed, rewards = zip(*self.outcomes, strict=True)
         return RolloutBatch(
             frames_SNHWC=np.stack(frames),
             languages=(self.language,),
-            language_S=np.zeros(len(self.samples), np.int64),
+            language_S=np.zeros(len(frames), np.int64),
             bins_SCA=np.stack(bins),
             logprobs_SCA=np.stack(logprobs),
             executed_SC=np.stack(executed),
             rewards_SC=np.stack(rewards),
-            episode_S=np.zeros(len(self.samples), np.int64),
+            episode_S=np.zeros(len(frames), np.int64),
             episodes=(self.result(),),
             values_S=np.array(self.values, np.float32) if self.values else None,
         )

@@ -24,8 +24,10 @@ class VectorEnv(Protocol):
     def reset(self, plans: Sequence[EpisodePlan], env_ids: Sequence[int]) -> Observation:
         """Start ``plans[i]`` in environment ``env_ids[i]``."""
 
-    def step_chunk(self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, film: Sequence[int]) -> EnvStep:
-        """Carry out one chunk of actions in each named environment, and keep frames of those in ``film``."""
+    def step_chunk(
+        self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, video_ids: Sequence[int]
+    ) -> EnvStep:
+        """Carry out one chunk of actions in each named environment, and keep video frames of ``video_ids``."""
 
     def close(self) -> None:
         """Free the simulator."""

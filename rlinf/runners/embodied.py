@@ -22,12 +22,13 @@ from rlinf.envs.episodes import training_plans
 from rlinf.reporting import ledger
 from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.progress import Progress
-from rlinf.runners.collect import Collection, collect
+from rlinf.runners.collect import collect
 from rlinf.runners.evaluation import EvaluationOutcome, evaluate
 from rlinf.runners.records import EvaluatedPolicy, make_record, metrics_group, on_suite
 from rlinf.runners.run_folder import LEDGER_FILE
 from rlinf.runners.watch import Watch, reach
 from rlinf.scheduler.worker_group import WorkerGroup
+from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers, attach_envs
 
 log = logging.getLogger(__name__)
@@ -108,9 +109,7 @@ def checkpoint_name(folder: Path, step: int) -> str:
 class EmbodiedRunner:
     """Trains one task (or several jointly) and evaluates before and after, as configured."""
 
-    def __init__(
-        self, config: Config, workers: Workers, state: RunState, *, asset_kind: Callable[[str], str]
-    ) -> None:
+    def __init__(self, config: Config, workers: Workers, state: RunState, *, asset_kind: Callable[[str], str]) -> None:
         self.config = config
         self.workers = workers
         self.state = state
@@ -130,8 +129,7 @@ class EmbodiedRunner:
     @property
     def actor(self) -> WorkerGroup:
         """The learners; only a training run has them."""
-        if self.workers.actor is None:
-            raise RuntimeError("this run was started without learners")
+        assert self.workers.actor is not None
         return self.workers.actor
 
     def setup(self) -> None:
@@ -191,7 +189,7 @@ class EmbodiedRunner:
         if interval > 0 and self.epoch % interval == 0:
             self.sync_weights()
             metrics |= self.measure(list(self.state.task_ids), label=f"evaluation at epoch {self.epoch}").metrics()
-        metrics |= rollouts.metrics | rollout_metrics(rollouts)
+        metrics |= rollouts.metrics()
         metrics["time/epoch"] = time.monotonic() - started
         metrics["rollout/steps_per_second"] = metrics["rollout/num_steps"] / metrics["time/rollout"]
         self.logger.log(metrics, self.epoch)
@@ -203,7 +201,7 @@ class EmbodiedRunner:
         reference = ray.put(tensors)
         self.workers.rollout.call("load_weights", reference)
 
-    def collect(self) -> Collection:
+    def collect(self) -> Collected:
         """Groups of rollouts from the initial states that this epoch draws."""
         algorithm = self.config.algorithm
         plans = training_plans(
@@ -215,17 +213,16 @@ class EmbodiedRunner:
             seed=self.config.runner.seed,
             epoch=self.epoch,
         )
-        return collect(
-            self.workers,
-            plans,
-            split=self.config.env.train,
+        request = CollectRequest(
+            tuple(plans),
+            self.config.env.train,
             temperature=algorithm.sampling_params.temperature_train,
             stream=(self.config.runner.seed, self.epoch),
             keep_samples=True,
-            label=f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} rollouts",
         )
+        return collect(self.workers, request, label=f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} rollouts")
 
-    def update(self, rollouts: Collection) -> dict[str, float]:
+    def update(self, rollouts: Collected) -> dict[str, float]:
         """One epoch of policy updates on all ranks."""
         seed = self.config.runner.seed + self.epoch
         refs = self.actor.submit("update", rollouts.batches, seed)
@@ -289,18 +286,6 @@ class EmbodiedRunner:
             lora_scale=model.lora_scale if trained and model.lora_scale is not None else 1.0,
             previous_coeff=model.previous_lora_coeff if trained and model.previous_lora_paths else None,
         )
-
-
-def rollout_metrics(rollouts: Collection) -> dict[str, float]:
-    """Averages over the episodes of a collection."""
-    results = rollouts.results
-    count = len(results)
-    return {
-        "rollout/success_rate": sum(result.success_once for result in results) / count,
-        "rollout/return": sum(result.total_reward for result in results) / count,
-        "rollout/episode_len": sum(result.num_steps for result in results) / count,
-        "rollout/num_episodes": float(count),
-    }
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rlinf.envs.vector_env import VIDEO_STRIDE
 from rlinf.reporting.ledger import index_ranges
 from rlinf.reporting.video import Caption, write_video
 from rlinf.runners.collect import collect
+from rlinf.workers.collection import CollectRequest
 from rlinf.workers.launch import Workers
 
 log = logging.getLogger(__name__)
@@ -68,32 +69,32 @@ def evaluate(
         episodes_per_task=config.env.eval.episodes_per_task,
         seed=config.runner.seed,
     )
-    filmed = frozenset[int]()
+    video_episodes = frozenset[int]()
     if video_folder is not None and config.env.video_episodes:
         shown = config.env.fixed_task_ids or task_ids
         candidates = sorted(plans, key=lambda plan: (plan.init_index, plan.task_id not in shown, plan.task_id))
-        filmed = frozenset(plan.episode for plan in candidates[: config.env.video_episodes])
-    collection = collect(
-        workers,
-        plans,
-        split=config.env.eval,
+        video_episodes = frozenset(plan.episode for plan in candidates[: config.env.video_episodes])
+    request = CollectRequest(
+        tuple(plans),
+        config.env.eval,
         temperature=config.algorithm.sampling_params.temperature_eval,
         stream=(config.runner.seed, EVALUATION_STREAM),
         keep_samples=False,
+        video_episodes=video_episodes,
         lora_scale=1.0 if config.actor.model.lora_scale is None else config.actor.model.lora_scale,
-        film=filmed,
-        label=label,
     )
+    collected = collect(workers, request, label=label)
     videos = []
-    for result, frames in collection.videos:
+    for result, frames in collected.videos:
         if not frames:
-            log.warning("nothing to film of task %d: its episode ended at once", result.plan.task_id)
+            log.warning("no video of task %d: its episode ended at once", result.plan.task_id)
             continue
         name = f"{label.replace(' ', '_')}_task_{result.plan.task_id}_init_{result.plan.init_index}.webp"
         steps = [min((1 + frame) * VIDEO_STRIDE, result.num_steps) for frame in range(len(frames))]
         caption = Caption(task=infos[result.plan.task_id].language, success=result.success_once, frame_steps=steps)
-        videos.append(write_video(_required(video_folder) / name, frames, caption=caption))
-    return summarize(collection.results, wall_seconds=time.monotonic() - started, videos=tuple(videos))
+        assert video_folder is not None
+        videos.append(write_video(video_folder / name, frames, caption=caption))
+    return summarize(collected.results, wall_seconds=time.monotonic() - started, videos=tuple(videos))
 
 
 def summarize(
@@ -117,9 +118,3 @@ def summarize(
         videos=videos,
         init_states={task: index_ranges(indices) for task, indices in sorted(states.items())},
     )
-
-
-def _required(folder: Path | None) -> Path:
-    if folder is None:
-        raise ValueError("videos were recorded without a folder to write them to")
-    return folder

@@ -1,12 +1,12 @@
 """One collection of episodes, in which simulators and the policy work at the same time.
 
-The environments of a simulator process form lanes that take turns: while one is simulated, the policy looks at others.
-On a GPU the policy looks at one batch while the next is put together, so that it never runs out of work.
+The environments of a simulator process form pipeline stages that take turns: while one is simulated, the policy looks
+at others. On a GPU the policy looks at one batch while the next is put together, so that it never runs out of work.
 """
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from rlinf.config.schema import EnvSplitConfig
-from rlinf.data import EpisodePlan, EpisodeResult, Observation
+from rlinf.data import EnvStep, EpisodePlan, EpisodeResult, Observation
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a_time
 from rlinf.models import Policy, PolicyOutput
 from rlinf.models.transfer import Received
-from rlinf.workers.env import PlayRequest, PlayResult, split_lanes
+from rlinf.workers.env import PlayRequest
 
 MAX_FLIGHTS = 2  # one batch that the policy looks at, and the next
 POLL_S = 0.002  # between two looks at what simulators have answered, while the policy is busy
@@ -32,7 +32,7 @@ class CollectRequest:
 
     stream: seeds the action noise together with an episode's number and the chunk's position in it, and nothing else.
     keep_samples: keep experience for the learner (training) or results only (evaluation).
-    film: numbers of episodes whose frames are kept.
+    video_episodes: numbers of episodes whose frames are kept for a video.
     lora_scale: factor on the adapter; training always uses 1.
     """
 
@@ -41,7 +41,7 @@ class CollectRequest:
     temperature: float
     stream: tuple[int, ...]
     keep_samples: bool
-    film: frozenset[int] = frozenset()
+    video_episodes: frozenset[int] = frozenset()
     lora_scale: float = 1.0
 
 
@@ -50,7 +50,8 @@ class Collected:
     """Outcome of a collection; ``batches`` refer to a ``RolloutBatch`` for each episode in the object store, in their
     order.
 
-    inference_s: while the policy had something to look at; waiting_s: while it had not.
+    inference_s: while the policy had something to look at; waiting_s: while it had not. Of several workers' collections
+        together, the longest.
     """
 
     results: tuple[EpisodeResult, ...]
@@ -60,35 +61,47 @@ class Collected:
     waiting_s: float
     num_chunks: int
 
+    @staticmethod
+    def cat(parts: Sequence["Collected"]) -> "Collected":
+        """Join what workers collected at the same time."""
+        return Collected(
+            results=tuple(result for part in parts for result in part.results),
+            batches=tuple(batch for part in parts for batch in part.batches),
+            videos=tuple(video for part in parts for video in part.videos),
+            inference_s=max(part.inference_s for part in parts),
+            waiting_s=max(part.waiting_s for part in parts),
+            num_chunks=sum(part.num_chunks for part in parts),
+        )
 
-@dataclass
-class Tally:
-    """Finished episodes of a running collection, for another thread to read."""
+    @property
+    def success_rate(self) -> float:
+        """Share of episodes that succeeded at any time."""
+        return sum(result.success_once for result in self.results) / len(self.results)
 
-    done: int = 0
-    successes: int = 0
-
-
-@dataclass(frozen=True)
-class _Acted:
-    """What an environment was shown and what the policy answered: one row of a rollout."""
-
-    frames_NHWC: NDArray[np.uint8]
-    bins_CA: NDArray[np.int64]
-    logprobs_CA: NDArray[np.float32]
-    value: np.float32 | None
+    def metrics(self) -> dict[str, float]:
+        """Averages over the episodes, and where the time went."""
+        count = len(self.results)
+        return {
+            "time/inference": self.inference_s,
+            "time/waiting_for_simulator": self.waiting_s,
+            "rollout/num_steps": float(sum(result.num_steps for result in self.results)),
+            "rollout/num_chunks": float(self.num_chunks),
+            "rollout/success_rate": self.success_rate,
+            "rollout/return": sum(result.total_reward for result in self.results) / count,
+            "rollout/episode_len": sum(result.num_steps for result in self.results) / count,
+            "rollout/num_episodes": float(count),
+        }
 
 
 @dataclass(eq=False)
-class _Lane:
-    """A group of environments of one simulator process, and the observation each one waits to act on."""
+class _Stage:
+    """A group of environments of one simulator process: the episode of each, and how many chunks of it were begun."""
 
     worker: int
     env_ids: Sequence[int]
     episode_of: dict[int, EpisodePlan] = field(default_factory=dict)
     chunk_of: dict[int, int] = field(default_factory=dict)
     request: PlayRequest | None = None
-    step_inputs: dict[int, _Acted] = field(default_factory=dict)
 
     @property
     def num_asked(self) -> int:
@@ -100,49 +113,53 @@ class _Lane:
 class _Flight:
     """A batch that the policy looks at. sample: bins, log-probabilities and, with a value head, values."""
 
-    rows: Sequence[tuple[_Lane, int]]
+    rows: Sequence[tuple[_Stage, int]]
     frames: Received
     output: PolicyOutput
     sample: Received
     launched: float
 
 
-class Collection:
-    """Plays whole episodes in the simulator processes ``envs``, each with ``num_envs`` environments."""
+class Collector:
+    """Plays whole episodes in the simulator processes ``envs``, each with ``num_envs`` environments.
+
+    recorder: is told of everything; another thread may ask it how far the collection is.
+    """
 
     def __init__(
         self,
         policy: Policy,
         envs: "Sequence[ActorHandle[Any]]",
         request: CollectRequest,
-        tally: Tally,
+        recorder: EpisodeRecorder,
         *,
         num_envs: int,
-        num_lanes: int,
+        num_stages: int,
         max_batch: int,
     ) -> None:
         self._policy = policy
         self._envs = envs
         self._request = request
-        self._tally = tally
         self._max_batch = max_batch
-        self._queue, self._recorder = EpisodeQueue(request.plans), EpisodeRecorder(ray.put)
-        self._films: dict[int, list[NDArray[np.uint8]]] = {number: [] for number in sorted(request.film)}
-        self._pending: dict[ray.ObjectRef[Any], _Lane] = {}
+        self._queue, self._recorder = EpisodeQueue(request.plans), recorder
+        self._videos: dict[int, list[NDArray[np.uint8]]] = {number: [] for number in sorted(request.video_episodes)}
+        self._pending: dict[ray.ObjectRef[Any], _Stage] = {}
         self._flights: deque[_Flight] = deque()
         self._inference_s = self._waiting_s = self._landed = 0.0
         self._num_chunks = 0
-        lanes = [(worker, ids) for ids in split_lanes(num_envs, num_lanes) for worker in range(len(envs))]
-        # Evenly over lanes, and so over processes.
+        size = num_envs // num_stages
+        starts = range(0, num_stages * size, size)
+        stages = [(worker, range(start, start + size)) for start in starts for worker in range(len(envs))]
+        # Evenly over stages, and so over processes.
         used = environments_at_a_time(len(request.plans), len(envs) * num_envs)
-        shares = [used // len(lanes) + (index < used % len(lanes)) for index in range(len(lanes))]
-        self._lanes = [_Lane(worker, ids[:share]) for (worker, ids), share in zip(lanes, shares, strict=True)]
+        shares = [used // len(stages) + (index < used % len(stages)) for index in range(len(stages))]
+        self._stages = [_Stage(worker, ids[:share]) for (worker, ids), share in zip(stages, shares, strict=True)]
 
     def run(self) -> Collected:
         """Play all episodes."""
         ray.get([env.configure.remote(self._request.split) for env in self._envs])
-        for lane in self._lanes:
-            self._submit(lane, {})
+        for stage in self._stages:
+            self._submit(stage, {})
         while self._pending or self._flights:
             if self._flights and (
                 not self._pending or len(self._flights) == MAX_FLIGHTS or self._flights[0].sample.is_here()
@@ -155,14 +172,14 @@ class Collection:
         return Collected(
             results=tuple(results),
             batches=tuple(self._recorder.batches()),
-            videos=tuple((by_number[n], tuple(frames)) for n, frames in self._films.items() if n in by_number),
+            videos=tuple((by_number[n], tuple(frames)) for n, frames in self._videos.items() if n in by_number),
             inference_s=self._inference_s,
             waiting_s=self._waiting_s,
             num_chunks=self._num_chunks,
         )
 
     def _answered(self) -> "list[ray.ObjectRef[Any]]":
-        """Lanes to look at together, of those that have answered. While the policy is idle, at least one, which is
+        """Stages to look at together, of those that have answered. While the policy is idle, at least one, which is
         waited for; while it is busy, as many as fill a batch or none: others may answer before it is done."""
         refs, is_busy = list(self._pending), bool(self._flights)
         if not is_busy:
@@ -178,112 +195,95 @@ class Collection:
         return ready[:chosen] if is_full or not is_busy else []
 
     def _launch(self, answered: "Sequence[ray.ObjectRef[Any]]") -> None:
-        """Let the policy look at what lanes have come to show."""
-        rows: list[tuple[_Lane, int]] = []
+        """Let the policy look at what stages have come to show."""
+        rows: list[tuple[_Stage, int]] = []
         seen: list[Observation] = []
         for ref in answered:
-            lane = self._pending.pop(ref)
-            env_ids, observations = self._absorb(lane, ray.get(ref))
-            rows += [(lane, env_id) for env_id in env_ids]
-            seen += observations
-            if not env_ids:
-                self._submit(lane, {})
+            stage = self._pending.pop(ref)
+            num_rows = len(rows)
+            for env_ids, observation in self._absorb(stage, *ray.get(ref)):
+                rows += [(stage, env_id) for env_id in env_ids]
+                seen.append(observation)
+            if len(rows) == num_rows:
+                self._submit(stage, {})
         if not rows:
             return
         launched = time.perf_counter()
         inputs = self._policy.prepare(Observation.cat(seen))
-        frames = Received(inputs.frames_BNHWC)  # before the policy is busy with them
+        kept = [inputs.frames_BNHWC] if self._request.keep_samples else []
+        frames = Received(*kept)  # before the policy is busy with them
         output = self._policy.act(inputs, temperature=self._request.temperature, uniforms_BCA=self._uniforms(rows))
         values = [] if output.values_B is None else [output.values_B.float()]
         sample = Received(output.bins_BCA, output.logprobs_BCA.float(), *values)
         self._flights.append(_Flight(rows, frames, output, sample, launched))
         self._num_chunks += len(rows)
 
-    def _uniforms(self, rows: Sequence[tuple[_Lane, int]]) -> NDArray[np.float64]:
+    def _uniforms(self, rows: Sequence[tuple[_Stage, int]]) -> NDArray[np.float64]:
         """Each row's random numbers depend on its episode and chunk alone."""
         stream, shape = self._request.stream, self._policy.chunk_shape
         return np.stack([
-            np.random.default_rng([*stream, lane.episode_of[env_id].episode, lane.chunk_of[env_id]]).random(shape)
-            for lane, env_id in rows
+            np.random.default_rng([*stream, stage.episode_of[env_id].episode, stage.chunk_of[env_id]]).random(shape)
+            for stage, env_id in rows
         ])  # fmt: skip
 
     def _land(self, flight: _Flight) -> None:
-        """Hand the policy's actions to the simulators; what the learner needs is kept in the lanes."""
+        """Hand the policy's actions to the simulators; the recorder keeps what the learner needs."""
         env_actions_BCA = flight.output.env_actions_BCA
-        (frames_BNHWC,), (bins_BCA, logprobs_BCA, *values) = flight.frames.arrays(), flight.sample.arrays()
+        frames, (bins_BCA, logprobs_BCA, *values) = flight.frames.arrays(), flight.sample.arrays()
         now = time.perf_counter()
         self._inference_s += now - max(flight.launched, self._landed)
         self._landed = now
-        actions: dict[_Lane, dict[int, NDArray[np.float32]]] = {}
-        for row, (lane, env_id) in enumerate(flight.rows):
-            value = values[0][row] if values else None
-            lane.step_inputs[env_id] = _Acted(frames_BNHWC[row], bins_BCA[row], logprobs_BCA[row], value)
-            lane.chunk_of[env_id] += 1
-            actions.setdefault(lane, {})[env_id] = env_actions_BCA[row]
-        for lane, own in actions.items():
-            self._submit(lane, own)
-
-    def _absorb(self, lane: _Lane, result: PlayResult) -> tuple[list[int], list[Observation]]:
-        """Record what a lane's environments did; returns those that wait for an action, with what they show."""
-        assert lane.request is not None
-        rows: list[int] = []
-        seen: list[Observation] = []
-        step_ids = list(lane.request.step_ids)
-        if result.step is not None:
-            acted = [lane.step_inputs[env_id] for env_id in step_ids]
-            values = [item.value for item in acted if item.value is not None]
-            finished = self._recorder.add(
-                [lane.episode_of[env_id].episode for env_id in step_ids],
-                frames_BNHWC=np.stack([item.frames_NHWC for item in acted]),
-                languages=result.step.observation.languages,
-                bins_BCA=np.stack([item.bins_CA for item in acted]),
-                logprobs_BCA=np.stack([item.logprobs_CA for item in acted]),
-                step=result.step,
-                keep_samples=self._request.keep_samples,
-                values_B=np.array(values, np.float32) if values else None,
+        if self._request.keep_samples:
+            self._recorder.act(
+                [stage.episode_of[env_id].episode for stage, env_id in flight.rows],
+                frames_BNHWC=frames[0],
+                bins_BCA=bins_BCA,
+                logprobs_BCA=logprobs_BCA,
+                values_B=values[0] if values else None,
             )
-            for env_id, frames in result.step.video_frames.items():
-                self._films[lane.episode_of[env_id].episode].extend(frames)
-            self._tally.done += len(finished)
-            self._tally.successes += sum(outcome.success_once for outcome in finished)
-            over = result.step.done_B
-            for env_id, done in zip(step_ids, over, strict=True):
-                if done:
-                    del lane.episode_of[env_id]
-            going = np.flatnonzero(~over)
-            rows += [step_ids[position] for position in going]
-            if len(going):
-                seen.append(_rows(result.step.observation, going))
-        if result.started is not None:
-            rows += lane.request.start_ids
-            seen.append(result.started)
-        return rows, seen
+        actions: dict[_Stage, dict[int, NDArray[np.float32]]] = {}
+        for row, (stage, env_id) in enumerate(flight.rows):
+            stage.chunk_of[env_id] += 1
+            actions.setdefault(stage, {})[env_id] = env_actions_BCA[row]
+        for stage, own in actions.items():
+            self._submit(stage, own)
 
-    def _submit(self, lane: _Lane, actions: Mapping[int, NDArray[np.float32]]) -> None:
-        """Send a lane its actions, and new episodes for environments that are free."""
+    def _absorb(
+        self, stage: _Stage, started: Observation | None, step: EnvStep | None
+    ) -> Iterator[tuple[Sequence[int], Observation]]:
+        """Record what a stage's environments did; yields those that wait for an action, with what they show."""
+        assert stage.request is not None
+        if step is not None:
+            step_ids = stage.request.step_ids
+            self._recorder.step([stage.episode_of[env_id].episode for env_id in step_ids], step)
+            for env_id, frames in step.video_frames.items():
+                self._videos[stage.episode_of[env_id].episode].extend(frames)
+            for position in np.flatnonzero(step.done_B):
+                del stage.episode_of[step_ids[position]]
+            going = np.flatnonzero(~step.done_B)
+            if len(going):
+                yield [step_ids[position] for position in going], step.observation.select(going)
+        if started is not None:
+            yield stage.request.start_ids, started
+
+    def _submit(self, stage: _Stage, actions: Mapping[int, NDArray[np.float32]]) -> None:
+        """Send a stage its actions, and new episodes for environments that are free."""
         starts: list[tuple[int, EpisodePlan]] = []
-        for env_id in lane.env_ids:
-            if env_id not in lane.episode_of and (plan := self._queue.next(lane.worker)) is not None:
-                lane.episode_of[env_id] = plan
-                lane.chunk_of[env_id] = 0
+        for env_id in stage.env_ids:
+            if env_id not in stage.episode_of and (plan := self._queue.next(stage.worker)) is not None:
+                stage.episode_of[env_id] = plan
+                stage.chunk_of[env_id] = 0
                 self._recorder.start(plan)
                 starts.append((env_id, plan))
         step_ids = tuple(actions)
         if not starts and not step_ids:
             return
-        lane.request = PlayRequest(
+        video_episodes = self._request.video_episodes
+        stage.request = PlayRequest(
             start=tuple(plan for _, plan in starts),
             start_ids=tuple(env_id for env_id, _ in starts),
             actions_BCA=np.stack([actions[env_id] for env_id in step_ids]) if step_ids else None,
             step_ids=step_ids,
-            film=tuple(env_id for env_id in step_ids if lane.episode_of[env_id].episode in self._request.film),
+            video_ids=tuple(env_id for env_id in step_ids if stage.episode_of[env_id].episode in video_episodes),
         )
-        self._pending[self._envs[lane.worker].play.remote(lane.request)] = lane
-
-
-def _rows(observation: Observation, rows: NDArray[np.int64]) -> Observation:
-    return Observation(
-        observation.images_BNHWC[rows],
-        observation.proprio_BP[rows],
-        tuple(observation.languages[row] for row in rows),
-    )
+        self._pending[self._envs[stage.worker].play.remote(stage.request)] = stage

@@ -13,9 +13,10 @@ from libero_runtime.cpus import num_cpus
 from rlinf.config.schema import Config
 from rlinf.engines.distributed import local_device, set_up_torch
 from rlinf.engines.fsdp import DTYPES, load_trainable
+from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.models.merge import MergedAdapter, scale_adapter
-from rlinf.workers.collection import Collected, Collection, CollectRequest, Tally
+from rlinf.workers.collection import Collected, Collector, CollectRequest
 
 
 class RolloutWorker:
@@ -29,7 +30,7 @@ class RolloutWorker:
         self._lora_scale = 1.0
         self._merged = MergedAdapter(self._policy.module) if config.rollout.merge_adapter else None
         self._envs: list[ActorHandle[Any]] = []
-        self._tally = Tally()
+        self._recorder = EpisodeRecorder(ray.put)
 
     def load(self, config: Config, source: PolicySource) -> Policy:
         """The policy that acts, on the CPU."""
@@ -56,19 +57,19 @@ class RolloutWorker:
     @ray.method(concurrency_group="watch")
     def progress(self) -> tuple[int, int]:
         """Finished episodes of the running collection, and how many succeeded."""
-        return self._tally.done, self._tally.successes
+        return self._recorder.num_done, self._recorder.num_successes
 
     def collect(self, request: CollectRequest) -> Collected:
-        """Play ``request.plans``; whole episodes only."""
+        """Play ``request.plans``; complete episodes only."""
         self.scale(request.lora_scale)
-        self._tally = Tally()
-        collection = Collection(
+        self._recorder = EpisodeRecorder(ray.put)
+        collector = Collector(
             self._policy,
             self._envs,
             request,
-            self._tally,
+            self._recorder,
             num_envs=self._config.env.num_envs_per_worker,
-            num_lanes=self._config.env.pipeline_stages,
+            num_stages=self._config.env.pipeline_stages,
             max_batch=self._config.rollout.max_batch,
         )
-        return collection.run()
+        return collector.run()

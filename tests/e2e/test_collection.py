@@ -10,10 +10,12 @@ import ray
 
 from rlinf.config.schema import EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
+from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models.transfer import Received
 from rlinf.scheduler.cluster import Cluster
 from rlinf.workers import collection
-from rlinf.workers.collection import Collection, CollectRequest, Tally
+from rlinf.workers.collection import Collector, CollectRequest
+from rlinf.workers.env import PlayRequest
 from rlinf.workers.random_action import RandomActionPolicy
 
 NUM_ACTIONS = 2
@@ -30,7 +32,7 @@ class Simulator:
     def configure(self, split: EnvSplitConfig) -> None:
         self._split = split
 
-    def play(self, request: collection.PlayRequest) -> collection.PlayResult:
+    def play(self, request: PlayRequest) -> tuple[Observation | None, EnvStep | None]:
         time.sleep(self._seconds)
         step = None
         if request.step_ids:
@@ -48,7 +50,7 @@ class Simulator:
             )
         for env_id, plan in zip(request.start_ids, request.start, strict=True):
             self._plan_of[env_id], self._chunk_of[env_id] = plan, 0
-        return collection.PlayResult(self._seen(request.start_ids) if request.start else None, step)
+        return self._seen(request.start_ids) if request.start else None, step
 
     def _seen(self, env_ids: tuple[int, ...]) -> Observation:
         images = np.zeros((len(env_ids), 1, 32, 32, 3), np.uint8)
@@ -89,13 +91,13 @@ def play(episodes: Sequence[int], *, num_simulators: int, num_envs: int, max_bat
     simulators = [ray.remote(num_cpus=0)(Simulator).remote(seconds * (1 + i)) for i in range(num_simulators)]
     plans = tuple(EpisodePlan(episode, -1, "toy", 0, 0, 7) for episode in episodes)
     request = CollectRequest(plans, EnvSplitConfig(), temperature=1.0, stream=(3,), keep_samples=True)
-    policy, tally = Watched(), Tally()
-    made = Collection(policy, simulators, request, tally, num_envs=num_envs, num_lanes=2, max_batch=max_batch)
+    policy, recorder = Watched(), EpisodeRecorder(ray.put)
+    made = Collector(policy, simulators, request, recorder, num_envs=num_envs, num_stages=2, max_batch=max_batch)
     collected = made.run()
     batch = RolloutBatch.cat([ray.get(ref) for ref in collected.batches])
     for simulator in simulators:
         ray.kill(simulator)
-    return collected, replace(batch, frames_SNHWC=np.asarray(batch.frames_SNHWC)), policy, tally
+    return collected, replace(batch, frames_SNHWC=np.asarray(batch.frames_SNHWC)), policy, recorder
 
 
 def same(one: RolloutBatch, other: RolloutBatch) -> bool:
@@ -107,11 +109,11 @@ def same(one: RolloutBatch, other: RolloutBatch) -> bool:
 def test_results_do_not_depend_on_timing(cluster, monkeypatch, arriving):
     monkeypatch.setattr(collection, "Received", arriving)
     expected = play(range(13), num_simulators=1, num_envs=2, max_batch=64)[1]
-    collected, batch, policy, tally = play(range(13), num_simulators=3, num_envs=4, max_batch=3, seconds=0.01)
+    collected, batch, policy, recorder = play(range(13), num_simulators=3, num_envs=4, max_batch=3, seconds=0.01)
     assert same(batch, expected)
     assert max(policy.sizes) <= 3
     assert sum(policy.sizes) == collected.num_chunks == batch.num_samples == sum(1 + e % 3 for e in range(13))
-    assert (tally.done, tally.successes) == (13, 13)
+    assert (recorder.num_done, recorder.num_successes) == (13, 13)
     assert collected.inference_s > 0
     assert collected.waiting_s > 0
     # Every sample is what was shown and what was done about it.

@@ -42,15 +42,14 @@ def _play(policy: Policy, env: LiberoEnv, *, temperature: float) -> RolloutBatch
     while recorder.num_done < len(ids):
         inputs = policy.prepare(observation)
         output = policy.act(inputs, temperature=temperature, uniforms_BCA=rng.random((len(ids), *policy.chunk_shape)))
-        step = env.step_chunk(output.env_actions_BCA, ids, film=())
-        recorder.add(
+        step = env.step_chunk(output.env_actions_BCA, ids, video_ids=())
+        recorder.act(
             ids,
             frames_BNHWC=inputs.frames_BNHWC.numpy(),
-            languages=inputs.languages,
             bins_BCA=output.bins_BCA.numpy(),
             logprobs_BCA=output.logprobs_BCA.numpy(),
-            step=step,
         )
+        recorder.step(ids, step)
         observation = step.observation
     return RolloutBatch.cat(recorder.batches())
 

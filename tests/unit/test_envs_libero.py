@@ -30,7 +30,7 @@ def actions(num_actions=4):
 
 
 def test_the_step_limit_cuts_the_last_chunk_short(env):
-    first, second = (env.step_chunk(actions(), IDS, film=()) for _ in range(2))
+    first, second = (env.step_chunk(actions(), IDS, video_ids=()) for _ in range(2))
     assert first.executed_BC.all()
     assert not first.done_B.any()
     assert second.executed_BC.tolist() == [[True, True, False, False]] * 2
@@ -40,18 +40,18 @@ def test_the_step_limit_cuts_the_last_chunk_short(env):
 
 
 def test_an_episode_whose_physics_fails_ends_alone(env, caplog):
-    env.step_chunk(actions(1), IDS, film=())  # the slot of a start is kept for others
+    env.step_chunk(actions(1), IDS, video_ids=())  # the slot of a start is kept for others
     episode = env._envs._episodes[1]
     model = env._envs._scene(episode.task).model
     episode.slot.integration[1 + model.nq + 3] = np.nan  # a velocity
     with caplog.at_level(logging.WARNING):
-        step = env.step_chunk(actions(), IDS, film=())
+        step = env.step_chunk(actions(), IDS, video_ids=())
     assert "environment 1: MuJoCo's state went bad" in caplog.text
     assert step.executed_BC.tolist() == [[True] * 4, [False] * 4]
     assert step.truncated_B.tolist() == [False, True]
     assert not step.success_BC.any()
     env.reset([EpisodePlan(2, 0, "libero_spatial", 0, 1, 0)], [1])
-    assert env.step_chunk(actions(), IDS, film=()).executed_BC[1].all()
+    assert env.step_chunk(actions(), IDS, video_ids=()).executed_BC[1].all()
 
 
 def test_a_start_that_cannot_be_had_is_no_lost_episode(env):

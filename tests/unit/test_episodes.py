@@ -105,15 +105,16 @@ def _step(rewards, executed, success, terminated, truncated):
 
 
 def _record(recorder, episodes, step, value):
-    count = len(episodes)
-    return recorder.add(
+    count, actions = step.executed_BC.shape
+    frames_BNHWC = np.full((count, 1, 2, 2, 3), value, np.uint8)
+    recorder.act(
         episodes,
-        frames_BNHWC=np.full((count, 1, 2, 2, 3), value, np.uint8),
-        languages=["lift"] * count,
-        bins_BCA=np.full((count, 2, 7), value, np.int64),
-        logprobs_BCA=np.zeros((count, 2, 7), np.float32),
-        step=step,
+        frames_BNHWC=frames_BNHWC,
+        bins_BCA=np.full((count, actions, 7), value, np.int64),
+        logprobs_BCA=np.zeros((count, actions, 7), np.float32),
     )
+    recorder.step(episodes, step)
+    return weakref.ref(frames_BNHWC)  # tells whether the images of all its environments are still in memory
 
 
 def test_recorder_turns_whole_episodes_into_samples_in_order():
@@ -124,14 +125,14 @@ def test_recorder_turns_whole_episodes_into_samples_in_order():
     nothing = [[0.0, 0.0]] * 2
     _record(recorder, [1, 0], _step(nothing, both, [[False, False]] * 2, [False] * 2, [False] * 2), 1)
     # Episode 1 succeeds with its third action; episode 0 runs into the limit; episode 2 never ends.
-    done = _record(
+    _record(
         recorder,
         [1, 0],
         _step([[5.0, 0.0], [0.0, 0.0]], [[True, False], [True, True]], [[True, True], [False, False]],
               [True, False], [False, True]),
         2,
     )  # fmt: skip
-    assert [result.plan.episode for result in done] == [1, 0]
+    assert (recorder.num_done, recorder.num_successes) == (2, 1)
     batch = RolloutBatch.cat(recorder.batches())
     assert [result.plan.episode for result in batch.episodes] == [0, 1]
     assert batch.episode_S.tolist() == [0, 0, 1, 1]
@@ -143,18 +144,10 @@ def test_recorder_turns_whole_episodes_into_samples_in_order():
 
 
 def _record_images(recorder, episodes, terminated):
-    """One chunk; returns what tells whether the images of all its environments are still in memory."""
     count = len(episodes)
-    frames_BNHWC = np.zeros((count, 1, 2, 2, 3), np.uint8)
-    recorder.add(
-        episodes,
-        frames_BNHWC=frames_BNHWC,
-        languages=["lift"] * count,
-        bins_BCA=np.zeros((count, 1, 7), np.int64),
-        logprobs_BCA=np.zeros((count, 1, 7), np.float32),
-        step=_step([[0.0]] * count, [[True]] * count, [[False]] * count, terminated, [False] * count),
+    return _record(
+        recorder, episodes, _step([[0.0]] * count, [[True]] * count, [[False]] * count, terminated, [False] * count), 0
     )
-    return weakref.ref(frames_BNHWC)
 
 
 def test_the_recorder_lets_go_of_an_episode_when_it_ends():

@@ -116,15 +116,14 @@ def test_the_recorder_keeps_values_in_order_of_time():
         step = EnvStep(
             observation, np.zeros((count, 8), np.float32), yes, no, np.array(done), np.zeros(count, np.bool_)
         )
-        recorder.add(
+        recorder.act(
             episodes,
             frames_BNHWC=np.zeros((count, 1, 4, 4, 3), np.uint8),
-            languages=(LANGUAGE,) * count,
             bins_BCA=np.zeros((count, 8, 7), np.int64),
             logprobs_BCA=np.zeros((count, 8, 7), np.float32),
-            step=step,
             values_B=np.array(values, np.float32),
         )
+        recorder.step(episodes, step)
 
     add([1, 0], [10.0, 0.0], [False, False])
     add([0, 1], [1.0, 11.0], [True, False])

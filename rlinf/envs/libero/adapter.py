@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 def tasks(suite: str) -> tuple[TaskInfo, ...]:
     """The tasks of a suite, in LIBERO's order."""
+
     def info(task: TaskSpec) -> TaskInfo:
         count = 0 if task.fault else len(init_states(task))  # a broken file may have none
         fault = f"{task.bddl_path}: {task.fault}" if task.fault else None
@@ -81,8 +82,10 @@ class LiberoEnv:
         self._succeeded[list(env_ids)] = False
         return Observation(frames.images_BNHWC, frames.proprio_BP, frames.languages)
 
-    def step_chunk(self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, film: Sequence[int]) -> EnvStep:
-        """Carry out one chunk of actions in each named environment, and keep frames of those in ``film``.
+    def step_chunk(
+        self, actions_BCA: NDArray[np.float32], env_ids: Sequence[int], *, video_ids: Sequence[int]
+    ) -> EnvStep:
+        """Carry out one chunk of actions in each named environment, and keep video frames of ``video_ids``.
 
         A reward is ``reward_coef`` times the change of success (``use_rel_reward``), so that an episode's rewards add
         up to ``reward_coef`` exactly when it ends in success. An episode whose physics fails is cut off where it was
@@ -97,8 +100,8 @@ class LiberoEnv:
             ids,
             stop_on_success=stop,
             max_steps_B=limit_B.tolist(),
-            record_every=VIDEO_STRIDE if film else 0,
-            record_ids=film,
+            record_every=VIDEO_STRIDE if video_ids else 0,
+            record_ids=video_ids,
         )
         executed_BC = np.arange(chunk)[None, :] < np.asarray(result.num_steps_B)[:, None]
         success_BC = result.success_BC
