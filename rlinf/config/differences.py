@@ -1,7 +1,8 @@
 """Whether two runs have the same settings, as far as their results depend on them."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,6 @@ from rlinf.config.validate import PICTURE_PATHS
 
 CONFIG_FILE = "config.yaml"  # of a run's folder
 
-FREE = (  # settings that may change while results stay comparable: how long, how often, on what machine, where to
-    "runner.max_epochs",
-    "runner.save_interval",
-    "runner.keep_checkpoints",
-    "runner.eval_before",
-    "runner.eval_after",
-    "runner.val_check_interval",
-    "runner.call_timeout_s",
-    "runner.logger",
-    "cluster",
-    "env.num_envs_per_worker",
-    "env.pipeline_stages",
-    "env.video_episodes",
-    "env.eval_suites",
-    "rollout.max_batch",
-    "rollout.num_threads",
-    "actor.micro_batch_size",
-    "actor.num_threads",
-    "actor.model.attn_implementation",
-    "actor.model.compile_blocks",
-    "actor.model.gradient_checkpointing",
-    "actor.model.gradient_checkpointing_policy",
-    "actor.model.gradient_checkpointing_every",
-    "actor.fsdp.shard_frozen",
-    "actor.fsdp.reshard_after_forward",
-)
-OWN = (  # settings in which the tasks and seeds of one experiment differ
-    "runner.seed",
-    "env.fixed_task_ids",
-    "actor.model.lora_path",
-    "actor.model.previous_lora_paths",
-)
 AS_TRAINED = (  # left open (null), they become what is recorded of the policy's training
     "actor.model.picture_path",
     "actor.model.unnorm_key",
@@ -67,20 +36,34 @@ class Difference:
     new: object
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration by dotted key."""
+    pairs: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        pairs |= flat(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return pairs
+
+
+def scope_of(key: str) -> str:
+    """The mark of a key in the schema, or of a group that it is in; "" for what results depend on."""
+    return next((scope for marked, scope in _marks().items() if f"{key}.".startswith(f"{marked}.")), "")
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, beside: bool = False) -> list[Difference]:
     """Keys of which two configurations have different values. A key that the old one does not know had its default
     then; keys that only the old one knows are left out.
 
     beside: compare two runs of one experiment, which have tasks and seeds of their own.
     """
-    ignored = (*FREE, *OWN) if beside else FREE
-    old_values, new_values = {**_defaults(), **_flat(old)}, _flat(new)
+    scopes = ("free", "own") if beside else ("free",)
+    old_values, new_values = {**_defaults(), **flat(old)}, flat(new)
     return [
         Difference(key, old_values[key], value)
         for key, value in new_values.items()
         if key in old_values
         and not (key in AS_TRAINED and value is None)
-        and not any(key == free or key.startswith(f"{free}.") for free in ignored)
+        and scope_of(key) not in scopes
         and _comparable(key, old_values[key]) != _comparable(key, value)
     ]
 
@@ -106,6 +89,18 @@ def refuse_other_settings(folder: Path, config: Config) -> None:
             )
 
 
+@cache
+def _marks() -> dict[str, str]:
+    def walk(config: type, prefix: str) -> Iterator[tuple[str, str]]:
+        for one in fields(config):
+            if "scope" in one.metadata:
+                yield prefix + one.name, one.metadata["scope"]
+            elif isinstance(one.type, type) and is_dataclass(one.type):
+                yield from walk(one.type, f"{prefix}{one.name}.")
+
+    return {**dict(walk(Config, "")), "runner.resume": "free"}  # the last one is known from older runs only
+
+
 def _siblings(folder: Path) -> list[Path]:
     return [path.parent for path in folder.parent.glob(f"*/{CONFIG_FILE}")]
 
@@ -113,17 +108,9 @@ def _siblings(folder: Path) -> list[Path]:
 def _defaults() -> dict[str, Any]:
     values = OmegaConf.to_container(OmegaConf.structured(Config), throw_on_missing=False)
     assert isinstance(values, dict)
-    flat = _flat({str(key): value for key, value in values.items()})
-    flat["actor.model.picture_path"] = PICTURE_PATHS[0]  # which is what it was before it could be left open
-    return {key: value for key, value in flat.items() if value != MISSING}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        flat |= _flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
-    return flat
+    pairs = flat({str(key): value for key, value in values.items()})
+    pairs["actor.model.picture_path"] = PICTURE_PATHS[0]  # which is what it was before it could be left open
+    return {key: value for key, value in pairs.items() if value != MISSING}
 
 
 def _comparable(key: str, value: object) -> object:

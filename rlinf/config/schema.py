@@ -6,6 +6,11 @@ an error at start-up. ``null`` keys may be given on the command line with or wit
 
 from dataclasses import dataclass, field
 
+# Marks of keys that two runs may have different values of and still be compared; a marked group is marked as a whole.
+FREE = {"scope": "free"}  # how long, how often, on what machine, where to
+OWN = {"scope": "own"}  # in which the tasks and seeds of one experiment differ
+NAME = {"scope": "name"}  # tell methods apart, and tables name them
+
 
 @dataclass
 class LoggerConfig:
@@ -29,22 +34,22 @@ class LoggerConfig:
 class RunnerConfig:
     """The outer loop."""
 
-    seed: int = 1234
-    max_epochs: int = 10
+    seed: int = field(default=1234, metadata=OWN)
+    max_epochs: int = field(default=10, metadata=FREE)
     """Rollout-and-update rounds per task."""
-    save_interval: int = 1
+    save_interval: int = field(default=1, metadata=FREE)
     """Epochs between checkpoints; the last epoch is always saved."""
-    keep_checkpoints: int | None = None
+    keep_checkpoints: int | None = field(default=None, metadata=FREE)
     """How many of the newest checkpoints to keep; null keeps all."""
-    eval_before: bool = False
+    eval_before: bool = field(default=False, metadata=FREE)
     """Evaluate the start of this run (row ``base`` of the success matrix when no adapter is given)."""
-    eval_after: bool = False
+    eval_after: bool = field(default=False, metadata=FREE)
     """Evaluate all tasks after the last epoch."""
-    val_check_interval: int = -1
+    val_check_interval: int = field(default=-1, metadata=FREE)
     """Epochs between evaluations of the trained tasks; -1: never."""
-    call_timeout_s: float = 1800.0
+    call_timeout_s: float = field(default=1800.0, metadata=FREE)
     """Deadline of one worker call; a call that takes longer ends the run with an error that names the worker."""
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig, metadata=FREE)
 
 
 @dataclass
@@ -189,10 +194,10 @@ class MergeConfig:
 class MethodConfig:
     """The continual-learning method."""
 
-    name: str = "sequential"
+    name: str = field(default="sequential", metadata=NAME)
     """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, or one that an installed
     package brings (entry point group ``rlinf.methods``)."""
-    label: str = ""
+    label: str = field(default="", metadata=NAME)
     """Names its results (``Config.results_name``): one method may be run in several ways; empty: the method's name."""
     options: dict[str, float | str] = field(default_factory=dict)
     """Settings of a method that another package brings: ``+method.options.NAME=VALUE``."""
@@ -224,18 +229,18 @@ class EnvConfig:
 
     simulator: str = "libero"
     suite: str = "libero_spatial"
-    fixed_task_ids: list[int] | None = None
+    fixed_task_ids: list[int] | None = field(default=None, metadata=OWN)
     """Tasks to train on; null means all."""
     first_task: int = 0
     """The task that sequences of the published experiments start with: tasks before it precede no other."""
     eval_task_ids: list[int] | None = None
     """Tasks to evaluate; null means all."""
-    eval_suites: list[str] = field(default_factory=list)
+    eval_suites: list[str] = field(default_factory=list, metadata=FREE)
     """Further suites to evaluate with every row of the success matrix, with the same settings, such as LIBERO-PRO's
     ``[libero_spatial_lan,libero_spatial_object,libero_spatial_swap,libero_spatial_task]``; the matrix goes without."""
-    num_envs_per_worker: int = 8
+    num_envs_per_worker: int = field(default=8, metadata=FREE)
     """Episodes that one simulator process keeps running."""
-    pipeline_stages: int = 2
+    pipeline_stages: int = field(default=2, metadata=FREE)
     """Env groups per simulator process: while one is simulated the policy looks at another."""
     cameras: list[str] = field(default_factory=lambda: ["agentview"])
     """What the policy sees, in its order: ``agentview``, and ``robot0_eye_in_hand`` or, as fine-tuning calls it,
@@ -249,7 +254,7 @@ class EnvConfig:
     """Reward for reaching success."""
     use_rel_reward: bool = True
     """Reward changes of success (``+reward_coef`` when reached, minus that when lost) instead of every step in it."""
-    video_episodes: int = 0
+    video_episodes: int = field(default=0, metadata=FREE)
     """Evaluation: episodes per evaluation that are filmed."""
     train: EnvSplitConfig = field(default_factory=EnvSplitConfig)
     eval: EnvSplitConfig = field(default_factory=lambda: EnvSplitConfig(episodes_per_task=50))
@@ -265,9 +270,9 @@ class RolloutConfig:
     """Base checkpoint of the rollout policy; must be the actor's."""
     precision: str = "bf16"
     """``fp32`` or ``bf16``."""
-    max_batch: int = 64
+    max_batch: int = field(default=64, metadata=FREE)
     """Largest inference batch."""
-    num_threads: int | None = None
+    num_threads: int | None = field(default=None, metadata=FREE)
     """CPU threads of one rollout worker; null: half of the cores, since simulators run at the same time."""
     merge_adapter: bool = False
     """Count the adapter into the weights while acting: a third less work for a small model; needs ``precision=fp32``,
@@ -313,10 +318,10 @@ class ModelConfig:
     lora_rank: int = 32
     lora_alpha: int | None = None
     """LoRA scale is ``lora_alpha / lora_rank``; null: alpha = rank."""
-    lora_path: str | None = None
+    lora_path: str | None = field(default=None, metadata=OWN)
     """Folder of trained weights to start from: an adapter, or ``model.pt`` of a policy without one; null: a fresh
     adapter, or the base checkpoint's own weights."""
-    previous_lora_paths: list[str] = field(default_factory=list)
+    previous_lora_paths: list[str] = field(default_factory=list, metadata=OWN)
     """Adapter folders of earlier tasks, merged into the base model when it is loaded."""
     previous_lora_coeff: float | None = None
     """Factor, 0 to 1, on those; null: ``method.merge.coeff`` for weight merge, else 1."""
@@ -333,19 +338,19 @@ class ModelConfig:
     """How pictures come to the policy's size: ``rl`` (bicubic), or as the OFT repository does it, ``oft`` (JPEG, then
     Lanczos) or ``oft_center_crop`` (for policies trained with random crops). null: as the policy was trained, ``rl``
     where nothing is recorded of that."""
-    attn_implementation: str | None = None
+    attn_implementation: str | None = field(default=None, metadata=FREE)
     """Attention of the language model: ``sdpa``, ``flash_attention_2`` or ``eager``; null: flash-attention where the
     package ``flash-attn`` is installed, on a GPU and in bf16, else ``sdpa``."""
-    compile_blocks: bool | None = False
+    compile_blocks: bool | None = field(default=False, metadata=FREE)
     """Compile the transformer blocks (``torch.compile``), in rollouts and in updates: a minute at the first start, then
     faster steps of a large policy. null: where there is a GPU."""
-    gradient_checkpointing: bool | None = False
+    gradient_checkpointing: bool | None = field(default=False, metadata=FREE)
     """In updates, compute activations again instead of keeping them: less memory, more time. null: where a GPU has too
     little memory for the 7B without."""
-    gradient_checkpointing_policy: str = "full"
+    gradient_checkpointing_policy: str = field(default="full", metadata=FREE)
     """What a checkpointed block keeps: ``full`` its input only, ``attention`` also what attention gave, ``matmuls``
     also the large matrix products."""
-    gradient_checkpointing_every: int = 1
+    gradient_checkpointing_every: int = field(default=1, metadata=FREE)
     """Checkpoint every k-th block only."""
 
 
@@ -355,11 +360,11 @@ class FSDPConfig:
 
     param_dtype: str = "fp32"
     """Precision of forward and backward: ``fp32`` or ``bf16``; the adapter and the optimizer stay fp32."""
-    shard_frozen: bool | None = False
+    shard_frozen: bool | None = field(default=False, metadata=FREE)
     """Shard the weights that are not trained, too: least memory, but every pass collects the whole model (twice, with
     ``reshard_after_forward``). False: every rank holds them (15 GB for the 7B in bf16). null: where a GPU has too
     little memory for that."""
-    reshard_after_forward: bool = True
+    reshard_after_forward: bool = field(default=True, metadata=FREE)
     """Let go of collected weights after the forward pass; the backward pass collects them again."""
 
 
@@ -371,9 +376,9 @@ class ActorConfig:
     """Base checkpoint, a Hugging Face folder."""
     global_batch_size: int = 8192
     """Chunk samples per optimizer step, over all ranks."""
-    micro_batch_size: int = 32
+    micro_batch_size: int = field(default=32, metadata=FREE)
     """Chunk samples per forward pass on one rank; -1: as a GPU's memory allows for the 7B."""
-    num_threads: int | None = None
+    num_threads: int | None = field(default=None, metadata=FREE)
     """CPU threads of one rank; null: all cores, divided among the ranks."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -386,7 +391,7 @@ class Config:
     """A whole experiment."""
 
     runner: RunnerConfig = field(default_factory=RunnerConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=FREE)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     env: EnvConfig = field(default_factory=EnvConfig)

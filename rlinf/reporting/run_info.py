@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from libero_runtime.cpus import num_cpus
+from rlinf.config.differences import flat
 
 RUN_INFO_NAME = "run.json"
 CONFIG_NAME = "config.yaml"
@@ -99,17 +100,8 @@ def _config(path: Path) -> dict[str, str]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise RunInfoError(f"{path} is no YAML: {error}") from error
-    return dict(_flat(config)) if isinstance(config, dict) else {}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            pairs += _flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((f"{prefix}{name}", "null" if value is None else str(value)))
-    return pairs
+    pairs = flat(config) if isinstance(config, dict) else {}
+    return {key: "null" if value is None else str(value) for key, value in pairs.items()}
 
 
 def _proc_value(path: str, name: str) -> str | None:

@@ -6,19 +6,24 @@ import csv
 import re
 import shutil
 import subprocess
+from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rlinf.cli import report as cli
+from rlinf.config.differences import differences, flat
+from rlinf.config.schema import Config
 from rlinf.custom import metrics
 from rlinf.reporting import ledger
 from rlinf.reporting.report import ReportError, collect, csv_table, latex, write_report
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import COLUMNS, Column
 from rlinf.reporting.report.learning_curves import libero_curves
-from rlinf.reporting.report.lines import Line, Setting, settings_of
+from rlinf.reporting.report.lines import Line, Setting, results_settings, settings_of
 from rlinf.reporting.report.overlays import Frame, Series, Spot, curves
 from rlinf.reporting.report.scales import scale_curves
 from rlinf.reporting.report.words import task_ranges
@@ -246,6 +251,23 @@ def test_one_method_with_two_settings_is_two_lines(tmp_path: Path, monkeypatch: 
     diff = html.split('<table class="plain wide diff">')[1].split("</table>")[0]
     assert re.findall(r'<th scope="row"><code>([^<]*)', diff) == ["method.replay.coeff"]
     assert "log_path" not in diff, "what every run has of its own is no difference"
+
+
+def test_seeds_that_the_launcher_takes_for_one_experiment_are_one_line(tmp_path: Path) -> None:
+    def nested(key: str, value: str) -> dict[str, Any]:
+        return reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value)  # type: ignore[return-value]
+
+    (experiment, *_) = collect([write_study(tmp_path, methods=("ewc",), seeds=(1, 2), num_tasks=2)])
+    assert experiment.info is not None
+    for key in flat(asdict(Config())):
+        is_free = differences(nested(key, "a"), nested(key, "b"), beside=True) == []
+        info = replace(experiment.info, config={key: "a"})
+        is_ignored = results_settings(replace(experiment, info=info)) == {}
+        assert is_ignored == (is_free or key in ("method.name", "method.label")), key
+    for seed in (1, 2):
+        for path in tmp_path.rglob(f"*_seed{seed}/config.yaml"):
+            path.write_text(path.read_text() + f"rollout: {{max_batch: {seed}}}\n")
+    assert [line.seeds for line in only_setting(tmp_path).lines] == [(1, 2)]
 
 
 def test_seeds_in_different_folders_are_one_line_and_a_repeated_seed_is_two(tmp_path: Path) -> None:

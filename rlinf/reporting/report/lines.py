@@ -7,34 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rlinf.config.differences import scope_of
 from rlinf.custom import metrics
 from rlinf.custom.metrics import Estimate, SuccessMatrix
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import Column
 from rlinf.reporting.report.words import method_name, method_place, suite_name, task_ranges
-
-# Settings that say where and when a run took place, or how fast, and not what it does. A trailing dot means all below.
-RUN_SPECIFIC = (
-    "method.name",  # the line's name tells it, and so does the label
-    "method.label",
-    "runner.seed",
-    "runner.logger.",
-    "runner.eval_before",
-    "runner.eval_after",
-    "runner.call_timeout_s",
-    "runner.save_interval",
-    "runner.keep_checkpoints",
-    "runner.resume",
-    "env.fixed_task_ids",
-    "env.eval_suites",
-    "env.video_episodes",
-    "actor.model.lora_path",
-    "actor.model.previous_lora_paths",
-    "actor.num_threads",
-    "rollout.num_threads",
-    "cluster.",
-)
-
 
 LEFT_OUT = "In no table"
 
@@ -185,11 +163,7 @@ def _place(line: Line) -> tuple[str, str]:
 def results_settings(experiment: Experiment) -> dict[str, str]:
     """The configuration without what is particular to a run."""
     config = experiment.info.config if experiment.info else {}
-    return {
-        key: value
-        for key, value in config.items()
-        if not any(key.startswith(name) if name.endswith(".") else key == name for name in RUN_SPECIFIC)
-    }
+    return {key: value for key, value in config.items() if not scope_of(key)}
 
 
 def _lines(experiments: Sequence[Experiment]) -> list[Line]:
