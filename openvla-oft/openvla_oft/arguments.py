@@ -6,14 +6,16 @@ from pathlib import Path
 
 import torch
 
-from openvla_oft import batches, checkpoints, cli
-from openvla_oft.augment import AugmentConfig
-from openvla_oft.lora import LoraSettings
-from openvla_oft.objectives import OBJECTIVES
-from openvla_oft.oft_augment import OftAugmentConfig
-from openvla_oft.pictures import is_cropped
-from openvla_oft.statistics import ACTION_BOUNDS
-from openvla_oft.train_config import TrainConfig
+from openvla_oft import cli
+from openvla_oft.data import batches
+from openvla_oft.data.augment import AugmentConfig
+from openvla_oft.data.images import is_cropped
+from openvla_oft.data.oft_augment import OftAugmentConfig
+from openvla_oft.data.statistics import ACTION_BOUNDS
+from openvla_oft.model import checkpoints
+from openvla_oft.model.lora import LoraSettings
+from openvla_oft.train.config import TrainConfig
+from openvla_oft.train.objectives import OBJECTIVES
 from transformers_openvla_oft.attention import ATTENTION_ROUTES
 from transformers_openvla_oft.blocks import CHECKPOINTING_POLICIES
 from transformers_openvla_oft.layouts import LAYOUTS

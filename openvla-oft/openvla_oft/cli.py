@@ -15,7 +15,7 @@ import torch
 from libero_runtime.commands import naming, system_message
 from libero_runtime.cpus import num_cpus
 from libero_runtime.folder_lock import LOCK_FILE, only_one
-from openvla_oft.pictures import PICTURES
+from openvla_oft.data.images import PICTURES
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT

@@ -24,12 +24,15 @@ import torch
 import transformers
 from torch import nn
 
-from openvla_oft import arguments, batches, building, checkpoints, cli, dataset, pictures, resume, starting, writing
-from openvla_oft.dataset import DemonstrationSet
-from openvla_oft.ranks import Ranks, end_process, joined
-from openvla_oft.record import TRAINING_FILE
-from openvla_oft.train_config import TrainConfig
-from openvla_oft.training import TrainResult, train
+from openvla_oft import arguments, cli
+from openvla_oft.data import batches, dataset, images
+from openvla_oft.data.dataset import DemonstrationSet
+from openvla_oft.model import building, checkpoints, starting, writing
+from openvla_oft.model.training_record import TRAINING_FILE
+from openvla_oft.torch_utils.distributed import Ranks, end_process, joined
+from openvla_oft.train import resume
+from openvla_oft.train.config import TrainConfig
+from openvla_oft.train.loop import TrainResult, train
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 
 logger = logging.getLogger(__name__)
@@ -133,7 +136,7 @@ def _run_into(folder: Path, options: argparse.Namespace, config: TrainConfig, ra
         token_map=token_map,
         after_end=options.after_end,
         proprio=building.normalised_proprio_of(read.demos, statistics[key], key=key),
-        center_crop=pictures.is_cropped(options.pictures),
+        center_crop=images.is_cropped(options.pictures),
     )
     copying = time.perf_counter() - start
     learner = building.build_learner(
@@ -248,7 +251,7 @@ def _report(
             "layout": options.layout,
             "proprio": options.proprio,
             "pictures": options.pictures,
-            "picture_path": pictures.PICTURES[options.pictures],
+            "picture_path": images.PICTURES[options.pictures],
             "actions_per_chunk": num_actions,
             "statistics": keys,
             "after_end": options.after_end,

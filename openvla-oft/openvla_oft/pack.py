@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvla_oft import cli, dataset
+from openvla_oft import cli
+from openvla_oft.data import dataset
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,8 @@ def main(argv: Sequence[str]) -> int:
 def _pretrain(options: argparse.Namespace) -> None:
     import torch
 
-    from openvla_oft import cli, dataset
+    from openvla_oft import cli
+    from openvla_oft.data import dataset
     from rlinf.config import ConfigError
     from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
     from rlinf.models.simple_cnn import CNNSettings

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from libero_runtime.cameras import demonstrated_name
 from libero_runtime.suites import TaskSpec, load_suite
-from openvla_oft import hdf5, rlds, sources
-from openvla_oft.dataset import chunk_actions
-from openvla_oft.demonstration import DemoInfo, ReadOptions
+from openvla_oft.data import hdf5, rlds, sources
+from openvla_oft.data.dataset import chunk_actions
+from openvla_oft.data.demonstration import DemoInfo, ReadOptions
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ReplayConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from libero_runtime.cameras import simulated_name
 from libero_runtime.suites import standard_suite
-from openvla_oft.record import TrainingRecord, training_record
+from openvla_oft.model.training_record import TrainingRecord, training_record
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config, EnvConfig, ModelConfig
 from rlinf.config.validate import PICTURE_PATHS

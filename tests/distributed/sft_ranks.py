@@ -3,8 +3,9 @@
 import os
 import sys
 
-from openvla_oft import finetune, optimisation
-from openvla_oft.ranks import end_process
+from openvla_oft import finetune
+from openvla_oft.torch_utils.distributed import end_process
+from openvla_oft.train import optimisation
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from openvla_oft import checkpoints, finetune
+from openvla_oft import finetune
+from openvla_oft.model import checkpoints
 from rlinf.config.schema import ModelConfig
 from rlinf.models import PolicySource, load_policy
 from tests.unit.sft_demos import write_suite

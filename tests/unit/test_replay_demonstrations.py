@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from openvla_oft.demonstration import DemonstrationError
+from openvla_oft.data.demonstration import DemonstrationError
 from rlinf.config import ConfigError
 from rlinf.config.schema import ReplayConfig
 from rlinf.custom.libero_trajectory_dataset import LiberoTrajectoryDataset, find_demonstrations, read_demonstration

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from openvla_oft import checkpoints, optimisation, resume
+from openvla_oft.model import checkpoints
+from openvla_oft.train import optimisation, resume
 from tests.unit.sft_runs import run
 
 HUGE = ["--steps", "1", "--warmup-steps", "0", "--lr", "1e30"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from openvla_oft import optimisation, pack
+from openvla_oft import pack
+from openvla_oft.train import optimisation
 from tests.unit.sft_runs import run
 
 STEP = ["--steps", "1"]

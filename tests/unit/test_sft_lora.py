@@ -8,9 +8,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from openvla_oft import checkpoints
-from openvla_oft.batches import normalised_actions
-from openvla_oft.objectives import env_actions
+from openvla_oft.data.batches import normalised_actions
+from openvla_oft.model import checkpoints
+from openvla_oft.train.objectives import env_actions
 from rlinf.models.lora import attach_lora
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap

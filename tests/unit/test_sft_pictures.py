@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openvla_oft import dataset, optimisation, pack
-from openvla_oft.oft_augment import SIDE, OftAugmentConfig, OftDraw, crop, crop_center, saturate, turn_hue
-from openvla_oft.pictures import PICTURES
+from openvla_oft import pack
+from openvla_oft.data import dataset
+from openvla_oft.data.images import PICTURES
+from openvla_oft.data.oft_augment import SIDE, OftAugmentConfig, OftDraw, crop, crop_center, saturate, turn_hue
+from openvla_oft.train import optimisation
 from tests.unit.sft_demos import LANGUAGES, write_file
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor, resize_bicubic

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from openvla_oft import augment, losses
-from openvla_oft.augment import AugmentConfig
-from openvla_oft.optimisation import WeightAverage, learning_rate, parameter_groups
+from openvla_oft.data import augment
+from openvla_oft.data.augment import AugmentConfig
+from openvla_oft.train import losses
+from openvla_oft.train.optimisation import WeightAverage, learning_rate, parameter_groups
 
 
 def draw(config, num_samples=3, image_size=8):

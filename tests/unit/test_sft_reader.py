@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from libero_runtime.suites import load_suite
-from openvla_oft import cli, dataset, hdf5, pack
-from openvla_oft.demonstration import DemonstrationError, ReadOptions, kept_steps
-from openvla_oft.pictures import prepare_images
+from openvla_oft import cli, pack
+from openvla_oft.data import dataset, hdf5
+from openvla_oft.data.demonstration import DemonstrationError, ReadOptions, kept_steps
+from openvla_oft.data.images import prepare_images
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
 from transformers_openvla_oft import ImageSettings, PrismaticProcessor
 from transformers_openvla_oft.small import libero_sentences, train_tokenizer

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from openvla_oft import checkpoints
-from openvla_oft.batches import Batch
-from openvla_oft.learner import Learner
-from openvla_oft.objectives import OftTokenObjective
-from openvla_oft.statistics import normalised_proprio, proprio_statistics
+from openvla_oft.data.batches import Batch
+from openvla_oft.data.statistics import normalised_proprio, proprio_statistics
+from openvla_oft.model import checkpoints
+from openvla_oft.model.learner import Learner
+from openvla_oft.train.objectives import OftTokenObjective
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from openvla_oft import optimisation
-from openvla_oft.order import DataOrder, derived_seed
+from openvla_oft.train import optimisation
+from openvla_oft.train.sampler import DataOrder, derived_seed
 from tests.full_disk import largest_file
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import command, logged, run

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from libero_runtime.suites import load_suite
-from openvla_oft import dataset, rlds
-from openvla_oft.demonstration import DemonstrationError, ReadOptions
-from openvla_oft.tfrecord import records
+from openvla_oft.data import dataset, rlds
+from openvla_oft.data.demonstration import DemonstrationError, ReadOptions
+from openvla_oft.data.tfrecord import records
 from tests.unit.replay_demos import feature, field, png, record, write_rlds
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "rlds"

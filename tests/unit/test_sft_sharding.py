@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from openvla_oft import checkpoints, lora
-from openvla_oft.learner import Learner
-from openvla_oft.lora import LoraSettings
-from openvla_oft.sharding import accumulation, shard
+from openvla_oft.model import checkpoints, lora
+from openvla_oft.model.learner import Learner
+from openvla_oft.model.lora import LoraSettings
+from openvla_oft.torch_utils.sharding import accumulation, shard
 from transformers_openvla_oft.modeling import fsdp_units
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import h5py
 import pytest
 
-from openvla_oft import hdf5, pack, sources
-from openvla_oft.demonstration import DemonstrationError, ReadOptions
+from openvla_oft import pack
+from openvla_oft.data import hdf5, sources
+from openvla_oft.data.demonstration import DemonstrationError, ReadOptions
 from tests.unit.sft_demos import write_file
 from tests.unit.sft_runs import run
 

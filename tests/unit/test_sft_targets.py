@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from openvla_oft import batches
-from openvla_oft.dataset import DemonstrationSet, chunk_actions, split_demonstrations
-from openvla_oft.statistics import action_statistics
+from openvla_oft.data import batches
+from openvla_oft.data.dataset import DemonstrationSet, chunk_actions, split_demonstrations
+from openvla_oft.data.statistics import action_statistics
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openvla_oft import batches, checkpoints, dataset, training
-from openvla_oft.augment import AugmentConfig
-from openvla_oft.frames import DeviceFrames
-from openvla_oft.learner import Learner
-from openvla_oft.objectives import TokenObjective
-from openvla_oft.validation import evaluate
+from openvla_oft.data import batches, dataset
+from openvla_oft.data.augment import AugmentConfig
+from openvla_oft.data.frames import DeviceFrames
+from openvla_oft.model import checkpoints
+from openvla_oft.model.learner import Learner
+from openvla_oft.train import loop
+from openvla_oft.train.objectives import TokenObjective
+from openvla_oft.train.validation import evaluate
 from tests.unit.sft_demos import write_file, write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap
@@ -34,7 +36,7 @@ def one_thread():
 
 
 def ingredients(demos, folder):
-    """What ``training.train`` takes, from a tiny checkpoint."""
+    """What ``loop.train`` takes, from a tiny checkpoint."""
     model, processor = checkpoints.load_for_training(folder)
     data_set = dataset.load(demos, suite="libero_spatial", cameras=("agentview",), image_size=32)
     token_map = ActionTokenMap.from_config(model.config, "libero_spatial")
@@ -102,11 +104,11 @@ def test_batches_say_whether_prompts_are_padded(demos, checkpoint):
 
 def test_training_lowers_the_loss(demos, checkpoint, tmp_path):
     parts = ingredients(demos, checkpoint)
-    config = training.TrainConfig(
+    config = loop.TrainConfig(
         num_steps=20, batch_size=16, learning_rate=3e-3, num_warmup_steps=3, ema_decay=0.0, log_every=1,
         augment=AugmentConfig.off(),
     )  # fmt: skip
-    result = training.train(config, **parts, folder=tmp_path)
+    result = loop.train(config, **parts, folder=tmp_path)
     losses = logged(tmp_path, "train_loss")
     assert len(losses) == 20
     assert losses[0] > 5.0  # near log 256 = 5.5
@@ -211,9 +213,9 @@ def test_validation_by_hand(demos, checkpoint):
 def test_minutes_end_the_training_and_the_cosine(demos, checkpoint, tmp_path, monkeypatch):
     """On a clock that moves 0.05 s at every look; one look per step, one per log line, one per progress update."""
     looks = itertools.count()
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: 0.05 * next(looks)))
-    config = training.TrainConfig(minutes=0.05, batch_size=4, num_warmup_steps=0, log_every=1, validate_every=10**6)
-    result = training.train(config, **ingredients(demos, checkpoint), folder=tmp_path)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 0.05 * next(looks)))
+    config = loop.TrainConfig(minutes=0.05, batch_size=4, num_warmup_steps=0, log_every=1, validate_every=10**6)
+    result = loop.train(config, **ingredients(demos, checkpoint), folder=tmp_path)
     assert 3.0 <= result.seconds <= 3.2
     rates = logged(tmp_path, "learning_rate")
     assert result.num_steps == len(rates) > 10
@@ -226,9 +228,9 @@ def test_compile_failure_is_a_warning(demos, checkpoint, tmp_path, monkeypatch, 
     def broken(graph, inputs):
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(training.torch, "compile", functools.partial(torch.compile, backend=broken))
-    config = training.TrainConfig(num_steps=1, batch_size=4, use_compile=True)
-    result = training.train(config, **ingredients(demos, checkpoint), folder=tmp_path)
+    monkeypatch.setattr(loop.torch, "compile", functools.partial(torch.compile, backend=broken))
+    config = loop.TrainConfig(num_steps=1, batch_size=4, use_compile=True)
+    result = loop.train(config, **ingredients(demos, checkpoint), folder=tmp_path)
     assert not result.compiled
     assert result.num_steps == 1
     assert "torch.compile failed" in caplog.text
@@ -238,8 +240,8 @@ def test_diverged_loss_is_reported(demos, checkpoint, tmp_path):
     parts = ingredients(demos, checkpoint)
     with torch.no_grad():
         parts["learner"].policy.language_model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(training.TrainingDivergedError, match="the loss is nan before the first step"):
-        training.train(training.TrainConfig(num_steps=1), **parts, folder=tmp_path)
+    with pytest.raises(loop.TrainingDivergedError, match="the loss is nan before the first step"):
+        loop.train(loop.TrainConfig(num_steps=1), **parts, folder=tmp_path)
 
 
 @pytest.mark.parametrize(

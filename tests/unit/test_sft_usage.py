@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from openvla_oft import checkpoints, starting
+from openvla_oft.model import checkpoints, starting
 from tests.unit.sft_runs import run
 from transformers_openvla_oft import OpenVLAForAutoregressivePrediction
 

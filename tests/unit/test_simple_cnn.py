@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from openvla_oft import dataset
-from openvla_oft.augment import AugmentConfig
+from openvla_oft.data import dataset
+from openvla_oft.data.augment import AugmentConfig
 from rlinf.cli.launcher import read_arguments
 from rlinf.cli.pretrain_simple_cnn import main as pretrain_main
 from rlinf.cli.run_sequence import sequence_steps

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from openvla_oft.record import TrainingRecord, training_record
+from openvla_oft.model.training_record import TrainingRecord, training_record
 from rlinf.cli.console import user_message
 from rlinf.cli.request import Request, parse
 from rlinf.config import ConfigError

@@ -11,15 +11,15 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from openvla_oft import checkpoints, lora
-from openvla_oft.batches import DeviceData
-from openvla_oft.dataset import DemonstrationSet, Split
-from openvla_oft.learner import Learner, gather, trainable
-from openvla_oft.objectives import Objective
-from openvla_oft.ranks import Ranks
-from openvla_oft.starting import load_base
-from openvla_oft.statistics import Statistics
-from openvla_oft.validation import evaluate, prediction_function
+from openvla_oft.model import checkpoints, lora
+from openvla_oft.data.batches import DeviceData
+from openvla_oft.data.dataset import DemonstrationSet, Split
+from openvla_oft.model.learner import Learner, gather, trainable
+from openvla_oft.train.objectives import Objective
+from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.model.starting import load_base
+from openvla_oft.data.statistics import Statistics
+from openvla_oft.train.validation import evaluate, prediction_function
 from transformers_openvla_oft import adapters
 from transformers_openvla_oft import oft_heads as heads
 from transformers_openvla_oft.merging import merge_adapters

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from openvla_oft.batches import Batch
-from openvla_oft.demonstration import GRIPPER
-from openvla_oft.losses import soft_label_table, token_losses
+from openvla_oft.data.batches import Batch
+from openvla_oft.data.demonstration import GRIPPER
+from openvla_oft.train.losses import soft_label_table, token_losses
 from transformers_openvla_oft.action_tokens import ActionTokenMap, gripper_to_env
 
 OBJECTIVES = ("tokens", "l1")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from openvla_oft.json_files import read_object
-from openvla_oft.statistics import Statistics
+from openvla_oft.data.statistics import Statistics
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.loading import reading
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from openvla_oft import checkpoints
+from openvla_oft.model import checkpoints
 from openvla_oft.arguments import small_sizes
-from openvla_oft.ranks import Ranks
-from openvla_oft.record import training_record
+from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.model.training_record import training_record
 from transformers_openvla_oft.attention import choose_attention
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.loading import reading

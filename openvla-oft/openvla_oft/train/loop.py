@@ -20,19 +20,19 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from tqdm import tqdm
 
-from openvla_oft import resume
-from openvla_oft.augment import PictureChange
-from openvla_oft.batches import Batch, DeviceData
-from openvla_oft.dataset import Split
-from openvla_oft.learner import Learner, local, whole
-from openvla_oft.objectives import Objective
-from openvla_oft.optimisation import WeightAverage, learning_rate, parameter_groups
-from openvla_oft.ranks import Ranks
-from openvla_oft.records import Records
-from openvla_oft.samples import Sample, Samples
-from openvla_oft.sharding import accumulation
-from openvla_oft.train_config import TrainConfig
-from openvla_oft.validation import evaluate, prediction_function
+from openvla_oft.data.augment import PictureChange
+from openvla_oft.data.batches import Batch, DeviceData
+from openvla_oft.data.dataset import Split
+from openvla_oft.model.learner import Learner, local, whole
+from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.torch_utils.sharding import accumulation
+from openvla_oft.train import resume
+from openvla_oft.train.config import TrainConfig
+from openvla_oft.train.log import Records
+from openvla_oft.train.objectives import Objective
+from openvla_oft.train.optimisation import WeightAverage, learning_rate, parameter_groups
+from openvla_oft.train.samples import Sample, Samples
+from openvla_oft.train.validation import evaluate, prediction_function
 
 logger = logging.getLogger(__name__)
 

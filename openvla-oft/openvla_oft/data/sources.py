@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from openvla_oft import hdf5, rlds
-from openvla_oft.demonstration import SUITES, Demo, DemoInfo, DemonstrationError, ReadOptions
+from openvla_oft.data import hdf5, rlds
+from openvla_oft.data.demonstration import SUITES, Demo, DemoInfo, DemonstrationError, ReadOptions
 
 _NAME = re.compile(r"\w[\w.-]*")
 

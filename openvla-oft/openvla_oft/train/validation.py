@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from openvla_oft.batches import Batch, DeviceData
-from openvla_oft.objectives import Objective
-from openvla_oft.ranks import Ranks
+from openvla_oft.data.batches import Batch, DeviceData
+from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.train.objectives import Objective
 
 PredictFunction = Callable[[Batch], Tensor]
 """A batch to logits (B, T, V) or normalised actions (B, C, A)."""

@@ -29,9 +29,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from libero_runtime.folder_lock import LOCK_FILE
 from openvla_oft.cli import alone
 from openvla_oft.json_files import read_object
-from openvla_oft.learner import trainable
-from openvla_oft.optimisation import WeightAverage
-from openvla_oft.ranks import Ranks
+from openvla_oft.model.learner import trainable
+from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.train.optimisation import WeightAverage
 
 SETTINGS_FILE = "settings.json"
 FINISHED_FILE = ".finished.json"

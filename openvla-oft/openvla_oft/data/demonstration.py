@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_oft.pictures import PICTURES
+from openvla_oft.data.images import PICTURES
 
 ACTION_DIM = 7
 GRIPPER = 6

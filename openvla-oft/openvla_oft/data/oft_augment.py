@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from openvla_oft import augment
+from openvla_oft.data import augment
 from transformers_openvla_oft.official_images import CROP_AREA
 
 SIDE = math.sqrt(CROP_AREA)

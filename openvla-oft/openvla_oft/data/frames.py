@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from openvla_oft import augment
+from openvla_oft.data import augment
 
 COPY_FRAMES = 4096
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from openvla_oft.augment import AugmentConfig
-from openvla_oft.oft_augment import OftAugmentConfig
+from openvla_oft.data.augment import AugmentConfig
+from openvla_oft.data.oft_augment import OftAugmentConfig
 
 
 @dataclass(frozen=True)

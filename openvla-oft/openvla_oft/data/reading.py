@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from openvla_oft import sources
-from openvla_oft.demonstration import ACTION_DIM, PROPRIO_DIM, DemoInfo, ReadOptions
+from openvla_oft.data import sources
+from openvla_oft.data.demonstration import ACTION_DIM, PROPRIO_DIM, DemoInfo, ReadOptions
 
 LONGEST_SOCKET = 107  # bytes of its path on Linux
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.suites import instruction
-from openvla_oft import reading, sources
-from openvla_oft.demonstration import ACTION_DIM, GRIPPER, PROPRIO_DIM, DemoInfo, DemonstrationError, ReadOptions
+from openvla_oft.data import reading, sources
+from openvla_oft.data.demonstration import ACTION_DIM, GRIPPER, PROPRIO_DIM, DemoInfo, DemonstrationError, ReadOptions
+from openvla_oft.data.images import stored_form
 from openvla_oft.json_files import read_object
-from openvla_oft.pictures import stored_form
 
 PACK_FILE = "pack.json"
 PACK_VERSION = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from openvla_oft.demonstration import DemonstrationError
+from openvla_oft.data.demonstration import DemonstrationError
 
 _HEAD = struct.Struct("<QI")
 _FOOT = struct.Struct("<I")

@@ -7,13 +7,13 @@ but rounding. Shapes: B samples of a step over all processes, T action tokens.
 import torch
 from torch import Tensor
 
-from openvla_oft.augment import PictureChange
-from openvla_oft.batches import Batch, DeviceData
-from openvla_oft.dataset import Split
-from openvla_oft.objectives import Objective
-from openvla_oft.order import DataOrder, derived_seed
-from openvla_oft.ranks import Ranks
-from openvla_oft.train_config import TrainConfig
+from openvla_oft.data.augment import PictureChange
+from openvla_oft.data.batches import Batch, DeviceData
+from openvla_oft.data.dataset import Split
+from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.train.config import TrainConfig
+from openvla_oft.train.objectives import Objective
+from openvla_oft.train.sampler import DataOrder, derived_seed
 
 Sample = tuple[Batch, PictureChange]
 """A micro-batch and what happens to its pictures."""

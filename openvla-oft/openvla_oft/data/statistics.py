@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openvla_oft.demonstration import GRIPPER
+from openvla_oft.data.demonstration import GRIPPER
 from transformers_openvla_oft.action_tokens import RANGE_EPS, gripper_from_env
 
 ACTION_BOUNDS = ("symmetric", "quantile", "unit")

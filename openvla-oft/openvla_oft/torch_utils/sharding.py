@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from openvla_oft.learner import Learner
+from openvla_oft.model.learner import Learner
 from transformers_openvla_oft.blocks import compile_blocks
 from transformers_openvla_oft.modeling import fsdp_units
 

@@ -11,16 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from openvla_oft import checkpoints, dataset, lora, sharding
-from openvla_oft.dataset import DemonstrationSet
-from openvla_oft.demonstration import PROPRIO_DIM
-from openvla_oft.frames import DeviceFrames, FileFrames, FrameStore
-from openvla_oft.learner import Learner
-from openvla_oft.lora import LoraSettings
-from openvla_oft.objectives import L1Objective, Objective, OftTokenObjective, TokenObjective
-from openvla_oft.ranks import Ranks
-from openvla_oft.record import ACTION_HEAD, PROPRIO, training_record
-from openvla_oft.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
+from openvla_oft.data import dataset
+from openvla_oft.model import checkpoints, lora
+from openvla_oft.torch_utils import sharding
+from openvla_oft.data.dataset import DemonstrationSet
+from openvla_oft.data.demonstration import PROPRIO_DIM
+from openvla_oft.data.frames import DeviceFrames, FileFrames, FrameStore
+from openvla_oft.model.learner import Learner
+from openvla_oft.model.lora import LoraSettings
+from openvla_oft.train.objectives import L1Objective, Objective, OftTokenObjective, TokenObjective
+from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.model.training_record import ACTION_HEAD, PROPRIO, training_record
+from openvla_oft.data.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
 from transformers_openvla_oft import layouts
 from transformers_openvla_oft import oft_heads as heads
 from transformers_openvla_oft.action_tokens import ActionTokenMap

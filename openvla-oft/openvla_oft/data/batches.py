@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvla_oft import augment, oft_augment
-from openvla_oft.dataset import DemonstrationSet, chunk_actions
-from openvla_oft.demonstration import GRIPPER
-from openvla_oft.frames import FrameStore
+from openvla_oft.data import augment, oft_augment
+from openvla_oft.data.dataset import DemonstrationSet, chunk_actions
+from openvla_oft.data.demonstration import GRIPPER
+from openvla_oft.data.frames import FrameStore
 from transformers_openvla_oft.action_tokens import ActionTokenMap, gripper_from_env
 from transformers_openvla_oft.configuration import OpenVLAConfig
 from transformers_openvla_oft.processing import PrismaticProcessor

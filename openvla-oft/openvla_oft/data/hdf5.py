@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.suites import instruction, language_of
-from openvla_oft.demonstration import (
+from openvla_oft.data.demonstration import (
     ACTION_DIM,
     SUITES,
     Demo,
@@ -29,7 +29,7 @@ from openvla_oft.demonstration import (
     is_data,
     kept_steps,
 )
-from openvla_oft.pictures import prepare_images, rotate_180
+from openvla_oft.data.images import prepare_images, rotate_180
 
 CAMERA_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
 """Camera name on the command line -> dataset under ``obs`` in LIBERO's layout."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from libero_runtime.suites import instruction
-from openvla_oft.demonstration import (
+from openvla_oft.data.demonstration import (
     ACTION_DIM,
     SUITES,
     Demo,
@@ -31,9 +31,9 @@ from openvla_oft.demonstration import (
     is_data,
     kept_steps,
 )
-from openvla_oft.example import bytes_list, features_of, float_list
-from openvla_oft.pictures import prepare_images
-from openvla_oft.tfrecord import Record, read_record, records
+from openvla_oft.data.example import bytes_list, features_of, float_list
+from openvla_oft.data.images import prepare_images
+from openvla_oft.data.tfrecord import Record, read_record, records
 
 PICTURE_KEYS = {"agentview": "steps/observation/image", "eye_in_hand": "steps/observation/wrist_image"}
 ACTION_KEY = "steps/action"

@@ -1,0 +1,1 @@
+"""Demonstrations on disk to batches on the device."""

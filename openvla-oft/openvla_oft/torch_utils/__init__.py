@@ -1,0 +1,1 @@
+"""What any training with torch needs: processes, shards, whole tensors."""
