@@ -15,8 +15,8 @@ from typing import Any
 
 import h5py
 
-from libero_runtime.demonstration_files import demonstration_file
 from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport
+from libero_runtime.demos.hdf5 import demonstration_file
 from libero_runtime.folder_lock import only_one
 from libero_runtime.suites import TaskSpec
 

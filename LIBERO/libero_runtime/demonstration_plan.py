@@ -8,7 +8,7 @@ from itertools import count, islice, takewhile
 
 import numpy as np
 
-from libero_runtime.episodes import EpisodeOptions, EpisodePlan
+from libero_runtime.demos.episodes import EpisodeOptions, EpisodePlan
 
 ATTEMPTS_PER_EPISODE = 4  # give a task up when this many attempts per wanted episode did not suffice
 _MERGE_AT_ONCE = 16

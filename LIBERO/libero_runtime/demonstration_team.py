@@ -14,11 +14,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from libero_runtime.demonstration_files import add_parts, complete_file, demonstration_file, write_part
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, Merge, RunOptions
+from libero_runtime.demos.episodes import EpisodePlan, run_episode
+from libero_runtime.demos.hdf5 import add_parts, complete_file, demonstration_file, write_part
 from libero_runtime.drawing_devices import device_environment, drawing_devices
-from libero_runtime.episodes import EpisodePlan, run_episode
 from libero_runtime.paths import prepare_libero
 from libero_runtime.scene import Scene
 from libero_runtime.suites import load_suite

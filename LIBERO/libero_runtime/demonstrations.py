@@ -3,7 +3,7 @@
     python -m libero_runtime.demonstrations --suite libero_spatial --tasks 0-9 --episodes-per-task 100 \\
         --output DIR --num-workers 16 --noise 0.05 --seed 0
 
-Writes one HDF5 file per task in LIBERO's own layout (see `demonstration_files`). Only successful episodes are kept; an
+Writes one HDF5 file per task in LIBERO's own layout (see `demos.hdf5`). Only successful episodes are kept; an
 attempt that fails is replaced by another one. The same options give the same demonstrations whatever the number of
 workers. Episode i starts from initial state i modulo the number of initial states; repeats differ by their seed. A run
 that was interrupted continues when the same command is given again. `libero_runtime.demos` is the short command.
@@ -26,11 +26,11 @@ from tqdm import tqdm
 from libero_runtime.cameras import simulated_name
 from libero_runtime.commands import run_command, use_one_thread
 from libero_runtime.cpus import num_cpus
-from libero_runtime.demonstration_files import COMPRESSIONS
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import DemonstrationError, EpisodeReport, RunOptions, Schedule, TaskBook
 from libero_runtime.demonstration_team import Team, Workshop
-from libero_runtime.episodes import MAX_STEPS, EpisodeOptions
+from libero_runtime.demos.episodes import MAX_STEPS, EpisodeOptions
+from libero_runtime.demos.hdf5 import COMPRESSIONS
 from libero_runtime.number_lists import at_least_one, not_negative, parse_numbers, whole
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero

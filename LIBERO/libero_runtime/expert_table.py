@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from libero_runtime.commands import OptionError, run_command, use_one_thread
 from libero_runtime.cpus import num_cpus
-from libero_runtime.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
+from libero_runtime.demos.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
 from libero_runtime.number_lists import parse_numbers
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero, resolve_paths

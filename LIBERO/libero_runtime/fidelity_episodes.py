@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.commands import OptionError, run_command
-from libero_runtime.episodes import MAX_STEPS
+from libero_runtime.demos.episodes import MAX_STEPS
 from libero_runtime.expert import GaveUpError, ScriptedExpert
 from libero_runtime.fidelity import chosen_tasks, task_parser
 from libero_runtime.fidelity_stock import Stock

@@ -13,7 +13,6 @@ import numpy as np
 import psutil
 import pytest
 
-from libero_runtime.demonstration_files import add_parts, complete_file, demonstration_file, quaternions
 from libero_runtime.demonstration_parts import Parts
 from libero_runtime.demonstration_plan import (
     DemonstrationError,
@@ -25,9 +24,10 @@ from libero_runtime.demonstration_plan import (
     plan_attempt,
 )
 from libero_runtime.demonstrations import main
-from libero_runtime.demos import main as demos
+from libero_runtime.demos.__main__ import main as demos
+from libero_runtime.demos.episodes import EpisodeOptions, EpisodePlan, run_episode
+from libero_runtime.demos.hdf5 import add_parts, complete_file, demonstration_file, quaternions
 from libero_runtime.drawing_devices import device_environment, drawing_devices, usable
-from libero_runtime.episodes import EpisodeOptions, EpisodePlan, run_episode
 from libero_runtime.folder_lock import FolderInUseError
 from libero_runtime.number_lists import NumberError, parse_numbers
 from libero_runtime.opengl import num_egl_devices, select_opengl

@@ -2,7 +2,7 @@
 
 import pytest
 
-from libero_runtime.episodes import Attempt, EpisodeOptions
+from libero_runtime.demos.episodes import Attempt, EpisodeOptions
 from libero_runtime.expert_table import Job, Row, main, table
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from libero_runtime import fidelity, fidelity_episodes
-from libero_runtime.episodes import MAX_STEPS
+from libero_runtime.demos.episodes import MAX_STEPS
 from libero_runtime.fidelity_stock import Reference, Run, Stock
 from libero_runtime.kernel import osc
 from libero_runtime.paths import libero_folder, resolve_paths

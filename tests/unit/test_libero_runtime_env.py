@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from libero_runtime import scene, slots, stepper
-from libero_runtime.demonstration_files import camera_key
+from libero_runtime.demos.hdf5 import camera_key
 from libero_runtime.exact_scene import ExactScene
 from libero_runtime.expert import ScriptedExpert
 from libero_runtime.kernel import osc

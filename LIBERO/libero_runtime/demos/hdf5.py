@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.cameras import demonstrated_name
-from libero_runtime.episodes import Demonstration, EpisodePlan
+from libero_runtime.demos.episodes import Demonstration, EpisodePlan
 from libero_runtime.slots import Pose
 from libero_runtime.suites import TaskSpec
 

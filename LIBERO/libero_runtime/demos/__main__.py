@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from libero_runtime.demonstrations import add_options, run
-from libero_runtime.episodes import MAX_STEPS
+from libero_runtime.demos.episodes import MAX_STEPS
 from libero_runtime.number_lists import at_least_one
 
 
