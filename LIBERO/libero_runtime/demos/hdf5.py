@@ -1,6 +1,6 @@
 """LIBERO's demonstration files: one HDF5 per task, `<task name>_demo.hdf5`, with a group `data/demo_<i>` per episode.
 
-As in the stock files, pictures are stored as OpenGL delivers them: rotated by 180 degrees from what policies are given
+As in the stock files, images are stored as OpenGL delivers them: rotated by 180 degrees from what policies are given
 (readers of LIBERO data turn them). Unlike there, an observation is the one before the action of the same index.
 """
 
@@ -39,7 +39,7 @@ def quaternions(rotvecs_T3: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([axes_T3 * np.sin(angles_T1 / 2), np.cos(angles_T1 / 2)], axis=1).astype(np.float32)
 
 
-def write_part(
+def write_shard(
     path: Path,
     demo: Demonstration,
     plan: EpisodePlan,
@@ -73,10 +73,10 @@ def write_part(
         obs["ee_states"] = proprio[:, :6]
         obs["gripper_states"] = proprio[:, 6:8]
         obs["joint_states"] = demo.joints_TJ
-        _write_pictures(obs, demo.poses, draw=draw, cameras=cameras, compression=compression)
+        _write_images(obs, demo.poses, draw=draw, cameras=cameras, compression=compression)
 
 
-def _write_pictures(
+def _write_images(
     obs: h5py.Group,
     poses: Sequence[Pose],
     *,
@@ -84,7 +84,7 @@ def _write_pictures(
     cameras: Sequence[str],
     compression: str,
 ) -> None:
-    """Draw every pose and store its picture at once: an episode's pictures together would be 100 MB."""
+    """Draw every pose and store its images at once: an episode's images together would be 100 MB."""
     datasets: list[h5py.Dataset] = []
     for step, pose in enumerate(poses):
         turned_NHWC = draw(pose)
@@ -111,12 +111,12 @@ def _partial(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
-def add_parts(target: Path, parts: Sequence[Path], *, first: int) -> None:
+def add_shards(target: Path, shards: Sequence[Path], *, first: int) -> None:
     """Add episodes, from number `first` on, to what will become a task's file; number 0 begins it anew."""
     with h5py.File(_partial(target), "a" if first else "w") as file:
         data = file.require_group("data")
-        for index, part in enumerate(parts, start=first):
-            with h5py.File(part, "r") as source:
+        for index, shard in enumerate(shards, start=first):
+            with h5py.File(shard, "r") as source:
                 source.copy("demo", data, name=f"demo_{index}")
 
 
@@ -153,3 +153,10 @@ def complete_file(target: Path, task: TaskSpec, *, cameras: Sequence[str], image
         data.attrs["tag"] = "scripted-expert-v1"
         data.attrs["options"] = options
     _partial(target).replace(target)
+
+
+def episode_lengths(path: Path) -> tuple[int, ...]:
+    """Steps of each demonstration of a task's file."""
+    with h5py.File(path, "r") as file:
+        data = file["data"]
+        return tuple(int(data[f"demo_{index}"].attrs["num_samples"]) for index in range(int(data.attrs["num_demos"])))

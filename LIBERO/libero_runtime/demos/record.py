@@ -1,0 +1,243 @@
+"""Records demonstrations: one process per core, each of which keeps the scene of the task that it was at last."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tqdm import tqdm
+
+from libero_runtime.demos.episodes import run_episode
+from libero_runtime.demos.hdf5 import add_shards, complete_file, demonstration_file, episode_lengths, write_shard
+from libero_runtime.demos.plan import DemonstrationError, Job, RunOptions, TaskProgress, Write, next_job
+from libero_runtime.demos.shards import Shards
+from libero_runtime.drawing_devices import device_environment, drawing_devices
+from libero_runtime.paths import prepare_libero
+from libero_runtime.scene import Scene
+from libero_runtime.suites import load_suite, suite_asset_kind
+
+logger = logging.getLogger(__name__)
+
+_MAX_DEATHS = 3  # of processes in a row, or at the same job
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task's file holds: the steps of each demonstration, and how many attempts they took."""
+
+    task_id: int
+    num_attempts: int
+    lengths: tuple[int, ...]
+
+
+@dataclass
+class Recorder:
+    """What a worker does; it keeps the scene of its last attempt."""
+
+    options: RunOptions
+    output: Path
+    description: str  # of the run (JSON), kept in its files
+    scene: Scene | None = None
+
+    @property
+    def shards(self) -> Shards:
+        """The run's finished attempts."""
+        return Shards(self.output, self.description)
+
+    def do(self, job: Job) -> bool:
+        """Do a job; whether an attempt succeeded."""
+        if isinstance(job, Write):
+            self._write(job)
+            return True
+        options, scene = self.options, self._scene_of(job.task_id)
+        demo = run_episode(scene, job, options.episode)
+        path = self.shards.path(job.task_id, job.attempt, success=demo.success)
+        if demo.success:
+            partial = path.with_suffix(".partial")
+            write_shard(partial, demo, job, draw=scene.draw, cameras=options.cameras, compression=options.compression)
+            partial.replace(path)
+        else:
+            path.touch()
+        return demo.success
+
+    def _write(self, job: Write) -> None:
+        """Continue a task's file."""
+        task = load_suite(self.options.suite).task(job.task_id)
+        target = demonstration_file(self.output, task)
+        add_shards(target, [self.shards.path(job.task_id, attempt) for attempt in job.attempts], first=job.first)
+        if job.last:
+            complete_file(
+                target,
+                task,
+                cameras=self.options.cameras,
+                image_size=self.options.image_size,
+                options=self.description,
+            )
+
+    def _scene_of(self, task_id: int) -> Scene:
+        if self.scene is None or self.scene.task.task_id != task_id:
+            if self.scene is not None:
+                self.scene.close()
+            task = load_suite(self.options.suite).task(task_id)
+            self.scene = Scene(task, cameras=self.options.cameras, image_size=self.options.image_size)
+        return self.scene
+
+
+_recorder: Recorder  # of a worker's process
+
+
+def _start(recorder: Recorder, environment: dict[str, str], end: Connection) -> None:
+    """Begin a worker's process."""
+    global _recorder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the main process's to deal with
+    threading.Thread(target=_stop_at, args=(end,), daemon=True).start()
+    os.environ.update(environment)
+    prepare_libero()
+    _recorder = recorder
+
+
+def _stop_at(end: Connection) -> None:
+    """End this process, whatever it is at, when the main one hangs up or dies."""
+    end.poll(None)
+    os._exit(1)
+
+
+def _do(job: Job) -> bool:
+    return _recorder.do(job)
+
+
+class _Worker:
+    """A pool of one process: so jobs go to who has their scene, and a death is one job's."""
+
+    def __init__(self, recorder: Recorder, environment: dict[str, str], end: Connection) -> None:
+        """For `_start`."""
+        self.scene: int | None = None  # the task whose scene it has
+        self._settings = recorder, environment, end
+        self.pool = self._open()
+
+    def _open(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, context, initializer=_start, initargs=self._settings)
+
+    def submit(self, job: Job) -> Future[bool]:
+        """Begin a job."""
+        if not isinstance(job, Write):
+            self.scene = job.task_id
+        try:
+            return self.pool.submit(_do, job)
+        except BrokenProcessPool:  # it died at its last job
+            self.pool = self._open()
+            return self.pool.submit(_do, job)
+
+
+@contextmanager
+def _workers(num_workers: int, recorder: Recorder) -> Iterator[list[_Worker]]:
+    """Workers, spread over the devices that draw."""
+    devices = drawing_devices()
+    end, line = multiprocessing.Pipe(duplex=False)
+    workers = [_Worker(recorder, device_environment(number, devices), end) for number in range(num_workers)]
+    try:
+        yield workers
+    finally:
+        line.close()
+        for worker in workers:
+            worker.pool.shutdown(cancel_futures=True)
+        end.close()
+
+
+def record(
+    options: RunOptions, *, output: Path, num_workers: int, show_progress: bool = True, restart: bool = False
+) -> list[TaskResult]:
+    """Record all demonstrations and write the files.
+
+    What an interrupted run with the same options finished is kept; `restart` throws it away.
+    """
+    suite = load_suite(options.suite)
+    if output.exists() and not output.is_dir():
+        raise DemonstrationError(f"{output} is a file; give a folder for the demonstrations")
+    output.mkdir(parents=True, exist_ok=True)
+    prepare_libero()  # makes the compact models once, before the workers look for them
+    description = json.dumps({**dataclasses.asdict(options), "assets": suite_asset_kind(options.suite)})
+    recorder = Recorder(options, output, description)
+    shards = recorder.shards
+    files = {task_id: demonstration_file(output, suite.task(task_id)) for task_id in options.tasks}
+    complete = {task_id for task_id, path in files.items() if path.is_file() and not restart}
+    for task_id in complete:
+        shards.check_complete(files[task_id])
+    num_attempts = dict.fromkeys(complete, options.episodes_per_task)
+    if len(complete) < len(files) or shards.folder.is_dir():
+        with shards.begun(restart=restart):
+            tasks = [
+                TaskProgress(task_id, options.episodes_per_task, shards.made(task_id))
+                for task_id in sorted(files.keys() - complete)
+            ]
+            num_done = len(complete) * options.episodes_per_task
+            total = len(files) * options.episodes_per_task
+            with tqdm(total=total, initial=num_done, unit="demo", disable=not show_progress) as bar:
+                _record_tasks(tasks, recorder, num_workers, bar)
+            for task_id in files:
+                shards.clear(
+                    task_id
+                )  # of attempts that were not needed, or of a run killed when a file was just written
+            num_attempts |= {task.task_id: task.wanted[-1] + 1 for task in tasks}
+    return [TaskResult(task_id, num_attempts[task_id], episode_lengths(path)) for task_id, path in files.items()]
+
+
+def _record_tasks(tasks: Sequence[TaskProgress], recorder: Recorder, num_workers: int, bar: tqdm) -> None:
+    """Have the missing attempts made and the files written."""
+    first = bar.n
+    by_id = {task.task_id: task for task in tasks}
+    deaths_in_a_row, deaths_at = 0, Counter[Job]()
+    num_jobs = sum(max(1, len(task.pending)) for task in tasks)
+    with _workers(min(num_workers, num_jobs), recorder) as workers:
+        idle, running = list(workers), dict[Future[bool], tuple[_Worker, Job]]()
+        while not all(task.is_written for task in tasks):
+            bar.update(first + sum(task.num_kept for task in tasks) - bar.n)
+            for worker in list(idle):
+                scenes = Counter(each.scene for each in workers if each.scene is not None)
+                job = next_job(recorder.options, tasks, worker.scene, scenes)
+                if job is not None:
+                    idle.remove(worker)
+                    running[worker.submit(job)] = worker, job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                worker, job = running.pop(future)
+                idle.append(worker)
+                task = by_id[job.task_id]
+                try:
+                    success = future.result()
+                except BrokenProcessPool as error:
+                    task.forget(job)
+                    deaths_in_a_row += 1
+                    deaths_at[job] += 1
+                    message = f"the process of {_name(recorder.options, job)} was killed (is there memory enough?)"
+                    if max(deaths_in_a_row, deaths_at[job]) >= _MAX_DEATHS:
+                        raise DemonstrationError(f"{message}; after {_MAX_DEATHS} such ends: giving up") from error
+                    logger.warning("%s; another one does it again", message)
+                except ValueError as error:  # the base of this package's errors: something its user can mend
+                    raise DemonstrationError(f"{_name(recorder.options, job)}: {error}") from error
+                else:
+                    deaths_in_a_row = 0
+                    task.finish(job, success=success)
+                    if task.is_written:
+                        recorder.shards.clear(task.task_id)
+        bar.update(first + sum(task.num_kept for task in tasks) - bar.n)
+
+
+def _name(options: RunOptions, job: Job) -> str:
+    task = f"{options.suite} task {job.task_id}"
+    if isinstance(job, Write):
+        return f"{task}, writing its file"
+    return f"{task}, attempt {job.attempt} from initial state {job.init_index}"
