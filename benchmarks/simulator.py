@@ -50,9 +50,9 @@ class Stock:
     def __init__(self, suite: str, task_id: int) -> None:
         import numpy as np
 
-        from libero_runtime.models import quiet_robosuite
         from libero_runtime.opengl import select_opengl
         from libero_runtime.paths import prepare_libero
+        from libero_runtime.sim.models import quiet_robosuite
         from libero_runtime.suites import init_states, load_suite
 
         select_opengl()
@@ -105,7 +105,7 @@ class Ours:
     def __init__(self, suite: str, task_id: int, *, num_envs: int = 2, num_threads: int = 1) -> None:
         import numpy as np
 
-        from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv
+        from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv
 
         self.rng = np.random.default_rng(0)
         self.num_envs = num_envs
@@ -152,7 +152,7 @@ def mj_step_ms(scene: Any, slot: Any, actions_CA: Any) -> float:
     import numpy as np
     from mujoco import rollout
 
-    from libero_runtime.stepper import SUBSTEPS
+    from libero_runtime.sim.stepper import SUBSTEPS
 
     model, data = scene.model, scene.data
     scene.load(slot)

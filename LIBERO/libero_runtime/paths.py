@@ -24,9 +24,9 @@ from PIL import UnidentifiedImageError
 
 from libero_runtime.assets.compact import compact_folder, ensure_compact, is_whole
 from libero_runtime.assets.official import OFFICIAL, asset_kind, listed, missing_files
+from libero_runtime.assets.sources import check_sources, installed_folder
 from libero_runtime.commands import ASSETS_COMMAND
 from libero_runtime.files import write_whole
-from libero_runtime.sources import check_sources, installed_folder
 
 Look = Literal["fast", "official"]
 LOOKS: tuple[str, ...] = get_args(Look)

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.goals import goal_fault
+from libero_runtime.assets.goals import goal_fault
+from libero_runtime.assets.sources import altered
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, libero_folder, resolve_paths
-from libero_runtime.sources import altered
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from libero_runtime.cameras import demonstrated_name
+from libero_runtime.render.cameras import demonstrated_name
 from libero_runtime.suites import TaskSpec, load_suite
 from openvla_oft.data import hdf5, rlds, sources
 from openvla_oft.data.dataset import chunk_actions

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from libero_runtime.cameras import simulated_name
+from libero_runtime.render.cameras import simulated_name
 from libero_runtime.suites import standard_suite
 from openvla_oft.model.training_record import TrainingRecord, training_record
 from rlinf.config.errors import ConfigError

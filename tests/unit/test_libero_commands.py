@@ -26,7 +26,7 @@ def test_a_missing_package_is_named_with_what_installs_it(capsys):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("ours"), ImportError("cannot import name 'x'", name="libero_runtime.scene")]
+    "error", [RuntimeError("ours"), ImportError("cannot import name 'x'", name="libero_runtime.sim.scene")]
 )
 def test_our_own_mistakes_keep_their_traceback(error):
     with pytest.raises(type(error)):

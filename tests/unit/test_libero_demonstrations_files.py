@@ -15,17 +15,17 @@ import numpy as np
 import psutil
 import pytest
 
+from libero_runtime.cli_types import NumberError, parse_numbers
 from libero_runtime.demos import record
 from libero_runtime.demos.cli import demonstrations, demos
 from libero_runtime.demos.episodes import EpisodeOptions, run_episode
 from libero_runtime.demos.hdf5 import add_shards, complete_file, demonstration_file, quaternions
 from libero_runtime.demos.plan import DemonstrationError, RunOptions, TaskProgress, Write, next_job, plan_attempt
 from libero_runtime.demos.shards import Shards
-from libero_runtime.drawing_devices import device_environment, drawing_devices, usable
 from libero_runtime.folder_lock import FolderInUseError
-from libero_runtime.number_lists import NumberError, parse_numbers
 from libero_runtime.opengl import num_egl_devices, select_opengl
-from libero_runtime.scene import Scene
+from libero_runtime.render.devices import device_environment, drawing_devices, usable
+from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 
 TASK = 2  # the shortest one
@@ -316,7 +316,7 @@ def test_devices_are_asked_for_unless_one_is_chosen(monkeypatch):
     monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
     devices = drawing_devices()
     assert set(devices) <= set(range(num_egl_devices()))
-    monkeypatch.setattr("libero_runtime.drawing_devices.SOFTWARE", "no such extension")
+    monkeypatch.setattr("libero_runtime.render.devices.SOFTWARE", "no such extension")
     if select_opengl() == "egl" and not os.environ.get("CUDA_VISIBLE_DEVICES"):
         assert len(drawing_devices()) >= max(1, len(devices))  # the one that MuJoCo draws on by itself, at least
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "0")

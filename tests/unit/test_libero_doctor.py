@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from libero_runtime import doctor, opengl
+from libero_runtime import opengl
+from libero_runtime.tools import doctor
 
 
 def test_report(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from libero_runtime.expert import CLOSE, OPEN, ExpertError, GaveUpError, ScriptedExpert
 from libero_runtime.expert.world import World
-from libero_runtime.scene import Scene
+from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 
 SceneOf = Callable[[str, int], Scene]

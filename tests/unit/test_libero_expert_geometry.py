@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from libero_runtime.expert.drawer_grasp import Drawer, drawer_grasp
 from libero_runtime.expert.grasps import choose_grasp
 from libero_runtime.expert.motion import (
     action,
@@ -15,6 +14,7 @@ from libero_runtime.expert.motion import (
     rotation_vector,
     upright_hand,
 )
+from libero_runtime.expert.skills.drawer_grasp import Drawer, drawer_grasp
 from libero_runtime.expert.world import Boxes
 
 LEFT, ROBOT = np.array([0.0, 1.0]), np.array([-0.6, 0.0])

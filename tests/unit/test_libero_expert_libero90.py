@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from libero_runtime.expert import ScriptedExpert
-from libero_runtime.scene import Scene
+from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 
 

@@ -6,14 +6,14 @@ import mujoco
 import numpy as np
 import pytest
 
-from libero_runtime import fidelity, fidelity_episodes
 from libero_runtime.demos.episodes import MAX_STEPS
-from libero_runtime.fidelity_stock import Reference, Run, Stock
 from libero_runtime.kernel import osc
 from libero_runtime.paths import libero_folder, resolve_paths
-from libero_runtime.scene import Scene
-from libero_runtime.stepper import SUBSTEPS
+from libero_runtime.sim.scene import Scene
+from libero_runtime.sim.stepper import SUBSTEPS
 from libero_runtime.suites import STANDARD_SUITES, SUITES, load_suite
+from libero_runtime.tools import fidelity, fidelity_episodes
+from libero_runtime.tools.fidelity_stock import Reference, Run, Stock
 
 
 @pytest.mark.parametrize(

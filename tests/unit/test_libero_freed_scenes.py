@@ -6,10 +6,10 @@ import weakref
 import numpy as np
 import pytest
 
-from libero_runtime.exact_scene import ExactScene
-from libero_runtime.scene import Scene
+from libero_runtime.sim.exact_scene import ExactScene
+from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
-from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv
+from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from libero_runtime.goals import goal_fault
-from libero_runtime.models import build_env
+from libero_runtime.assets.goals import goal_fault
+from libero_runtime.sim.models import build_env
 from libero_runtime.suites import SuiteError, load_suite, standard_suite, suite_names
 
 FAULTY = {("libero_10_object", 5), ("libero_10_task", 8)}

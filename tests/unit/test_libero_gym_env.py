@@ -10,10 +10,10 @@ import pytest
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from libero_runtime.gym_env import LiberoGymEnv
-from libero_runtime.process_env import LiberoProcessEnv
 from libero_runtime.suites import load_suite
-from libero_runtime.vector_env import ChunkError, EpisodeStart, LiberoVectorEnv, StartError, VectorEnvError
+from libero_runtime.vector.env import ChunkError, EpisodeStart, LiberoVectorEnv, StartError, VectorEnvError
+from libero_runtime.vector.gym import LiberoGymEnv
+from libero_runtime.vector.processes import LiberoProcessEnv
 
 SUITE = "libero_spatial"
 TASKS = [(SUITE, 0), (SUITE, 0), ("libero_goal", 7)]

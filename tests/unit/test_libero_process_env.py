@@ -6,8 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from libero_runtime.process_env import LiberoProcessEnv
-from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
+from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
+from libero_runtime.vector.processes import LiberoProcessEnv
 
 SUITE = "libero_spatial"
 STARTS = [EpisodeStart(SUITE, task, index) for task, index in ((0, 0), (0, 1), (3, 2))]

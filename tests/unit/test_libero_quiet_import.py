@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 BUILD = """
-from libero_runtime.models import build_env
+from libero_runtime.sim.models import build_env
 from libero_runtime.suites import load_suite
 
 build_env(load_suite("libero_spatial").task(0), control_hz=20, look="fast")

@@ -6,15 +6,15 @@ import mujoco
 import numpy as np
 import pytest
 
-from libero_runtime import scene, slots, stepper
 from libero_runtime.demos.hdf5 import camera_key
-from libero_runtime.exact_scene import ExactScene
 from libero_runtime.expert import ScriptedExpert
 from libero_runtime.kernel import osc
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
+from libero_runtime.sim import scene, state, stepper
+from libero_runtime.sim.exact_scene import ExactScene
 from libero_runtime.suites import init_states, load_suite
-from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, VectorEnvError
+from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, VectorEnvError
 
 SUITE = "libero_spatial"
 TASK = 1
@@ -142,7 +142,7 @@ def stock_episode(init_index: int, actions: np.ndarray) -> dict[str, np.ndarray]
     stock = OffScreenRenderEnv(
         bddl_file_name=str(task.bddl_path), camera_names=["agentview"], camera_heights=256, camera_widths=256
     )
-    stock.seed(slots.start_seed(task_id=TASK, init_index=init_index, seed=5))
+    stock.seed(state.start_seed(task_id=TASK, init_index=init_index, seed=5))
     stock.reset()
     stock.set_init_state(init_states(task)[init_index])
     record = {"physics": [], "reward": [], "done": [], "images": [], "proprio": []}

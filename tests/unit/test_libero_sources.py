@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from libero_runtime import paths, sources, suites
+from libero_runtime import paths, suites
+from libero_runtime.assets import sources
 from libero_runtime.suites import suite_asset_kind
 from rlinf.cli.console import EXIT_USER_ERROR
 from tests.small_policy import write_policy

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from libero_runtime import native
-from libero_runtime.scene import Scene
-from libero_runtime.success import GoalError, compile_goal, threshold_of
+from libero_runtime.kernel import native
+from libero_runtime.sim.scene import Scene
+from libero_runtime.sim.success import GoalError, compile_goal, threshold_of
 from libero_runtime.suites import load_suite
 
 # Between them: objects on objects, in and on regions of tables, drawers, racks, stoves and caddies, every joint test.

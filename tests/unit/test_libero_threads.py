@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from libero_runtime import models, native, rendering
 from libero_runtime.assets import robot
-from libero_runtime.exact_scene import ExactScene
-from libero_runtime.scene import Scene
+from libero_runtime.kernel import native
+from libero_runtime.render import renderer as rendering
+from libero_runtime.sim import models
+from libero_runtime.sim.exact_scene import ExactScene
+from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
-from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
+from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
 
 SUITE = "libero_spatial"
 STARTS = [EpisodeStart(SUITE, task, index, seed) for task, index, seed in ((0, 0, 0), (0, 1, 0), (3, 0, 1), (3, 0, 2))]
@@ -56,8 +58,8 @@ def test_threads_change_no_bit(num_threads, max_scenes):
 PLAIN = """
 import sys
 import numpy as np
-from libero_runtime import native
-from libero_runtime.scene import Scene
+from libero_runtime.kernel import native
+from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 assert native.COMPILED == (sys.argv[1] == "1")
 live = Scene(load_suite("libero_spatial").task(0), image_size=16, num_idle_steps=1)
@@ -95,14 +97,12 @@ def test_plain_python_has_the_bits_of_compiled_code(tmp_path):
 
 
 def test_compiled_code_is_cached_by_the_sources_of_all_its_parts(tmp_path):
-    package = Path(native.__file__).parent
-    shutil.copytree(package / "kernel", tmp_path / "kernel")
-    shutil.copy(package / "native.py", tmp_path)
-    assert native.source_stamp(tmp_path) == native.source_stamp()
+    folder = shutil.copytree(Path(native.__file__).parent, tmp_path / "kernel")
+    assert native.source_stamp(folder) == native.source_stamp()
     native.source_stamp.cache_clear()
-    with (tmp_path / "kernel" / "osc.py").open("a") as file:
+    with (folder / "osc.py").open("a") as file:
         file.write("\n")
-    assert native.source_stamp(tmp_path) != native.source_stamp()
+    assert native.source_stamp(folder) != native.source_stamp()
 
 
 def test_without_a_cache_folder_numba_still_compiles(tmp_path):
@@ -110,7 +110,7 @@ def test_without_a_cache_folder_numba_still_compiles(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     code = (
-        "from libero_runtime import native\n"
+        "from libero_runtime.kernel import native\n"
         "@native.compiled\n"
         "def twice(x):\n    return 2 * x\n"
         "assert twice(21) == 42\n"

@@ -4,11 +4,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from libero_runtime import stepper
-from libero_runtime.fidelity import visiting_actions
-from libero_runtime.scene import Scene
-from libero_runtime.stepper import Stepper
+from libero_runtime.sim import stepper
+from libero_runtime.sim.scene import Scene
+from libero_runtime.sim.stepper import Stepper
 from libero_runtime.suites import load_suite
+from libero_runtime.tools.fidelity import visiting_actions
 
 BEYOND_RANGE_RAD = 0.3  # MuJoCo's limits are springs: with random actions at full scale joints went 0.05 too far
 

@@ -8,9 +8,9 @@ import threading
 import numpy as np
 import pytest
 
-from libero_runtime.process_env import LiberoProcessEnv
 from libero_runtime.suites import Suite
-from libero_runtime.vector_env import EpisodeStart, LiberoVectorEnv, StartError, VectorEnvError
+from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, StartError, VectorEnvError
+from libero_runtime.vector.processes import LiberoProcessEnv
 
 SUITE = "libero_spatial"
 GOOD = [EpisodeStart(SUITE, 0, 0), EpisodeStart(SUITE, 0, 1), EpisodeStart("libero_goal", 7, 2)]
@@ -125,7 +125,7 @@ def test_a_model_that_is_not_there_is_one_environments_matter(monkeypatch, tmp_p
 
 def test_a_start_whose_physics_fails_is_named(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its log into the working folder
-    from libero_runtime import scene_base
+    from libero_runtime.sim import scene_base
 
     states = scene_base.init_states
 

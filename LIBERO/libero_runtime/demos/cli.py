@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from libero_runtime.cameras import simulated_name
+from libero_runtime.cli_types import at_least_one, not_negative, parse_numbers, whole
 from libero_runtime.commands import naming, run_command, use_one_thread
 from libero_runtime.cpus import num_cpus
 from libero_runtime.demos.episodes import MAX_STEPS, EpisodeOptions
 from libero_runtime.demos.hdf5 import COMPRESSIONS
 from libero_runtime.demos.plan import DemonstrationError, RunOptions
 from libero_runtime.demos.record import TaskResult, record
-from libero_runtime.number_lists import at_least_one, not_negative, parse_numbers, whole
 from libero_runtime.opengl import select_opengl
+from libero_runtime.render.cameras import simulated_name
 from libero_runtime.suites import init_states, load_suite
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert import GaveUpError, ScriptedExpert
-from libero_runtime.scene import IDLE_ACTION, Scene
-from libero_runtime.slots import Pose, Slot
+from libero_runtime.sim.scene import IDLE_ACTION, Scene
+from libero_runtime.sim.state import Pose, Slot
 
 # Control steps that evaluations give each suite.
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.cameras import demonstrated_name
 from libero_runtime.demos.episodes import Demonstration, EpisodePlan
-from libero_runtime.slots import Pose
+from libero_runtime.render.cameras import demonstrated_name
+from libero_runtime.sim.state import Pose
 from libero_runtime.suites import TaskSpec
 
 COMPRESSIONS = ("none", "lzf", "gzip")

@@ -24,9 +24,9 @@ from libero_runtime.demos.episodes import run_episode
 from libero_runtime.demos.hdf5 import add_shards, complete_file, demonstration_file, episode_lengths, write_shard
 from libero_runtime.demos.plan import DemonstrationError, Job, RunOptions, TaskProgress, Write, next_job
 from libero_runtime.demos.shards import Shards
-from libero_runtime.drawing_devices import device_environment, drawing_devices
 from libero_runtime.paths import prepare_libero
-from libero_runtime.scene import Scene
+from libero_runtime.render.devices import device_environment, drawing_devices
+from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite, suite_asset_kind
 
 logger = logging.getLogger(__name__)

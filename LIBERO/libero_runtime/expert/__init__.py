@@ -14,11 +14,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.expert.goals import next_skill
 from libero_runtime.expert.motion import CLOSE, OPEN
-from libero_runtime.expert.skill import Skill
+from libero_runtime.expert.skills.goals import next_skill
+from libero_runtime.expert.skills.skill import Skill
 from libero_runtime.expert.world import ExpertError, GaveUpError, World
-from libero_runtime.scene import Scene
+from libero_runtime.sim.scene import Scene
 
 __all__ = ["CLOSE", "OPEN", "ExpertError", "GaveUpError", "ScriptedExpert"]
 

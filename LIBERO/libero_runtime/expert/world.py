@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert.memory import Memory, once_per_step
-from libero_runtime.scene import Scene
+from libero_runtime.sim.scene import Scene
 
 Array = NDArray[np.float64]
 Goal = tuple[str, ...]  # a predicate of the BDDL file: ("on", "bowl_1", "plate_1")

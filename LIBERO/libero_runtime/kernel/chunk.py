@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.kernel import osc, predicates
 from libero_runtime.kernel.layout import Arm, Array, Goal, Live, Work
-from libero_runtime.native import call, compiled, part
+from libero_runtime.kernel.native import call, compiled, part
 
 _FIRST_BAD, _LAST_BAD = 4, 7  # mjWARN_BADQPOS to mjWARN_BADCTRL
 _FIRST_FULL, _LAST_FULL = 1, 2  # mjWARN_CONTACTFULL, mjWARN_CNSTRFULL

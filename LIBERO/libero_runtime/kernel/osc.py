@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from libero_runtime.kernel.layout import NUM_JOINTS, Arm, Array, Live, Work
-from libero_runtime.native import part
+from libero_runtime.kernel.native import part
 
 _POSTURE_KP = 10.0
 _POSTURE_KV = 2.0 * math.sqrt(10.0)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.kernel.layout import ANY_JOINT, IN_REGION, ON_OBJECT, ON_REGION, Goal, Live
-from libero_runtime.native import load_int32, part
+from libero_runtime.kernel.native import load_int32, part
 
 _ON_TOP_RADIUS_M = 0.03  # LIBERO's `On` between two objects: centres closer than this in the plane
 _UNDER_SLACK_M, _UNDER_HEIGHT_M, _BOX_SLACK_M = 0.005, 0.10, 0.01  # LIBERO's tolerances about a region

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime import paths
-from libero_runtime.drawing_devices import device_environment, drawing_devices
 from libero_runtime.opengl import select_opengl
+from libero_runtime.render.devices import device_environment, drawing_devices
 from libero_runtime.suites import TaskSpec, init_states, load_suite, suite_asset_kind
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
@@ -49,7 +49,7 @@ class LiberoEnv:
         select_opengl()
         if drawing_gpu:  # by itself, EGL draws on the machine's first
             os.environ |= device_environment(drawing_gpu, drawing_devices())
-        from libero_runtime.vector_env import LiberoVectorEnv
+        from libero_runtime.vector.env import LiberoVectorEnv
 
         self.num_envs = config.num_envs_per_worker
         self._config = config
@@ -71,7 +71,7 @@ class LiberoEnv:
 
     def reset(self, plans: Sequence[EpisodePlan], env_ids: Sequence[int]) -> Observation:
         """Start ``plans[i]`` in environment ``env_ids[i]``."""
-        from libero_runtime.vector_env import EpisodeStart, StartError
+        from libero_runtime.vector.env import EpisodeStart, StartError
 
         starts = [EpisodeStart(plan.suite, plan.task_id, plan.init_index, plan.seed) for plan in plans]
         frames = self._envs.reset(starts, list(env_ids))

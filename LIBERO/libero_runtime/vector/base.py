@@ -1,4 +1,4 @@
-"""What vector environments do alike, whether they simulate here (`vector_env`) or in workers (`process_env`).
+"""What vector environments do alike, whether they simulate here (`env`) or in workers (`processes`).
 
 B environments, C actions per chunk, N cameras, H and W pixels.
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.slots import View
-from libero_runtime.vector_face import (
+from libero_runtime.sim.state import View
+from libero_runtime.vector.types import (
     ChunkError,
     ChunkResult,
     EpisodeStart,

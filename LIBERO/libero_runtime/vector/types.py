@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.kernel import ACTION_DIM
 from libero_runtime.paths import LOOKS
-from libero_runtime.slots import PROPRIO_DIM, SimulationError
+from libero_runtime.sim.state import PROPRIO_DIM, SimulationError
 from libero_runtime.suites import TaskSpec, load_suite
 
 Observation = dict[str, NDArray[Any]]  # as in `VectorFace.observation_space`

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from libero_runtime.exact_scene import ExactScene
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import LiberoPathError, Look
-from libero_runtime.scene import Scene
-from libero_runtime.scene_base import BaseScene
-from libero_runtime.slots import Advance, SimulationError, Slot, View
+from libero_runtime.sim.exact_scene import ExactScene
+from libero_runtime.sim.scene import Scene
+from libero_runtime.sim.scene_base import BaseScene
+from libero_runtime.sim.state import Advance, SimulationError, Slot, View
 from libero_runtime.suites import SuiteError, TaskSpec
-from libero_runtime.vector_base import BaseVectorEnv, Begin, Begun, Done, Job
-from libero_runtime.vector_face import (
+from libero_runtime.vector.base import BaseVectorEnv, Begin, Begun, Done, Job
+from libero_runtime.vector.types import (
     ChunkError,
     ChunkResult,
     EpisodeStart,
@@ -62,7 +62,7 @@ class _Episode:
 class LiberoVectorEnv(BaseVectorEnv):
     """B episodes over any mix of tasks; episodes of a task share one compiled scene.
 
-    In the manner of `gymnasium.vector.VectorEnv` (spaces, `metadata`, `render`), with chunks of actions; `gym_env`
+    In the manner of `gymnasium.vector.VectorEnv` (spaces, `metadata`, `render`), with chunks of actions; `gym`
     makes it one. Autoreset is disabled: an episode that has ended stays as it is until `reset` names its environment.
 
     `num_threads` simulations run at the same time; the calling thread draws. Same bits whatever their number. Call it

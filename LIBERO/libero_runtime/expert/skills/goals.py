@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from libero_runtime.expert.door import PullDoor, PushDoor
-from libero_runtime.expert.drawers import CloseDrawer, OpenDrawer
-from libero_runtime.expert.knob import TurnKnob
-from libero_runtime.expert.microwave import PutInside
-from libero_runtime.expert.pick_place import PickPlace
 from libero_runtime.expert.postures import is_roofed
-from libero_runtime.expert.shelf import PutThrough
-from libero_runtime.expert.skill import Skill
-from libero_runtime.expert.slide import Slide
+from libero_runtime.expert.skills.door import PullDoor, PushDoor
+from libero_runtime.expert.skills.drawers import CloseDrawer, OpenDrawer
+from libero_runtime.expert.skills.knob import TurnKnob
+from libero_runtime.expert.skills.microwave import PutInside
+from libero_runtime.expert.skills.pick_place import PickPlace
+from libero_runtime.expert.skills.shelf import PutThrough
+from libero_runtime.expert.skills.skill import Skill
+from libero_runtime.expert.skills.slide import Slide
 from libero_runtime.expert.world import ExpertError, Goal, World
 
 _ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 0, "on": 1, "in": 1}

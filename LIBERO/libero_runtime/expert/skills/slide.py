@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert.motion import CLOSE, action
-from libero_runtime.expert.pick_place import PickPlace
 from libero_runtime.expert.placements import placement
+from libero_runtime.expert.skills.pick_place import PickPlace
 from libero_runtime.expert.world import Pose
 
 Array = NDArray[np.float64]

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime import kernel
-from libero_runtime.controller import ExactController
-from libero_runtime.resets import stock_reset
-from libero_runtime.scene_base import IDLE_ACTION, BaseScene
-from libero_runtime.slots import Advance, Array, Pose, SimulationError, Slot, View
-from libero_runtime.stepper import STATE, SUBSTEPS, Stepper, integration_state, warning_name
+from libero_runtime.sim.controller import ExactController
+from libero_runtime.sim.resets import stock_reset
+from libero_runtime.sim.scene_base import IDLE_ACTION, BaseScene
+from libero_runtime.sim.state import Advance, Array, Pose, SimulationError, Slot, View
+from libero_runtime.sim.stepper import STATE, SUBSTEPS, Stepper, integration_state, warning_name
 
 
 class ExactScene(BaseScene):

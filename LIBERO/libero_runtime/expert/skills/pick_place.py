@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.expert.drawer_grasp import DRAWER_HOVER_M, Drawer, drawer_around, drawer_grasp
 from libero_runtime.expert.grasps import Grasp, choose_grasp
 from libero_runtime.expert.motion import CLOSE, OPEN, action, lean_at, preferred_axis, rotation_vector, upright_hand
 from libero_runtime.expert.placements import Placement, placement
 from libero_runtime.expert.postures import posture
-from libero_runtime.expert.skill import Skill
+from libero_runtime.expert.skills.drawer_grasp import DRAWER_HOVER_M, Drawer, drawer_around, drawer_grasp
+from libero_runtime.expert.skills.skill import Skill
 from libero_runtime.expert.world import ExpertError, Goal, Pose, World
 
 Array = NDArray[np.float64]

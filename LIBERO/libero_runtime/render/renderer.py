@@ -13,10 +13,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.cameras import simulated_name
-from libero_runtime.native import COMPILED, compiled
+from libero_runtime.kernel.native import COMPILED, compiled
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import Look
+from libero_runtime.render.cameras import simulated_name
 
 _COLLISION_GROUP, _VISUAL_GROUP, _HIDDEN_GROUP = 0, 1, 3
 # Tables, then walls and floors, are drawn after what stands before them: what they hide behind is not shaded twice.

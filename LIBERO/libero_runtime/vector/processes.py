@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from libero_runtime.drawing_devices import device_environment, drawing_devices
 from libero_runtime.paths import prepare_libero
-from libero_runtime.vector_base import BaseVectorEnv, Begin, Begun, Done, Job
-from libero_runtime.vector_face import VectorEnvError, check_options
+from libero_runtime.render.devices import device_environment, drawing_devices
+from libero_runtime.vector.base import BaseVectorEnv, Begin, Begun, Done, Job
+from libero_runtime.vector.types import VectorEnvError, check_options
 
 __all__ = ["LiberoProcessEnv"]
 
@@ -47,7 +47,7 @@ def _serve(connection: Connection, options: WorkerOptions, environment: dict[str
     """A worker's life: calls of its vector env's `begin` and `advance`, until the other side hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.environ.update(environment)
-    from libero_runtime.vector_env import LiberoVectorEnv
+    from libero_runtime.vector.env import LiberoVectorEnv
 
     env = LiberoVectorEnv(
         num_envs=options.num_envs,

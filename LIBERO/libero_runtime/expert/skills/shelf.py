@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert.motion import CLOSE, action
-from libero_runtime.expert.pick_place import PickPlace
 from libero_runtime.expert.placements import Placement
 from libero_runtime.expert.postures import inwards
+from libero_runtime.expert.skills.pick_place import PickPlace
 from libero_runtime.expert.world import Pose
 
 Array = NDArray[np.float64]

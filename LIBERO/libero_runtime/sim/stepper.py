@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from libero_runtime import kernel
 from libero_runtime.kernel import Arm, Goal, Live
-from libero_runtime.native import function_address, num_contacts_offset
+from libero_runtime.kernel.native import function_address, num_contacts_offset
 
 Array = NDArray[np.float64]
 SUBSTEPS = 25  # of 2 ms each, in a control step
@@ -98,7 +98,7 @@ def warning_name(kind: int) -> str | None:
 
 @dataclass(frozen=True)
 class StepperState:
-    """A simulation at rest, as arrays (see `scene.Slot`)."""
+    """A simulation at rest, as arrays (see `state.Slot`)."""
 
     integration: Array
     controller: Array

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from libero_runtime.kernel import ACTION_DIM
 from libero_runtime.suites import init_states, load_suite
-from libero_runtime.vector_base import BaseVectorEnv
-from libero_runtime.vector_face import ChunkError, ChunkResult, EpisodeStart, Observation, VectorEnvError, whole_number
+from libero_runtime.vector.base import BaseVectorEnv
+from libero_runtime.vector.types import ChunkError, ChunkResult, EpisodeStart, Observation, VectorEnvError, whole_number
 
 __all__ = ["LiberoGymEnv"]
 

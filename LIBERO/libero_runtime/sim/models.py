@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from libero_runtime.assets.robot import with_coarse_robot
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, Look, prepare_libero, resolve_paths
-from libero_runtime.rendering import SceneRenderer
-from libero_runtime.stepper import Stepper, copy_model, make_arm, physics_model
+from libero_runtime.render.renderer import SceneRenderer
+from libero_runtime.sim.stepper import Stepper, copy_model, make_arm, physics_model
 from libero_runtime.suites import TaskSpec
 
 _RendererKey = tuple[tuple[str, ...], int, Look]

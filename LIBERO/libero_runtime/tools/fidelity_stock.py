@@ -13,13 +13,13 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.controller import ExactController
-from libero_runtime.models import free_env, quiet_robosuite
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
-from libero_runtime.scene import IDLE_ACTION
-from libero_runtime.slots import Pose, Slot, start_seed
-from libero_runtime.stepper import STATE, integration_state
+from libero_runtime.sim.controller import ExactController
+from libero_runtime.sim.models import free_env, quiet_robosuite
+from libero_runtime.sim.scene import IDLE_ACTION
+from libero_runtime.sim.state import Pose, Slot, start_seed
+from libero_runtime.sim.stepper import STATE, integration_state
 from libero_runtime.suites import TaskSpec, init_states
 
 Array = NDArray[np.float64]

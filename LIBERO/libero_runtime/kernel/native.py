@@ -48,7 +48,7 @@ _call_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 @functools.cache
 def source_stamp(folder: Path = _FOLDER) -> str:
     """Changes with everything that goes into compiled code."""
-    paths = [folder / "native.py", *sorted((folder / "kernel").glob("*.py"))]
+    paths = sorted(folder.glob("*.py"))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()[:12]
 
 

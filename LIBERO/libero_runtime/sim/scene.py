@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.kernel import Goal
-from libero_runtime.resets import draw_fixtures
-from libero_runtime.scene_base import IDLE_ACTION, BaseScene
-from libero_runtime.slots import Advance, Array, Pose, SimulationError, Slot, View
-from libero_runtime.stepper import Stepper, StepperState, integration_state
-from libero_runtime.success import compile_goal
+from libero_runtime.sim.resets import draw_fixtures
+from libero_runtime.sim.scene_base import IDLE_ACTION, BaseScene
+from libero_runtime.sim.state import Advance, Array, Pose, SimulationError, Slot, View
+from libero_runtime.sim.stepper import Stepper, StepperState, integration_state
+from libero_runtime.sim.success import compile_goal
 
 __all__ = ["IDLE_ACTION", "Scene"]
 

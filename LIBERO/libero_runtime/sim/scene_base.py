@@ -13,12 +13,12 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.models import SharedModel, build_env, free_env, return_freed_memory
 from libero_runtime.paths import Look
-from libero_runtime.recent import Recent
-from libero_runtime.resets import seeded
-from libero_runtime.slots import CONTROL_HZ, Advance, Array, Pose, Slot, View, axis_angle, check_start, start_seed
-from libero_runtime.stepper import Stepper
+from libero_runtime.sim.models import SharedModel, build_env, free_env, return_freed_memory
+from libero_runtime.sim.recent import Recent
+from libero_runtime.sim.resets import seeded
+from libero_runtime.sim.state import CONTROL_HZ, Advance, Array, Pose, Slot, View, axis_angle, check_start, start_seed
+from libero_runtime.sim.stepper import Stepper
 from libero_runtime.suites import SuiteError, TaskSpec, init_states
 
 IDLE_ACTION = np.array([0.0] * 6 + [-1.0])

@@ -1,0 +1,1 @@
+"""What the expert can do: each skill reaches one predicate of a goal."""

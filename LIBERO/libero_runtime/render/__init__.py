@@ -1,0 +1,1 @@
+"""Images of scenes: cameras, the devices that draw, and the renderer."""

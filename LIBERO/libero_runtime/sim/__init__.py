@@ -1,0 +1,1 @@
+"""Scenes: compiled LIBERO tasks, and the simulations that step their episodes."""
