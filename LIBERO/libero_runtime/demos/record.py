@@ -5,17 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,6 +23,7 @@ from libero_runtime.paths import prepare_libero
 from libero_runtime.render.devices import device_environment, drawing_devices
 from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite, suite_asset_kind
+from libero_runtime.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -99,63 +95,51 @@ class Recorder:
 _recorder: Recorder  # of a worker's process
 
 
-def _start(recorder: Recorder, environment: dict[str, str], end: Connection) -> None:
-    """Begin a worker's process."""
+def _start(recorder: Recorder) -> None:
     global _recorder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the main process's to deal with
-    threading.Thread(target=_stop_at, args=(end,), daemon=True).start()
-    os.environ.update(environment)
     prepare_libero()
     _recorder = recorder
-
-
-def _stop_at(end: Connection) -> None:
-    """End this process, whatever it is at, when the main one hangs up or dies."""
-    end.poll(None)
-    os._exit(1)
 
 
 def _do(job: Job) -> bool:
     return _recorder.do(job)
 
 
+@dataclass(eq=False)
 class _Worker:
-    """A pool of one process: so jobs go to who has their scene, and a death is one job's."""
+    """A process that draws on one device; one that died is replaced."""
 
-    def __init__(self, recorder: Recorder, environment: dict[str, str], end: Connection) -> None:
-        """For `_start`."""
-        self.scene: int | None = None  # the task whose scene it has
-        self._settings = recorder, environment, end
-        self.pool = self._open()
+    recorder: Recorder
+    environment: Mapping[str, str]
+    scene: int | None = None  # the task whose scene it has
 
-    def _open(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, context, initializer=_start, initargs=self._settings)
+    def __post_init__(self) -> None:
+        self.process = WorkerProcess(_start, self.recorder, environment=self.environment)
 
     def submit(self, job: Job) -> Future[bool]:
         """Begin a job."""
         if not isinstance(job, Write):
             self.scene = job.task_id
-        try:
-            return self.pool.submit(_do, job)
-        except BrokenProcessPool:  # it died at its last job
-            self.pool = self._open()
-            return self.pool.submit(_do, job)
+        return self.process.submit(_do, job)
+
+    def replace(self) -> str:
+        """Start the process anew; how it ended."""
+        cause = self.process.cause_of_death()
+        self.process.end()
+        self.process = WorkerProcess(_start, self.recorder, environment=self.environment)
+        return cause
 
 
 @contextmanager
 def _workers(num_workers: int, recorder: Recorder) -> Iterator[list[_Worker]]:
-    """Workers, spread over the devices that draw."""
+    """Workers, spread over the devices that draw; at the end, those still at a job are stopped."""
     devices = drawing_devices()
-    end, line = multiprocessing.Pipe(duplex=False)
-    workers = [_Worker(recorder, device_environment(number, devices), end) for number in range(num_workers)]
+    workers = [_Worker(recorder, device_environment(number, devices)) for number in range(num_workers)]
     try:
         yield workers
     finally:
-        line.close()
         for worker in workers:
-            worker.pool.shutdown(cancel_futures=True)
-        end.close()
+            worker.process.end()
 
 
 def record(
@@ -222,7 +206,7 @@ def _record_tasks(tasks: Sequence[TaskProgress], recorder: Recorder, num_workers
                     task.forget(job)
                     deaths_in_a_row += 1
                     deaths_at[job] += 1
-                    message = f"the process of {_name(recorder.options, job)} was killed (is there memory enough?)"
+                    message = f"the process of {_name(recorder.options, job)} {worker.replace()}"
                     if max(deaths_in_a_row, deaths_at[job]) >= _MAX_DEATHS:
                         raise DemonstrationError(f"{message}; after {_MAX_DEATHS} such ends: giving up") from error
                     logger.warning("%s; another one does it again", message)

@@ -1,68 +1,37 @@
 """What vector environments do alike, whether they simulate here (`env`) or in workers (`processes`).
 
-B environments, C actions per chunk, N cameras, H and W pixels.
+B environments, C actions per chunk, A action dimensions, N cameras, H and W pixels.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from libero_runtime.sim.state import View
+from libero_runtime.kernel import ACTION_DIM
+from libero_runtime.sim.state import PROPRIO_DIM, View
 from libero_runtime.vector.types import (
     ChunkError,
     ChunkResult,
     EpisodeStart,
     Frames,
+    Job,
+    Outcome,
     StartError,
     VectorEnvError,
-    VectorFace,
     task_of,
-    whole_number,
 )
 
-
-@dataclass(frozen=True)
-class Begin:
-    """An episode to begin in an environment."""
-
-    env_id: int
-    start: EpisodeStart
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What came of a `Begin`."""
-
-    env_id: int
-    view: View | None  # the first one; None after a failure
-    success: bool = False  # is the goal met already
-    failure: str | None = None  # why there is no such episode
-
-
-@dataclass(frozen=True)
-class Job:
-    """One environment's share of a chunk."""
-
-    row: int  # of the call
-    env_id: int
-    actions_CA: NDArray[np.float64]  # at least one
-    record_every: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of a job."""
-
-    success: list[bool]  # goal predicate after each simulated action
-    view: View | None  # after the last one; None after a failure
-    recorded: list[NDArray[np.uint8]]  # (H, W, 3)
-    failure: str | None  # why the episode, left as it was before the job, cannot go on
+_MAX_LISTED = 4  # environments named in a message about all
 
 
 @dataclass(frozen=True)
@@ -74,11 +43,36 @@ class _Failure:
         return f"{self.who}: {self.why}"
 
 
-class BaseVectorEnv(VectorFace):
-    """B episodes: where each one is and what was seen of it last. How they run is `begin` and `advance`."""
+class BaseVectorEnv(ABC):
+    """B episodes: where each one is and what was seen of it last. How they run is `begin` and `advance`.
+
+    Its spaces are in Gymnasium's vocabulary, and its checks of arguments name what is wrong.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {
+        "autoreset_mode": AutoresetMode.DISABLED,
+        "render_modes": ["rgb_array"],
+        "render_fps": 20,
+    }
+    render_mode = "rgb_array"
 
     def __init__(self, *, num_envs: int, cameras: Sequence[str], image_size: int, on_failure: str) -> None:
-        super().__init__(num_envs=num_envs, cameras=cameras, image_size=image_size)
+        self.num_envs = num_envs
+        self._cameras = tuple(cameras)
+        self._image_size = image_size
+        # Of one action (7,): six OSC deltas, and the gripper, -1 open, +1 close; `step_chunk` takes C of them.
+        self.single_action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
+        # Of one environment's row of `Frames.observation()`.
+        self.single_observation_space = spaces.Dict(
+            {
+                "images": spaces.Box(0, 255, (len(self._cameras), image_size, image_size, 3), np.uint8),
+                "proprio": spaces.Box(-np.inf, np.inf, (PROPRIO_DIM,), np.float32),
+            }
+        )
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._images_BNHWC = np.zeros((num_envs, len(cameras), image_size, image_size, 3), dtype=np.uint8)
+        self._proprio_BP = np.zeros((num_envs, PROPRIO_DIM), dtype=np.float32)
         self._on_failure = on_failure
         self._closed = False
         self._starts: list[EpisodeStart | None] = [None] * num_envs
@@ -90,12 +84,12 @@ class BaseVectorEnv(VectorFace):
         self._num_steps_B = np.zeros(num_envs, dtype=np.int64)
 
     @abstractmethod
-    def begin(self, begins: Sequence[Begin]) -> Generator[Begun, None, None]:
-        """Begin episodes; yields what came of each. One that cannot begin spares the others."""
+    def begin(self, starts: Mapping[int, EpisodeStart]) -> Generator[tuple[int, Outcome], None, None]:
+        """Begin episodes by environment; yields what came of each. One that cannot begin spares the others."""
 
     @abstractmethod
-    def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Generator[tuple[int, Done], None, None]:
-        """Run jobs, unchecked; yields each one's row and what came of it."""
+    def advance(self, jobs: Mapping[int, Job], *, stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
+        """Run jobs by environment, unchecked; yields what came of each."""
 
     def reset(self, starts: Sequence[EpisodeStart], env_ids: Sequence[int] | None = None) -> Frames:
         """Begin `starts[i]` in environment `env_ids[i]` (all environments by default); the others are untouched.
@@ -106,20 +100,20 @@ class BaseVectorEnv(VectorFace):
         """
         self._check_open()
         ids = self._check_ids(env_ids)
-        self._check_starts(starts, ids)
-        begins = [Begin(env_id, start) for env_id, start in zip(ids, starts, strict=True)]
+        if len(starts) != len(ids):
+            raise VectorEnvError(f"expected one start per environment, {len(ids)} in all, given {len(starts)}")
         self._discard(ids, "its reset() broke off")
-        for entry in begins:
-            self._starts[entry.env_id] = entry.start
-        with self._whole(ids, "reset()") as unheard, closing(self.begin(begins)) as results:
-            for begun in results:
+        for env_id, start in zip(ids, starts, strict=True):
+            self._starts[env_id] = start
+        by_env = dict(zip(ids, starts, strict=True))
+        with self._whole(ids, "reset()") as unheard, closing(self.begin(by_env)) as results:
+            for env_id, begun in results:
                 if begun.view is None:
-                    self._fail(begun.env_id, str(begun.failure))
+                    self._fail(env_id, str(begun.failure))
                 else:
-                    self._see(begun.env_id, begun.view)
-                    self._languages[begun.env_id] = task_of(self._start(begun.env_id)).language
-                    self._success_B[begun.env_id] = begun.success
-                unheard.discard(begun.env_id)
+                    self._see(env_id, begun.view, success=begun.success[-1])
+                    self._languages[env_id] = task_of(by_env[env_id]).language
+                unheard.discard(env_id)
         frames = self._frames(ids)
         if (message := self._raised()) is not None:
             raise StartError(message, frames)
@@ -151,27 +145,26 @@ class BaseVectorEnv(VectorFace):
             self._start(env_id)
         actions = self._check_actions(actions_BCA, ids)
         limits = self._check_limits(max_steps_B, len(ids), actions.shape[1])
-        if whole_number(record_every, "record_every") < 0:
+        if record_every < 0:
             raise VectorEnvError(f"record_every={record_every} must not be negative")
-        filmed = ids if record_ids is None else [whole_number(env_id, "record_ids") for env_id in record_ids]
+        filmed = ids if record_ids is None else list(record_ids)
         if strangers := set(filmed) - set(ids):
             mistake = f"record_ids={sorted(filmed)} must be among env_ids={ids}"
             raise VectorEnvError(f"{mistake}; {sorted(strangers)} are not")
         success_BC = np.repeat(self._success_B[ids][:, None], actions.shape[1], axis=1)
         num_steps_B = np.zeros(len(ids), dtype=np.int64)
         recorded: dict[int, tuple[NDArray[np.uint8], ...]] = dict.fromkeys(filmed if record_every else (), ())
-        jobs = [
-            Job(row, env_id, actions[row, :limit], record_every if env_id in filmed else 0)
+        jobs = {
+            env_id: Job(actions[row, :limit], record_every if env_id in filmed else 0)
             for row, (env_id, limit) in enumerate(zip(ids, limits, strict=True))
             if limit and self._failures[env_id] is None and not (stop_on_success and self._success_B[env_id])
-        ]
-        called = [job.env_id for job in jobs]
+        }
         with (
-            self._whole(called, "step_chunk()") as unheard,
+            self._whole(jobs, "step_chunk()") as unheard,
             closing(self.advance(jobs, stop_on_success=stop_on_success)) as results,
         ):
-            for row, done in results:
-                env_id, steps = ids[row], len(done.success)
+            for env_id, done in results:
+                row, steps = ids.index(env_id), len(done.success)
                 num_steps_B[row] = steps
                 if steps:
                     success_BC[row, :steps], success_BC[row, steps:] = done.success, done.success[-1]
@@ -180,8 +173,7 @@ class BaseVectorEnv(VectorFace):
                 if done.view is None:
                     self._fail(env_id, str(done.failure), who=f"environment {env_id}")  # the reason tells the rest
                 else:
-                    self._see(env_id, done.view)
-                    self._success_B[env_id] = done.success[-1]
+                    self._see(env_id, done.view, success=done.success[-1])
                     self._num_steps_B[env_id] += steps
                 unheard.discard(env_id)
         result = ChunkResult(self._frames(ids), success_BC, num_steps_B, recorded)
@@ -257,9 +249,9 @@ class BaseVectorEnv(VectorFace):
         """An environment's episode cannot go on."""
         self._failures[env_id] = _Failure(who or self.describe(env_id), why)
 
-    def _see(self, env_id: int, view: View) -> None:
+    def _see(self, env_id: int, view: View, *, success: bool) -> None:
         self._images_BNHWC[env_id], self._proprio_BP[env_id] = view.images_NHWC, view.proprio
-        self._seen_B[env_id] = True
+        self._seen_B[env_id], self._success_B[env_id] = True, success
 
     def _raised(self) -> str | None:
         """With `on_failure="raise"`, any failure discards its episode; returns what to say of them all."""
@@ -280,3 +272,51 @@ class BaseVectorEnv(VectorFace):
             languages=tuple(self._languages[env_id] for env_id in ids),
             failures_B=tuple(None if failure is None else str(failure) for failure in failures),
         )
+
+    # Checks -----------------------------------------------------------------------------------------------------
+
+    def _check_ids(self, env_ids: Sequence[int] | None) -> list[int]:
+        if env_ids is None:
+            return list(range(self.num_envs))
+        ids = [int(env_id) for env_id in env_ids]
+        outside = [env_id for env_id in ids if not 0 <= env_id < self.num_envs]
+        if outside:
+            raise VectorEnvError(f"env_ids {outside} are out of range: there are environments 0 to {self.num_envs - 1}")
+        if not ids or len(set(ids)) != len(ids):
+            raise VectorEnvError(f"env_ids must be a non-empty list of different environments, given {ids}")
+        return ids
+
+    @staticmethod
+    def _check_starts(starts: Sequence[EpisodeStart], ids: list[int]) -> None:
+        if len(starts) != len(ids):
+            raise VectorEnvError(f"expected one start per environment, {len(ids)} in all, given {len(starts)}")
+
+    def _check_actions(self, actions_BCA: NDArray[np.float32], ids: list[int]) -> NDArray[np.float64]:
+        num_ids = len(ids)
+        expected = f"actions must have shape ({num_ids}, C, {ACTION_DIM}) with C >= 1 for {self._describe_all(ids)}"
+        actions = np.asarray(actions_BCA, dtype=np.float64)
+        if actions.ndim != 3 or actions.shape[0] != num_ids or actions.shape[1] < 1 or actions.shape[2] != ACTION_DIM:
+            raise VectorEnvError(f"{expected}, given {actions.shape}")
+        if not np.isfinite(actions).all():
+            first = tuple(int(k) for k in np.argwhere(~np.isfinite(actions))[0])
+            raise VectorEnvError(
+                f"actions must be finite, given {actions[first]} at index {first} of (B, C, A), which is for "
+                f"{self.describe(ids[first[0]])}"
+            )
+        return actions
+
+    def _describe_all(self, ids: list[int]) -> str:
+        """The first few of several environments."""
+        listed = ", ".join(self.describe(env_id) for env_id in ids[:_MAX_LISTED])
+        return listed if len(ids) <= _MAX_LISTED else f"{listed} and {len(ids) - _MAX_LISTED} more"
+
+    @staticmethod
+    def _check_limits(max_steps_B: Sequence[int] | None, num_ids: int, num_actions: int) -> list[int]:
+        if max_steps_B is None:
+            return [num_actions] * num_ids
+        limits = list(max_steps_B)
+        if len(limits) != num_ids or min(limits) < 0:
+            raise VectorEnvError(
+                f"max_steps_B must hold {num_ids} numbers of at least 0, one per environment, given {limits}"
+            )
+        return [min(limit, num_actions) for limit in limits]

@@ -6,11 +6,12 @@ B environments, C actions per chunk, A action dimensions, N cameras, P proprioce
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, groupby
 from typing import TypeVar
 
 from libero_runtime.opengl import select_opengl
@@ -20,12 +21,14 @@ from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.scene_base import BaseScene
 from libero_runtime.sim.state import Advance, SimulationError, Slot, View
 from libero_runtime.suites import SuiteError, TaskSpec
-from libero_runtime.vector.base import BaseVectorEnv, Begin, Begun, Done, Job
+from libero_runtime.vector.base import BaseVectorEnv
 from libero_runtime.vector.types import (
     ChunkError,
     ChunkResult,
     EpisodeStart,
     Frames,
+    Job,
+    Outcome,
     StartError,
     VectorEnvError,
     check_options,
@@ -45,7 +48,6 @@ __all__ = [
 
 _START_ERRORS = (SuiteError, LiberoPathError, SimulationError)  # why one episode cannot begin and others can
 _Result = TypeVar("_Result")
-_Entry = TypeVar("_Entry")
 _TaskKey = tuple[str, int]
 
 
@@ -106,27 +108,22 @@ class LiberoVectorEnv(BaseVectorEnv):
 
     # Episodes ---------------------------------------------------------------------------------------------------
 
-    def begin(self, begins: Sequence[Begin]) -> Generator[Begun, None, None]:
-        """Begin episodes; yields what came of each. One that cannot begin spares the others."""
+    def begin(self, starts: Mapping[int, EpisodeStart]) -> Generator[tuple[int, Outcome], None, None]:
+        """Begin episodes by environment; yields what came of each. One that cannot begin spares the others."""
+        for wave in self._waves(starts, lambda env_id: (starts[env_id].suite, starts[env_id].task_id)):
+            self._settle([starts[env_id] for env_id in wave])
+            for env_id in wave:
+                yield env_id, self._begin_one(env_id, starts[env_id])
 
-        def task_key(entry: Begin) -> _TaskKey:
-            return entry.start.suite, entry.start.task_id
-
-        for wave in self._waves(sorted(begins, key=task_key), task_key):
-            self._settle([entry.start for entry in wave])
-            for entry in wave:
-                yield self._begin_one(entry)
-
-    def _begin_one(self, entry: Begin) -> Begun:
-        self._episodes[entry.env_id] = None
-        start = entry.start
+    def _begin_one(self, env_id: int, start: EpisodeStart) -> Outcome:
+        self._episodes[env_id] = None
         try:
             task = task_of(start)
             slot, view = self._scene(task).start(init_index=start.init_index, seed=start.seed)
         except _START_ERRORS as error:
-            return Begun(entry.env_id, view=None, failure=str(error))
-        self._episodes[entry.env_id] = _Episode(task, slot)
-        return Begun(entry.env_id, view, slot.success)
+            return Outcome(None, [], failure=str(error))
+        self._episodes[env_id] = _Episode(task, slot)
+        return Outcome(view, [slot.success])
 
     def _settle(self, starts: Sequence[EpisodeStart]) -> None:
         """Run the idle steps of all starts that are not known yet at the same time. `_begin_one` meets errors again."""
@@ -148,33 +145,32 @@ class LiberoVectorEnv(BaseVectorEnv):
         with suppress(*_START_ERRORS), scene.borrowed_stepper() as stepper:
             scene.settle(slot, stepper)
 
-    def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Generator[tuple[int, Done], None, None]:
+    def advance(self, jobs: Mapping[int, Job], *, stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
         """Run jobs, unchecked, and draw each one's last state while the next ones run on their threads."""
-
-        def task_key(job: Job) -> _TaskKey:
-            return self._episode(job).task_key
-
-        for wave in self._waves(sorted(jobs, key=task_key), task_key):
-            scenes = [self._scene(self._episode(job).task) for job in wave]
-            runs = [partial(self._run, scene, job, stop_on_success) for scene, job in zip(scenes, wave, strict=True)]
+        episodes = {env_id: self._episode(env_id) for env_id in jobs}
+        for wave in self._waves(jobs, lambda env_id: episodes[env_id].task_key):
+            scenes = [self._scene(episodes[env_id].task) for env_id in wave]
+            runs = [
+                partial(self._run, scene, episodes[env_id].slot, jobs[env_id], stop_on_success)
+                for scene, env_id in zip(scenes, wave, strict=True)
+            ]
             with closing(self._results(runs)) as each:
                 # On one thread all steps first, then all frames: each finds its own data in the caches.
                 results: Iterator[Advance] = each if self._pool is not None else iter(list(each))
-                for scene, job, done in zip(scenes, wave, results, strict=True):
+                for scene, env_id, done in zip(scenes, wave, results, strict=True):
                     view = None
                     if done.failure is None:
                         view = View(images_NHWC=scene.images(done.slot), proprio=done.proprio)
-                        self._episode(job).slot = done.slot
+                        episodes[env_id].slot = done.slot
                     recorded = [scene.images(slot, 1)[0] for slot in done.recorded]
-                    yield job.row, Done(done.success, view, recorded, done.failure)
+                    yield env_id, Outcome(view, done.success, recorded, done.failure)
 
-    def _run(self, scene: BaseScene, job: Job, stop_on_success: bool) -> Advance:
+    def _run(self, scene: BaseScene, slot: Slot, job: Job, stop_on_success: bool) -> Advance:
         """A job's steps."""
         with nullcontext() if self._pool is None else scene.borrowed_stepper() as stepper:
             return scene.advance(
-                self._episode(job).slot, job.actions_CA, stop_on_success=stop_on_success,
-                record_every=job.record_every, stepper=stepper,
-            )  # fmt: skip
+                slot, job.actions_CA, stop_on_success=stop_on_success, record_every=job.record_every, stepper=stepper
+            )
 
     def close(self) -> None:
         """Free every scene and thread; the object cannot be used afterwards. A second call does nothing."""
@@ -188,18 +184,11 @@ class LiberoVectorEnv(BaseVectorEnv):
 
     # Internals --------------------------------------------------------------------------------------------------
 
-    def _waves(self, entries: Sequence[_Entry], task_key: Callable[[_Entry], _TaskKey]) -> Iterator[list[_Entry]]:
-        """Entries (sorted by task) in groups of at most `max_scenes` tasks: a group's scenes are alive together."""
-        wave: list[_Entry] = []
-        tasks: set[_TaskKey] = set()
-        for entry in entries:
-            if task_key(entry) not in tasks and len(tasks) == self._max_scenes:
-                yield wave
-                wave, tasks = [], set()
-            wave.append(entry)
-            tasks.add(task_key(entry))
-        if wave:
-            yield wave
+    def _waves(self, env_ids: Iterable[int], task_key: Callable[[int], _TaskKey]) -> Iterator[list[int]]:
+        """Environments by task, in groups of at most `max_scenes` tasks: a group's scenes are alive together."""
+        by_task = [list(group) for _, group in groupby(sorted(env_ids, key=task_key), task_key)]
+        for first in range(0, len(by_task), self._max_scenes):
+            yield list(chain.from_iterable(by_task[first : first + self._max_scenes]))
 
     def _results(self, jobs: Sequence[Callable[[], _Result]]) -> Generator[_Result, None, None]:
         """Results of jobs in their order, each as soon as it is there."""
@@ -233,8 +222,8 @@ class LiberoVectorEnv(BaseVectorEnv):
         self._scenes[key] = scene
         return scene
 
-    def _episode(self, job: Job) -> _Episode:
-        episode = self._episodes[job.env_id]
+    def _episode(self, env_id: int) -> _Episode:
+        episode = self._episodes[env_id]
         if episode is None:
-            raise VectorEnvError(f"environment {job.env_id} has no episode: call reset() for it first")
+            raise VectorEnvError(f"environment {env_id} has no episode: call reset() for it first")
         return episode

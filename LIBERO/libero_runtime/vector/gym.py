@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from libero_runtime.kernel import ACTION_DIM
 from libero_runtime.suites import init_states, load_suite
 from libero_runtime.vector.base import BaseVectorEnv
-from libero_runtime.vector.types import ChunkError, ChunkResult, EpisodeStart, Observation, VectorEnvError, whole_number
+from libero_runtime.vector.types import ChunkError, ChunkResult, EpisodeStart, Observation, VectorEnvError
 
 __all__ = ["LiberoGymEnv"]
 
@@ -48,7 +48,7 @@ class LiberoGymEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         if len(tasks) != env.num_envs:
             raise VectorEnvError(f"expected one task per environment, {env.num_envs} in all, given {len(tasks)}")
         for name, value in (("max_episode_steps", max_episode_steps), ("chunk", 1 if chunk is None else chunk)):
-            if whole_number(value, name) < 1:
+            if value < 1:
                 raise VectorEnvError(f"{name}={value} must be at least 1")
         self.env = env
         self.num_envs = env.num_envs

@@ -8,119 +8,41 @@ B environments, C actions per chunk.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from libero_runtime.paths import prepare_libero
 from libero_runtime.render.devices import device_environment, drawing_devices
-from libero_runtime.vector.base import BaseVectorEnv, Begin, Begun, Done, Job
-from libero_runtime.vector.types import VectorEnvError, check_options
+from libero_runtime.vector.base import BaseVectorEnv
+from libero_runtime.vector.types import EpisodeStart, Job, Outcome, VectorEnvError, check_options
+from libero_runtime.worker_process import WorkerProcess
+
+if TYPE_CHECKING:
+    from libero_runtime.vector.env import LiberoVectorEnv
 
 __all__ = ["LiberoProcessEnv"]
 
-_Entry = TypeVar("_Entry", Begin, Job)
+_Entry = TypeVar("_Entry")
+_env: LiberoVectorEnv  # of a worker
 
 
-@dataclass(frozen=True)
-class WorkerOptions:
-    """What a worker makes its `LiberoVectorEnv` of."""
+def _make_env(options: Mapping[str, Any]) -> None:
+    global _env
+    from libero_runtime.vector.env import LiberoVectorEnv  # loads what reads the worker's environment variables
 
-    num_envs: int
-    cameras: tuple[str, ...]
-    image_size: int
-    look: str
-    num_idle_steps: int
-    max_scenes: int
-    num_threads: int
+    _env = LiberoVectorEnv(**options)
 
 
-def _serve(connection: Connection, options: WorkerOptions, environment: dict[str, str]) -> None:
-    """A worker's life: calls of its vector env's `begin` and `advance`, until the other side hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    os.environ.update(environment)
-    from libero_runtime.vector.env import LiberoVectorEnv
-
-    env = LiberoVectorEnv(
-        num_envs=options.num_envs,
-        cameras=options.cameras,
-        image_size=options.image_size,
-        look=options.look,
-        num_idle_steps=options.num_idle_steps,
-        max_scenes=options.max_scenes,
-        num_threads=options.num_threads,
-    )
-    methods: dict[str, Callable[..., Iterator[object]]] = {"reset": env.begin, "step_chunk": env.advance}
-    while True:
-        try:
-            method, arguments = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer: object = list(methods[method](**arguments))
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
-            answer = error
-        connection.send(answer)
+def _begin(starts: Mapping[int, EpisodeStart]) -> list[tuple[int, Outcome]]:
+    return list(_env.begin(starts))
 
 
-class _Worker:
-    """One process and our end of its pipe.
-
-    `answer_due`: it was called and its answer was not taken, because something (Ctrl-C) broke the call off. `torn`: the
-    pipe may hold part of a message for the same reason, so that nothing can be made of what follows.
-    """
-
-    def __init__(self, number: int, options: WorkerOptions, environment: dict[str, str]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.number = number
-        self.answer_due = self.torn = False
-        self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(
-            target=_serve, args=(theirs, options, environment), name=f"libero-worker-{number}", daemon=True
-        )
-        self.process.start()
-        theirs.close()
-
-    def send(self, method: str, arguments: dict[str, object]) -> None:
-        """Call one of its methods; `receive` has the answer."""
-        self.torn = True
-        with contextlib.suppress(OSError):  # of a dead one: `receive` says so
-            self.connection.send((method, arguments))
-        self.answer_due, self.torn = True, False
-
-    def receive(self) -> Any:
-        """The answer, or None from a worker that died."""
-        answer: object = None
-        with contextlib.suppress(EOFError, OSError):
-            self.connection.poll(None)  # the long wait, which may break off without harm
-            self.torn = True
-            answer = self.connection.recv()
-        self.answer_due = self.torn = False
-        return answer
-
-    def cause_of_death(self) -> str:
-        """How the process ended."""
-        self.process.join(timeout=10)
-        code = self.process.exitcode
-        if code is not None and code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return f"ended with exit code {code}"
-
-    def stop(self) -> None:
-        """End the process: it does so by itself when we hang up, if it can."""
-        self.connection.close()
-        self.process.join(timeout=10)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+def _advance(jobs: Mapping[int, Job], stop_on_success: bool) -> list[tuple[int, Outcome]]:
+    return list(_env.advance(jobs, stop_on_success=stop_on_success))
 
 
 class LiberoProcessEnv(BaseVectorEnv):
@@ -161,10 +83,14 @@ class LiberoProcessEnv(BaseVectorEnv):
         super().__init__(num_envs=num_envs, cameras=cameras, image_size=image_size, on_failure=on_failure)
         self._blocks = [block.tolist() for block in np.array_split(np.arange(num_envs), num_workers)]
         self._worker_of = {env_id: number for number, block in enumerate(self._blocks) for env_id in block}
-        self._options = [
-            WorkerOptions(len(block), tuple(cameras), image_size, look, num_idle_steps, max_scenes, num_threads)
-            for block in self._blocks
-        ]
+        self._options = {
+            "cameras": tuple(cameras),
+            "image_size": image_size,
+            "look": look,
+            "num_idle_steps": num_idle_steps,
+            "max_scenes": max_scenes,
+            "num_threads": num_threads,
+        }
         devices = drawing_devices()
         prepare_libero()  # once, before the workers all do
         self._environments = [
@@ -173,86 +99,62 @@ class LiberoProcessEnv(BaseVectorEnv):
         ]
         self._workers = [self._start_worker(number) for number in range(num_workers)]
 
-    def _start_worker(self, number: int) -> _Worker:
-        return _Worker(number, self._options[number], self._environments[number])
+    def _start_worker(self, number: int) -> WorkerProcess:
+        options = {**self._options, "num_envs": len(self._blocks[number])}
+        return WorkerProcess(_make_env, options, environment=self._environments[number])
 
     # Episodes ---------------------------------------------------------------------------------------------------
 
-    def begin(self, begins: Sequence[Begin]) -> Generator[Begun, None, None]:
+    def begin(self, starts: Mapping[int, EpisodeStart]) -> Generator[tuple[int, Outcome], None, None]:
         """As `LiberoVectorEnv.begin`; a worker that dies yields nothing."""
-        calls: dict[int, dict[str, object]] = {
-            number: {"begins": share} for number, share in self._deal(begins).items()
-        }
-        for number, answer in self._call("reset", calls):
-            for begun in answer:
-                yield replace(begun, env_id=self._blocks[number][begun.env_id])
+        yield from self._call("reset", _begin, starts)
 
-    def advance(self, jobs: Sequence[Job], *, stop_on_success: bool) -> Generator[tuple[int, Done], None, None]:
+    def advance(self, jobs: Mapping[int, Job], *, stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
         """As `LiberoVectorEnv.advance`; a worker that dies yields nothing."""
-        calls: dict[int, dict[str, object]] = {
-            number: {"jobs": share, "stop_on_success": stop_on_success} for number, share in self._deal(jobs).items()
-        }
-        for _, answer in self._call("step_chunk", calls):
-            yield from answer
+        yield from self._call("step_chunk", _advance, jobs, stop_on_success)
 
     def close(self) -> None:
         """End the workers; the object cannot be used afterwards. A second call does nothing."""
         super().close()
         while self._workers:
-            self._workers[-1].stop()
-            self._workers.pop()
+            self._workers.pop().end()
 
     # Internals --------------------------------------------------------------------------------------------------
 
-    def _deal(self, entries: Sequence[_Entry]) -> dict[int, list[_Entry]]:
-        """Entries by worker, with the workers' own numbers of environments."""
-        shares: dict[int, list[_Entry]] = {}
-        for entry in entries:
-            number = self._worker_of[entry.env_id]
-            shares.setdefault(number, []).append(replace(entry, env_id=entry.env_id - self._blocks[number][0]))
-        return shares
+    def _call(
+        self,
+        method: str,
+        function: Callable[..., list[tuple[int, Outcome]]],
+        entries: Mapping[int, _Entry],
+        *arguments: object,
+    ) -> Generator[tuple[int, Outcome], None, None]:
+        """Deal entries by environment to the workers. All finish; the dead are started again and leave no answer.
 
-    def _call(self, method: str, arguments: dict[int, dict[str, object]]) -> Iterator[tuple[int, Any]]:
-        """Workers with their answers. Every worker finishes; the dead are started again and leave no answer.
-
-        An error of a worker (none that an episode could have) is raised when the others' answers are taken.
+        An error of a worker (none that an episode could have) is raised when the others' answers are taken. After
+        Ctrl-C workers finish what they are at before the next call, and nobody hears of it.
         """
-        try:
-            for number in arguments:
-                self._clear_line(number)
-            for number, call in arguments.items():
-                self._workers[number].send(method, call)
-            answers = {number: self._workers[number].receive() for number in arguments}
-        except BaseException:  # Ctrl-C, as a rule; what the call was about is discarded by the caller
-            for number in arguments:
-                if self._workers[number].torn:
-                    self._discard(self._blocks[number], f"a {method}() broke off and took its worker")
-            raise
-        errors: list[Exception] = []
-        for number, answer in answers.items():
-            if answer is None:
+        shares: dict[int, dict[int, _Entry]] = {}  # with the workers' own numbers of environments
+        for env_id, entry in entries.items():
+            number = self._worker_of[env_id]
+            shares.setdefault(number, {})[env_id - self._blocks[number][0]] = entry
+        calls = {number: self._workers[number].submit(function, share, *arguments) for number, share in shares.items()}
+        wait(calls.values())
+        errors: list[BaseException] = []
+        for number, call in calls.items():
+            error = call.exception()
+            if isinstance(error, BrokenProcessPool):
                 self._bury(number, method)
-            elif isinstance(answer, Exception):
-                errors.append(answer)
+            elif error is not None:
+                errors.append(error)
             else:
-                yield number, answer
+                yield from ((self._blocks[number][env_id], outcome) for env_id, outcome in call.result())
         if errors:
             raise errors[0]
-
-    def _clear_line(self, number: int) -> None:
-        """Wait for the answer that a call left behind when it broke off, and drop it."""
-        worker = self._workers[number]
-        if worker.answer_due and not worker.torn:
-            worker.receive()
-        if worker.torn:
-            worker.process.kill()
-            worker.stop()
-            self._workers[number] = self._start_worker(number)
 
     def _bury(self, number: int, method: str) -> None:
         worker = self._workers[number]
         cause = f"worker {number} (process {worker.process.pid}) {worker.cause_of_death()} in {method}"
-        worker.stop()
+        worker.end()
         for env_id in self._blocks[number]:
             if self._starts[env_id] is not None:
                 self._fail(env_id, f"{cause}; it is started again, the episode is lost")

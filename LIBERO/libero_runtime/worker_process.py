@@ -1,0 +1,64 @@
+"""Processes that keep what they have made, such as compiled scenes, from one job to the next."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
+
+
+class WorkerProcess:
+    """A process of one's own: a pool of one, so that a job goes to the process that has what it needs.
+
+    It ends with its parent, however that ends; Ctrl-C is for the parent to deal with.
+    """
+
+    def __init__(self, start: Callable[..., None], *arguments: object, environment: Mapping[str, str]) -> None:
+        """Called first in the process, with `environment` added to its own: `start(*arguments)`."""
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(environment, start, arguments))
+        others = set(multiprocessing.active_children())
+        self._pool.submit(int)  # starts the process
+        (self.process,) = set(multiprocessing.active_children()) - others
+
+    def submit(self, function: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
+        """Call a function there; the result is `BrokenProcessPool` when the process died."""
+        try:
+            return self._pool.submit(function, *arguments)
+        except BrokenProcessPool as error:
+            failed: Future[_Result] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def cause_of_death(self) -> str:
+        """How the process ended."""
+        self.process.join(timeout=10)
+        code = self.process.exitcode
+        return f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+
+    def end(self) -> None:
+        """End the process, whatever it is at."""
+        self.process.kill()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _begin(environment: Mapping[str, str], start: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(environment)
+    start(*arguments)
+
+
+def _end_with_parent() -> None:
+    """A pool's process would not notice that its parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
