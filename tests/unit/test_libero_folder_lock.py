@@ -5,30 +5,23 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from libero_runtime import folder_lock
 from libero_runtime.folder_lock import FolderInUseError, only_one
 
 HOLD = """
 import sys
 from pathlib import Path
 from libero_runtime import folder_lock
-folder_lock.BEAT_S = 0.05
 with folder_lock.only_one(Path(sys.argv[1]), doing="sleeping in", advice="", command="a test"):
     print("in", flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(folder_lock, "BEAT_S", 0.05)
-    monkeypatch.setattr(folder_lock, "WATCH_S", 1.0)
 
 
 @pytest.fixture
@@ -46,15 +39,8 @@ def try_lock(folder: Path) -> None:
         pass
 
 
-def no_locks(monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-
-
-def on_another_machine(monkeypatch):
-    monkeypatch.setattr(folder_lock, "_machine", lambda: "another")
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def test_the_other_process_is_named(tmp_path, elsewhere):
@@ -102,16 +88,17 @@ def test_a_folder_that_is_renamed_meanwhile(tmp_path):
     assert (tmp_path / "run" / ".lock").exists()
 
 
-@pytest.mark.parametrize("without", [no_locks, on_another_machine])
-def test_where_the_lock_says_nothing_the_time_does(tmp_path, elsewhere, quick, monkeypatch, without):
-    """A file system without locks, or one that keeps them apart by machine."""
-    if without is on_another_machine:
-        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    without(monkeypatch)
-    with pytest.raises(FolderInUseError, match=f"process {elsewhere.pid} on "):
+def test_where_there_are_no_locks_the_text_decides(tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(FolderInUseError, match=f"process {elsewhere.pid} on .* If it has ended, remove .*lock"):
         try_lock(tmp_path / "run")
     os.kill(elsewhere.pid, signal.SIGKILL)
     elsewhere.wait()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another machine")
+    with pytest.raises(FolderInUseError, match=f"process {elsewhere.pid} on "):
+        try_lock(tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     try_lock(tmp_path / "run")
 
 
