@@ -1,12 +1,19 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where those are that can be made again."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/libero-runtime`` or ``~/.cache/libero-runtime``."""
+    base = os.environ.get("XDG_CACHE_HOME", "").strip()
+    return (Path(base) if base else Path.home() / ".cache") / "libero-runtime"
 
 
 def write_whole(path: Path, content: bytes) -> None:

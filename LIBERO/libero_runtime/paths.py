@@ -26,7 +26,7 @@ from libero_runtime.assets.compact import compact_folder, ensure_compact, is_who
 from libero_runtime.assets.official import OFFICIAL, asset_kind, listed, missing_files
 from libero_runtime.assets.sources import check_sources, installed_folder
 from libero_runtime.commands import ASSETS_COMMAND
-from libero_runtime.files import write_whole
+from libero_runtime.files import cache_folder, write_whole
 
 Look = Literal["fast", "official"]
 LOOKS: tuple[str, ...] = get_args(Look)
@@ -80,12 +80,6 @@ class LiberoPaths:
                 f"compact models cannot be written to {cache_folder()} ({error}): free space or give access there, or "
                 "set XDG_CACHE_HOME to a folder that can be written"
             ) from error
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/libero-runtime`` or ``~/.cache/libero-runtime``."""
-    base = os.environ.get("XDG_CACHE_HOME", "").strip()
-    return (Path(base) if base else Path.home() / ".cache") / "libero-runtime"
 
 
 def libero_folder() -> Path:

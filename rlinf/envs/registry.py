@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from libero_runtime.cli_types import NumberError, parse_numbers
+from libero_runtime.commands import NumberError, parse_numbers
 from rlinf.config import ConfigError
 from rlinf.config.schema import EnvConfig
 from rlinf.envs.vector_env import VectorEnv

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from libero_runtime.cli_types import NumberError, parse_numbers
+from libero_runtime.commands import NumberError, parse_numbers
 from libero_runtime.demos import record
 from libero_runtime.demos.cli import demonstrations, demos
 from libero_runtime.demos.episodes import EpisodeOptions, run_episode

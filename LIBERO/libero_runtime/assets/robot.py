@@ -21,8 +21,7 @@ import numpy as np
 
 from libero_runtime.assets import touched_meshes
 from libero_runtime.assets.meshes import Coarseness, Mesh, coarser, msh_bytes, read_msh
-from libero_runtime.files import write_whole
-from libero_runtime.paths import cache_folder
+from libero_runtime.files import cache_folder, write_whole
 
 _VERSION = 2  # part of the cached files' names: raise it when the result changes
 _COARSENESS = {

@@ -21,8 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from libero_runtime.cli_types import at_least_one, not_negative, parse_numbers, whole
-from libero_runtime.commands import naming, run_command, use_one_thread
+from libero_runtime.commands import (
+    at_least_one,
+    naming,
+    not_negative,
+    parse_numbers,
+    run_command,
+    use_one_thread,
+    whole,
+)
 from libero_runtime.cpus import num_cpus
 from libero_runtime.demos.episodes import MAX_STEPS, EpisodeOptions
 from libero_runtime.demos.hdf5 import COMPRESSIONS

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 
 import mujoco
 import numpy as np
@@ -15,15 +16,14 @@ from numpy.typing import NDArray
 
 from libero_runtime.paths import Look
 from libero_runtime.sim.models import SharedModel, build_env, free_env, return_freed_memory
-from libero_runtime.sim.recent import Recent
 from libero_runtime.sim.resets import seeded
 from libero_runtime.sim.state import CONTROL_HZ, Advance, Array, Pose, Slot, View, axis_angle, check_start, start_seed
 from libero_runtime.sim.stepper import Stepper
 from libero_runtime.suites import SuiteError, TaskSpec, init_states
 
 IDLE_ACTION = np.array([0.0] * 6 + [-1.0])
-_START_CACHE_SIZE = 1024  # settled starts kept per scene, some 5 kB each
-_VIEW_CACHE_SIZE = 16  # first observations kept per scene: a group of rollouts shares its start
+_STARTS_CACHED = 1024  # settled starts kept per scene, some 5 kB each
+_FIRST_IMAGES_CACHED = 16  # per scene: a group of rollouts shares its start
 
 
 class BaseScene(ABC):
@@ -60,8 +60,8 @@ class BaseScene(ABC):
         self._eef_site = int(robot.eef_site_id)
         self._eef_body = int(self.env.sim.model.body_name2id(robot.robot_model.eef_name))
         self._gripper_qpos = np.asarray(robot._ref_gripper_joint_pos_indexes, dtype=np.int64)
-        self._starts: Recent[tuple[int, int], tuple[Slot, NDArray[np.float32]]] = Recent(_START_CACHE_SIZE)
-        self._views: Recent[tuple[int, int], View] = Recent(_VIEW_CACHE_SIZE)
+        self._starts: dict[tuple[int, int], tuple[Slot, NDArray[np.float32]]] = {}  # by initial state and seed
+        self._first_images = lru_cache(_FIRST_IMAGES_CACHED)(lambda *key: self.images(self._starts[key][0]))
         self._loaded_slot: Slot | None = None
         self.model, self.data = self._make_simulation()
 
@@ -76,12 +76,10 @@ class BaseScene(ABC):
 
         Fixture poses are drawn from (task, init_index, seed). Same arguments, same bits.
         """
-        key = init_index, seed
         slot, proprio = self.settled(init_index=init_index, seed=seed) or self.settle(
             self.prepare(init_index=init_index, seed=seed)
         )
-        view = self._views.get(key) or self._views.keep(key, View(images_NHWC=self.images(slot), proprio=proprio))
-        return slot, view
+        return slot, View(images_NHWC=self._first_images(init_index, seed), proprio=proprio)
 
     def settled(self, *, init_index: int, seed: int) -> tuple[Slot, NDArray[np.float32]] | None:
         """The start and its proprioception, if it was settled before."""
@@ -97,6 +95,8 @@ class BaseScene(ABC):
                 f"initial states of {self.task.suite} task {self.task.task_id} have {states.shape[1]} numbers, the "
                 f"compiled scene needs {expected}: BDDL files, assets and states do not belong together"
             )
+        while len(self._starts) >= _STARTS_CACHED:
+            del self._starts[next(iter(self._starts))]
         bodies, state = self._fixture_bodies, states[init_index]
         self._shared.owner = None
         self._place_fixtures(self._full_model, self._shared.body_pos[bodies], self._shared.body_quat[bodies])
@@ -120,7 +120,8 @@ class BaseScene(ABC):
 
     def settle(self, slot: Slot, stepper: Stepper | None = None) -> tuple[Slot, NDArray[np.float32]]:
         """Run the idle steps of an episode just prepared; with a stepper of one's own from any thread."""
-        return self._starts.keep((slot.init_index, slot.seed), self._idle(slot, stepper))
+        start = self._starts[slot.init_index, slot.seed] = self._idle(slot, stepper)
+        return start
 
     @abstractmethod
     def _draw_fixtures(self) -> None:
@@ -223,11 +224,13 @@ class BaseScene(ABC):
         )
 
     def _proprio(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        return np.concatenate([
-            data.site_xpos[self._eef_site],
-            axis_angle(data.xquat[self._eef_body]),
-            data.qpos[self._gripper_qpos],
-        ]).astype(np.float32)
+        return np.concatenate(
+            [
+                data.site_xpos[self._eef_site],
+                axis_angle(data.xquat[self._eef_body]),
+                data.qpos[self._gripper_qpos],
+            ]
+        ).astype(np.float32)
 
     def _place_fixtures(self, model: mujoco.MjModel, pos_F3: Array, quat_F4: Array) -> None:
         model.body_pos[self._fixture_bodies] = pos_F3

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from libero_runtime.cli_types import parse_numbers
-from libero_runtime.commands import OptionError, run_command, use_one_thread
+from libero_runtime.commands import OptionError, parse_numbers, run_command, use_one_thread
 from libero_runtime.cpus import num_cpus
 from libero_runtime.demos.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
 from libero_runtime.opengl import select_opengl

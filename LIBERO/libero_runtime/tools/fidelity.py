@@ -34,8 +34,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.cli_types import parse_numbers
-from libero_runtime.commands import OptionError, run_command
+from libero_runtime.commands import OptionError, parse_numbers, run_command
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
