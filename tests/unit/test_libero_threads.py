@@ -286,8 +286,8 @@ def test_leaving_out_unseen_geoms_changes_no_pixel():
 def test_official_look_draws_stock_pixels_of_fast_steps():
     """Every pixel (tolerance 0) of a state that the fast loop reached, against robosuite's simulation of that state."""
     cameras = ("agentview", "robot0_eye_in_hand")
-    ours = Scene(load_suite(SUITE).task(0), cameras=cameras, look="official")
-    stock = ExactScene(load_suite(SUITE).task(0), cameras=cameras, look="official")
+    ours = Scene(load_suite(SUITE).task(0), cameras=cameras, quality="official")
+    stock = ExactScene(load_suite(SUITE).task(0), cameras=cameras, quality="official")
     slot, _ = ours.start(init_index=0)
     pose = ours.advance(slot, random_actions(1, 8)[0].astype(np.float64)).slot.pose
     images = ours.draw(pose)

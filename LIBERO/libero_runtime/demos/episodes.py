@@ -1,6 +1,6 @@
 """One demonstration: run the scripted expert in a scene and keep what LIBERO's datasets keep.
 
-T control steps. Every observation is what was seen *before* the action of the same index. Pictures are drawn from the
+T control steps. Every observation is what was seen *before* the action of the same index. Images are drawn from the
 poses afterwards, of successful episodes only: what an episode looks like decides nothing in it.
 """
 

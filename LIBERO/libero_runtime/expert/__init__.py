@@ -3,7 +3,7 @@
 It reads the simulator's state and answers with the environment's own actions, one per control step. It acts on the
 present state and the phase it is in, so it recovers from disturbed actions and lost objects. For learners it is
 deliberately regular: the same side of an object, one hand orientation where possible, straight moves at full speed, and
-height a function of the remaining distance, so that phases can be told from a picture.
+height a function of the remaining distance, so that phases can be told from an image.
 
 `goals` turns a task's predicates into skills; `pick_place`, `drawers`, ... are the skills; `grasps` finds grasps in
 collision geometry; `world` reads the state and `motion` is the action law.

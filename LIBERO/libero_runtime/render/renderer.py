@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.kernel.native import COMPILED, compiled
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import Look
+from libero_runtime.paths import Quality
 from libero_runtime.render.cameras import simulated_name
 
 _COLLISION_GROUP, _VISUAL_GROUP, _HIDDEN_GROUP = 0, 1, 3
@@ -59,16 +59,15 @@ def _rotated_copy(pixels_HWC: NDArray[np.uint8], out_HWC: NDArray[np.uint8]) -> 
 class SceneRenderer:
     """Renders the named cameras of one compiled model.
 
-    `look="official"` gives the pixels of stock LIBERO; `look="fast"` leaves out multisampling, reflections and the
-    shadow map (no light in LIBERO casts shadows), divides cylinders in fewer stacks, and goes with a coarser robot
-    (`assets`). It also leaves out geoms outside a camera's view and draws large ones last: no pixel changes by
-    that.
+    `quality="official"` gives the pixels of stock LIBERO; `quality="fast"` leaves out multisampling, reflections and
+    the shadow map (no light in LIBERO casts shadows), divides cylinders in fewer stacks, and goes with a coarser robot
+    (`assets`). It also leaves out geoms outside a camera's view and draws large ones last: no pixel changes by that.
     """
 
-    def __init__(self, model: mujoco.MjModel, *, cameras: Sequence[str], image_size: int, look: Look) -> None:
+    def __init__(self, model: mujoco.MjModel, *, cameras: Sequence[str], image_size: int, quality: Quality) -> None:
         self.image_size = image_size
         self._model = model
-        self._culls = look == "fast"  # with reflections, what is out of view may be seen in a mirror
+        self._culls = quality == "fast"  # with reflections, what is out of view may be seen in a mirror
         self._groups = model.geom_group.copy()
         self._bounds = np.where(model.geom_rbound > 0.0, model.geom_rbound, np.inf)  # planes have none
         self._passes = np.where(self._groups > _HIDDEN_GROUP, _HIDDEN_GROUP, self._groups)
@@ -76,9 +75,9 @@ class SceneRenderer:
             self._passes[(self._groups == _VISUAL_GROUP) & (self._bounds >= radius)] = group
         self._camera_ids = [self._camera_id(name) for name in cameras]
         _make_gl_current()
-        self._context = self._make_context(look)
+        self._context = self._make_context(quality)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-        if look == "fast":
+        if quality == "fast":
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self._options = mujoco.MjvOption()
@@ -91,18 +90,18 @@ class SceneRenderer:
         self._viewport = mujoco.MjrRect(0, 0, image_size, image_size)
         self._pixels_HWC = np.empty((image_size, image_size, 3), dtype=np.uint8)
 
-    def _make_context(self, look: Look) -> mujoco.MjrContext:
-        """Upload the model; its quality settings are read here only, and are left as they were."""
-        quality, window = self._model.vis.quality, self._model.vis.global_
-        before = quality.offsamples, quality.shadowsize, window.offwidth, window.offheight
-        stacks = quality.numstacks
-        if look == "fast":
-            quality.offsamples = quality.shadowsize = 0
-            quality.numstacks = min(stacks, self._num_stacks())
+    def _make_context(self, quality: Quality) -> mujoco.MjrContext:
+        """Upload the model; its settings are read here only, and are left as they were."""
+        settings, window = self._model.vis.quality, self._model.vis.global_
+        before = settings.offsamples, settings.shadowsize, window.offwidth, window.offheight
+        stacks = settings.numstacks
+        if quality == "fast":
+            settings.offsamples = settings.shadowsize = 0
+            settings.numstacks = min(stacks, self._num_stacks())
         window.offwidth = window.offheight = self.image_size
         context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        quality.offsamples, quality.shadowsize, window.offwidth, window.offheight = before
-        quality.numstacks = stacks
+        settings.offsamples, settings.shadowsize, window.offwidth, window.offheight = before
+        settings.numstacks = stacks
         return context
 
     @staticmethod

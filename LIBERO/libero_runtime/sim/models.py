@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 
 from libero_runtime.assets.robot import with_coarse_robot
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, Look, prepare_libero, resolve_paths
+from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, Quality, prepare_libero, resolve_paths
 from libero_runtime.render.renderer import SceneRenderer
 from libero_runtime.sim.stepper import Stepper, copy_model, make_arm, physics_model
 from libero_runtime.suites import TaskSpec
 
-_RendererKey = tuple[tuple[str, ...], int, Look]
+_RendererKey = tuple[tuple[str, ...], int, Quality]
 
 
 @dataclass(eq=False)
@@ -72,11 +72,11 @@ class SharedModel:
             with self._lock:
                 self._idle_steppers.append(stepper)
 
-    def acquire_renderer(self, *, cameras: Sequence[str], image_size: int, look: Look) -> SceneRenderer:
+    def acquire_renderer(self, *, cameras: Sequence[str], image_size: int, quality: Quality) -> SceneRenderer:
         """A renderer for these settings, made on first use; to be given back with `release_renderer`."""
-        key = (tuple(cameras), image_size, look)
+        key = (tuple(cameras), image_size, quality)
         if key not in self._renderers:
-            renderer = SceneRenderer(self.model, cameras=cameras, image_size=image_size, look=look)
+            renderer = SceneRenderer(self.model, cameras=cameras, image_size=image_size, quality=quality)
             self._renderers[key] = (renderer, [0])
         renderer, users = self._renderers[key]
         users[0] += 1
@@ -162,11 +162,11 @@ class _SharesModel:
         super().initialize_time(control_freq)  # type: ignore[misc]
 
 
-def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
+def build_env(task: TaskSpec, *, control_hz: int, quality: Quality) -> Any:
     """robosuite's environment of a task with LIBERO's own settings, but no renderer and no camera observables."""
     task.check()
     select_opengl()  # robosuite decides for EGL while it is imported, unless told otherwise before
-    prepare_libero(look)
+    prepare_libero(quality)
     quiet_robosuite()
     import robosuite
     from libero.libero.envs import TASK_MAPPING
@@ -174,7 +174,7 @@ def build_env(task: TaskSpec, *, control_hz: int, look: Look) -> Any:
 
     problem = TASK_MAPPING[get_problem_info(str(task.bddl_path))["problem_name"]]
     # LIBERO compares the class name with the problem's: keep it.
-    problem_class = type(problem.__name__, (_SharesModel, problem), {"coarse_robot": look == "fast"})
+    problem_class = type(problem.__name__, (_SharesModel, problem), {"coarse_robot": quality == "fast"})
     try:
         env = problem_class(
             str(task.bddl_path),

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.paths import Look
+from libero_runtime.paths import Quality
 from libero_runtime.sim.models import SharedModel, build_env, free_env, return_freed_memory
 from libero_runtime.sim.resets import seeded
 from libero_runtime.sim.state import CONTROL_HZ, Advance, Array, Pose, Slot, View, axis_angle, check_start, start_seed
@@ -40,18 +40,18 @@ class BaseScene(ABC):
         *,
         cameras: Sequence[str] = ("agentview",),
         image_size: int = 256,
-        look: Look = "fast",
+        quality: Quality = "fast",
         num_idle_steps: int = 10,
     ) -> None:
         self.task = task
         self.num_idle_steps = num_idle_steps
         self.num_cameras = len(cameras)
         self.image_size = image_size
-        self.env = build_env(task, control_hz=CONTROL_HZ, look=look)
+        self.env = build_env(task, control_hz=CONTROL_HZ, quality=quality)
         self._shared: SharedModel = self.env.shared
         self._full_model: mujoco.MjModel = self._shared.model
         self._full_data: mujoco.MjData = self.env.sim.data._data
-        self._renderer = self._shared.acquire_renderer(cameras=cameras, image_size=image_size, look=look)
+        self._renderer = self._shared.acquire_renderer(cameras=cameras, image_size=image_size, quality=quality)
         self._fixture_bodies = np.array(
             [self.env.sim.model.body_name2id(fixture.root_body) for fixture in self.env.fixtures_dict.values()],
             dtype=np.int64,

@@ -62,7 +62,7 @@ RESET_CLOCK = SampleClock().forced().forced()
 
 @dataclass(frozen=True)
 class Pose:
-    """What a picture of an episode depends on."""
+    """What an image of an episode depends on."""
 
     fixture_pos: Array  # (num_fixtures, 3): not part of MuJoCo's state
     fixture_quat: Array  # (num_fixtures, 4)

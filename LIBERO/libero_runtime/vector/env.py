@@ -15,7 +15,7 @@ from itertools import chain, groupby
 from typing import TypeVar
 
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import LiberoPathError, Look
+from libero_runtime.paths import LiberoPathError, Quality
 from libero_runtime.sim.exact_scene import ExactScene
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.scene_base import BaseScene
@@ -69,8 +69,8 @@ class LiberoVectorEnv(BaseVectorEnv):
 
     `num_threads` simulations run at the same time; the calling thread draws. Same bits whatever their number. Call it
     from one thread at a time, always the same one (OpenGL belongs to it). `exact=True` steps (and observes) in stock
-    LIBERO's own order, bit for bit, at a fifth of the speed and on one thread; `look="official"` gives stock pixels. At
-    most `max_scenes` compiled scenes are kept; the least recently used one is dropped and rebuilt when its episodes
+    LIBERO's own order, bit for bit, at a fifth of the speed and on one thread; `quality="official"` gives stock pixels.
+    At most `max_scenes` compiled scenes are kept; the least recently used one is dropped and rebuilt when its episodes
     come up again.
 
     When MuJoCo's state of an episode goes bad, or a start cannot be had (`on_failure`): "raise" serves the others,
@@ -85,7 +85,7 @@ class LiberoVectorEnv(BaseVectorEnv):
         num_envs: int,
         cameras: Sequence[str] = ("agentview",),
         image_size: int = 256,
-        look: str = "fast",
+        quality: str = "fast",
         num_idle_steps: int = 10,
         max_scenes: int = 10,
         exact: bool = False,
@@ -93,12 +93,14 @@ class LiberoVectorEnv(BaseVectorEnv):
         on_failure: str = "raise",
     ) -> None:
         counts = {"num_envs": num_envs, "image_size": image_size, "max_scenes": max_scenes, "num_threads": num_threads}
-        check_options(counts=counts, cameras=cameras, look=look, num_idle_steps=num_idle_steps, on_failure=on_failure)
+        check_options(
+            counts=counts, cameras=cameras, quality=quality, num_idle_steps=num_idle_steps, on_failure=on_failure
+        )
         if exact and num_threads > 1:
             raise VectorEnvError(f"exact=True steps on one thread, given num_threads={num_threads}")
         select_opengl()  # where there is none, nobody has to wait for a reset to hear of it
         super().__init__(num_envs=num_envs, cameras=cameras, image_size=image_size, on_failure=on_failure)
-        self._look: Look = "official" if look == "official" else "fast"
+        self._quality: Quality = "official" if quality == "official" else "fast"
         self._num_idle_steps = num_idle_steps
         self._max_scenes = max_scenes
         self._scene_type: type[BaseScene] = ExactScene if exact else Scene
@@ -216,7 +218,7 @@ class LiberoVectorEnv(BaseVectorEnv):
             task,
             cameras=self._cameras,
             image_size=self._image_size,
-            look=self._look,
+            quality=self._quality,
             num_idle_steps=self._num_idle_steps,
         )
         self._scenes[key] = scene

@@ -64,7 +64,7 @@ class LiberoProcessEnv(BaseVectorEnv):
         num_workers: int,
         cameras: Sequence[str] = ("agentview",),
         image_size: int = 256,
-        look: str = "fast",
+        quality: str = "fast",
         num_idle_steps: int = 10,
         max_scenes: int = 10,
         num_threads: int = 1,
@@ -77,7 +77,9 @@ class LiberoProcessEnv(BaseVectorEnv):
             "max_scenes": max_scenes,
             "num_threads": num_threads,
         }
-        check_options(counts=counts, cameras=cameras, look=look, num_idle_steps=num_idle_steps, on_failure=on_failure)
+        check_options(
+            counts=counts, cameras=cameras, quality=quality, num_idle_steps=num_idle_steps, on_failure=on_failure
+        )
         if num_workers > num_envs:
             raise VectorEnvError(f"num_workers={num_workers} must not be more than num_envs={num_envs}")
         super().__init__(num_envs=num_envs, cameras=cameras, image_size=image_size, on_failure=on_failure)
@@ -86,7 +88,7 @@ class LiberoProcessEnv(BaseVectorEnv):
         self._options = {
             "cameras": tuple(cameras),
             "image_size": image_size,
-            "look": look,
+            "quality": quality,
             "num_idle_steps": num_idle_steps,
             "max_scenes": max_scenes,
             "num_threads": num_threads,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.paths import LOOKS
+from libero_runtime.paths import QUALITIES
 from libero_runtime.sim.state import SimulationError, View
 from libero_runtime.suites import TaskSpec, load_suite
 
@@ -109,7 +109,7 @@ def task_of(start: EpisodeStart) -> TaskSpec:
 
 
 def check_options(
-    *, counts: dict[str, int], cameras: Sequence[str], look: str, num_idle_steps: int, on_failure: str
+    *, counts: dict[str, int], cameras: Sequence[str], quality: str, num_idle_steps: int, on_failure: str
 ) -> None:
     """Raise for an option that no environment can have; `counts` must be positive."""
     for name, value in counts.items():
@@ -117,8 +117,8 @@ def check_options(
             raise VectorEnvError(f"{name}={value} must be at least 1")
     if num_idle_steps < 0:
         raise VectorEnvError(f"num_idle_steps={num_idle_steps} must not be negative")
-    if look not in LOOKS:
-        raise VectorEnvError(f"look={look!r} must be one of {', '.join(LOOKS)}")
+    if quality not in QUALITIES:
+        raise VectorEnvError(f"quality={quality!r} must be one of {', '.join(QUALITIES)}")
     if on_failure not in ON_FAILURE:
         raise VectorEnvError(f"on_failure={on_failure!r} must be one of {', '.join(ON_FAILURE)}")
     if not cameras or isinstance(cameras, str):

@@ -58,7 +58,7 @@ class LiberoEnv:
             num_envs=self.num_envs,
             cameras=tuple(config.cameras),
             image_size=config.image_size,
-            look=config.look,
+            quality=config.look,
             num_idle_steps=config.num_idle_steps,
             on_failure="freeze",
         )
