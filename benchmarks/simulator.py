@@ -127,12 +127,12 @@ class Ours:
         cpu, wall = milliseconds(chunks, self.chunk)
         numbers["chunk_ms"], numbers["chunk_wall_ms"] = cpu / self.num_envs, wall / self.num_envs
         scene = next(iter(self.env._scenes.values()))
-        slot, _ = scene.start(init_index=0)
+        state, _ = scene.start(init_index=0)
         actions_CA = self.rng.uniform(-1, 1, (10 * CHUNK, 7))
-        step_ms, _ = milliseconds(2, lambda: scene.advance(slot, actions_CA))
+        step_ms, _ = milliseconds(2, lambda: scene.advance(state, actions_CA))
         numbers["step_ms"] = step_ms / len(actions_CA)
-        numbers["mj_step_ms"] = mj_step_ms(scene, slot, actions_CA)
-        frames = milliseconds(10, lambda: scene.draw(slot.pose))
+        numbers["mj_step_ms"] = mj_step_ms(scene, state, actions_CA)
+        frames = milliseconds(10, lambda: scene.draw(state.pose))
         numbers["frame_ms"], numbers["frame_wall_ms"] = (ms / len(CAMERAS) for ms in frames)
         seeds = iter(range(1, 1000))
         numbers["reset_ms"], _ = milliseconds(20, lambda: scene.prepare(init_index=1, seed=next(seeds)))
@@ -141,12 +141,12 @@ class Ours:
         before = resident_mb()
         further = [scene._shared.make_stepper(scene.env) for _ in range(NUM_FURTHER)]
         for stepper in further:
-            scene.advance(slot, actions_CA[:CHUNK], stepper=stepper)
+            scene.advance(state, actions_CA[:CHUNK], stepper=stepper)
         numbers["further_mb"] = (resident_mb() - before) / NUM_FURTHER
         return numbers
 
 
-def mj_step_ms(scene: Any, slot: Any, actions_CA: Any) -> float:
+def mj_step_ms(scene: Any, state: Any, actions_CA: Any) -> float:
     """CPU time of MuJoCo's own steps per control step: the same motion, its controls replayed by MuJoCo's C loop."""
     import mujoco
     import numpy as np
@@ -155,7 +155,7 @@ def mj_step_ms(scene: Any, slot: Any, actions_CA: Any) -> float:
     from libero_runtime.sim.stepper import SUBSTEPS
 
     model, data = scene.model, scene.data
-    scene.load(slot)
+    scene.load(state)
     full = mujoco.mjtState.mjSTATE_FULLPHYSICS
     state = np.empty(mujoco.mj_stateSize(model, full))
     mujoco.mj_getState(model, data, state, full)

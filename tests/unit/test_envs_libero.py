@@ -40,10 +40,10 @@ def test_the_step_limit_cuts_the_last_chunk_short(env):
 
 
 def test_an_episode_whose_physics_fails_ends_alone(env, caplog):
-    env.step_chunk(actions(1), IDS, video_ids=())  # the slot of a start is kept for others
+    env.step_chunk(actions(1), IDS, video_ids=())  # the state of a start is kept for others
     episode = env._envs._episodes[1]
     model = env._envs._scene(episode.task).model
-    episode.slot.integration[1 + model.nq + 3] = np.nan  # a velocity
+    episode.state.integration[1 + model.nq + 3] = np.nan  # a velocity
     with caplog.at_level(logging.WARNING):
         step = env.step_chunk(actions(), IDS, video_ids=())
     assert "environment 1: MuJoCo's state went bad" in caplog.text

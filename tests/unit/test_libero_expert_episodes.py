@@ -29,8 +29,8 @@ def scene_of() -> Iterator[SceneOf]:
 
 
 def begin(scene: Scene, init_index: int) -> ScriptedExpert:
-    slot, _ = scene.start(init_index=init_index)
-    scene.load(slot)
+    state, _ = scene.start(init_index=init_index)
+    scene.load(state)
     scene.refresh()
     return ScriptedExpert(scene)
 

@@ -43,8 +43,8 @@ def recorded():
     """A scene, its start, and what stock does from there: both fingers land on a plate."""
     task = load_suite("libero_10").task(6)
     stock, scene = Stock(task, init_index=0, seed=0), Scene(task, image_size=16)
-    slot = stock.slot(init_index=0, seed=0)
-    yield scene, slot, stock.record(fidelity.visiting_actions(scene, slot, 60, seed=6))
+    state = stock.episode(init_index=0, seed=0)
+    yield scene, state, stock.record(fidelity.visiting_actions(scene, state, 60, seed=6))
     scene.close()
     stock.close()
 
@@ -119,10 +119,10 @@ def controller_without_a_forward_pass(scene):
     ],
 )
 def test_small_faults_are_found(change, passes, recorded):
-    _, slot, record = recorded
+    _, state, record = recorded
     scene = Scene(load_suite("libero_10").task(6), image_size=16)
     change(scene)
-    report = fidelity.judge(change.__name__, scene, slot, record)
+    report = fidelity.judge(change.__name__, scene, state, record)
     scene.close()
     assert report.passed == passes, report
 

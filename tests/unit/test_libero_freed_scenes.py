@@ -44,8 +44,8 @@ def alive(references):
 @pytest.mark.parametrize("scene_type", [Scene, ExactScene])
 def test_closing_frees_everything_while_the_scene_is_still_held(scene_type):
     scene = scene_type(load_suite("libero_10").task(6), image_size=16)
-    slot, _ = scene.start(init_index=0)
-    scene.advance(slot, np.zeros((1, 7)))
+    state, _ = scene.start(init_index=0)
+    scene.advance(state, np.zeros((1, 7)))
     assert not scene.holds(("on", "porcelain_mug_1", "plate_1"))
     references = parts(scene)
     assert len(alive(references)) == len(references)
@@ -58,13 +58,13 @@ def test_closing_frees_everything_while_the_scene_is_still_held(scene_type):
 def test_closing_one_of_two_scenes_of_a_model_spares_the_other():
     closed, kept = (Scene(load_suite("libero_spatial").task(task_id), image_size=16) for task_id in (0, 1))
     assert kept._shared is closed._shared
-    slot, before = kept.start(init_index=0)
+    state, before = kept.start(init_index=0)
     environment = weakref.ref(closed.env)
     closed.close()
     assert environment() is None
-    kept._views.clear()
+    kept._first_images.cache_clear()
     assert np.array_equal(kept.start(init_index=0)[1].images_NHWC, before.images_NHWC)
-    kept.advance(slot, np.zeros((1, 7)))
+    kept.advance(state, np.zeros((1, 7)))
     references = parts(kept)
     kept.close()
     assert alive(references) == []

@@ -136,7 +136,7 @@ def test_failures_truncate_and_are_told(env, inner, tmp_path, monkeypatch):
     env.reset(seed=3)
     env.step(KEEP_STILL)
     episode = inner._episodes[2]
-    episode.slot.integration[1 + inner._scene(episode.task).model.nq + 3] = np.nan
+    episode.state.integration[1 + inner._scene(episode.task).model.nq + 3] = np.nan
     _, _, terminated, truncated, infos = env.step(KEEP_STILL)
     assert not terminated.any()
     assert truncated.tolist() == infos["_failure"].tolist() == [False, False, True]

@@ -11,8 +11,9 @@ from libero_runtime.expert import ScriptedExpert
 from libero_runtime.kernel import osc
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
-from libero_runtime.sim import scene, state, stepper
+from libero_runtime.sim import scene, stepper
 from libero_runtime.sim.exact_scene import ExactScene
+from libero_runtime.sim.state import start_seed
 from libero_runtime.suites import init_states, load_suite
 from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, VectorEnvError
 
@@ -45,8 +46,8 @@ def expert_episode():
     live = scene.Scene(task, image_size=32)
     try:
         for init_index in range(3):
-            slot, _ = live.start(init_index=init_index, seed=5)
-            live.load(slot)
+            state, _ = live.start(init_index=init_index, seed=5)
+            live.load(state)
             live.refresh()
             expert, actions = ScriptedExpert(live), []
             while len(actions) < 250:
@@ -72,13 +73,13 @@ def test_same_start_same_bits(env):
     actions = random_actions(1, 8)
     one, two = env.step_chunk(actions, [1]), other.step_chunk(actions)
     assert np.array_equal(one.frames.images_BNHWC, two.frames.images_BNHWC)
-    assert np.array_equal(env._episodes[1].slot.integration, other._episodes[0].slot.integration)
+    assert np.array_equal(env._episodes[1].state.integration, other._episodes[0].state.integration)
     other.close()
 
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_interleaved_equals_alone(exact):
-    """Slots share a model (also across tasks) and are advanced in turns: no bit may depend on that."""
+    """Episodes share a model (also across tasks) and are advanced in turns: no bit may depend on that."""
     env = LiberoVectorEnv(num_envs=4, exact=exact, image_size=64)
     starts = [EpisodeStart(SUITE, task, index) for task, index in ((0, 0), (0, 1), (3, 0), (3, 7))]
     env.reset(starts)
@@ -93,7 +94,7 @@ def test_interleaved_equals_alone(exact):
         result = alone.step_chunk(actions[env_id : env_id + 1])
         assert np.array_equal(result.frames.images_BNHWC[0], last.frames.images_BNHWC[i])
         assert np.array_equal(result.frames.proprio_BP[0], last.frames.proprio_BP[i])
-        mine, theirs = alone._episodes[0].slot, env._episodes[env_id].slot
+        mine, theirs = alone._episodes[0].state, env._episodes[env_id].state
         assert np.array_equal(mine.integration, theirs.integration)
         assert np.array_equal(mine.controller, theirs.controller)
     alone.close()
@@ -118,11 +119,11 @@ def test_reset_of_a_subset_leaves_the_others(env):
     starts = [EpisodeStart(SUITE, TASK, i) for i in range(4)]
     env.reset(starts)
     before = env.step_chunk(random_actions(4, 2)).frames
-    kept = env._episodes[0].slot
+    kept = env._episodes[0].state
     again = env.reset([EpisodeStart(SUITE, 2, 0)], [2])
     assert again.languages == (load_suite(SUITE).task(2).language,)
     frozen = env.step_chunk(random_actions(2, 3), [0, 2], max_steps_B=[0, 3])
-    assert env._episodes[0].slot is kept
+    assert env._episodes[0].state is kept
     assert np.array_equal(frozen.frames.images_BNHWC[0], before.images_BNHWC[0])
     assert frozen.num_steps_B.tolist() == [0, 3]
 
@@ -142,7 +143,7 @@ def stock_episode(init_index: int, actions: np.ndarray) -> dict[str, np.ndarray]
     stock = OffScreenRenderEnv(
         bddl_file_name=str(task.bddl_path), camera_names=["agentview"], camera_heights=256, camera_widths=256
     )
-    stock.seed(state.start_seed(task_id=TASK, init_index=init_index, seed=5))
+    stock.seed(start_seed(task_id=TASK, init_index=init_index, seed=5))
     stock.reset()
     stock.set_init_state(init_states(task)[init_index])
     record = {"physics": [], "reward": [], "done": [], "images": [], "proprio": []}
@@ -168,8 +169,8 @@ def test_expert_episode_has_the_bits_of_stock(expert_episode):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         stock = pool.apply(stock_episode, (init_index, actions))
     ours = ExactScene(load_suite(SUITE).task(TASK), quality="official")
-    slot, view = ours.start(init_index=init_index, seed=5)
-    ours.load(slot)
+    state, view = ours.start(init_index=init_index, seed=5)
+    ours.load(state)
     for count in range(len(actions) + 1):
         if count:
             success = ours.step(actions[count - 1])
@@ -230,8 +231,8 @@ def test_controller_matches_robosuite_torques():
     """The compiled law against robosuite's, in a configuration away from rest."""
     task = load_suite(SUITE).task(TASK)
     ours, stock = scene.Scene(task, image_size=16), ExactScene(task, image_size=16)
-    slot, _ = ours.start(init_index=0)
-    ours.load(slot)
+    state, _ = ours.start(init_index=0)
+    ours.load(state)
     for action in random_actions(1, 6)[0].astype(np.float64):
         ours.step(action)
     stock.load(ours.save())
@@ -305,13 +306,13 @@ def test_numpys_numbers_are_numbers(env):
 def test_fast_look_is_close_and_has_the_same_physics():
     task = load_suite(SUITE).task(TASK)
     fast, official = (scene.Scene(task, quality=quality) for quality in ("fast", "official"))
-    (fast_slot, fast_view), (official_slot, _) = (live.start(init_index=0) for live in (fast, official))
-    assert np.array_equal(fast_slot.integration, official_slot.integration)
+    (fast_state, fast_view), (official_state, _) = (live.start(init_index=0) for live in (fast, official))
+    assert np.array_equal(fast_state.integration, official_state.integration)
     assert fast.env.sim.model.nmeshface < 0.6 * official.env.sim.model.nmeshface
     # Without multisampling and reflections, which the fast look leaves out: what is left is that of coarser models.
     renderer = official._shared.acquire_renderer(cameras=("agentview",), image_size=256, quality="fast")
     stock_renderer, official._renderer = official._renderer, renderer
-    difference = np.abs(fast_view.images_NHWC.astype(float) - official.images(official_slot))
+    difference = np.abs(fast_view.images_NHWC.astype(float) - official.images(official_state))
     assert 0.0 < difference.mean() < 2.0
     official._renderer = stock_renderer
     official._shared.release_renderer(renderer)
@@ -323,8 +324,8 @@ def test_fast_look_is_close_and_has_the_same_physics():
 def test_goal_bowl_settles_where_it_was_put(task_id):
     """It falls some 7 cm and stays. MuJoCo 3.4 moves the bowl on the ramekin (task 5) by 34 mm: hence the pin."""
     live = scene.Scene(load_suite(SUITE).task(task_id), image_size=16, num_idle_steps=20)
-    slot, _ = live.start(init_index=0)
-    live.load(slot)
+    state, _ = live.start(init_index=0)
+    live.load(state)
     live.refresh()
     bowl = live.env.parsed_problem["goal_state"][0][1]
     address = live.model.jnt_qposadr[live.model.body(live.env.obj_body_id[bowl]).jntadr[0]]

@@ -60,13 +60,13 @@ def place(live, predicate, rng):
 def test_predicates_answer_as_liberos(suite, task_id):
     rng = np.random.default_rng(task_id)
     live = Scene(load_suite(suite).task(task_id), image_size=16, num_idle_steps=2)
-    slot, _ = live.start(init_index=0)
+    state, _ = live.start(init_index=0)
     predicates = [tuple(state) for state in live.env.parsed_problem["goal_state"]]
     predicates += [state for state in joint_predicates(live.env) if state not in predicates]
     goal = compile_goal(live.env, live.model)
     answers = {predicate: set() for predicate in predicates}
     for count in range(NUM_STATES):
-        live.load(slot)
+        live.load(state)
         live.refresh()
         place(live, predicates[count % len(predicates)], rng)
         live.refresh()

@@ -49,8 +49,8 @@ def test_threads_change_no_bit(num_threads, max_scenes):
         for env_id, frames in expected.recorded.items():
             assert np.array_equal(frames, given.recorded[env_id])
     for a, b in zip(one._episodes, many._episodes, strict=True):
-        assert np.array_equal(a.slot.integration, b.slot.integration)
-        assert np.array_equal(a.slot.controller, b.slot.controller)
+        assert np.array_equal(a.state.integration, b.state.integration)
+        assert np.array_equal(a.state.controller, b.state.controller)
     one.close()
     many.close()
 
@@ -63,10 +63,10 @@ from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 assert native.COMPILED == (sys.argv[1] == "1")
 live = Scene(load_suite("libero_spatial").task(0), image_size=16, num_idle_steps=1)
-slot = live.settle(live.prepare(init_index=0, seed=0))[0]
-done = live.advance(slot, np.random.default_rng(0).uniform(-1, 1, (4, 7)))
+state = live.settle(live.prepare(init_index=0, seed=0))[0]
+done = live.advance(state, np.random.default_rng(0).uniform(-1, 1, (4, 7)))
 assert done.failure is None and len(done.success) == 4
-np.save(sys.argv[2], np.concatenate([done.slot.integration, done.slot.controller]))
+np.save(sys.argv[2], np.concatenate([done.state.integration, done.state.controller]))
 """
 
 
@@ -130,13 +130,13 @@ def test_bad_state_names_the_episode_and_spares_the_others(num_threads, tmp_path
     def spoil(env_id):
         episode = env._episodes[env_id]
         model = env._scene(episode.task).model
-        episode.slot.integration[1 + model.nq + 3] = np.nan
+        episode.state.integration[1 + model.nq + 3] = np.nan
 
     spoil(1)
     with pytest.raises(SimulationError, match=r"environment 1: .*mjWARN_BADQVEL.* in control step 2 of libero_spatial "
                                               r"task 0 .* from initial state 1, seed 0") as raised:  # fmt: skip
         env.step_chunk(random_actions(3, 4), record_every=1)
-    assert [env._episodes[env_id].slot.num_steps for env_id in (0, 2)] == [5, 5]
+    assert [env._episodes[env_id].state.num_steps for env_id in (0, 2)] == [5, 5]
     lost = pickle.loads(pickle.dumps(raised.value))
     assert str(lost) == str(raised.value)
     for error in (raised.value, lost):  # what the others did is not lost with it
@@ -176,10 +176,10 @@ def test_a_bad_state_of_exact_stepping_spares_the_others(position, cause, tmp_pa
     env.reset(STARTS[:2])
     expected = env.step_chunk(random_actions(2, 4)).frames
     env.reset(STARTS[:2])
-    before = env._episodes[0].slot
+    before = env._episodes[0].state
     spoilt = before.integration.copy()
     spoilt[1 + position % env._scene(env._episodes[0].task).model.nq] = np.nan
-    env._episodes[0].slot = replace(before, integration=spoilt)
+    env._episodes[0].state = replace(before, integration=spoilt)
     result = env.step_chunk(random_actions(2, 4))
     failure = result.failures_B[0]
     assert failure.startswith(f"environment 0: MuJoCo's state went bad ({cause}")
@@ -266,19 +266,19 @@ def test_gymnasium_face():
 
 def test_leaving_out_unseen_geoms_changes_no_pixel():
     live = Scene(load_suite(SUITE).task(0), cameras=("agentview", "robot0_eye_in_hand", "frontview"), image_size=128)
-    slot, _ = live.start(init_index=0)
+    state, _ = live.start(init_index=0)
     renderer = live._renderer
     for chunk in range(3):
-        done = live.advance(slot, random_actions(1, 8, seed=chunk)[0].astype(np.float64))
-        slot = done.slot
+        done = live.advance(state, random_actions(1, 8, seed=chunk)[0].astype(np.float64))
+        state = done.state
         renderer._culls = True
-        without = live.draw(slot.pose)
+        without = live.draw(state.pose)
         renderer._hide_unseen(live._full_data, renderer._camera_ids[1])
         hidden = (live._full_model.geom_group == rendering._HIDDEN_GROUP).sum()
         live._full_model.geom_group[:] = renderer._groups
         renderer._culls = False
         assert hidden > 20
-        assert np.array_equal(without, live.draw(slot.pose))
+        assert np.array_equal(without, live.draw(state.pose))
         assert np.array_equal(live._full_model.geom_group, renderer._groups)
     live.close()
 
@@ -288,8 +288,8 @@ def test_official_look_draws_stock_pixels_of_fast_steps():
     cameras = ("agentview", "robot0_eye_in_hand")
     ours = Scene(load_suite(SUITE).task(0), cameras=cameras, quality="official")
     stock = ExactScene(load_suite(SUITE).task(0), cameras=cameras, quality="official")
-    slot, _ = ours.start(init_index=0)
-    pose = ours.advance(slot, random_actions(1, 8)[0].astype(np.float64)).slot.pose
+    state, _ = ours.start(init_index=0)
+    pose = ours.advance(state, random_actions(1, 8)[0].astype(np.float64)).state.pose
     images = ours.draw(pose)
     model, data = stock._full_model, stock._full_data
     model.body_pos[stock._fixture_bodies], model.body_quat[stock._fixture_bodies] = pose.fixture_pos, pose.fixture_quat

@@ -72,9 +72,9 @@ def test_links_left_out_of_the_search_for_contacts_cannot_touch():
 @pytest.mark.parametrize(("suite", "task_id"), [("libero_spatial", 0), ("libero_10", 6)])
 def test_trimmed_physics_has_the_bits_of_the_whole(suite, task_id, monkeypatch):
     scene = Scene(load_suite(suite).task(task_id), image_size=16)
-    slot, _ = scene.start(init_index=0)
+    state, _ = scene.start(init_index=0)
     chance_TA = np.random.default_rng(0).uniform(-1.0, 1.0, (100, 7))
-    actions_TA = np.concatenate([visiting_actions(scene, slot, 100, seed=task_id), chance_TA])
+    actions_TA = np.concatenate([visiting_actions(scene, state, 100, seed=task_id), chance_TA])
     monkeypatch.setattr(stepper, "_LINKS_APART", ())
     whole_model = stepper.physics_model(scene._shared.xml, scene._full_model)
     assert whole_model.nexclude == 0
@@ -82,7 +82,7 @@ def test_trimmed_physics_has_the_bits_of_the_whole(suite, task_id, monkeypatch):
     success_C = np.zeros(1, dtype=bool)
     simulations = scene._stepper, whole
     for each in simulations:
-        scene._load_stepper(each, slot)
+        scene._load_stepper(each, state)
     for action in actions_TA:
         for each in simulations:
             each.run(action[None], scene._goal, stop_on_success=False, success_C=success_C)

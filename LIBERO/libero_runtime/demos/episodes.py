@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.expert import GaveUpError, ScriptedExpert
 from libero_runtime.sim.scene import IDLE_ACTION, Scene
-from libero_runtime.sim.state import Pose, Slot
+from libero_runtime.sim.state import EpisodeState, Pose
 
 # Control steps that evaluations give each suite.
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
@@ -101,7 +101,7 @@ def try_episode(
     return Attempt(success=success, num_steps=num_steps, num_grasps=expert.num_grasps)
 
 
-def _settled(scene: Scene, plan: EpisodePlan) -> Slot:
+def _settled(scene: Scene, plan: EpisodePlan) -> EpisodeState:
     """The episode's start, at which nothing is drawn."""
     start = scene.settled(init_index=plan.init_index, seed=plan.scene_seed) or scene.settle(
         scene.prepare(init_index=plan.init_index, seed=plan.scene_seed)

@@ -17,7 +17,7 @@ from libero_runtime import kernel
 from libero_runtime.sim.controller import ExactController
 from libero_runtime.sim.resets import stock_reset
 from libero_runtime.sim.scene_base import IDLE_ACTION, BaseScene
-from libero_runtime.sim.state import Advance, Array, Pose, SimulationError, Slot, View
+from libero_runtime.sim.state import Advance, Array, EpisodeState, Pose, SimulationError, View
 from libero_runtime.sim.stepper import STATE, SUBSTEPS, Stepper, integration_state, warning_name
 
 
@@ -46,35 +46,35 @@ class ExactScene(BaseScene):
         self.env.sim.forward()
         return integration_state(self.model, self.data), self._controller.get_state()
 
-    def _idle(self, slot: Slot, stepper: Stepper | None) -> tuple[Slot, NDArray[np.float32]]:
-        """Steps the episode as `prepare` left it: a slot does not hold what stock's controller knows before a step."""
+    def _idle(self, state: EpisodeState, stepper: Stepper | None) -> tuple[EpisodeState, NDArray[np.float32]]:
+        """Steps the episode as `prepare` left it: its state lacks what stock's controller knows before a step."""
         _refuse(stepper)
         for _ in range(self.num_idle_steps):
             self.step(IDLE_ACTION)
-        self._loaded_slot = replace(self._loaded, num_steps=0)
+        self._loaded_state = replace(self._loaded, num_steps=0)
         return self.save(), self.view().proprio
 
     # Chunks -----------------------------------------------------------------------------------------------------
 
     def advance(
         self,
-        slot: Slot,
+        state: EpisodeState,
         actions_CA: Array,
         *,
         stop_on_success: bool = False,
         record_every: int = 0,
         stepper: Stepper | None = None,
     ) -> Advance:
-        """Run a chunk of at least one action from `slot`, which becomes the loaded episode."""
+        """Run a chunk of at least one action from `state`, which becomes the loaded episode."""
         _refuse(stepper)
-        self.load(slot)
+        self.load(state)
         success: list[bool] = []
-        recorded: list[Slot] = []
+        recorded: list[EpisodeState] = []
         for action in actions_CA:
             try:
                 success.append(self.step(action))
             except SimulationError as error:
-                return Advance(slot, success, _seen(slot).proprio, recorded, failure=str(error))
+                return Advance(state, success, _seen(state).proprio, recorded, failure=str(error))
             if record_every and self.num_steps % record_every == 0:
                 recorded.append(self.save())
             if stop_on_success and success[-1]:
@@ -85,21 +85,21 @@ class ExactScene(BaseScene):
         """There is none."""
         raise ValueError("exact stepping has one simulation, on the thread that draws")
 
-    def images(self, slot: Slot, num_cameras: int | None = None) -> NDArray[np.uint8]:
+    def images(self, state: EpisodeState, num_cameras: int | None = None) -> NDArray[np.uint8]:
         """Images (N, H, W, 3) that stock saw last of an episode, rotated by 180 degrees."""
-        return _seen(slot).images_NHWC[:num_cameras]
+        return _seen(state).images_NHWC[:num_cameras]
 
     # The loaded episode -----------------------------------------------------------------------------------------
 
-    def load(self, slot: Slot) -> None:
-        """Make `slot` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
-        mujoco.mj_setState(self.model, self.data, slot.integration, STATE)
+    def load(self, state: EpisodeState) -> None:
+        """Make `state` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
+        mujoco.mj_setState(self.model, self.data, state.integration, STATE)
         self.data.warning.number[:] = 0
-        self._controller.set_state(slot.controller)
+        self._controller.set_state(state.controller)
         self._shared.owner = None
-        self._loaded_slot = slot
+        self._loaded_state = state
 
-    def save(self) -> Slot:
+    def save(self) -> EpisodeState:
         """Copy of the loaded episode."""
         qpos = self.data.qpos.copy()
         return replace(
@@ -114,23 +114,25 @@ class ExactScene(BaseScene):
 
         action: (7,) six OSC deltas in [-1, 1] and the gripper, -1 open, +1 close.
         """
-        slot = self._loaded
-        clock, seen = slot.clock, slot.sampled_view
+        state = self._loaded
+        clock, seen = state.clock, state.sampled_view
         self._own_model()
         for substep in range(SUBSTEPS):
             try:
                 self._controller.substep(action, first=substep == 0)
             except np.linalg.LinAlgError as error:  # robosuite meets the bad numbers before MuJoCo does
                 cause = f"robosuite's controller: {error}"
-                raise SimulationError(self._failure(cause, slot, slot.num_steps + 1)) from error
+                raise SimulationError(self._failure(cause, state, state.num_steps + 1)) from error
             clock, stock_looks = clock.tick()
             if stock_looks:
                 seen = View(images_NHWC=self._drawn(self.num_cameras), proprio=self.proprio())
         if (warning := warning_name(kernel.warned(self.data.warning.number))) is not None:
-            raise SimulationError(self._failure(warning, slot, slot.num_steps + 1))
+            raise SimulationError(self._failure(warning, state, state.num_steps + 1))
         success = bool(self.env._check_success())
         self.env._post_process()
-        self._loaded_slot = replace(slot, num_steps=slot.num_steps + 1, success=success, clock=clock, sampled_view=seen)
+        self._loaded_state = replace(
+            state, num_steps=state.num_steps + 1, success=success, clock=clock, sampled_view=seen
+        )
         return success
 
     def refresh(self) -> None:
@@ -155,10 +157,10 @@ class ExactScene(BaseScene):
             self._shared.owner = self
 
 
-def _seen(slot: Slot) -> View:
-    if slot.sampled_view is None:
+def _seen(state: EpisodeState) -> View:
+    if state.sampled_view is None:
         raise ValueError("an exact episode has been seen only after a step: settle() it first")
-    return slot.sampled_view
+    return state.sampled_view
 
 
 def _refuse(stepper: Stepper | None) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from libero_runtime.kernel import Goal
 from libero_runtime.sim.resets import draw_fixtures
 from libero_runtime.sim.scene_base import IDLE_ACTION, BaseScene
-from libero_runtime.sim.state import Advance, Array, Pose, SimulationError, Slot, View
+from libero_runtime.sim.state import Advance, Array, EpisodeState, Pose, SimulationError, View
 from libero_runtime.sim.stepper import Stepper, StepperState, integration_state
 from libero_runtime.sim.success import compile_goal
 
@@ -52,47 +52,47 @@ class Scene(BaseScene):
         self._stepper.drawn_qpos[:] = pose.drawn_qpos
         return integration_state(self.model, self.data), self._stepper.get_state()
 
-    def _idle(self, slot: Slot, stepper: Stepper | None) -> tuple[Slot, NDArray[np.float32]]:
+    def _idle(self, state: EpisodeState, stepper: Stepper | None) -> tuple[EpisodeState, NDArray[np.float32]]:
         if not self.num_idle_steps:
-            self.load(slot)
+            self.load(state)
             mujoco.mj_kinematics(self.model, self.data)
-            return slot, self.proprio()
-        done = self.advance(slot, np.tile(IDLE_ACTION, (self.num_idle_steps, 1)), stepper=stepper)
+            return state, self.proprio()
+        done = self.advance(state, np.tile(IDLE_ACTION, (self.num_idle_steps, 1)), stepper=stepper)
         if done.failure is not None:
             raise SimulationError(done.failure)
-        return replace(done.slot, num_steps=0), done.proprio
+        return replace(done.state, num_steps=0), done.proprio
 
     # Chunks -----------------------------------------------------------------------------------------------------
 
     def advance(
         self,
-        slot: Slot,
+        state: EpisodeState,
         actions_CA: Array,
         *,
         stop_on_success: bool = False,
         record_every: int = 0,
         stepper: Stepper | None = None,
     ) -> Advance:
-        """Run a chunk of at least one action from `slot`, drawing nothing: see `BaseScene.advance`."""
+        """Run a chunk of at least one action from `state`, drawing nothing: see `BaseScene.advance`."""
         stepper = stepper or self._stepper
-        self._load_stepper(stepper, slot)
+        self._load_stepper(stepper, state)
         success: list[bool] = []
-        recorded: list[Slot] = []
+        recorded: list[EpisodeState] = []
         while len(success) < len(actions_CA) and not (stop_on_success and success and success[-1]):
-            steps = slot.num_steps + len(success)
+            steps = state.num_steps + len(success)
             piece = actions_CA[len(success) :]
             if record_every:
                 piece = piece[: record_every - steps % record_every]
             success_C = np.zeros(len(piece), dtype=bool)
             count = stepper.run(piece, self._goal, stop_on_success=stop_on_success, success_C=success_C)
             if count < 0:
-                failure = self._failure(stepper.warning(), slot, steps - count)
-                return Advance(slot, success, self._proprio(stepper.data), recorded, failure)
+                failure = self._failure(stepper.warning(), state, steps - count)
+                return Advance(state, success, self._proprio(stepper.data), recorded, failure)
             success += success_C[:count].tolist()
             if record_every and (steps + count) % record_every == 0:
-                recorded.append(self._save_stepper(stepper, slot, num_steps=steps + count, success=success[-1]))
+                recorded.append(self._save_stepper(stepper, state, num_steps=steps + count, success=success[-1]))
         return Advance(
-            slot=self._save_stepper(stepper, slot, num_steps=slot.num_steps + len(success), success=success[-1]),
+            state=self._save_stepper(stepper, state, num_steps=state.num_steps + len(success), success=success[-1]),
             success=success,
             proprio=self._proprio(stepper.data),
             recorded=recorded,
@@ -103,30 +103,30 @@ class Scene(BaseScene):
         """A simulation for `advance` and `settle` on another thread."""
         return self._shared.stepper(self.env)
 
-    def _load_stepper(self, stepper: Stepper, slot: Slot) -> None:
-        stepper.load(StepperState(slot.integration, slot.controller, slot.pose.drawn_qpos))
-        self._place_fixtures(stepper.model, slot.pose.fixture_pos, slot.pose.fixture_quat)
+    def _load_stepper(self, stepper: Stepper, state: EpisodeState) -> None:
+        stepper.load(StepperState(state.integration, state.controller, state.pose.drawn_qpos))
+        self._place_fixtures(stepper.model, state.pose.fixture_pos, state.pose.fixture_quat)
 
     @staticmethod
-    def _save_stepper(stepper: Stepper, slot: Slot, *, num_steps: int, success: bool) -> Slot:
-        state = stepper.save()
+    def _save_stepper(stepper: Stepper, state: EpisodeState, *, num_steps: int, success: bool) -> EpisodeState:
+        saved = stepper.save()
         return replace(
-            slot,
-            integration=state.integration,
-            controller=state.controller,
-            pose=replace(slot.pose, drawn_qpos=state.drawn_qpos, qpos=stepper.data.qpos.copy()),
+            state,
+            integration=saved.integration,
+            controller=saved.controller,
+            pose=replace(state.pose, drawn_qpos=saved.drawn_qpos, qpos=stepper.data.qpos.copy()),
             num_steps=num_steps,
             success=success,
         )
 
     # The loaded episode -----------------------------------------------------------------------------------------
 
-    def load(self, slot: Slot) -> None:
-        """Make `slot` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
-        self._load_stepper(self._stepper, slot)
-        self._loaded_slot = slot
+    def load(self, state: EpisodeState) -> None:
+        """Make `state` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
+        self._load_stepper(self._stepper, state)
+        self._loaded_state = state
 
-    def save(self) -> Slot:
+    def save(self) -> EpisodeState:
         """Copy of the loaded episode."""
         return self._save_stepper(self._stepper, self._loaded, num_steps=self.num_steps, success=self.success)
 
@@ -135,11 +135,11 @@ class Scene(BaseScene):
 
         action: (7,) six OSC deltas in [-1, 1] and the gripper, -1 open, +1 close.
         """
-        slot, success_C = self._loaded, np.zeros(1, dtype=bool)
+        state, success_C = self._loaded, np.zeros(1, dtype=bool)
         actions_CA = np.asarray(action, dtype=np.float64)[None]
         if self._stepper.run(actions_CA, self._goal, stop_on_success=False, success_C=success_C) < 0:
-            raise SimulationError(self._failure(self._stepper.warning(), slot, slot.num_steps + 1))
-        self._loaded_slot = replace(slot, num_steps=slot.num_steps + 1, success=bool(success_C[0]))
+            raise SimulationError(self._failure(self._stepper.warning(), state, state.num_steps + 1))
+        self._loaded_state = replace(state, num_steps=state.num_steps + 1, success=bool(success_C[0]))
         return self.success
 
     def refresh(self) -> None:
@@ -164,9 +164,9 @@ class Scene(BaseScene):
         """Images of all cameras and proprioception of the loaded episode. Call right after stepping."""
         return View(images_NHWC=self.draw(self._pose()), proprio=self.proprio())
 
-    def images(self, slot: Slot, num_cameras: int | None = None) -> NDArray[np.uint8]:
+    def images(self, state: EpisodeState, num_cameras: int | None = None) -> NDArray[np.uint8]:
         """Images (N, H, W, 3) of an episode, rotated by 180 degrees. For the thread that draws."""
-        return self.draw(slot.pose, num_cameras)
+        return self.draw(state.pose, num_cameras)
 
     def draw(self, pose: Pose, num_cameras: int | None = None) -> NDArray[np.uint8]:
         """Images (N, H, W, 3) of any pose of this task, rotated by 180 degrees. For the thread that draws."""

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from libero_runtime.paths import Quality
 from libero_runtime.sim.models import SharedModel, build_env, free_env, return_freed_memory
 from libero_runtime.sim.resets import seeded
-from libero_runtime.sim.state import CONTROL_HZ, Advance, Array, Pose, Slot, View, axis_angle, check_start, start_seed
+from libero_runtime.sim.state import (
+    CONTROL_HZ,
+    Advance,
+    Array,
+    EpisodeState,
+    Pose,
+    View,
+    axis_angle,
+    check_start,
+    start_seed,
+)
 from libero_runtime.sim.stepper import Stepper
 from libero_runtime.suites import SuiteError, TaskSpec, init_states
 
@@ -30,8 +40,8 @@ class BaseScene(ABC):
     """One compiled LIBERO task that any number of episodes share. At any time it holds one loaded episode.
 
     It owns robosuite's environment object of the task: its samplers, its goal, and the full model, which is drawn. An
-    episode at rest is a `Slot`: arrays that hold everything the physics depends on, so that its trajectory has the same
-    bits whether it runs alone or interleaved with others.
+    episode at rest is an `EpisodeState`: arrays that hold everything the physics depends on, so that its trajectory has
+    the same bits whether it runs alone or interleaved with others.
     """
 
     def __init__(
@@ -60,9 +70,9 @@ class BaseScene(ABC):
         self._eef_site = int(robot.eef_site_id)
         self._eef_body = int(self.env.sim.model.body_name2id(robot.robot_model.eef_name))
         self._gripper_qpos = np.asarray(robot._ref_gripper_joint_pos_indexes, dtype=np.int64)
-        self._starts: dict[tuple[int, int], tuple[Slot, NDArray[np.float32]]] = {}  # by initial state and seed
+        self._starts: dict[tuple[int, int], tuple[EpisodeState, NDArray[np.float32]]] = {}  # by initial state and seed
         self._first_images = lru_cache(_FIRST_IMAGES_CACHED)(lambda *key: self.images(self._starts[key][0]))
-        self._loaded_slot: Slot | None = None
+        self._loaded_state: EpisodeState | None = None
         self.model, self.data = self._make_simulation()
 
     @abstractmethod
@@ -71,21 +81,21 @@ class BaseScene(ABC):
 
     # Starts -----------------------------------------------------------------------------------------------------
 
-    def start(self, *, init_index: int, seed: int = 0) -> tuple[Slot, View]:
+    def start(self, *, init_index: int, seed: int = 0) -> tuple[EpisodeState, View]:
         """Begin an episode from a published initial state and let the objects settle for the idle steps.
 
         Fixture poses are drawn from (task, init_index, seed). Same arguments, same bits.
         """
-        slot, proprio = self.settled(init_index=init_index, seed=seed) or self.settle(
+        state, proprio = self.settled(init_index=init_index, seed=seed) or self.settle(
             self.prepare(init_index=init_index, seed=seed)
         )
-        return slot, View(images_NHWC=self._first_images(init_index, seed), proprio=proprio)
+        return state, View(images_NHWC=self._first_images(init_index, seed), proprio=proprio)
 
-    def settled(self, *, init_index: int, seed: int) -> tuple[Slot, NDArray[np.float32]] | None:
+    def settled(self, *, init_index: int, seed: int) -> tuple[EpisodeState, NDArray[np.float32]] | None:
         """The start and its proprioception, if it was settled before."""
         return self._starts.get((init_index, seed))
 
-    def prepare(self, *, init_index: int, seed: int) -> Slot:
+    def prepare(self, *, init_index: int, seed: int) -> EpisodeState:
         """An episode at its published initial state, before the idle steps. Replaces the loaded episode."""
         check_start(self.task, init_index=init_index, seed=seed)
         states = init_states(self.task)
@@ -97,15 +107,15 @@ class BaseScene(ABC):
             )
         while len(self._starts) >= _STARTS_CACHED:
             del self._starts[next(iter(self._starts))]
-        bodies, state = self._fixture_bodies, states[init_index]
+        bodies, published = self._fixture_bodies, states[init_index]
         self._shared.owner = None
         self._place_fixtures(self._full_model, self._shared.body_pos[bodies], self._shared.body_quat[bodies])
         mujoco.mj_resetData(self.model, self.data)
         with seeded(start_seed(task_id=self.task.task_id, init_index=init_index, seed=seed)):
             self._draw_fixtures()
-        self.data.time = state[0]
-        self.data.qpos[:] = qpos = state[1 : 1 + self.model.nq].copy()
-        self.data.qvel[:] = state[1 + self.model.nq :]
+        self.data.time = published[0]
+        self.data.qpos[:] = qpos = published[1 : 1 + self.model.nq].copy()
+        self.data.qvel[:] = published[1 + self.model.nq :]
         pose = Pose(
             fixture_pos=self._full_model.body_pos[bodies].copy(),
             fixture_quat=self._full_model.body_quat[bodies].copy(),
@@ -113,14 +123,14 @@ class BaseScene(ABC):
             qpos=qpos,
         )
         integration, controller = self._rest(pose)
-        self._loaded_slot = Slot(
+        self._loaded_state = EpisodeState(
             integration=integration, controller=controller, pose=pose, init_index=init_index, seed=seed
         )
-        return self._loaded_slot
+        return self._loaded_state
 
-    def settle(self, slot: Slot, stepper: Stepper | None = None) -> tuple[Slot, NDArray[np.float32]]:
+    def settle(self, state: EpisodeState, stepper: Stepper | None = None) -> tuple[EpisodeState, NDArray[np.float32]]:
         """Run the idle steps of an episode just prepared; with a stepper of one's own from any thread."""
-        start = self._starts[slot.init_index, slot.seed] = self._idle(slot, stepper)
+        start = self._starts[state.init_index, state.seed] = self._idle(state, stepper)
         return start
 
     @abstractmethod
@@ -132,7 +142,7 @@ class BaseScene(ABC):
         """Bring the controller to rest in the initial state just set; returns MuJoCo's state and the controller's."""
 
     @abstractmethod
-    def _idle(self, slot: Slot, stepper: Stepper | None) -> tuple[Slot, NDArray[np.float32]]:
+    def _idle(self, state: EpisodeState, stepper: Stepper | None) -> tuple[EpisodeState, NDArray[np.float32]]:
         """After the idle steps: the start, with its step count at zero, and its proprioception."""
 
     # Chunks -----------------------------------------------------------------------------------------------------
@@ -140,14 +150,14 @@ class BaseScene(ABC):
     @abstractmethod
     def advance(
         self,
-        slot: Slot,
+        state: EpisodeState,
         actions_CA: Array,
         *,
         stop_on_success: bool = False,
         record_every: int = 0,
         stepper: Stepper | None = None,
     ) -> Advance:
-        """Run a chunk of at least one action from `slot`.
+        """Run a chunk of at least one action from `state`.
 
         `record_every=k` keeps the episode as it is after every k-th control step. With a stepper of one's own, from
         any thread and whatever the scene has loaded.
@@ -158,17 +168,17 @@ class BaseScene(ABC):
         """A simulation for `advance` and `settle` on another thread."""
 
     @abstractmethod
-    def images(self, slot: Slot, num_cameras: int | None = None) -> NDArray[np.uint8]:
+    def images(self, state: EpisodeState, num_cameras: int | None = None) -> NDArray[np.uint8]:
         """Images (N, H, W, 3) of an episode, rotated by 180 degrees. For the thread that draws."""
 
     # The loaded episode -----------------------------------------------------------------------------------------
 
     @abstractmethod
-    def load(self, slot: Slot) -> None:
-        """Make `slot` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
+    def load(self, state: EpisodeState) -> None:
+        """Make `state` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
 
     @abstractmethod
-    def save(self) -> Slot:
+    def save(self) -> EpisodeState:
         """Copy of the loaded episode."""
 
     @abstractmethod
@@ -209,18 +219,18 @@ class BaseScene(ABC):
         return self._loaded.success
 
     @property
-    def _loaded(self) -> Slot:
+    def _loaded(self) -> EpisodeState:
         """The loaded episode; of its arrays, the fixtures' are the present ones."""
-        if self._loaded_slot is None:
+        if self._loaded_state is None:
             raise ValueError("no episode is loaded: call load() or prepare() first")
-        return self._loaded_slot
+        return self._loaded_state
 
     # For both ---------------------------------------------------------------------------------------------------
 
-    def _failure(self, cause: str | None, slot: Slot, step: int) -> str:
+    def _failure(self, cause: str | None, state: EpisodeState, step: int) -> str:
         return (
             f"MuJoCo's state went bad ({cause}) in control step {step} of {self.task.suite} task "
-            f"{self.task.task_id} ({self.task.name}) from initial state {slot.init_index}, seed {slot.seed}"
+            f"{self.task.task_id} ({self.task.name}) from initial state {state.init_index}, seed {state.seed}"
         )
 
     def _proprio(self, data: mujoco.MjData) -> NDArray[np.float32]:

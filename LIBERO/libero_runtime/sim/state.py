@@ -71,7 +71,7 @@ class Pose:
 
 
 @dataclass(frozen=True)
-class Slot:
+class EpisodeState:
     """One episode at rest, as plain arrays; valid for any `Scene` built for the same task and options."""
 
     integration: Array  # MuJoCo's integration state
@@ -89,11 +89,11 @@ class Slot:
 class Advance:
     """What came of a chunk in one episode, before anything is drawn."""
 
-    slot: Slot
+    state: EpisodeState
     success: list[bool]  # goal predicate after each simulated action
     proprio: NDArray[np.float32]
-    recorded: list[Slot]  # the episode at steps to be drawn
-    failure: str | None  # why the episode cannot go on; `slot` is then the one before the chunk
+    recorded: list[EpisodeState]  # the episode at steps to be drawn
+    failure: str | None  # why the episode cannot go on; `state` is then the one before the chunk
 
 
 def start_seed(*, task_id: int, init_index: int, seed: int) -> int:

@@ -98,7 +98,7 @@ def warning_name(kind: int) -> str | None:
 
 @dataclass(frozen=True)
 class StepperState:
-    """A simulation at rest, as arrays (see `state.Slot`)."""
+    """A simulation at rest, as arrays (see `state.EpisodeState`)."""
 
     integration: Array
     controller: Array

@@ -81,14 +81,14 @@ def examine(suite: str, task_id: int, frame: Path) -> None:
 
     begin = time.perf_counter()
     scene = Scene(task, cameras=("agentview", "robot0_eye_in_hand"))
-    slot, view = scene.start(init_index=0)
+    state, view = scene.start(init_index=0)
     _line("gl device", gl_device())
     _line("first episode", f"{time.perf_counter() - begin:.1f} s ({suite} task {task_id}: {task.language})")
     Image.fromarray(np.concatenate(list(view.images_NHWC), axis=1)).save(frame)
     _line("frame", frame)
     actions_CA = np.random.default_rng(0).uniform(-1, 1, (_CHUNK, 7))
-    _line("steps/s, not drawn", f"{_steps_per_second(lambda: scene.advance(slot, actions_CA)):.0f}")
-    drawn = _steps_per_second(lambda: scene.draw(scene.advance(slot, actions_CA).slot.pose))
+    _line("steps/s, not drawn", f"{_steps_per_second(lambda: scene.advance(state, actions_CA)):.0f}")
+    drawn = _steps_per_second(lambda: scene.draw(scene.advance(state, actions_CA).state.pose))
     _line("steps/s, drawn", f"{drawn:.0f} (two cameras 256 x 256 every {_CHUNK} steps, one thread)")
     scene.close()
 

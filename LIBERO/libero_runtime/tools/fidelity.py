@@ -38,7 +38,7 @@ from libero_runtime.commands import OptionError, parse_numbers, run_command
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
-from libero_runtime.sim.state import Slot
+from libero_runtime.sim.state import EpisodeState
 from libero_runtime.suites import SUITES, TaskSpec, load_suite
 from libero_runtime.tools.fidelity_stock import Layout, Record, Reference, Run, Stock
 
@@ -93,10 +93,10 @@ class NotRun:
     problem: str
 
 
-def run_ours(scene: Scene, slot: Slot, actions_TA: Array) -> Run:
+def run_ours(scene: Scene, state: EpisodeState, actions_TA: Array) -> Run:
     """The same in our fast loop; a reward is 1 at success, as in LIBERO."""
     layout = Layout(scene.model)
-    scene.load(slot)
+    scene.load(state)
     joints, objects, success = [], [], []
     for action in actions_TA:
         success.append(scene.step(action))
@@ -106,11 +106,11 @@ def run_ours(scene: Scene, slot: Slot, actions_TA: Array) -> Run:
     return Run(np.array(joints), np.array(objects), success_T.astype(np.float64), success_T)
 
 
-def visiting_actions(scene: Scene, slot: Slot, num_steps: int, *, seed: int) -> Array:
+def visiting_actions(scene: Scene, state: EpisodeState, num_steps: int, *, seed: int) -> Array:
     """Actions (T, 7) that go over an object, down on it, close the gripper and lift, in fifths of the time."""
     rng = np.random.default_rng(seed)
     objects = Layout(scene.model).objects
-    scene.load(slot)
+    scene.load(state)
     scene.refresh()
     target_index = objects[seed % len(objects)]
     actions = []
@@ -125,11 +125,11 @@ def visiting_actions(scene: Scene, slot: Slot, num_steps: int, *, seed: int) -> 
     return np.array(actions)
 
 
-def step_by_step(scene: Scene, slot: Slot, record: Record) -> tuple[float, float]:
+def step_by_step(scene: Scene, state: EpisodeState, record: Record) -> tuple[float, float]:
     """Largest difference after one control step from stock's states, and the share of steps that tell."""
     qpos_TQ = []
     for (integration, controller), action in zip(record.steps.starts, record.actions_TA, strict=True):
-        scene.load(replace(slot, integration=integration, controller=controller))
+        scene.load(replace(state, integration=integration, controller=controller))
         scene.step(action)
         qpos_TQ.append(scene.data.qpos.copy())
     twins = record.steps.twins_qpos_TQ
@@ -160,10 +160,10 @@ def compare(ours: Run, reference: Reference) -> Verdict:
     )
 
 
-def judge(name: str, scene: Scene, slot: Slot, record: Record) -> Report:
+def judge(name: str, scene: Scene, state: EpisodeState, record: Record) -> Report:
     """Do with a scene what stock was recorded doing, and compare."""
-    step_error, step_share = step_by_step(scene, slot, record)
-    ours = run_ours(scene, slot, record.actions_TA)
+    step_error, step_share = step_by_step(scene, state, record)
+    ours = run_ours(scene, state, record.actions_TA)
     return Report(name, step_error, step_share, compare(ours, record.stock), compare(ours, record.converged))
 
 
@@ -176,9 +176,9 @@ def check_task(suite: str, task_id: int, *, num_steps: int, init_index: int = 0,
         scene = Scene(task, image_size=16)
     except ValueError as error:
         return NotRun(name, str(error))
-    slot = stock.slot(init_index=init_index, seed=seed)
-    record = stock.record(visiting_actions(scene, slot, num_steps, seed=task_id))
-    report = judge(name, scene, slot, record)
+    state = stock.episode(init_index=init_index, seed=seed)
+    record = stock.record(visiting_actions(scene, state, num_steps, seed=task_id))
+    report = judge(name, scene, state, record)
     scene.close()
     stock.close()
     return report

@@ -26,7 +26,7 @@ from libero_runtime.expert import GaveUpError, ScriptedExpert
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
-from libero_runtime.sim.state import Slot
+from libero_runtime.sim.state import EpisodeState
 from libero_runtime.suites import SUITES, load_suite
 from libero_runtime.tools.fidelity import chosen_tasks, task_parser
 from libero_runtime.tools.fidelity_stock import Stock
@@ -51,10 +51,12 @@ class Ending:
         return self.ours == self.stock
 
 
-def play(scene: Scene, slot: Slot, *, noise: float, max_attempts: int, seed: int) -> tuple[NDArray[np.float64], bool]:
+def play(
+    scene: Scene, state: EpisodeState, *, noise: float, max_attempts: int, seed: int
+) -> tuple[NDArray[np.float64], bool]:
     """Let the expert play here: executed actions (T, 7), and success."""
     rng = np.random.default_rng(seed)
-    scene.load(slot)
+    scene.load(state)
     scene.refresh()
     expert = ScriptedExpert(scene)
     actions: list[NDArray[np.float64]] = []
@@ -83,10 +85,10 @@ def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
             stock = Stock(task, init_index=index, seed=0)
         else:
             stock.settle(init_index=index, seed=0)
-        slot = stock.slot(init_index=index, seed=0)
+        state = stock.episode(init_index=index, seed=0)
         noisy = index % 2 == 1
         actions_TA, success = play(
-            scene, slot, noise=_NOISE if noisy else 0.0, max_attempts=1 if noisy else 3, seed=index
+            scene, state, noise=_NOISE if noisy else 0.0, max_attempts=1 if noisy else 3, seed=index
         )
         rest = np.zeros((_NUM_REST_STEPS, 7))
         rest[:, 6] = actions_TA[-1, 6]

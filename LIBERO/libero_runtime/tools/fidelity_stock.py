@@ -18,7 +18,7 @@ from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.controller import ExactController
 from libero_runtime.sim.models import free_env, quiet_robosuite
 from libero_runtime.sim.scene import IDLE_ACTION
-from libero_runtime.sim.state import Pose, Slot, start_seed
+from libero_runtime.sim.state import EpisodeState, Pose, start_seed
 from libero_runtime.sim.stepper import STATE, integration_state
 from libero_runtime.suites import TaskSpec, init_states
 
@@ -112,12 +112,12 @@ class Stock:
         """MuJoCo's state and the controller's."""
         return integration_state(self.model, self.data), self.controller.get_state()
 
-    def slot(self, *, init_index: int, seed: int) -> Slot:
+    def episode(self, *, init_index: int, seed: int) -> EpisodeState:
         """The settled state for a `Scene` of the same task."""
         bodies = [self.env.sim.model.body_name2id(fixture.root_body) for fixture in self.env.fixtures_dict.values()]
         qpos = self.data.qpos.copy()
         pose = Pose(self.model.body_pos[bodies].copy(), self.model.body_quat[bodies].copy(), qpos, qpos)
-        return Slot(
+        return EpisodeState(
             integration=self._settled[0].copy(),
             controller=self._settled[1].copy(),
             pose=pose,

@@ -19,7 +19,7 @@ from libero_runtime.paths import LiberoPathError, Quality
 from libero_runtime.sim.exact_scene import ExactScene
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.scene_base import BaseScene
-from libero_runtime.sim.state import Advance, SimulationError, Slot, View
+from libero_runtime.sim.state import Advance, EpisodeState, SimulationError, View
 from libero_runtime.suites import SuiteError, TaskSpec
 from libero_runtime.vector.base import BaseVectorEnv
 from libero_runtime.vector.types import (
@@ -54,7 +54,7 @@ _TaskKey = tuple[str, int]
 @dataclass
 class _Episode:
     task: TaskSpec
-    slot: Slot
+    state: EpisodeState
 
     @property
     def task_key(self) -> _TaskKey:
@@ -121,11 +121,11 @@ class LiberoVectorEnv(BaseVectorEnv):
         self._episodes[env_id] = None
         try:
             task = task_of(start)
-            slot, view = self._scene(task).start(init_index=start.init_index, seed=start.seed)
+            state, view = self._scene(task).start(init_index=start.init_index, seed=start.seed)
         except _START_ERRORS as error:
             return Outcome(None, [], failure=str(error))
-        self._episodes[env_id] = _Episode(task, slot)
-        return Outcome(view, [slot.success])
+        self._episodes[env_id] = _Episode(task, state)
+        return Outcome(view, [state.success])
 
     def _settle(self, starts: Sequence[EpisodeStart]) -> None:
         """Run the idle steps of all starts that are not known yet at the same time. `_begin_one` meets errors again."""
@@ -136,16 +136,16 @@ class LiberoVectorEnv(BaseVectorEnv):
             with suppress(*_START_ERRORS):
                 scene = self._scene(task_of(start))
                 if scene.settled(init_index=start.init_index, seed=start.seed) is None:
-                    slot = scene.prepare(init_index=start.init_index, seed=start.seed)
-                    jobs[start] = partial(self._settle_one, scene, slot)
+                    state = scene.prepare(init_index=start.init_index, seed=start.seed)
+                    jobs[start] = partial(self._settle_one, scene, state)
         with closing(self._results(list(jobs.values()))) as results:
             for _ in results:
                 pass
 
     @staticmethod
-    def _settle_one(scene: BaseScene, slot: Slot) -> None:
+    def _settle_one(scene: BaseScene, state: EpisodeState) -> None:
         with suppress(*_START_ERRORS), scene.borrowed_stepper() as stepper:
-            scene.settle(slot, stepper)
+            scene.settle(state, stepper)
 
     def advance(self, jobs: Mapping[int, Job], *, stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
         """Run jobs, unchecked, and draw each one's last state while the next ones run on their threads."""
@@ -153,7 +153,7 @@ class LiberoVectorEnv(BaseVectorEnv):
         for wave in self._waves(jobs, lambda env_id: episodes[env_id].task_key):
             scenes = [self._scene(episodes[env_id].task) for env_id in wave]
             runs = [
-                partial(self._run, scene, episodes[env_id].slot, jobs[env_id], stop_on_success)
+                partial(self._run, scene, episodes[env_id].state, jobs[env_id], stop_on_success)
                 for scene, env_id in zip(scenes, wave, strict=True)
             ]
             with closing(self._results(runs)) as each:
@@ -162,16 +162,16 @@ class LiberoVectorEnv(BaseVectorEnv):
                 for scene, env_id, done in zip(scenes, wave, results, strict=True):
                     view = None
                     if done.failure is None:
-                        view = View(images_NHWC=scene.images(done.slot), proprio=done.proprio)
-                        episodes[env_id].slot = done.slot
-                    recorded = [scene.images(slot, 1)[0] for slot in done.recorded]
+                        view = View(images_NHWC=scene.images(done.state), proprio=done.proprio)
+                        episodes[env_id].state = done.state
+                    recorded = [scene.images(state, 1)[0] for state in done.recorded]
                     yield env_id, Outcome(view, done.success, recorded, done.failure)
 
-    def _run(self, scene: BaseScene, slot: Slot, job: Job, stop_on_success: bool) -> Advance:
+    def _run(self, scene: BaseScene, state: EpisodeState, job: Job, stop_on_success: bool) -> Advance:
         """A job's steps."""
         with nullcontext() if self._pool is None else scene.borrowed_stepper() as stepper:
             return scene.advance(
-                slot, job.actions_CA, stop_on_success=stop_on_success, record_every=job.record_every, stepper=stepper
+                state, job.actions_CA, stop_on_success=stop_on_success, record_every=job.record_every, stepper=stepper
             )
 
     def close(self) -> None:
