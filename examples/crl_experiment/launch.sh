@@ -4,7 +4,7 @@
 #   launch "TASK_ID_OR_RANGE [ER_COEFF=0.03] [SEED]" "$@" -- method=er algorithm.bc_coeff={ER_COEFF}
 #
 # The first word is the signature, as documented; after -- come the launcher's fixed settings and Hydra overrides.
-# rlinf/cli/launcher.py reads them, rlinf/custom/task_sequence.py plans, rlinf/cli/run_sequence.py runs.
+# rlinf/cli/launcher.py reads them, rlinf/custom/sequence/plan.py plans, rlinf/cli/run_sequence.py runs.
 source "$(dirname "${BASH_SOURCE[0]}")/common_functions.sh"
 
 launch() {

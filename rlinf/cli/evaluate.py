@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from libero_runtime.suites import standard_suite
 from rlinf.cli.request import Request, parse
 from rlinf.config import RANDOM_ACTION, REPOSITORY, config_hash
+from rlinf.run_layout import BASE_ROW, LEDGER_FILE, VIDEOS, task_name
 
 if TYPE_CHECKING:
     from rlinf.runners.records import EvaluatedPolicy
@@ -44,7 +45,7 @@ def run(request: Request) -> None:
     from rlinf.reporting.loggers import MetricLogger
     from rlinf.runners.evaluation import evaluate
     from rlinf.runners.records import make_record, metrics_group, on_suite
-    from rlinf.runners.run_folder import LEDGER_FILE, run_folder
+    from rlinf.runners.run_folder import run_folder
     from rlinf.scheduler.cluster import Cluster
     from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
     from rlinf.workers.object_store import object_store_gb
@@ -64,7 +65,7 @@ def run(request: Request) -> None:
             one = on_suite(config, suite)
             name = label if suite == config.env.suite else f"{label} on {suite}"
             tasks = playable_tasks(one.env, one.env.eval_task_ids)
-            outcome = evaluate(workers, one, task_ids=tasks, label=name, video_folder=folder / "videos")
+            outcome = evaluate(workers, one, task_ids=tasks, label=name, video_folder=folder / VIDEOS)
             metrics |= outcome.metrics(metrics_group(config, suite))
             if policy is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,9 +85,7 @@ def run(request: Request) -> None:
 
 def _policy(request: Request) -> EvaluatedPolicy | None:
     """Whose evaluation it is; None for an adapter of unknown origin, which has no place in the matrix."""
-    from rlinf.custom.lineage import Lineage, is_as_trained
-    from rlinf.custom.tasks import task_name
-    from rlinf.reporting.ledger import BASE_ROW
+    from rlinf.custom.sequence.lineage import Lineage, is_as_trained
     from rlinf.runners.records import EvaluatedPolicy
 
     config, adapter = request.config, request.adapter

@@ -12,6 +12,7 @@ from types import FrameType
 
 from libero_runtime.folder_lock import LOCK_FILE, only_one
 from libero_runtime.suites import standard_suite
+from rlinf.cli.launcher import DEFAULT_CONFIG
 from rlinf.config import (
     RANDOM_ACTION,
     REPOSITORY,
@@ -23,12 +24,10 @@ from rlinf.config import (
     resolve_model,
     validate,
 )
-from rlinf.config.compose import CONFIG_FOLDER
-from rlinf.custom.lineage import check_lineage
+from rlinf.config.compose import CONFIG_FOLDER, read_config
+from rlinf.custom.sequence.lineage import check_lineage
 from rlinf.custom.training_records import follow_training
 from rlinf.models import PolicySource, find_merged, find_weights, policy_kind
-
-DEFAULT_CONFIG = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,14 @@ def parse(argv: Sequence[str], *, prog: str, description: str, learns: bool = Tr
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--config-name", default=DEFAULT_CONFIG, help="configuration below --config-path")
     parser.add_argument("--config-path", type=Path, default=CONFIG_FOLDER, help="folder of configurations")
+    parser.add_argument("--composed", type=Path, help="the same, composed before (as the launchers do)")
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
     arguments = parser.parse_args(argv)
-    config = load_config(arguments.config_name, arguments.overrides, folder=arguments.config_path.resolve())
+    if arguments.composed:
+        config = read_config(arguments.composed)
+    else:
+        config = load_config(arguments.config_name, arguments.overrides, folder=arguments.config_path.resolve())
     if arguments.cfg:
         print(config_yaml(config), end="")
         return None

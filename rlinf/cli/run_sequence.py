@@ -11,22 +11,24 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from libero_runtime.suites import num_tasks
 from rlinf.cli.child import Series, run_child
 from rlinf.cli.console import EXIT_USER_ERROR, REPOSITORY, UsageError, print_error, run_cli
-from rlinf.cli.launcher import Arguments, read_arguments
-from rlinf.config import RANDOM_ACTION, Config, check_eval_suites, load_config, validate
-from rlinf.config.differences import CONFIG_FILE, refuse_other_settings
+from rlinf.cli.launcher import Arguments, parse_count, parse_tasks, read_arguments
+from rlinf.config import check_eval_suites, load_config, validate
+from rlinf.config.compose import save_config
+from rlinf.config.differences import refuse_other_settings
 from rlinf.config.places import check_writable
-from rlinf.config.resolve import MERGING_METHOD
-from rlinf.custom.checkpoint_paths import Workspace, find_location, recorded_config
-from rlinf.custom.evaluation_plan import EvaluationRequest, plan_evaluation
-from rlinf.custom.experiment import DEFAULT_SEED, Experiment, Step
-from rlinf.custom.lineage import LINEAGE_FILE, check_lineage
-from rlinf.custom.task_sequence import TRAIN_SCRIPT, Evaluated, SequenceRequest, plan_sequence, sequence_folder
-from rlinf.custom.tasks import num_tasks_of, parse_count, parse_task_list, parse_task_range
+from rlinf.custom.sequence.evaluation import plan_evaluation
+from rlinf.custom.sequence.lineage import check_lineage
+from rlinf.custom.sequence.locations import Workspace, find_run, recorded_config
+from rlinf.custom.sequence.plan import TRAIN_SCRIPT, SequenceRequest, plan_sequence, sequence_folder
+from rlinf.custom.sequence.recipe import DEFAULT_SEED, Recipe, Step
 from rlinf.reporting import ledger
 from rlinf.reporting.loggers import check_backends
+from rlinf.run_layout import BASE_ROW, CONFIG_FILE, LEDGER_FILE, LINEAGE_FILE
 
 PLANNED = {
     "runner.seed": "the argument SEED",
@@ -66,33 +68,27 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
     seed = parse_count(arguments.value("SEED") or str(DEFAULT_SEED), name="SEED", minimum=0)
     epochs_text = arguments.value("MAX_EPOCH")
     max_epochs = parse_count(epochs_text, name="MAX_EPOCH", minimum=1) if epochs_text else None
-    config_name = arguments.value("CONFIG_NAME") or arguments.settings.config
-    experiment = compose(config_name, arguments)
-    stages = read_stages(arguments, num_tasks=experiment.num_tasks)
+    recipe = compose(arguments)
+    suite, method = recipe.config.env.suite, recipe.config.results_name
+    stages = parse_tasks(arguments, num_tasks=num_tasks(suite))
     run_id = arguments.value("RUN_ID")
     if not run_id and arguments.settings.order == "listed":
         run_id = "order_" + "_".join(str(task_id) for stage in stages for task_id in stage)
     request = SequenceRequest(
-        method=experiment.results_name,
         stages=stages,
         seed=seed,
         checkpoint=arguments.value("CHECKPOINT_PATH", "INIT_CHECKPOINT") or None,
         max_epochs=max_epochs,
         run_id=run_id or None,
-        overrides=arguments.overrides,
     )
-    folder = sequence_folder(request, experiment, workspace)
-    ledger_path = folder / ledger.LEDGER_NAME
-    records = ledger.read(ledger_path) if ledger_path.exists() else []
-    own = [one for one in records if not one.probe and one.method != RANDOM_ACTION]
-    evaluated = [Evaluated(one.row, one.seed, one.checkpoint, one.suite) for one in own]
-    steps = plan_sequence(request, experiment, workspace=workspace, ledger=evaluated)
+    folder = sequence_folder(request, recipe, workspace)
+    steps = plan_sequence(request, recipe, workspace=workspace, ledger=ledger.read_if_there(folder / LEDGER_FILE))
     check_steps(steps, workspace)
-    epochs = max_epochs or experiment.max_epochs
+    epochs = max_epochs or recipe.config.runner.max_epochs
     tasks = ", then ".join("+".join(str(task_id) for task_id in stage) for stage in stages)
     heading = (
-        f"{request.method}: {experiment.suite}, task {tasks}; {epochs} epoch{'' if epochs == 1 else 's'} each; "
-        f"seed {seed}; config {config_name}; results in {workspace.show(folder)}"
+        f"{method}: {suite}, task {tasks}; {epochs} epoch{'' if epochs == 1 else 's'} each; "
+        f"seed {seed}; config {recipe.config_name}; results in {workspace.show(folder)}"
     )
     return heading, steps
 
@@ -110,83 +106,57 @@ def evaluation_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, t
     """One evaluation of a checkpoint or of the base model."""
     location = arguments.value("LOCATION", "CHECKPOINT_LOCATION")
     step_text = arguments.value("STEP", "STEP_NUMBER")
-    step = parse_count(step_text, name="STEP", minimum=0) if step_text else None
-    folder = None if location == "base" else find_location(location, workspace=workspace)
-    recorded = None if folder is None else recorded_config(folder)
-    config_name = arguments.value("CONFIG_NAME", "CONFIG") or recorded or arguments.settings.config
-    experiment = compose(config_name, arguments)
-    request = EvaluationRequest(location=location, step=step, overrides=arguments.overrides)
-    plan = plan_evaluation(request, experiment, workspace=workspace)
-    if not plan.merged and any(override.startswith(f"{PREVIOUS_COEFF}=") for override in arguments.overrides):
-        raise UsageError(f"PREVIOUS_LORA_COEFF: no earlier adapters are merged beneath {plan.title}; leave it out")
-    if plan.start is None and any(override.startswith(f"{SCALE}=") for override in arguments.overrides):
+    number = parse_count(step_text, name="STEP", minimum=0) if step_text else None
+    recorded = None if location == BASE_ROW else recorded_config(find_run(location, workspace=workspace))
+    recipe = compose(arguments, recorded=recorded)
+    step = plan_evaluation(location, number, recipe, workspace=workspace)
+    if not step.merged and recipe.gives(PREVIOUS_COEFF):
+        raise UsageError(f"PREVIOUS_LORA_COEFF: no earlier adapters are merged beneath {step.title}; leave it out")
+    if step.start is None and recipe.gives(SCALE):
         raise UsageError("CURRENT_LORA_SCALE: the base model has no adapter to scale; give a checkpoint")
-    check_steps((plan,), workspace)
-    return f"evaluation of {plan.title} with config {config_name}", (plan,)
+    check_steps((step,), workspace)
+    return f"evaluation of {step.title} with config {recipe.config_name}", (step,)
+
+
+def single_step(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
+    """One training run exactly as the configuration and the overrides say."""
+    recipe = compose(arguments)
+    step = Step(
+        title="training",
+        folder="as configured",
+        start=None,
+        result=None,
+        command=recipe.command(TRAIN_SCRIPT, {}),
+        config=recipe.config,
+        todo=("train",),
+    )
+    return f"training with config {recipe.config_name}", (step,)
 
 
 def check_steps(steps: Sequence[Step], workspace: Workspace) -> None:
     """Refuse, before anything is started, to mix settings in one folder and checkpoints of another suite or model, and
     to write where nothing can be written."""
     for number, step in enumerate(steps):
-        folder = workspace.root / step.folder
+        folder, learns = workspace.root / step.folder, step.command[0] == TRAIN_SCRIPT
         if step.todo:
             check_writable(folder, setting="runner.logger.log_root")
-        start = None if step.start is None else workspace.root / step.start
-        known_start = start is not None and (start / LINEAGE_FILE).is_file()
-        began = (folder / CONFIG_FILE).is_file()
-        is_first_beside_others = number == 0 and any(folder.parent.glob(f"*/{CONFIG_FILE}"))
-        if not (known_start or began or is_first_beside_others):
-            continue
-        config = load_config(step.command[2], step.command[3:])
-        if start is not None and known_start:
-            check_lineage(config, start, learns=step.command[0] == TRAIN_SCRIPT)
-        if step.command[0] == TRAIN_SCRIPT:
-            refuse_other_settings(folder, config)
+        if step.start is not None and (workspace.root / step.start / LINEAGE_FILE).is_file():
+            check_lineage(step.config, workspace.root / step.start, learns=learns)
+        if learns and (number == 0 or (folder / CONFIG_FILE).is_file()):  # one beside others tells of all
+            refuse_other_settings(folder, step.config)
 
 
-def single_step(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
-    """One training run exactly as the configuration and the overrides say."""
-    config_name = arguments.value("CONFIG_NAME") or arguments.settings.config
-    compose(config_name, arguments)
-    step = Step(
-        title="training",
-        folder="as configured",
-        start=None,
-        result=None,
-        command=(TRAIN_SCRIPT, "--config-name", config_name, *arguments.overrides),
-        todo=("train",),
-    )
-    return f"training with config {config_name}", (step,)
+def compose(arguments: Arguments, *, recorded: str | None = None) -> Recipe:
+    """Compose and check the configuration, once, before anything is started.
 
-
-def read_stages(arguments: Arguments, *, num_tasks: int) -> tuple[tuple[int, ...], ...]:
-    text = arguments.value("TASK_ID_OR_RANGE", "TASK_IDS")
-    if arguments.settings.order == "range":
-        return tuple((task_id,) for task_id in parse_task_range(text, num_tasks=num_tasks))
-    ids = parse_task_list(text, num_tasks=num_tasks)
-    return (tuple(sorted(ids)),) if arguments.settings.order == "joint" else tuple((task_id,) for task_id in ids)
-
-
-def compose(config_name: str, arguments: Arguments) -> Experiment:
-    """Compose and check the configuration once, before anything is started."""
-    config: Config = load_config(config_name, arguments.overrides)
-    experiment = Experiment(
-        config_name=config_name,
-        suite=config.env.suite,
-        max_epochs=config.runner.max_epochs,
-        log_root=config.runner.logger.log_root,
-        eval_before=config.runner.eval_before if arguments.overridden("runner.eval_before") else None,
-        eval_after=config.runner.eval_after if arguments.overridden("runner.eval_after") else None,
-        first_task=config.env.first_task,
-        results_name=config.results_name,
-        eval_suites=tuple(config.env.eval_suites),
-        merges=config.method.name == MERGING_METHOD,
-    )
-    validate(config, num_tasks=experiment.num_tasks)
-    check_eval_suites(config.env, num_tasks_of)
+    recorded: the name of the one that a checkpoint was trained with.
+    """
+    name = arguments.value("CONFIG_NAME", "CONFIG") or recorded or arguments.settings.config
+    config = load_config(name, arguments.overrides)
+    validate(config, num_tasks=num_tasks(config.env.suite))
+    check_eval_suites(config.env, num_tasks)
     check_backends(config.runner.logger.logger_backends)
-    return experiment
+    return Recipe(config, name, arguments.overrides)
 
 
 # ------------------------------------------------------------------------------------------------------ execution
@@ -196,17 +166,20 @@ def run_steps(steps: Sequence[Step]) -> int:
     """Run what is left to do, in order; the first failure ends the sequence with its exit code."""
     environment = child_environment()
     training = [number for number, step in enumerate(steps, start=1) if step.todo and step.command[0] == TRAIN_SCRIPT]
-    with Series([sys.executable, "-m", "rlinf.cli.train_steps"], cwd=REPOSITORY, env=environment) as series:
+    program = [sys.executable, "-m", "rlinf.cli.train_steps"]
+    with TemporaryDirectory(prefix="rlinf_") as folder, Series(program, cwd=REPOSITORY, env=environment) as series:
         for number, step in enumerate(steps, start=1):
             if not step.todo:
                 print(f"[{number}/{len(steps)}] {step.title}: done before, skipped ({step.result})", flush=True)
                 continue
             for line in describe(step, number, len(steps))[:-1]:
                 print(line, flush=True)
+            composed = save_config(step.config, Path(folder, f"{number}.yaml"))
+            words = [*step.command[1:], "--composed", str(composed)]
             if number in training:
-                code = series.run(step.command[1:], is_last=number == training[-1])
+                code = series.run(words, is_last=number == training[-1])
             else:
-                code = run_child([sys.executable, *step.command], cwd=REPOSITORY, env=environment)
+                code = run_child([sys.executable, step.command[0], *words], cwd=REPOSITORY, env=environment)
             if code == EXIT_USER_ERROR:  # it has said what is wrong, and the same command would end the same way
                 return code
             if code > 128:

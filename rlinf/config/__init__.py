@@ -4,10 +4,8 @@ from rlinf.config.compose import CONFIG_FOLDER, REPOSITORY, config_hash, config_
 from rlinf.config.errors import ConfigError, UserError
 from rlinf.config.schema import Config
 from rlinf.config.validate import (
-    ADAPTER_FILES,
     DOWNLOAD,
     RANDOM_ACTION,
-    WHOLE_FILES,
     check_eval_suites,
     resolve_adapter,
     resolve_model,
@@ -15,12 +13,10 @@ from rlinf.config.validate import (
 )
 
 __all__ = [
-    "ADAPTER_FILES",
     "CONFIG_FOLDER",
     "DOWNLOAD",
     "RANDOM_ACTION",
     "REPOSITORY",
-    "WHOLE_FILES",
     "Config",
     "ConfigError",
     "UserError",

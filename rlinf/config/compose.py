@@ -1,11 +1,12 @@
 """From YAML groups and command-line overrides to one typed, checked ``Config``."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -64,9 +65,34 @@ def typed_config(composed: DictConfig) -> Config:
     return config
 
 
+def with_settings(config: Config, settings: Mapping[str, object]) -> Config:
+    """The configuration with other values at some keys, which overrides would give it, too."""
+
+    def changed(node: Any, names: list[str], value: object) -> Any:
+        name, *inner = names
+        return replace(node, **{name: changed(getattr(node, name), inner, value) if inner else value})
+
+    for key, value in settings.items():
+        config = changed(config, key.split("."), list(value) if isinstance(value, tuple) else value)
+    return config
+
+
 def config_yaml(config: Config) -> str:
     """The configuration as YAML, for run folders."""
     return OmegaConf.to_yaml(OmegaConf.create(literals(asdict(config))))
+
+
+def save_config(config: Config, path: Path) -> Path:
+    """Write a configuration where ``read_config`` finds it."""
+    path.write_text(config_yaml(config), encoding="utf-8")
+    return path
+
+
+def read_config(path: Path) -> Config:
+    """A configuration that ``save_config`` wrote: nothing is composed, and nothing follows from other settings."""
+    composed = OmegaConf.load(path)
+    assert isinstance(composed, DictConfig)
+    return typed_config(composed)
 
 
 def config_hash(config: Config) -> str:

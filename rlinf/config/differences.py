@@ -11,8 +11,7 @@ from omegaconf import MISSING, OmegaConf
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config
 from rlinf.config.validate import PICTURE_PATHS
-
-CONFIG_FILE = "config.yaml"  # of a run's folder
+from rlinf.run_layout import CONFIG_FILE, checkpoints
 
 AS_TRAINED = (  # left open (null), they become what is recorded of the policy's training
     "actor.model.picture_path",
@@ -76,7 +75,7 @@ def refuse_other_settings(folder: Path, config: Config) -> None:
     """
     new = asdict(config)
     for other in sorted({folder, *_siblings(folder)}, key=lambda path: (path != folder, path.name)):
-        if not (other / CONFIG_FILE).is_file() or not any((other / "checkpoints").glob("global_step_*")):
+        if not (other / CONFIG_FILE).is_file() or not checkpoints(other):
             continue
         old = OmegaConf.to_container(OmegaConf.load(other / CONFIG_FILE), resolve=True)
         assert isinstance(old, dict)

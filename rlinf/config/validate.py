@@ -9,9 +9,8 @@ from rlinf.config.errors import ConfigError
 from rlinf.config.gpu_memory import BY_MEMORY
 from rlinf.config.places import check_readable
 from rlinf.config.schema import Config, EnvConfig
+from rlinf.run_layout import ADAPTER_FILES, WHOLE_FILES
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-WHOLE_FILES = ("model.pt",)  # of a policy that is trained without an adapter
 RANDOM_ACTION = "random_action"
 DOWNLOAD = "Download it:      hf download Haozhan72/{name} --local-dir ./model/{name}"
 PRECISIONS = ("fp32", "bf16")

@@ -11,7 +11,7 @@ from openvla_oft.model.training_record import TrainingRecord, training_record
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config, EnvConfig, ModelConfig
 from rlinf.config.validate import PICTURE_PATHS
-from rlinf.custom.lineage import Lineage
+from rlinf.custom.sequence.lineage import Lineage
 from rlinf.models import Stated
 from rlinf.models.vla import own_statistics
 from transformers_openvla_oft.configuration import DATASET_STATISTICS_FILE, NO_NOOPS_SUFFIX

@@ -1,14 +1,7 @@
-"""Checkpoints of trained weights and of what resuming needs.
-
-Layout of ``checkpoints/global_step_<n>/actor/``: the weights as the policy writes them (a PEFT adapter, or
-``model.pt``) and ``training_state.pt`` (optimizer, epoch) and, where the
-method keeps any, ``method_state.safetensors``. A ``global_step_<n>`` folder that exists is
-complete: it is written under a temporary name and renamed.
+"""Write and read what a checkpoint holds: the weights as the policy writes them (a PEFT adapter, or ``model.pt``), the
+optimizer's state and, where the method keeps any, its own. Where checkpoints lie: ``rlinf.run_layout``.
 """
 
-import re
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,53 +18,7 @@ from rlinf.custom.methods.state import gather_state, read_state, write_state
 from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models.lora import trainable_parameters
-
-TRAINING_STATE = "training_state.pt"
-_STEP = re.compile(r"global_step_(\d+)")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint."""
-
-    step: int
-    folder: Path
-
-    @property
-    def actor(self) -> Path:
-        return self.folder / "actor"
-
-
-def checkpoints(run_folder: Path) -> list[Checkpoint]:
-    """Complete checkpoints of a run, oldest first."""
-    found = []
-    for folder in (run_folder / "checkpoints").glob("global_step_*"):
-        match = _STEP.fullmatch(folder.name)
-        if match and (folder / "actor" / TRAINING_STATE).is_file():
-            found.append(Checkpoint(int(match[1]), folder))
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
-
-
-def temporary_folder(run_folder: Path, step: int) -> Path:
-    """An empty folder to write checkpoint ``step`` into; leftovers of an interrupted write are removed."""
-    folder = run_folder / "checkpoints" / f".writing_global_step_{step}"
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "actor").mkdir(parents=True)
-    return folder
-
-
-def publish(run_folder: Path, step: int) -> Checkpoint:
-    """Give a fully written checkpoint its name; one of the same step that was there is replaced."""
-    target = run_folder / "checkpoints" / f"global_step_{step}"
-    shutil.rmtree(target, ignore_errors=True)
-    (run_folder / "checkpoints" / f".writing_global_step_{step}").replace(target)
-    return Checkpoint(step, target)
-
-
-def prune(run_folder: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints."""
-    for checkpoint in checkpoints(run_folder)[:-keep]:
-        shutil.rmtree(checkpoint.folder)
+from rlinf.run_layout import TRAINING_STATE
 
 
 def save_actor(learner: PolicyLearner, folder: Path, *, epoch: int) -> None:
@@ -99,7 +46,10 @@ def load_training_state(learner: PolicyLearner, folder: Path) -> int:
     """
     path = folder / TRAINING_STATE
     if not path.is_file():
-        raise ConfigError(f"cannot resume from {folder}: it holds no {TRAINING_STATE}")
+        raise ConfigError(
+            f"cannot resume from {folder}: it holds no {TRAINING_STATE}. Move it away to resume from an earlier one, "
+            "or evaluate it as it is with eval_embodiment.sh"
+        )
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     # Not strict: parameters that never got a gradient (blocks the model does not run) have no optimizer state.
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)

@@ -11,8 +11,9 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from rlinf.config import ADAPTER_FILES, ConfigError, resolve_adapter
+from rlinf.config import ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
+from rlinf.run_layout import ADAPTER_FILES
 from transformers_openvla_oft import adapters
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from rlinf.config import ADAPTER_FILES, DOWNLOAD, WHOLE_FILES, ConfigError, resolve_adapter
+from rlinf.config import DOWNLOAD, ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.models.lora import stored_config
 from rlinf.models.openvla import NUM_ACTIONS, load_openvla
@@ -15,6 +15,7 @@ from rlinf.models.openvla_oft import load_openvla_oft
 from rlinf.models.policy import Policy, PolicySource, Stated
 from rlinf.models.simple_cnn import load_simple_cnn, stated_by_cnn
 from rlinf.models.vla import stated
+from rlinf.run_layout import ADAPTER_FILES, WHOLE_FILES
 from transformers_openvla_oft.loading import read_object
 
 Loader = Callable[[ModelConfig, PolicySource, torch.dtype], Policy]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlinf.config import WHOLE_FILES, ConfigError, resolve_adapter
+from rlinf.config import ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models.decoding import describe_origin, evaluate_chunk, sample_chunk
@@ -33,6 +33,7 @@ from rlinf.models.lora import trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource, Stated
 from rlinf.models.simple_cnn_weights import VALUE_HEAD, read_weights
 from rlinf.models.transfer import sent
+from rlinf.run_layout import WHOLE_FILES
 from transformers_openvla_oft import ActionTokenMap, ValueHead, resize_pictures
 from transformers_openvla_oft.fields import check_whole
 from transformers_openvla_oft.loading import read_object

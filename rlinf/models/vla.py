@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 
-from rlinf.config import ADAPTER_FILES, ConfigError, resolve_adapter
+from rlinf.config import ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models.decoding import describe_origin, evaluate_chunk
@@ -24,6 +24,7 @@ from rlinf.models.merge import merge_adapters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource, Stated
 from rlinf.models.transfer import sent
 from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
+from rlinf.run_layout import ADAPTER_FILES
 from transformers_openvla_oft import (
     ActionOutput,
     ActionTokenMap,

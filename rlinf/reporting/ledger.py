@@ -15,9 +15,9 @@ import numpy as np
 
 from rlinf.custom.metrics import SuccessMatrix
 from rlinf.reporting.jsonlines import append_line, read_lines
+from rlinf.run_layout import BASE_ROW, LEDGER_FILE, step_of
 
-LEDGER_NAME = "evaluations.jsonl"
-BASE_ROW = "base"
+LEDGER_NAME = LEDGER_FILE
 
 
 class LedgerError(ValueError):
@@ -158,6 +158,11 @@ def read(path: Path) -> list[EvaluationRecord]:
     return [_from_json(path, number, entry) for number, entry in read_lines(path)]
 
 
+def read_if_there(path: Path) -> list[EvaluationRecord]:
+    """The same; none where nothing was evaluated yet."""
+    return read(path) if path.is_file() else []
+
+
 def index_ranges(indices: Iterable[int]) -> str:
     """Indices as ranges, for ``init_states``: 0, 1, 2, 7 becomes ``0-2,7``."""
     ranges: list[list[int]] = []
@@ -185,14 +190,8 @@ def rows(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
     return sorted(best.values(), key=lambda record: len(record.learnt_tasks))
 
 
-def step_of(record: EvaluationRecord) -> int:
-    """The epoch of its checkpoint; -1 for a base model."""
-    steps = re.findall(r"global_step_(\d+)", record.checkpoint)
-    return int(steps[-1]) if steps else -1
-
-
 def _rank(record: EvaluationRecord) -> tuple[int, int]:
-    return (step_of(record), len(record.success))
+    return (step_of(record.checkpoint), len(record.success))
 
 
 def success_matrix(

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from rlinf.reporting.jsonlines import append_line, read_lines, write_whole
 from rlinf.reporting.ledger import utc_now
+from rlinf.run_layout import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ WANDB_ADVICE = (
     "run `wandb login`, set WANDB_API_KEY, set WANDB_MODE=offline to keep the run here, or remove it from "
     "runner.logger.logger_backends"
 )
-METRICS_NAME = "metrics.jsonl"
+METRICS_NAME = METRICS_FILE
 
 
 class LoggerError(ValueError):

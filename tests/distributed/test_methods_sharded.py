@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rlinf.custom.methods.state import METHOD_STATE
+from rlinf.run_layout import METHOD_STATE
 from tests.distributed.method_ranks import CONFIGS
 from tests.distributed.ranks import run_ranks
 from tests.small_policy import write_policy

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from rlinf.config import ConfigError, load_config
-from rlinf.engines.checkpoint import TRAINING_STATE
 from rlinf.models import PolicySource
+from rlinf.run_layout import TRAINING_STATE
 from rlinf.scheduler.cluster import Cluster
 from rlinf.scheduler.worker_group import Placement, WorkerGroup
 from rlinf.workers.session import Session

@@ -14,16 +14,18 @@ from rlinf.cli import report as cli
 from rlinf.cli.console import user_message
 from rlinf.cli.request import Request, parse
 from rlinf.config import ConfigError, load_config
-from rlinf.custom.evaluation_plan import EvaluationRequest, plan_evaluation
-from rlinf.custom.experiment import Experiment, Step
-from rlinf.custom.lineage import Lineage, check_lineage
-from rlinf.custom.task_sequence import Evaluated, SequenceRequest, Workspace, plan_sequence
+from rlinf.custom.sequence.evaluation import plan_evaluation
+from rlinf.custom.sequence.lineage import Lineage, check_lineage
+from rlinf.custom.sequence.locations import Workspace
+from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence
+from rlinf.custom.sequence.recipe import Step
 from rlinf.envs import playable_tasks
 from rlinf.reporting import ledger
 from rlinf.reporting.ledger import EvaluationRecord
 from rlinf.reporting.report import collect, csv_table, latex, write_report
 from rlinf.runners.embodied import find_state
 from rlinf.runners.records import on_suite
+from tests.sequences import Evaluated, at, recipe, save
 from tests.study import write_record
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
@@ -109,18 +111,15 @@ def test_a_checkpoint_is_evaluated_on_perturbations_of_its_suite_only(tmp_path: 
 
 
 def planned(workspace: Workspace, *lines: Evaluated) -> tuple[Step, ...]:
-    experiment = Experiment("crl/config", "libero_spatial", 10, eval_suites=(LAN, SWAP))
-    request = SequenceRequest(method="sequential", stages=((0,),), seed=7)
-    return plan_sequence(request, experiment, workspace=workspace, ledger=lines)
+    request = SequenceRequest(stages=((0,),), seed=7)
+    return plan_sequence(request, recipe(env__eval_suites=[LAN, SWAP]), workspace=workspace, ledger=lines)
 
 
 def test_only_suites_that_are_missing_are_planned(tmp_path: Path):
-    workspace = Workspace(root=tmp_path, called_from=tmp_path)
+    workspace = at(tmp_path)
     (step,) = planned(workspace, Evaluated("base", 7, "base", "libero_spatial"))
     assert step.todo[0] == f"evaluate the base model of {LAN}, {SWAP}"
-    actor = tmp_path / "logs/sequential" / ACTOR
-    actor.mkdir(parents=True)
-    (actor / "adapter_config.json").write_text("{}")
+    save(tmp_path / "logs/sequential/task_0_seed7", 10)
     done = [Evaluated("base", 7, "base", suite) for suite in ("libero_spatial", LAN)]
     done += [Evaluated("task_0", 7, ACTOR, suite) for suite in ("libero_spatial", SWAP)]
     late, step = planned(workspace, *done)
@@ -145,9 +144,8 @@ def test_a_run_finds_what_is_recorded_however_the_checkpoint_is_spelt(logs: Path
 
 
 def test_evaluations_of_a_perturbed_suite_lie_with_what_was_learnt(tmp_path: Path):
-    workspace = Workspace(root=tmp_path, called_from=tmp_path)
     for suite, folder in (("libero_spatial_swap", "logs/"), ("libero_10_task", "logs_libero_10/")):
-        step = plan_evaluation(EvaluationRequest("base"), Experiment("crl/config", suite, 10), workspace=workspace)
+        step = plan_evaluation("base", None, recipe(env__suite=suite), workspace=at(tmp_path))
         assert step.folder == f"{folder}sequential/base_seed1234"
 
 

@@ -7,12 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 
 from rlinf.cli import run_sequence
 from rlinf.cli.console import UsageError
 from rlinf.cli.launcher import DEFAULT_CONFIG, Arguments, read_arguments
-from rlinf.custom.checkpoint_paths import Workspace
+from rlinf.cli.request import parse
+from rlinf.config import compose, load_config
+from rlinf.custom.sequence.recipe import Step
+from rlinf.run_layout import Checkpoint
+from tests.sequences import at, write_weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHERS = REPOSITORY / "examples" / "crl_experiment"
@@ -135,22 +140,23 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which the checkpoints that the document evaluates are there."""
     root = tmp_path_factory.mktemp("repository")
     for folder, weights, config in (
-        ("logs/sequential/task_0_seed1234", "adapter_config.json", DEFAULT_CONFIG),
-        ("logs/simple_cnn/task_0_seed1234", "model.pt", CNN),
+        ("logs/sequential/task_0_seed1234", (), DEFAULT_CONFIG),
+        ("logs/simple_cnn/task_0_seed1234", ("model.pt",), CNN),
     ):
         for step in (10, 20):
-            actor = root / folder / "checkpoints" / f"global_step_{step}" / "actor"
-            actor.mkdir(parents=True)
-            (actor / weights).write_text("{}")
+            write_weights(Checkpoint.at(root / folder, step).actor, *weights)
         (root / folder / "run.json").write_text(json.dumps({"config_name": config}))
     return root
 
 
+def steps_of(repository: Path, arguments: Arguments) -> tuple[str, tuple[Step, ...]]:
+    plans = {"sequence": run_sequence.sequence_steps, "evaluate": run_sequence.evaluation_steps}
+    return plans[arguments.settings.action](arguments, at(repository))
+
+
 def plan(repository: Path, arguments: Arguments) -> str:
     """What a dry run shows."""
-    workspace = Workspace(root=repository, called_from=repository)
-    plans = {"sequence": run_sequence.sequence_steps, "evaluate": run_sequence.evaluation_steps}
-    heading, steps = plans[arguments.settings.action](arguments, workspace)
+    heading, steps = steps_of(repository, arguments)
     lines = [line for number, step in enumerate(steps, 1) for line in run_sequence.describe(step, number, len(steps))]
     return "\n".join([heading, *lines])
 
@@ -240,6 +246,28 @@ def test_golden_plans(repository: Path) -> None:
     if os.environ.get("REWRITE_GOLDEN"):
         GOLDEN.write_text(plans)
     assert plans == GOLDEN.read_text()
+
+
+@pytest.mark.parametrize("title", GOLDEN_CALLS)
+def test_a_step_has_the_configuration_that_its_command_composes(repository: Path, title: str) -> None:
+    script, *words = GOLDEN_CALLS[title]
+    for step in steps_of(repository, read(script, *words))[1]:
+        assert step.config == load_config(step.command[2], step.command[3:])
+
+
+def test_a_launcher_composes_once(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However many tasks there are; the children read what was composed."""
+    compositions = []
+    monkeypatch.setattr(compose, "compose", lambda **names: compositions.append(names) or hydra.compose(**names))
+    _, steps = steps_of(repository, read("run_embodiment_ewc.sh", "0,4", "", "", TINY))
+    assert (len(steps), len(compositions)) == (5, 1)
+    composed = compose.save_config(steps[4].config, tmp_path / "composed.yaml")
+    request = parse(["--composed", str(composed), "--cfg"], prog="test", description="")
+    assert request is None
+    assert capsys.readouterr().out == compose.config_yaml(steps[4].config)
+    assert len(compositions) == 1
 
 
 def test_all_launchers_run_from_anywhere(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 from rlinf.cli import run_sequence
 from rlinf.cli.child import run_child
 from rlinf.cli.console import UsageError, run_cli, user_message
-from rlinf.config import ConfigError
+from rlinf.config import Config, ConfigError, load_config
 from rlinf.config.errors import DivergedError
-from rlinf.custom.experiment import Step
-from rlinf.custom.task_sequence import TRAIN_SCRIPT
+from rlinf.custom.sequence.plan import TRAIN_SCRIPT
+from rlinf.custom.sequence.recipe import Step
 from tests.processes import heed_signals, is_alive, python, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -113,9 +113,8 @@ def step(folder: Path, name: str, code: str, todo: tuple[str, ...] = ("train",))
     """A step whose command is a real script that notes that it ran."""
     script = folder / f"{name}.py"
     script.write_text(f"from pathlib import Path\nPath({str(folder / name)!r}).mkdir()\n{code}\n")
-    return Step(
-        title=name, folder=str(folder), start=None, result=str(folder / name), command=(str(script),), todo=todo
-    )
+    result = str(folder / name)
+    return Step(name, str(folder), start=None, result=result, command=(str(script),), config=Config(), todo=todo)
 
 
 def test_steps_run_in_order_and_done_ones_are_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -154,8 +153,10 @@ def test_a_step_without_its_checkpoint_is_a_failure(tmp_path: Path, capfd: pytes
 
 def training(title: str, *words: str) -> Step:
     """A step of training, which is done by the command that trains."""
-    command = (TRAIN_SCRIPT, "--config-name", "crl_experiment/libero_spatial_grpo_tiny", *words)
-    return Step(title=title, folder="as configured", start=None, result=None, command=command, todo=("train",))
+    tiny = "crl_experiment/libero_spatial_grpo_tiny"
+    command = (TRAIN_SCRIPT, "--config-name", tiny, *words)
+    config = load_config(tiny, [word for word in words if not word.startswith("--")])
+    return Step(title, "as configured", start=None, result=None, command=command, config=config, todo=("train",))
 
 
 def test_training_steps_follow_their_headings(capfd: pytest.CaptureFixture[str]) -> None:

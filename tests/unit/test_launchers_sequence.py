@@ -4,20 +4,25 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rlinf.custom.checkpoint_paths import SequenceError, Workspace, find_actor, recorded_config
-from rlinf.custom.evaluation_plan import EvaluationRequest, plan_evaluation
-from rlinf.custom.experiment import Experiment, Step
-from rlinf.custom.task_sequence import Evaluated, SequenceRequest, plan_sequence
-from rlinf.custom.tasks import parse_count, parse_task_list, parse_task_range
+from rlinf.cli.console import UsageError
+from rlinf.cli.launcher import parse_count, parse_task_list, parse_task_range
+from rlinf.config import load_config
+from rlinf.custom.sequence.evaluation import plan_evaluation
+from rlinf.custom.sequence.locations import SequenceError, Workspace, find_weights, recorded_config
+from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence
+from rlinf.custom.sequence.recipe import Recipe, Step
+from rlinf.reporting import ledger
+from rlinf.run_layout import LEDGER_FILE, Checkpoint
+from rlinf.runners.embodied import find_state
+from tests.sequences import Evaluated, at, changed, recipe, save, write_weights
+from tests.study import write_record
 
-EXPERIMENT = Experiment(config_name="crl/config", suite="libero_spatial", max_epochs=10)
-REQUEST = SequenceRequest(method="sequential", stages=((0,), (1,)), seed=7)
-
-
-def evaluated(row: str, seed: int, checkpoint: str, suite: str = "libero_spatial") -> Evaluated:
-    return Evaluated(row, seed, checkpoint, suite)
+RECIPE = recipe(runner__max_epochs=10)
+TINY = "crl_experiment/libero_spatial_grpo_tiny"
+REQUEST = SequenceRequest(stages=((0,), (1,)), seed=7)
 
 
 @pytest.fixture
@@ -27,15 +32,10 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(root=tmp_path / "repository", called_from=tmp_path / "elsewhere")
 
 
-def save(folder: Path, step: int) -> Path:
-    actor = folder / "checkpoints" / f"global_step_{step}" / "actor"
-    actor.mkdir(parents=True)
-    (actor / "adapter_config.json").write_text("{}")
-    return actor
-
-
-def plan(workspace: Workspace, request: SequenceRequest = REQUEST, *ledger: Evaluated) -> tuple[Step, ...]:
-    return plan_sequence(request, EXPERIMENT, workspace=workspace, ledger=ledger)
+def plan(
+    workspace: Workspace, request: SequenceRequest = REQUEST, *ledger: Evaluated, given: Recipe = RECIPE
+) -> tuple[Step, ...]:
+    return plan_sequence(request, given, workspace=workspace, ledger=ledger)
 
 
 # ---------------------------------------------------------------------------------------------------------- tasks
@@ -63,21 +63,21 @@ def test_task_range(text: str, ids: tuple[int, ...]) -> None:
     ],
 )
 def test_task_range_errors(text: str, message: str) -> None:
-    with pytest.raises(SequenceError, match=message):
+    with pytest.raises(UsageError, match=message):
         parse_task_range(text, num_tasks=10)
 
 
 def test_task_list() -> None:
     assert parse_task_list("4,3,0", num_tasks=10) == (4, 3, 0)
-    with pytest.raises(SequenceError, match="names a task twice"):
+    with pytest.raises(UsageError, match="names a task twice"):
         parse_task_list("1,2,1", num_tasks=10)
 
 
 def test_counts() -> None:
     assert parse_count("15", name="MAX_EPOCH", minimum=1) == 15
-    with pytest.raises(SequenceError, match="SEED must be a whole number, got 'abc'"):
+    with pytest.raises(UsageError, match="SEED must be a whole number, got 'abc'"):
         parse_count("abc", name="SEED", minimum=0)
-    with pytest.raises(SequenceError, match="MAX_EPOCH must be at least 1, got 0"):
+    with pytest.raises(UsageError, match="MAX_EPOCH must be at least 1, got 0"):
         parse_count("0", name="MAX_EPOCH", minimum=1)
 
 
@@ -113,8 +113,8 @@ def test_a_fresh_sequence(workspace: Workspace) -> None:
 
 
 def test_overrides_come_last_and_max_epochs_is_passed(workspace: Workspace) -> None:
-    request = replace(REQUEST, max_epochs=3, overrides=("a.b=1", "+c=2"))
-    first, _ = plan(workspace, request)
+    request = replace(REQUEST, max_epochs=3)
+    first, _ = plan(workspace, request, given=replace(RECIPE, overrides=("a.b=1", "+c=2")))
     assert first.command[-2:] == ("a.b=1", "+c=2")
     assert "runner.max_epochs=3" in first.command
     assert first.result == "logs/sequential/task_0_seed7/checkpoints/global_step_3/actor"
@@ -129,29 +129,27 @@ def test_overrides_come_last_and_max_epochs_is_passed(workspace: Workspace) -> N
     ],
 )
 def test_log_root(workspace: Workspace, suite: str, log_root: str, folder: str) -> None:
-    experiment = replace(EXPERIMENT, suite=suite, log_root=log_root)
-    request = replace(REQUEST, method="ewc")
-    assert plan_sequence(request, experiment, workspace=workspace, ledger=())[0].folder == folder
+    given = changed(RECIPE, env__suite=suite, runner__logger__log_root=log_root, method__name="ewc")
+    assert plan(workspace, given=given)[0].folder == folder
 
 
 def test_log_root_outside_the_repository_is_shown_whole(workspace: Workspace, tmp_path: Path) -> None:
-    experiment = replace(EXPERIMENT, log_root=str(tmp_path / "runs"))
-    step = plan_sequence(REQUEST, experiment, workspace=workspace, ledger=())[0]
+    step = plan(workspace, given=changed(RECIPE, runner__logger__log_root=str(tmp_path / "runs")))[0]
     assert step.folder == str(tmp_path / "runs/sequential/task_0_seed7")
 
 
 def test_run_id_and_joint_stage(workspace: Workspace) -> None:
-    request = SequenceRequest(method="reorder", stages=((4, 0, 2),), seed=1, run_id="v1")
-    (step,) = plan(workspace, request)
+    request = SequenceRequest(stages=((4, 0, 2),), seed=1, run_id="v1")
+    (step,) = plan(workspace, request, given=changed(RECIPE, method__label="reorder"))
     assert step.folder == "logs/reorder/v1/tasks_4_0_2_seed1"
     assert "env.fixed_task_ids=[4,0,2]" in step.command
 
 
 def test_sets_of_tasks_learnt_together_lie_apart(workspace: Workspace) -> None:
     """Each has a ledger of its own: rows of two sets are not of one matrix. Order is none of a set's."""
-    request = SequenceRequest(method="multitask", stages=((0, 2, 4),), seed=1)
-    (first,) = plan(workspace, request)
-    (second,) = plan(workspace, replace(request, stages=((1, 3),)))
+    given = changed(RECIPE, method__label="multitask")
+    (first,) = plan(workspace, replace(REQUEST, stages=((0, 2, 4),), seed=1), given=given)
+    (second,) = plan(workspace, replace(REQUEST, stages=((1, 3),), seed=1), given=given)
     assert first.folder == "logs/multitask/tasks_0_2_4/tasks_0_2_4_seed1"
     assert second.folder == "logs/multitask/tasks_1_3/tasks_1_3_seed1"
 
@@ -159,8 +157,8 @@ def test_sets_of_tasks_learnt_together_lie_apart(workspace: Workspace) -> None:
 def test_what_is_done_is_skipped(workspace: Workspace) -> None:
     folder = workspace.root / "logs/sequential/task_0_seed7"
     actor = save(folder, 10)
-    base = evaluated("base", 7, "model")
-    done = evaluated("task_0", 7, str(actor))
+    base = Evaluated("base", 7, "model")
+    done = Evaluated("task_0", 7, str(actor))
     first, second = plan(workspace, REQUEST, base, done)
     assert first.todo == ()
     assert second.todo == ("train to epoch 10", "evaluate all tasks")
@@ -170,25 +168,25 @@ def test_what_is_done_is_skipped(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("line", "todo"),
     [
-        (evaluated("task_0", 7, "logs/sequential/task_0_seed7/checkpoints/global_step_10"), ()),
-        (evaluated("task_0", 7, "/copied/to/task_0_seed7/checkpoints/global_step_10/actor"), ()),
-        (evaluated("task_0", 7, "task_0_seed7/global_step_10"), ()),
-        (evaluated("task_0", 7, "task_0_seed7/checkpoints/global_step_5/actor"), ("evaluate all tasks",)),
-        (evaluated("task_0", 8, "task_0_seed8/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
-        (evaluated("task_1", 7, "task_1_seed7/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
+        (Evaluated("task_0", 7, "logs/sequential/task_0_seed7/checkpoints/global_step_10"), ()),
+        (Evaluated("task_0", 7, "/copied/to/task_0_seed7/checkpoints/global_step_10/actor"), ()),
+        (Evaluated("task_0", 7, "task_0_seed7/global_step_10"), ()),
+        (Evaluated("task_0", 7, "task_0_seed7/checkpoints/global_step_5/actor"), ("evaluate all tasks",)),
+        (Evaluated("task_0", 8, "task_0_seed8/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
+        (Evaluated("task_1", 7, "task_1_seed7/checkpoints/global_step_10/actor"), ("evaluate all tasks",)),
     ],
 )
 def test_only_an_evaluation_of_this_checkpoint_counts(
     workspace: Workspace, line: Evaluated, todo: tuple[str, ...]
 ) -> None:
     save(workspace.root / "logs/sequential/task_0_seed7", 10)
-    first, _ = plan(workspace, REQUEST, evaluated("base", 7, "model"), line)
+    first, _ = plan(workspace, REQUEST, Evaluated("base", 7, "model"), line)
     assert first.todo == todo
 
 
 def test_a_base_row_that_was_missed_is_made_up_for(workspace: Workspace) -> None:
     save(workspace.root / "logs/sequential/task_0_seed7", 10)
-    base, first, second = plan(workspace, replace(REQUEST, overrides=("a.b=1",)))
+    base, first, second = plan(workspace, given=replace(RECIPE, overrides=("a.b=1",)))
     assert base.command == (
         "examples/embodiment/eval_embodied_agent.py",
         "--config-name",
@@ -207,7 +205,7 @@ def test_an_interrupted_task_says_where_it_resumes(workspace: Workspace) -> None
     save(folder, 2)
     save(folder, 4)
     (folder / "checkpoints" / "global_step_9.tmp").mkdir()
-    first, _ = plan(workspace, REQUEST, evaluated("base", 7, "model"))
+    first, _ = plan(workspace, REQUEST, Evaluated("base", 7, "model"))
     assert first.todo == ("train to epoch 10, resuming after 4", "evaluate all tasks")
 
 
@@ -218,12 +216,13 @@ def test_a_task_trained_beyond_what_is_asked_is_not_trained_again(workspace: Wor
 
 
 def test_the_users_choice_of_evaluations_is_kept(workspace: Workspace) -> None:
-    experiment = replace(EXPERIMENT, eval_before=False, eval_after=False)
-    first, second = plan_sequence(REQUEST, experiment, workspace=workspace, ledger=())
-    assert not any("eval_" in word for word in (*first.command, *second.command))
+    overrides = ("runner.eval_before=false", "runner.eval_after=false")
+    first, second = plan(workspace, given=replace(RECIPE, overrides=overrides))
+    assert [word for word in first.command if "eval_" in word] == list(overrides)
+    assert [word for word in second.command if "eval_" in word] == list(overrides)
     assert first.todo == ("train to epoch 10",)
     save(workspace.root / "logs/sequential/task_0_seed7", 10)
-    assert plan_sequence(REQUEST, experiment, workspace=workspace, ledger=())[0].todo == ()
+    assert plan(workspace, given=replace(RECIPE, overrides=overrides))[0].todo == ()
 
 
 def test_a_start_from_a_checkpoint_is_not_the_base_row(workspace: Workspace) -> None:
@@ -239,6 +238,52 @@ def test_a_forgotten_checkpoint_is_mentioned(workspace: Workspace) -> None:
     first, second = plan(workspace, request)
     assert first.notes == ("to continue from logs/sequential/task_1_seed7 instead, give it as CHECKPOINT_PATH",)
     assert second.notes == ()
+
+
+# ------------------------------------------------------------------------------------ what training finds, too
+
+
+FILES = ("adapter_config.json", "adapter_model.safetensors", "training_state.pt")
+
+
+@pytest.mark.parametrize(("files", "resumed"), [(FILES, 4), (FILES[:2], 4), (FILES[:1], 2), ((), 2)])
+def test_plans_and_training_know_the_same_checkpoints(tmp_path: Path, files: tuple[str, ...], resumed: int) -> None:
+    """The newest one is whole, was thinned out, or broken: where training resumes is where the plan says."""
+    folder = tmp_path / "logs/sequential/task_0_seed7"
+    write_weights(Checkpoint.at(folder, 2).actor, *FILES)
+    actor = Checkpoint.at(folder, 4).actor
+    actor.mkdir(parents=True)
+    for name in files:
+        (actor / name).touch()
+    given = Recipe(load_config(TINY), TINY)
+    (step,) = plan(at(tmp_path), SequenceRequest(stages=((0,),), seed=7, max_epochs=6), given=given)[-1:]
+    assert f"train to epoch 6, resuming after {resumed}" in step.todo
+    assert find_state(step.config, folder).epoch == resumed
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_done"),
+    [
+        ({}, True),
+        ({"method": "er"}, False),
+        ({"probe": True, "lora_scale": 0.5}, False),
+        ({"seed": 8}, False),
+        ({"checkpoint": "task_0_seed7/global_step_5"}, False),
+    ],
+)
+def test_plans_and_training_agree_on_what_was_evaluated(
+    tmp_path: Path, changes: dict[str, object], is_done: bool
+) -> None:
+    results = tmp_path / "logs/sequential"
+    save(results / "task_0_seed7", 6)
+    write_record(tmp_path, "sequential", 7, (0,), np.full(10, 0.5))
+    (line,) = ledger.read(tmp_path / LEDGER_FILE)
+    ledger.append(results / LEDGER_FILE, replace(line, **changes))  # type: ignore[arg-type]
+    given, request = Recipe(load_config(TINY), TINY), SequenceRequest(stages=((0,),), seed=7, max_epochs=6)
+    lines = ledger.read(results / LEDGER_FILE)
+    step = plan_sequence(request, given, workspace=at(tmp_path), ledger=lines)[-1]
+    assert ("evaluate all tasks" not in step.todo) == is_done
+    assert (find_state(step.config, results / "task_0_seed7").missing_after == ()) == is_done
 
 
 # --------------------------------------------------------------------------------------------- more or fewer epochs
@@ -264,7 +309,7 @@ def trained(workspace: Workspace) -> Path:
 
 def longer(workspace: Workspace, *stages: int, epochs: int = 15, **changes: object) -> tuple[Step, ...]:
     request = replace(REQUEST, stages=tuple((task,) for task in stages), max_epochs=epochs, **changes)  # type: ignore[arg-type]
-    return plan(workspace, request, evaluated("base", 7, "model"))
+    return plan(workspace, request, Evaluated("base", 7, "model"))
 
 
 def test_more_epochs_of_a_sequence_are_refused_with_all_choices(workspace: Workspace, trained: Path) -> None:
@@ -291,9 +336,8 @@ def test_the_choices_are_plans(workspace: Workspace, trained: Path) -> None:
     last, following = longer(workspace, 2, 3, checkpoint=start)
     assert last.todo == ("train to epoch 15, resuming after 10", "evaluate all tasks")
     assert following.start == "logs/sequential/task_2_seed7/checkpoints/global_step_15/actor"
-    anew = replace(EXPERIMENT, log_root="logs/longer")
-    request = replace(REQUEST, max_epochs=15)
-    assert len(plan_sequence(request, anew, workspace=workspace, ledger=())) == 2
+    anew = changed(RECIPE, runner__logger__log_root="logs/longer")
+    assert len(plan(workspace, replace(REQUEST, max_epochs=15), given=anew)) == 2
 
 
 def test_a_task_that_others_learnt_from_may_grow_alone_and_says_so(workspace: Workspace, trained: Path) -> None:
@@ -329,8 +373,8 @@ def test_another_checkpoint_than_the_one_it_began_with(workspace: Workspace, tra
 
 # --------------------------------------------------------------------------------------------------- weight merge
 
-MERGING = replace(EXPERIMENT, merges=True, results_name="weight_merge")
-MERGE = SequenceRequest(method="weight_merge", stages=((0,), (1,), (2,)), seed=7)
+MERGING = changed(RECIPE, method__name="weight_merge")
+MERGE = SequenceRequest(stages=((0,), (1,), (2,)), seed=7)
 
 
 def test_each_task_learns_on_top_of_all_before_it(workspace: Workspace) -> None:
@@ -370,14 +414,16 @@ def test_a_given_order_merges_its_own_tasks_only(workspace: Workspace) -> None:
     steps = plan_sequence(request, MERGING, workspace=workspace, ledger=())
     actors = [f"logs/weight_merge/reversed/task_{task}_seed7/checkpoints/global_step_10/actor" for task in (4, 2)]
     assert [step.merged for step in steps] == [(), (actors[0],), tuple(actors)]
-    sequential = replace(REQUEST, stages=((4,),), run_id="reversed", method="weight_merge")
-    assert plan(workspace, sequential)[-1].notes == (), "task 3 is not what comes before task 4 here"
+    alone = replace(REQUEST, stages=((4,),), run_id="reversed")
+    assert plan(workspace, alone, given=changed(RECIPE, method__label="weight_merge"))[-1].notes == (), (
+        "task 3 is not what comes before task 4 here"
+    )
 
 
 def test_sequences_start_at_the_suites_first_task(workspace: Workspace) -> None:
-    experiment = replace(MERGING, first_task=5)
+    given = changed(MERGING, env__first_task=5)
     for stages in (((5,), (6,)), ((0,),)):
-        first, *_ = plan_sequence(replace(MERGE, stages=stages), experiment, workspace=workspace, ledger=())
+        first, *_ = plan_sequence(replace(MERGE, stages=stages), given, workspace=workspace, ledger=())
         assert first.merged == ()
 
 
@@ -414,28 +460,31 @@ def test_the_first_task_of_weight_merge_is_scaled_too(workspace: Workspace) -> N
 
 
 @pytest.mark.parametrize("below", ["checkpoints/global_step_20/actor", "checkpoints/global_step_20", "checkpoints", ""])
-def test_find_actor_from_any_level(tmp_path: Path, below: str) -> None:
+def test_find_weights_from_any_level(tmp_path: Path, below: str) -> None:
     save(tmp_path, 3)
     newest = save(tmp_path, 20)
-    assert find_actor(tmp_path / below, given=below) == newest
+    assert find_weights(tmp_path / below, given=below) == newest
 
 
-def test_find_actor_passes_over_a_folder_without_adapter(tmp_path: Path) -> None:
+def test_find_weights_passes_over_a_folder_without_adapter(tmp_path: Path) -> None:
     older = save(tmp_path, 3)
     (tmp_path / "checkpoints/global_step_4").mkdir()
-    assert find_actor(tmp_path, given="x") == older
+    assert find_weights(tmp_path, given="x") == older
 
 
-def test_find_actor_accepts_the_cnn(tmp_path: Path) -> None:
-    (tmp_path / "model.pt").touch()
-    assert find_actor(tmp_path, given="x") == tmp_path
+def test_find_weights_accepts_the_cnn(tmp_path: Path) -> None:
+    write_weights(tmp_path, "model.pt")
+    assert find_weights(tmp_path, given="x") == tmp_path
 
 
-def test_find_actor_names_what_it_looked_for(tmp_path: Path) -> None:
+def test_find_weights_names_what_it_looked_for(tmp_path: Path) -> None:
     with pytest.raises(SequenceError, match=r"the checkpoint 'gone' does not exist \(looked for .*/gone\)"):
-        find_actor(tmp_path / "gone", given="gone")
-    with pytest.raises(SequenceError, match=r"no checkpoint in 'x': expected adapter_config.json or model.pt"):
-        find_actor(tmp_path, given="x")
+        find_weights(tmp_path / "gone", given="gone")
+    with pytest.raises(
+        SequenceError,
+        match=r"no checkpoint in 'x': expected adapter_config.json and adapter_model.safetensors, or model.pt",
+    ):
+        find_weights(tmp_path, given="x")
 
 
 def test_relative_paths_start_at_the_repository_then_at_the_caller(workspace: Workspace) -> None:
@@ -453,8 +502,7 @@ def test_relative_paths_start_at_the_repository_then_at_the_caller(workspace: Wo
 
 
 def evaluate(workspace: Workspace, location: str, step: int | None = None, suite: str = "libero_spatial") -> Step:
-    experiment = replace(EXPERIMENT, suite=suite)
-    return plan_evaluation(EvaluationRequest(location=location, step=step), experiment, workspace=workspace)
+    return plan_evaluation(location, step, changed(RECIPE, env__suite=suite), workspace=workspace)
 
 
 def test_evaluation_of_the_base_model(workspace: Workspace) -> None:
@@ -500,9 +548,7 @@ def test_evaluation_of_an_adapter_folder_writes_to_its_task_folder(workspace: Wo
 
 
 def test_evaluation_of_an_adapter_from_elsewhere_leaves_its_folder_alone(workspace: Workspace) -> None:
-    adapter = workspace.called_from / "downloads" / "someones-adapter"
-    adapter.mkdir(parents=True)
-    (adapter / "adapter_config.json").write_text("{}")
+    adapter = write_weights(workspace.called_from / "downloads" / "someones-adapter")
     step = evaluate(workspace, "downloads/someones-adapter")
     assert step.start == str(adapter)
     assert step.folder == "logs/evaluations/someones-adapter"
@@ -523,8 +569,3 @@ def test_recorded_config(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"config_name": "crl/tiny"}))
     assert recorded_config(tmp_path) == "crl/tiny"
     assert recorded_config(actor) == "crl/tiny"
-
-
-def test_unknown_suite() -> None:
-    with pytest.raises(SequenceError, match="unknown suite 'metaworld'"):
-        _ = replace(EXPERIMENT, suite="metaworld").num_tasks

@@ -10,11 +10,11 @@ from rlinf.cli.console import UsageError
 from rlinf.cli.launcher import read_arguments
 from rlinf.config import REPOSITORY, Config, ConfigError, config_yaml, load_config
 from rlinf.config.differences import differences, refuse_other_settings
-from rlinf.custom.checkpoint_paths import Workspace
-from rlinf.custom.experiment import Experiment, Step
-from rlinf.custom.lineage import Lineage, check_lineage, is_as_trained
-from rlinf.custom.task_sequence import SequenceRequest, plan_sequence
+from rlinf.custom.sequence.lineage import Lineage, check_lineage, is_as_trained
+from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence
+from rlinf.custom.sequence.recipe import Recipe, Step
 from rlinf.runners.run_folder import run_folder
+from tests.sequences import at, save
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
 SEQUENTIAL = "TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]"
@@ -28,10 +28,9 @@ SCALE_SETTINGS = (
 
 def record_run(folder: Path, config: Config, *, step: int | None = 3) -> Path:
     """Leave a run's settings, and a checkpoint, as training does."""
-    actor = folder / "checkpoints" / f"global_step_{step}" / "actor"
+    actor = folder
     if step is not None:
-        actor.mkdir(parents=True)
-        (actor / "adapter_config.json").write_text("{}")
+        actor = save(folder, step)
         write_lineage(actor)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(config_yaml(config))
@@ -50,14 +49,12 @@ def tiny(*overrides: str) -> Config:
 
 
 def sequence(root: Path, *words: str) -> tuple[Step, ...]:
-    workspace = Workspace(root=root, called_from=root)
-    return run_sequence.sequence_steps(read_arguments(["run.sh", SEQUENTIAL, *words, "--"]), workspace)[1]
+    return run_sequence.sequence_steps(read_arguments(["run.sh", SEQUENTIAL, *words, "--"]), at(root))[1]
 
 
 def evaluation(root: Path, *words: str, signature: str = SCALE) -> Step:
-    workspace = Workspace(root=root, called_from=root)
     arguments = read_arguments(["eval.sh", signature, *words, "--", *SCALE_SETTINGS])
-    return run_sequence.evaluation_steps(arguments, workspace)[1][0]
+    return run_sequence.evaluation_steps(arguments, at(root))[1][0]
 
 
 # ------------------------------------------------------------------------------------------------------ one folder
@@ -178,17 +175,15 @@ def test_ppo_in_the_folder_of_grpo_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_run_alone_lies_where_the_launcher_puts_it(tmp_path: Path) -> None:
     """Without a launcher a run names its own folder."""
-    workspace = Workspace(root=REPOSITORY, called_from=REPOSITORY)
     for method, tasks in (("sequential", [3]), ("multitask", [0, 2]), ("ewc_ppo", [1])):
-        request = SequenceRequest(method=method, stages=(tuple(tasks),), seed=5)
-        experiment = Experiment(TINY, "libero_spatial", 3)
-        (planned,) = plan_sequence(request, experiment, workspace=workspace, ledger=())
         config = tiny(
             f"method={method.removesuffix('_ppo')}",
             f"env.fixed_task_ids={tasks}",
             "runner.seed=5",
             f"runner.logger.method_suffix={'_ppo' if '_ppo' in method else ''}",
         )
+        request = SequenceRequest(stages=(tuple(tasks),), seed=5)
+        (planned,) = plan_sequence(request, Recipe(config, TINY), workspace=at(REPOSITORY), ledger=())
         assert run_folder(config) == REPOSITORY / planned.folder
 
 

@@ -13,10 +13,11 @@ from rlinf.config import ConfigError
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod
 from rlinf.data import JoinedFrames, Observation
-from rlinf.engines.checkpoint import checkpoints, load_training_state, prune, publish, save_actor, temporary_folder
+from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner, minibatches, rank_share
 from rlinf.models import PolicyInputs
+from rlinf.run_layout import checkpoints, prune, publish, start_writing
 from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_policy
 
 
@@ -198,7 +199,7 @@ def test_resuming_equals_going_on(checkpoint, tmp_path):
     rollouts = make_rollouts()
     straight = _learner(checkpoint)
     straight.update(rollouts, seed=0)
-    folder = temporary_folder(tmp_path, 1) / "actor"
+    folder = start_writing(tmp_path, 1) / "actor"
     save_actor(straight, folder, epoch=1)
     saved = publish(tmp_path, 1)
     straight.update(rollouts, seed=1)
@@ -214,9 +215,9 @@ def test_interrupted_writes_are_not_checkpoints(checkpoint, tmp_path):
     assert checkpoints(tmp_path) == []
     learner = _learner(checkpoint)
     for step in (1, 2, 10):
-        save_actor(learner, temporary_folder(tmp_path, step) / "actor", epoch=step)
+        save_actor(learner, start_writing(tmp_path, step) / "actor", epoch=step)
         publish(tmp_path, step)
-    save_actor(learner, temporary_folder(tmp_path, 11) / "actor", epoch=11)
+    save_actor(learner, start_writing(tmp_path, 11) / "actor", epoch=11)
     assert [found.step for found in checkpoints(tmp_path)] == [1, 2, 10]
     prune(tmp_path, keep=2)
     assert [found.step for found in checkpoints(tmp_path)] == [2, 10]
@@ -224,7 +225,7 @@ def test_interrupted_writes_are_not_checkpoints(checkpoint, tmp_path):
 
 def test_an_adapter_that_does_not_fit_is_refused(checkpoint, tmp_path):
     learner = _learner(checkpoint)
-    save_actor(learner, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    save_actor(learner, start_writing(tmp_path, 1) / "actor", epoch=1)
     folder = publish(tmp_path, 1).actor
     with pytest.raises(ConfigError, match=r"has rank 4, but actor\.model\.lora_rank=8"):
         read_policy(checkpoint, lora_path=folder, rank=8)

@@ -19,7 +19,8 @@ from rlinf.custom.methods.fisher import per_sample_fisher, published_fisher
 from rlinf.custom.methods.lwf import LwF
 from rlinf.custom.methods.samples import Samples
 from rlinf.custom.methods.slca import SLCA
-from rlinf.custom.methods.state import METHOD_STATE, gather_state, read_state, write_state
+from rlinf.custom.methods.state import gather_state, read_state, write_state
+from rlinf.run_layout import METHOD_STATE
 from tests.toy_policy import Score, ToyPolicy, toy_inputs, toy_rollouts, toy_task
 
 REFERENCE = Path(

@@ -13,13 +13,14 @@ from rlinf.config import ConfigError, load_config, validate
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod
 from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
-from rlinf.engines.checkpoint import load_training_state, publish, save_actor, temporary_folder
+from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.experience import prepare_experience
 from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import PolicyInputs
 from rlinf.models.value_head import VALUE_HEAD_FILE, in_value_head
+from rlinf.run_layout import publish, start_writing
 from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_policy
 
 PPO = AlgorithmConfig(adv_type="gae", loss_type="ppo", filter_rewards=False, loss_aggregation="token")
@@ -178,7 +179,7 @@ def test_warm_up_trains_the_value_head_alone(checkpoint, tmp_path):
     assert changed
     assert all(in_value_head(name) for name in changed)
     # A resumed run does not begin to warm up again: of its two steps, the second trains the policy.
-    save_actor(learner, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    save_actor(learner, start_writing(tmp_path, 1) / "actor", epoch=1)
     saved = publish(tmp_path, 1).actor
     resumed = _learner(checkpoint, lora_path=saved, warmup=3)
     load_training_state(resumed, saved)
@@ -193,7 +194,7 @@ def test_resuming_equals_going_on(checkpoint, tmp_path):
     rollouts = make_rollouts(critic=True)
     straight = _learner(checkpoint)
     straight.update(rollouts, seed=0)
-    save_actor(straight, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    save_actor(straight, start_writing(tmp_path, 1) / "actor", epoch=1)
     saved = publish(tmp_path, 1).actor
     straight.update(rollouts, seed=1)
 
@@ -207,7 +208,7 @@ def test_resuming_equals_going_on(checkpoint, tmp_path):
 def test_checkpoints_hold_the_value_head_beside_the_adapter(checkpoint, tmp_path):
     learner = _learner(checkpoint)
     learner.update(make_rollouts(critic=True), seed=0)
-    save_actor(learner, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    save_actor(learner, start_writing(tmp_path, 1) / "actor", epoch=1)
     saved = publish(tmp_path, 1).actor
     assert all("lora_" in name for name in load_file(saved / "adapter_model.safetensors"))
     head = load_file(saved / VALUE_HEAD_FILE)

@@ -6,24 +6,20 @@ import pytest
 import torch
 
 from rlinf.config import load_config
-from rlinf.custom.checkpoint_paths import Workspace
-from rlinf.custom.experiment import Experiment
-from rlinf.custom.task_sequence import SequenceRequest, plan_sequence
+from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence
+from rlinf.custom.sequence.recipe import Recipe
 from rlinf.engines.distributed import set_up_torch
 from rlinf.workers.launch import env_settings, shared_settings, torch_environment
+from tests.sequences import at
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
 
 
-@pytest.mark.parametrize("merges", [False, True], ids=["carried adapter", "merged adapters"])
-def test_the_tasks_of_a_sequence_share_workers(tmp_path, merges):
-    workspace = Workspace(root=tmp_path, called_from=tmp_path)
-    experiment = Experiment(config_name=TINY, suite="libero_spatial", max_epochs=3, merges=merges)
-    request = SequenceRequest(method="sequential", stages=((0,), (1,), (2, 3)), seed=7)
-    configs = [
-        load_config(step.command[2], step.command[3:])
-        for step in plan_sequence(request, experiment, workspace=workspace, ledger=[])
-    ]
+@pytest.mark.parametrize("method", ["sequential", "weight_merge"])
+def test_the_tasks_of_a_sequence_share_workers(tmp_path, method):
+    recipe = Recipe(load_config(TINY, [f"method={method}"]), TINY)
+    request = SequenceRequest(stages=((0,), (1,), (2, 3)), seed=7)
+    configs = [step.config for step in plan_sequence(request, recipe, workspace=at(tmp_path), ledger=[])]
     assert [config.env.fixed_task_ids for config in configs] == [[0], [1], [2, 3]]
     assert shared_settings(configs[0]) == shared_settings(configs[1]) == shared_settings(configs[2])
 

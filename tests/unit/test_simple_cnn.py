@@ -17,17 +17,18 @@ from rlinf.cli.pretrain_simple_cnn import main as pretrain_main
 from rlinf.cli.run_sequence import sequence_steps
 from rlinf.config import ConfigError, load_config
 from rlinf.config.schema import AlgorithmConfig, MethodConfig, ModelConfig, OptimConfig, ReplayConfig
-from rlinf.custom.checkpoint_paths import Workspace
 from rlinf.custom.methods import ContinualMethod, TaskContext, make_method
 from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
 from rlinf.data import Observation
-from rlinf.engines.checkpoint import checkpoints, load_training_state, publish, save_actor, temporary_folder
+from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models import PolicyInputs, PolicySource, ReplayablePolicy, find_weights, load_policy
 from rlinf.models.simple_cnn import CNNSettings, embed_instruction
 from rlinf.reporting import ledger
+from rlinf.run_layout import checkpoints, publish, start_writing
 from rlinf.workers.random_action import RandomActionPolicy
+from tests.sequences import at
 from tests.simple_cnn import read_cnn, write_cnn
 from tests.small_policy import LANGUAGE, make_rollouts, write_policy
 from tests.unit.replay_demos import write_hdf5
@@ -127,7 +128,7 @@ def test_resuming_equals_going_on(checkpoint, tmp_path, critic):
     rollouts = make_rollouts(critic=critic)
     straight = _learner(checkpoint, critic=critic)
     straight.update(rollouts, seed=0)
-    save_actor(straight, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    save_actor(straight, start_writing(tmp_path, 1) / "actor", epoch=1)
     saved = publish(tmp_path, 1)
     assert {"model.pt", "config.json", "training_state.pt"} <= {path.name for path in saved.actor.iterdir()}
     assert checkpoints(tmp_path) == [saved]
@@ -143,7 +144,7 @@ def test_resuming_equals_going_on(checkpoint, tmp_path, critic):
 def test_a_checkpoint_acts_like_the_learner_that_wrote_it_also_as_a_base(checkpoint, tmp_path):
     learner = _learner(checkpoint, critic=True)
     learner.update(make_rollouts(critic=True), seed=0)
-    save_actor(learner, temporary_folder(tmp_path, 1) / "actor", epoch=1)
+    save_actor(learner, start_writing(tmp_path, 1) / "actor", epoch=1)
     folder = publish(tmp_path, 1).actor
     other = read_cnn(checkpoint, critic=True)
     load_trainable(other.module, gather_trainable(learner.policy.module))
@@ -284,7 +285,7 @@ def test_random_actions_do_not_stand_for_the_base_model(tmp_path):
     signature = "TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]"
     fixed = ["method=simple_cnn", "config=crl_experiment/libero_spatial_grpo_simple_cnn"]
     arguments = read_arguments(["run.sh", signature, "0", "--", *fixed])
-    workspace = Workspace(root=tmp_path, called_from=tmp_path)
+    workspace = at(tmp_path)
     planned = []
     for method in ("random_action", "simple_cnn"):
         ledger.append(tmp_path / "logs" / "simple_cnn" / ledger.LEDGER_NAME, _record(method))

@@ -13,7 +13,7 @@ from openvla_oft.model.training_record import TrainingRecord, training_record
 from rlinf.cli.console import user_message
 from rlinf.cli.request import Request, parse
 from rlinf.config import ConfigError
-from rlinf.custom.lineage import Lineage
+from rlinf.custom.sequence.lineage import Lineage
 from rlinf.models import load_policy
 from rlinf.models.lora import trainable_parameters
 from tests.simple_cnn import write_cnn

@@ -12,8 +12,7 @@ from rlinf.custom.methods.base import TaskContext
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.shards import shard_like, whole
-
-METHOD_STATE = "method_state.safetensors"
+from rlinf.run_layout import METHOD_STATE
 
 
 def gather_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from rlinf.reporting.ledger import EvaluationRecord, LedgerError
 from rlinf.reporting.loggers import METRICS_NAME, read_metrics
 from rlinf.reporting.report.words import method_name, suite_name
 from rlinf.reporting.run_info import RunInfo
+from rlinf.run_layout import step_of
 
 VIDEO_TYPES = {".webp": "image/webp", ".gif": "image/gif", ".webm": "video/webm", ".mp4": "video/mp4"}
 _TASK_FOLDER = re.compile(r"tasks?_(all|\d+(?:[_,-]\d+)*)_seed(\d+)")
@@ -189,10 +190,10 @@ def _further(
     rows: Sequence[EvaluationRecord], beside: Sequence[EvaluationRecord]
 ) -> dict[str, tuple[EvaluationRecord, ...]]:
     """By suite, the evaluations that belong to these rows: of the same tasks learnt and the same epoch."""
-    known = {(row.learnt_tasks, ledger.step_of(row)) for row in rows}
+    known = {(row.learnt_tasks, step_of(row.checkpoint)) for row in rows}
     found = {}
     for suite in dict.fromkeys(record.suite for record in beside):
-        same = [one for one in beside if one.suite == suite and (one.learnt_tasks, ledger.step_of(one)) in known]
+        same = [one for one in beside if one.suite == suite and (one.learnt_tasks, step_of(one.checkpoint)) in known]
         if chosen := tuple(ledger.rows(same)):
             found[suite] = chosen
     return found

@@ -6,24 +6,26 @@ Planning reads the file system and writes nothing, so a dry run is the plan and 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlinf.config.overrides import override
-from rlinf.custom.checkpoint_paths import (
-    SequenceError,
-    Workspace,
-    find_actor,
-    is_actor,
-    recorded_start,
-    same_checkpoint,
-    saved_steps,
-    step_of,
-    task_folder_of,
+from rlinf.config.compose import with_settings
+from rlinf.config.overrides import Value, override
+from rlinf.custom.sequence.evaluation import evaluate_base
+from rlinf.custom.sequence.locations import SequenceError, Workspace, find_weights, recorded_start
+from rlinf.custom.sequence.recipe import Recipe, Step
+from rlinf.run_layout import (
+    BASE_ROW,
+    Checkpoint,
+    LedgerLine,
+    checkpoint_of,
+    checkpoints,
+    has_weights,
+    not_evaluated,
+    results_folder,
+    run_name,
+    task_name,
 )
-from rlinf.custom.evaluation_plan import base_evaluation
-from rlinf.custom.experiment import BASE_ROW, Experiment, Step, results_folder, run_name
-from rlinf.custom.tasks import task_name
 
 TRAIN_SCRIPT = "examples/embodiment/train_embodied_agent.py"
 
@@ -32,38 +34,27 @@ Stage = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """One line of the ledger, as far as planning cares."""
-
-    row: str
-    seed: int
-    checkpoint: str
-    suite: str
-
-
-@dataclass(frozen=True)
 class SequenceRequest:
     """A sequence of stages."""
 
-    method: str
     stages: tuple[Stage, ...]
     seed: int
     checkpoint: str | None = None
     max_epochs: int | None = None  # None: as the configuration says
     run_id: str | None = None
-    overrides: tuple[str, ...] = ()  # Hydra overrides: the launcher's own, then the user's
 
 
-def sequence_folder(request: SequenceRequest, experiment: Experiment, workspace: Workspace) -> Path:
+def sequence_folder(request: SequenceRequest, recipe: Recipe, workspace: Workspace) -> Path:
     """Where the stages of a sequence and their ledger lie."""
-    return workspace.root / results_folder(experiment.root, request.method, request.stages[0], run_id=request.run_id)
+    root, method = recipe.results_root(recipe.config.env.suite), recipe.config.results_name
+    return workspace.root / results_folder(root, method, request.stages[0], run_id=request.run_id)
 
 
 def plan_sequence(
-    request: SequenceRequest, experiment: Experiment, *, workspace: Workspace, ledger: Collection[Evaluated]
+    request: SequenceRequest, recipe: Recipe, *, workspace: Workspace, ledger: Collection[LedgerLine]
 ) -> tuple[Step, ...]:
     """One step per stage, and one before them where the base model's own evaluation was missed."""
-    return _Planner(request, experiment, workspace, ledger).steps()
+    return _Planner(request, recipe, workspace, ledger).steps()
 
 
 @dataclass(frozen=True)
@@ -91,50 +82,51 @@ class _Planner:
     """Plans one request."""
 
     request: SequenceRequest
-    experiment: Experiment
+    recipe: Recipe
     workspace: Workspace
-    ledger: Collection[Evaluated]
+    ledger: Collection[LedgerLine]
 
     @property
     def max_epochs(self) -> int:
-        return self.request.max_epochs or self.experiment.max_epochs
+        return self.request.max_epochs or self.recipe.config.runner.max_epochs
 
     @property
     def results(self) -> Path:
-        return sequence_folder(self.request, self.experiment, self.workspace)
+        return sequence_folder(self.request, self.recipe, self.workspace)
 
     def folder(self, stage: Stage) -> Path:
         return self.results / run_name(stage, self.request.seed)
 
-    def result(self, stage: Stage) -> Path:
-        return self.folder(stage) / "checkpoints" / f"global_step_{self.max_epochs}" / "actor"
+    def result(self, stage: Stage) -> Checkpoint:
+        return Checkpoint.at(self.folder(stage), self.max_epochs)
 
     def steps(self) -> tuple[Step, ...]:
         """Each stage starts from the adapter that the one before it ends with, or, where the method merges, from a
         fresh one on top of all before it."""
-        request, steps = self.request, list[Step]()
+        request, recipe, steps = self.request, self.recipe, list[Step]()
         start = self._first_start()
-        missing = self._missing(BASE_ROW) if self.experiment.eval_before is None and start.is_base_model else ()
+        missing = self._missing(BASE_ROW) if not recipe.gives("runner.eval_before") and start.is_base_model else ()
         wants_base = bool(missing)
-        if missing and saved_steps(self.folder(request.stages[0])):  # too late for its own run
-            only = override("env.suite", missing[0]), override("env.eval_suites", missing[1:])
-            overrides = request.overrides if missing == self.experiment.suites else (*request.overrides, *only)
-            steps.append(
-                base_evaluation(self.results, request.seed, overrides, self.experiment, workspace=self.workspace)
-            )
+        if missing and checkpoints(self.folder(request.stages[0])):  # too late for its own run
+            if missing != recipe.suites:
+                only = {"env.suite": missing[0], "env.eval_suites": missing[1:]}
+                config = with_settings(recipe.config, only)
+                overrides = (*recipe.overrides, *(override(key, value) for key, value in only.items()))
+                recipe = replace(recipe, config=config, overrides=overrides)
+            steps.append(evaluate_base(self.results, request.seed, recipe, workspace=self.workspace))
             wants_base = False
         for stage in request.stages:
             self._refuse_other_start(stage, start)
             steps.append(self._step(stage, start, wants_base=wants_base))
-            result = self.result(stage)
-            start = _Start(merged=(*start.merged, result)) if self.experiment.merges else _Start(adapter=result)
+            result = self.result(stage).actor
+            start = _Start(merged=(*start.merged, result)) if self.recipe.merges else _Start(adapter=result)
             wants_base = False
         return tuple(steps)
 
     def _first_start(self) -> _Start:
         given = self.request.checkpoint
-        adapter = find_actor(self.workspace.find(given), given=given) if given else None
-        merged = self._earlier_adapters() if self.experiment.merges else ()
+        adapter = find_weights(self.workspace.find(given), given=given) if given else None
+        merged = self._earlier_adapters() if self.recipe.merges else ()
         return _Start(adapter, merged, given=adapter is not None)
 
     def _earlier_adapters(self) -> tuple[Path, ...]:
@@ -142,11 +134,11 @@ class _Planner:
         the user gave the whole order."""
         if self.request.run_id is not None:
             return ()
-        first, wanted = self.experiment.first_task, self.request.stages[0][0]
+        first, wanted = self.recipe.config.env.first_task, self.request.stages[0][0]
         adapters = []
         for task_id in range(first, wanted):
-            actor = self.result((task_id,))
-            if not is_actor(actor):
+            actor = self.result((task_id,)).actor
+            if not has_weights(actor):
                 raise SequenceError(
                     f"task {wanted} learns on top of the adapters of the tasks before it, and that of task "
                     f"{task_id} is missing: {self.workspace.show(actor)}\n"
@@ -156,49 +148,50 @@ class _Planner:
         return tuple(adapters)
 
     def _step(self, stage: Stage, start: _Start, *, wants_base: bool) -> Step:
-        show, folder, result = self.workspace.show, self.folder(stage), self.result(stage)
-        beneath = tuple(show(path) for path in start.merged)
-        settings = [
-            override("env.fixed_task_ids", stage),
-            override("runner.seed", self.request.seed),
-            override("runner.logger.log_path", show(folder)),
-        ]
+        show, recipe, folder = self.workspace.show, self.recipe, self.folder(stage)
+        settings: dict[str, Value | tuple[Value, ...]] = {
+            "env.fixed_task_ids": stage,
+            "runner.seed": self.request.seed,
+            "runner.logger.log_path": show(folder),
+        }
         if self.request.max_epochs is not None:
-            settings.append(override("runner.max_epochs", self.request.max_epochs))
+            settings["runner.max_epochs"] = self.request.max_epochs
         if start.adapter is not None:
-            settings.append(override("actor.model.lora_path", show(start.adapter)))
+            settings["actor.model.lora_path"] = show(start.adapter)
+        beneath = tuple(show(path) for path in start.merged)
         if beneath:
-            settings.append(override("actor.model.previous_lora_paths", beneath))
+            settings["actor.model.previous_lora_paths"] = beneath
         todo = []
-        if self.experiment.eval_before is None:
-            settings.append(override("runner.eval_before", wants_base))
+        if not recipe.gives("runner.eval_before"):
+            settings["runner.eval_before"] = wants_base
             todo += [f"evaluate the base model{self._on(self._missing(BASE_ROW))}"] if wants_base else []
-        todo += self._training_left(folder, result)
-        if self.experiment.eval_after is None:
-            missing = self._missing(task_name(stage), result)
-            settings.append(override("runner.eval_after", bool(missing)))
+        todo += self._training_left(stage)
+        if not recipe.gives("runner.eval_after"):
+            missing = self._missing(task_name(stage), self.result(stage))
+            settings["runner.eval_after"] = bool(missing)
             todo += [f"evaluate all tasks{self._on(missing)}"] if missing else []
-        script = (TRAIN_SCRIPT, "--config-name", self.experiment.config_name)
         return Step(
             title=_title(stage),
             folder=show(folder),
             start=None if start.adapter is None else show(start.adapter),
-            result=show(result),
-            command=(*script, *settings, *self.request.overrides),
+            result=show(self.result(stage).actor),
+            command=recipe.command(TRAIN_SCRIPT, settings),
+            config=recipe.with_settings(settings),
             todo=tuple(todo),
             notes=(*self._continuation_note(stage, start), *self._growth_note(stage)),
             merged=beneath,
         )
 
-    def _training_left(self, folder: Path, result: Path) -> list[str]:
+    def _training_left(self, stage: Stage) -> list[str]:
         """What is left to train, in words.
 
         Raises:
             SequenceError: the stage was trained beyond the epochs asked for, and has no checkpoint of them.
         """
-        if is_actor(result):
+        folder, steps = self.folder(stage), [one.step for one in checkpoints(self.folder(stage))]
+        if self.max_epochs in steps:
             return []
-        newest = max(saved_steps(folder), default=0)
+        newest = max(steps, default=0)
         if newest > self.max_epochs:
             raise SequenceError(
                 f"{self.workspace.show(folder)} was trained to epoch {newest} and has no checkpoint of epoch "
@@ -213,33 +206,33 @@ class _Planner:
             SequenceError: says which epochs, and what can be done instead.
         """
         folder, show = self.folder(stage), self.workspace.show
-        if not saved_steps(folder):
+        if not checkpoints(folder):
             return
         for began, now in zip(recorded_start(folder), start.adapters, strict=False):
-            old, new, before = step_of(began), step_of(now), task_folder_of(now)
-            if old is None or new is None or before is None or task_folder_of(began) is None:
-                continue
-            if old == new or began.parents[2].name != before.name:
+            old, new = checkpoint_of(began), checkpoint_of(now)
+            if old is None or new is None or old.step == new.step or old.run_folder.name != new.run_folder.name:
                 continue
             if start.given:
-                keep = f"  CHECKPOINT_PATH {show(before)}/checkpoints/global_step_{old}\n      to continue from there"
+                there = show(Checkpoint.at(new.run_folder, old.step).folder)
+                keep = f"  CHECKPOINT_PATH {there}\n      to continue from there"
             else:
                 keep = (
-                    f"  MAX_EPOCH {old} (runner.max_epochs={old} where a launcher has no such argument)\n"
+                    f"  MAX_EPOCH {old.step} (runner.max_epochs={old.step} where a launcher has no such argument)\n"
                     "      to continue the sequence as it is"
                 )
             raise SequenceError(
-                f"{_title(stage)} began with epoch {old} of {before.name} and would now continue from epoch {new} of "
-                f"it; what {show(folder)} holds did not come from that. Nothing was started. Give one of these:\n"
-                f"{keep}\n  runner.logger.log_root=FOLDER\n      to learn all of it anew, apart from what is there"
+                f"{_title(stage)} began with epoch {old.step} of {new.run_folder.name} and would now continue from "
+                f"epoch {new.step} of it; what {show(folder)} holds did not come from that. Nothing was started. "
+                f"Give one of these:\n{keep}\n"
+                f"  runner.logger.log_root=FOLDER\n      to learn all of it anew, apart from what is there"
                 f"{self._longer_last_stage()}"
             )
 
     def _longer_last_stage(self) -> str:
         """How to train only the newest task longer; empty where that is impossible or another task learnt from it."""
-        newest = [stage for stage in self.request.stages if saved_steps(self.folder(stage))][-1]
+        newest = [stage for stage in self.request.stages if checkpoints(self.folder(stage))][-1]
         adapters = recorded_start(self.folder(newest))
-        if self.experiment.merges or self.request.run_id or len(adapters) != 1 or self._learnt_from(newest):
+        if self.recipe.merges or self.request.run_id or len(adapters) != 1 or self._learnt_from(newest):
             return ""
         last, end = newest[0], self.request.stages[-1][0]
         tasks = str(last) if last == end else f'"{last},{end}"'
@@ -257,23 +250,18 @@ class _Planner:
         runs = sorted(self.results.glob(f"task*_seed{self.request.seed}"))
         return [run.name for run in runs if any(own in path.parts for path in recorded_start(run))]
 
-    def _missing(self, row: str, actor: Path | None = None) -> tuple[str, ...]:
-        """Suites that a row is still to be evaluated on; ``actor``: of this very checkpoint."""
-        found = {
-            line.suite
-            for line in self.ledger
-            if (line.row, line.seed) == (row, self.request.seed)
-            and (actor is None or same_checkpoint(line.checkpoint, actor))
-        }
-        return tuple(suite for suite in self.experiment.suites if suite not in found)
+    def _missing(self, row: str, checkpoint: Checkpoint | None = None) -> tuple[str, ...]:
+        """Suites that a row is still to be evaluated on."""
+        method, seed = self.recipe.config.results_name, self.request.seed
+        return not_evaluated(self.ledger, self.recipe.suites, method=method, seed=seed, row=row, checkpoint=checkpoint)
 
     def _on(self, missing: tuple[str, ...]) -> str:
-        return "" if missing == (self.experiment.suite,) else f" of {', '.join(missing)}"
+        return "" if missing == (self.recipe.config.env.suite,) else f" of {', '.join(missing)}"
 
     def _growth_note(self, stage: Stage) -> tuple[str, ...]:
         """A task that is trained longer does not change what was learnt from it, and takes its own row along."""
         later = self._learnt_from(stage)
-        if not later or is_actor(self.result(stage)):
+        if not later or has_weights(self.result(stage).actor):
             return ()
         return (
             f"{', '.join(later)} began with an earlier epoch of it and will not change; the row of this task in "
@@ -283,10 +271,10 @@ class _Planner:
     def _continuation_note(self, stage: Stage, start: _Start) -> tuple[str, ...]:
         """Starting at task 2 from the base model is allowed, but often a forgotten checkpoint."""
         in_order = self.request.run_id is None and len(stage) == 1
-        if self.experiment.merges or start.adapter is not None or not in_order:
+        if self.recipe.merges or start.adapter is not None or not in_order:
             return ()
         earlier = self.folder((stage[0] - 1,))
-        if not saved_steps(earlier):
+        if not checkpoints(earlier):
             return ()
         return (f"to continue from {self.workspace.show(earlier)} instead, give it as CHECKPOINT_PATH",)
 

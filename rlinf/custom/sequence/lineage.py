@@ -7,8 +7,7 @@ from pathlib import Path
 from libero_runtime.suites import standard_suite
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import Config
-
-LINEAGE_FILE = "lineage.json"
+from rlinf.run_layout import LINEAGE_FILE
 
 
 @dataclass(frozen=True)

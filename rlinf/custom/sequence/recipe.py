@@ -1,0 +1,71 @@
+"""What plans are made of: a composed configuration as it was written, and the steps that carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlinf.config import Config
+from rlinf.config.compose import with_settings
+from rlinf.config.overrides import Value, override
+from rlinf.config.resolve import MERGING_METHOD
+from rlinf.run_layout import results_root
+
+DEFAULT_SEED = 1234
+
+Settings = Mapping[str, Value | Sequence[Value]]
+"""Values by configuration key."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A configuration, composed once, and how it was written: what its steps change is known by key.
+
+    overrides: Hydra's, the launcher's own and then the user's.
+    """
+
+    config: Config
+    config_name: str
+    overrides: tuple[str, ...] = ()
+
+    def gives(self, key: str) -> bool:
+        """Whether an override sets this key: steps then leave it as it is."""
+        return any(text.lstrip("+~").split("=", 1)[0] == key for text in self.overrides)
+
+    @property
+    def merges(self) -> bool:
+        """Every task learns a fresh adapter on top of the earlier ones, merged into the base."""
+        return self.config.method.name == MERGING_METHOD
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """What each row of the success matrix is evaluated on."""
+        return (self.config.env.suite, *self.config.env.eval_suites)
+
+    def results_root(self, suite: str) -> str:
+        """The folder of all methods' results on a suite."""
+        return results_root(self.config.runner.logger.log_root, suite)
+
+    def with_settings(self, settings: Settings) -> Config:
+        """The configuration of a step."""
+        return with_settings(self.config, {key: value for key, value in settings.items() if not self.gives(key)})
+
+    def command(self, script: str, settings: Settings) -> tuple[str, ...]:
+        """What composes the same configuration anew; overrides come last, and so they count."""
+        words = [override(key, value) for key, value in settings.items()]
+        return (script, "--config-name", self.config_name, *words, *self.overrides)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a plan. Paths are relative to the repository where they lie inside it."""
+
+    title: str
+    folder: str
+    start: str | None  # actor folder; None is the base model or, in weight merge, what ``merged`` makes of it
+    result: str | None  # actor folder that exists when the command has done its work; None for an evaluation
+    command: tuple[str, ...]  # script and arguments, without the interpreter
+    config: Config  # what the command composes
+    todo: tuple[str, ...]  # what is left to do, in words; empty: skipped
+    notes: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()  # actor folders that are merged into the base model
