@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sequences import save
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHERS = REPOSITORY / "examples" / "crl_experiment"
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
@@ -30,13 +32,6 @@ def run(script: str, *words: str, cwd: Path) -> "subprocess.CompletedProcess[str
 
 def commands(output: str) -> list[str]:
     return [line.split("command", 1)[1].strip() for line in output.splitlines() if line.strip().startswith("command ")]
-
-
-def save(folder: Path, step: int) -> Path:
-    actor = folder / "checkpoints" / f"global_step_{step}" / "actor"
-    actor.mkdir(parents=True)
-    (actor / "adapter_config.json").write_text("{}")
-    return actor
 
 
 def test_the_quickstarts_plan(tmp_path: Path) -> None:
