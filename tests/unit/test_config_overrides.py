@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from rlinf.config import REPOSITORY, ConfigError, config_yaml, load_config
 from rlinf.config.overrides import override
+from tests.sequences import write_weights
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
 STRANGE = """epoch=9, b#c 'd' "e" [f]{g:h}(i) $j ${k} \\ l\\'m ~n é 漢;&|*?!"""
@@ -64,8 +65,7 @@ def test_what_hydra_cannot_read_is_shown_as_it_must_be_written(path: str) -> Non
 
 def test_a_printed_plan_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     checkpoint, logs = tmp_path / STRANGE / "actor", tmp_path / STRANGE / "logs"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "adapter_config.json").write_text("{}")
+    write_weights(checkpoint)
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
 
     def run(*command: str) -> str:
