@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -63,13 +66,16 @@ def write_record(
     method: str,
     seed: int,
     learnt: tuple[int, ...],
-    rates: np.ndarray,
+    rates: Sequence[float] | np.ndarray,
     *,
     row: str = "",
     scale: float = 1.0,
-) -> None:
-    """One evaluation over ten tasks; ``scale`` other than 1 makes it a probe."""
+    episodes: int = EPISODES,
+    **changes: Any,
+) -> EvaluationRecord:
+    """One evaluation over tasks from 0 on; ``scale`` other than 1 makes it a probe."""
     row = row or (f"task_{learnt[-1]}" if learnt else "base")
+    rates = np.asarray(rates)
     success = dict(enumerate(rates.tolist()))
     record = EvaluationRecord(
         method=method,
@@ -79,7 +85,7 @@ def write_record(
         suite="libero_spatial",
         checkpoint=f"{row}_seed{seed}/global_step_{EPOCHS}" if learnt else "base",
         success=success,
-        episodes=dict.fromkeys(success, EPISODES),
+        episodes=dict.fromkeys(success, episodes),
         success_once=float(rates.mean()),
         success_at_end=float(rates.mean()),
         mean_return=5 * float(rates.mean()),
@@ -95,7 +101,9 @@ def write_record(
         lora_scale=scale,
         probe=scale != 1.0,
     )
+    record = dataclasses.replace(record, **changes)
     ledger.append(folder / ledger.LEDGER_NAME, record)
+    return record
 
 
 def write_scales(logs: Path, method: str, seeds: tuple[int, ...], scales: tuple[float, ...]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rlinf.cli.console import run_cli
 from rlinf.reporting.report import collect, csv_table, latex, write_report
+from rlinf.reporting.report.collect import Experiment
+from rlinf.reporting.report.compare import LEFT_OUT, MethodRuns, left_out
 from rlinf.reporting.report.export import write_text
-from rlinf.reporting.report.generalisation import lines_of_text
-from rlinf.reporting.report.lines import LEFT_OUT, left_out
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     for experiment in experiments:
         rows = ", ".join(record.row for record in experiment.records) or "no evaluation"
         print(f"{experiment.method}, seed {experiment.seed} ({experiment.folder}): {rows}")
-        for line in lines_of_text(experiment):
+        for line in _generalisation(experiment):
             print(f"  {line}")
     for experiment, why in left_out(experiments):
         print(f"{LEFT_OUT}: {experiment.name} ({experiment.folder}): {why}")
@@ -46,6 +46,22 @@ def main(argv: Sequence[str]) -> int:
     out = write_report(experiments, arguments.out, title=arguments.title, max_videos=arguments.max_videos)
     print(out.resolve())
     return 0
+
+
+def _generalisation(experiment: Experiment) -> list[str]:
+    """Success on the learnt suite and on further ones, a line per stage; empty where there is no further suite."""
+    if not experiment.further or experiment.matrix is None:
+        return []
+    runs = MethodRuns.of(experiment)
+    suites, rows = runs.stage_table()
+    return [
+        f"{row}: "
+        + ", ".join(
+            f"{suite} {'–' if (cell := runs.cell(column)) is None else column.show(cell.value)}"
+            for suite, column in zip(suites, columns, strict=True)
+        )
+        for row, columns in rows
+    ]
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rlinf.custom.metrics import SuccessMatrix
 from rlinf.reporting.jsonlines import append_line, read_lines
+from rlinf.reporting.metrics import SuccessMatrix
 from rlinf.run_layout import BASE_ROW, LEDGER_FILE, step_of
 
 LEDGER_NAME = LEDGER_FILE

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rlinf.custom import metrics
-from rlinf.custom.metrics import MetricsError, SuccessMatrix
+from rlinf.reporting import metrics
+from rlinf.reporting.metrics import MetricsError, SuccessMatrix
 
 
 def matrix_of(

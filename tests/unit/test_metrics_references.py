@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rlinf.custom import metrics
-from rlinf.custom.metrics import SuccessMatrix
+from rlinf.reporting import metrics
+from rlinf.reporting.metrics import SuccessMatrix
 
 Table = Sequence[Sequence[float]]
 

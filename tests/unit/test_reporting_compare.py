@@ -17,16 +17,13 @@ import pytest
 from rlinf.cli import report as cli
 from rlinf.config.differences import differences, flat
 from rlinf.config.schema import Config
-from rlinf.custom import metrics
-from rlinf.reporting import ledger
-from rlinf.reporting.report import ReportError, collect, csv_table, latex, write_report
+from rlinf.reporting import ledger, metrics
+from rlinf.reporting.report import ReportError, collect, csv_table, latex, plots, write_report
 from rlinf.reporting.report.collect import Experiment
-from rlinf.reporting.report.columns import COLUMNS, Column
-from rlinf.reporting.report.learning_curves import libero_curves
-from rlinf.reporting.report.lines import Line, Setting, results_settings, settings_of
-from rlinf.reporting.report.overlays import Frame, Series, Spot, curves
-from rlinf.reporting.report.scales import scale_curves
-from rlinf.reporting.report.words import task_ranges
+from rlinf.reporting.report.columns import COLUMNS, Column, libero_curves
+from rlinf.reporting.report.compare import Comparison, MethodRuns, comparisons, results_settings, scale_curves
+from rlinf.reporting.report.names import task_ranges
+from rlinf.reporting.report.plots import Axis, Curve
 from tests.study import BASE, METHODS, SETTINGS, write_record, write_scales, write_sets, write_study
 
 AFTER_ALL = ("sequential", "ewc", "er", "der", "weight_merge", "slca", "multitask")
@@ -42,53 +39,53 @@ def column(key: str) -> Column:
     return next(one for one in COLUMNS if one.key == key)
 
 
-def only_setting(folder: Path) -> Setting:
-    (setting,) = settings_of(collect([folder]))
-    return setting
+def only_comparison(folder: Path) -> Comparison:
+    (group,) = comparisons(collect([folder]))
+    return group
 
 
-def test_seeds_of_a_method_make_one_line_and_joint_training_comes_last(study: Path) -> None:
-    setting = only_setting(study)
-    assert tuple(line.first.method for line in setting.lines) == AFTER_ALL
-    assert [line.seeds for line in setting.lines] == [(1, 2, 3)] * 7
-    assert [line.is_joint for line in setting.lines] == [False] * 6 + [True]
-    assert setting.title == "LIBERO-Spatial, tasks 0–4 (sampled at temperature 1.6, altered 1ef524f5e7df assets)"
+def test_seeds_of_a_method_are_one_row_and_joint_training_comes_last(study: Path) -> None:
+    group = only_comparison(study)
+    assert tuple(one.first.method for one in group.methods) == AFTER_ALL
+    assert [one.seeds for one in group.methods] == [(1, 2, 3)] * 7
+    assert [one.is_joint for one in group.methods] == [False] * 6 + [True]
+    assert group.title == "LIBERO-Spatial, tasks 0–4 (sampled at temperature 1.6, altered 1ef524f5e7df assets)"
 
 
 def test_a_cell_is_the_mean_over_seeds_with_students_interval(study: Path) -> None:
-    line = next(one for one in only_setting(study).lines if one.first.method == "er")
-    cell = line.cell(column("avg"))
-    values = [float(matrix.success_RK[-1, :5].mean()) for matrix in line.matrices]
+    one = next(one for one in only_comparison(study).methods if one.first.method == "er")
+    cell = one.cell(column("avg"))
+    values = [float(matrix.success_RK[-1, :5].mean()) for matrix in one.matrices]
     half = 4.303 * float(np.std(values, ddof=1)) / 3**0.5
     assert cell is not None
     assert (cell.value, cell.low, cell.high) == pytest.approx(
         (np.mean(values), np.mean(values) - half, np.mean(values) + half)
     )
-    alone = Line.of(line.experiments[0]).cell(column("avg"))
-    own = metrics.average_success(line.matrices[0])
+    alone = MethodRuns.of(one.experiments[0]).cell(column("avg"))
+    own = metrics.average_success(one.matrices[0])
     assert alone is not None
     assert own is not None
     assert (alone.value, alone.low, alone.high, alone.seeds) == (own.value, own.low, own.high, 1)
 
 
 def test_pooled_matrix_counts_all_episodes(study: Path) -> None:
-    line = only_setting(study).lines[0]
-    assert line.pooled.episodes_RK.min() == 150
-    mean = np.mean([matrix.success_RK for matrix in line.matrices], axis=0)
-    assert line.pooled.success_RK == pytest.approx(mean)
+    one = only_comparison(study).methods[0]
+    assert one.pooled.episodes_RK.min() == 150
+    mean = np.mean([matrix.success_RK for matrix in one.matrices], axis=0)
+    assert one.pooled.success_RK == pytest.approx(mean)
 
 
 def test_the_best_is_the_best_of_continual_methods(study: Path) -> None:
-    setting = only_setting(study)
-    averages = {line.first.method: line.cell(column("avg")) for line in setting.lines}
+    group = only_comparison(study)
+    averages = {one.first.method: one.cell(column("avg")) for one in group.methods}
     joint = averages.pop("multitask")
-    best = setting.best(column("avg"))
+    best = group.best(column("avg"))
     assert joint is not None
     assert best == max(cell.value for cell in averages.values() if cell)
     assert best < joint.value
-    lowest = min(cell.value for line in setting.lines if (cell := line.cell(column("nbt"))))
-    assert setting.best(column("nbt")) == lowest
-    assert setting.best(column("base")) is None, "nothing to win there"
+    lowest = min(cell.value for one in group.methods if (cell := one.cell(column("nbt"))))
+    assert group.best(column("nbt")) == lowest
+    assert group.best(column("base")) is None, "nothing to win there"
 
 
 def test_the_page_shows_everything_side_by_side(study: Path, tmp_path: Path) -> None:
@@ -210,50 +207,50 @@ def test_a_seed_that_is_in_no_table_is_said_everywhere(tmp_path: Path, capsys: p
 def test_what_is_not_comparable_is_apart(tmp_path: Path) -> None:
     write_study(tmp_path / "a", methods=("ewc",), seeds=(1,), num_tasks=2)
     write_study(tmp_path / "b", methods=("er", "slca"), seeds=(1,), num_tasks=3)
-    assert [len(setting.lines) for setting in settings_of(collect([tmp_path]))] == [2, 1]
+    assert [len(group.methods) for group in comparisons(collect([tmp_path]))] == [2, 1]
     page = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
     assert "LIBERO-Spatial, tasks 0–2" in page
     assert "LIBERO-Spatial, tasks 0, 1 (" in page
 
 
 def test_two_sets_learnt_together_with_one_seed_are_two_tables(tmp_path: Path) -> None:
-    settings = settings_of(collect([write_sets(tmp_path, ((0, 2, 4), (1, 3)))]))
-    assert sorted(setting.title.split(" (")[0] for setting in settings) == [
+    groups = comparisons(collect([write_sets(tmp_path, ((0, 2, 4), (1, 3)))]))
+    assert sorted(group.title.split(" (")[0] for group in groups) == [
         "LIBERO-Spatial, tasks 0, 2, 4",
         "LIBERO-Spatial, tasks 1, 3",
     ]
-    assert [line.is_joint for setting in settings for line in setting.lines] == [True, True]
+    assert [one.is_joint for group in groups for one in group.methods] == [True, True]
 
 
 def test_ppo_stands_beside_grpo(tmp_path: Path) -> None:
     write_study(tmp_path, methods=("sequential", "ewc"), seeds=(1,), num_tasks=2)
     for learnt in ((), (0,), (0, 1)):
         write_record(tmp_path / "sequential_ppo", "sequential_ppo", 1, learnt, BASE)
-    assert [line.name for line in only_setting(tmp_path).lines] == [
+    assert [one.name for one in only_comparison(tmp_path).methods] == [
         "Sequential fine-tuning",
         "Sequential fine-tuning, PPO",
         "Elastic weight consolidation",
     ]
 
 
-def test_one_method_with_two_settings_is_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_method_with_two_settings_is_two_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_study(tmp_path / "low", methods=("er",), seeds=(1, 2), num_tasks=2)
     replay = {"method": {"name": "er", "replay": {"coeff": 0.3, "tasks": "one"}}}
     monkeypatch.setitem(SETTINGS, "er", replay)
     write_study(tmp_path / "high", methods=("er",), seeds=(1, 2), num_tasks=2)
-    setting = only_setting(tmp_path)
-    assert sorted(line.name for line in setting.lines) == [
+    group = only_comparison(tmp_path)
+    assert sorted(one.name for one in group.methods) == [
         "Experience replay (coeff 0.03)",
         "Experience replay (coeff 0.3)",
     ]
-    assert [line.seeds for line in setting.lines] == [(1, 2), (1, 2)]
+    assert [one.seeds for one in group.methods] == [(1, 2), (1, 2)]
     html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
     diff = html.split('<table class="plain wide diff">')[1].split("</table>")[0]
     assert re.findall(r'<th scope="row"><code>([^<]*)', diff) == ["method.replay.coeff"]
     assert "log_path" not in diff, "what every run has of its own is no difference"
 
 
-def test_seeds_that_the_launcher_takes_for_one_experiment_are_one_line(tmp_path: Path) -> None:
+def test_seeds_that_the_launcher_takes_for_one_experiment_are_one_row(tmp_path: Path) -> None:
     def nested(key: str, value: str) -> dict[str, Any]:
         return reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value)  # type: ignore[return-value]
 
@@ -267,17 +264,17 @@ def test_seeds_that_the_launcher_takes_for_one_experiment_are_one_line(tmp_path:
     for seed in (1, 2):
         for path in tmp_path.rglob(f"*_seed{seed}/config.yaml"):
             path.write_text(path.read_text() + f"rollout: {{max_batch: {seed}}}\n")
-    assert [line.seeds for line in only_setting(tmp_path).lines] == [(1, 2)]
+    assert [one.seeds for one in only_comparison(tmp_path).methods] == [(1, 2)]
 
 
-def test_seeds_in_different_folders_are_one_line_and_a_repeated_seed_is_two(tmp_path: Path) -> None:
+def test_seeds_in_different_folders_are_one_row_and_a_repeated_seed_is_two(tmp_path: Path) -> None:
     write_study(tmp_path / "one", methods=("ewc",), seeds=(1, 2), num_tasks=2)
     write_study(tmp_path / "two", methods=("ewc",), seeds=(3,), num_tasks=2)
-    assert [line.seeds for line in only_setting(tmp_path).lines] == [(1, 2, 3)]
+    assert [one.seeds for one in only_comparison(tmp_path).methods] == [(1, 2, 3)]
     write_study(tmp_path / "two", methods=("ewc",), seeds=(1,), num_tasks=2)
-    lines = only_setting(tmp_path).lines
-    assert sorted(line.seeds for line in lines) == [(1, 2), (1, 3)]
-    assert {line.name for line in lines} == {
+    methods = only_comparison(tmp_path).methods
+    assert sorted(one.seeds for one in methods) == [(1, 2), (1, 3)]
+    assert {one.name for one in methods} == {
         f"Elastic weight consolidation ({tmp_path / name / 'ewc'})" for name in ("one", "two")
     }
 
@@ -288,16 +285,16 @@ def test_task_orders_are_named(tmp_path: Path) -> None:
         write_record(folder, "sequential", 1, (), BASE)
         for length in (1, 2):
             write_record(folder, "sequential", 1, order[:length], BASE)
-    names = sorted(line.name for line in only_setting(tmp_path).lines)
+    names = sorted(one.name for one in only_comparison(tmp_path).methods)
     assert names == ["Sequential fine-tuning (order 0, 1)", "Sequential fine-tuning (order 1, 0)"]
 
 
 def test_scale_curves_come_from_probes(tmp_path: Path) -> None:
     write_study(tmp_path, methods=("sequential",), seeds=(1, 2), num_tasks=2)
     write_scales(tmp_path, "sequential", (1,), (0.0, 0.5))
-    (line,) = only_setting(tmp_path).lines
-    assert all(not record.probe for one in line.experiments for record in one.records)
-    (curve,) = scale_curves(line)
+    (one,) = only_comparison(tmp_path).methods
+    assert not any(record.probe for record in one.first.records)
+    (curve,) = scale_curves(one)
     final = ledger.rows([one for one in ledger.read(tmp_path / "sequential/evaluations.jsonl") if one.seed == 1])[-1]
     assert list(curve.learnt) == [0.0, 0.5, 1.0]
     assert curve.learnt[0.0] == [pytest.approx((0.44 + 0.52) / 2)]
@@ -332,13 +329,13 @@ def test_liberos_metrics_need_evaluations_while_learning(study: Path, tmp_path: 
 
 
 def test_curves_keep_inside_their_frame() -> None:
-    piece = (Spot(0, 0.3, 0.2, 0.4), Spot(1, 0.5, 0.5, 0.5))
-    html = curves([Series("a<b", 9, (piece,))], Frame(0, 1, ((0, "0"),), "scale"))
-    assert "a&lt;b: 30% (20% to 40%)" in html
-    assert 'd="M0.00 40.00L100.00 0.00"' in html, "the axis runs from 0 to 50%"
-    assert "stroke-dasharray" in html, "a ninth colour is the first one, dashed"
-    flat = curves([Series("a", 0, ((Spot(0, 1.0, 1.0, 1.0),),))], Frame(0, 1, (), "scale"))
-    assert "75%" in flat
+    piece = (plots.spread(0, (0.2, 0.4), "a<b"), plots.spread(1, (0.5, 0.5), "a<b"))
+    drawn = plots.plot([Curve("a<b", 9, [piece])], Axis(0, 1, [(0, "0")], "scale"), plots.rate_ticks((0.2, 0.5)))
+    (curve,) = drawn.curves
+    assert [title for *_, title in curve.titles] == ["a<b: 30% (20% to 40%)", "a<b: 50% (50% to 50%)"]
+    assert curve.lines == ["M0.00 40.00L100.00 0.00"], "the axis runs from 0 to 50%"
+    assert "stroke-dasharray" in curve.style, "a ninth colour is the first one, dashed"
+    assert plots.rate_ticks((1.0, 1.0))[0] == 0.75
 
 
 @pytest.mark.parametrize(
@@ -353,14 +350,14 @@ def test_random_actions_are_a_reference(tmp_path: Path) -> None:
     rates = np.full(10, 0.02)
     rates[:2] = 0.1
     write_record(tmp_path / "random_action", "random_action", 1, (), rates)
-    setting = only_setting(tmp_path)
-    assert [line.first.method for line in setting.lines] == ["ewc", "er"]
-    (random,) = setting.references
-    learnt, held_out = (setting.reference_cell(random, column(key)) for key in ("avg", "zero_shot"))
+    group = only_comparison(tmp_path)
+    assert [one.first.method for one in group.methods] == ["ewc", "er"]
+    (random,) = group.references
+    learnt, held_out = (group.reference_cell(random, column(key)) for key in ("avg", "zero_shot"))
     assert learnt is not None
     assert held_out is not None
     assert (learnt.value, held_out.value) == pytest.approx((0.1, 0.02))
-    assert setting.reference_cell(random, column("nbt")) is None
+    assert group.reference_cell(random, column("nbt")) is None
     assert latex(collect([tmp_path])).splitlines()[-4].startswith("    Random actions & 1 & -- & 10.0 {")
     rows = list(csv.DictReader(csv_table(collect([tmp_path])).splitlines()))
     assert [row["row"] for row in rows if row["method"] == "random_action"] == ["reference"]
@@ -369,7 +366,7 @@ def test_random_actions_are_a_reference(tmp_path: Path) -> None:
     assert "In no table" not in html
     path = tmp_path / "random_action" / ledger.LEDGER_NAME
     path.write_text(path.read_text().replace("altered 1ef524f5e7df", "official"))
-    assert only_setting(tmp_path).references == ()
+    assert only_comparison(tmp_path).references == ()
     html = write_report(collect([tmp_path]), tmp_path / "r.html").read_text()
     assert "Random actions on LIBERO-Spatial, seed 1: evaluated on another suite or other assets" in html
 
@@ -377,9 +374,9 @@ def test_random_actions_are_a_reference(tmp_path: Path) -> None:
 def test_only_starts_are_compared_when_nothing_was_learnt(tmp_path: Path) -> None:
     for method in ("random_action", "sequential"):
         write_record(tmp_path / method, method, 1, (), BASE)
-    setting = only_setting(tmp_path)
-    assert [line.first.method for line in setting.lines] == ["sequential", "random_action"]
-    assert "base model" in setting.title
+    group = only_comparison(tmp_path)
+    assert [one.first.method for one in group.methods] == ["sequential", "random_action"]
+    assert "base model" in group.title
     write_report(collect([tmp_path]), tmp_path / "r.html")
 
 

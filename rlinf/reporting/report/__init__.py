@@ -1,8 +1,7 @@
 """The report: one self-contained HTML file from the folders of one or more experiments, and its table as LaTeX and CSV.
 
-``collect`` reads files and ``lines`` groups what is comparable; ``columns`` are the metrics of all tables. ``charts``,
-``overlays``, ``sections``, ``training``, ``scales``, ``compare`` and ``tables`` turn them into fragments of HTML, in
-the language of ``words``; ``page`` assembles, ``export`` writes LaTeX and CSV.
+``collect`` reads files, ``columns`` are the metrics of all tables and ``compare`` groups what is comparable. ``plots``
+works out where shapes lie and ``page`` what ``template.html`` shows; ``export`` writes LaTeX and CSV.
 """
 
 from rlinf.reporting.report.collect import ReportError, collect

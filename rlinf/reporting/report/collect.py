@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rlinf.custom.metrics import MetricsError, SuccessMatrix
 from rlinf.reporting import ledger, run_info
 from rlinf.reporting.ledger import EvaluationRecord, LedgerError
 from rlinf.reporting.loggers import METRICS_NAME, read_metrics
-from rlinf.reporting.report.words import method_name, suite_name
+from rlinf.reporting.metrics import MetricsError, SuccessMatrix
+from rlinf.reporting.report.names import method_name, suite_name
 from rlinf.reporting.run_info import RunInfo
 from rlinf.run_layout import step_of
 

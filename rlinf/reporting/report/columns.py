@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from rlinf.custom import metrics
-from rlinf.custom.metrics import Estimate, SuccessMatrix
-from rlinf.reporting.report.collect import Experiment
-from rlinf.reporting.report.learning_curves import libero_curves
+import numpy as np
+
+from rlinf.reporting import metrics
+from rlinf.reporting.metrics import Estimate, SuccessMatrix
+from rlinf.reporting.report.collect import Experiment, TrainingRun
+from rlinf.reporting.report.names import CHANGES, further_name, percent, points
 
 COMPARED = ("base", "avg", "plasticity", "nbt", "fwt", "zero_shot")  # the most told by the fewest numbers
+MIN_CURVE = 3  # fewer evaluations while a task is learnt are no learning curve (before and after make two)
 
 Measured = Estimate | float | None
-OfMatrix = Callable[[SuccessMatrix], Measured]
-OfCurves = Callable[[SuccessMatrix, Mapping[int, Sequence[float]]], Measured]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,87 +29,165 @@ class Column:
     key: str
     name: str
     measure: Callable[[Experiment], Measured]
-    better: int
-    words: str
+    definition: str
+    better: int = 1
     is_difference: bool = False
     in_comparison: bool = False
 
-
-def _rate(key: str, name: str, of: OfMatrix, words: str, *, better: int = 1) -> Column:
-    """A success rate."""
-    return Column(key=key, name=name, measure=_matrix(of), better=better, words=words, in_comparison=key in COMPARED)
-
-
-def _change(key: str, name: str, of: OfMatrix, words: str, *, better: int = 1) -> Column:
-    """A difference of success rates."""
-    return replace(_rate(key, name, of, words, better=better), is_difference=True)
+    def show(self, value: float) -> str:
+        """A value as the page writes it."""
+        return points(value) if self.is_difference else percent(value)
 
 
-def _curve(key: str, name: str, of: OfCurves, words: str) -> Column:
-    """A success rate over whole learning curves."""
-    words = f"{words}; needs runner.val_check_interval (arXiv:2306.03310)"
-    return Column(key=key, name=name, measure=_curves(of), better=1, words=words)
+def _column(
+    key: str,
+    name: str,
+    of: Callable[[SuccessMatrix], Measured],
+    definition: str,
+    better: int = 1,
+    is_difference: bool = False,
+) -> Column:
+    return Column(
+        key=key,
+        name=name,
+        measure=lambda experiment: None if experiment.matrix is None else of(experiment.matrix),
+        definition=definition,
+        better=better,
+        is_difference=is_difference,
+        in_comparison=key in COMPARED,
+    )
 
 
-def _matrix(of: OfMatrix) -> Callable[[Experiment], Measured]:
-    return lambda experiment: None if experiment.matrix is None else of(experiment.matrix)
-
-
-def _curves(of: OfCurves) -> Callable[[Experiment], Measured]:
+def _curve_column(
+    key: str, name: str, of: Callable[[SuccessMatrix, Mapping[int, Sequence[float]]], float], definition: str
+) -> Column:
     def measure(experiment: Experiment) -> Measured:
         curves = libero_curves(experiment)
         return None if curves is None or experiment.matrix is None else of(experiment.matrix, curves)
 
-    return measure
+    definition = f"{definition}; needs runner.val_check_interval (arXiv:2306.03310)"
+    return Column(key=key, name=name, measure=measure, definition=definition)
 
 
-COLUMNS: tuple[Column, ...] = (
-    _rate("base", "Base", metrics.base_success, "base model on the tasks learnt later", better=0),
-    _rate("avg", "AVG", metrics.average_success, "mean success on the learnt tasks after the last one"),
-    _change("improvement", "Improvement", metrics.improvement, "AVG minus the base model on the same tasks"),
-    _rate("plasticity", "Plasticity", metrics.plasticity, "mean success on each task right after learning it"),
-    _change(
-        "nbt",
-        "NBT",
-        metrics.nbt_final,
-        "forgetting: right after learning minus at the end (arXiv:2603.11653)",
-        better=-1,
+COLUMNS = (
+    _column("base", "Base", metrics.base_success, "base model on the tasks learnt later", 0),
+    _column("avg", "AVG", metrics.average_success, "mean success on the learnt tasks after the last one"),
+    _column("improvement", "Improvement", metrics.improvement, "AVG minus the base model on the same tasks", 1, True),
+    _column("plasticity", "Plasticity", metrics.plasticity, "mean success on each task right after learning it"),
+    _column(
+        "nbt", "NBT", metrics.nbt_final,
+        "forgetting: right after learning minus at the end (arXiv:2603.11653)", -1, True,
     ),
-    _change(
-        "nbt_libero",
-        "NBT (LIBERO)",
-        metrics.nbt_libero,
-        "right after learning minus the mean over all later rows (arXiv:2306.03310)",
-        better=-1,
+    _column(
+        "nbt_libero", "NBT (LIBERO)", metrics.nbt_libero,
+        "right after learning minus the mean over all later rows (arXiv:2306.03310)", -1, True,
     ),
-    _change("bwt", "BWT", metrics.backward_transfer, "the negative of NBT (GEM, arXiv:1706.08840)"),
-    _change("fwt", "FWT", metrics.forward_transfer, "just before a task’s own training minus base (GEM)"),
-    _change(
-        "forgetting",
-        "Forgetting",
-        metrics.forgetting,
-        "best earlier success minus the final one (arXiv:1801.10112)",
-        better=-1,
+    _column("bwt", "BWT", metrics.backward_transfer, "the negative of NBT (GEM, arXiv:1706.08840)", 1, True),
+    _column("fwt", "FWT", metrics.forward_transfer, "just before a task’s own training minus base (GEM)", 1, True),
+    _column(
+        "forgetting", "Forgetting", metrics.forgetting,
+        "best earlier success minus the final one (arXiv:1801.10112)", -1, True,
     ),
-    _change(
-        "forgetting_mammoth",
-        "Forgetting (Mammoth)",
-        metrics.forgetting_mammoth,
-        "best success since a task was learnt minus the final one; never below zero",
-        better=-1,
+    _column(
+        "forgetting_mammoth", "Forgetting (Mammoth)", metrics.forgetting_mammoth,
+        "best success since a task was learnt minus the final one; never below zero", -1, True,
     ),
-    _rate("zero_shot", "Zero-shot", metrics.zero_shot_success, "mean final success on tasks never trained on"),
-    _change(
-        "zero_shot_change",
-        "Zero-shot change",
-        metrics.zero_shot_change,
-        "Zero-shot minus the base model on these tasks",
+    _column("zero_shot", "Zero-shot", metrics.zero_shot_success, "mean final success on tasks never trained on"),
+    _column(
+        "zero_shot_change", "Zero-shot change", metrics.zero_shot_change,
+        "Zero-shot minus the base model on these tasks", 1, True,
     ),
-    _curve(
-        "libero_fwt",
-        "FWT (LIBERO)",
-        lambda matrix, curves: metrics.libero_forward_transfer(curves),
+    _curve_column(
+        "libero_fwt", "FWT (LIBERO)", lambda _, curves: metrics.libero_forward_transfer(curves),
         "mean success while learning a task",
     ),
-    _curve("auc", "AUC (LIBERO)", metrics.libero_auc, "FWT (LIBERO) and later success in one"),
-)
+    _curve_column("auc", "AUC (LIBERO)", metrics.libero_auc, "FWT (LIBERO) and later success in one"),
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ further suites
+
+
+def further_suites(experiments: Iterable[Experiment]) -> tuple[str, ...]:
+    """Further suites that any of these was evaluated on, in the order of ``CHANGES``, then others."""
+    suites = dict.fromkeys(suite for one in experiments for suite in one.further)
+    changes = list(CHANGES)
+    return tuple(sorted(suites, key=lambda suite: next((changes.index(c) for c in changes if suite.endswith(c)), 9)))
+
+
+def suite_column(suite: str, learnt_suite: str, stage: int | None = None) -> Column:
+    """Mean success over a suite's tasks after one stage; None: at the end."""
+    name = further_name(suite, learnt_suite)
+    return Column(
+        key=suite if stage is None else f"{suite}_stage_{stage}",
+        name=name[:1].upper() + name[1:],  # names of suites keep their capitals
+        measure=lambda experiment: _suite_success(experiment, suite, stage),
+        definition=f"mean success on {suite} {'at the end' if stage is None else f'after stage {stage}'}",
+        in_comparison=stage is None,
+    )
+
+
+def stage_columns(experiments: Sequence[Experiment]) -> tuple[Column, ...]:
+    """Of each further suite its success after each stage; stage 0 is the first row, as a rule the base model."""
+    count = max((len(one.matrix.stages) for one in experiments if one.matrix is not None), default=0)
+    return tuple(suite_column(suite, "", stage) for suite in further_suites(experiments) for stage in range(count))
+
+
+def _suite_success(experiment: Experiment, suite: str, stage: int | None) -> Estimate | None:
+    matrix = experiment.matrix
+    if matrix is None or (stage is not None and stage >= len(matrix.stages)):
+        return None
+    row = len(matrix.stages) - 1 if stage is None else stage
+    if suite == experiment.suite:
+        return mean_success(matrix.success_RK[row], matrix.episodes_RK[row])
+    learnt = tuple(task for tasks in matrix.stages[: row + 1] for task in tasks)
+    record = next((one for one in experiment.further.get(suite, ()) if one.learnt_tasks == learnt), None)
+    if record is None:
+        return None
+    tasks = sorted(record.success)
+    return mean_success([record.success[task] for task in tasks], [record.episodes[task] for task in tasks])
+
+
+def mean_success(success_K: Sequence[float] | np.ndarray, episodes_K: Sequence[int] | np.ndarray) -> Estimate | None:
+    """Mean over tasks, with its interval."""
+    one_row = SuccessMatrix(tuple(range(len(success_K))), ((),), np.array([success_K]), np.array([episodes_K]))
+    return metrics.base_success(one_row)
+
+
+# ---------------------------------------------------------------------------------------------- while a task is learnt
+
+
+def libero_curves(experiment: Experiment) -> dict[int, list[float]] | None:
+    """Success on each learnt task while it was learnt: before, at ``runner.val_check_interval``, and after.
+
+    None unless every learnt task was learnt alone and evaluated at least ``MIN_CURVE`` times.
+    """
+    matrix = experiment.matrix
+    if matrix is None or not matrix.learnt_tasks:
+        return None
+    curves = {}
+    for run in experiment.training:
+        if len(run.tasks) == 1 and run.tasks[0] in matrix.learnt_tasks:
+            rates = [rate for _, rate in evaluations_in_training(experiment, run)]
+            if len(rates) >= MIN_CURVE:
+                curves[run.tasks[0]] = rates
+    return curves if set(curves) == set(matrix.learnt_tasks) else None
+
+
+def evaluations_in_training(experiment: Experiment, run: TrainingRun) -> list[tuple[float, float]]:
+    """(epoch, success) on a run's tasks: before its first epoch, after its last, and in between where logged."""
+    matrix = experiment.matrix
+    found: dict[float, float] = {}
+    if matrix is not None and run.tasks and all(task in matrix.learnt_tasks for task in run.tasks):
+        own = matrix.own_row(run.tasks[0])
+        for epoch, row in ((0.0, own - 1), (float(len(run.epochs)), own)):
+            if row >= 0:
+                found[epoch] = sum(matrix.success(row, task) for task in run.tasks) / len(run.tasks)
+    logged: dict[float, list[float]] = {}
+    for task in run.tasks:
+        for epoch, rate in run.series(f"eval/env_info/task_{task}_success"):
+            logged.setdefault(epoch, []).append(rate)
+    for epoch, rates in logged.items():
+        if len(rates) == len(run.tasks) and 0 <= epoch <= len(run.epochs):
+            found.setdefault(epoch, sum(rates) / len(rates))
+    return sorted(found.items())

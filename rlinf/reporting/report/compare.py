@@ -1,280 +1,279 @@
-"""Methods side by side: table, heat maps, curves, bars and the settings in which they differ."""
+"""Group experiments for comparison: the seeds of one method, and the methods that may stand in one table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from rlinf.custom.metrics import Estimate, SuccessMatrix, wilson_interval
-from rlinf.reporting.report import charts, generalisation, overlays, scales
-from rlinf.reporting.report.collect import TrainingRun
-from rlinf.reporting.report.columns import COLUMNS, Column
-from rlinf.reporting.report.lines import Cell, Line, Setting, differing_settings
-from rlinf.reporting.report.overlays import Frame, GroupBar, Series, Spot
-from rlinf.reporting.report.words import count, percent, points_text, task_ranges
+import numpy as np
 
-# Whole epochs that may stand below a learning curve: about as many as fit.
-_MAX_TICKS = 12
+from rlinf.config.differences import scope_of
+from rlinf.reporting import metrics
+from rlinf.reporting.ledger import EvaluationRecord, row_tasks
+from rlinf.reporting.metrics import Estimate, SuccessMatrix
+from rlinf.reporting.report.collect import Experiment
+from rlinf.reporting.report.columns import COLUMNS, Column, further_suites, mean_success, suite_column
+from rlinf.reporting.report.names import (
+    further_name,
+    method_name,
+    method_place,
+    row_name,
+    suite_name,
+    task_ranges,
+)
 
-
-def section(setting: Setting, *, anchors: Mapping[int, str], is_only: bool) -> str:
-    """All that compares the lines of one setting; ``anchors`` are the places of single runs by ``id(experiment)``."""
-    parts = [
-        f"<h2>{escape('Methods side by side' if is_only else setting.title)}</h2>",
-        f'<p class="hint">{escape(setting.title)}.</p>' if is_only else "",
-        table(setting, anchors),
-        _heat_maps(setting),
-        generalisation.section(setting.lines, with_tasks=False),
-        _stage_curves(setting),
-        _learning_curves(setting),
-        _task_bars(setting),
-        scales.section(setting.lines),
-        _settings(setting),
-    ]
-    return f'<section class="setting">{"".join(parts)}</section>'
+LEFT_OUT = "In no table"
 
 
-# ---------------------------------------------------------------------------------------------------------- table
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of the comparison: ``low`` and ``high`` are None where there is no interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 1
 
 
-def table(setting: Setting, anchors: Mapping[int, str]) -> str:
-    """One row per line: mean and interval over the seeds; the best mean of a column is bold."""
-    columns = compared(setting)
-    head = "".join(f'<th class="num" title="{escape(one.words)}">{one.name}{_arrow(one)}</th>' for one in columns)
-    best = {column.key: setting.best(column) for column in columns}
-    body = []
-    for number, line in enumerate(setting.lines):
-        cells = "".join(_table_cell(line.cell(column), column, best[column.key]) for column in columns)
-        key = f'<i class="swatch" style="background:var(--t{number % charts.NUM_COLOURS})"></i>'
-        body.append(_table_row(line, key, "joint training" if line.is_joint else "", cells, anchors))
-    for line in setting.references:
-        cells = "".join(_table_cell(setting.reference_cell(line, column), column, None) for column in columns)
-        body.append(_table_row(line, "", "learns nothing", cells, anchors))
-    words = ". ".join(f"{one.name}: {one.words}" for one in columns if one.better)
-    return (
-        '<div class="card scroll"><table class="plain wide names compare"><thead><tr><th>Method</th>'
-        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        f'<p class="hint">{words}. Percent, or points with a sign. Bold: the '
-        "best mean, joint training left out. Small print: 95% confidence interval, from the spread of the seeds "
-        "(Student’s t) or, for a single seed, from its evaluation episodes. Where intervals overlap, the order of two "
-        "methods is not certain.</p>"
-    )
+@dataclass(frozen=True, kw_only=True)
+class MethodRuns:
+    """One method with one choice of settings, over one or more seeds that learnt the same tasks in the same order."""
 
+    name: str
+    experiments: tuple[Experiment, ...]
+    matrices: tuple[SuccessMatrix, ...]
 
-def compared(setting: Setting) -> list[Column]:
-    """The columns of a setting's tables: the metrics of the matrix, then success on further suites."""
-    further = generalisation.columns([one for line in setting.lines for one in line.experiments])
-    return [column for column in (*COLUMNS, *further) if column.in_comparison]
+    @staticmethod
+    def of(*experiments: Experiment) -> MethodRuns:
+        """These runs, in the order of their seeds."""
+        ordered = tuple(sorted(experiments, key=lambda one: one.seed))
+        matrices = tuple(one.matrix for one in ordered if one.matrix is not None)
+        return MethodRuns(name=method_name(ordered[0].method), experiments=ordered, matrices=matrices)
 
+    @property
+    def first(self) -> Experiment:
+        """Stands for all where seeds do not matter."""
+        return self.experiments[0]
 
-def _table_row(line: Line, key: str, remark: str, cells: str, anchors: Mapping[int, str]) -> str:
-    links = [f'<a href="#{anchors[id(one)]}">{one.seed}</a>' for one in line.experiments]
-    note = f"{count(len(links), 'seed')}: {', '.join(links)}" + (f", {remark}" if remark else "")
-    row = ' class="joint"' if remark else ""
-    return f'<tr{row}><th scope="row">{key}{escape(line.name)}<br><small>{note}</small></th>{cells}</tr>'
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds in rising order."""
+        return tuple(experiment.seed for experiment in self.experiments)
 
+    @property
+    def is_joint(self) -> bool:
+        """Trained on several tasks at once: an upper bound, not a continual-learning method."""
+        learning = [stage for stage in self.matrices[0].stages if stage]
+        return len(learning) == 1 and len(learning[0]) > 1
 
-def _arrow(column: Column) -> str:
-    return {1: " ↑", -1: " ↓", 0: ""}[column.better]
+    @property
+    def pooled(self) -> SuccessMatrix:
+        """Episodes of all seeds in one matrix."""
+        episodes_SRK = np.stack([matrix.episodes_RK for matrix in self.matrices])
+        wins_SRK = np.stack([matrix.success_RK * matrix.episodes_RK for matrix in self.matrices])
+        episodes_RK = episodes_SRK.sum(axis=0)
+        success_RK = np.clip(wins_SRK.sum(axis=0) / episodes_RK, 0, 1)
+        return replace(self.matrices[0], success_RK=success_RK, episodes_RK=episodes_RK)
 
+    def cell(self, column: Column) -> Cell | None:
+        """Mean over the seeds with Student's interval; one seed keeps the interval of its evaluation episodes."""
+        return _over_seeds([column.measure(one) for one in self.experiments])
 
-def show(value: float, column: Column) -> str:
-    """A value as the pages write it."""
-    return points_text(value) if column.is_difference else percent(value)
-
-
-def _table_cell(cell: Cell | None, column: Column, best: float | None) -> str:
-    if cell is None:
-        return '<td class="num">–</td>'
-    text = show(cell.value, column)
-    is_best = best is not None and text == show(best, column)
-    number = f"<b>{text}</b>" if is_best else text
-    span = ""
-    if cell.low is not None and cell.high is not None:
-        span = f"<br><small>{show(cell.low, column)} to {show(cell.high, column)}</small>"
-    return f'<td class="num{" best" if is_best else ""}">{number}{span}</td>'
-
-
-# ------------------------------------------------------------------------------------------------------ heat maps
-
-
-def _heat_maps(setting: Setting) -> str:
-    cards = []
-    for line in setting.lines:
-        seeds = f"mean of {len(line.seeds)} seeds" if len(line.seeds) > 1 else f"seed {line.seeds[0]}"
-        cards.append(
-            f'<div class="card"><h3>{escape(line.name)} <small>{seeds}</small></h3>'
-            f"{charts.heat_map(line.pooled, line.first.languages)}</div>"
+    def start_on(self, tasks: Sequence[int]) -> Cell | None:
+        """Success of the first row on some tasks; None where they were not evaluated."""
+        if not set(tasks) <= set(self.matrices[0].tasks) or not tasks:
+            return None
+        columns = [self.matrices[0].column(task) for task in tasks]
+        return _over_seeds(
+            [mean_success(one.success_RK[0, columns], one.episodes_RK[0, columns]) for one in self.matrices]
         )
-    return (
-        '<h2>Success matrices</h2><p class="hint">Rows: the policy after each stage; columns: tasks; percent. A frame '
-        "marks a task’s own training, a dot what was learnt earlier.</p>"
-        f'<div class="maps">{"".join(cards)}</div>'
-    )
+
+    def stage_table(self) -> tuple[list[str], list[tuple[str, list[Column]]]]:
+        """Success on the learnt suite and on further ones: names of the suites, then by row its name and columns."""
+        learnt = self.first.suite
+        suites = (learnt, *further_suites(self.experiments))
+        rows = [
+            (row_name(stage), [suite_column(suite, learnt, number) for suite in suites])
+            for number, stage in enumerate(self.matrices[0].stages)
+        ]
+        return [suite_name(learnt), *(further_name(suite, learnt) for suite in suites[1:])], rows
 
 
-# --------------------------------------------------------------------------------------------------------- curves
+def _over_seeds(measured: Sequence[Estimate | float | None]) -> Cell | None:
+    found = [value for value in measured if value is not None]
+    if len(found) > 1:
+        mean = metrics.over_seeds([value.value if isinstance(value, Estimate) else value for value in found])
+        return None if mean is None else Cell(value=mean.value, low=mean.low, high=mean.high, seeds=len(found))
+    if not found:
+        return None
+    (value,) = found
+    return Cell(value=value.value, low=value.low, high=value.high) if isinstance(value, Estimate) else Cell(value=value)
 
 
-def _stage_curves(setting: Setting) -> str:
-    """Mean success on the tasks learnt so far, after each stage."""
-    series, levels, names = [], [], []
-    for number, line in enumerate(setting.lines):
-        last = len(line.matrices[0].stages) - 1
-        if line.is_joint:
-            value = sum(_learnt_so_far(matrix, last) for matrix in line.matrices) / len(line.matrices)
-            levels.append((line.name, value))
-            continue
-        first = 1 if line.matrices[0].has_base else 0
-        spots = []
-        for row in range(first, last + 1):
-            estimate = _spread([_learnt_so_far(matrix, row) for matrix in line.matrices])
-            spots.append(Spot(row - first + 1, estimate.value, estimate.low, estimate.high))
-        if len(spots) > 1:
-            series.append(Series(line.name, number, (tuple(spots),)))
-            names.append((line.name, number))
-    if not series:
-        return ""
-    length = max(len(one.pieces[0]) for one in series)
-    frame = Frame(1, length, tuple((x, str(x)) for x in range(1, length + 1)), "stage", levels=tuple(levels))
-    words = "Mean over these tasks, after each stage. Bands span the seeds."
-    words += " The dashed line is joint training at its end." if levels else ""
-    return (
-        f'<h2>Success on the tasks learnt so far</h2><p class="hint">{words}</p>'
-        f'<div class="card">{overlays.curves(series, frame)}{overlays.legend(names)}</div>'
-    )
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Methods that may be compared: same suite, tasks learnt, tasks evaluated, assets and decoding.
+
+    ``references`` learn nothing (random actions) and are only measured on the same tasks.
+    """
+
+    title: str
+    methods: tuple[MethodRuns, ...]
+    references: tuple[MethodRuns, ...] = ()
+
+    @property
+    def columns(self) -> list[Column]:
+        """The metrics of the success matrix, then success on further suites."""
+        suites = further_suites(one for method in self.methods for one in method.experiments)
+        further = [suite_column(suite, self.methods[0].first.suite) for suite in suites]
+        return [column for column in (*COLUMNS, *further) if column.in_comparison]
+
+    def reference_cell(self, reference: MethodRuns, column: Column) -> Cell | None:
+        """What a reference has to show: success on the tasks that the others learn, and on the held-out ones."""
+        matrix = self.methods[0].matrices[0]
+        tasks = {"avg": matrix.learnt_tasks, "zero_shot": matrix.held_out_tasks}.get(column.key, ())
+        return reference.start_on(tasks)
+
+    def best(self, column: Column) -> float | None:
+        """The best mean among the continual-learning methods; None where nothing is compared."""
+        cells = [cell for one in self.methods if not one.is_joint and (cell := one.cell(column)) is not None]
+        if not column.better or len(cells) < 2:
+            return None
+        return max((cell.value for cell in cells), key=lambda value: column.better * value)
 
 
-def _learnt_so_far(matrix: SuccessMatrix, row: int) -> float:
-    learnt = [task for stage in matrix.stages[: row + 1] for task in stage]
-    return sum(matrix.success(row, task) for task in learnt) / len(learnt)
+def comparisons(experiments: Sequence[Experiment]) -> list[Comparison]:
+    """Comparable groups, the one with the most methods first; experiments without a matrix are in none.
+
+    A method of which nothing but a start was evaluated is a reference of the groups it shares suite and assets with.
+    """
+    everything = _by_method(experiments)
+    learning = {one.first.method for one in everything if one.matrices[0].learnt_tasks}
+    idle = [one for one in everything if learning and one.first.method not in learning]
+    groups: dict[tuple[object, ...], list[MethodRuns]] = {}
+    for one in everything:
+        if one not in idle:
+            matrix = one.matrices[0]
+            key = (*_place(one), frozenset(matrix.learnt_tasks), matrix.tasks, one.first.records[-1].temperature)
+            groups.setdefault(key, []).append(one)
+    return [
+        Comparison(
+            title=_title(group[0]),
+            methods=_named(group),
+            references=tuple(one for one in idle if _place(one) == _place(group[0])),
+        )
+        for group in sorted(groups.values(), key=lambda methods: -len(methods))
+    ]
 
 
-def _spread(values: Sequence[float]) -> Estimate:
-    """Mean with the smallest and the largest: what a few seeds did, without pretending to know their distribution."""
-    return Estimate(sum(values) / len(values), min(values), max(values))
+def left_out(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str]]:
+    """Experiments that are in no comparison, and why."""
+    methods = [one for group in comparisons(experiments) for one in (*group.methods, *group.references)]
+    shown = {id(one) for method in methods for one in method.experiments}
+    other = "evaluated on another suite or other assets than what learns"
+    return [(one, one.matrix_problem or other) for one in experiments if id(one) not in shown]
+
+
+def results_settings(experiment: Experiment) -> dict[str, str]:
+    """The configuration, as far as results depend on it."""
+    config = experiment.info.config if experiment.info else {}
+    return {key: value for key, value in config.items() if not scope_of(key)}
+
+
+def differing_settings(methods: Sequence[MethodRuns]) -> dict[str, list[str]]:
+    """Settings in which methods differ: key to one text each ("" where a configuration lacks the key).
+
+    Methods whose runs left no configuration behind are not looked at.
+    """
+    configs = [results_settings(one.first) for one in methods]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return {
+        key: [config.get(key, "") for config in configs]
+        for key in keys
+        if len({config.get(key) for config in configs if config}) > 1
+    }
+
+
+def _place(method: MethodRuns) -> tuple[str, str]:
+    return method.first.suite, method.first.records[-1].assets
+
+
+def _by_method(experiments: Sequence[Experiment]) -> list[MethodRuns]:
+    groups: dict[tuple[object, ...], list[Experiment]] = {}
+    for one in experiments:
+        if one.matrix is not None:
+            record, settings = one.records[-1], tuple(sorted(results_settings(one).items()))
+            same = (one.method, one.suite, record.assets, record.temperature, settings)
+            groups.setdefault((*same, one.matrix.stages, one.matrix.tasks), []).append(one)
+    methods = []
+    for group in groups.values():
+        if len({one.seed for one in group}) == len(group):
+            methods.append(MethodRuns.of(*group))
+        else:  # the same seed twice: what lies in different folders are different runs
+            folders = dict.fromkeys(one.folder for one in group)
+            methods += [MethodRuns.of(*(one for one in group if one.folder == folder)) for folder in folders]
+    return methods
+
+
+def _named(methods: Sequence[MethodRuns]) -> tuple[MethodRuns, ...]:
+    """Runs of one method are told apart by their task order, by up to two settings, or by their folder."""
+    named = []
+    for one in methods:
+        alike = [other for other in methods if other.first.method == one.first.method]
+        suffix = ""
+        if len(alike) > 1:
+            keys = differing_settings(alike)
+            if len({other.matrices[0].learnt_tasks for other in alike}) == len(alike):
+                suffix = f"order {', '.join(map(str, one.matrices[0].learnt_tasks))}"
+            elif 0 < len(keys) <= 2:
+                suffix = ", ".join(f"{key.rsplit('.', 1)[-1]} {keys[key][alike.index(one)]}" for key in keys)
+            else:
+                suffix = str(one.first.folder)
+        named.append(replace(one, name=f"{one.name} ({suffix})") if suffix else one)
+    return tuple(sorted(named, key=lambda one: (one.is_joint, method_place(one.first.method))))
+
+
+def _title(method: MethodRuns) -> str:
+    record, learnt = method.first.records[-1], method.matrices[0].learnt_tasks
+    noun = "task" if len(learnt) == 1 else "tasks"
+    tasks = f"{noun} {task_ranges(sorted(learnt))}" if learnt else "base model"
+    return f"{suite_name(method.first.suite)}, {tasks} ({record.decoding_words}, {record.assets} assets)"
+
+
+# ---------------------------------------------------------------------------------------------------------- LoRA scale
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """The training of one stage on all seeds of a line."""
+class ScaleCurve:
+    """One policy under several scales: scale to the mean success of each seed, on learnt and on held-out tasks."""
 
-    runs: tuple[TrainingRun, ...]
-
-    @property
-    def width(self) -> int:
-        return max(len(run.epochs) for run in self.runs)
-
-    def spots(self, start: float) -> tuple[Spot, ...]:
-        by_epoch: dict[float, list[float]] = {}
-        for run in self.runs:
-            for epoch, value in run.series("rollout/success_rate"):
-                by_epoch.setdefault(epoch, []).append(value)
-        spots = []
-        for epoch, values in sorted(by_epoch.items()):
-            estimate = _spread(values)
-            spots.append(Spot(start + epoch - 0.5, estimate.value, estimate.low, estimate.high))
-        return tuple(spots)
+    label: str
+    learnt: dict[float, list[float]]
+    held_out: dict[float, list[float]]
 
 
-def _learning_curves(setting: Setting) -> str:
-    """Success of training rollouts, stage after stage; joint training has no stages to align with."""
-    lines = [(number, line, _stages(line)) for number, line in enumerate(setting.lines) if not line.is_joint]
-    lines = [(number, line, stages) for number, line, stages in lines if stages]
-    if not lines:
-        return ""
-    widths = [
-        max(stages[place].width for _, _, stages in lines if place < len(stages))
-        for place in range(max(len(stages) for _, _, stages in lines))
-    ]
-    starts = [sum(widths[:place]) for place in range(len(widths))]
-    series = [
-        Series(line.name, number, tuple(stage.spots(start) for stage, start in zip(stages, starts, strict=False)))
-        for number, line, stages in lines
-    ]
-    tasks = [
-        {stages[place].runs[0].tasks for _, _, stages in lines if place < len(stages)} for place in range(len(widths))
-    ]
-    titles = [
-        f"Task {task_ranges(next(iter(found)))}" if len(found) == 1 else f"Stage {place + 1}"
-        for place, found in enumerate(tasks)
-    ]
-    total = sum(widths)
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**6) if total / step <= _MAX_TICKS)
-    ticks = tuple((epoch - 0.5, str(epoch)) for epoch in range(step, total + 1, step))
-    frame = Frame(0, total, ticks, "epoch", tuple(zip(starts, titles, strict=True)))
-    skipped = " Joint training is further down." if len(lines) < len(setting.lines) else ""
-    return (
-        '<h2>Learning curves</h2><p class="hint">Success of the training rollouts on the task in training, mean over '
-        f"the seeds; bands span the seeds.{skipped}</p>"
-        f'<div class="card">{overlays.curves(series, frame)}'
-        f"{overlays.legend([(line.name, number) for number, line, _ in lines])}</div>"
-    )
+def scale_curves(method: MethodRuns) -> list[ScaleCurve]:
+    """One curve per stage and merge coefficient that was probed; the policy's own evaluation is a point of it.
 
-
-def _stages(line: Line) -> list[_Stage]:
-    stages = []
-    for tasks in line.matrices[0].stages:
-        runs = [run for one in line.experiments for run in one.training if set(run.tasks) == set(tasks) and run.epochs]
-        if tasks and runs:
-            stages.append(_Stage(tuple(runs)))
-    return stages
-
-
-# ----------------------------------------------------------------------------------------------------------- bars
-
-
-def _task_bars(setting: Setting) -> str:
-    first = setting.lines[0].pooled
-    languages: dict[int, str] = {}
-    for line in setting.lines:
-        languages.update(line.first.languages)
-    learnt = list(first.learnt_tasks)
-    groups = []
-    for task in [*learnt, *(task for task in first.tasks if task not in learnt)]:
-        bars = [_bar(line, task, number) for number, line in enumerate(setting.lines)]
-        title = f"Task {task}" + ("" if task in learnt else " (held out)")
-        groups.append((title, languages.get(task, ""), bars))
-    extra = '<span><i class="whisker"></i>95% confidence interval over the episodes of all seeds</span>'
-    if any(line.pooled.has_base for line in setting.lines):
-        extra = '<span><i class="base-mark"></i>base model</span>' + extra
-    names = [(line.name, number) for number, line in enumerate(setting.lines)]
-    return (
-        '<h2>Task by task, at the end</h2><div class="card">'
-        f"{overlays.legend(names, extra)}{overlays.grouped_bars(groups)}</div>"
-    )
-
-
-def _bar(line: Line, task: int, colour: int) -> GroupBar:
-    matrix = line.pooled
-    rate = matrix.success(len(matrix.stages) - 1, task)
-    low, high = wilson_interval(rate, float(matrix.episodes_RK[-1, matrix.column(task)]))
-    return GroupBar(line.name, colour, rate, low, high, matrix.success(0, task) if matrix.has_base else None)
-
-
-# ------------------------------------------------------------------------------------------------------- settings
-
-
-def _settings(setting: Setting) -> str:
-    """Only keys that differ; what every run has of its own (seed, folders, tasks) is left out."""
-    if len(setting.lines) < 2:
-        return ""
-    rows = differing_settings(setting.lines)
-    unknown = [line.name for line in setting.lines if not (line.first.info and line.first.info.config)]
-    note = f" No configuration was found for {', '.join(unknown)}." if unknown else ""
-    if not rows:
-        same = "" if len(unknown) > len(setting.lines) - 2 else " The lines share all settings but their method."
-        return f'<h2>Settings that differ</h2><p class="hint">{escape(same + note)}</p>' if same or note else ""
-    head = "".join(f"<th>{escape(line.name)}</th>" for line in setting.lines)
-    body = "".join(
-        f'<tr><th scope="row"><code>{escape(key)}</code></th>'
-        + "".join(f"<td><code>{escape(text)}</code></td>" if text else "<td>–</td>" for text in texts)
-        + "</tr>"
-        for key, texts in rows.items()
-    )
-    return (
-        f'<h2>Settings that differ</h2><p class="hint">Seeds, folders and tasks are left out.{escape(note)}</p>'
-        f'<div class="card scroll"><table class="plain wide diff"><thead><tr><th>Key</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    Of several evaluations of a seed at one scale, the last counts. Seeds without probes are left out.
+    """
+    found: dict[tuple[tuple[int, ...], float | None], dict[tuple[int, float], EvaluationRecord]] = {}
+    for one in method.experiments:
+        for record in one.probes:
+            found.setdefault((record.learnt_tasks, record.previous_coeff), {})[one.seed, record.lora_scale] = record
+    for one in method.experiments:
+        for record in one.records:
+            probes = found.get((record.learnt_tasks, record.previous_coeff), {})
+            if any(seed == one.seed for seed, _ in probes):
+                probes.setdefault((one.seed, record.lora_scale), record)
+    curves = []
+    for (learnt, coefficient), records in found.items():
+        label = f"{method.name}, {row_name(row_tasks(next(iter(records.values())).row))}"
+        label += f", earlier adapters × {coefficient:g}" if coefficient is not None else ""
+        curve = ScaleCurve(label, {}, {})
+        for (_, scale), record in sorted(records.items(), key=lambda item: item[0][1]):
+            for into, tasks in ((curve.learnt, set(learnt)), (curve.held_out, set(record.success) - set(learnt))):
+                if rates := [rate for task, rate in record.success.items() if task in tasks]:
+                    into.setdefault(scale, []).append(sum(rates) / len(rates))
+        curves.append(curve)
+    return curves

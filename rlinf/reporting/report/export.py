@@ -1,4 +1,4 @@
-"""The comparison as LaTeX (booktabs) and CSV: the same lines and metrics as on the page."""
+"""The comparison as LaTeX (booktabs) and CSV: the same methods and metrics as on the page."""
 
 from __future__ import annotations
 
@@ -9,79 +9,72 @@ from pathlib import Path
 
 from rlinf.reporting.jsonlines import write_whole
 from rlinf.reporting.report.collect import Experiment, ReportError
-from rlinf.reporting.report.columns import COLUMNS
-from rlinf.reporting.report.compare import compared
-from rlinf.reporting.report.generalisation import stage_columns, stage_table, suites_of
-from rlinf.reporting.report.lines import LEFT_OUT, Cell, Line, Setting, left_out, settings_of
-from rlinf.reporting.report.words import method_name
+from rlinf.reporting.report.columns import COLUMNS, further_suites, stage_columns
+from rlinf.reporting.report.compare import LEFT_OUT, Cell, Comparison, MethodRuns, comparisons, left_out
+from rlinf.reporting.report.names import method_name
 
-_ESCAPES = {
+_ESCAPES = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "–": "--", "×": r"$\times$", "−": "$-$",
-}  # fmt: skip
+})  # fmt: skip
 _FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"  # no wider than the page, never enlarged
 _ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
 
 
 def latex(experiments: Sequence[Experiment]) -> str:
     """One ``table`` per group of comparable methods: percent and points with one decimal, the best mean bold."""
-    settings = _settings(experiments)
-    tables = [_latex_table(setting, number) for number, setting in enumerate(settings, start=1)]
-    tables += [_stages_table(line) for setting in settings for line in setting.lines if suites_of(line.experiments)]
+    groups = _comparisons(experiments)
+    tables = [_methods_table(group, number) for number, group in enumerate(groups, start=1)]
+    tables += [_stages_table(one) for group in groups for one in group.methods if further_suites(one.experiments)]
     missing = "; ".join(f"{one.name}: {why}" for one, why in left_out(experiments))
     note = f"\n\\noindent{{\\small {_escape(f'{LEFT_OUT}: {missing}')}.}}\n" if missing else ""
     return "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n" + "\n".join(tables) + note
 
 
-def _latex_table(setting: Setting, number: int) -> str:
-    columns = [column for column in compared(setting) if any(line.cell(column) is not None for line in setting.lines)]
-    best = {column.key: setting.best(column) for column in columns}
-    head = " & ".join(["Method", "Seeds", *(_escape(column.name) + _ARROWS[column.better] for column in columns)])
-    rows: list[str] = []
-    others: list[str] = []
-    for line in setting.lines:
-        cells = [_latex_cell(line.cell(column), best[column.key]) for column in columns]
-        (others if line.is_joint else rows).append(_latex_row(line, cells))
-    for line in setting.references:
-        cells = [_latex_cell(setting.reference_cell(line, column), None) for column in columns]
-        others.append(_latex_row(line, cells))
-    if rows and others:
-        rows.append(r"    \midrule")
+def _methods_table(group: Comparison, number: int) -> str:
+    columns = [column for column in group.columns if any(one.cell(column) is not None for one in group.methods)]
+
+    def row(method: MethodRuns, cells: Sequence[str]) -> list[str]:
+        return [_escape(method.name), str(len(method.seeds)), *cells]
+
+    learning: list[list[str]] = []
+    others: list[list[str]] = []
+    for one in group.methods:
+        cells = [_latex_cell(one.cell(column), group.best(column)) for column in columns]
+        (others if one.is_joint else learning).append(row(one, cells))
+    others += [
+        row(one, [_latex_cell(group.reference_cell(one, column), None) for column in columns])
+        for one in group.references
+    ]
     caption = (
-        f"{_escape(setting.title)}. Success rates in percent, differences in points, with 95\\% confidence intervals: "
+        f"{_escape(group.title)}. Success rates in percent, differences in points, with 95\\% confidence intervals: "
         r"$\pm$ over seeds (Student's $t$), [low, high] over the evaluation episodes of a single seed. "
         "Bold: best mean, joint training left out."
     )
-    body = "\n".join(rows + others)
-    return (
-        "\\begin{table}[t]\n  \\centering\n  \\small\n"
-        f"  \\caption{{{caption}}}\n  \\label{{tab:continual-{number}}}\n  \\smallskip\n"
-        f"  {_FIT}{{%\n"
-        f"  \\begin{{tabular}}{{l{'r' * (1 + len(columns))}}}\n    \\toprule\n    {head} \\\\\n    \\midrule\n"
-        f"{body}\n    \\bottomrule\n  \\end{{tabular}}}}\n\\end{{table}}\n"
-    )
+    head = ["Method", "Seeds", *(_escape(column.name) + _ARROWS[column.better] for column in columns)]
+    return _table(caption, head, [part for part in (learning, others) if part], label=f"tab:continual-{number}")
 
 
-def _stages_table(line: Line) -> str:
-    """Success on further suites after each stage of one line."""
-    names, rows = stage_table(line)
-    body = "\n".join(
-        "    " + " & ".join([_escape(row), *(_latex_cell(line.cell(column), None) for column in cells)]) + r" \\"
-        for row, cells in rows
-    )
-    caption = f"{_escape(f'{line.name} on {names[0]}')}: mean success in percent on the suite that is learnt and on "
+def _stages_table(method: MethodRuns) -> str:
+    """Success on further suites after each stage of one method."""
+    suites, rows = method.stage_table()
+    caption = f"{_escape(f'{method.name} on {suites[0]}')}: mean success in percent on the suite that is learnt and on "
     caption += r"LIBERO-PRO's changes of its tasks, after each stage, with 95\% confidence intervals."
+    cells = [[_escape(name), *(_latex_cell(method.cell(one), None) for one in columns)] for name, columns in rows]
+    return _table(caption, ["Policy", *map(_escape, suites)], [cells])
+
+
+def _table(caption: str, head: Sequence[str], parts: Sequence[Sequence[Sequence[str]]], *, label: str = "") -> str:
+    """A ``table`` whose parts are kept apart by rules."""
+    bodies = ["\n".join(f"    {' & '.join(row)} \\\\" for row in part) for part in parts]
+    body = "\n    \\midrule\n".join([f"    {' & '.join(head)} \\\\", *bodies])
     return (
-        f"\\begin{{table}}[t]\n  \\centering\n  \\small\n  \\caption{{{caption}}}\n  \\smallskip\n  {_FIT}{{%\n"
-        f"  \\begin{{tabular}}{{l{'r' * len(names)}}}\n    \\toprule\n"
-        f"    {' & '.join(['Policy', *map(_escape, names)])} \\\\\n    \\midrule\n"
+        f"\\begin{{table}}[t]\n  \\centering\n  \\small\n  \\caption{{{caption}}}\n"
+        + (f"  \\label{{{label}}}\n" if label else "")
+        + f"  \\smallskip\n  {_FIT}{{%\n  \\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n    \\toprule\n"
         f"{body}\n    \\bottomrule\n  \\end{{tabular}}}}\n\\end{{table}}\n"
     )
-
-
-def _latex_row(line: Line, cells: Sequence[str]) -> str:
-    return "    " + " & ".join([_escape(line.name), str(len(line.seeds)), *cells]) + r" \\"
 
 
 def _latex_cell(cell: Cell | None, best: float | None) -> str:
@@ -103,7 +96,7 @@ def _number(rate: float) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(_ESCAPES.get(letter, letter) for letter in text)
+    return text.translate(_ESCAPES)
 
 
 def csv_table(experiments: Sequence[Experiment]) -> str:
@@ -114,56 +107,53 @@ def csv_table(experiments: Sequence[Experiment]) -> str:
     ``left out`` has no numbers; its ``note`` says why.
     """
     columns = (*COLUMNS, *stage_columns(experiments))
-    names = [f"{column.key}{end}" for column in columns for end in ("", "_low", "_high")]
+    numbers = [f"{column.key}{end}" for column in columns for end in ("", "_low", "_high")]
+    labels = ["suite", "learnt_tasks", "decoding", "assets", "line", "method", "row", "seeds", "episodes"]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["suite", "learnt_tasks", "decoding", "assets", "line", "method", "row", "seeds", "episodes", *names, "note"]
-    )
-    for setting in _settings(experiments):
-        tasks = _join(setting.lines[0].matrices[0].learnt_tasks)
-        for line in setting.lines:
-            rows = [(line, "mean"), *((Line.of(one), "seed") for one in line.experiments)]
-            for part, kind in rows:
-                cells = [part.cell(column) for column in columns]
-                writer.writerow([*_labels(line, tasks), kind, _join(part.seeds), _episodes(part), *_texts(cells), ""])
-        for line in setting.references:
-            cells = [setting.reference_cell(line, column) for column in columns]
-            writer.writerow(
-                [*_labels(line, tasks), "reference", _join(line.seeds), _episodes(line), *_texts(cells), ""]
-            )
-    for one, why in left_out(experiments):
-        labels = [one.suite, "", "", "", method_name(one.method), one.method, "left out", one.seed, ""]
-        writer.writerow([*labels, *[""] * len(names), why])
+    writer = csv.DictWriter(text, [*labels, *numbers, "note"], restval="", lineterminator="\n")
+    writer.writeheader()
+
+    def write(group: Comparison, name: str, row: str, runs: MethodRuns, cells: Sequence[Cell | None]) -> None:
+        first, record = runs.first, runs.first.records[-1]
+        episodes = int(sum(matrix.episodes_RK.sum() for matrix in runs.matrices))
+        values = [part for cell in cells for part in ((cell.value, cell.low, cell.high) if cell else (None,) * 3)]
+        texts = ["" if value is None else f"{value:.6g}" for value in values]
+        tasks = _join(group.methods[0].matrices[0].learnt_tasks)
+        told = (
+            first.suite,
+            tasks,
+            record.decoding_words,
+            record.assets,
+            name,
+            first.method,
+            row,
+            _join(runs.seeds),
+            episodes,
+        )
+        writer.writerow(dict(zip([*labels, *numbers], [*told, *texts], strict=True)))
+
+    for group in _comparisons(experiments):
+        for method in group.methods:
+            write(group, method.name, "mean", method, [method.cell(column) for column in columns])
+            for one in map(MethodRuns.of, method.experiments):
+                write(group, method.name, "seed", one, [one.cell(column) for column in columns])
+        for one in group.references:
+            write(group, one.name, "reference", one, [group.reference_cell(one, column) for column in columns])
+    for experiment, why in left_out(experiments):
+        told = {"suite": experiment.suite, "line": method_name(experiment.method), "method": experiment.method}
+        writer.writerow({**told, "row": "left out", "seeds": experiment.seed, "note": why})
     return text.getvalue()
-
-
-def _labels(line: Line, learnt: str) -> list[str]:
-    record = line.first.records[-1]
-    return [line.first.suite, learnt, record.decoding_words, record.assets, line.name, line.first.method]
-
-
-def _episodes(line: Line) -> int:
-    return int(sum(matrix.episodes_RK.sum() for matrix in line.matrices))
-
-
-def _texts(cells: Sequence[Cell | None]) -> list[str]:
-    texts = []
-    for cell in cells:
-        parts = (None, None, None) if cell is None else (cell.value, cell.low, cell.high)
-        texts += ["" if part is None else f"{part:.6g}" for part in parts]
-    return texts
 
 
 def _join(numbers: Sequence[int]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _settings(experiments: Sequence[Experiment]) -> list[Setting]:
-    if not (settings := settings_of(experiments)):
+def _comparisons(experiments: Sequence[Experiment]) -> list[Comparison]:
+    if not (groups := comparisons(experiments)):
         problems = "; ".join(f"{one.folder}: {one.matrix_problem}" for one in experiments)
         raise ReportError(f"there is no success matrix to make a table of ({problems})")
-    return settings
+    return groups
 
 
 def write_text(path: Path, text: str, *, option: str) -> Path:

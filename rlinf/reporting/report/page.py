@@ -1,20 +1,46 @@
-"""Assemble the report's page: everything inline, nothing fetched."""
+"""The report's page: what its template shows, and the page itself, with everything inline and nothing fetched."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from rlinf.reporting.ledger import utc_now
-from rlinf.reporting.report import compare, generalisation, scales, sections, tables, training
-from rlinf.reporting.report.collect import Experiment
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from rlinf.reporting import metrics
+from rlinf.reporting.ledger import row_tasks, utc_now
+from rlinf.reporting.metrics import Estimate, SuccessMatrix
+from rlinf.reporting.report import names, plots
+from rlinf.reporting.report.collect import VIDEO_TYPES, Experiment, TrainingRun, Video
+from rlinf.reporting.report.columns import COLUMNS, evaluations_in_training, further_suites
+from rlinf.reporting.report.compare import (
+    LEFT_OUT,
+    Comparison,
+    MethodRuns,
+    comparisons,
+    differing_settings,
+    left_out,
+    scale_curves,
+)
 from rlinf.reporting.report.export import write_text
-from rlinf.reporting.report.lines import LEFT_OUT, Line, left_out, settings_of
-from rlinf.reporting.report.words import count
+from rlinf.reporting.report.plots import NUM_COLOURS, Axis, Curve, Plot, Point
 
-_STYLE = Path(__file__).with_name("style.css")
 MAX_VIDEO_BYTES = 24 * 2**20
+_FOLDER = Path(__file__).parent
+# Metric, title of its panel, how a value is written.
+PANELS = (
+    ("train/entropy", "Policy entropy", ".2f"),
+    ("train/approx_kl", "Approximate KL", ".2g"),
+    ("train/clip_fraction", "Clipped ratios", ".1%"),
+    ("train/grad_norm", "Gradient norm", ".2g"),
+    ("train/loss/policy", "Policy loss", ".2g"),
+    ("train/loss/value", "Value loss", ".2g"),
+    ("train/explained_variance", "Explained variance of values", ".2f"),
+    ("rollout/episode_len", "Episode length (steps)", ".0f"),
+)
 
 
 def write_report(experiments: Sequence[Experiment], out: Path, *, title: str = "", max_videos: int = 6) -> Path:
@@ -25,71 +51,396 @@ def write_report(experiments: Sequence[Experiment], out: Path, *, title: str = "
 def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: int = 6) -> str:
     """The whole page. One experiment is its own headline; several are compared first and folded below."""
     several = len(experiments) > 1
-    heading = title or ("Continual reinforcement learning, compared" if several else experiments[0].title)
-    body = [f'<p class="overline">Continual RL of vision-language-action models</p><h1>{escape(heading)}</h1>']
-    if several:
-        settings = settings_of(experiments)
-        anchors = {id(experiment): f"experiment-{number}" for number, experiment in enumerate(experiments, start=1)}
-        body.append(_overview(experiments))
-        body += [compare.section(setting, anchors=anchors, is_only=len(settings) == 1) for setting in settings]
-        body.append(_single_runs(experiments, max_videos))
-    else:
-        body.append(_experiment(experiments[0], is_named=bool(title), max_videos=max_videos, max_bytes=MAX_VIDEO_BYTES))
+    max_bytes = MAX_VIDEO_BYTES // len(experiments)
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # A page that is sent around must not fetch anything, even if a value in it looked like HTML.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; media-src data:; '
-        "style-src 'unsafe-inline'\">"
-        f"<title>{escape(heading)}</title><style>{_STYLE.read_text(encoding='utf-8')}</style></head>"
-        f"<body><main>{''.join(body)}<footer>Made {utc_now()[:16].replace('T', ' ')} UTC by "
-        "<code>python -m rlinf.cli.report</code>.</footer></main></body></html>\n"
+        _environment()
+        .get_template("template.html")
+        .render(
+            heading=title or ("Continual reinforcement learning, compared" if several else experiments[0].title),
+            is_named=bool(title),
+            style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+            runs=[_run(one, max_videos=max_videos, max_bytes=max_bytes) for one in experiments],
+            num_methods=len({experiment.method for experiment in experiments}),
+            left_out=left_out(experiments),
+            comparisons=[_comparison(one) for one in comparisons(experiments)] if several else [],
+            anchors={id(experiment): f"experiment-{number}" for number, experiment in enumerate(experiments, start=1)},
+            now=utc_now()[:16].replace("T", " "),
+        )
     )
 
 
-def _overview(experiments: Sequence[Experiment]) -> str:
-    """How much is compared, and what could not be."""
-    methods = {experiment.method for experiment in experiments}
-    words = f"{count(len(experiments), 'run')} of {count(len(methods), 'method')}."
-    missing = "".join(f"<li>{escape(one.name)}: {escape(why)}</li>" for one, why in left_out(experiments))
-    problems = f'<div class="note">{LEFT_OUT}:<ul>{missing}</ul></div>' if missing else ""
-    stand_in = next((text for experiment in experiments if (text := sections.notes(experiment))), "")
-    return f'<p class="lead">{words} Each run has its own section at the end.</p>{stand_in}{problems}'
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        name: getattr(names, name)
+        for name in ("percent", "points", "count", "listing", "duration", "suite_name", "task_title")
+    }
+    environment.globals |= {
+        "id": id, "zip": zip, "LEFT_OUT": LEFT_OUT, "COLUMNS": COLUMNS, "NUM_COLOURS": NUM_COLOURS,
+        "heat_rows": plots.heat_rows, "learnt_places": plots.learnt_places, "metrics": metrics,
+    }  # fmt: skip
+    return environment
 
 
-def _single_runs(experiments: Sequence[Experiment], max_videos: int) -> str:
-    """Every run, folded; videos share the page's allowance."""
-    runs = []
-    for number, experiment in enumerate(experiments, start=1):
-        content = _experiment(
-            experiment, is_named=False, max_videos=max_videos, max_bytes=MAX_VIDEO_BYTES // len(experiments)
+# ------------------------------------------------------------------------------------------------------------ one run
+
+
+def _run(experiment: Experiment, *, max_videos: int, max_bytes: int) -> dict[str, Any]:
+    """What the section of one experiment shows beside the experiment itself."""
+    matrix, method = experiment.matrix, MethodRuns.of(experiment)
+    videos = _inline(experiment.videos, limit=max_videos, max_bytes=max_bytes)
+    return {
+        "experiment": experiment,
+        "method": method,
+        "matrix": matrix,
+        "tiles": [] if matrix is None else _tiles(matrix),
+        "facts": _facts(experiment),
+        "notes": _notes(experiment),
+        "bars": [] if matrix is None else _bars(matrix),
+        "further": _further(experiment),
+        "training": _training(experiment),
+        "scales": _scales([method]),
+        "videos": videos,
+        "more_videos": len(experiment.videos) - len(videos) if videos else 0,
+        "settings": _settings(experiment),
+    }
+
+
+def _facts(experiment: Experiment) -> list[tuple[str, str]]:
+    """Seed, episodes, temperature, assets and the like."""
+    facts = [("Seed", str(experiment.seed))]
+    if experiment.records:
+        last = experiment.records[-1]
+        counts = sorted(set(last.episodes.values()))
+        episodes = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        states = sorted(set(last.init_states.values()))
+        played = f", initial states {states[0]}" if len(states) == 1 else ""
+        if states and experiment.training:  # whether an evaluation shows states that were not trained on
+            config = experiment.info.config if experiment.info else {}
+            chosen = config.get("env.train.init_states", "null")
+            same = "the same ones, as in the published experiments"
+            played += f"; training starts from {same if chosen == 'null' else chosen}"
+        facts += [
+            ("Episodes", f"{episodes} per task and evaluation{played}"),
+            ("Decoding", last.decoding_words),
+            ("Assets", last.assets),
+            ("Last evaluated", last.time[:16].replace("T", " ") + " UTC"),
+        ]
+    if experiment.info is not None and experiment.info.hardware:
+        hardware = experiment.info.hardware
+        cores, gpus = hardware.get("cores") or hardware.get("cpus") or "?", hardware.get("gpus", "none")
+        if gpus in ("none", "0", ""):
+            facts.append(("Hardware", f"{cores} CPU cores, no GPU"))
+        else:
+            facts.append(("Hardware", f"{gpus}{' GPU(s)' if gpus.isdigit() else ''}, {cores} CPU cores"))
+    if experiment.info is not None and experiment.info.config_name:
+        facts.append(("Config", experiment.info.config_name))
+    return facts
+
+
+def _notes(experiment: Experiment) -> list[str]:
+    """What a reader must know before comparing numbers."""
+    notes = []
+    if others := sorted({record.assets for record in experiment.records} - {"official"}):
+        notes.append(
+            f"The scenes are not LIBERO's official ones (recorded as: {', '.join(others)}). Compare these numbers only "
+            "with runs on the same assets."
         )
-        runs.append(
-            f'<details class="run" id="experiment-{number}"><summary>{escape(experiment.name)} '
-            f"<small>{escape(str(experiment.folder))}</small></summary>{content}</details>"
-        )
-    return f'<h2>Each run</h2><div class="card">{"".join(runs)}</div>'
+    if experiment.records and experiment.matrix is not None:
+        evaluated = set().union(*(record.success for record in experiment.records))
+        if dropped := sorted(evaluated - set(experiment.matrix.tasks)):
+            notes.append(f"Left out, as not every evaluation covers them: tasks {names.listing(dropped)}.")
+    return notes
 
 
-def _experiment(experiment: Experiment, *, is_named: bool, max_videos: int, max_bytes: int) -> str:
-    parts = []
-    if is_named:
-        parts.append(f"<h2>{escape(experiment.name)}</h2>")
-    parts += [sections.lead(experiment), sections.facts(experiment)]
-    if experiment.matrix is not None:
-        parts.append(sections.headline(experiment.matrix))
-    parts += [
-        sections.notes(experiment),
-        sections.success_section(experiment),
-        generalisation.section([Line.of(experiment)], with_tasks=True),
-        sections.task_section(experiment),
-        training.section(experiment),
-        scales.section([Line.of(experiment)]),
-        sections.video_section(experiment.videos, limit=max_videos, max_bytes=max_bytes),
+def _tiles(matrix: SuccessMatrix) -> list[dict[str, Any]]:
+    """The numbers of the field, each with its interval and a sentence.
+
+    ``better`` is +1 or -1 for differences, shown in points, where more or less is better; 0 for rates.
+    """
+    base, average = metrics.base_success(matrix), metrics.average_success(matrix)
+
+    def tile(
+        name: str, short: str, value: Estimate | None, text: str, missing: str = "", better: int = 0
+    ) -> dict[str, Any]:
+        sure = value is not None and (value.low > 0 or value.high < 0)
+        colour = "" if value is None or not better or not sure else "up" if value.value * better > 0 else "down"
+        show = names.points if better else names.percent
+        return {"name": name, "short": short, "value": value, "text": text, "missing": missing, "colour": colour,
+                "is_points": bool(better), "show": show}  # fmt: skip
+
+    if average is None:
+        return [tile("Base model", "", base, "Mean success over all tasks, before any learning.")]
+    before = f" The base model reaches {names.percent(base.value)}." if base is not None else ""
+    change = metrics.zero_shot_change(matrix)
+    against = f" That is {names.points(change.value)} points against the base model." if change is not None else ""
+    return [
+        tile("Learnt tasks", "AVG", average, f"Mean success on the learnt tasks at the end.{before}"),
+        tile(
+            "Forgetting", "NBT", metrics.nbt_final(matrix),
+            "Success lost since each task was learnt. Below zero, later tasks helped.",
+            "Needs a task that was learnt before the last one.", -1,
+        ),
+        tile(
+            "Forward transfer", "FWT", metrics.forward_transfer(matrix),
+            "What learning earlier tasks gave a task before its own training, against the base model.",
+            "Needs the base model and two tasks learnt in sequence.", 1,
+        ),
+        tile(
+            "Held-out tasks", "ZS", metrics.zero_shot_success(matrix),
+            f"Mean success on tasks never trained on, at the end.{against}", "Every evaluated task was trained on.",
+        ),
+    ]  # fmt: skip
+
+
+def _bars(matrix: SuccessMatrix) -> list[tuple[int, list[plots.Bar], list[str]]]:
+    """By task, learnt ones first: its bars and the values beside them."""
+    tasks = [*matrix.learnt_tasks, *matrix.held_out_tasks]
+    bars = {task: plots.before_and_after(matrix, task) for task in tasks}
+    return [(task, bars[task], [names.percent(bar.value) for bar in bars[task]]) for task in tasks]
+
+
+def _further(experiment: Experiment) -> list[dict[str, Any]]:
+    """Success of each task on each further suite, and which tasks a suite goes without."""
+    found = []
+    for suite in further_suites([experiment]):
+        tasks = sorted(set().union(*(record.success for record in experiment.further[suite])))
+        known = experiment.matrix.tasks if experiment.matrix is not None else tasks
+        absent = [task for task in known if task not in tasks]
+        found.append({"suite": suite, "tasks": tasks, "absent": absent, "records": experiment.further[suite]})
+    return found
+
+
+def _training(experiment: Experiment) -> dict[str, Any] | None:
+    """Learning curves: one timeline over all stages, success first, then what tells why."""
+    runs = [run for run in experiment.training if run.epochs]
+    rings = [evaluations_in_training(experiment, run) for run in runs]
+    success = _timeline(runs, "rollout/success_rate", names.percent, rings=rings)
+    logged = dict.fromkeys(name for run in runs for values in run.metrics.values() for name in values)
+    losses = [name for name in logged if name.startswith("train/loss/") and name not in {one[0] for one in PANELS}]
+    methods_own = [(name, f"Loss: {name.removeprefix('train/loss/').replace('_', ' ')}", ".2g") for name in losses]
+    panels = [
+        (title, drawn)
+        for name, title, form in (*PANELS, *methods_own)
+        if (drawn := _timeline(runs, name, _shower(form))) is not None
     ]
-    details = tables.evaluations_table(experiment) + tables.settings_tables(experiment)
-    if experiment.matrix is not None:
-        details = tables.metrics_table(experiment) + details
-    if details:
-        parts.append(f'<h2>Details</h2><div class="card">{details}</div>')
-    return f'<section class="experiment">{"".join(parts)}</section>'
+    if success is None and not panels:
+        return None
+    times = {}
+    for name in ("epoch", "rollout", "update"):
+        if values := [value for run in runs for _, value in run.series(f"time/{name}")]:
+            times[name] = sum(values) / len(values)
+    epochs = sum(len(run.epochs) for run in runs)
+    return {
+        "success": success,
+        "has_rings": any(rings),
+        "panels": panels,
+        "times": times,
+        "epochs": epochs,
+        "runs": runs,
+    }
+
+
+def _timeline(
+    runs: Sequence[TrainingRun],
+    name: str,
+    show: Callable[[float], str],
+    rings: Sequence[Sequence[tuple[float, float]]] | None = None,
+) -> Plot | None:
+    """Stages one after another on one time axis, each in its colour; None where nothing was logged.
+
+    rings: (epoch, rate) by run; such a plot is wide and shows a rate, with the stages' names above it.
+    """
+    curves, stages, start = [], [], 0
+    for number, run in enumerate(runs):
+        label = (
+            "All tasks" if not run.tasks else f"Task{'s' if len(run.tasks) > 1 else ''} {names.task_ranges(run.tasks)}"
+        )
+        series = [
+            Point(start + epoch - 0.5, value, value, value, f"{label}, epoch {epoch:g}: {show(value)}")
+            for epoch, value in run.series(name)
+        ]
+        marks = [(start + epoch, rate) for epoch, rate in rings[number]] if rings else []
+        curves.append(Curve(label, number, [series], marks))
+        stages.append((float(start), label if rings else "", number))
+        start += len(run.epochs)
+    values = [point.y for curve in curves for point in curve.pieces[0]]
+    if not values:
+        return None
+    ticks = plots.epoch_ticks(start, 10 if rings else 5, with_first=True)
+    y_ticks = [0, 0.25, 0.5, 0.75, 1] if rings else plots.round_ticks(values)
+    return plots.plot(curves, Axis(0, max(1, start), ticks, "epoch", stages), y_ticks, show=show)
+
+
+def _shower(form: str) -> Callable[[float], str]:
+    return lambda value: f"{value:{form}}".replace("-", "−") if abs(value) > 1e-12 else "0"
+
+
+def _inline(videos: Sequence[Video], *, limit: int, max_bytes: int) -> list[tuple[str, bool, str]]:
+    """(label, whether it is an image, data) of at most ``limit`` videos, in turns from the rows, the last row first."""
+    rows: dict[str, list[Video]] = {}
+    for video in videos:
+        rows.setdefault(video.row, []).append(video)
+    turns = [(turn, -number, video) for number, row in enumerate(rows.values()) for turn, video in enumerate(row)]
+    chosen = [video for *_, video in sorted(turns, key=lambda one: one[:2])[: max(0, limit)]]
+    found, total = [], 0
+    for video in sorted(chosen, key=videos.index):
+        data = video.path.read_bytes()
+        if total + len(data) <= max_bytes:
+            total += len(data)
+            kind = VIDEO_TYPES[video.path.suffix]
+            source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+            found.append((_video_label(video), kind.startswith("image/"), source))
+    return found
+
+
+def _video_label(video: Video) -> str:
+    """Row, task and initial state, as far as the file's name tells them; otherwise the name."""
+    match = re.search(r"task_(\d+)_init_(\d+)$", video.path.stem)
+    episode = f"task {match[1]}, initial state {match[2]}" if match else video.path.stem.replace("_", " ")
+    label = f"{names.row_name(row_tasks(video.row))}: {episode}" if video.row else episode
+    return label[:1].upper() + label[1:]
+
+
+def _settings(experiment: Experiment) -> list[tuple[str, Mapping[str, str]]]:
+    """How it was started, versions, hardware and the whole configuration."""
+    info = experiment.info
+    versions = info.versions if info else {}
+    if not versions and experiment.records:
+        versions = experiment.records[-1].versions
+    hashes = ", ".join(dict.fromkeys(record.config_hash for record in experiment.records))
+    groups: list[tuple[str, Mapping[str, str]]] = [("Versions", {**versions, "configuration hash": hashes})]
+    if info is not None:
+        run = {"config": info.config_name, "overrides": info.overrides, "started": info.started}
+        groups = [("Run", run), *groups, ("Hardware", info.hardware), ("Settings", info.config)]
+    filled = [(title, {name: text for name, text in rows.items() if text}) for title, rows in groups]
+    return [(title, rows) for title, rows in filled if rows]
+
+
+# ------------------------------------------------------------------------------------------------------------- several
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    methods = comparison.methods
+    languages: dict[int, str] = {}
+    for method in methods:
+        languages.update(method.first.languages)
+    matrix = methods[0].matrices[0]
+    return {
+        "comparison": comparison,
+        "columns": comparison.columns,
+        "stages": _stage_curves(methods),
+        "learning": _learning_curves(methods),
+        "tasks": [*matrix.learnt_tasks, *(task for task in matrix.tasks if task not in matrix.learnt_tasks)],
+        "languages": languages,
+        "bars": {task: [plots.final_bar(one.pooled, task, one.name) for one in methods] for task in matrix.tasks},
+        "scales": _scales(methods),
+        "differing": differing_settings(methods) if len(methods) > 1 else {},
+        "unknown": [one.name for one in methods if not (one.first.info and one.first.info.config)],
+    }
+
+
+def _stage_curves(methods: Sequence[MethodRuns]) -> Plot | None:
+    """Mean success on the tasks learnt so far, after each stage."""
+    curves, levels = [], []
+    for number, method in enumerate(methods):
+        stages = method.matrices[0].stages
+        rows = range(1 if method.matrices[0].has_base else 0, len(stages))
+        means = [[_learnt_so_far(matrix, row) for matrix in method.matrices] for row in rows]
+        if method.is_joint:
+            levels.append((method.name, sum(means[-1]) / len(means[-1])))
+        elif len(means) > 1:
+            points = [plots.spread(stage, values, method.name) for stage, values in enumerate(means, start=1)]
+            curves.append(Curve(method.name, number, [points]))
+    if not curves:
+        return None
+    length = max(len(curve.pieces[0]) for curve in curves)
+    axis = Axis(1, length, [(stage, str(stage)) for stage in range(1, length + 1)], "stage")
+    return plots.plot(curves, axis, _ticks(curves, [level for _, level in levels]), levels=levels)
+
+
+def _ticks(curves: Sequence[Curve], levels: Sequence[float] = ()) -> list[float]:
+    points = [point for curve in curves for piece in curve.pieces for point in piece]
+    return plots.rate_ticks([*levels, *(value for point in points for value in (point.low, point.high))])
+
+
+def _learnt_so_far(matrix: SuccessMatrix, row: int) -> float:
+    learnt = [task for stage in matrix.stages[: row + 1] for task in stage]
+    return sum(matrix.success(row, task) for task in learnt) / len(learnt)
+
+
+def _learning_curves(methods: Sequence[MethodRuns]) -> Plot | None:
+    """Success of training rollouts, stage after stage; joint training has no stages to align with."""
+    found = [
+        (number, method, stages)
+        for number, method in enumerate(methods)
+        if not method.is_joint and (stages := _training_by_stage(method))
+    ]
+    if not found:
+        return None
+    axis_stages: list[tuple[float, str, int | None]] = []
+    start = 0
+    for place in range(max(len(stages) for *_, stages in found)):
+        here = [stages[place] for *_, stages in found if place < len(stages)]
+        tasks = {runs[0].tasks for runs in here}
+        title = f"Task {names.task_ranges(tasks.pop())}" if len(tasks) == 1 else f"Stage {place + 1}"
+        axis_stages.append((float(start), title, None))
+        start += max(len(run.epochs) for runs in here for run in runs)
+    curves = [
+        Curve(
+            method.name,
+            number,
+            [_mean_series(runs, start, method.name) for runs, (start, *_) in zip(stages, axis_stages, strict=False)],
+        )
+        for number, method, stages in found
+    ]
+    axis = Axis(0, start, plots.epoch_ticks(start, 12, with_first=False), "epoch", axis_stages)
+    return plots.plot(curves, axis, _ticks(curves))
+
+
+def _training_by_stage(method: MethodRuns) -> list[list[TrainingRun]]:
+    """By stage the training of all seeds."""
+    stages = []
+    for tasks in method.matrices[0].stages:
+        runs = [
+            run for one in method.experiments for run in one.training if set(run.tasks) == set(tasks) and run.epochs
+        ]
+        if tasks and runs:
+            stages.append(runs)
+    return stages
+
+
+def _mean_series(runs: Sequence[TrainingRun], start: float, label: str) -> list[Point]:
+    by_epoch: dict[float, list[float]] = {}
+    for run in runs:
+        for epoch, value in run.series("rollout/success_rate"):
+            by_epoch.setdefault(epoch, []).append(value)
+    return [plots.spread(start + epoch - 0.5, values, label) for epoch, values in sorted(by_epoch.items())]
+
+
+def _scales(methods: Sequence[MethodRuns]) -> list[tuple[str, Plot]]:
+    """Success over the LoRA scale, on learnt and on held-out tasks; empty without probes."""
+    found = [
+        (curve, number + NUM_COLOURS * turn)  # a method keeps its colour; its further curves are dashed
+        for number, method in enumerate(methods)
+        for turn, curve in enumerate(scale_curves(method))
+    ]
+    panels = []
+    for title, which in (("Learnt tasks", "learnt"), ("Held-out tasks", "held_out")):
+        curves = [
+            Curve(one.label, colour, [[plots.spread(x, rates, one.label) for x, rates in getattr(one, which).items()]])
+            for one, colour in found
+        ]
+        scales = sorted(point.x for curve in curves for point in curve.pieces[0])
+        if scales:
+            left, right = min(0.0, scales[0]), max(1.0, scales[-1])
+            panels.append(
+                (title, plots.plot(curves, Axis(left, right, plots.scale_ticks(left, right), "scale"), _ticks(curves)))
+            )
+    return panels

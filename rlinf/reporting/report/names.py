@@ -1,10 +1,8 @@
-"""Names and numbers for people."""
+"""What the report calls suites, methods, tasks and numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from rlinf.reporting.ledger import row_tasks
 
 SUITE_NAMES = {
     "libero_spatial": "LIBERO-Spatial",
@@ -27,16 +25,14 @@ METHOD_NAMES = {
     "simple_cnn": "Simple CNN policy",
     "random_action": "Random actions",
 }
-
-
 PPO_SUFFIX = "_ppo"  # runner.logger.method_suffix of algorithm=ppo
 
 
 def method_name(method: str) -> str:
     """A method's name for people; GRPO goes without saying."""
-    if method.endswith(PPO_SUFFIX):
-        return f"{method_name(method.removesuffix(PPO_SUFFIX))}, PPO"
-    return METHOD_NAMES.get(method, method.replace("_", " ").capitalize())
+    plain = method.removesuffix(PPO_SUFFIX)
+    name = METHOD_NAMES.get(plain, plain.replace("_", " ").capitalize())
+    return name if plain == method else f"{name}, PPO"
 
 
 def method_place(method: str) -> tuple[int, bool]:
@@ -64,7 +60,7 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.0f}%"
 
 
-def points_text(difference: float) -> str:
+def points(difference: float) -> str:
     """A difference of rates in points, with its sign: +12, −3, 0."""
     rounded = round(100 * difference)
     return f"{'+' if rounded > 0 else '−' if rounded < 0 else ''}{abs(rounded)}"
@@ -89,16 +85,12 @@ def task_ranges(tasks: Sequence[int]) -> str:
             runs[-1].append(task)
         else:
             runs.append([task])
-    texts = [f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return ", ".join(texts)
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
-def row_words(row: str) -> str:
-    """A ledger's row: base model, after task 3, after tasks 0–2."""
-    tasks = row_tasks(row)
-    if not tasks:
-        return "base model"
-    return f"after {'task' if len(tasks) == 1 else 'tasks'} {task_ranges(tasks)}"
+def row_name(tasks: Sequence[int]) -> str:
+    """A row of the success matrix by the tasks that it adds: base model, after task 3, after tasks 0–2."""
+    return f"after {'task' if len(tasks) == 1 else 'tasks'} {task_ranges(tasks)}" if tasks else "base model"
 
 
 def count(number: int, noun: str) -> str:
@@ -106,9 +98,10 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def listing(items: Sequence[str]) -> str:
+def listing(items: Sequence[object]) -> str:
     """a, b and c."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    texts = [str(item) for item in items]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def duration(seconds: float) -> str:
