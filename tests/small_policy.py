@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rlinf.config.schema import ModelConfig
+from rlinf.config.schema import AlgorithmConfig, ModelConfig, OptimConfig
+from rlinf.custom.methods import ContinualMethod
 from rlinf.data import EpisodePlan, EpisodeResult, RolloutBatch
+from rlinf.engines.learner import PolicyLearner
 from rlinf.models import Policy, PolicySource, load_policy
 from transformers_openvla_oft import OpenVLAConfig, SmallSizes, TowerSizes, create_small_checkpoint
 from transformers_openvla_oft.small import DINOV2, SIGLIP
 
+PPO = AlgorithmConfig(adv_type="gae", loss_type="ppo", filter_rewards=False, loss_aggregation="token")
 LANGUAGE = "pick up the black bowl next to the plate and place it on the plate"
 
 
@@ -44,6 +47,27 @@ def read_policy(path: Path, *, lora_path: Path | None = None, rank: int = 4, cri
     source = PolicySource(path, unnorm_key="libero_spatial", seed=3, critic=critic)
     model = replace(model_config(path), lora_rank=rank, lora_path=str(lora_path) if lora_path else None)
     return load_policy(model, source, base_dtype=torch.float32)
+
+
+def make_learner(
+    policy: Policy,
+    method: ContinualMethod | None = None,
+    *,
+    algorithm: AlgorithmConfig | None = None,
+    global_batch: int = 12,
+    micro_batch: int = 3,
+    **optim: float,
+) -> PolicyLearner:
+    """A learner on the CPU, for one rank or many; sequential GRPO at a rate of 1e-3 unless told otherwise."""
+    return PolicyLearner(
+        policy,
+        method or ContinualMethod(),
+        algorithm=algorithm or AlgorithmConfig(),
+        optim=OptimConfig(**{"lr": 1e-3, **optim}),
+        global_batch=global_batch,
+        micro_batch=micro_batch,
+        device=torch.device("cpu"),
+    )
 
 
 def make_rollouts(

@@ -1,40 +1,61 @@
-"""Starting the ranks of a test, and what their programs share."""
+"""Starting the ranks of a test."""
 
+import multiprocessing
 import os
-import subprocess
+import pickle
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from rlinf.engines.distributed import free_port, leave_group
+import torch
+
+from rlinf.engines.distributed import free_port, join_group, leave_group
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 300
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.distributed.preloaded"])  # imports take most of a rank's time: once for all
 
 
-def run_ranks(program: str, world_size: int, arguments: Sequence[object]) -> None:
-    """Run ``tests.distributed.<program> RANK WORLD_SIZE PORT *arguments`` once per rank; every one must exit with 0."""
-    shared = [str(argument) for argument in (world_size, free_port(), *arguments)]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"tests.distributed.{program}", str(rank), *shared],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    for rank, text in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, text[-3000:]
+def run_ranks(function: Callable[..., Any], world_size: int, **arguments: Any) -> list[Any]:
+    """What ``function(mesh, **arguments)`` returns on each rank of a group; a module has it, as pickle wants."""
+    port = free_port()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        ranks = [
+            FORKS.Process(target=_run_rank, args=(function, rank, world_size, port, arguments, folder))
+            for rank in range(world_size)
+        ]
+        for rank in ranks:
+            rank.start()
+        deadline = time.monotonic() + TIMEOUT_S
+        while any(rank.is_alive() for rank in ranks) and time.monotonic() < deadline:
+            if any(rank.exitcode for rank in ranks):
+                break  # others would wait for it
+            time.sleep(0.02)
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+        if any(rank.exitcode for rank in ranks):
+            raise AssertionError("\n".join(path.read_text()[-3000:] for path in sorted(folder.glob("*.txt"))))
+        return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(world_size)]
 
 
-def finish_rank() -> None:
-    """End a rank of a group, its results being written.
-
-    Not by the interpreter's exit: there torch 2.13 now and then aborts in a thread of gloo ("terminate called without
-    an active exception"), with everything done.
-    """
+def _run_rank(
+    function: Callable[..., Any], rank: int, world_size: int, port: int, arguments: dict[str, Any], folder: Path
+) -> None:
+    with (folder / f"{rank}.txt").open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    mesh = join_group(rank=rank, world_size=world_size, init_method=address, own_address="127.0.0.1")
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(function(mesh, **arguments)))
+    # Not by the interpreter's exit: there torch 2.13 now and then aborts in a thread of gloo ("terminate called without
+    # an active exception"), with everything done.
     leave_group()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,50 +1,88 @@
 """Continual-learning methods over two gloo ranks equal one process without sharding."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 from safetensors.numpy import load_file
 
+from rlinf.config.schema import AGEMConfig, EWCConfig, LwFConfig, MethodConfig, SLCAConfig
+from rlinf.custom.methods import TaskContext, make_method
+from rlinf.engines.checkpoint import save_actor
+from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.run_layout import METHOD_STATE
-from tests.distributed.method_ranks import CONFIGS
 from tests.distributed.ranks import run_ranks
-from tests.small_policy import write_policy
+from tests.small_policy import make_learner, make_rollouts, read_policy, write_policy
+
+CONFIGS = {
+    name: MethodConfig(
+        name=name.split("-")[0],
+        ewc=EWCConfig(coeff=1e6, num_samples=5, fisher=name.split("-")[1] if "-" in name else "per_sample"),
+        slca=SLCAConfig(vision=1e-4, llm=3e-4, head=1e-3),
+        agem=AGEMConfig(memory_per_task=7, batch_size=5),
+        lwf=LwFConfig(coeff=10.0),
+    )
+    for name in ("sequential", "ewc", "ewc-published", "slca", "agem", "lwf")
+}
 
 
-def _learn(world_size: int, checkpoint: Path, output: Path) -> list[dict[str, np.ndarray]]:
-    output.mkdir()
-    run_ranks("method_ranks", world_size, [checkpoint, output])
-    return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
+def flipped(rollouts):
+    """The second task: what failed now succeeds, so its gradient opposes the first one's."""
+    episodes = tuple(
+        replace(e, success_once=not e.success_once, total_reward=5.0 - e.total_reward) for e in rollouts.episodes
+    )
+    return replace(rollouts, episodes=episodes)
+
+
+def learn(mesh, name, checkpoint, output):
+    """Two tasks, each by a learner of its own as in two runs; one rank does not shard. Returns weights and metrics."""
+    previous = None
+    for task_id, rollouts in enumerate((make_rollouts(), flipped(make_rollouts()))):
+        policy = read_policy(checkpoint, lora_path=previous)
+        if dist.get_world_size() > 1:
+            shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
+        learner = make_learner(policy, make_method(CONFIGS[name]))
+        task = TaskContext((task_id,), output, tuple(range(task_id)), previous=previous, micro_batch=3)
+        learner.method.on_task_start(task, policy)
+        metrics = learner.update(rollouts, seed=task_id)
+        learner.method.on_task_end(task, policy, rollouts)
+        previous = output / name / str(task_id)
+        previous.mkdir(parents=True, exist_ok=True)
+        dist.barrier()
+        save_actor(learner, previous, epoch=1)
+        dist.barrier()
+    return gather_trainable(policy.module), metrics
+
+
+def learn_all(mesh, *, checkpoint, output):
+    return {name: learn(mesh, name, checkpoint, output) for name in CONFIGS}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("methods")
     checkpoint = write_policy(folder / "small")
-    return folder, _learn(1, checkpoint, folder / "one")[0], _learn(2, checkpoint, folder / "two")
-
-
-def _of(results: dict[str, np.ndarray], method: str, what: str) -> dict[str, np.ndarray]:
-    start = f"{method}:{what}:"
-    return {key.removeprefix(start): value for key, value in results.items() if key.startswith(start)}
+    (one,) = run_ranks(learn_all, 1, checkpoint=checkpoint, output=folder / "one")
+    return folder, one, run_ranks(learn_all, 2, checkpoint=checkpoint, output=folder / "two")
 
 
 @pytest.mark.parametrize("method", CONFIGS)
 def test_two_shards_learn_what_one_process_learns(runs, method):
-    _, one, two = runs
-    for name, value in _of(one, method, "weight").items():
-        np.testing.assert_allclose(_of(two[0], method, "weight")[name], value, atol=2e-5, err_msg=name)
-        np.testing.assert_array_equal(_of(two[0], method, "weight")[name], _of(two[1], method, "weight")[name])
-    for name, value in _of(one, method, "metric").items():
-        np.testing.assert_allclose(_of(two[0], method, "metric")[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
+    _, one, (first, second) = runs
+    weights, metrics = one[method]
+    for name, value in weights.items():
+        np.testing.assert_allclose(first[method][0][name], value, atol=2e-5, err_msg=name)
+        np.testing.assert_array_equal(first[method][0][name], second[method][0][name])
+    for name, value in metrics.items():
+        np.testing.assert_allclose(first[method][1][name], value, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("method", [name for name in CONFIGS if name != "sequential"])
 def test_every_method_does_something(runs, method):
     _, one, _ = runs
-    plain = _of(one, "sequential", "weight")
-    gap = max(float(np.abs(value - plain[name]).max()) for name, value in _of(one, method, "weight").items())
+    plain, weights = one["sequential"][0], one[method][0]
+    gap = max(float(np.abs(value - plain[name]).max()) for name, value in weights.items())
     assert gap > 2e-4, "more than the tolerance of the comparison of shards"
 
 

@@ -1,80 +1,116 @@
 """Sharded training over two gloo processes equals one process."""
 
-import json
-from pathlib import Path
+from functools import partial
 from shutil import which
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
+from rlinf.config.schema import AlgorithmConfig
+from rlinf.data import Observation
+from rlinf.engines.checkpoint import load_training_state, save_actor
+from rlinf.engines.fsdp import gather_trainable, shard
 from tests.distributed.ranks import run_ranks
-from tests.simple_cnn import write_cnn
-from tests.small_policy import write_autoregressive_policy, write_policy
+from tests.simple_cnn import read_cnn, write_cnn
+from tests.small_policy import (
+    LANGUAGE,
+    PPO,
+    make_learner,
+    make_rollouts,
+    read_policy,
+    write_autoregressive_policy,
+    write_policy,
+)
+from transformers_openvla_oft import compile_blocks
 
+GRPO = AlgorithmConfig()
 RUNS = [  # whether two ranks shard what is frozen; one rank never does
-    ("grpo", write_policy, False),
-    ("grpo", write_policy, True),
-    ("ppo", write_policy, True),
-    ("ppo", write_autoregressive_policy, False),
-    ("ppo", write_cnn, True),
+    (GRPO, write_policy, False),
+    (GRPO, write_policy, True),
+    (PPO, write_policy, True),
+    (PPO, write_autoregressive_policy, False),
+    (PPO, write_cnn, True),
 ]
 
 
-def _train(world_size: int, checkpoint: Path, output: Path, **options: object) -> list[dict[str, np.ndarray]]:
-    output.mkdir()
-    run_ranks("two_ranks", world_size, [checkpoint, output, json.dumps(options, default=str)])
-    return [dict(np.load(output / f"rank_{rank}.npz")) for rank in range(world_size)]
+def train(
+    mesh, *, checkpoint, output, algorithm=GRPO, param_dtype="fp32", shard_frozen=False, compiled=False, resume=None
+):
+    """Two epochs (one when resuming, from the checkpoint of the first); returns weights, metrics and what it does."""
+    critic = algorithm.adv_type == "gae"
+    if (checkpoint / "model.pt").is_file():
+        policy = read_cnn(checkpoint, weights=resume, critic=critic)
+    else:
+        policy = read_policy(checkpoint, lora_path=resume, critic=critic)
+    if compiled:
+        compile_blocks(policy.module)
+    shard(
+        policy.module,
+        policy.units(),
+        mesh,
+        param_dtype=param_dtype,
+        reshard_after_forward=True,
+        shard_frozen=shard_frozen and dist.get_world_size() > 1,
+        value_head=policy.value_head,
+    )
+    learner = make_learner(policy, algorithm=algorithm)
+    for epoch in range(load_training_state(learner, resume) if resume else 0, 2):
+        metrics = learner.update(make_rollouts(num_actions=policy.chunk_shape[0], critic=critic), seed=epoch)
+        if epoch == 0:
+            output.mkdir(parents=True, exist_ok=True)
+            dist.barrier()
+            save_actor(learner, output, epoch=1)
+    return gather_trainable(policy.module), metrics, act(policy)
+
+
+def act(policy):
+    """What the sharded policy does in three situations."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 32, 3), dtype=np.uint8)
+    inputs = policy.prepare(Observation(images, np.zeros((3, 8), np.float32), (LANGUAGE, "open the drawer", LANGUAGE)))
+    uniforms = np.random.default_rng(1).random((3, *policy.chunk_shape))
+    output = policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
+    return output.bins_BCA.numpy(), output.logprobs_BCA.numpy()
 
 
 @pytest.fixture(scope="module", params=RUNS)
 def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     algorithm, write, shard_frozen = request.param
-    checkpoint = write(folder / "small")
-
-    def train(world_size, name, **options):
-        options |= {"algorithm": algorithm, "shard_frozen": shard_frozen and world_size > 1}
-        return _train(world_size, checkpoint, folder / name, **options)
-
-    return folder, train, train(1, "one"), train(2, "two")
+    again = partial(
+        run_ranks, train, checkpoint=write(folder / "small"), algorithm=algorithm, shard_frozen=shard_frozen
+    )
+    return folder, again, again(1, output=folder / "one")[0], again(2, output=folder / "two")
 
 
-def _weights(result):
-    return {name: value for name, value in result.items() if ":" not in name}
+def assert_same_weights(expected, *ranks):
+    for name, value in expected.items():
+        np.testing.assert_allclose(ranks[0][name], value, atol=2e-5, err_msg=name)
+        for other in ranks[1:]:
+            np.testing.assert_array_equal(ranks[0][name], other[name], err_msg=name)
 
 
-def test_two_ranks_give_the_weights_of_one(runs):
-    _, _, one, two = runs
-    for name, value in _weights(one[0]).items():
-        np.testing.assert_allclose(two[0][name], value, atol=2e-5, err_msg=name)
-        np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)
-
-
-def test_two_ranks_report_the_metrics_of_one(runs):
-    _, _, one, two = runs
-    for name in (key for key in one[0] if key.startswith("metric:")):
-        np.testing.assert_allclose(two[0][name], one[0][name], rtol=1e-3, atol=1e-6, err_msg=name)
-
-
-def test_two_ranks_act_as_one(runs):
-    _, _, one, two = runs
-    np.testing.assert_array_equal(two[1]["acted:bins"], one[0]["acted:bins"])
-    np.testing.assert_allclose(two[1]["acted:logprobs"], one[0]["acted:logprobs"], atol=1e-4)
+def test_two_ranks_learn_report_and_act_as_one(runs):
+    _, _, (weights, metrics, (bins, logprobs)), (first, second) = runs
+    assert_same_weights(weights, first[0], second[0])
+    for name, value in metrics.items():
+        np.testing.assert_allclose(first[1][name], value, rtol=1e-3, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(second[2][0], bins)
+    np.testing.assert_allclose(second[2][1], logprobs, atol=1e-4)
 
 
 def test_a_checkpoint_of_two_ranks_resumes_on_one(runs):
-    folder, train, one, _ = runs
-    resumed = train(1, "resumed", resume=folder / "two" / "first" / "actor")
-    for name, value in _weights(one[0]).items():
-        np.testing.assert_allclose(resumed[0][name], value, atol=2e-5, err_msg=name)
+    folder, again, (weights, _, _), _ = runs
+    ((resumed, _, _),) = again(1, output=folder / "resumed", resume=folder / "two")
+    assert_same_weights(weights, resumed)
 
 
 def test_mixed_precision_follows_full_precision(runs):
-    _, train, one, _ = runs
-    mixed = train(2, "mixed", param_dtype="bf16")
-    for name in ("metric:train/loss/policy", "metric:train/entropy", "metric:train/grad_norm"):
-        np.testing.assert_allclose(mixed[0][name], one[0][name], rtol=0.1, atol=1e-3, err_msg=name)
-    np.testing.assert_array_equal(*(_weights(mixed[rank])[min(_weights(mixed[0]))] for rank in (0, 1)))
+    folder, again, (_, metrics, _), _ = runs
+    (first, mixed, _), (second, _, _) = again(2, output=folder / "mixed", param_dtype="bf16")
+    for name in ("train/loss/policy", "train/entropy", "train/grad_norm"):
+        np.testing.assert_allclose(mixed[name], metrics[name], rtol=0.1, atol=1e-3, err_msg=name)
+    assert_same_weights(first, first, second)
 
 
 @pytest.mark.slow
@@ -82,8 +118,6 @@ def test_mixed_precision_follows_full_precision(runs):
 @pytest.mark.parametrize("shard_frozen", [False, True])
 def test_compiled_blocks_of_two_ranks_give_the_weights_of_one(tmp_path, shard_frozen):
     checkpoint = write_policy(tmp_path / "small")
-    one = _train(1, checkpoint, tmp_path / "one")[0]
-    two = _train(2, checkpoint, tmp_path / "two", compile_blocks=True, shard_frozen=shard_frozen)
-    for name, value in _weights(one).items():
-        np.testing.assert_allclose(two[0][name], value, atol=2e-5, err_msg=name)
-        np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)
+    ((one, _, _),) = run_ranks(train, 1, checkpoint=checkpoint, output=tmp_path / "one")
+    two = run_ranks(train, 2, checkpoint=checkpoint, output=tmp_path / "two", compiled=True, shard_frozen=shard_frozen)
+    assert_same_weights(one, *(weights for weights, _, _ in two))

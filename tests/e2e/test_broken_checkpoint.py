@@ -3,8 +3,6 @@
 import errno
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +11,8 @@ import pytest
 from rlinf.cli.console import user_message
 from rlinf.scheduler.cluster import Cluster
 from rlinf.scheduler.worker_group import Placement, WorkerGroup
+from tests.launchers import REPOSITORY, TINY, command, run
 from transformers_openvla_oft import CheckpointError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Worker:
@@ -57,17 +54,6 @@ def full_disk(where: str) -> OSError:
 def test_a_broken_tokenizer_ends_an_evaluation_with_one_message(tmp_path):
     broken = Path(shutil.copytree(REPOSITORY / "model" / "tiny-openvla-oft-libero-spatial", tmp_path / "policy"))
     (broken / "tokenizer.json").write_text("{}")
-    script = REPOSITORY / "examples" / "crl_experiment" / "eval_embodiment.sh"
-    config = "crl_experiment/libero_spatial_grpo_tiny"
-    overrides = [f"actor.checkpoint_load_path={broken}", f"runner.logger.log_root={tmp_path / 'logs'}"]
-    done = subprocess.run(
-        ["bash", script, "base", "", config, *overrides],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        timeout=300,
-    )
-    assert done.returncode == 2, done.stderr
-    assert f"error: the checkpoint {broken} is incomplete or corrupt: tokenizer.json: Model missing" in done.stderr
-    assert "Traceback" not in done.stderr
+    own = (f"actor.checkpoint_load_path={broken}", f"runner.logger.log_root={tmp_path / 'logs'}")
+    text = run(command("eval_embodiment.sh", "base", "", TINY, *own), code=2)
+    assert f"error: the checkpoint {broken} is incomplete or corrupt: tokenizer.json: Model missing" in text

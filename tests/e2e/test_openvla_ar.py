@@ -1,9 +1,7 @@
 """Autoregressive OpenVLA with random weights in real scenes: an epoch in one process, and through its launcher."""
 
 import json
-import subprocess
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,23 +11,16 @@ from rlinf.config import load_config
 from rlinf.custom.methods import make_method
 from rlinf.data import EpisodePlan, EpisodeResult, RolloutBatch
 from rlinf.engines.fsdp import gather_trainable
-from rlinf.engines.learner import PolicyLearner
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.envs.libero.adapter import LiberoEnv
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.reporting import ledger
-from tests.small_policy import write_autoregressive_policy
+from tests.launchers import SMALL, TINY, launch
+from tests.small_policy import make_learner, write_autoregressive_policy
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-LAUNCHERS = REPOSITORY / "examples" / "crl_experiment"
-CONFIG = "crl_experiment/libero_spatial_grpo_tiny_openvla"
+CONFIG = f"{TINY}_openvla"
 STEPS = 10
-SMALL = (
-    "env.num_envs_per_worker=2", f"env.train.max_episode_steps={STEPS}", f"env.eval.max_episode_steps={STEPS}",
-    "env.eval.episodes_per_task=1", "env.eval_task_ids=[0]", "env.video_episodes=0", "cluster.num_env_workers=1",
-    "algorithm.num_group_envs=1", "algorithm.group_size=2", "algorithm.filter_rewards=false",
-    "actor.model.lora_rank=4", "actor.global_batch_size=8", "actor.micro_batch_size=4",
-)  # fmt: skip
+LIMITS = (f"env.train.max_episode_steps={STEPS}", f"env.eval.max_episode_steps={STEPS}")
 
 
 def _play(policy: Policy, env: LiberoEnv, *, temperature: float) -> RolloutBatch:
@@ -61,7 +52,7 @@ def _won(result: EpisodeResult) -> EpisodeResult:
 def test_an_epoch_of_real_episodes(tmp_path):
     """The simulator takes one action per step; the first update starts at ratio 1 and changes every part."""
     checkpoint = write_autoregressive_policy(tmp_path / "small")
-    config = load_config(CONFIG, list(SMALL))
+    config = load_config(CONFIG, [*SMALL, *LIMITS])
     source = PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3)
     policy = load_policy(config.actor.model, source, base_dtype=torch.float32)
     env = LiberoEnv(config.env)
@@ -77,14 +68,13 @@ def test_an_epoch_of_real_episodes(tmp_path):
     rewards_SC = rollouts.rewards_SC.copy()
     rewards_SC[STEPS - 1] = 5.0
     rollouts = replace(rollouts, rewards_SC=rewards_SC, episodes=(_won(rollouts.episodes[0]), rollouts.episodes[1]))
-    learner = PolicyLearner(
+    learner = make_learner(
         policy,
         make_method(config.method),
         algorithm=config.algorithm,
-        optim=config.actor.optim,
         global_batch=2 * STEPS,
         micro_batch=4,
-        device=torch.device("cpu"),
+        **asdict(config.actor.optim),
     )
     before = {name: value.copy() for name, value in gather_trainable(policy.module).items()}
     metrics = learner.update(rollouts, seed=0)
@@ -100,19 +90,10 @@ def test_an_epoch_of_real_episodes(tmp_path):
 
 @pytest.mark.slow
 def test_the_launcher_trains_and_evaluates_it(tmp_path):
-    model = write_autoregressive_policy(tmp_path / "small")
-    logs = tmp_path / "logs"
-    own = (
-        *SMALL, f"actor.checkpoint_load_path={model}", f"rollout.model_dir={model}",
-        f"actor.tokenizer.tokenizer_model={model}", f"runner.logger.log_root={logs}",
-    )  # fmt: skip
-    for command in (
-        ("run_embodiment_sequential.sh", "0", "", "1", CONFIG, "7"),
-        ("eval_embodiment.sh", str(logs / "sequential" / "task_0_seed7"), "1", f"{CONFIG}_eval"),
-    ):
-        words = ("bash", str(LAUNCHERS / command[0]), *command[1:], *own)
-        done = subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, cwd=REPOSITORY)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    model, logs = write_autoregressive_policy(tmp_path / "small"), tmp_path / "logs"
+    launch("run_embodiment_sequential.sh", "0", "", "1", CONFIG, "7", *LIMITS, model=model, logs=logs)
+    location = str(logs / "sequential" / "task_0_seed7")
+    launch("eval_embodiment.sh", location, "1", f"{CONFIG}_eval", *LIMITS, model=model, logs=logs)
     folder = logs / "sequential" / "task_0_seed7"
     adapter = folder / "checkpoints" / "global_step_1" / "actor" / "adapter_model.safetensors"
     assert adapter.is_file()

@@ -10,23 +10,14 @@ from pathlib import Path
 import pytest
 
 from rlinf.reporting import ledger
+from tests.launchers import SEED, TINY, command, run
+from tests.processes import wait_until
 from tests.small_policy import write_policy
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-LAUNCHER = REPOSITORY / "examples" / "crl_experiment" / "run_embodiment_sequential.sh"
-SEED = 7
 
-
-def _command(model: Path, logs: Path, *extra: str) -> list[str]:
-    return [
-        "bash", str(LAUNCHER), "0,1", "", "2", "crl_experiment/libero_spatial_grpo_tiny", str(SEED),
-        f"actor.checkpoint_load_path={model}", f"rollout.model_dir={model}", f"actor.tokenizer.tokenizer_model={model}",
-        f"runner.logger.log_root={logs}", "actor.model.lora_rank=4",
-        "algorithm.num_group_envs=1", "algorithm.group_size=2", "algorithm.filter_rewards=false",
-        "env.num_envs_per_worker=2", "env.train.max_episode_steps=16", "env.eval.max_episode_steps=16",
-        "env.eval.episodes_per_task=1", "env.eval_task_ids=[0,1]", "cluster.num_env_workers=1",
-        "actor.global_batch_size=8", "actor.micro_batch_size=4", *extra,
-    ]  # fmt: skip
+def _command(model: Path, logs: Path) -> list[str]:
+    words = ("0,1", "", "2", TINY, str(SEED), "env.eval_task_ids=[0,1]")
+    return command("run_embodiment_sequential.sh", *words, model=model, logs=logs)
 
 
 def _processes_of(marker: str) -> list[str]:
@@ -41,15 +32,6 @@ def _processes_of(marker: str) -> list[str]:
     return found
 
 
-def _wait_for(condition, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.2)
-    return False
-
-
 @pytest.mark.slow
 def test_a_killed_sequence_is_finished_by_the_same_command(tmp_path):
     model, logs = write_policy(tmp_path / "small"), tmp_path / "logs"
@@ -61,12 +43,12 @@ def test_a_killed_sequence_is_finished_by_the_same_command(tmp_path):
         process = subprocess.Popen(
             _command(model, logs), env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-        reached = _wait_for(lambda: first.is_dir() or process.poll() is not None, 240)
+        reached = wait_until(lambda: first.is_dir() or process.poll() is not None, 240)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert reached, (tmp_path / "first.log").read_text()[-3000:]
     assert first.is_dir(), (tmp_path / "first.log").read_text()[-3000:]
-    assert _wait_for(lambda: not _processes_of(marker), 60), _processes_of(marker)
+    assert wait_until(lambda: not _processes_of(marker), 60), _processes_of(marker)
 
     finished = subprocess.run(
         _command(model, logs), env=environment, capture_output=True, text=True, timeout=400, check=False
@@ -85,7 +67,7 @@ def test_a_killed_sequence_is_finished_by_the_same_command(tmp_path):
     assert {tuple(record.init_states.items()) for record in records} == {((0, "0"), (1, "0"))}
     matrix = ledger.success_matrix(records, method="sequential", seed=SEED)
     assert matrix.success_RK.shape == (3, 2)
-    assert _wait_for(lambda: not _processes_of(marker), 60), _processes_of(marker)
+    assert wait_until(lambda: not _processes_of(marker), 60), _processes_of(marker)
 
     started = time.monotonic()
     again = subprocess.run(
@@ -109,12 +91,6 @@ def test_a_killed_sequence_is_finished_by_the_same_command(tmp_path):
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_two(arguments, message, tmp_path):
-    logs = tmp_path / "logs"
-    result = subprocess.run(
-        ["bash", str(LAUNCHER), *arguments, f"runner.logger.log_root={logs}"],
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    words = command("run_embodiment_sequential.sh", *arguments, f"runner.logger.log_root={tmp_path / 'logs'}")
+    assert message in run(words, code=2)
     assert not list(tmp_path.rglob("*.json*")), "nothing half-written"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,8 @@ from rlinf.run_layout import TRAINING_STATE
 from rlinf.scheduler.cluster import Cluster
 from rlinf.scheduler.worker_group import Placement, WorkerGroup
 from rlinf.workers.session import Session
+from tests.launchers import REPOSITORY, SEED, TINY, launch
 from tests.small_policy import write_policy
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-LAUNCHER = REPOSITORY / "examples" / "crl_experiment" / "run_embodiment_ewc.sh"
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
-SEED = 7
 
 
 class Policy:
@@ -86,18 +81,8 @@ def test_a_cluster_is_kept_as_long_as_its_workers_fit():
 
 
 def _run(model: Path, logs: Path, tasks: str) -> str:
-    settings = [
-        f"actor.checkpoint_load_path={model}", f"rollout.model_dir={model}", f"actor.tokenizer.tokenizer_model={model}",
-        f"runner.logger.log_root={logs}", "actor.model.lora_rank=4", "algorithm.entropy_bonus=1.0",
-        "algorithm.num_group_envs=1", "algorithm.group_size=2", "algorithm.filter_rewards=false",
-        "env.num_envs_per_worker=2", "env.train.max_episode_steps=16", "env.eval.max_episode_steps=16",
-        "env.eval.episodes_per_task=1", "env.eval_task_ids=[0,1]", "cluster.num_env_workers=1",
-        "actor.global_batch_size=8", "actor.micro_batch_size=4", "method.ewc.num_samples=2",
-    ]  # fmt: skip
-    words = ["bash", str(LAUNCHER), tasks, "", "1", TINY, str(SEED), *settings]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    return done.stdout + done.stderr
+    own = ("algorithm.entropy_bonus=1.0", "method.ewc.num_samples=2", "env.eval_task_ids=[0,1]")
+    return launch("run_embodiment_ewc.sh", tasks, "", "1", TINY, str(SEED), *own, model=model, logs=logs)
 
 
 def _numbers(record: dict[str, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Policy, adapter and updates in one process."""
+"""Policy, adapter and updates in one process, with and without a value head."""
 
 import copy
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlinf.config import ConfigError
-from rlinf.config.schema import AlgorithmConfig, OptimConfig
+from rlinf.config.schema import AlgorithmConfig
 from rlinf.custom.methods import ContinualMethod
 from rlinf.data import JoinedFrames, Observation
 from rlinf.engines.checkpoint import load_training_state, save_actor
@@ -18,7 +18,9 @@ from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner, minibatches, rank_share
 from rlinf.models import PolicyInputs
 from rlinf.run_layout import checkpoints, prune, publish, start_writing
-from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_policy
+from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy, write_policy
+
+ALGORITHMS = pytest.mark.parametrize("algorithm", [AlgorithmConfig(), PPO], ids=["grpo", "ppo"])
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +28,22 @@ def checkpoint(tmp_path_factory) -> Path:
     return write_policy(tmp_path_factory.mktemp("policy") / "small")
 
 
-def _learner(checkpoint: Path, *, lora_path: Path | None = None, micro_batch: int = 8) -> PolicyLearner:
-    return PolicyLearner(
-        read_policy(checkpoint, lora_path=lora_path),
-        ContinualMethod(),
-        algorithm=AlgorithmConfig(),
-        optim=OptimConfig(lr=1e-3),
-        global_batch=12,
-        micro_batch=micro_batch,
-        device=torch.device("cpu"),
-    )
+def _learner(checkpoint, algorithm=None, *, method=None, lora_path=None, micro_batch=8) -> PolicyLearner:
+    policy = read_policy(checkpoint, lora_path=lora_path, critic=algorithm is PPO)
+    return make_learner(policy, method, algorithm=algorithm, micro_batch=micro_batch)
+
+
+def _weights(learner: PolicyLearner) -> dict[str, np.ndarray]:
+    return copy.deepcopy(gather_trainable(learner.policy.module))  # on one process these are the weights themselves
+
+
+def _same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _save(learner: PolicyLearner, run: Path, *, epoch: int = 1) -> Path:
+    save_actor(learner, start_writing(run, epoch) / "actor", epoch=epoch)
+    return publish(run, epoch).actor
 
 
 def _observation(count: int) -> Observation:
@@ -112,9 +120,8 @@ def test_an_update_does_not_depend_on_where_images_lie(checkpoint):
     for frames in (rollouts.frames_SNHWC, JoinedFrames(tuple(parts))):
         learner = _learner(checkpoint)
         learner.update(replace(rollouts, frames_SNHWC=frames), seed=0)
-        weights.append(gather_trainable(learner.policy.module))
-    for name, value in weights[0].items():
-        np.testing.assert_array_equal(weights[1][name], value, err_msg=name)
+        weights.append(_weights(learner))
+    assert _same(*weights)
 
 
 def test_update_raises_the_probability_of_what_succeeded(checkpoint):
@@ -138,95 +145,109 @@ def test_update_raises_the_probability_of_what_succeeded(checkpoint):
     assert metrics["train/grad_norm"] > 0
 
 
-def test_micro_batches_do_not_change_the_update(checkpoint):
+@ALGORITHMS
+def test_micro_batches_do_not_change_the_update(checkpoint, algorithm):
     results = []
     for micro_batch in (12, 5):
-        learner = _learner(checkpoint, micro_batch=micro_batch)
-        learner.update(make_rollouts(), seed=0)
-        results.append(gather_trainable(learner.policy.module))
+        learner = _learner(checkpoint, algorithm, micro_batch=micro_batch)
+        learner.update(make_rollouts(critic=algorithm is PPO), seed=0)
+        results.append(_weights(learner))
     for name, tensor in results[0].items():
         np.testing.assert_allclose(tensor, results[1][name], atol=2e-5, err_msg=name)
 
 
 def test_groups_without_contrast_change_nothing(checkpoint):
-    learner = _learner(checkpoint)
-    before = copy.deepcopy(gather_trainable(learner.policy.module))
-    rollouts = make_rollouts(group_size=2)
-    always = tuple(_won(episode) for episode in rollouts.episodes)
-    metrics = learner.update(_with_episodes(rollouts, always), seed=0)
-    assert metrics["train/num_samples"] == 0
-    assert metrics["train/kept_episodes"] == 0
-    after = gather_trainable(learner.policy.module)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    learner, rollouts = _learner(checkpoint), make_rollouts(group_size=2)
+    before = _weights(learner)
+    won = tuple(replace(episode, success_once=True, total_reward=5.0) for episode in rollouts.episodes)
+    metrics = learner.update(replace(rollouts, episodes=won), seed=0)
+    assert metrics["train/num_samples"] == metrics["train/kept_episodes"] == 0
+    assert _same(before, _weights(learner))
 
 
-def _won(episode):
-    return type(episode)(episode.plan, True, True, 5.0, episode.num_steps)
+class Spoiling(ContinualMethod):
+    """Makes a gradient NaN, of the policy's or of the value head's parameters, or adds an infinite term."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def loss_terms(self, policy):
+        return {"penalty": torch.tensor(torch.inf)} if self.part == "term" else {}
+
+    def on_backward(self, policy):
+        parameters = policy.value_head.parameters() if self.part == "value" else policy.trainable_modules()["llm"]
+        next(parameter for parameter in parameters if parameter.grad is not None).grad.fill_(torch.nan)
 
 
-def _with_episodes(rollouts, episodes):
-    from dataclasses import replace
-
-    return replace(rollouts, episodes=episodes)
-
-
-def test_a_bad_loss_stops_the_run_before_any_weight_changes(checkpoint):
-    learner = _learner(checkpoint)
-    before = copy.deepcopy(gather_trainable(learner.policy.module))
-    rollouts = make_rollouts()
-    rollouts.logprobs_SCA[:] = np.nan
-    with pytest.raises(FloatingPointError, match="policy loss is nan"):
+@ALGORITHMS
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("rollouts", "policy loss is nan .*; the micro-batch is in "),
+        ("term", "penalty loss is inf .*; the micro-batch is in "),
+        ("policy", "^policy gradient norm is nan .*; the minibatch is in "),
+        ("value", "^value gradient norm is nan .*; the minibatch is in "),
+    ],
+)
+def test_what_is_not_finite_stops_the_run_before_any_weight_changes_and_is_saved(
+    checkpoint, tmp_path, algorithm, part, message
+):
+    if part == "value" and algorithm is not PPO:
+        pytest.skip("has no value head")
+    learner = _learner(checkpoint, algorithm, method=None if part == "rollouts" else Spoiling(part))
+    learner.folder = tmp_path / "run"
+    before, rollouts = _weights(learner), make_rollouts(critic=algorithm is PPO)
+    if part == "rollouts":
+        rollouts.logprobs_SCA[:] = np.nan
+    with pytest.raises(FloatingPointError, match=rf"{message}.*bad_batch\.npz"):
         learner.update(rollouts, seed=0)
-    after = gather_trainable(learner.policy.module)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert _same(before, _weights(learner))
+    with np.load(tmp_path / "run" / "bad_batch.npz") as saved:
+        positions = saved["position_S"]
+        assert len(positions) == len(saved["advantages_S"]) == (8 if "micro" in message else 12)
+        np.testing.assert_array_equal(saved["frames_SNHWC"], rollouts.frames_SNHWC[positions])
+        np.testing.assert_array_equal(saved["logprobs_SCA"], rollouts.logprobs_SCA[positions])
+        assert set(saved["languages_S"]) == {LANGUAGE}
+        assert ("returns_S" in saved) == (algorithm is PPO)
 
 
-def test_weights_travel_to_another_copy(checkpoint):
-    learner = _learner(checkpoint)
-    learner.update(make_rollouts(), seed=0)
-    other = read_policy(checkpoint)
+@ALGORITHMS
+def test_weights_travel_to_another_copy(checkpoint, algorithm):
+    learner, other = _learner(checkpoint, algorithm), read_policy(checkpoint, critic=algorithm is PPO)
+    learner.update(make_rollouts(critic=algorithm is PPO), seed=0)
     load_trainable(other.module, gather_trainable(learner.policy.module))
-    uniforms = np.random.default_rng(5).random((2, 8, 7))
-    inputs = other.prepare(_observation(2))
-    mine = learner.policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
-    theirs = other.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
+    uniforms, inputs = np.random.default_rng(5).random((2, 8, 7)), other.prepare(_observation(2))
+    mine, theirs = (p.act(inputs, temperature=1.0, uniforms_BCA=uniforms) for p in (learner.policy, other))
     assert torch.equal(mine.logprobs_BCA, theirs.logprobs_BCA)
+    if algorithm is PPO:
+        assert mine.values_B.any()
+        assert torch.equal(mine.values_B, theirs.values_B)
     with pytest.raises(ValueError, match="names differ"):
         load_trainable(other.module, {})
 
 
-def test_resuming_equals_going_on(checkpoint, tmp_path):
-    rollouts = make_rollouts()
-    straight = _learner(checkpoint)
+@ALGORITHMS
+def test_resuming_equals_going_on(checkpoint, tmp_path, algorithm):
+    rollouts, straight = make_rollouts(critic=algorithm is PPO), _learner(checkpoint, algorithm)
     straight.update(rollouts, seed=0)
-    folder = start_writing(tmp_path, 1) / "actor"
-    save_actor(straight, folder, epoch=1)
-    saved = publish(tmp_path, 1)
+    saved = _save(straight, tmp_path)
     straight.update(rollouts, seed=1)
 
-    resumed = _learner(checkpoint, lora_path=saved.actor)
-    assert load_training_state(resumed, saved.actor) == 1
+    resumed = _learner(checkpoint, algorithm, lora_path=saved)
+    assert load_training_state(resumed, saved) == 1
     resumed.update(rollouts, seed=1)
-    for name, tensor in gather_trainable(straight.policy.module).items():
-        np.testing.assert_array_equal(tensor, gather_trainable(resumed.policy.module)[name], err_msg=name)
+    assert _same(_weights(straight), _weights(resumed))
 
 
-def test_interrupted_writes_are_not_checkpoints(checkpoint, tmp_path):
+def test_checkpoints_are_complete_numbered_and_fit(checkpoint, tmp_path):
     assert checkpoints(tmp_path) == []
     learner = _learner(checkpoint)
     for step in (1, 2, 10):
-        save_actor(learner, start_writing(tmp_path, step) / "actor", epoch=step)
-        publish(tmp_path, step)
-    save_actor(learner, start_writing(tmp_path, 11) / "actor", epoch=11)
+        folder = _save(learner, tmp_path, epoch=step)
+    save_actor(learner, start_writing(tmp_path, 11) / "actor", epoch=11)  # interrupted before it got its name
     assert [found.step for found in checkpoints(tmp_path)] == [1, 2, 10]
     prune(tmp_path, keep=2)
     assert [found.step for found in checkpoints(tmp_path)] == [2, 10]
-
-
-def test_an_adapter_that_does_not_fit_is_refused(checkpoint, tmp_path):
-    learner = _learner(checkpoint)
-    save_actor(learner, start_writing(tmp_path, 1) / "actor", epoch=1)
-    folder = publish(tmp_path, 1).actor
     with pytest.raises(ConfigError, match=r"has rank 4, but actor\.model\.lora_rank=8"):
         read_policy(checkpoint, lora_path=folder, rank=8)
     tensors = load_file(folder / "adapter_model.safetensors")
