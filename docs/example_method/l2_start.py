@@ -7,10 +7,9 @@ from torch import Tensor
 
 from rlinf.config import ConfigError
 from rlinf.config.schema import MethodConfig
-from rlinf.custom.methods import ContinualMethod, TaskContext
-from rlinf.custom.methods.state import named_shards, read_state
+from rlinf.custom.methods import ContinualMethod, TaskContext, add_to_gradients, named_shards, trainable_parameters
+from rlinf.custom.methods.state import read_state
 from rlinf.models import Policy
-from rlinf.models.lora import trainable_parameters
 
 
 class L2Start(ContinualMethod):
@@ -37,10 +36,9 @@ class L2Start(ContinualMethod):
     @torch.no_grad()
     def on_backward(self, policy: Policy) -> None:
         """Add the gradient of ``coeff * sum((theta - start)**2)``: element by element, so right on any shard."""
-        for name, parameter in trainable_parameters(policy.module).items():
-            if name in self.start:
-                pull = 2 * self.coeff * (parameter - self.start[name])
-                parameter.grad = pull if parameter.grad is None else parameter.grad + pull
+        parameters = trainable_parameters(policy.module)
+        pulls = {name: 2 * self.coeff * (parameters[name] - start) for name, start in self.start.items()}
+        add_to_gradients(policy, pulls)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Written with every checkpoint; shards are gathered."""

@@ -200,7 +200,7 @@ class MethodConfig:
     label: str = field(default="", metadata=NAME)
     """Names its results (``Config.results_name``): one method may be run in several ways; empty: the method's name."""
     options: dict[str, float | str] = field(default_factory=dict)
-    """Settings of a method that another package brings: ``+method.options.NAME=VALUE``."""
+    """Settings of a method without fields of its own here: ``+method.options.NAME=VALUE``."""
     ewc: EWCConfig = field(default_factory=EWCConfig)
     slca: SLCAConfig = field(default_factory=SLCAConfig)
     agem: AGEMConfig = field(default_factory=AGEMConfig)

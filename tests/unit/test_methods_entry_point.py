@@ -1,20 +1,27 @@
 """A method from outside the repository: installed as a package, found by its entry point, and trained with."""
 
+import re
 import subprocess
 import sys
 from copy import deepcopy
 from importlib import invalidate_caches
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from rlinf.config import ConfigError
-from rlinf.config.schema import AlgorithmConfig, MethodConfig, OptimConfig
+from rlinf.config.schema import MethodConfig
+from rlinf.custom import methods
 from rlinf.custom.methods import TaskContext, make_method, method_names
+from rlinf.custom.methods.state import gather_state, write_state
+from rlinf.data import RolloutBatch
 from rlinf.engines.fsdp import gather_trainable
-from rlinf.engines.learner import PolicyLearner
-from tests.small_policy import make_rollouts, read_policy, write_policy
+from rlinf.models import Policy
+from tests.small_policy import make_learner, make_rollouts, read_policy, write_policy
+from tests.toy_policy import ToyPolicy, toy_rollouts, toy_task
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "example_method"
 
@@ -68,18 +75,35 @@ def test_it_holds_the_policy_near_its_start(on_path, tmp_path):
     moved = {}
     for coeff in (0.0, 1e6):
         policy = read_policy(checkpoint)
-        learner = PolicyLearner(
-            policy,
-            make_method(MethodConfig(name="l2_start", options={"coeff": coeff})),
-            algorithm=AlgorithmConfig(),
-            optim=OptimConfig(lr=1e-3, weight_decay=0.0),
-            global_batch=4,
-            micro_batch=8,
-            device=torch.device("cpu"),
-        )
+        method = make_method(MethodConfig(name="l2_start", options={"coeff": coeff}))
+        learner = make_learner(policy, method, global_batch=4, micro_batch=8, weight_decay=0.0)
         start = deepcopy(gather_trainable(policy.module))  # on one process these are the weights themselves
         learner.method.on_task_start(TaskContext((0,), tmp_path), policy)
         learner.update(make_rollouts(), seed=0)
         end = gather_trainable(policy.module)
         moved[coeff] = sum(float(abs(end[name] - start[name]).sum()) for name in start)
     assert moved[1e6] < 0.6 * moved[0.0]
+
+
+def test_the_method_of_the_page_is_complete(tmp_path):
+    page = (EXAMPLE.parent / "adding_a_method.md").read_text()
+    (source,) = re.findall(r"^class L2\(.*?(?=^```)", page, flags=re.MULTILINE | re.DOTALL)
+    known = vars(methods) | {
+        "MethodConfig": MethodConfig, "Policy": Policy, "RolloutBatch": RolloutBatch, "Tensor": Tensor, "torch": torch
+    }  # fmt: skip
+    exec(source, known)
+    config = MethodConfig(name="l2", options={"coeff": 0.5})
+    policy, rollouts = ToyPolicy(torch.ones(1, 1, 2)), toy_rollouts(np.ones((1, 1, 1)))
+    first, second = known["L2"](config), known["L2"](config)
+    first.on_task_start(toy_task(0), policy)
+    first.on_backward(policy)
+    assert policy.module.w.grad is None, "nothing was learnt before"
+    first.on_task_end(toy_task(0), policy, rollouts)
+    write_state(tmp_path, gather_state(first.state_dict()))
+    task = toy_task(1, learnt_before=(0,), previous=tmp_path)
+    methods.check_tasks(task, method="l2")
+    second.on_task_start(task, policy)
+    with torch.no_grad():
+        policy.module.w += 3
+    second.on_backward(policy)
+    assert policy.module.w.grad.tolist() == [3.0, 3.0]

@@ -10,9 +10,12 @@ from rlinf.custom.methods.base import ContinualMethod, ParamGroup, TaskContext
 from rlinf.custom.methods.der import DarkExperienceReplay
 from rlinf.custom.methods.er import ExperienceReplay
 from rlinf.custom.methods.ewc import EWC
+from rlinf.custom.methods.gradients import add_to_gradients, inner_product, loss_gradient
 from rlinf.custom.methods.lwf import LwF
 from rlinf.custom.methods.slca import SLCA
+from rlinf.custom.methods.state import check_tasks, named_shards, read_earlier
 from rlinf.custom.methods.weight_merge import WeightMerge
+from rlinf.models.lora import trainable_parameters
 
 MethodFactory = Callable[[MethodConfig], ContinualMethod]
 
@@ -57,4 +60,18 @@ def make_method(config: MethodConfig) -> ContinualMethod:
     return method
 
 
-__all__ = ["METHODS", "ContinualMethod", "ParamGroup", "TaskContext", "make_method", "method_names"]
+__all__ = [
+    "METHODS",
+    "ContinualMethod",
+    "ParamGroup",
+    "TaskContext",
+    "add_to_gradients",
+    "check_tasks",
+    "inner_product",
+    "loss_gradient",
+    "make_method",
+    "method_names",
+    "named_shards",
+    "read_earlier",
+    "trainable_parameters",
+]

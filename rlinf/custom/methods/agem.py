@@ -10,7 +10,7 @@ from torch import Tensor
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import AGEMConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
-from rlinf.custom.methods.gradients import inner_product, loss_gradient
+from rlinf.custom.methods.gradients import add_to_gradients, inner_product, loss_gradient
 from rlinf.custom.methods.samples import Samples
 from rlinf.custom.methods.state import check_tasks, read_earlier
 from rlinf.data import RolloutBatch
@@ -49,13 +49,12 @@ class AGEM(ContinualMethod):
         parameters = trainable_parameters(policy.module)
         current = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         reference = self._memory_gradient(policy, self.memory)
-        overlap = inner_product(current, reference)
-        share = (overlap / inner_product(reference, reference)).item() if overlap < 0 else 0.0
-        for name, parameter in parameters.items():
+        for name, parameter in parameters.items():  # which the memory's have used up
             parameter.grad = current.get(name)
-            if share and name in reference:
-                pull = -share * reference[name]
-                parameter.grad = pull if parameter.grad is None else parameter.grad + pull
+        overlap = inner_product(current, reference)
+        if overlap < 0:
+            share = (overlap / inner_product(reference, reference)).item()
+            add_to_gradients(policy, {name: -share * gradient for name, gradient in reference.items()})
 
     def _memory_gradient(self, policy: Policy, memory: Samples) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.task.seed, *self.task.task_ids, self.num_draws])

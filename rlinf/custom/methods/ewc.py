@@ -8,6 +8,7 @@ from rlinf.config.errors import ConfigError
 from rlinf.config.schema import EWCConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.custom.methods.fisher import ESTIMATORS, Fisher
+from rlinf.custom.methods.gradients import add_to_gradients
 from rlinf.custom.methods.samples import Samples
 from rlinf.custom.methods.state import check_tasks, named_shards, read_earlier
 from rlinf.data import RolloutBatch
@@ -41,11 +42,13 @@ class EWC(ContinualMethod):
 
     @torch.no_grad()
     def on_backward(self, policy: Policy) -> None:
-        """Add the gradient of ``coeff * sum(F * (theta - theta*)**2)``; element by element, so right on any shard."""
-        for name, parameter in trainable_parameters(policy.module).items():
-            if name in self.fisher:
-                pull = 2 * self.config.coeff * self.fisher[name] * (parameter - self.anchor[name])
-                parameter.grad = pull if parameter.grad is None else parameter.grad + pull
+        """Add the gradient of ``coeff * sum(F * (theta - theta*)**2)``; on each rank's shards."""
+        parameters = trainable_parameters(policy.module)
+        pulls = {
+            name: 2 * self.config.coeff * fisher * (parameters[name] - self.anchor[name])
+            for name, fisher in self.fisher.items()
+        }
+        add_to_gradients(policy, pulls)
 
     def on_task_end(self, task: TaskContext, policy: Policy, rollouts: RolloutBatch) -> None:
         """Add this task's Fisher information, from its last rollouts, and move the anchor here."""

@@ -16,6 +16,14 @@ from rlinf.models.lora import trainable_parameters
 from rlinf.models.shards import local, rank_and_size
 
 
+def add_to_gradients(policy: Policy, terms: Mapping[str, Tensor]) -> None:
+    """Add to ``p.grad`` of the parameters of these names, element by element: right on any shard."""
+    parameters = trainable_parameters(policy.module)
+    for name, term in terms.items():
+        gradient = parameters[name].grad
+        parameters[name].grad = term if gradient is None else gradient + term
+
+
 @torch.enable_grad()
 def loss_gradient(policy: Policy, samples: Samples, task: TaskContext) -> dict[str, Tensor]:
     """Gradient of the mean negative log-likelihood per executed token, by name; ``p.grad`` is used up.
