@@ -21,8 +21,6 @@ class JoinedFrames:
     parts: tuple[NDArray[np.uint8], ...]
 
     def __post_init__(self) -> None:
-        if not self.parts:
-            raise ValueError("there must be at least one array of images")
         for index, part in enumerate(self.parts):
             check_array(f"parts[{index}]", part, (None, *self.parts[0].shape[1:]), np.uint8)
 
@@ -38,14 +36,8 @@ class JoinedFrames:
         return self.parts[0].dtype
 
     def __getitem__(self, samples_S: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """A copy of the images at these positions, in that order.
-
-        Raises:
-            IndexError: a position is negative, or there are not so many images.
-        """
+        """A copy of the images at these positions, in that order; they are not counted from the end."""
         ends = np.cumsum([len(part) for part in self.parts])
-        if len(samples_S) and not 0 <= samples_S.min() <= samples_S.max() < ends[-1]:
-            raise IndexError(f"positions must be 0 to {ends[-1] - 1}, got {samples_S.min()} to {samples_S.max()}")
         chosen = np.empty((len(samples_S), *self.shape[1:]), np.uint8)
         owners = np.searchsorted(ends, samples_S, side="right")
         for row, (position, owner) in enumerate(zip(samples_S, owners, strict=True)):
@@ -54,6 +46,4 @@ class JoinedFrames:
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.uint8]:
         """All images in one array (``np.asarray``), which is a copy."""
-        if copy is False:
-            raise ValueError("images of several arrays become one only by copying them")
         return np.concatenate(self.parts).astype(dtype or np.uint8, copy=False)

@@ -32,9 +32,7 @@ class Observation:
 
     @staticmethod
     def cat(parts: Sequence["Observation"]) -> "Observation":
-        """Join observations along the batch; raises ValueError without any."""
-        if not parts:
-            raise ValueError("Observation.cat joins at least one part, given none: nothing says what shapes to make")
+        """Join observations, of which there must be one, along the batch."""
         if len(parts) == 1:
             return parts[0]
         return Observation(

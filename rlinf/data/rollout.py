@@ -59,17 +59,12 @@ class RolloutBatch:
     def cat(parts: Sequence["RolloutBatch"]) -> "RolloutBatch":
         """Join collections; episode and language indices are renumbered, episodes keep the order of ``parts``.
 
-        Images are not copied, and stay alive as long as the result does. Raises ValueError without any part, and where
-        only some have values.
+        Images are not copied, and stay alive as long as the result does. There must be a part; all or none have values.
         """
-        if not parts:
-            raise ValueError("RolloutBatch.cat joins at least one part, given none: nothing says what shapes to make")
         languages = tuple(dict.fromkeys(language for part in parts for language in part.languages))
         renumber = {language: index for index, language in enumerate(languages)}
         starts = np.cumsum([0, *(len(part.episodes) for part in parts)])
         values = [part.values_S for part in parts if part.values_S is not None]
-        if len(values) not in (0, len(parts)):
-            raise ValueError(f"{len(values)} of {len(parts)} collections have values_S; either all or none must")
         return RolloutBatch(
             frames_SNHWC=JoinedFrames(tuple(array for part in parts for array in _arrays(part.frames_SNHWC))),
             languages=languages,

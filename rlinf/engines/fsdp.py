@@ -110,7 +110,7 @@ def load_trainable(module: nn.Module, tensors: dict[str, NDArray[np.float32]]) -
     """Copy whole tensors into an unsharded module.
 
     Raises:
-        ValueError: names or shapes differ from the module's trainable parameters.
+        ValueError: names differ from those of the module's trainable parameters.
     """
     parameters = trainable_parameters(module)
     if parameters.keys() != tensors.keys():
@@ -118,10 +118,7 @@ def load_trainable(module: nn.Module, tensors: dict[str, NDArray[np.float32]]) -
         raise ValueError(f"weights do not fit the policy: {len(differing)} names differ, the first is {differing[0]}")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            value = torch.from_numpy(tensors[name].copy())
-            if value.shape != parameter.shape:
-                raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
-            parameter.copy_(sent(value, parameter.device))
+            parameter.copy_(sent(torch.from_numpy(tensors[name].copy()), parameter.device))
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

@@ -24,7 +24,8 @@ NUM_ACTIONS = 2
 class Simulator:
     """Episode ``e`` ends after ``1 + e % 3`` chunks; its image says which episode and which chunk it shows."""
 
-    def __init__(self, seconds: float) -> None:
+    def begin(self, seconds: float) -> None:
+        """Forget all episodes; from now on a call takes so long."""
         self._seconds = seconds
         self._chunk_of: dict[int, int] = {}
         self._plan_of: dict[int, EpisodePlan] = {}
@@ -82,21 +83,19 @@ class Watched(RandomActionPolicy):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with Cluster(object_store_gb=0.1) as running:
-        yield running
+def simulators():
+    with Cluster(object_store_gb=0.1):
+        yield [ray.remote(num_cpus=0)(Simulator).remote() for _ in range(3)]
 
 
-def play(episodes: Sequence[int], *, num_simulators: int, num_envs: int, max_batch: int, seconds: float = 0.0):
-    simulators = [ray.remote(num_cpus=0)(Simulator).remote(seconds * (1 + i)) for i in range(num_simulators)]
+def play(simulators, episodes: Sequence[int], *, num_envs: int, max_batch: int, seconds: float = 0.0):
+    ray.get([simulator.begin.remote(seconds * (1 + i)) for i, simulator in enumerate(simulators)])
     plans = tuple(EpisodePlan(episode, -1, "toy", 0, 0, 7) for episode in episodes)
     request = CollectRequest(plans, EnvSplitConfig(), temperature=1.0, stream=(3,), keep_samples=True)
     policy, recorder = Watched(), EpisodeRecorder(ray.put)
     made = Collector(policy, simulators, request, recorder, num_envs=num_envs, num_stages=2, max_batch=max_batch)
     collected = made.run()
     batch = RolloutBatch.cat([ray.get(ref) for ref in collected.batches])
-    for simulator in simulators:
-        ray.kill(simulator)
     return collected, replace(batch, frames_SNHWC=np.asarray(batch.frames_SNHWC)), policy, recorder
 
 
@@ -106,10 +105,10 @@ def same(one: RolloutBatch, other: RolloutBatch) -> bool:
 
 
 @pytest.mark.parametrize("arriving", [Received, Late], ids=["at once", "late"])
-def test_results_do_not_depend_on_timing(cluster, monkeypatch, arriving):
+def test_results_do_not_depend_on_timing(simulators, monkeypatch, arriving):
     monkeypatch.setattr(collection, "Received", arriving)
-    expected = play(range(13), num_simulators=1, num_envs=2, max_batch=64)[1]
-    collected, batch, policy, recorder = play(range(13), num_simulators=3, num_envs=4, max_batch=3, seconds=0.01)
+    expected = play(simulators[:1], range(13), num_envs=2, max_batch=64)[1]
+    collected, batch, policy, recorder = play(simulators, range(13), num_envs=4, max_batch=3, seconds=0.01)
     assert same(batch, expected)
     assert max(policy.sizes) <= 3
     assert sum(policy.sizes) == collected.num_chunks == batch.num_samples == sum(1 + e % 3 for e in range(13))
@@ -123,16 +122,16 @@ def test_results_do_not_depend_on_timing(cluster, monkeypatch, arriving):
     assert np.array_equal(batch.rewards_SC > 0, batch.bins_SCA[..., 0] < 128)
 
 
-def test_a_busy_policy_gets_full_batches(cluster, monkeypatch):
+def test_a_busy_policy_gets_full_batches(simulators, monkeypatch):
     """While it computes, simulators are waited for that fill the next batch; small ones are for an idle policy."""
     monkeypatch.setattr(collection, "Received", Late)
     monkeypatch.setattr(Late, "looks", 10**6)  # it is busy until somebody waits for it
-    _, _, policy, _ = play(range(2, 110, 3), num_simulators=3, num_envs=4, max_batch=4)  # of three chunks each
+    _, _, policy, _ = play(simulators, range(2, 110, 3), num_envs=4, max_batch=4)  # of three chunks each
     assert len(policy.sizes) > 10
     assert sum(size == 4 for size in policy.sizes) > len(policy.sizes) / 2
 
 
-def test_no_more_environments_are_used_than_are_busy_to_the_end(cluster):
-    collected, _, policy, _ = play(range(10), num_simulators=2, num_envs=4, max_batch=64)
+def test_no_more_environments_are_used_than_are_busy_to_the_end(simulators):
+    collected, _, policy, _ = play(simulators[:2], range(10), num_envs=4, max_batch=64)
     assert len(collected.results) == 10
     assert max(policy.sizes) <= 5, "in two rounds of five, not of eight and two"

@@ -1,7 +1,5 @@
 """The mathematics of GRPO: numbers worked out by hand, and the published code's outputs."""
 
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +7,7 @@ import torch
 
 from rlinf.algorithms.advantages import group_advantages, informative_groups
 from rlinf.algorithms.policy_losses import clipped_policy_loss, masked_entropy_sum, token_weights
-
-REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", "../shared/fixtures/openvla_reference")) / "algorithms.npz"
+from tests.published import published_case
 
 
 def test_advantages_are_centred_and_scaled_within_each_group():
@@ -88,16 +85,9 @@ def test_entropy_sum_uses_the_weights():
     assert masked_entropy_sum(entropy_SCA, torch.tensor([[0.5, 0.0]])).item() == pytest.approx(1.5)
 
 
-def _case(name: str) -> dict[str, np.ndarray]:
-    if not REFERENCE.is_file():
-        pytest.skip(f"{REFERENCE} is not here; OPENVLA_REFERENCE names its folder")
-    arrays = np.load(REFERENCE)
-    return {key.removeprefix(name + "/"): arrays[key] for key in arrays.files if key.startswith(name + "/")}
-
-
 @pytest.mark.parametrize("masked", [True, False])
 def test_loss_and_gradient_equal_the_published_token_level_loss(masked):
-    case = _case("grpo_loss_token_mask" if masked else "grpo_loss_token_nomask")
+    case = published_case("grpo_loss_token_mask" if masked else "grpo_loss_token_nomask")
     logprobs = torch.tensor(case["in/logprobs"]).view(6, 8, 7).requires_grad_()
     # The reference gives every action an advantage of its own: treat an action as a sample of a chunk of one.
     if masked:
@@ -121,7 +111,7 @@ def test_loss_and_gradient_equal_the_published_token_level_loss(masked):
 
 
 def test_advantages_equal_the_published_ones():
-    case = _case("grpo_adv_sticky_norm1_mask1_sparse")
+    case = published_case("grpo_adv_sticky_norm1_mask1_sparse")
     rewards_TBC = case["in/rewards"] * case["in/loss_mask"]  # an episode's own rewards, none from after its end
     group_size = int(case["cfg/group_size"])
     returns_E = torch.tensor(rewards_TBC.sum(axis=(0, 2)))

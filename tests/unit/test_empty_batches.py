@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rlinf.config.schema import AlgorithmConfig
-from rlinf.data import Observation, RolloutBatch
+from rlinf.data import Observation
 from rlinf.engines.experience import prepare_experience
 from tests.small_policy import make_rollouts, read_policy, write_policy
 from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor
@@ -42,12 +42,6 @@ def test_processor_and_policy_refuse_them(folder):
     nothing = Observation(np.zeros((0, 1, 64, 64, 3), np.uint8), np.zeros((0, 8), np.float32), ())
     with pytest.raises(ValueError, match=expected):
         policy.act(policy.prepare(nothing), temperature=0.0, uniforms_BCA=np.zeros((0, *policy.chunk_shape)))
-
-
-@pytest.mark.parametrize("kind", [Observation, RolloutBatch])
-def test_joining_nothing_is_refused(kind):
-    with pytest.raises(ValueError, match=rf"{kind.__name__}\.cat joins at least one part, given none"):
-        kind.cat([])
 
 
 @pytest.mark.parametrize("algorithm", [AlgorithmConfig(), AlgorithmConfig(adv_type="gae", loss_type="ppo")])

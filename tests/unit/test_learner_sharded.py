@@ -5,13 +5,11 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from rlinf.config.schema import AlgorithmConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod
 from rlinf.engines.fsdp import gather_trainable, shard
-from rlinf.engines.learner import PolicyLearner
 from rlinf.models import PolicyInputs
 from rlinf.models.lora import trainable_parameters
-from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_policy
+from tests.small_policy import LANGUAGE, make_learner, make_rollouts, read_policy, write_policy
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +59,7 @@ def learner_of(checkpoint, method, mesh=None, **options):
             nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
     if mesh is not None:
         shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True, **options)
-    return PolicyLearner(
-        policy, method, algorithm=AlgorithmConfig(), optim=OptimConfig(lr=1e-3), global_batch=12, micro_batch=4,
-        device=torch.device("cpu"),
-    )  # fmt: skip
+    return make_learner(policy, method, micro_batch=4)
 
 
 def train(checkpoint, method, mesh=None, **options):

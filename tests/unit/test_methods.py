@@ -1,7 +1,6 @@
 """Continual-learning methods on a policy of two parameters, worked out by hand, and against published numbers."""
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +20,8 @@ from rlinf.custom.methods.samples import Samples
 from rlinf.custom.methods.slca import SLCA
 from rlinf.custom.methods.state import gather_state, read_state, write_state
 from rlinf.run_layout import METHOD_STATE
+from tests.published import published_case
 from tests.toy_policy import Score, ToyPolicy, toy_inputs, toy_rollouts, toy_task
-
-REFERENCE = Path(
-    os.environ.get("OPENVLA_REFERENCE", Path(__file__).resolve().parents[3] / "shared/fixtures/openvla_reference")
-)
-needs_reference = pytest.mark.skipif(not (REFERENCE / "algorithms.npz").is_file(), reason="no reference fixtures")
 
 
 def _features(*rows: tuple[float, float]) -> Tensor:
@@ -72,52 +67,41 @@ def test_fisher_leaves_out_actions_that_were_not_carried_out():
 class _ReferenceNet(nn.Module):
     """The net of the fixture: a frozen layer on a trained low-rank one."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], case: str) -> None:
+    def __init__(self, case: dict[str, np.ndarray]) -> None:
         super().__init__()
         self.lora_A, self.lora_B, self.base = nn.Linear(5, 3, bias=False), nn.Linear(3, 4, bias=False), nn.Linear(4, 2)
-        state = {
-            key.removeprefix(f"{case}/in/param_"): torch.from_numpy(value)
-            for key, value in arrays.items()
-            if key.startswith(f"{case}/in/param_")
-        }
-        self.load_state_dict(state)
+        self.load_state_dict({name: torch.from_numpy(case[f"in/param_{name}"]) for name in self.state_dict()})
         self.base.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(self.lora_B(self.lora_A(x)))
 
 
-@pytest.fixture(scope="module")
-def reference() -> dict[str, np.ndarray]:
-    return dict(np.load(REFERENCE / "algorithms.npz"))
-
-
-@needs_reference
-def test_fisher_equals_the_reference(reference):
-    net = _ReferenceNet(reference, "fisher")
-    x_BTF, target_BT = torch.from_numpy(reference["fisher/in/x"]), reference["fisher/in/target"]
+def test_fisher_equals_the_reference():
+    reference = published_case("fisher")
+    net = _ReferenceNet(reference)
+    x_BTF, target_BT = torch.from_numpy(reference["in/x"]), reference["in/target"]
     single = ToyPolicy(x_BTF.reshape(12, 1, 5), net)
     right = per_sample_fisher(single, _all(toy_rollouts(target_BT.reshape(12, 1, 1))), toy_task())
     several = ToyPolicy(x_BTF, net)
     published = published_fisher(several, _all(toy_rollouts(target_BT[..., None])), toy_task(micro_batch=1))
     for name in ("lora_A.weight", "lora_B.weight"):
-        torch.testing.assert_close(right[name], torch.from_numpy(reference[f"fisher/out/correct_per_sample_{name}"]))
-        torch.testing.assert_close(published[name], torch.from_numpy(reference[f"fisher/out/ORIGINAL_BUGGY_{name}"]))
+        torch.testing.assert_close(right[name], torch.from_numpy(reference[f"out/correct_per_sample_{name}"]))
+        torch.testing.assert_close(published[name], torch.from_numpy(reference[f"out/ORIGINAL_BUGGY_{name}"]))
     assert right.keys() == published.keys() == {"lora_A.weight", "lora_B.weight"}
 
 
-@needs_reference
-def test_penalty_gradient_equals_the_reference(reference):
-    case = "ewc_penalty"
-    policy = ToyPolicy(torch.zeros(1, 1, 5), _ReferenceNet(reference, case))
-    method = EWC(EWCConfig(coeff=float(reference[f"{case}/cfg/lambda_ewc"])))
+def test_penalty_gradient_equals_the_reference():
+    reference = published_case("ewc_penalty")
+    policy = ToyPolicy(torch.zeros(1, 1, 5), _ReferenceNet(reference))
+    method = EWC(EWCConfig(coeff=float(reference["cfg/lambda_ewc"])))
     names = ("lora_A.weight", "lora_B.weight")
-    method.fisher = {name: torch.from_numpy(reference[f"{case}/in/fisher_{name}"]) for name in names}
-    method.anchor = {name: torch.from_numpy(reference[f"{case}/in/old_{name}"]) for name in names}
+    method.fisher = {name: torch.from_numpy(reference[f"in/fisher_{name}"]) for name in names}
+    method.anchor = {name: torch.from_numpy(reference[f"in/old_{name}"]) for name in names}
     parameters = dict(policy.module.named_parameters())
     parameters[names[1]].grad = torch.ones_like(parameters[names[1]])
     method.on_backward(policy)
-    expected = {name: torch.from_numpy(reference[f"{case}/grad/{name}"]) for name in names}
+    expected = {name: torch.from_numpy(reference[f"grad/{name}"]) for name in names}
     torch.testing.assert_close(parameters[names[0]].grad, expected[names[0]])
     torch.testing.assert_close(parameters[names[1]].grad, expected[names[1]] + 1)
     assert parameters["base.weight"].grad is None

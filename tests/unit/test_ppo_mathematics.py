@@ -1,7 +1,5 @@
 """The mathematics of PPO: numbers worked out by hand, and the published code's outputs."""
 
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +8,7 @@ import torch
 from rlinf.algorithms.advantages import generalized_advantages, standardize
 from rlinf.algorithms.policy_losses import clipped_policy_loss, masked_entropy_sum
 from rlinf.algorithms.value_losses import clipped_value_loss, huber
-
-REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", "../shared/fixtures/openvla_reference")) / "algorithms.npz"
+from tests.published import published_case
 
 
 def test_advantages_of_two_episodes_by_hand():
@@ -80,13 +77,6 @@ def test_value_loss_by_hand():
     assert values_S.grad.tolist() == [0.0, pytest.approx(-0.2), 0.0]
 
 
-def _case(name: str) -> dict[str, np.ndarray]:
-    if not REFERENCE.is_file():
-        pytest.skip(f"{REFERENCE} is not here; OPENVLA_REFERENCE names its folder")
-    arrays = np.load(REFERENCE)
-    return {key.removeprefix(name + "/"): arrays[key] for key in arrays.files if key.startswith(name + "/")}
-
-
 def _ragged(rewards_TB: np.ndarray, values_TB: np.ndarray, dones_TB: np.ndarray) -> tuple[torch.Tensor, ...]:
     """The reference's padded columns as episodes: a column is cut after each step that its ``dones`` end.
 
@@ -134,7 +124,7 @@ def _standardized(numbers_S: torch.Tensor, rounding_S: torch.Tensor) -> tuple[to
     "gae_norm_nonsticky", "gae_norm_sticky", "gae_normret_nonsticky", "gae_normret_sticky",
 ])  # fmt: skip
 def test_advantages_and_returns_equal_the_published_ones(name):
-    case = _case(name)
+    case = published_case(name)
     if name == "gae_chunk_level":  # a chunk's rewards add up; it is over where its last action is
         parts = case["in/rewards"].astype(np.float64)
         rewards, dones, values = parts.sum(-1), case["in/dones"][..., -1], case["in/values"][..., 0]
@@ -168,14 +158,14 @@ def test_advantages_and_returns_equal_the_published_ones(name):
 
 
 def test_huber_equals_the_published_one():
-    case = _case("huber")
+    case = published_case("huber")
     ours = huber(torch.tensor(case["in/error"]), delta=float(case["cfg/delta"]))
     np.testing.assert_allclose(ours.numpy(), case["out/loss"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("level", ["token_level", "action_level", "chunk_level", "chunk_reward_token_logprob"])
 def test_loss_and_gradients_equal_the_published_ppo(level):
-    case = _case(f"ppo_loss_{level}")
+    case = published_case(f"ppo_loss_{level}")
     inputs = {key: torch.tensor(case[f"in/{key}"]) for key in ("logprobs", "entropy", "values")}
     for tensor in inputs.values():
         tensor.requires_grad_()

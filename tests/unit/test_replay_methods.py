@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from rlinf.config import ConfigError
-from rlinf.config.schema import AlgorithmConfig, Config, MethodConfig, ModelConfig, OptimConfig, ReplayConfig
+from rlinf.config.schema import Config, MethodConfig, ModelConfig, ReplayConfig
 from rlinf.custom.base_logits import StaleLogitsError, logits_path
 from rlinf.custom.libero_trajectory_dataset import find_demonstrations
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.data import Observation
-from rlinf.engines.learner import PolicyLearner
 from rlinf.models import PolicySource
+from rlinf.models.lora import trainable_parameters
 from rlinf.workers.logits import LogitsPrecomputeWorker, divide
-from tests.small_policy import make_rollouts, read_policy, write_policy
+from tests.small_policy import make_learner, make_rollouts, read_policy, write_policy
 from tests.unit.replay_demos import SUITE, write_hdf5
 
 
@@ -42,9 +42,8 @@ def _disturb(policy):
     """Give the adapter an effect: a fresh one has none."""
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in policy.module.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
+        for parameter in trainable_parameters(policy.module).values():
+            parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 def _precompute(checkpoint, demonstrations):
@@ -64,15 +63,7 @@ def test_replay_lowers_its_loss(checkpoint, demonstrations, name, start, drop):
     policy = read_policy(checkpoint)
     _disturb(policy)
     method = _method(name, demonstrations, coeff=1.0)
-    learner = PolicyLearner(
-        policy,
-        method,
-        algorithm=AlgorithmConfig(),
-        optim=OptimConfig(lr=5e-3),
-        global_batch=24,
-        micro_batch=6,
-        device=torch.device("cpu"),
-    )
+    learner = make_learner(policy, method, lr=5e-3, global_batch=24, micro_batch=6)
     method.on_task_start(_task(), policy)
     losses = [learner.update(make_rollouts(), seed=epoch)["train/loss/replay"] for epoch in range(8)]
     assert losses[0] > start
