@@ -1,7 +1,7 @@
 """One epoch of policy updates from collected experience. Torch only; runs alone or as one rank of many."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +69,11 @@ class PolicyLearner:
             weight_decay=optim.weight_decay,
         )
 
-    def update(self, rollouts: RolloutBatch, *, seed: int, progress: "Progress | None" = None) -> dict[str, float]:
-        """All optimizer steps of one epoch. Collective; every rank passes the same rollouts and seed."""
+    def update(
+        self, rollouts: RolloutBatch, *, seed: int, report: Callable[[float], None] = lambda fraction: None
+    ) -> dict[str, float]:
+        """All optimizer steps of one epoch; ``report`` is told the share of them that is done. Collective; every rank
+        passes the same rollouts and seed."""
         experience = prepare_experience(rollouts, self.algorithm)
         totals = _Totals(self.device)
         if len(experience.kept_S) == 0:
@@ -78,8 +81,7 @@ class PolicyLearner:
         steps = self._schedule(experience, seed)
         for number, (samples, scale) in enumerate(steps):
             self._step(experience, samples, scale=scale, totals=totals)
-            if progress is not None:
-                progress.advance((number + 1) / len(steps))
+            report((number + 1) / len(steps))
         metrics = totals.reduce()
         metrics["train/num_samples"] = float(len(experience.kept_S))
         metrics["train/kept_episodes"] = experience.kept_episodes
@@ -89,10 +91,10 @@ class PolicyLearner:
         return metrics
 
     def _schedule(self, experience: Experience, seed: int) -> list[tuple[NDArray[np.int64], float]]:
-        """Minibatches of all passes; a pass of ``k`` minibatches scales each by ``k`` to stand for the whole."""
+        """Minibatches of all epochs over the samples; an epoch of ``k`` scales each by ``k`` to stand for the whole."""
         steps: list[tuple[NDArray[np.int64], float]] = []
-        for passage in range(self.algorithm.update_epoch if len(experience.kept_S) else 0):
-            rng = np.random.default_rng([seed, passage])
+        for epoch in range(self.algorithm.update_epoch if len(experience.kept_S) else 0):
+            rng = np.random.default_rng([seed, epoch])
             batches = minibatches(experience.kept_S, batch_size=self.global_batch, rng=rng)
             steps += [(samples, float(len(batches))) for samples in batches]
         return steps
@@ -216,16 +218,6 @@ def _not_finite(values: Mapping[str, Tensor], noun: str) -> str:
     """Which values are NaN or infinite, in words; empty when all are finite."""
     bad = {name: value.item() for name, value in values.items() if not torch.isfinite(value)}
     return " and ".join(f"{name} {noun} is {value}" for name, value in bad.items())
-
-
-class Progress:
-    """Fraction of a long call that is done, for another thread to read."""
-
-    def __init__(self) -> None:
-        self.fraction = 0.0
-
-    def advance(self, fraction: float) -> None:
-        self.fraction = fraction
 
 
 class _Totals:

@@ -27,7 +27,7 @@ class WorkerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Placement:
+class WorkerPlacement:
     """Where the workers of a group run: GPUs per worker and the placement group's bundle of each, if any."""
 
     num_cpus: float = 0
@@ -37,16 +37,16 @@ class Placement:
     env_vars: dict[str, str] | None = None
 
 
-def place_on_gpus(num_gpus: int, *, share: float, env_vars: dict[str, str]) -> Placement:
+def place_on_gpus(num_gpus: int, *, share: float, env_vars: dict[str, str]) -> WorkerPlacement:
     """Workers that take ``share`` of a GPU each, in turns on ``num_gpus``; without any they are anywhere.
 
     One bundle per GPU, packed on as few nodes as possible: groups with the same placement share the GPUs.
     """
     if not num_gpus:
-        return Placement(env_vars=env_vars)
+        return WorkerPlacement(env_vars=env_vars)
     group: PlacementGroup = ray.util.placement_group([{"GPU": 1.0, "CPU": 1.0}] * num_gpus, strategy="PACK")
     ray.get(group.ready())
-    return Placement(num_gpus=share, group=group, bundles=range(num_gpus), env_vars=env_vars)
+    return WorkerPlacement(num_gpus=share, group=group, bundles=range(num_gpus), env_vars=env_vars)
 
 
 class _KeepsRefusal:
@@ -84,7 +84,7 @@ class WorkerGroup:
         count: int,
         arguments: Callable[[int], tuple[Any, ...]],
         *,
-        placement: Placement,
+        placement: WorkerPlacement = WorkerPlacement(),
         timeout_s: float,
         watched: bool = False,
     ) -> None:

@@ -16,7 +16,7 @@ from rlinf.data import RolloutBatch
 from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.distributed import join_group, leave_group, local_device, meeting_point, set_up_torch
 from rlinf.engines.fsdp import DTYPES, gather_trainable, shard
-from rlinf.engines.learner import PolicyLearner, Progress
+from rlinf.engines.learner import PolicyLearner
 from rlinf.models import PolicySource, load_policy
 
 
@@ -29,7 +29,7 @@ class ActorWorker:
         self._world_size = world_size
         self._config = config
         self._source = source
-        self._progress = Progress()
+        self._fraction = 0.0
 
     def rendezvous(self, folder: Path) -> str:
         """Where the group meets if this is rank 0; ``folder``: of the driver, for a cluster on one machine."""
@@ -87,14 +87,17 @@ class ActorWorker:
 
     def update(self, batches: "Sequence[ray.ObjectRef[Any]]", seed: int) -> dict[str, float]:
         """One epoch of updates from the rollout workers' collections; metrics are those of all ranks."""
-        self._progress.advance(0.0)
+        self._report(0.0)
         rollouts = RolloutBatch.cat(ray.get(list(batches)))
-        return self._learner.update(rollouts, seed=seed, progress=self._progress)
+        return self._learner.update(rollouts, seed=seed, report=self._report)
 
     @ray.method(concurrency_group="watch")
     def progress(self) -> float:
         """Share of the running update that is done."""
-        return self._progress.fraction
+        return self._fraction
+
+    def _report(self, fraction: float) -> None:
+        self._fraction = fraction
 
     def end_task(self, task: TaskContext, batches: "Sequence[ray.ObjectRef[Any]]") -> None:
         """Let the method take stock of a learnt task."""

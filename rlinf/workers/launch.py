@@ -10,7 +10,7 @@ from rlinf.config.gpu_memory import settle
 from rlinf.config.schema import Config, EnvConfig
 from rlinf.models import PolicySource
 from rlinf.scheduler.cluster import Resources
-from rlinf.scheduler.worker_group import Placement, WorkerGroup, place_on_gpus
+from rlinf.scheduler.worker_group import WorkerGroup, WorkerPlacement, place_on_gpus
 from rlinf.workers.actor import ActorWorker
 from rlinf.workers.env import EnvWorker
 from rlinf.workers.random_action import RandomActionRolloutWorker
@@ -147,7 +147,7 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
         EnvWorker,
         counts.env,
         lambda index: (env_settings(config), index % gpus_per_node if gpus_per_node else None),
-        placement=Placement(env_vars=single),
+        placement=WorkerPlacement(env_vars=single),
         timeout_s=timeout,
     )
     rollout = WorkerGroup(

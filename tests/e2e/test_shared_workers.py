@@ -1,68 +1,19 @@
 """Runs of one process share a cluster and its workers, and come out as if each had its own."""
 
 import json
-import os
-import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlinf.config import ConfigError, load_config
+from rlinf.config import load_config
 from rlinf.models import PolicySource
 from rlinf.run_layout import TRAINING_STATE
-from rlinf.scheduler.cluster import Cluster
-from rlinf.scheduler.worker_group import Placement, WorkerGroup
 from rlinf.workers.session import Session
 from tests.launchers import REPOSITORY, SEED, TINY, launch
 from tests.small_policy import write_policy
-
-
-class Policy:
-    """Refers to itself, as modules with hooks do."""
-
-    def __init__(self) -> None:
-        self.hook = self.forward
-
-    def forward(self) -> None: ...
-
-
-class Worker:
-    """Counts the policies of earlier workers that are still there, and must not be called "refused"."""
-
-    earlier: ClassVar[list[weakref.ref[Policy]]] = []
-
-    def __init__(self, name: str) -> None:
-        if name == "refused":
-            raise ConfigError(f"{name} is no name")
-        self.name = name
-        self.policies_left = sum(policy() is not None for policy in self.earlier)
-        self.policy = Policy()
-        self.earlier.append(weakref.ref(self.policy))
-
-    def remember(self) -> None:
-        self.memory = "of the run before"
-
-    def state(self) -> tuple[int, str, int, bool]:
-        return os.getpid(), self.name, self.policies_left, hasattr(self, "memory")
-
-
-def test_a_renewed_worker_keeps_its_process_and_nothing_else():
-    with Cluster(object_store_gb=0.1):
-        group = WorkerGroup("one", Worker, 2, lambda index: (f"first {index}",), placement=Placement(), timeout_s=60)
-        group.call("remember")
-        before = group.call("state")
-        assert [(name, memory) for _, name, _, memory in before] == [("first 0", True), ("first 1", True)]
-        group.renew(lambda index: (f"second {index}",))
-        after = group.call("state")
-        assert [one[0] for one in after] == [one[0] for one in before]
-        assert [one[1:] for one in after] == [("second 0", 0, False), ("second 1", 0, False)]
-        group.renew(lambda index: ("refused" if index else "third",))
-        with pytest.raises(ConfigError, match="refused is no name"):
-            group.call("state")
 
 
 def test_a_cluster_is_kept_as_long_as_its_workers_fit():

@@ -13,10 +13,10 @@ from rlinf.config import ConfigError
 from rlinf.config.schema import AGEMConfig, EWCConfig, LwFConfig, MethodConfig, SLCAConfig
 from rlinf.custom.methods import make_method
 from rlinf.custom.methods.agem import AGEM
+from rlinf.custom.methods.chunks import ActionChunks
 from rlinf.custom.methods.ewc import EWC
 from rlinf.custom.methods.fisher import per_sample_fisher, published_fisher
 from rlinf.custom.methods.lwf import LwF
-from rlinf.custom.methods.samples import Samples
 from rlinf.custom.methods.slca import SLCA
 from rlinf.custom.methods.state import gather_state, read_state, write_state
 from rlinf.run_layout import METHOD_STATE
@@ -33,8 +33,8 @@ def _bins(*bins: int) -> np.ndarray:
     return np.array(bins)[:, None, None]
 
 
-def _all(rollouts) -> Samples:
-    return Samples.of(rollouts, np.arange(rollouts.num_samples))
+def _all(rollouts) -> ActionChunks:
+    return ActionChunks.of(rollouts, np.arange(rollouts.num_samples))
 
 
 # --- EWC
@@ -283,7 +283,7 @@ def test_lwf_keeps_the_previous_policy_over_an_interruption():
 def test_samples_survive_a_file(tmp_path):
     samples = _all(toy_rollouts(np.arange(6).reshape(2, 3, 1), executed_SC=np.array([[1, 1, 0], [1, 0, 0]], np.bool_)))
     write_state(tmp_path, samples.tensors())
-    back = Samples.from_tensors(read_state(tmp_path))
+    back = ActionChunks.from_tensors(read_state(tmp_path))
     assert back.languages == samples.languages
     assert back.num_tokens == samples.num_tokens == 3
     for name in ("frames_MNHWC", "bins_MCA", "executed_MC"):

@@ -10,8 +10,8 @@ from torch import Tensor
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import AGEMConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
+from rlinf.custom.methods.chunks import ActionChunks
 from rlinf.custom.methods.gradients import add_to_gradients, inner_product, loss_gradient
-from rlinf.custom.methods.samples import Samples
 from rlinf.custom.methods.state import check_tasks, read_earlier
 from rlinf.data import RolloutBatch
 from rlinf.models import Policy
@@ -28,7 +28,7 @@ class AGEM(ContinualMethod):
         if config.memory_per_task < 1 or config.batch_size < 1:
             raise ConfigError(f"method.agem: memory_per_task and batch_size must be at least 1, got {config}")
         self.config = config
-        self.memory: Samples | None = None
+        self.memory: ActionChunks | None = None
         self.tasks: tuple[int, ...] = ()
         self.num_draws = 0
 
@@ -39,7 +39,7 @@ class AGEM(ContinualMethod):
         self.check(task)
         self.task = task
         stored, self.tasks = read_earlier(task)
-        self.memory = Samples.from_tensors(stored) if "frames" in stored else None
+        self.memory = ActionChunks.from_tensors(stored) if "frames" in stored else None
 
     @torch.no_grad()
     def on_backward(self, policy: Policy) -> None:
@@ -56,7 +56,7 @@ class AGEM(ContinualMethod):
             share = (overlap / inner_product(reference, reference)).item()
             add_to_gradients(policy, {name: -share * gradient for name, gradient in reference.items()})
 
-    def _memory_gradient(self, policy: Policy, memory: Samples) -> dict[str, Tensor]:
+    def _memory_gradient(self, policy: Policy, memory: ActionChunks) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.task.seed, *self.task.task_ids, self.num_draws])
         self.num_draws += 1
         drawn = rng.permutation(len(memory))[: self.config.batch_size]
@@ -70,8 +70,8 @@ class AGEM(ContinualMethod):
             log.warning("no rollout of task %s succeeded: nothing of it is remembered", task.task_ids)
         else:
             rng = np.random.default_rng([task.seed, *task.task_ids])
-            kept = Samples.of(rollouts, np.sort(rng.permutation(positions)[: self.config.memory_per_task]))
-            self.memory = Samples.cat([self.memory, kept]) if self.memory else kept
+            kept = ActionChunks.of(rollouts, np.sort(rng.permutation(positions)[: self.config.memory_per_task]))
+            self.memory = ActionChunks.cat([self.memory, kept]) if self.memory else kept
         self.tasks = (*self.tasks, *task.task_ids)
 
     def state_dict(self) -> dict[str, Tensor]:

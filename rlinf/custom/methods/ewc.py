@@ -7,9 +7,9 @@ from torch import Tensor
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import EWCConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
+from rlinf.custom.methods.chunks import ActionChunks
 from rlinf.custom.methods.fisher import ESTIMATORS, Fisher
 from rlinf.custom.methods.gradients import add_to_gradients
-from rlinf.custom.methods.samples import Samples
 from rlinf.custom.methods.state import check_tasks, named_shards, read_earlier
 from rlinf.data import RolloutBatch
 from rlinf.models import Policy
@@ -53,7 +53,7 @@ class EWC(ContinualMethod):
     def on_task_end(self, task: TaskContext, policy: Policy, rollouts: RolloutBatch) -> None:
         """Add this task's Fisher information, from its last rollouts, and move the anchor here."""
         positions = np.random.default_rng([task.seed, *task.task_ids]).permutation(rollouts.num_samples)
-        samples = Samples.of(rollouts, np.sort(positions[: self.config.num_samples or None]))
+        samples = ActionChunks.of(rollouts, np.sort(positions[: self.config.num_samples or None]))
         for name, value in ESTIMATORS[self.config.fisher](policy, samples, task).items():
             self.fisher[name] = self.fisher[name] + value if name in self.fisher else value
         parameters = trainable_parameters(policy.module)

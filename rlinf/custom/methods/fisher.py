@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from rlinf.custom.methods.base import TaskContext
-from rlinf.custom.methods.samples import Samples
+from rlinf.custom.methods.chunks import ActionChunks
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
 
@@ -18,7 +18,7 @@ Fisher = dict[str, Tensor]
 """By name of parameter, sharded as the parameter is; none for parameters that the likelihood does not depend on."""
 
 
-def per_sample_fisher(policy: Policy, samples: Samples, task: TaskContext) -> Fisher:
+def per_sample_fisher(policy: Policy, samples: ActionChunks, task: TaskContext) -> Fisher:
     """Squared gradient of each chunk's log-likelihood, summed, per executed token.
 
     The tokens of a chunk are independent given the picture, so their scores are uncorrelated: the expected square of
@@ -35,7 +35,7 @@ def per_sample_fisher(policy: Policy, samples: Samples, task: TaskContext) -> Fi
     return total
 
 
-def published_fisher(policy: Policy, samples: Samples, task: TaskContext) -> Fisher:
+def published_fisher(policy: Policy, samples: ActionChunks, task: TaskContext) -> Fisher:
     """The published code's estimator, kept for comparison: squares of the gradient while it accumulates over
     micro-batches of mean log-probabilities. Scores of different samples cancel inside the square, and early
     micro-batches are counted again by all later ones."""
@@ -58,7 +58,7 @@ def _add_squares(total: Fisher, policy: Policy, weight: float) -> None:
             total[name] = total[name] + square if name in total else square
 
 
-ESTIMATORS: dict[str, Callable[[Policy, Samples, TaskContext], Fisher]] = {
+ESTIMATORS: dict[str, Callable[[Policy, ActionChunks, TaskContext], Fisher]] = {
     "per_sample": per_sample_fisher,
     "published": published_fisher,
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from rlinf.custom.methods.base import TaskContext
-from rlinf.custom.methods.samples import Samples
+from rlinf.custom.methods.chunks import ActionChunks
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.shards import local, rank_and_size
@@ -25,7 +25,7 @@ def add_to_gradients(policy: Policy, terms: Mapping[str, Tensor]) -> None:
 
 
 @torch.enable_grad()
-def loss_gradient(policy: Policy, samples: Samples, task: TaskContext) -> dict[str, Tensor]:
+def loss_gradient(policy: Policy, samples: ActionChunks, task: TaskContext) -> dict[str, Tensor]:
     """Gradient of the mean negative log-likelihood per executed token, by name; ``p.grad`` is used up.
 
     Collective: every rank gives the same samples and works on its share of them.

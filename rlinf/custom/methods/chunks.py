@@ -14,7 +14,7 @@ from rlinf.models import Policy, PolicyInputs
 
 
 @dataclass(frozen=True)
-class Samples:
+class ActionChunks:
     """frames_MNHWC uint8, bins_MCA int64, executed_MC bool, in CPU memory; an instruction for each sample."""
 
     frames_MNHWC: Tensor
@@ -26,9 +26,9 @@ class Samples:
         return len(self.languages)
 
     @staticmethod
-    def of(rollouts: RolloutBatch, positions: NDArray[np.int64]) -> "Samples":
+    def of(rollouts: RolloutBatch, positions: NDArray[np.int64]) -> "ActionChunks":
         """The samples of ``rollouts`` at ``positions``."""
-        return Samples(
+        return ActionChunks(
             torch.from_numpy(rollouts.frames_SNHWC[positions]),
             torch.from_numpy(rollouts.bins_SCA[positions]),
             torch.from_numpy(rollouts.executed_SC[positions]),
@@ -36,20 +36,20 @@ class Samples:
         )
 
     @staticmethod
-    def cat(parts: Sequence["Samples"]) -> "Samples":
+    def cat(parts: Sequence["ActionChunks"]) -> "ActionChunks":
         """Join samples."""
-        return Samples(
+        return ActionChunks(
             torch.cat([part.frames_MNHWC for part in parts]),
             torch.cat([part.bins_MCA for part in parts]),
             torch.cat([part.executed_MC for part in parts]),
             tuple(language for part in parts for language in part.languages),
         )
 
-    def select(self, positions: NDArray[np.int64]) -> "Samples":
+    def select(self, positions: NDArray[np.int64]) -> "ActionChunks":
         """The samples at ``positions``, in that order."""
         chosen = torch.from_numpy(positions)
         languages = tuple(self.languages[position] for position in positions)
-        return Samples(self.frames_MNHWC[chosen], self.bins_MCA[chosen], self.executed_MC[chosen], languages)
+        return ActionChunks(self.frames_MNHWC[chosen], self.bins_MCA[chosen], self.executed_MC[chosen], languages)
 
     @property
     def num_tokens(self) -> int:
@@ -70,7 +70,7 @@ class Samples:
         return {"frames": frames, "bins": bins, "executed": executed, "languages": text}
 
     @staticmethod
-    def from_tensors(stored: Mapping[str, Tensor]) -> "Samples":
+    def from_tensors(stored: Mapping[str, Tensor]) -> "ActionChunks":
         """Back from ``tensors``."""
         languages = tuple(json.loads(bytes(stored["languages"].tolist())))
-        return Samples(stored["frames"], stored["bins"], stored["executed"], languages)
+        return ActionChunks(stored["frames"], stored["bins"], stored["executed"], languages)

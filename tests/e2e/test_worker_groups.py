@@ -1,0 +1,89 @@
+"""Groups of workers on one cluster: what a constructor refuses reaches the user, and what is left of an earlier run."""
+
+import errno
+import os
+import weakref
+from typing import ClassVar
+
+import pytest
+
+from rlinf.cli.console import user_message
+from rlinf.config import ConfigError
+from rlinf.scheduler.cluster import Cluster
+from rlinf.scheduler.worker_group import WorkerGroup
+from transformers_openvla_oft import CheckpointError
+
+
+class Policy:
+    """Refers to itself, as modules with hooks do."""
+
+    def __init__(self) -> None:
+        self.hook = self.forward
+
+    def forward(self) -> None: ...
+
+
+class Worker:
+    """Counts the policies of earlier workers that are still there; raises the error that it is given, if any."""
+
+    earlier: ClassVar[list[weakref.ref[Policy]]] = []
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        if error is not None:
+            raise error
+        self.name = name
+        self.policies_left = sum(policy() is not None for policy in self.earlier)
+        self.policy = Policy()
+        self.earlier.append(weakref.ref(self.policy))
+
+    def remember(self) -> None:
+        self.memory = "of the run before"
+
+    def state(self) -> tuple[int, str, int, bool]:
+        return os.getpid(), self.name, self.policies_left, hasattr(self, "memory")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster(object_store_gb=0.1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def group(cluster):
+    return WorkerGroup("two", Worker, 2, lambda index: (f"first {index}",), timeout_s=60)
+
+
+def test_a_renewed_worker_keeps_its_process_and_nothing_else(group):
+    group.call("remember")
+    before = group.call("state")
+    assert before == group.call("state")
+    assert [(name, memory) for _, name, _, memory in before] == [("first 0", True), ("first 1", True)]
+    group.renew(lambda index: (f"second {index}",))
+    after = group.call("state")
+    assert [one[0] for one in after] == [one[0] for one in before]
+    assert [one[1:] for one in after] == [("second 0", 0, False), ("second 1", 0, False)]
+
+
+@pytest.mark.parametrize(
+    "error", [ConfigError("no name"), CheckpointError("cut off")], ids=lambda one: type(one).__name__
+)
+def test_a_constructors_refusal_comes_as_it_was_raised(group, error):
+    """Of one of two workers, and not as Ray's account of it."""
+    group.renew(lambda index: ("third", error if index else None))
+    with pytest.raises(type(error), match=str(error)):
+        group.call("state")
+
+
+def test_a_full_disk_is_told_in_words(group):
+    group.renew(lambda index: ("full", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/worker")))
+    with pytest.raises(OSError) as caught:
+        group.call("state")
+    assert str(user_message(caught.value)).startswith("/data/worker: No space left on device; free some space")
+
+
+def test_a_new_workers_refusal_comes_too(cluster):
+    bad = WorkerGroup("bad", Worker, 1, lambda _: ("odd", CheckpointError("worker is odd")), timeout_s=60)
+    with pytest.raises(CheckpointError, match="worker is odd"):
+        bad.call("state")
+    bad.stop()
