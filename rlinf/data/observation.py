@@ -32,9 +32,7 @@ class Observation:
 
     @staticmethod
     def cat(parts: Sequence["Observation"]) -> "Observation":
-        """Join observations, of which there must be one, along the batch."""
-        if len(parts) == 1:
-            return parts[0]
+        """Join observations, of which there must be one, along the batch; a copy, which torch may write to."""
         return Observation(
             images_BNHWC=np.concatenate([part.images_BNHWC for part in parts]),
             proprio_BP=np.concatenate([part.proprio_BP for part in parts]),
