@@ -1,7 +1,7 @@
 """Sharded training of a policy with FSDP2 (``fully_shard``).
 
 Under FSDP2 a sharded parameter is a ``DTensor`` that holds this rank's part. Functions say whether they see shards or
-whole tensors, and which ranks must call them.
+full tensors, and which ranks must call them.
 """
 
 import warnings
@@ -38,7 +38,7 @@ def shard(
     param_dtype: precision of forward and backward; gradients are reduced in float32.
     reshard_after_forward: give collected weights back between forward and backward pass, where frozen ones are sharded.
     shard_frozen: shard ``units`` one by one, frozen weights and all, and the rest of ``module`` as the root: least
-        memory, but every pass collects the whole model. Without it every rank keeps the frozen weights, in
+        memory, but every pass collects the full model. Without it every rank keeps the frozen weights, in
         ``param_dtype``, and ranks exchange only what is trained, which is little next to them under an adapter.
     value_head: a part of ``module`` that computes in float32 whatever ``param_dtype`` is: half a per cent of a return
         is more than the difference between two states.
@@ -107,7 +107,7 @@ def gather_trainable(module: nn.Module) -> dict[str, NDArray[np.float32]]:
 
 
 def load_trainable(module: nn.Module, tensors: dict[str, NDArray[np.float32]]) -> None:
-    """Copy whole tensors into an unsharded module.
+    """Copy full tensors into an unsharded module.
 
     Raises:
         ValueError: names differ from those of the module's trainable parameters.

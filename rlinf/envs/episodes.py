@@ -55,7 +55,7 @@ def evaluation_plans(
 def environments_at_a_time(num_episodes: int, num_envs: int) -> int:
     """How many of ``num_envs`` environments to use so that they need no more rounds, but all are busy to the end.
 
-    With more, few are left in the last round, and a policy that could look at many looks at few at a time.
+    With more, few are left in the last round, and a policy that could act on many acts on few at a time.
     """
     rounds = -(-num_episodes // num_envs)
     return -(-num_episodes // max(rounds, 1))
@@ -93,7 +93,7 @@ class EpisodeQueue:
 class EpisodeRecorder:
     """Collects the chunks of running episodes; a finished episode becomes samples and a result.
 
-    Whole episodes only: what is still running when ``batches`` is called is left out.
+    Complete episodes only: what is still running when ``batches`` is called is left out.
     """
 
     def __init__(self, put: Callable[[RolloutBatch], Any] = lambda batch: batch) -> None:

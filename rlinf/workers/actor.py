@@ -81,7 +81,7 @@ class ActorWorker:
         self._learner.method.on_task_start(replace(task, device=self._learner.device), self._learner.policy)
 
     def weights(self) -> dict[str, NDArray[np.float32]] | None:
-        """Whole trainable tensors, from rank 0."""
+        """Full trainable tensors, from rank 0."""
         tensors = gather_trainable(self._learner.policy.module)
         return tensors if self._rank == 0 else None
 

@@ -1,7 +1,7 @@
 """One collection of episodes, in which simulators and the policy work at the same time.
 
-The environments of a simulator process form pipeline stages that take turns: while one is simulated, the policy looks
-at others. On a GPU the policy looks at one batch while the next is put together, so that it never runs out of work.
+The environments of a simulator process form pipeline stages that take turns: while one is simulated, the policy acts
+on others. On a GPU the policy acts on one batch while the next is put together, so that it never runs out of work.
 """
 
 import time
@@ -22,8 +22,8 @@ from rlinf.models import Policy, PolicyOutput
 from rlinf.models.transfer import Received
 from rlinf.workers.env import PlayRequest
 
-MAX_FLIGHTS = 2  # one batch that the policy looks at, and the next
-POLL_S = 0.002  # between two looks at what simulators have answered, while the policy is busy
+MAX_FLIGHTS = 2  # one batch that the policy acts on, and the next
+POLL_S = 0.002  # between two checks of what simulators have answered, while the policy is busy
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Collected:
     """Outcome of a collection; ``batches`` refer to a ``RolloutBatch`` for each episode in the object store, in their
     order.
 
-    inference_s: while the policy had something to look at; waiting_s: while it had not. Of several workers' collections
+    inference_s: while the policy had something to act on; waiting_s: while it had not. Of several workers' collections
         together, the longest.
     """
 
@@ -111,7 +111,7 @@ class _Stage:
 
 @dataclass(frozen=True)
 class _Flight:
-    """A batch that the policy looks at. sample: bins, log-probabilities and, with a value head, values."""
+    """A batch that the policy acts on. sample: bins, log-probabilities and, with a value head, values."""
 
     rows: Sequence[tuple[_Stage, int]]
     frames: Received
@@ -121,7 +121,7 @@ class _Flight:
 
 
 class Collector:
-    """Plays whole episodes in the simulator processes ``envs``, each with ``num_envs`` environments.
+    """Plays complete episodes in the simulator processes ``envs``, each with ``num_envs`` environments.
 
     recorder: is told of everything; another thread may ask it how far the collection is.
     """
@@ -179,7 +179,7 @@ class Collector:
         )
 
     def _answered(self) -> "list[ray.ObjectRef[Any]]":
-        """Stages to look at together, of those that have answered. While the policy is idle, at least one, which is
+        """Stages to act on together, of those that have answered. While the policy is idle, at least one, which is
         waited for; while it is busy, as many as fill a batch or none: others may answer before it is done."""
         refs, is_busy = list(self._pending), bool(self._flights)
         if not is_busy:
@@ -195,7 +195,7 @@ class Collector:
         return ready[:chosen] if is_full or not is_busy else []
 
     def _launch(self, answered: "Sequence[ray.ObjectRef[Any]]") -> None:
-        """Let the policy look at what stages have come to show."""
+        """Let the policy act on the observations of stages."""
         rows: list[tuple[_Stage, int]] = []
         seen: list[Observation] = []
         for ref in answered:

@@ -73,7 +73,7 @@ def base_logits(
 
 
 def divide(refs: Sequence[DemonstrationRef], num_workers: int) -> list[tuple[DemonstrationRef, ...]]:
-    """Share demonstrations out so that every worker looks at about as many frames: the longest go first, each to the
+    """Share demonstrations out so that every worker has about as many frames: the longest go first, each to the
     worker with the least."""
     shares: list[list[DemonstrationRef]] = [[] for _ in range(num_workers)]
     loads = [0] * num_workers

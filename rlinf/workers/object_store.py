@@ -22,7 +22,7 @@ def object_store_gb(config: Config, source: PolicySource, *, learn: bool) -> flo
 
     learn: samples are collected and weights synchronised, too.
     """
-    parts = {"films": _film_bytes(config), "other": OTHER_BYTES}
+    parts = {"videos": _video_bytes(config), "other": OTHER_BYTES}
     if learn:
         parts = {"samples": _sample_bytes(config, source), "weights": _weight_bytes(config, source), **parts}
     needed = sum(parts.values()) / FILLED / GIB
@@ -64,7 +64,7 @@ def _weight_bytes(config: Config, source: PolicySource) -> int:
     return NUM_WEIGHT_COPIES * trained
 
 
-def _film_bytes(config: Config) -> int:
-    """Frames of an evaluation's filmed episodes."""
+def _video_bytes(config: Config) -> int:
+    """Frames of an evaluation's videos."""
     env = config.env
     return env.video_episodes * (env.eval.max_episode_steps // VIDEO_STRIDE + 1) * 3 * env.image_size**2

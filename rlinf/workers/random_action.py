@@ -1,4 +1,4 @@
-"""The random-action baseline: what a suite gives away to a policy that looks at nothing. Nothing is learnt.
+"""The random-action baseline: what a suite gives away to a policy that observes nothing. Nothing is learnt.
 
 ``rollout.worker=random_action`` in an evaluation selects it; the ledger lists it as method ``random_action``.
 """
@@ -20,7 +20,7 @@ from transformers_openvla_oft import ActionTokenMap
 
 NUM_BINS = 256
 ACTION_DIM = 7
-THUMBNAIL = 32  # pictures are only carried along
+THUMBNAIL = 32  # images are only carried along
 
 
 class RandomActionPolicy:
@@ -40,7 +40,7 @@ class RandomActionPolicy:
         self.chunk_shape = (num_actions_chunk, ACTION_DIM)
 
     def prepare(self, observation: Observation) -> PolicyInputs:
-        """Nothing is looked at; small pictures stand for the observation."""
+        """Nothing is observed; small images stand for the observation."""
         images = torch.from_numpy(observation.images_BNHWC)
         return PolicyInputs(images[:, :, :THUMBNAIL, :THUMBNAIL], observation.languages)
 

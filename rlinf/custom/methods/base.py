@@ -20,7 +20,7 @@ class TaskContext:
     suite: whose tasks they are; micro_batch: samples per forward pass on one rank.
     previous: the actor folder that the run started from, None where it started from the base model; a method finds
         there what it stored for later tasks (see ``state.py``).
-    cameras: whose pictures the policy sees.
+    cameras: whose images the policy sees.
     temperature: of rollouts and of the log-probabilities that are trained on; seed: of the run.
     device: where the policy is; the learner fills it in.
     """
@@ -56,7 +56,7 @@ class ContinualMethod:
     reads_parameters = False
     """A class that overrides ``before_forward`` or ``loss_terms`` says ``reads_parameters = False`` beside them where
     they only run the policy: the adapter, which would have to be sharded for them, then stays collected from one
-    micro-batch to the next. Parameters are whole in such a hook."""
+    micro-batch to the next. Parameters are full tensors in such a hook."""
 
     def needs_shards(self) -> bool:
         """Whether parameters must be shards before and after each forward pass of a step.
@@ -94,9 +94,9 @@ class ContinualMethod:
         """After the last epoch of a task, with its last rollouts."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What resuming and later tasks need beside weights and optimizer, shards or whole tensors, by name; written
+        """What resuming and later tasks need beside weights and optimizer, shards or full tensors, by name; written
         with every checkpoint as ``method_state.safetensors``."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back, as whole tensors, what ``state_dict`` gave when this run was interrupted."""
+        """Take back, as full tensors, what ``state_dict`` gave when this run was interrupted."""

@@ -21,7 +21,7 @@ Fisher = dict[str, Tensor]
 def per_sample_fisher(policy: Policy, samples: ActionChunks, task: TaskContext) -> Fisher:
     """Squared gradient of each chunk's log-likelihood, summed, per executed token.
 
-    The tokens of a chunk are independent given the picture, so their scores are uncorrelated: the expected square of
+    The tokens of a chunk are independent given what is seen, so their scores are uncorrelated: the expected square of
     their sum is the sum of the tokens' Fisher information. One backward pass per chunk estimates what one per token
     would, and a chunk of one token is the textbook's estimator.
     """

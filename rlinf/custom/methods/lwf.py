@@ -19,7 +19,7 @@ PREFIX = "previous."
 
 @runtime_checkable
 class GivesLogits(Protocol):
-    """A policy whose whole distribution can be asked for."""
+    """A policy whose full distribution can be asked for."""
 
     def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
         """Logits of the bins (B, T, V), differentiable; see ``ReplayablePolicy``."""
@@ -60,7 +60,7 @@ class LwF(ContinualMethod):
 
     def _log_probs(self, policy: Policy) -> Tensor:
         if not isinstance(policy, GivesLogits):
-            raise ConfigError(f"method lwf needs the whole distribution, which {type(policy).__name__} does not give")
+            raise ConfigError(f"method lwf needs the full distribution, which {type(policy).__name__} does not give")
         return torch.log_softmax(policy.action_logits(self._inputs, self._bins_ST) / self.temperature, dim=-1)
 
     def state_dict(self) -> dict[str, Tensor]:

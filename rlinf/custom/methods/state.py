@@ -1,4 +1,4 @@
-"""What a method keeps of earlier tasks: tensors by name beside the adapter. Shards in memory, whole on disk."""
+"""What a method keeps of earlier tasks: tensors by name beside the adapter. Shards in memory, full tensors on disk."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ def gather_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_state(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write whole tensors into an actor folder; nothing where there is no state."""
+    """Write full tensors into an actor folder; nothing where there is no state."""
     if state:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / METHOD_STATE)
 
@@ -64,7 +64,7 @@ def check_tasks(task: TaskContext, *, method: str) -> None:
 
 
 def read_earlier(task: TaskContext) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-    """What was stored of earlier tasks, as whole tensors, and which tasks these are; empty at the start."""
+    """What was stored of earlier tasks, as full tensors, and which tasks these are; empty at the start."""
     stored = read_state(task.previous) if task.previous and task.learnt_before else {}
     return stored, tuple(stored["tasks"].tolist()) if stored else ()
 
