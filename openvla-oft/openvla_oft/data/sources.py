@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
+from libero_runtime.suites import STANDARD_SUITES
 from openvla_oft.data import hdf5, rlds
-from openvla_oft.data.demonstration import SUITES, Demo, DemoInfo, DemonstrationError, ReadOptions
+from openvla_oft.data.demonstration import Demo, DemoInfo, DemonstrationError, ReadOptions
 
 _NAME = re.compile(r"\w[\w.-]*")
 
@@ -45,10 +46,10 @@ def _scan(folder: Path, suite: str, options: ReadOptions) -> list[DemoInfo]:
 def _check_name(folder: Path, suite: str) -> None:
     """A suite is one of LIBERO's, or own data in a folder of that name."""
     own = (folder / suite, folder / f"{suite}_no_noops")
-    if suite not in SUITES and not (_NAME.fullmatch(suite) and any(path.is_dir() for path in own)):
+    if suite not in STANDARD_SUITES and not (_NAME.fullmatch(suite) and any(path.is_dir() for path in own)):
         raise DemonstrationError(
-            f"--suite {suite!r} is neither one of {', '.join(SUITES)} nor a folder of {folder}; it names the data and "
-            f"their statistics"
+            f"--suite {suite!r} is neither one of {', '.join(STANDARD_SUITES)} nor a folder of {folder}; it names "
+            f"the data and their statistics"
         )
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libero_runtime.suites import PERTURBATIONS
 from rlinf.reporting import metrics
 from rlinf.reporting.metrics import Estimate, SuccessMatrix
 from rlinf.reporting.report.collect import Experiment, TrainingRun
-from rlinf.reporting.report.names import CHANGES, further_name, percent, points
+from rlinf.reporting.report.names import further_name, percent, points
 
 COMPARED = ("base", "avg", "plasticity", "nbt", "fwt", "zero_shot")  # the most told by the fewest numbers
 MIN_CURVE = 3  # fewer evaluations while a task is learnt are no learning curve (before and after make two)
@@ -109,9 +110,9 @@ COLUMNS = (
 
 
 def further_suites(experiments: Iterable[Experiment]) -> tuple[str, ...]:
-    """Further suites that any of these was evaluated on, in the order of ``CHANGES``, then others."""
+    """Further suites that any of these was evaluated on, in the order of ``PERTURBATIONS``, then others."""
     suites = dict.fromkeys(suite for one in experiments for suite in one.further)
-    changes = list(CHANGES)
+    changes = list(PERTURBATIONS)
     return tuple(sorted(suites, key=lambda suite: next((changes.index(c) for c in changes if suite.endswith(c)), 9)))
 
 

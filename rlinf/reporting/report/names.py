@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-SUITE_NAMES = {
-    "libero_spatial": "LIBERO-Spatial",
-    "libero_object": "LIBERO-Object",
-    "libero_goal": "LIBERO-Goal",
-    "libero_10": "LIBERO-Long",
-    "libero_90": "LIBERO-90",
-}
-CHANGES = {"lan": "other words", "object": "other looks", "swap": "other places", "task": "other goals"}
+from libero_runtime.suites import PERTURBATIONS, STANDARD_SUITES
+
 METHOD_NAMES = {
     "sequential": "Sequential fine-tuning",
     "ewc": "Elastic weight consolidation",
@@ -45,14 +39,14 @@ def method_place(method: str) -> tuple[int, bool]:
 def suite_name(suite: str) -> str:
     """A suite's name for people; LIBERO-PRO's with what it changes."""
     base, _, change = suite.rpartition("_")
-    if base in SUITE_NAMES and change in CHANGES:
-        return f"{SUITE_NAMES[base]}, {CHANGES[change]}"
-    return SUITE_NAMES.get(suite, suite or "unknown suite")
+    if base in STANDARD_SUITES and change in PERTURBATIONS:
+        return f"{STANDARD_SUITES[base].title}, {PERTURBATIONS[change]}"
+    return STANDARD_SUITES[suite].title if suite in STANDARD_SUITES else suite or "unknown suite"
 
 
 def further_name(suite: str, learnt_suite: str) -> str:
     """A further suite's name beside the suite that was learnt: what is other."""
-    return CHANGES.get(suite.removeprefix(f"{learnt_suite}_"), suite_name(suite))
+    return PERTURBATIONS.get(suite.removeprefix(f"{learnt_suite}_"), suite_name(suite))
 
 
 def percent(rate: float) -> str:
