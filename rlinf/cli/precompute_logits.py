@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from rlinf.cli.request import parse
 from rlinf.config.places import check_writable
 from rlinf.config.schema import Config
-from rlinf.custom.base_logits import logits_path
-from rlinf.custom.libero_trajectory_dataset import DemonstrationRef, find_demonstrations
+from rlinf.custom.replay.base_logits import logits_path
+from rlinf.custom.replay.dataset import DemonstrationRef, find_demonstrations
 from rlinf.models import PolicySource
 from rlinf.reporting.progress import Progress
 from rlinf.runners.watch import Watch, reach

@@ -26,7 +26,7 @@ from rlinf.config import (
 )
 from rlinf.config.compose import CONFIG_FOLDER, read_config
 from rlinf.custom.sequence.lineage import check_lineage
-from rlinf.custom.training_records import follow_training
+from rlinf.custom.sequence.training_records import follow_training
 from rlinf.models import PolicySource, find_merged, find_weights, policy_kind
 
 

@@ -7,18 +7,7 @@ from typing import Literal
 from libero_runtime.commands import NumberError, parse_numbers
 from rlinf.config import ConfigError
 from rlinf.config.schema import EnvConfig
-from rlinf.envs.vector_env import VectorEnv
-
-
-@dataclass(frozen=True)
-class TaskInfo:
-    """A task of a suite and how many initial states it offers; ``fault``: why it cannot be played."""
-
-    task_id: int
-    name: str
-    language: str
-    num_init_states: int
-    fault: str | None = None
+from rlinf.envs.vector_env import TaskInfo, VectorEnv
 
 
 @dataclass(frozen=True)

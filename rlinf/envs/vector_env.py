@@ -1,6 +1,7 @@
 """What a simulator must offer to the training loop."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,17 @@ from rlinf.data import EnvStep, EpisodePlan, Observation
 
 VIDEO_STRIDE = 2
 """Simulator steps between two frames of a video."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task of a suite and how many initial states it offers; ``fault``: why it cannot be played."""
+
+    task_id: int
+    name: str
+    language: str
+    num_init_states: int
+    fault: str | None = None
 
 
 class VectorEnv(Protocol):

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from libero_runtime.cpus import num_cpus
 from rlinf.config.schema import Config
-from rlinf.custom.base_logits import Identity, is_current, write_logits
-from rlinf.custom.libero_trajectory_dataset import (
+from rlinf.custom.methods.replay import replayable
+from rlinf.custom.replay.base_logits import Identity, is_current, write_logits
+from rlinf.custom.replay.dataset import (
     Demonstration,
     DemonstrationRef,
     prepare_frames,
     read_demonstration,
     target_bins,
 )
-from rlinf.custom.methods.replay import replayable
 from rlinf.engines.distributed import local_device
 from rlinf.engines.fsdp import DTYPES
 from rlinf.models import PolicyInputs, PolicySource, ReplayablePolicy, load_policy

@@ -18,9 +18,9 @@ from rlinf.config.schema import (
     OptimConfig,
     ReplayConfig,
 )
-from rlinf.custom.base_logits import StaleLogitsError
-from rlinf.custom.libero_trajectory_dataset import find_demonstrations
 from rlinf.custom.methods import ContinualMethod, TaskContext, make_method
+from rlinf.custom.replay.base_logits import StaleLogitsError
+from rlinf.custom.replay.dataset import find_demonstrations
 from rlinf.data import Observation, RolloutBatch
 from rlinf.engines.checkpoint import save_actor
 from rlinf.engines.fsdp import gather_trainable

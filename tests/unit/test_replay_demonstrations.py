@@ -8,7 +8,7 @@ import torch
 from openvla_oft.data.demonstration import DemonstrationError
 from rlinf.config import ConfigError
 from rlinf.config.schema import ReplayConfig
-from rlinf.custom.libero_trajectory_dataset import LiberoTrajectoryDataset, find_demonstrations, read_demonstration
+from rlinf.custom.replay.dataset import LiberoTrajectoryDataset, find_demonstrations, read_demonstration
 from tests.small_policy import read_policy, write_policy
 from tests.unit.replay_demos import SUITE, task_names, write_hdf5, write_rlds
 

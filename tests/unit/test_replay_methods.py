@@ -9,9 +9,9 @@ import torch
 
 from rlinf.config import ConfigError
 from rlinf.config.schema import Config, MethodConfig, ModelConfig, ReplayConfig
-from rlinf.custom.base_logits import StaleLogitsError, logits_path
-from rlinf.custom.libero_trajectory_dataset import find_demonstrations
 from rlinf.custom.methods import TaskContext, make_method
+from rlinf.custom.replay.base_logits import StaleLogitsError, logits_path
+from rlinf.custom.replay.dataset import find_demonstrations
 from rlinf.data import Observation
 from rlinf.models import PolicySource
 from rlinf.models.lora import trainable_parameters

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlinf.custom.base_logits import Identity, read_logits, require_logits
-from rlinf.custom.libero_trajectory_dataset import Demonstration, DemonstrationRef, target_bins
 from rlinf.custom.loss import logits_mse
 from rlinf.custom.methods.base import TaskContext
 from rlinf.custom.methods.replay import DemonstrationReplay, replayable
+from rlinf.custom.replay.base_logits import Identity, read_logits, require_logits
+from rlinf.custom.replay.dataset import Demonstration, DemonstrationRef, target_bins
 from rlinf.models import Policy, ReplayablePolicy
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ReplayConfig
-from rlinf.custom.libero_trajectory_dataset import (
+from rlinf.custom.methods.base import ContinualMethod, TaskContext
+from rlinf.custom.replay.dataset import (
     Demonstration,
     DemonstrationRef,
     LiberoTrajectoryDataset,
@@ -18,7 +19,6 @@ from rlinf.custom.libero_trajectory_dataset import (
     read_demonstration,
     read_options,
 )
-from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.models import Policy, ReplayablePolicy
 from rlinf.models.shards import rank_and_size
 

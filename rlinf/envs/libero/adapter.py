@@ -14,8 +14,7 @@ from libero_runtime.render.devices import device_environment, drawing_devices
 from libero_runtime.suites import TaskSpec, init_states, load_suite, suite_asset_kind
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
-from rlinf.envs.registry import TaskInfo
-from rlinf.envs.vector_env import VIDEO_STRIDE
+from rlinf.envs.vector_env import VIDEO_STRIDE, TaskInfo
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlinf.config.errors import UserError
-from rlinf.custom.libero_trajectory_dataset import Demonstration, DemonstrationRef
+from rlinf.custom.replay.dataset import Demonstration, DemonstrationRef
 from rlinf.models import ReplayablePolicy
 
 FOLDER = "base_logits"

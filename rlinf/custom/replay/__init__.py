@@ -1,0 +1,1 @@
+"""Expert demonstrations to replay, and what the base model says of them."""

@@ -1,0 +1,205 @@
+"""Expert demonstrations of LIBERO tasks as samples for replay: what the policy saw, and what the expert did next.
+
+Files are LIBERO's HDF5 (one per task, such as ``python -m libero_runtime.demonstrations`` writes) or RLDS shards
+(``*.tfrecord-*``, such as openvla/modified_libero_rlds).
+
+Shapes: T steps of a demonstration, F frames of all of them, N pictures per frame, C actions per chunk, A dimensions.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from libero_runtime.render.cameras import demonstrated_name
+from libero_runtime.suites import STANDARD_SUITES, TaskSpec, load_suite
+from openvla_oft.data import hdf5, rlds, sources
+from openvla_oft.data.dataset import chunk_actions
+from openvla_oft.data.demonstration import DemoInfo, ReadOptions
+from rlinf.config.compose import REPOSITORY
+from rlinf.config.errors import ConfigError
+from rlinf.config.schema import ReplayConfig
+from rlinf.data import Observation
+from rlinf.models import PolicyInputs, ReplayablePolicy
+
+log = logging.getLogger(__name__)
+
+PROPRIO_DIM = 8
+
+
+@dataclass(frozen=True)
+class DemonstrationRef:
+    """Where one demonstration is: a file and the name inside it (HDF5 group, or position in an RLDS shard).
+
+    offset: byte of the episode's record in an RLDS shard.
+    """
+
+    path: Path
+    name: str
+    task_id: int
+    language: str
+    num_steps: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """images_TNHWC: uint8 pictures, upright as the policy sees them, in the file's resolution; actions_TA: float32
+    actions of the environment."""
+
+    images_TNHWC: NDArray[np.uint8]
+    actions_TA: NDArray[np.float32]
+
+
+def replay_folder(config: ReplayConfig) -> Path:
+    """The configured folder of demonstrations, absolute."""
+    folder = Path(config.demonstrations).expanduser()
+    return folder if folder.is_absolute() else REPOSITORY / folder
+
+
+def find_demonstrations(config: ReplayConfig, *, suite: str, task_ids: Sequence[int] | None) -> list[DemonstrationRef]:
+    """The demonstrations that the configuration asks for, by task; ``task_ids`` None means the whole suite.
+
+    Raises:
+        ConfigError: there are none of some task; names the folder and the command that makes them.
+    """
+    tasks = load_suite(suite).tasks
+    wanted = [tasks[task_id] for task_id in (range(len(tasks)) if task_ids is None else task_ids)]
+    folder = replay_folder(config)
+    found: dict[int, list[DemonstrationRef]] = {task.task_id: [] for task in wanted}
+    for ref in _scan(folder, suite, tasks):
+        kept = found.get(ref.task_id)
+        if kept is not None and (config.demonstrations_per_task is None or len(kept) < config.demonstrations_per_task):
+            kept.append(ref)
+    needed = config.demonstrations_per_task or 1
+    missing = [task for task, refs in found.items() if len(refs) < needed]
+    if missing:
+        raise ConfigError(_how_to_make(folder, suite, missing, needed, len(wanted)))
+    return [ref for task in wanted for ref in found[task.task_id]]
+
+
+def read_options(cameras: Sequence[str]) -> ReadOptions:
+    """How demonstrations are read for a policy that sees these cameras.
+
+    Raises:
+        DemonstrationError: demonstrations have no such camera.
+    """
+    return ReadOptions(cameras=tuple(demonstrated_name(camera) for camera in cameras))
+
+
+def read_demonstration(ref: DemonstrationRef, *, cameras: Sequence[str]) -> Demonstration:
+    """Read actions, and the pictures of the cameras that the policy sees (``env.cameras``)."""
+    options = read_options(cameras)
+    if not rlds.is_shard(ref.path):
+        hdf5.scan([ref.path], options)  # a file without the wrist's pictures is an error that says so
+    demo = sources.read(DemoInfo(ref.path, ref.name, ref.language, ref.num_steps, ref.offset), options)
+    return Demonstration(demo.images_TNHWC, demo.actions_TA)
+
+
+@dataclass(frozen=True)
+class LiberoTrajectoryDataset:
+    """Every frame of some demonstrations, in main memory.
+
+    frames_FNHWC: uint8 in the policy's resolution; bins_FT: the expert's next chunk of actions as bins.
+    languages: instruction of each demonstration; demo_F: which one a frame belongs to.
+    """
+
+    frames_FNHWC: Tensor
+    bins_FT: Tensor
+    languages: tuple[str, ...]
+    demo_F: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.demo_F)
+
+    @staticmethod
+    def build(
+        refs: Sequence[DemonstrationRef],
+        demos: Sequence[Demonstration],
+        policy: ReplayablePolicy,
+        *,
+        nearest_bins: bool = True,
+    ) -> "LiberoTrajectoryDataset":
+        """Bring demonstrations into the policy's own form.
+
+        Past the end of a demonstration the target is to stay, as in supervised training.
+        """
+        frames = [
+            prepare_frames(demo, ref.language, policy).frames_BNHWC.cpu() for ref, demo in zip(refs, demos, strict=True)
+        ]
+        dataset = LiberoTrajectoryDataset(
+            frames_FNHWC=torch.cat(frames),
+            bins_FT=torch.cat([target_bins(demo.actions_TA, policy, nearest=nearest_bins) for demo in demos]),
+            languages=tuple(ref.language for ref in refs),
+            demo_F=np.repeat(np.arange(len(refs)), [len(part) for part in frames]),
+        )
+        log.info("replay: %d demonstrations of %d frames", len(refs), len(dataset))
+        return dataset
+
+    def inputs(self, frames_B: NDArray[np.int64], device: torch.device) -> PolicyInputs:
+        """The observations of some frames, on ``device``."""
+        languages = tuple(self.languages[demo] for demo in self.demo_F[frames_B])
+        return PolicyInputs(self.frames_FNHWC[torch.from_numpy(frames_B)].to(device), languages)
+
+    def targets(self, frames_B: NDArray[np.int64], device: torch.device) -> Tensor:
+        """The expert's bins (B, T) at some frames, on ``device``."""
+        return self.bins_FT[torch.from_numpy(frames_B)].to(device)
+
+
+def prepare_frames(demo: Demonstration, language: str, policy: ReplayablePolicy) -> PolicyInputs:
+    """All frames of a demonstration through the policy's own image path, as observations of the simulator are."""
+    count = len(demo.images_TNHWC)
+    # Policies over pictures and language drop proprioception; no method replays it.
+    proprio_TP = np.zeros((count, PROPRIO_DIM), np.float32)
+    return policy.prepare(Observation(demo.images_TNHWC, proprio_TP, (language,) * count))
+
+
+def target_bins(actions_TA: NDArray[np.float32], policy: ReplayablePolicy, *, nearest: bool) -> Tensor:
+    """The next chunk of actions from every step as bins (T, C * A), int64."""
+    lengths = np.array([len(actions_TA)], np.int64)
+    chunks_TCA, _ = chunk_actions(actions_TA, lengths, num_steps=policy.chunk_shape[0])
+    return policy.encode_actions(torch.from_numpy(chunks_TCA), nearest=nearest)
+
+
+def _scan(folder: Path, suite: str, tasks: Sequence[TaskSpec]) -> Iterator[DemonstrationRef]:
+    """Every demonstration of the suite in the folder: HDF5 where there is any, else RLDS."""
+    by_name = {task.name: task for task in tasks}
+    by_language = {task.language.lower(): task for task in tasks}
+    files = hdf5.find_files(folder, suite)
+    if files:
+        for info in hdf5.scan(files):
+            task = by_name.get(info.path.stem.removesuffix("_demo")) or by_language.get(info.language.lower())
+            if task is not None:
+                yield DemonstrationRef(info.path, info.name, task.task_id, task.language, info.num_steps)
+        return
+    for info in rlds.scan(rlds.find_shards(folder, suite)):
+        task = by_language.get(info.language.lower())
+        if task is not None:
+            yield DemonstrationRef(info.path, info.name, task.task_id, task.language, info.num_steps, info.offset)
+
+
+def _how_to_make(folder: Path, suite: str, missing: Sequence[int], needed: int, wanted: int) -> str:
+    where, tasks = folder / suite, ",".join(map(str, missing))
+    ways = []
+    if suite in STANDARD_SUITES:  # which the scripted expert plays
+        ways.append(
+            f"Make them: python -m libero_runtime.demonstrations --suite {suite} --tasks {tasks} "
+            f"--episodes-per-task {needed} --output {where}"
+        )
+    if not hdf5.find_files(folder, suite):  # where there is any HDF5, RLDS is not looked at
+        ways.append(
+            "Download them: hf download openvla/modified_libero_rlds --repo-type dataset --local-dir " + str(folder)
+        )
+    return "\n".join(
+        [
+            f"replay needs demonstrations of {suite}, but {len(missing)} of {wanted} tasks have fewer than {needed} "
+            f"demonstration(s) in {where} (or {folder}): tasks {tasks}",
+            *ways,
+            "Another folder is given with method.replay.demonstrations=FOLDER",
+        ]
+    )
