@@ -19,9 +19,8 @@ Graph = dict[str, set[str]]
 KNOWN_MODULES: set[frozenset[str]] = set()
 KNOWN_FOLDERS = {
     frozenset({"openvla_oft.model", "openvla_oft.torch_utils", "openvla_oft.train"}),
-    frozenset({"rlinf.custom", "rlinf.reporting"}),
 }
-KNOWN_CROWDS = {"rlinf/models", "rlinf/reporting/report", "transformers-openvla-oft/transformers_openvla_oft"}
+KNOWN_CROWDS = {"rlinf/models", "transformers-openvla-oft/transformers_openvla_oft"}
 
 
 def modules() -> dict[str, Path]:
