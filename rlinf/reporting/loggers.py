@@ -7,14 +7,12 @@ run superseded, TensorBoard purges from the first new step on, and W&B takes the
 from __future__ import annotations
 
 import json
-import logging
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -22,7 +20,8 @@ from rlinf.reporting.jsonlines import append_line, read_lines, write_whole
 from rlinf.reporting.ledger import utc_now
 from rlinf.run_layout import METRICS_FILE
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 WANDB_KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 WANDB_ADVICE = (
@@ -33,7 +32,7 @@ METRICS_NAME = METRICS_FILE
 
 
 class LoggerError(ValueError):
-    """A logger that cannot work as configured, or a metric that is no number."""
+    """A logger that cannot work as configured, or a file of metrics that was damaged."""
 
 
 class Backend(Protocol):
@@ -42,10 +41,6 @@ class Backend(Protocol):
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
 
     def close(self) -> None: ...
-
-
-class _Serializable(Protocol):
-    def SerializeToString(self) -> bytes: ...
 
 
 class MetricLogger:
@@ -69,9 +64,7 @@ class MetricLogger:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics of one step (an epoch); several calls with one step add to each other."""
-        if not isinstance(step, int) or step < 0:
-            raise LoggerError(f"step must be an integer from 0 on, given {step!r}")
-        numbers = {name: _number(name, value) for name, value in metrics.items()}
+        numbers = {name: float(value) for name, value in metrics.items()}
         # NaN and infinity are no JSON; they are kept as the strings that float() reads.
         plain = {name: value if value - value == 0 else str(value) for name, value in numbers.items()}
         append_line(self.path, {"step": step, "time": utc_now(), "metrics": plain})
@@ -114,43 +107,28 @@ def read_metrics(path: Path) -> dict[int, dict[str, float]]:
 
 
 class TensorBoardBackend:
-    """Scalars in an event file, written with tensorboard's own record writer (imports neither torch nor TensorFlow)."""
+    """Scalars in an event file; the configuration is among its texts."""
 
     def __init__(self, folder: Path, project: str, experiment: str, config: Mapping[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # type: ignore[import-untyped]
-        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-
-        self._event, self._session, self._summary = Event, SessionLog, Summary
-        plugin = SummaryMetadata.PluginData(plugin_name="text")
-        target = folder / "tensorboard"
-        target.mkdir(exist_ok=True)
-        # TensorBoard reads a folder's event files in the order of their names.
-        name = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{os.getpid()}"
-        self._writer = RecordWriter((target / name).open("xb"))
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._folder = folder / "tensorboard"
         settings = {"project": project, "experiment": experiment, "config": dict(config)}
-        value = Summary.Value(tag="settings/text_summary", metadata=SummaryMetadata(plugin_data=plugin))
-        value.tensor.dtype = 7  # a string tensor
-        value.tensor.string_val.append(f"```json\n{json.dumps(settings, indent=2, default=str)}\n```".encode())
-        self._write(Event(wall_time=time.time(), step=0, summary=Summary(value=[value])))
-        self._started = False
+        self._settings = f"```json\n{json.dumps(settings, indent=2, default=str)}\n```"
+        self._writer: SummaryWriter | None = None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        now = time.time()
-        if not self._started:  # tells TensorBoard to forget what an earlier process logged from this step on
-            start = self._session(status=self._session.START)
-            self._write(self._event(wall_time=now, step=step, session_log=start))
-            self._started = True
-        values = [self._summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        self._write(self._event(wall_time=now, step=step, summary=self._summary(value=values)))
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # TensorBoard forgets what an earlier process logged from this step on.
+            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+            self._writer.add_text("settings", self._settings, step)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
-
-    def _write(self, event: _Serializable) -> None:
-        self._writer.write(event.SerializeToString())
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WandbBackend:
@@ -224,10 +202,3 @@ def _knows_wandb_user() -> bool:
     files = [Path(given("NETRC", ""))] if given("NETRC") else [Path.home() / name for name in (".netrc", "_netrc")]
     words = " ".join(path.read_text(errors="replace") for path in files if path.is_file()).split()
     return any(one == "machine" and (two == host or "wandb" in two) for one, two in pairwise(words))
-
-
-def _number(name: str, value: object) -> float:
-    # bool, str and the like are refused; numpy and torch scalars have __float__ and are taken.
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise LoggerError(f"metric '{name}' must be a number, given {value!r}")
-    return float(value)
