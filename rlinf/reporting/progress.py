@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TextIO, TypeVar
+from collections.abc import Callable
+from typing import TextIO
 
 from tqdm import tqdm
-
-T = TypeVar("T")
 
 STYLE_VARIABLE = "RLINF_PROGRESS"
 STYLES = ("auto", "bar", "lines", "off")
@@ -42,8 +40,6 @@ class Progress:
         interval_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if total < 0:
-            raise ProgressError(f"total must not be negative, given {total}")
         self.description, self.total, self.unit = description, total, unit
         self.done = 0
         self._stream = sys.stderr if stream is None else stream
@@ -101,19 +97,6 @@ class Progress:
             parts.append(self._note)
         self._stream.write(", ".join(parts) + "\n")
         self._stream.flush()
-
-
-def track(items: Iterable[T], description: str, *, total: int, unit: str = "it") -> Iterator[T]:
-    """Iterate with a progress bar."""
-    with Progress(description, total=total, unit=unit) as progress:
-        for item in items:
-            yield item
-            progress.advance()
-
-
-def write_line(text: str, *, stream: TextIO | None = None) -> None:
-    """Print one line above running bars instead of through them."""
-    tqdm.write(text, file=sys.stderr if stream is None else stream)
 
 
 def _style(stream: TextIO) -> str:

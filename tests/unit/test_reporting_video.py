@@ -1,4 +1,4 @@
-"""Videos are read back with the libraries that browsers' formats belong to."""
+"""Videos are read back as browsers do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlinf.reporting.video import Caption, VideoError, write_video
+from rlinf.reporting.video import Caption, write_video
 
 TASK = "pick up the black bowl between the plate and the ramekin and place it on the plate"
 
@@ -50,38 +50,9 @@ def test_the_last_frame_tells_the_outcome_by_its_border(tmp_path: Path, success:
     assert np.ptp(np.asarray(image.convert("RGB"))[1, 128].astype(int)) < 20
 
 
-def test_webm_plays_in_opencv(tmp_path: Path) -> None:
-    cv2 = pytest.importorskip("cv2")
-    path = write_video(tmp_path / "v.webm", frames(10), caption=Caption(task=TASK, hold_seconds=0.5), fps=10)
-    video = cv2.VideoCapture(str(path))
-    count = 0
-    while video.read()[0]:
-        count += 1
-    assert count == 15
-    assert path.read_bytes()[:4] == b"\x1a\x45\xdf\xa3"
-
-
 def test_long_and_odd_captions_and_sizes_fit(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.webp", [np.zeros((101, 301, 3), np.uint8)], caption=Caption(task="x " * 300))
     with Image.open(path) as image:
         width, height = image.size
     assert width % 2 == height % 2 == 0
     assert height > 101 + 60
-
-
-@pytest.mark.parametrize(
-    ("name", "images", "caption", "message"),
-    [
-        ("v.mp4", frames(), Caption(task="t"), r"must end in .webp or .webm, given v.mp4"),
-        ("v.webp", [], Caption(task="t"), "at least one frame"),
-        ("v.webp", [np.zeros((4, 4, 3), np.float32)], Caption(task="t"), "frame 0 is float32"),
-        ("v.webp", [*frames(1), np.zeros((4, 4, 3), np.uint8)], Caption(task="t"), r"frame 1 is uint8 \(4, 4, 3\)"),
-        ("v.webp", frames(3), Caption(task="t", frame_steps=[0, 1]), "2 entries for 3 frames"),
-    ],
-)
-def test_wrong_input_is_refused_and_leaves_no_file(
-    tmp_path: Path, name: str, images: list[np.ndarray], caption: Caption, message: str
-) -> None:
-    with pytest.raises(VideoError, match=message):
-        write_video(tmp_path / name, images, caption=caption)
-    assert list(tmp_path.iterdir()) == []
