@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ class EvaluationRecord:
 
     Fields that came later have defaults, so that older lines can still be read: ``init_states`` maps task ids to the
     initial states played (``"0-49"``), ``decoding`` is ``sample`` or ``greedy`` ("" in older lines, see
-    ``decoding_words``), ``lora_scale`` what the adapter was scaled by and ``previous_coeff`` what earlier adapters were
+    ``decoding_name``), ``lora_scale`` what the adapter was scaled by and ``previous_coeff`` what earlier adapters were
     merged into the base with (None: nothing was merged). ``probe`` marks a policy changed for the evaluation only, such
     as another LoRA scale: it belongs to a curve over scales and never to the success matrix. ``learnt_suite`` is the
     suite whose tasks were learnt where ``suite`` is another one, such as a perturbation of it ("": the same): shown
@@ -70,57 +70,20 @@ class EvaluationRecord:
     learnt_suite: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("method", "row", "suite", "checkpoint", "assets", "config_hash", "time", "learnt_suite"):
-            _require(isinstance(getattr(self, name), str), name, "a string", getattr(self, name))
-        _require(_is_int(self.seed), "seed", "an integer", self.seed)
-        _require(_are(self.learnt_tasks, _is_int), "learnt_tasks", "a tuple of task ids", self.learnt_tasks)
-        _require(_are(self.videos, lambda path: isinstance(path, str)), "videos", "a tuple of paths", self.videos)
-        for name in ("mean_return", "mean_episode_len", "temperature", "wall_seconds"):
-            _require(_is_number(getattr(self, name)), name, "a finite number", getattr(self, name))
-        for name in ("success_once", "success_at_end"):
-            _require(_is_rate(getattr(self, name)), name, "a rate in 0..1", getattr(self, name))
-        _require(
-            bool(self.success) and all(_is_int(k) and _is_rate(v) for k, v in self.success.items()),
-            "success",
-            "{task id: rate in 0..1} for at least one task",
-            self.success,
-        )
-        _require(
-            self.episodes.keys() == self.success.keys() and all(_is_int(n) and n > 0 for n in self.episodes.values()),
-            "episodes",
-            f"a positive count for each of the tasks {sorted(self.success)}",
-            self.episodes,
-        )
-        _require(
-            all(isinstance(text, str) for item in self.versions.items() for text in item),
-            "versions",
-            "{package: version}",
-            self.versions,
-        )
-        _require(
-            self.init_states.keys() <= self.success.keys()
-            and all(isinstance(states, str) for states in self.init_states.values()),
-            "init_states",
-            f"{{task id: states such as '0-49'}} for tasks among {sorted(self.success)}",
-            self.init_states,
-        )
-        expected = ("", "sample" if self.temperature > 0 else "greedy")
-        _require(self.decoding in expected, "decoding", f"one of {expected} at this temperature", self.decoding)
-        _require(_is_number(self.lora_scale), "lora_scale", "a finite number", self.lora_scale)
-        coefficient = self.previous_coeff
-        _require(coefficient is None or _is_number(coefficient), "previous_coeff", "a number or null", coefficient)
-        _require(isinstance(self.probe, bool), "probe", "true or false", self.probe)
-        _require(len(set(self.learnt_tasks)) == len(self.learnt_tasks), "learnt_tasks", "no repeats", self.learnt_tasks)
+        rates = (*self.success.values(), self.success_once, self.success_at_end)
+        if not self.success or not all(0 <= rate <= 1 for rate in rates):
+            raise LedgerError(f"success must be rates in 0..1 of at least one task and no NaN, given {rates}")
+        if self.episodes.keys() != self.success.keys() or min(self.episodes.values()) < 1:
+            tasks = sorted(self.success)
+            raise LedgerError(f"episodes must be a positive count for each of the tasks {tasks}, given {self.episodes}")
+        for name in ("mean_return", "mean_episode_len", "temperature", "wall_seconds", "lora_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise LedgerError(f"{name} must be a finite number, given {getattr(self, name)}")
         added = row_tasks(self.row)
-        if not added and self.learnt_tasks:
-            raise LedgerError(f"row 'base' has learnt no task, given learnt_tasks={list(self.learnt_tasks)}")
-        if self.learnt_tasks[len(self.learnt_tasks) - len(added) :] != added:
+        if self.learnt_tasks[len(self.learnt_tasks) - len(added) :] != added or (self.learnt_tasks and not added):
             raise LedgerError(f"row '{self.row}' must end its learnt_tasks with {added}, given {self.learnt_tasks}")
-        try:
-            stamp = datetime.fromisoformat(self.time)
-        except ValueError as error:
-            raise LedgerError(f"time must be an ISO date and time, given '{self.time}'") from error
-        _require(stamp.tzinfo is not None, "time", "with a time zone (UTC)", self.time)
+        if len(set(self.learnt_tasks)) < len(self.learnt_tasks):
+            raise LedgerError(f"learnt_tasks must hold no repeats, given {self.learnt_tasks}")
 
     @property
     def is_further(self) -> bool:
@@ -128,7 +91,7 @@ class EvaluationRecord:
         return self.learnt_suite not in ("", self.suite)
 
     @property
-    def decoding_words(self) -> str:
+    def decoding_name(self) -> str:
         """Greedy, or sampled with its temperature; older lines tell by the temperature alone."""
         return f"sampled at temperature {self.temperature:g}" if self.temperature > 0 else "greedy"
 
@@ -254,49 +217,30 @@ def _to_json(record: EvaluationRecord) -> dict[str, Any]:
     return entry
 
 
+_JSON_TYPES: dict[str, Any] = {
+    "str": str, "bool": bool, "int": int, "float": (int, float), "float | None": (int, float, type(None)),
+    "tuple": list, "dict": dict,
+}  # fmt: skip
+
+
 def _from_json(path: Path, number: int, entry: Mapping[str, Any]) -> EvaluationRecord:
-    fields = dataclasses.fields(EvaluationRecord)
-    names = {one.name for one in fields}
+    fields = {one.name: one for one in dataclasses.fields(EvaluationRecord)}
     missing = dataclasses.MISSING
-    required = {one.name for one in fields if one.default is missing and one.default_factory is missing}
-    where = f"{path} line {number}"
+    required = {name for name, one in fields.items() if one.default is missing and one.default_factory is missing}
     if lacking := sorted(required - entry.keys()):
-        raise LedgerError(f"{where} lacks {lacking}")
-    if unknown := sorted(entry.keys() - names):
-        raise LedgerError(f"{where} has unknown fields {unknown}; known: {sorted(names)}")
+        raise LedgerError(f"{path} line {number} lacks {lacking}")
+    if unknown := sorted(entry.keys() - fields.keys()):
+        raise LedgerError(f"{path} line {number} has unknown fields {unknown}; known: {sorted(fields)}")
     values = dict(entry)
     try:
-        for name in ("learnt_tasks", "videos"):
-            if name in values:
-                _require(isinstance(values[name], list), name, "a list", values[name])
-                values[name] = tuple(values[name])
-        values.setdefault("init_states", {})
-        for name in ("success", "episodes", "versions", "init_states"):
-            _require(isinstance(values[name], dict), name, "an object", values[name])
+        for name, value in entry.items():
+            kind = str(fields[name].type).partition("[")[0]
+            if not isinstance(value, _JSON_TYPES[kind]):
+                raise LedgerError(f"{name} must be of type {fields[name].type}, given {value!r}")
+            if isinstance(value, list):
+                values[name] = tuple(value)
         for name in ("success", "episodes", "init_states"):
-            _require(all(re.fullmatch(r"\d+", task) for task in values[name]), name, "task ids as keys", values[name])
-            values[name] = {int(task): value for task, value in values[name].items()}
+            values[name] = {int(task): value for task, value in values.get(name, {}).items()}
         return EvaluationRecord(**values)
-    except LedgerError as error:
-        raise LedgerError(f"{where}: {error}") from error
-
-
-def _require(condition: bool, name: str, expected: str, given: object) -> None:
-    if not condition:
-        raise LedgerError(f"{name} must be {expected}, given {given!r}")
-
-
-def _are(values: object, check: Callable[[object], bool]) -> bool:
-    return isinstance(values, tuple) and all(check(value) for value in values)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_rate(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    except (ValueError, TypeError) as error:
+        raise LedgerError(f"{path} line {number}: {error}") from error

@@ -32,7 +32,7 @@ CONFIDENCE = 0.95
 
 
 class MetricsError(ValueError):
-    """A success matrix or a curve that no metric can be computed from."""
+    """A success matrix that no metric can be computed from."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SuccessMatrix:
 
     ``stages[r]`` are the tasks that became learnt with row ``r``: ``()`` for the base model, one task for sequential
     methods, several for joint training. Without an evaluation of the base model the matrix starts at the first stage,
-    and what needs the base is ``None``.
+    and what needs the base is ``None``. Rates and counts were checked when they were recorded.
     """
 
     tasks: tuple[int, ...]
@@ -59,23 +59,8 @@ class SuccessMatrix:
     episodes_RK: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        shape = (len(self.stages), len(self.tasks))
-        if not self.stages or not self.tasks:
-            raise MetricsError("a success matrix needs at least one row and one task")
-        for name, array in (("success", self.success_RK), ("episodes", self.episodes_RK)):
-            if array.shape != shape:
-                raise MetricsError(f"{name} has shape {array.shape}, expected (rows, tasks) = {shape}")
-        if not np.all((self.success_RK >= 0) & (self.success_RK <= 1)):
-            raise MetricsError(f"success rates must lie in 0..1 and be no NaN, given {self.success_RK.tolist()}")
-        if np.any(self.episodes_RK < 1):
-            raise MetricsError(f"every cell needs at least one episode, given {self.episodes_RK.tolist()}")
-        learnt = self.learnt_tasks
-        if len(set(self.tasks)) != len(self.tasks) or len(set(learnt)) != len(learnt):
-            raise MetricsError(f"tasks {self.tasks} and learnt tasks {learnt} must not repeat")
-        if missing := sorted(set(learnt) - set(self.tasks)):
+        if missing := sorted(set(self.learnt_tasks) - set(self.tasks)):
             raise MetricsError(f"learnt tasks {missing} have no column; evaluated tasks: {list(self.tasks)}")
-        if any(not stage for stage in self.stages[1:]):
-            raise MetricsError("only the first row may be the base model (a stage without tasks)")
 
     @property
     def has_base(self) -> bool:
@@ -97,27 +82,32 @@ class SuccessMatrix:
         """Column index of a task."""
         return self.tasks.index(task)
 
+    @property
+    def last_row(self) -> int:
+        """Row of the policy after the last stage."""
+        return len(self.stages) - 1
+
     def own_row(self, task: int) -> int:
-        """Row of the policy right after the task was learnt."""
-        for row, stage in enumerate(self.stages):
-            if task in stage:
-                return row
-        raise MetricsError(f"task {task} was not learnt; learnt tasks: {list(self.learnt_tasks)}")
+        """Row of the policy right after a learnt task was learnt."""
+        return next(row for row, stage in enumerate(self.stages) if task in stage)
+
+    @property
+    def earlier_tasks(self) -> tuple[int, ...]:
+        """Learnt tasks that a later stage follows: they can have been forgotten."""
+        return tuple(task for stage in self.stages[:-1] for task in stage)
 
     def success(self, row: int, task: int) -> float:
         """Success rate of one cell."""
         return float(self.success_RK[row, self.column(task)])
 
 
-def wilson_interval(success_rate: float, episodes: float, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson_interval(success_rate: float, episodes: float) -> tuple[float, float]:
     """Wilson score interval of a success rate measured over ``episodes`` independent episodes.
 
     ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``: unlike the normal interval it stays inside 0..1
     and is honest at 0 and 1.
     """
-    if not 0 <= success_rate <= 1 or episodes < 1:
-        raise MetricsError(f"need a rate in 0..1 and at least one episode, given {success_rate} over {episodes}")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
     scale = 1 + z * z / episodes
     center = (success_rate + z * z / (2 * episodes)) / scale
     half = z * math.sqrt(success_rate * (1 - success_rate) / episodes + (z / (2 * episodes)) ** 2) / scale
@@ -125,7 +115,7 @@ def wilson_interval(success_rate: float, episodes: float, *, confidence: float =
     return max(0.0, min(center - half, success_rate)), min(1.0, max(center + half, success_rate))
 
 
-def weighted_sum(matrix: SuccessMatrix, weights_RK: NDArray[np.float64], *, confidence: float = CONFIDENCE) -> Estimate:
+def weighted_sum(matrix: SuccessMatrix, weights_RK: NDArray[np.float64]) -> Estimate:
     """``sum(weights * success)`` with its MOVER interval from the cells' Wilson intervals.
 
     Cells are taken as independent. Rows evaluated on the same initial states are positively correlated, so intervals
@@ -135,7 +125,7 @@ def weighted_sum(matrix: SuccessMatrix, weights_RK: NDArray[np.float64], *, conf
     below = above = 0.0
     for row, column in zip(*np.nonzero(weights_RK), strict=True):
         weight, rate = float(weights_RK[row, column]), float(matrix.success_RK[row, column])
-        low, high = wilson_interval(rate, float(matrix.episodes_RK[row, column]), confidence=confidence)
+        low, high = wilson_interval(rate, float(matrix.episodes_RK[row, column]))
         ends = (weight * (rate - low), weight * (high - rate))
         down, up = ends if weight > 0 else (-ends[1], -ends[0])
         below += down * down
@@ -148,19 +138,17 @@ def average_success(matrix: SuccessMatrix) -> Estimate | None:
 
     ``AVG = 1/T sum_j S[T, j]``; ACC of GEM and AVG of arXiv:2603.11653. ``None`` when nothing was learnt.
     """
-    return _mean_of_cells(matrix, [(len(matrix.stages) - 1, task) for task in matrix.learnt_tasks])
+    return _mean(matrix, [(matrix.last_row, task) for task in matrix.learnt_tasks])
 
 
 def base_success(matrix: SuccessMatrix) -> Estimate | None:
     """Mean success of the base model on the tasks that are learnt later (on all tasks when none is)."""
-    if not matrix.has_base:
-        return None
-    return _mean_of_cells(matrix, [(0, task) for task in matrix.learnt_tasks or matrix.tasks])
+    return _mean(matrix, [(0, task) for task in matrix.learnt_tasks or matrix.tasks]) if matrix.has_base else None
 
 
 def plasticity(matrix: SuccessMatrix) -> Estimate | None:
     """Mean success on each task right after learning it: ``1/T sum_j S[j, j]`` ("learning accuracy")."""
-    return _mean_of_cells(matrix, [(matrix.own_row(task), task) for task in matrix.learnt_tasks])
+    return _mean(matrix, [(matrix.own_row(task), task) for task in matrix.learnt_tasks])
 
 
 def nbt_final(matrix: SuccessMatrix) -> Estimate | None:
@@ -169,11 +157,8 @@ def nbt_final(matrix: SuccessMatrix) -> Estimate | None:
     ``NBT = 1/(T-1) sum_{j<T} (S[j, j] - S[T, j])`` (arXiv:2603.11653). The tasks of the last stage cannot have been
     forgotten yet and are left out. ``None`` with fewer than two stages.
     """
-    last = len(matrix.stages) - 1
-    pairs = [
-        ((matrix.own_row(task), task), (last, task)) for task in matrix.learnt_tasks if matrix.own_row(task) < last
-    ]
-    return _mean_difference(matrix, pairs)
+    tasks = matrix.earlier_tasks
+    return _mean(matrix, [(matrix.own_row(task), task) for task in tasks], [(matrix.last_row, task) for task in tasks])
 
 
 def nbt_libero(matrix: SuccessMatrix) -> Estimate | None:
@@ -182,15 +167,13 @@ def nbt_libero(matrix: SuccessMatrix) -> Estimate | None:
     ``NBT_j = 1/(T-j) sum_{r=j+1..T} (S[j, j] - S[r, j])``, then the mean over the T-1 tasks that have a later one.
     (LIBERO's text divides by T although NBT of the last task is an empty mean.) ``None`` with fewer than two stages.
     """
-    last = len(matrix.stages) - 1
-    weights_RK = np.zeros_like(matrix.success_RK)
-    earlier = [task for task in matrix.learnt_tasks if matrix.own_row(task) < last]
-    if not earlier:
+    if not (earlier := matrix.earlier_tasks):
         return None
+    weights_RK = np.zeros_like(matrix.success_RK)
     for task in earlier:
         own, column = matrix.own_row(task), matrix.column(task)
         weights_RK[own, column] += 1 / len(earlier)
-        weights_RK[own + 1 :, column] -= 1 / (len(earlier) * (last - own))
+        weights_RK[own + 1 :, column] -= 1 / (len(earlier) * (matrix.last_row - own))
     return weighted_sum(matrix, weights_RK)
 
 
@@ -209,8 +192,8 @@ def forward_transfer(matrix: SuccessMatrix) -> Estimate | None:
     """
     if not matrix.has_base:
         return None
-    pairs = [((matrix.own_row(task) - 1, task), (0, task)) for task in matrix.learnt_tasks if matrix.own_row(task) > 1]
-    return _mean_difference(matrix, pairs)
+    tasks = [task for task in matrix.learnt_tasks if matrix.own_row(task) > 1]
+    return _mean(matrix, [(matrix.own_row(task) - 1, task) for task in tasks], [(0, task) for task in tasks])
 
 
 def forgetting(matrix: SuccessMatrix) -> float | None:
@@ -219,8 +202,7 @@ def forgetting(matrix: SuccessMatrix) -> float | None:
     ``F = 1/(T-1) sum_{j<T} (max_{r<T} S[r, j] - S[T, j])``, with the maximum over the rows of trained policies. It is
     no weighted sum and biased upwards by evaluation noise (a maximum of noisy numbers), so it has no interval.
     """
-    last = len(matrix.stages) - 1
-    return _mean_drop(matrix, lambda task: range(1 if matrix.has_base else 0, last))
+    return _mean_drop(matrix, lambda task: range(1 if matrix.has_base else 0, matrix.last_row))
 
 
 def forgetting_mammoth(matrix: SuccessMatrix) -> float | None:
@@ -235,34 +217,26 @@ def forgetting_mammoth(matrix: SuccessMatrix) -> float | None:
 
 def _mean_drop(matrix: SuccessMatrix, rows_of: Callable[[int], range]) -> float | None:
     """Mean over the tasks before the last stage of their best success in ``rows_of(task)`` minus the final one."""
-    last = len(matrix.stages) - 1
     drops = [
-        max(matrix.success(row, task) for row in rows_of(task)) - matrix.success(last, task)
-        for task in matrix.learnt_tasks
-        if matrix.own_row(task) < last
+        max(matrix.success(row, task) for row in rows_of(task)) - matrix.success(matrix.last_row, task)
+        for task in matrix.earlier_tasks
     ]
     return float(np.mean(drops)) if drops else None
 
 
 def zero_shot_success(matrix: SuccessMatrix) -> Estimate | None:
     """ZS: mean success on tasks never trained on, after the last stage (arXiv:2603.11653); ``None`` without any."""
-    return _mean_of_cells(matrix, [(len(matrix.stages) - 1, task) for task in matrix.held_out_tasks])
+    return _mean(matrix, [(matrix.last_row, task) for task in matrix.held_out_tasks])
 
 
 def zero_shot_change(matrix: SuccessMatrix) -> Estimate | None:
     """Zero-shot success minus the base model's on the same held-out tasks."""
-    if not matrix.has_base or len(matrix.stages) == 1:
-        return None
-    last = len(matrix.stages) - 1
-    return _mean_difference(matrix, [((last, task), (0, task)) for task in matrix.held_out_tasks])
+    return _change(matrix, matrix.held_out_tasks) if matrix.last_row > 0 else None
 
 
 def improvement(matrix: SuccessMatrix) -> Estimate | None:
     """AVG minus the base model's success on the same tasks."""
-    if not matrix.has_base:
-        return None
-    last = len(matrix.stages) - 1
-    return _mean_difference(matrix, [((last, task), (0, task)) for task in matrix.learnt_tasks])
+    return _change(matrix, matrix.learnt_tasks)
 
 
 def libero_forward_transfer(curves: Mapping[int, Sequence[float]], *, hold_peak: bool = False) -> float:
@@ -273,12 +247,8 @@ def libero_forward_transfer(curves: Mapping[int, Sequence[float]], *, hold_peak:
     the best checkpoint of a task and therefore counts every evaluation after the (first) peak as the peak:
     ``hold_peak``. Leave it off for runs that go on with the last checkpoint, as ours do.
     """
-    if not curves:
-        raise MetricsError("LIBERO's forward transfer needs the learning curve of at least one task")
     means = []
-    for task, curve in curves.items():
-        if not curve or not all(0 <= rate <= 1 for rate in curve):
-            raise MetricsError(f"the curve of task {task} must hold success rates in 0..1, given {list(curve)}")
+    for curve in curves.values():
         peak = int(np.argmax(curve))
         held = [*curve[:peak], *[curve[peak]] * (len(curve) - peak)] if hold_peak else curve
         means.append(np.mean(held))
@@ -287,15 +257,11 @@ def libero_forward_transfer(curves: Mapping[int, Sequence[float]], *, hold_peak:
 
 def libero_auc(matrix: SuccessMatrix, curves: Mapping[int, Sequence[float]], *, hold_peak: bool = False) -> float:
     """AUC of LIBERO: ``AUC_k = (FWT_k + sum_{r>k} S[r, k]) / (T - k + 1)``, then the mean over learnt tasks."""
-    if missing := [task for task in matrix.learnt_tasks if task not in curves]:
-        raise MetricsError(f"no learning curve for learnt tasks {missing}; curves given: {sorted(curves)}")
     areas = []
     for task in matrix.learnt_tasks:
         later = matrix.success_RK[matrix.own_row(task) + 1 :, matrix.column(task)]
         speed = libero_forward_transfer({task: curves[task]}, hold_peak=hold_peak)
         areas.append((speed + float(later.sum())) / (1 + len(later)))
-    if not areas:
-        raise MetricsError("LIBERO's AUC needs at least one learnt task")
     return float(np.mean(areas))
 
 
@@ -312,44 +278,21 @@ def over_seeds(values: Sequence[float]) -> Estimate | None:
     return Estimate(mean, mean - half, mean + half)
 
 
-def summary(matrix: SuccessMatrix) -> dict[str, float]:
-    """All metrics of one matrix that the data define, by the names that loggers and tables use."""
-    estimates = {
-        "continual/average_success": average_success(matrix),
-        "continual/improvement": improvement(matrix),
-        "continual/plasticity": plasticity(matrix),
-        "continual/nbt": nbt_final(matrix),
-        "continual/nbt_libero": nbt_libero(matrix),
-        "continual/backward_transfer": backward_transfer(matrix),
-        "continual/forward_transfer": forward_transfer(matrix),
-        "continual/zero_shot": zero_shot_success(matrix),
-        "continual/zero_shot_change": zero_shot_change(matrix),
-    }
-    values = {name: estimate.value for name, estimate in estimates.items() if estimate is not None}
-    drops = {
-        "continual/forgetting": forgetting(matrix),
-        "continual/forgetting_mammoth": forgetting_mammoth(matrix),
-    }
-    return values | {name: drop for name, drop in drops.items() if drop is not None}
-
-
 Cell = tuple[int, int]  # (row, task id)
 
 
-def _mean_of_cells(matrix: SuccessMatrix, cells: Sequence[Cell]) -> Estimate | None:
-    if not cells:
+def _mean(matrix: SuccessMatrix, plus: Sequence[Cell], minus: Sequence[Cell] = ()) -> Estimate | None:
+    """Mean of cells, minus that of as many others; ``None`` of none."""
+    if not plus:
         return None
     weights_RK = np.zeros_like(matrix.success_RK)
-    for row, task in cells:
-        weights_RK[row, matrix.column(task)] += 1 / len(cells)
+    for sign, cells in ((1, plus), (-1, minus)):
+        for row, task in cells:
+            weights_RK[row, matrix.column(task)] += sign / len(plus)
     return weighted_sum(matrix, weights_RK)
 
 
-def _mean_difference(matrix: SuccessMatrix, pairs: Sequence[tuple[Cell, Cell]]) -> Estimate | None:
-    if not pairs:
-        return None
-    weights_RK = np.zeros_like(matrix.success_RK)
-    for (plus_row, plus_task), (minus_row, minus_task) in pairs:
-        weights_RK[plus_row, matrix.column(plus_task)] += 1 / len(pairs)
-        weights_RK[minus_row, matrix.column(minus_task)] -= 1 / len(pairs)
-    return weighted_sum(matrix, weights_RK)
+def _change(matrix: SuccessMatrix, tasks: Sequence[int]) -> Estimate | None:
+    """Success on tasks after the last stage, minus the base model's; ``None`` where that was not evaluated."""
+    last, first = [(matrix.last_row, task) for task in tasks], [(0, task) for task in tasks]
+    return _mean(matrix, last, first) if matrix.has_base else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -36,7 +35,6 @@ class RunInfo:
     config_name: str = ""
     method: str = ""
     suite: str = ""
-    seed: int | None = None
     overrides: str = ""
     started: str = ""
     languages: dict[int, str] = field(default_factory=dict)
@@ -52,29 +50,23 @@ def read(folder: Path) -> RunInfo | None:
         return None
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunInfoError(f"{path} is no JSON ({error}); remove it, the next run writes it again") from error
-    if not isinstance(entry, dict):
-        raise RunInfoError(f"{path} must hold a JSON object, given {type(entry).__name__}")
-    seed, overrides, languages = entry.get("seed"), entry.get("overrides") or [], _mapping(path, entry, "languages")
-    if seed is not None and not isinstance(seed, int):
-        raise RunInfoError(f"{path}: seed must be an integer, given {seed!r}")
-    if not isinstance(overrides, list):
-        raise RunInfoError(f"{path}: overrides must be a list, given {overrides!r}")
-    if not all(re.fullmatch(r"\d+", task) for task in languages):
-        raise RunInfoError(f"{path}: languages must have task ids as keys, given {sorted(languages)}")
-    return RunInfo(
-        config_name=str(entry.get("config_name") or ""),
-        method=str(entry.get("method") or ""),
-        suite=str(entry.get("suite") or ""),
-        seed=seed,
-        overrides=shlex.join(map(str, overrides)),
-        started=str(entry.get("time") or ""),
-        languages={int(task): text for task, text in languages.items()},
-        versions=_mapping(path, entry, "versions"),
-        hardware=_mapping(path, entry, "hardware"),
-        config=_config(folder / CONFIG_NAME),
-    )
+        return RunInfo(
+            config_name=entry.get("config_name") or "",
+            method=entry.get("method") or "",
+            suite=entry.get("suite") or "",
+            overrides=shlex.join(entry.get("overrides") or []),
+            started=entry.get("time") or "",
+            languages={int(task): str(text) for task, text in _texts(entry, "languages").items()},
+            versions=_texts(entry, "versions"),
+            hardware=_texts(entry, "hardware"),
+            config=_config(folder / CONFIG_NAME),
+        )
+    except (ValueError, TypeError, AttributeError) as error:  # no JSON, or of another shape
+        raise RunInfoError(f"{path} cannot be read ({error}); remove it, the next run writes it again") from error
+
+
+def _texts(entry: Mapping[str, Any], name: str) -> dict[str, str]:
+    return {key: str(value) for key, value in (entry.get(name) or {}).items()}
 
 
 def hardware() -> dict[str, str]:
@@ -85,13 +77,6 @@ def hardware() -> dict[str, str]:
         facts["memory"] = f"{int(memory.split()[0]) / 2**20:.0f} GiB"
     facts["gpus"] = ", ".join(_gpus()) or "none"
     return facts
-
-
-def _mapping(path: Path, entry: Mapping[str, Any], name: str) -> dict[str, str]:
-    value = entry.get(name) or {}
-    if not isinstance(value, dict):
-        raise RunInfoError(f"{path}: {name} must be an object, given {value!r}")
-    return {str(key): str(one) for key, one in value.items()}
 
 
 def _config(path: Path) -> dict[str, str]:

@@ -61,8 +61,8 @@ def test_decoding_states_and_scales_come_back(tmp_path: Path) -> None:
     ledger.append(path, scaled)
     assert ledger.read(path) == [scaled]
     assert json.loads(path.read_text())["init_states"] == {"0": "0-7", "10": "0-3,9"}
-    assert scaled.decoding_words == "sampled at temperature 1.6"
-    assert record(temperature=0.0, decoding="greedy").decoding_words == "greedy"
+    assert scaled.decoding_name == "sampled at temperature 1.6"
+    assert record(temperature=0.0, decoding="greedy").decoding_name == "greedy"
 
 
 def test_lines_from_before_these_fields_can_still_be_read(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_lines_from_before_these_fields_can_still_be_read(tmp_path: Path) -> Non
     path.write_text(json.dumps(entry) + "\n")
     (old,) = ledger.read(path)
     assert (old.lora_scale, old.previous_coeff, old.probe, old.init_states) == (1.0, None, False, {})
-    assert old.decoding_words == "sampled at temperature 1.6"
+    assert old.decoding_name == "sampled at temperature 1.6"
 
 
 def test_probes_never_enter_the_matrix() -> None:
@@ -94,35 +94,19 @@ def test_index_ranges(indices: list[int], text: str) -> None:
     assert ledger.index_ranges(indices) == text
 
 
-def test_utc_now_is_accepted() -> None:
-    record(time=ledger.utc_now())
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": "1234"}, "seed must be an integer, given '1234'"),
-        ({"seed": True}, "seed must be an integer"),
-        ({"success": {0: 1.5, 1: 0.0, 10: 0.0}}, r"rate in 0\.\.1"),
+        ({"success": {0: 1.5, 1: 0.0, 10: 0.0}}, r"rates in 0\.\.1"),
+        ({"success_once": float("nan")}, "no NaN"),
         ({"success": {}, "episodes": {}}, "at least one task"),
         ({"episodes": {0: 8}}, r"positive count for each of the tasks \[0, 1, 10\]"),
         ({"mean_return": float("nan")}, "finite number"),
-        ({"success_at_end": -0.1}, "success_at_end"),
-        ({"learnt_tasks": [0]}, "tuple of task ids"),
         ({"row": "after"}, "row must be 'base'"),
-        ({"learnt_tasks": (0,)}, "'base' has learnt no task"),
+        ({"learnt_tasks": (0,)}, "'base' must end its learnt_tasks with"),
         ({"row": "task_1", "learnt_tasks": (1, 0)}, "must end its learnt_tasks with"),
         ({"row": "task_1", "learnt_tasks": (1, 1)}, "no repeats"),
-        ({"time": "yesterday"}, "ISO"),
-        ({"time": "2026-01-02T03:04:05"}, "time zone"),
-        ({"versions": {"torch": 2}}, "versions"),
-        ({"decoding": "greedy"}, r"decoding must be one of \('', 'sample'\) at this temperature, given 'greedy'"),
-        ({"decoding": "sample", "temperature": 0.0}, "'greedy'"),
-        ({"init_states": {3: "0-7"}}, r"init_states must be .* among \[0, 1, 10\]"),
-        ({"init_states": {0: 8}}, "init_states"),
         ({"lora_scale": float("inf")}, "lora_scale must be a finite number"),
-        ({"previous_coeff": "0.8"}, "previous_coeff must be a number or null"),
-        ({"probe": 1}, "probe must be true or false"),
     ],
 )
 def test_wrong_values_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -178,9 +162,9 @@ def test_a_corrupt_middle_line_is_refused_by_name(tmp_path: Path) -> None:
     [
         (lambda e: e.pop("seed"), r"line 1 lacks \['seed'\]"),
         (lambda e: e.update(colour="red"), r"unknown fields \['colour'\]"),
-        (lambda e: e.update(success={"a": 1.0}), "task ids as keys"),
-        (lambda e: e.update(learnt_tasks="0"), "learnt_tasks must be a list"),
-        (lambda e: e.update(seed=1.5), "line 1: seed must be an integer, given 1.5"),
+        (lambda e: e.update(success={"a": 1.0}), "line 1: .*'a'"),
+        (lambda e: e.update(learnt_tasks="0"), "learnt_tasks must be of type tuple"),
+        (lambda e: e.update(seed=1.5), "line 1: seed must be of type int, given 1.5"),
     ],
 )
 def test_lines_of_the_wrong_shape_name_file_line_and_field(tmp_path: Path, edit: Any, message: str) -> None:

@@ -13,12 +13,11 @@ from rlinf.reporting.run_info import RunInfo
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no JSON"),
-        ("[]", "JSON object"),
-        ('{"seed": "a"}', "seed must be an integer, given 'a'"),
+        ("{", "cannot be read .*remove it, the next run writes it again"),
+        ("[]", "cannot be read"),
         ('{"versions": []}', None),
-        ('{"versions": ["a"]}', "versions must be an object"),
-        ('{"languages": {"a": "b"}}', "task ids as keys"),
+        ('{"versions": ["a"]}', "cannot be read"),
+        ('{"languages": {"a": "b"}}', "cannot be read .*'a'"),
         ('{"unknown": 1}', None),
     ],
 )

@@ -237,7 +237,7 @@ def _title(method: MethodRuns) -> str:
     record, learnt = method.first.records[-1], method.matrices[0].learnt_tasks
     noun = "task" if len(learnt) == 1 else "tasks"
     tasks = f"{noun} {task_ranges(sorted(learnt))}" if learnt else "base model"
-    return f"{suite_name(method.first.suite)}, {tasks} ({record.decoding_words}, {record.assets} assets)"
+    return f"{suite_name(method.first.suite)}, {tasks} ({record.decoding_name}, {record.assets} assets)"
 
 
 # ---------------------------------------------------------------------------------------------------------- LoRA scale

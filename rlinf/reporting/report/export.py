@@ -122,7 +122,7 @@ def csv_table(experiments: Sequence[Experiment]) -> str:
         told = (
             first.suite,
             tasks,
-            record.decoding_words,
+            record.decoding_name,
             record.assets,
             name,
             first.method,

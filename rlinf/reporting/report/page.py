@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlinf.reporting import metrics
 from rlinf.reporting.ledger import row_tasks, utc_now
-from rlinf.reporting.metrics import Estimate, SuccessMatrix
+from rlinf.reporting.metrics import SuccessMatrix
 from rlinf.reporting.report import names, plots
 from rlinf.reporting.report.collect import VIDEO_TYPES, Experiment, TrainingRun, Video
 from rlinf.reporting.report.columns import COLUMNS, evaluations_in_training, further_suites
@@ -99,7 +99,6 @@ def _run(experiment: Experiment, *, max_videos: int, max_bytes: int) -> dict[str
         "experiment": experiment,
         "method": method,
         "matrix": matrix,
-        "tiles": [] if matrix is None else _tiles(matrix),
         "facts": _facts(experiment),
         "notes": _notes(experiment),
         "bars": [] if matrix is None else _bars(matrix),
@@ -128,7 +127,7 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
             played += f"; training starts from {same if chosen == 'null' else chosen}"
         facts += [
             ("Episodes", f"{episodes} per task and evaluation{played}"),
-            ("Decoding", last.decoding_words),
+            ("Decoding", last.decoding_name),
             ("Assets", last.assets),
             ("Last evaluated", last.time[:16].replace("T", " ") + " UTC"),
         ]
@@ -157,46 +156,6 @@ def _notes(experiment: Experiment) -> list[str]:
         if dropped := sorted(evaluated - set(experiment.matrix.tasks)):
             notes.append(f"Left out, as not every evaluation covers them: tasks {names.listing(dropped)}.")
     return notes
-
-
-def _tiles(matrix: SuccessMatrix) -> list[dict[str, Any]]:
-    """The numbers of the field, each with its interval and a sentence.
-
-    ``better`` is +1 or -1 for differences, shown in points, where more or less is better; 0 for rates.
-    """
-    base, average = metrics.base_success(matrix), metrics.average_success(matrix)
-
-    def tile(
-        name: str, short: str, value: Estimate | None, text: str, missing: str = "", better: int = 0
-    ) -> dict[str, Any]:
-        sure = value is not None and (value.low > 0 or value.high < 0)
-        colour = "" if value is None or not better or not sure else "up" if value.value * better > 0 else "down"
-        show = names.points if better else names.percent
-        return {"name": name, "short": short, "value": value, "text": text, "missing": missing, "colour": colour,
-                "is_points": bool(better), "show": show}  # fmt: skip
-
-    if average is None:
-        return [tile("Base model", "", base, "Mean success over all tasks, before any learning.")]
-    before = f" The base model reaches {names.percent(base.value)}." if base is not None else ""
-    change = metrics.zero_shot_change(matrix)
-    against = f" That is {names.points(change.value)} points against the base model." if change is not None else ""
-    return [
-        tile("Learnt tasks", "AVG", average, f"Mean success on the learnt tasks at the end.{before}"),
-        tile(
-            "Forgetting", "NBT", metrics.nbt_final(matrix),
-            "Success lost since each task was learnt. Below zero, later tasks helped.",
-            "Needs a task that was learnt before the last one.", -1,
-        ),
-        tile(
-            "Forward transfer", "FWT", metrics.forward_transfer(matrix),
-            "What learning earlier tasks gave a task before its own training, against the base model.",
-            "Needs the base model and two tasks learnt in sequence.", 1,
-        ),
-        tile(
-            "Held-out tasks", "ZS", metrics.zero_shot_success(matrix),
-            f"Mean success on tasks never trained on, at the end.{against}", "Every evaluated task was trained on.",
-        ),
-    ]  # fmt: skip
 
 
 def _bars(matrix: SuccessMatrix) -> list[tuple[int, list[plots.Bar], list[str]]]:
