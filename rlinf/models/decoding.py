@@ -33,15 +33,22 @@ def sample_chunk(
     temperature: float,
     uniforms_BCA: NDArray[np.float64],
     origin: str,
+    values_B: Tensor | None = None,
 ) -> PolicyOutput:
     """Sample a chunk, all tokens at once, by inverting the cumulative distribution; see ``sample_bins``."""
     uniforms_BT = sent(torch.from_numpy(uniforms_BCA), logits_BTV.device).flatten(1)
     bins_BT = sample_bins(logits_BTV, uniforms_BT, temperature=temperature, check_finite=False)
-    return sampled_chunk(logits_BTV, bins_BT, actions, temperature=temperature, origin=origin)
+    return sampled_chunk(logits_BTV, bins_BT, actions, temperature=temperature, origin=origin, values_B=values_B)
 
 
 def sampled_chunk(
-    logits_BTV: Tensor, bins_BT: Tensor, actions: ActionTokenMap, *, temperature: float, origin: str
+    logits_BTV: Tensor,
+    bins_BT: Tensor,
+    actions: ActionTokenMap,
+    *,
+    temperature: float,
+    origin: str,
+    values_B: Tensor | None = None,
 ) -> PolicyOutput:
     """The output for bins that were sampled; log-probabilities are those at ``temperature`` (at 1 for the arg max).
 
@@ -52,13 +59,13 @@ def sampled_chunk(
     env_actions_BT = actions.env_actions(bins_BT).flatten(1)
     finite_B1 = finite_rows(logits_BTV)[:, None]
     packed = torch.cat([env_actions_BT, finite_B1.to(env_actions_BT.dtype)], dim=1)
-    return PolicyOutput(
-        bins_BCA=bins_BT.view(shape), logprobs_BCA=logprobs_BT.view(shape), arriving=Received(packed), origin=origin
-    )
+    return PolicyOutput(bins_BT.view(shape), logprobs_BT.view(shape), Received(packed), origin, values_B)
 
 
-def evaluate_chunk(logits_BTV: Tensor, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
+def evaluate_chunk(
+    logits_BTV: Tensor, bins_BCA: Tensor, *, temperature: float, values_B: Tensor | None = None
+) -> PolicyEval:
     """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
     logprobs_BT = action_log_probs(logits_BTV, bins_BCA.flatten(1), temperature=temperature)
     entropy_BT = action_entropy(logits_BTV, temperature=temperature)
-    return PolicyEval(logprobs_BT.view(bins_BCA.shape), entropy_BT.view(bins_BCA.shape))
+    return PolicyEval(logprobs_BT.view(bins_BCA.shape), entropy_BT.view(bins_BCA.shape), values_B)

@@ -1,15 +1,14 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685) of policies: attach, name, switch off."""
+"""Low-rank adapters (LoRA, arXiv:2106.09685) of policies: attach, name, switch off, count into the weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from rlinf.config import ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
@@ -23,24 +22,24 @@ def attach_lora(
     """Wrap ``model`` with a trainable adapter: the one in folder ``path``, else a fresh one; see ``attach_adapter``.
 
     Raises:
-        ConfigError: the stored adapter has another rank than the configuration asks for, or does not fit the model.
+        ConfigError: the stored adapter has another rank than the configuration asks for.
+        CheckpointError: it cannot be read, or does not fit the model.
     """
-    with adapter_errors():
-        if path is None:
-            config = adapters.fresh_config(target_modules=target_modules, rank=rank, alpha=alpha or rank)
-        else:
-            config = stored_config(path, rank=rank, alpha=alpha)
-        return adapters.attach_adapter(model, config, path=path, seed=seed)
+    if path is None:
+        config = adapters.fresh_config(target_modules=target_modules, rank=rank, alpha=alpha or rank)
+    else:
+        config = stored_config(path, rank=rank, alpha=alpha)
+    return adapters.attach_adapter(model, config, path=path, seed=seed)
 
 
 def stored_config(path: Path, *, rank: int | None = None, alpha: int | None = None) -> LoraConfig:
     """What an adapter in a folder is. rank, alpha: what the configuration asks for; None: whatever it has.
 
     Raises:
-        ConfigError: it is of another rank or alpha, no plain LoRA, or cannot be read.
+        ConfigError: it is of another rank or alpha.
+        CheckpointError: it is no plain LoRA, or cannot be read.
     """
-    with adapter_errors():
-        config = adapters.read_config(path)
+    config = adapters.read_config(path)
     asked = (("rank", "lora_rank", rank, config.r), ("alpha", "lora_alpha", alpha, config.lora_alpha))
     for name, key, wanted, stored in asked:
         if wanted not in (None, stored):
@@ -55,27 +54,14 @@ def find_merged(model: ModelConfig) -> list[Path]:
     """The folders of adapters that are merged into the base checkpoint.
 
     Raises:
-        ConfigError: one is not there, or no plain LoRA.
+        ConfigError: one is not there.
+        CheckpointError: one is no plain LoRA.
     """
     key = "actor.model.previous_lora_paths"
     folders = [resolve_adapter(path, key=key, files=ADAPTER_FILES) for path in model.previous_lora_paths]
     for folder in folders:
         stored_config(folder)
     return folders
-
-
-@contextmanager
-def adapter_errors() -> Iterator[None]:
-    """An adapter that cannot be used was named in the configuration."""
-    try:
-        yield
-    except adapters.AdapterError as error:
-        raise ConfigError(str(error)) from error
-
-
-def save_adapter(wrapped: PeftModel, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write whole adapter tensors, by their names in ``wrapped``, in PEFT's own format."""
-    adapters.save_adapter(wrapped, folder, {name: torch.from_numpy(value) for name, value in tensors.items()})
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -99,3 +85,24 @@ def adapter_off(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, scale in zip(layers, scales, strict=True):
             layer.scaling.update(scale)
+
+
+class MergedAdapter:
+    """An adapter that is counted into the weights beneath it, so that a layer is one product instead of three.
+
+    For acting, in float32; parameters and names stay. Whoever changes the adapter or its scale calls ``refresh``, which
+    starts from a copy of the weights without it: nothing adds up. Without an adapter it does nothing.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._layers: list[Any] = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+        self._weights: list[Tensor] = [layer.get_base_layer().weight.detach().clone() for layer in self._layers]
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the adapter as it is now."""
+        for layer, weight in zip(self._layers, self._weights, strict=True):
+            layer.get_base_layer().weight.copy_(weight)
+            layer.merged_adapters.clear()
+            layer.merge()

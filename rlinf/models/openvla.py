@@ -1,19 +1,17 @@
 """OpenVLA as a ``Policy``: one action at a time, its tokens decoded one after another (arXiv:2406.09246)."""
 
-from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.utils.logging import disable_progress_bar
 
 from rlinf.config.schema import ModelConfig
 from rlinf.models.decoding import sampled_chunk
 from rlinf.models.policy import PolicyInputs, PolicyOutput, PolicySource
-from rlinf.models.vla import VLAPolicy, adapt_model, attention_route, single_value
-from transformers_openvla_oft import ActionOutput, OpenVLAConfig, OpenVLAForAutoregressivePrediction
+from rlinf.models.vla import VLAPolicy, load_base, single_value
+from transformers_openvla_oft import ActionOutput
 
 NUM_ACTIONS = 1
 
@@ -36,10 +34,14 @@ class OpenVLAPolicy(VLAPolicy):
             check_finite=False,  # `sampled_chunk` does
         )
         assert output.bins_BT is not None
-        sampled = sampled_chunk(
-            output.logits_BTV, output.bins_BT, self.actions, temperature=temperature, origin=self.origin
+        return sampled_chunk(
+            output.logits_BTV,
+            output.bins_BT,
+            self.actions,
+            temperature=temperature,
+            origin=self.origin,
+            values_B=single_value(output),
         )
-        return replace(sampled, values_B=single_value(output))
 
     def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
         """The actions too: logits follow them."""
@@ -49,18 +51,6 @@ class OpenVLAPolicy(VLAPolicy):
 
 
 def load_openvla(config: ModelConfig, source: PolicySource, base_dtype: torch.dtype) -> OpenVLAPolicy:
-    """Load checkpoint and adapter; see ``load_policy``.
-
-    Published checkpoints do not state how many actions they decode.
-
-    Raises:
-        ConfigError: the checkpoint does not fit the configuration.
-    """
-    disable_progress_bar()  # transformers' own; in a worker it is noise
-    model = OpenVLAForAutoregressivePrediction.from_pretrained(
-        source.checkpoint,
-        config=OpenVLAConfig.from_pretrained(source.checkpoint, num_actions_chunk=NUM_ACTIONS),
-        dtype=base_dtype,
-        attn_implementation=attention_route(config, source, base_dtype),
-    )
-    return OpenVLAPolicy(adapt_model(model, config, source))
+    """Load checkpoint and adapter; see ``load_policy``. Published checkpoints do not state how many actions they
+    decode."""
+    return OpenVLAPolicy(load_base(config, source, base_dtype, num_actions_chunk=NUM_ACTIONS), config, source)

@@ -11,7 +11,7 @@ Shapes: B samples, N pictures, K channels, D instruction features, H features, T
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
@@ -31,28 +31,17 @@ from rlinf.models.decoding import describe_origin, evaluate_chunk, sample_chunk
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource, Stated
-from rlinf.models.simple_cnn_weights import VALUE_HEAD, read_weights
 from rlinf.models.transfer import sent
 from rlinf.run_layout import WHOLE_FILES
-from transformers_openvla_oft import ActionTokenMap, ValueHead, resize_pictures
-from transformers_openvla_oft.fields import check_whole
-from transformers_openvla_oft.loading import read_object
+from transformers_openvla_oft import ActionTokenMap, CheckpointError, ValueHead, resize_pictures
+from transformers_openvla_oft.loading import check_finite, check_fit, read_object, shapes
 
 MODEL_TYPE = "simple_cnn"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = WHOLE_FILES[0]
 INSTRUCTION_SIZE = 256
 NORM_GROUPS = 8
-SIZES = (
-    "image_size",
-    "num_images",
-    "squeezed_channels",
-    "hidden_size",
-    "token_size",
-    "num_actions_chunk",
-    "action_dim",
-    "n_action_bins",
-)
+VALUE_HEAD = "value_head."
 
 
 @dataclass(frozen=True)
@@ -74,15 +63,6 @@ class CNNSettings:
     norm_stats: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:
-            for name in SIZES:
-                check_whole(name, getattr(self, name), at_least=1)
-            for count in self.channels:
-                check_whole("each of channels", count, at_least=1)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        if not (isinstance(self.norm_stats, Mapping) and all(isinstance(x, Mapping) for x in self.norm_stats.values())):
-            raise ConfigError(f"norm_stats must have the statistics of each suite by its name, given {self.norm_stats}")
         if not self.channels or any(count % NORM_GROUPS for count in self.channels):
             raise ConfigError(f"channels={list(self.channels)} must be multiples of {NORM_GROUPS}")
         if self.image_size % self.stride:
@@ -113,13 +93,7 @@ class CNNSettings:
         unknown = sorted(values.keys() - {item.name for item in fields(CNNSettings)})
         if unknown:
             raise ConfigError(f"{folder / CONFIG_FILE}: unknown keys {', '.join(unknown)}")
-        channels = values.get("channels")
-        if not isinstance(channels, list):
-            raise ConfigError(f"{folder / CONFIG_FILE}: channels must be a list of whole numbers, given {channels!r}")
-        try:
-            return CNNSettings(**{**values, "channels": tuple(channels)})
-        except ConfigError as error:
-            raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from error
+        return CNNSettings(**{**values, "channels": tuple(values["channels"])})
 
     def save(self, folder: Path) -> None:
         """Write ``config.json``."""
@@ -130,24 +104,22 @@ class CNNSettings:
         """Bins and actions under the statistics of ``unnorm_key``.
 
         Raises:
-            ConfigError: there are none, or they are no bounds of actions.
+            ConfigError: there are none.
+            CheckpointError: they are no bounds of actions.
         """
         if unnorm_key not in self.norm_stats:
             raise ConfigError(
                 f"no action statistics for {unnorm_key!r}; the checkpoint has {sorted(self.norm_stats)}: choose one "
                 "with actor.model.unnorm_key"
             )
-        try:
-            return ActionTokenMap.from_statistics(
-                self.norm_stats[unnorm_key],
-                of=f"{unnorm_key} in the checkpoint's {CONFIG_FILE}",
-                action_dim=self.action_dim,
-                action_token_begin=0,
-                num_bins=self.n_action_bins,
-                num_actions_chunk=self.num_actions_chunk,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        return ActionTokenMap.from_statistics(
+            self.norm_stats[unnorm_key],
+            of=f"{unnorm_key} in the checkpoint's {CONFIG_FILE}",
+            action_dim=self.action_dim,
+            action_token_begin=0,
+            num_bins=self.n_action_bins,
+            num_actions_chunk=self.num_actions_chunk,
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -252,13 +224,24 @@ def save_cnn(folder: Path, settings: CNNSettings, tensors: Mapping[str, Tensor])
 
 
 def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) -> SimpleCNN:
-    """A network with the weights in ``folder``; where they have no value head, ``seed`` determines a fresh one.
+    """A network with the weights in ``folder``; where they have no value head, ``seed`` determines a fresh one, and
+    without a critic the stored one is left out.
 
     Raises:
-        ConfigError: they cannot be read, do not fit, or hold NaN or infinity.
+        CheckpointError: they cannot be read, do not fit, or hold NaN or infinity.
     """
-    module = fresh_cnn(settings, seed=seed, critic=critic)
-    module.load_state_dict(read_weights(folder / WEIGHTS_FILE, fresh=module.state_dict()))
+    module, file = fresh_cnn(settings, seed=seed, critic=critic), folder / WEIGHTS_FILE
+    fresh = module.state_dict()
+    tensors = {name: value for name, value in fresh.items() if name.startswith(VALUE_HEAD)}
+    try:
+        stored: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        tensors |= {name: value for name, value in stored.items() if name in fresh or not name.startswith(VALUE_HEAD)}
+    except Exception as error:  # bytes that are no pickle lead to nearly any: KeyError, IndexError, struct.error, ...
+        why = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{file} is missing, truncated or corrupt ({why}); copy it again") from error
+    check_fit(str(file), stored=shapes(tensors), expected=shapes(fresh))
+    check_finite(str(file), tensors)
+    module.load_state_dict(tensors)
     return module.eval()
 
 
@@ -285,19 +268,19 @@ class SimpleCNNPolicy:
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
         """Sample a chunk; see ``sample_chunk``."""
         logits_BTV, values_B = self._forward(inputs)
-        output = sample_chunk(
+        return sample_chunk(
             logits_BTV,
             self.actions,
             temperature=temperature,
             uniforms_BCA=uniforms_BCA,
             origin=describe_origin(self.checkpoint),
+            values_B=values_B,
         )
-        return replace(output, values_B=values_B)
 
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
         """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
         logits_BTV, values_B = self._forward(inputs)
-        return replace(evaluate_chunk(logits_BTV, bins_BCA, temperature=temperature), values_B=values_B)
+        return evaluate_chunk(logits_BTV, bins_BCA, temperature=temperature, values_B=values_B)
 
     def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
         """Logits of the 256 bins, before any temperature, differentiable; ``bins_BT`` are not looked at."""

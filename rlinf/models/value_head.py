@@ -8,11 +8,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from rlinf.config import ConfigError
-from transformers_openvla_oft import OpenVLAForActionPrediction, ValueHead
-from transformers_openvla_oft.loading import listed, non_finite
+from transformers_openvla_oft import CheckpointError, OpenVLAForActionPrediction, ValueHead
+from transformers_openvla_oft.loading import check_finite, check_fit, shapes
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 _MARK = ".value_head."
@@ -23,7 +21,7 @@ def attach_value_head(model: OpenVLAForActionPrediction, *, path: Path | None, s
     checkpoint's own, else a fresh one, which depends on ``seed`` alone.
 
     Raises:
-        ConfigError: the stored head cannot be read, does not fit the model, or holds NaN or infinity.
+        CheckpointError: the stored head cannot be read, does not fit the model, or holds NaN or infinity.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -31,33 +29,17 @@ def attach_value_head(model: OpenVLAForActionPrediction, *, path: Path | None, s
     own = model.value_head
     if own is not None and own.head_l3.out_features == 1:
         head.load_state_dict(own.state_dict())
-    file = path / VALUE_HEAD_FILE if path is not None else None
-    if file is not None and file.is_file():
-        head.load_state_dict(_read(file, expected=head.state_dict()))
+    if path is not None and (path / VALUE_HEAD_FILE).is_file():
+        what = f"the value head in {path / VALUE_HEAD_FILE}"
+        try:
+            stored = load_file(path / VALUE_HEAD_FILE)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{what} is truncated or corrupt ({error}); copy it again") from error
+        check_fit(what, stored=shapes(stored), expected=shapes(head.state_dict()))
+        check_finite(what, stored)
+        head.load_state_dict(stored)
     model.value_head = head
     return head
-
-
-def _read(file: Path, *, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a stored head, with names and shapes as ``expected``.
-
-    Raises:
-        ConfigError: they cannot be used.
-    """
-    try:
-        stored = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"the value head in {file} is truncated or corrupt ({error}); copy it again") from error
-    for name in sorted(stored.keys() | expected.keys()):
-        have, want = (tuple(tensors[name].shape) if name in tensors else None for tensors in (stored, expected))
-        if have != want:
-            raise ConfigError(f"the value head in {file} does not fit: {name} is {have}, the model needs {want}")
-    if bad := non_finite(stored):
-        raise ConfigError(
-            f"the value head in {file} is not usable: {len(bad)} of its tensors hold NaN or infinity: {listed(bad)}. "
-            "The training that wrote it diverged; take an earlier one."
-        )
-    return stored
 
 
 def in_value_head(name: str) -> bool:

@@ -3,7 +3,6 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers.utils.logging import disable_progress_bar
 
 from rlinf.config import ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models.decoding import describe_origin, evaluate_chunk
 from rlinf.models.identity import checkpoint_hash
-from rlinf.models.lora import adapter_off, attach_lora, find_merged, save_adapter, trainable_parameters
-from rlinf.models.merge import merge_adapters
+from rlinf.models.lora import adapter_off, attach_lora, find_merged, trainable_parameters
 from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource, Stated
 from rlinf.models.transfer import sent
 from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
@@ -32,13 +31,13 @@ from transformers_openvla_oft import (
     OpenVLAForActionPrediction,
     PolicyBatch,
     PrismaticProcessor,
-    ValueHead,
     checkpoint_blocks,
     choose_attention,
     compile_blocks,
     fsdp_units,
     lora_target_modules,
 )
+from transformers_openvla_oft.adapters import merge_adapters, save_adapter
 from transformers_openvla_oft.configuration import DATASET_STATISTICS_FILE, with_dataset_statistics
 from transformers_openvla_oft.loading import weight_files
 
@@ -49,37 +48,68 @@ PIPELINES = {  # what `picture_path` stands for, in stored data that must fit
 }
 
 
-@dataclass(frozen=True)
-class AdaptedModel:
-    """A model with its adapter, and what goes with it.
+class VLAPolicy(ABC):
+    """Joins model, processor and action tokens; see the ``Policy`` protocol for shapes. Subclasses decode.
 
-    value_head: part of the model; None without a critic. origin: what it was loaded from, for messages.
     statistics: of actions, which came with its adapters: what its tokens mean, whatever the checkpoint says.
     """
 
-    module: nn.Module
-    processor: PrismaticProcessor
-    actions: ActionTokenMap
-    checkpoint: Path
-    origin: str
-    value_head: ValueHead | None
-    statistics: Mapping[str, Any]
+    def __init__(self, model: OpenVLAForActionPrediction, config: ModelConfig, source: PolicySource) -> None:
+        """Give a base model its adapter, its value head where there is a critic, processor and action tokens.
 
-
-class VLAPolicy(ABC):
-    """Joins model, processor and action tokens; see the ``Policy`` protocol for shapes. Subclasses decode."""
-
-    def __init__(self, parts: AdaptedModel) -> None:
-        self.module = parts.module
-        self.value_head: nn.Module | None = parts.value_head
-        self.processor = parts.processor
-        self.actions = parts.actions
-        self.chunk_shape = (parts.actions.num_actions_chunk, parts.actions.action_dim)
-        self.num_images = parts.processor.num_images
-        self.checkpoint = parts.checkpoint
-        self.origin = parts.origin
-        self.statistics = parts.statistics
+        Raises:
+            ConfigError: the configuration asks for what these policies do not have.
+            CheckpointError: adapter, earlier adapters or value head cannot be read or do not fit.
+        """
+        if not config.is_lora:
+            raise ConfigError(
+                f"actor.model.is_lora=false: this version trains {config.model_name} through an adapter only"
+            )
+        path = resolve_adapter(config.lora_path, files=ADAPTER_FILES) if config.lora_path else None
+        previous = find_merged(config)
+        self.statistics = own_statistics([*previous, *([] if path is None else [path])])
+        model.config.norm_stats = {**(model.config.norm_stats or {}), **self.statistics}
+        if previous:
+            coeff = config.previous_lora_coeff
+            merge_adapters(model, previous, coeff=1.0 if coeff is None else coeff)
+        targets = lora_target_modules(model)
+        self.module: nn.Module = attach_lora(
+            model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=source.seed
+        )
+        if not source.trains:
+            dtype = model.dtype
+            for parameter in trainable_parameters(self.module).values():
+                parameter.data = parameter.data.to(dtype)
+        # What acts and what is scored must be one distribution, so no dropout, whatever adapter or checkpoint brings.
+        self.module.eval()
+        if config.gradient_checkpointing and source.trains:
+            policy, every = config.gradient_checkpointing_policy, config.gradient_checkpointing_every
+            checkpoint_blocks(model, policy=policy, every=every)
+        if config.compile_blocks:
+            compile_blocks(self.module)
+        self.processor = PrismaticProcessor.from_pretrained(
+            source.checkpoint,
+            max_prompt_length=config.max_prompt_length,
+            tokenizer=source.tokenizer,
+            picture_path=config.picture_path or "rl",
+            # What is prepared for one shape of its inputs should meet few: batches of several tasks come in few
+            # lengths. Those of one task have no pads, whose attention is slower, and round as their updates do.
+            prompt_multiple=8 if config.compile_blocks or source.cuda_graphs else 1,
+        )
+        if config.max_prompt_length is None:  # slots follow the prompts; small policies have enough for their suite
+            self.processor.max_prompt_length = max(self.processor.max_prompt_length, OpenVLAConfig.max_prompt_length)
+        self.num_images = self.processor.num_images
+        self.actions = ActionTokenMap.from_config(model.config, source.unnorm_key)
+        self.chunk_shape = (self.actions.num_actions_chunk, self.actions.action_dim)
+        self.checkpoint = source.checkpoint
+        self.origin = describe_origin(source.checkpoint, path)
         self.device = torch.device("cpu")
+        model.value_head = (  # after the adapter, which freezes everything else
+            attach_value_head(model, path=path, seed=source.seed)
+            if source.critic
+            else None  # a checkpoint may hold the one of its own training
+        )
+        self.value_head: nn.Module | None = model.value_head
 
     @abstractmethod
     def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
@@ -93,8 +123,7 @@ class VLAPolicy(ABC):
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
         """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
         output = self.score(inputs, bins_BCA.flatten(1))
-        evaluated = evaluate_chunk(output.logits_BTV, bins_BCA, temperature=temperature)
-        return replace(evaluated, values_B=single_value(output))
+        return evaluate_chunk(output.logits_BTV, bins_BCA, temperature=temperature, values_B=single_value(output))
 
     def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
         """Logits of the 256 bins, before any temperature, differentiable."""
@@ -143,7 +172,8 @@ class VLAPolicy(ABC):
     def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Write a PEFT adapter, loadable by PEFT alone; beside it the value head, and statistics that it came with."""
         assert isinstance(self.module, PeftModel)
-        save_adapter(self.module, folder, {name: t for name, t in tensors.items() if not in_value_head(name)})
+        adapter = {name: torch.from_numpy(value) for name, value in tensors.items() if not in_value_head(name)}
+        save_adapter(self.module, folder, adapter)
         save_value_head(folder, tensors)
         if self.statistics:
             text = json.dumps(self.statistics, indent=1) + "\n"
@@ -195,6 +225,18 @@ def own_statistics(adapters: Sequence[Path]) -> dict[str, Any]:
     return found
 
 
+def load_base(
+    config: ModelConfig, source: PolicySource, base_dtype: torch.dtype, **fields: int
+) -> OpenVLAForActionPrediction:
+    """The base checkpoint, without adapter. fields: of its configuration, which it does not state itself."""
+    disable_progress_bar()  # transformers' own; in a worker it is noise
+    route = attention_route(config, source, base_dtype)
+    model: OpenVLAForActionPrediction = OpenVLAForActionPrediction.from_pretrained(
+        source.checkpoint, dtype=base_dtype, attn_implementation=route, **fields
+    )
+    return model
+
+
 def attention_route(config: ModelConfig, source: PolicySource, dtype: torch.dtype) -> str:
     """What a model is loaded with, as ``actor.model.attn_implementation`` says.
 
@@ -210,57 +252,3 @@ def attention_route(config: ModelConfig, source: PolicySource, dtype: torch.dtyp
         return choose_attention(wanted, dtype=dtype)
     except ValueError as error:
         raise ConfigError(f"actor.model.attn_implementation={wanted}: {error}") from error
-
-
-def adapt_model(model: OpenVLAForActionPrediction, config: ModelConfig, source: PolicySource) -> AdaptedModel:
-    """Give a base model its adapter, its value head where there is a critic, processor and action tokens.
-
-    Raises:
-        ConfigError: adapter, earlier adapters or value head do not fit.
-    """
-    if not config.is_lora:
-        raise ConfigError(f"actor.model.is_lora=false: this version trains {config.model_name} through an adapter only")
-    path = resolve_adapter(config.lora_path, files=ADAPTER_FILES) if config.lora_path else None
-    previous = find_merged(config)
-    statistics = own_statistics([*previous, *([] if path is None else [path])])
-    model.config.norm_stats = {**(model.config.norm_stats or {}), **statistics}
-    if previous:
-        coeff = config.previous_lora_coeff
-        merge_adapters(model, previous, coeff=1.0 if coeff is None else coeff)
-    targets = lora_target_modules(model)
-    module: PeftModel = attach_lora(
-        model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=source.seed
-    )
-    if not source.trains:
-        dtype = model.dtype
-        for parameter in trainable_parameters(module).values():
-            parameter.data = parameter.data.to(dtype)
-    # What acts and what is scored must be one distribution, so no dropout, whatever adapter or checkpoint brings.
-    module.eval()
-    if config.gradient_checkpointing and source.trains:
-        checkpoint_blocks(model, policy=config.gradient_checkpointing_policy, every=config.gradient_checkpointing_every)
-    if config.compile_blocks:
-        compile_blocks(module)
-    processor = PrismaticProcessor.from_pretrained(
-        source.checkpoint,
-        max_prompt_length=config.max_prompt_length,
-        tokenizer=source.tokenizer,
-        picture_path=config.picture_path or "rl",
-        # What is prepared for one shape of its inputs should meet few: batches of several tasks come in few lengths.
-        # Those of one task have no pads, whose attention is slower, and round as their updates do.
-        prompt_multiple=8 if config.compile_blocks or source.cuda_graphs else 1,
-    )
-    if config.max_prompt_length is None:  # slots follow the prompts; small policies have just enough for their suite
-        processor.max_prompt_length = max(processor.max_prompt_length, OpenVLAConfig.max_prompt_length)
-    if not source.critic:
-        model.value_head = None  # a checkpoint may hold the one of its own training
-    return AdaptedModel(
-        module=module,
-        statistics=statistics,
-        processor=processor,
-        actions=ActionTokenMap.from_config(model.config, source.unnorm_key),
-        checkpoint=source.checkpoint,
-        origin=describe_origin(source.checkpoint, path),
-        # After the adapter, which freezes everything else.
-        value_head=attach_value_head(model, path=path, seed=source.seed) if source.critic else None,
-    )

@@ -15,8 +15,9 @@ from rlinf.engines.distributed import local_device, set_up_torch
 from rlinf.engines.fsdp import DTYPES, load_trainable
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import Policy, PolicySource, load_policy
-from rlinf.models.merge import MergedAdapter, scale_adapter
+from rlinf.models.lora import MergedAdapter
 from rlinf.workers.collection import Collected, Collector, CollectRequest
+from transformers_openvla_oft.adapters import scale_adapter
 
 
 class RolloutWorker:

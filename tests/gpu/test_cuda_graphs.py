@@ -10,9 +10,9 @@ import torch
 from rlinf.engines.fsdp import load_trainable
 from rlinf.models import Policy, PolicyInputs, PolicyOutput, PolicySource, load_policy
 from rlinf.models.lora import adapter_off, trainable_parameters
-from rlinf.models.merge import scale_adapter
 from rlinf.models.vla import VLAPolicy
 from tests.small_policy import LANGUAGE, model_config, write_policy
+from transformers_openvla_oft.adapters import scale_adapter
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,11 +17,10 @@ from rlinf.config.schema import ActorConfig, Config, ModelConfig, RolloutConfig
 from rlinf.data import Observation
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.merge import merge_adapters, scale_adapter
 from rlinf.workers.rollout import RolloutWorker
 from tests.small_policy import LANGUAGE, write_policy
-from transformers_openvla_oft import OpenVLAForActionPrediction
-from transformers_openvla_oft.adapters import attach_adapter, read_config
+from transformers_openvla_oft import CheckpointError, OpenVLAForActionPrediction
+from transformers_openvla_oft.adapters import attach_adapter, merge_adapters, read_config, scale_adapter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RANK = 4
@@ -170,7 +169,7 @@ def test_in_half_precision_the_sum_is_rounded_once(tmp_path):
 
 
 def test_an_adapter_of_another_model_is_refused(adapters):
-    with pytest.raises(ConfigError, match="is another model's"):
+    with pytest.raises(CheckpointError, match="is another model's"):
         merge_adapters(nn.Sequential(nn.Linear(2, 2)), [adapters[0]], coeff=1.0)
 
 
@@ -209,7 +208,7 @@ DAMAGE = {
     ),
     "not a number": (
         lambda t: t[f"{LAYER}.lora_B.weight"].fill_(torch.nan),
-        rf"1 of its tensors hold NaN or infinity: {LAYER}\.lora_B\.weight\.",
+        rf"holds NaN or infinity: {LAYER}\.lora_B\.weight\.",
     ),
 }
 
@@ -220,7 +219,7 @@ def test_an_adapter_that_is_incomplete_or_does_not_fit_is_refused(checkpoint, ad
     """Whether it is merged or goes on being trained."""
     change, message = DAMAGE[what]
     path = str(_rewrite(adapters[0], tmp_path, change))
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         _load(checkpoint, **{key: [path] if key == "previous_lora_paths" else path})
     assert path in str(error.value)
 
@@ -228,21 +227,27 @@ def test_an_adapter_that_is_incomplete_or_does_not_fit_is_refused(checkpoint, ad
 def test_no_weight_changes_before_every_adapter_is_found_to_fit(checkpoint, adapters, tmp_path):
     broken = _rewrite(adapters[1], tmp_path, lambda tensors: tensors.pop(f"{LAYER}.lora_B.weight"))
     model = OpenVLAForActionPrediction.from_pretrained(checkpoint)
-    with pytest.raises(ConfigError, match="1 missing"):
+    with pytest.raises(CheckpointError, match="1 missing"):
         merge_adapters(model, [adapters[0], broken], coeff=1.0)
     assert all(torch.equal(model.get_parameter(name), weight) for name, weight in _weights(checkpoint).items())
 
 
-def test_an_adapter_of_several_ranks_is_not_merged(checkpoint, adapters, tmp_path):
-    path = _rewrite(adapters[0], tmp_path, lambda tensors: None)
-    config = {**json.loads((path / CONFIG).read_text()), "rank_pattern": {"q_proj": 2}}
-    (path / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="cannot be merged"):
-        _load(checkpoint, previous_lora_paths=[str(path)])
+def test_an_adapter_of_several_ranks_is_merged_as_it_acts(checkpoint, adapters, tmp_path):
+    def halve(tensors):
+        for name in tensors:
+            if name.startswith(LAYER):
+                tensors[name] = (tensors[name][:2] if "lora_A" in name else tensors[name][:, :2]).contiguous()
+
+    path = _rewrite(adapters[0], tmp_path, halve)
+    config = json.loads((path / CONFIG).read_text())
+    pattern = {LAYER.removeprefix("base_model.model."): 2}
+    (path / CONFIG).write_text(json.dumps({**config, "rank_pattern": pattern}))
+    inside = _logprobs(_load(checkpoint, previous_lora_paths=[str(path)], previous_lora_coeff=1.0))
+    torch.testing.assert_close(inside, _logprobs(_load(checkpoint, lora_path=str(path))), atol=2e-4, rtol=1e-4)
 
 
 def test_nothing_is_merged_beneath_an_adapter(checkpoint, adapters):
-    with pytest.raises(ConfigError, match="has an adapter already"):
+    with pytest.raises(ValueError, match="has an adapter already"):
         merge_adapters(_load(checkpoint).module, [adapters[0]], coeff=1.0)
 
 
@@ -293,13 +298,13 @@ def test_merged_acting_needs_float32():
 
 def test_what_has_no_adapter_cannot_be_scaled():
     scale_adapter(nn.Linear(2, 2), 1.0)
-    with pytest.raises(ConfigError, match=r"actor\.model\.lora_scale=0\.5: the model has no adapter"):
+    with pytest.raises(ValueError, match=r"the model has no adapter that could be scaled by 0\.5"):
         scale_adapter(nn.Linear(2, 2), 0.5)
 
 
 @pytest.mark.parametrize("scale", [-0.1, 1.5, float("nan")])
 def test_a_scale_is_a_share(checkpoint, scale):
-    with pytest.raises(ConfigError, match=r"between 0 \(off\) and 1"):
+    with pytest.raises(ValueError, match=r"between 0 \(off\) and 1"):
         scale_adapter(_load(checkpoint).module, scale)
 
 

@@ -19,7 +19,6 @@ from rlinf.data import Observation
 from rlinf.engines.fsdp import shard
 from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.merge import scale_adapter
 from rlinf.models.shards import whole
 from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
 from transformers_openvla_oft import (
@@ -32,6 +31,7 @@ from transformers_openvla_oft import (
     create_small_checkpoint,
     fsdp_units,
 )
+from transformers_openvla_oft.adapters import scale_adapter
 from transformers_openvla_oft.small import DINOV2
 
 needs_compiler = pytest.mark.skipif(which("g++") is None and which("clang++") is None, reason="needs a C++ compiler")

@@ -15,14 +15,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from rlinf.models.identity import checkpoint_hash
 from tests.small_policy import read_policy, write_policy
 from transformers_openvla_oft import (
-    ActionTokenMap,
     CheckpointError,
     OpenVLAConfig,
     OpenVLAForActionPrediction,
     OpenVLAForAutoregressivePrediction,
     PrismaticProcessor,
     ValueHead,
-    oft_heads,
 )
 from transformers_openvla_oft.loading import weight_files
 
@@ -189,24 +187,6 @@ def edit(folder, change):
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def test_missing_weights_are_listed_and_not_made_up(folder):
-    edit(folder, lambda tensors: [tensors.pop("projector.fc1.weight"), tensors.pop("language_model.lm_head.weight")])
-    with pytest.raises(CheckpointError, match=r"2 missing: language_model\.lm_head\.weight, projector\.fc1\.weight"):
-        OpenVLAForActionPrediction.from_pretrained(folder)
-
-
-def test_unexpected_weights_are_listed(folder):
-    edit(folder, lambda tensors: tensors.update({f"film.{i:02d}": torch.zeros(1) for i in range(25)}))
-    with pytest.raises(CheckpointError, match=r"25 unexpected: film\.00, .*film\.19 and 5 more"):
-        AutoModelForImageTextToText.from_pretrained(folder)
-
-
-def test_weights_of_another_shape_are_listed(folder):
-    edit(folder, lambda tensors: tensors.update({"projector.fc1.weight": torch.zeros(2, 3)}))
-    with pytest.raises(CheckpointError, match=r"projector\.fc1\.weight is \(2, 3\), expected \(256, 64\)"):
-        OpenVLAForActionPrediction.from_pretrained(folder)
-
-
 LOADERS = {"auto": AutoModelForImageTextToText, "own": OpenVLAForActionPrediction}
 
 
@@ -214,7 +194,14 @@ LOADERS = {"auto": AutoModelForImageTextToText, "own": OpenVLAForActionPredictio
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("projector.fc1.weight"), r"1 missing: projector\.fc1\.weight"),
+        (
+            lambda tensors: [tensors.pop(f"{name}.weight") for name in ("projector.fc1", "language_model.lm_head")],
+            r"2 missing: language_model\.lm_head\.weight, projector\.fc1\.weight",
+        ),
+        (
+            lambda tensors: tensors.update({f"film.{i:02d}": torch.zeros(1) for i in range(25)}),
+            r"25 unexpected: film\.00, .*film\.19 and 5 more",
+        ),
         (
             lambda tensors: tensors.update({"projector.fc1.weight": torch.zeros(2, 3)}),
             r"1 of another shape: projector\.fc1\.weight is \(2, 3\), expected \(256, 64\)",
@@ -225,7 +212,7 @@ LOADERS = {"auto": AutoModelForImageTextToText, "own": OpenVLAForActionPredictio
         ),
     ],
 )
-def test_a_subfolder_is_read_as_strictly(folder, loader, change, message):
+def test_weights_of_another_model_are_refused(folder, loader, change, message):
     """Also where transformers is asked to put up with other shapes, for which it would take random numbers."""
     edit(folder, change)
     for path, where in ((folder, {}), (folder.parent, {"subfolder": folder.name})):
@@ -276,12 +263,6 @@ def test_weights_too_large_for_the_precision_are_refused(folder):
     OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.bfloat16)
 
 
-def test_half_a_value_head_is_refused(folder):
-    edit(folder, lambda tensors: tensors.update({"value_head.head_l1.weight": torch.zeros(512, 32)}))
-    with pytest.raises(CheckpointError, match="head_l3"):
-        OpenVLAForActionPrediction.from_pretrained(folder)
-
-
 @pytest.mark.parametrize("keep", [0, 5, 1000, -100])
 def test_truncated_weights_are_named(folder, keep):
     file = folder / WEIGHTS
@@ -300,116 +281,17 @@ def test_a_file_that_is_not_there(folder, name):
         OpenVLAForActionPrediction.from_pretrained(folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["config.json", "dataset_statistics.json", "preprocessor_config.json", "tokenizer.json"]
-)
-def test_broken_json_is_named(folder, name):
-    (folder / name).write_text('{"half": ')
-    with pytest.raises(CheckpointError, match=r"incomplete or corrupt"):
-        PrismaticProcessor.from_pretrained(folder)
-
-
-STATISTICS, PICTURES = "dataset_statistics.json", "preprocessor_config.json"
-
-
-@pytest.mark.parametrize("loader", [AutoConfig, AutoModelForImageTextToText, OpenVLAForActionPrediction, AutoProcessor])
-@pytest.mark.parametrize("text", ["[]", '{"half": ', '{"libero_spatial_no_noops": []}'])
-def test_broken_statistics_are_named_by_every_class(folder, loader, text):
-    (folder / STATISTICS).write_text(text)
-    with pytest.raises(CheckpointError, match=rf"{STATISTICS}.*expected the statistics of each data set.* again"):
-        loader.from_pretrained(folder)
-
-
-@pytest.mark.parametrize("loader", [AutoProcessor, PrismaticProcessor])
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({}, "input_sizes, means, stds must be given"),
-        ({"input_sizes": [3]}, r"input_sizes must have three numbers for each vision tower, given 3"),
-        ({"input_sizes": [[3, 32, 16]] * 2}, "square pictures of one size"),
-        ({"means": [[0.5, 0.5, 0.5]]}, "one entry for each of the 2 towers"),
-        ({"stds": [[0.5, 0.5, 0.0]] * 2}, "standard deviations above 0"),
-        ({"means": [[0.5, 0.5]] * 2}, "means must have three numbers"),
-    ],
-)
-def test_broken_picture_settings_are_named(folder, loader, fields, message):
-    stored = json.loads((folder / PICTURES).read_text()) if fields else {}
-    (folder / PICTURES).write_text(json.dumps({**stored, **fields}))
-    with pytest.raises(CheckpointError, match=rf"{PICTURES}.*{message}.*expected size, means.* again"):
-        loader.from_pretrained(folder)
-
-
-@pytest.mark.parametrize("text", ["{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 1}}', '{"half": '])
+@pytest.mark.parametrize("text", ["{}", "[]", '{"weight_map": []}', '{"half": '])
 def test_a_broken_index_is_named(folder, text):
     (folder / "model.safetensors.index.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json.*expected the file of every weight"):
         OpenVLAForActionPrediction.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"model_type": "llama"}'])
-def test_another_models_configuration_is_not_filled_up_with_defaults(folder, text):
-    (folder / "config.json").write_text(text)
-    for loader in (OpenVLAConfig, OpenVLAForActionPrediction, PrismaticProcessor):
-        with pytest.raises(CheckpointError, match=r"model_type .* expected 'openvla'"):
-            loader.from_pretrained(folder)
-
-
 @pytest.mark.parametrize("loader", [OpenVLAForActionPrediction, PrismaticProcessor])
 def test_a_folder_that_is_not_there(tmp_path, loader):
     with pytest.raises(CheckpointError, match=rf"^there is no checkpoint folder {tmp_path / 'gone'}\. Give"):
         loader.from_pretrained(tmp_path / "gone")
-
-
-@pytest.mark.parametrize("loader", [OpenVLAConfig, AutoConfig, AutoModelForImageTextToText, OpenVLAForActionPrediction])
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_actions_chunk": 0}, "num_actions_chunk must be a whole number of at least 1, given 0"),
-        ({"num_actions_chunk": -3}, "num_actions_chunk must be a whole number of at least 1, given -3"),
-        ({"num_images_in_input": 0}, "num_images_in_input must be"),
-        ({"max_prompt_length": 0}, "max_prompt_length must be"),
-        ({"image_sizes": [224, 112]}, r"the same image size.*\[224, 112\]"),
-        ({"image_sizes": [0, 0]}, r"the same image size.*\[0, 0\]"),
-    ],
-)
-def test_settings_of_no_possible_model_are_refused(stored, loader, settings, message):
-    with pytest.raises(ValueError, match=message):
-        loader.from_pretrained(stored, **settings)
-
-
-def test_a_configuration_that_was_spoilt_makes_no_model(stored):
-    config = OpenVLAConfig.from_pretrained(stored)
-    config.num_actions_chunk = 0
-    with pytest.raises(ValueError, match="num_actions_chunk must be"):
-        OpenVLAForActionPrediction(config)
-
-
-@pytest.mark.parametrize("settings", [{"max_prompt_length": 0}, {"prompt_multiple": 0}])
-def test_a_processor_needs_prompt_slots(stored, settings):
-    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be at least 1, given 0"):
-        PrismaticProcessor.from_pretrained(stored, **settings)
-
-
-@pytest.mark.parametrize("statistics", [{}, {"action": {}}, {"action": {"q01": 1, "q99": [1]}}])
-def test_statistics_without_bounds_are_refused(stored, statistics):
-    config = OpenVLAConfig.from_pretrained(stored, norm_stats={"libero_spatial": statistics})
-    with pytest.raises(ValueError, match=r"statistics of libero_spatial need an 'action' with lists q01 and q99"):
-        ActionTokenMap.from_config(config, "libero_spatial")
-
-
-def test_heads_of_a_training_that_diverged_are_refused(tmp_path):
-    head, projector = (
-        oft_heads.fresh_head(16, action_dim=7, seed=0),
-        oft_heads.fresh_projector(16, proprio_dim=8, seed=0),
-    )
-    for network, load in ((head, oft_heads.load_head), (projector, oft_heads.load_projector)):
-        path = tmp_path / "network.safetensors"
-        oft_heads.save(network.state_dict(), path)
-        load(path)
-        torch.nn.init.constant_(next(network.parameters()), torch.inf)
-        oft_heads.save(network.state_dict(), path)
-        with pytest.raises(ValueError, match=rf"{path} holds NaN or infinity: {next(iter(network.state_dict()))};"):
-            load(path)
 
 
 def test_a_misspelt_option_of_the_processor(folder):

@@ -18,9 +18,7 @@ from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.configuration import OpenVLAConfig
-from transformers_openvla_oft.layouts import end_token, oft_hidden_states, oft_logits
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
-from transformers_openvla_oft.oft_heads import (
+from transformers_openvla_oft.heads import (
     fresh_head,
     fresh_projector,
     head_file,
@@ -28,6 +26,8 @@ from transformers_openvla_oft.oft_heads import (
     load_projector,
     projector_file,
 )
+from transformers_openvla_oft.layouts import end_token, oft_hidden_states, oft_logits
+from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 
 REFERENCE = Path(
     os.environ.get(

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 from dataclasses import replace
 from itertools import combinations
 
@@ -33,7 +32,7 @@ from tests.simple_cnn import read_cnn, write_cnn
 from tests.small_policy import LANGUAGE, make_rollouts, write_policy
 from tests.unit.replay_demos import write_hdf5
 from tests.unit.sft_demos import LANGUAGES, write_suite
-from transformers_openvla_oft import libero_sentences
+from transformers_openvla_oft import CheckpointError, libero_sentences
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +180,7 @@ def test_base_identity_sees_the_weights(checkpoint, tmp_path):
 
 def test_what_does_not_fit_is_refused(checkpoint, tmp_path):
     other = write_cnn(tmp_path / "other", hidden_size=48)
-    with pytest.raises(ConfigError, match="does not fit the policy"):
+    with pytest.raises(CheckpointError, match="does not fit the model"):
         read_cnn(checkpoint, weights=other)
     cnn = ModelConfig(model_name="simple_cnn", is_lora=False)
     source = PolicySource(checkpoint, unnorm_key="libero_goal", seed=0)
@@ -198,21 +197,6 @@ def test_what_does_not_fit_is_refused(checkpoint, tmp_path):
         find_weights(cnn, vla)
     with pytest.raises(ConfigError, match=r"expected model\.pt in"):
         find_weights(replace(cnn, lora_path=str(vla)), checkpoint)
-
-
-@pytest.mark.parametrize("content", [b"hello", b"not weights", b"", b"Qc", b"U\x01\xb5", b"GM_", b"\x80\x02N."])
-def test_weights_that_are_none_are_refused(checkpoint, tmp_path, content):
-    folder = shutil.copytree(checkpoint, tmp_path / "broken")
-    (folder / "model.pt").write_bytes(content)
-    with pytest.raises(ConfigError, match=rf"{folder / 'model.pt'} (is missing, truncated or corrupt|holds no state)"):
-        read_cnn(folder)
-
-
-def test_weights_without_names_are_refused(checkpoint, tmp_path):
-    folder = shutil.copytree(checkpoint, tmp_path / "broken")
-    torch.save({0: torch.zeros(2)}, folder / "model.pt")
-    with pytest.raises(ConfigError, match=r"model\.pt holds no state dict, tensors by their names, but dict"):
-        read_cnn(folder)
 
 
 def test_the_supervised_start_learns_its_demonstrations(tmp_path):

@@ -1,23 +1,26 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685) in PEFT's own format: make, read, save. Needs `peft`."""
+"""Low-rank adapters (LoRA, arXiv:2106.09685) in PEFT's own format: make, read, save, merge, scale. Needs `peft`.
+
+A LoRA adapter changes a weight by `alpha / r * B A`. With `o` outputs, `i` inputs, rank `r` and a kernel of `k x l`
+pixels, B is `(o, r)` and A `(r, i)`; of a convolution `(o, r, 1, 1)` and `(r, i, k, l)`.
+"""
 
 from __future__ import annotations
 
-import json
+import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import same_rounding
-from .loading import differences, listed, non_finite, shortened
+from .loading import CheckpointError, check_finite, check_fit, listed, read_object, shapes
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Fields that say how large an adapter is, where it sits, how it was made, or nothing about it. Any other one, set,
@@ -30,10 +33,7 @@ SUPPORTED_FIELDS = {
 }  # fmt: skip
 # Others start with another base than the stored one, to which their B A belongs.
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
-
-
-class AdapterError(ValueError):
-    """A stored adapter that is broken, of another kind, or another model's."""
+_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 def fresh_config(
@@ -54,25 +54,20 @@ def read_config(path: Path) -> LoraConfig:
     """`adapter_config.json` of a plain LoRA adapter.
 
     Raises:
-        AdapterError: it is missing, broken, of another kind of adapter, or has parts beside B A.
+        CheckpointError: it is missing, broken, of another kind of adapter, or has parts beside B A.
     """
-    if not (path / CONFIG_FILE).is_file():
-        raise AdapterError(f"there is no {CONFIG_FILE} in {path}; expected the folder of a PEFT adapter")
-    try:
-        fields = dict(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")))
-        more = _beside_plain(fields) if fields.get("peft_type") == "LORA" else []
-        stored = None if more else PeftConfig.from_pretrained(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{path / CONFIG_FILE} is no adapter's configuration: {error}") from error
-    if more:
-        raise AdapterError(
+    fields = read_object(path / CONFIG_FILE, expected="the configuration of a PEFT adapter")
+    if fields.get("peft_type") != "LORA":
+        raise CheckpointError(f"the adapter in {path} is of type {fields.get('peft_type')}; expected LORA")
+    if more := _beside_plain(fields):
+        raise CheckpointError(
             f"the adapter in {path} is not supported because of {listed(more)}: expected plain LoRA, which changes "
             "weights by B A alone. Train it without these, or merge it into its base with PEFT (merge_and_unload) and "
             "give the merged checkpoint"
         )
-    if not isinstance(stored, LoraConfig):
-        raise AdapterError(f"the adapter in {path} is of type {fields.get('peft_type')}; expected LORA")
-    return stored
+    config = PeftConfig.from_pretrained(str(path))
+    assert isinstance(config, LoraConfig)
+    return config
 
 
 def _beside_plain(fields: Mapping[str, Any]) -> list[str]:
@@ -82,7 +77,7 @@ def _beside_plain(fields: Mapping[str, Any]) -> list[str]:
     start = fields.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
         more["init_lora_weights"] = start
-    return [f"{name}={shortened(value)}" for name, value in more.items() if value != usual.get(name)]
+    return [f"{name}={value!r:.40}" for name, value in more.items() if value != usual.get(name)]
 
 
 def attach_adapter(model: nn.Module, config: LoraConfig, *, path: Path | None, seed: int) -> PeftModel:
@@ -91,131 +86,21 @@ def attach_adapter(model: nn.Module, config: LoraConfig, *, path: Path | None, s
     The fresh adapter depends on `seed` alone. config: from `read_config(path)` or `fresh_config`.
 
     Raises:
-        AdapterError: the stored adapter is broken or does not fit the model.
+        CheckpointError: the stored adapter is broken or does not fit the model.
     """
     config.inference_mode = False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        wrapped = wrap(model, config, path=path)
+        wrapped = _wrap(model, config, path=path)
     if path is not None:
-        _load(wrapped, path)
+        names = _stored_names(wrapped)
+        weights = _open_weights(path, expected=names)
+        set_peft_model_state_dict(wrapped, {name: weights.get_tensor(name) for name in names})
     for name, parameter in wrapped.named_parameters():
-        parameter.requires_grad_(is_adapter_weight(name))
+        parameter.requires_grad_(_is_adapter_weight(name))
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return wrapped
-
-
-def wrap(model: nn.Module, config: LoraConfig, *, path: Path | None) -> PeftModel:
-    """Give `model` the layers of an adapter, with fresh weights. path: the adapter's folder, for messages.
-
-    Raises:
-        AdapterError: the model has none of the adapter's target modules.
-    """
-    with warnings.catch_warnings():
-        # peft asks transformers for an attribute under its old name
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        try:
-            wrapped = get_peft_model(model, config)
-        except ValueError as error:
-            raise AdapterError(f"the adapter in {path} is another model's: {error}") from error
-    assert isinstance(wrapped, PeftModel)
-    same_rounding.use_in_adapters(layer.lora_A for layer in wrapped.modules() if isinstance(layer, LoraLayer))
-    return wrapped
-
-
-def is_adapter_weight(name: str) -> bool:
-    """Whether a parameter belongs to the adapter."""
-    return "lora_" in name
-
-
-def adapter_weights(path: Path, names: Iterable[str]) -> list[str]:
-    """The adapter's own weights among those of its file; PEFT stores frozen ones beneath it, too (`lm_head`).
-
-    Raises:
-        AdapterError: there are others, which were trained beside the adapter.
-    """
-    own, others = [], []
-    for name in names:
-        if is_adapter_weight(name):
-            own.append(name)
-        elif ".base_layer." not in name:
-            others.append(name)
-    if others:
-        raise AdapterError(
-            f"{path / WEIGHTS_FILE} holds weights beside those of a LoRA adapter, which would be lost: {listed(others)}"
-            ". Merge it into its base with PEFT (merge_and_unload) and give the merged checkpoint"
-        )
-    return own
-
-
-@contextmanager
-def reading_adapter(path: Path) -> Iterator[None]:
-    """Turn errors of the file format into one that names the file.
-
-    Raises:
-        AdapterError: the weights are missing, truncated or corrupt.
-    """
-    if not (path / WEIGHTS_FILE).is_file():
-        raise AdapterError(f"there is no {WEIGHTS_FILE} in {path}; expected the folder of a PEFT adapter")
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path / WEIGHTS_FILE} is truncated or corrupt ({error}); copy it again") from error
-
-
-def _load(wrapped: PeftModel, path: Path) -> None:
-    """Load every tensor of the adapter and nothing else."""
-    with reading_adapter(path):
-        tensors = load_file(path / WEIGHTS_FILE)
-    stored = {name: tensors[name] for name in adapter_weights(path, tensors)}
-    check_fit(path, stored=_shapes(stored), expected=_shapes(adapter_state(wrapped)))
-    check_finite(path, stored)
-    set_peft_model_state_dict(wrapped, stored)
-
-
-def adapter_state(wrapped: PeftModel) -> dict[str, Tensor]:
-    """The adapter's tensors by the names that they are stored under."""
-    return dict(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
-
-
-def check_fit(path: Path, *, stored: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> None:
-    """Compare the shapes of an adapter's tensors by name with those that its configuration makes for the model.
-
-    Raises:
-        AdapterError: lists what is missing, unexpected or of another shape.
-    """
-    found = differences(
-        missing=expected.keys() - stored.keys(),
-        unexpected=stored.keys() - expected.keys(),
-        mismatched={
-            name: (stored[name], expected[name])
-            for name in stored.keys() & expected.keys()
-            if tuple(stored[name]) != tuple(expected[name])
-        },
-    )
-    if found:
-        raise AdapterError(
-            f"the adapter in {path} does not fit the model: {found}. Check that {CONFIG_FILE} and {WEIGHTS_FILE} "
-            "belong together, and to this model."
-        )
-
-
-def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse an adapter that would make every output NaN.
-
-    Raises:
-        AdapterError: names the tensors that hold NaN or infinity.
-    """
-    if bad := non_finite(tensors):
-        raise AdapterError(
-            f"the adapter in {path} is not usable: {len(bad)} of its tensors hold NaN or infinity: {listed(bad)}. The "
-            "training that wrote it diverged; take an earlier one."
-        )
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def save_adapter(wrapped: PeftModel, folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -223,3 +108,119 @@ def save_adapter(wrapped: PeftModel, folder: Path, tensors: Mapping[str, Tensor]
     wrapped.peft_config["default"].save_pretrained(str(folder))
     adapter = {name.replace(".default.", "."): tensor.float().contiguous() for name, tensor in tensors.items()}
     save_file(adapter, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def merge_adapters(model: nn.Module, paths: Sequence[Path], *, coeff: float) -> None:
+    """Add `coeff` times the sum of the adapters' changes to the weights of `model`, which has no adapter yet.
+
+    The sum is made in float32 and rounded to the weight's own precision once. `model` is whole, not sharded. Every
+    adapter is checked before the first weight changes.
+
+    Raises:
+        CheckpointError: an adapter is incomplete, does not fit the model, holds NaN, or is of a kind that is more than
+            `B A`.
+    """
+    if any(isinstance(module, LoraLayer) for module in model.modules()):
+        raise ValueError(
+            "the model that adapters are to be merged into has an adapter already: merge first, then attach a fresh one"
+        )
+    opened = [_open_for_merge(model, path) for path in paths]
+    for name in sorted({name for factors, _ in opened for name in factors}):
+        weight = model.get_parameter(name + ".weight")
+        change = torch.zeros(weight.shape, dtype=torch.float32)
+        for factors, file in opened:
+            if name in factors:
+                a, b = (file.get_tensor(_PREFIX + name + part).float() for part in (_A, _B))
+                change += factors[name] * low_rank_product(a, b)
+        weight.copy_(weight.float() + coeff * change.to(weight.device))
+
+
+def low_rank_product(a: Tensor, b: Tensor) -> Tensor:
+    """`B A` in the shape of the weight that it is added to: (o, i), of a convolution (o, i, k, l)."""
+    if a.dim() == 2:
+        return b @ a
+    return torch.einsum("or,rikl->oikl", b.flatten(1), a)
+
+
+def scale_adapter(model: nn.Module, scale: float) -> None:
+    """Let the adapter count `scale` times: 1 as trained, 0 not at all. The model's weights are not touched.
+
+    Raises:
+        ValueError: there is no adapter to scale, or the scale is not in [0, 1].
+    """
+    if not 0 <= scale <= 1:
+        raise ValueError(f"an adapter's scale must be between 0 (off) and 1 (as trained), given {scale}")
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if not layers and scale != 1:
+        raise ValueError(f"the model has no adapter that could be scaled by {scale}")
+    for layer in layers:
+        for name in layer.scaling:
+            layer.set_scale(name, scale)
+
+
+def _open_for_merge(model: nn.Module, path: Path) -> tuple[dict[str, float], Any]:
+    """The factor of `B A` for each module that an adapter changes, and its file, where tensors stay until asked for."""
+    config = read_config(path)
+    config.init_lora_weights = False  # some ways to start an adapter compute with the weights
+    config.base_model_name_or_path = None  # that it is another path than the model's says nothing
+    # PEFT itself says what it would make, on a copy without memory.
+    tensors = [*model.parameters(), *model.buffers()]
+    skeleton = copy.deepcopy(model, {id(tensor): _without_memory(tensor) for tensor in tensors})
+    with torch.device("meta"):
+        wrapped = _wrap(skeleton, config, path=path)
+    factors = {
+        name.removeprefix(_PREFIX): layer.scaling["default"]
+        for name, layer in wrapped.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    return factors, _open_weights(path, expected=_stored_names(wrapped))
+
+
+def _wrap(model: nn.Module, config: LoraConfig, *, path: Path | None) -> PeftModel:
+    """Give `model` the layers of an adapter, with fresh weights. path: the adapter's folder, for messages."""
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute under its old name
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        try:
+            wrapped = get_peft_model(model, config)
+        except ValueError as error:
+            raise CheckpointError(f"the adapter in {path} is another model's: {error}") from error
+    assert isinstance(wrapped, PeftModel)
+    same_rounding.use_in_adapters(layer.lora_A for layer in wrapped.modules() if isinstance(layer, LoraLayer))
+    return wrapped
+
+
+def _open_weights(path: Path, *, expected: Mapping[str, Tensor]) -> Any:
+    """The file of an adapter that has all tensors of `expected` and no others of its own.
+
+    Frozen weights beneath an adapter, which PEFT may store with it (`lm_head`), are not looked at.
+    """
+    try:
+        file = safe_open(path / WEIGHTS_FILE, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path / WEIGHTS_FILE} is truncated or corrupt ({error}); copy it again") from error
+    names = [name for name in file.keys() if ".base_layer." not in name or _is_adapter_weight(name)]  # noqa: SIM118
+    if others := [name for name in names if not _is_adapter_weight(name)]:
+        raise CheckpointError(
+            f"{path / WEIGHTS_FILE} holds weights beside those of a LoRA adapter, which would be lost: {listed(others)}"
+            ". Merge it into its base with PEFT (merge_and_unload) and give the merged checkpoint"
+        )
+    what = f"the adapter in {path}"
+    check_fit(what, stored={name: file.get_slice(name).get_shape() for name in names}, expected=shapes(expected))
+    check_finite(what, {name: file.get_tensor(name) for name in names})
+    return file
+
+
+def _is_adapter_weight(name: str) -> bool:
+    return "lora_" in name
+
+
+def _stored_names(wrapped: PeftModel) -> dict[str, Tensor]:
+    """The adapter's tensors by the names that they are stored under."""
+    return dict(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+
+
+def _without_memory(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

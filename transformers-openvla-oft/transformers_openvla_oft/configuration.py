@@ -10,30 +10,14 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, PretrainedConfig
 
-from .fields import check_dtype, check_llama, check_objects, check_whole, read_llama
-from .loading import CheckpointError, broken, read_object, shortened
+from .loading import CheckpointError, broken, read_object
 
 CONFIG_FILE = "config.json"
 DATASET_STATISTICS_FILE = "dataset_statistics.json"
 NO_NOOPS_SUFFIX = "_no_noops"
-# Whole numbers and the least that they may be; two bins have one centre, of which an action is made.
-LEAST = {
-    "num_actions_chunk": 1,
-    "action_dim": 1,
-    "num_images_in_input": 1,
-    "max_prompt_length": 1,
-    "n_action_bins": 2,
-    "pad_to_multiple_of": 0,
-}
-# What each tower has an entry of in these lists.
-PER_TOWER: dict[str, tuple[type, ...]] = {
-    "timm_model_ids": (str,),
-    "image_sizes": (int,),
-    "timm_override_act_layers": (str, type(None)),
-    "timm_model_kwargs": (dict,),
-}
 RESIZE_STRATEGY = "resize-naive"
 EXPECTED = "the configuration of an OpenVLA model"
 
@@ -72,7 +56,6 @@ class OpenVLAConfig(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.timm_model_ids is None:
             self.timm_model_ids = ["vit_so400m_patch14_siglip_224"]
-        self._check_list("timm_model_ids", PER_TOWER["timm_model_ids"])
         num_towers = len(self.timm_model_ids)
         if self.image_sizes is None:
             self.image_sizes = [224] * num_towers
@@ -86,67 +69,36 @@ class OpenVLAConfig(PretrainedConfig):
             self.norm_stats = {}
         if self.text_config is None:
             self.text_config = LlamaConfig(vocab_size=32064, pad_token_id=32000)
-        elif not isinstance(self.text_config, LlamaConfig):
-            self.text_config = read_llama(self.text_config)
-        self.check()
+        elif isinstance(self.text_config, dict):
+            self.text_config = LlamaConfig(**{k: v for k, v in self.text_config.items() if k != "model_type"})
+        self._check_towers()
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
-    def check(self) -> None:
-        """Refuse what no model can have: counts below 1, per-tower lists of another length, towers of unequal sizes.
+    def _check_towers(self) -> None:
+        """Refuse what this package has no model for.
 
         Raises:
             ValueError: says which field is not so.
         """
-        for name, least in LEAST.items():
-            check_whole(name, getattr(self, name), at_least=least)
-        self._check_towers()
+        ids, sizes = self.timm_model_ids or [], set(self.image_sizes or ())
+        per_tower = (self.image_sizes, self.timm_override_act_layers, self.timm_model_kwargs)
+        if len(ids) not in (1, 2) or any(len(entries or ()) != len(ids) for entries in per_tower):
+            raise ValueError(
+                "timm_model_ids must name one or two vision towers, and image_sizes, timm_override_act_layers and "
+                f"timm_model_kwargs have one entry for each, given {ids} with {per_tower}"
+            )
+        if self.use_fused_vision_backbone != (len(ids) == 2):
+            raise ValueError(
+                f"use_fused_vision_backbone={self.use_fused_vision_backbone} does not agree with the {len(ids)} "
+                f"towers of timm_model_ids={ids}"
+            )
+        if len(sizes) != 1:
+            raise ValueError(f"all towers must read the same image size, given image_sizes={self.image_sizes}")
         if self.image_resize_strategy != RESIZE_STRATEGY:
             raise ValueError(
                 f"image_resize_strategy must be {RESIZE_STRATEGY!r} as in the published models, given "
                 f"{self.image_resize_strategy!r}"
             )
-        if not (isinstance(self.norm_stats, dict) and all(isinstance(x, dict) for x in self.norm_stats.values())):
-            raise ValueError(
-                f"norm_stats must be an object, with the statistics of each data set by its name, given "
-                f"{shortened(self.norm_stats)}"
-            )
-        check_llama(self.llama)
-        if self.action_token_begin < 0:
-            raise ValueError(
-                f"n_action_bins={self.n_action_bins} are more than the {self.vocabulary_size} tokens that "
-                f"text_config.vocab_size={self.llama.vocab_size} has beside pad_to_multiple_of="
-                f"{self.pad_to_multiple_of} unused ones: the last tokens of the vocabulary are the actions"
-            )
-
-    def _check_towers(self) -> None:
-        for name, types in PER_TOWER.items():
-            self._check_list(name, types)
-        num_towers = self.num_towers
-        if num_towers not in (1, 2):
-            raise ValueError(f"timm_model_ids must name one or two vision towers, given {self.timm_model_ids}")
-        if self.use_fused_vision_backbone != (num_towers == 2):
-            raise ValueError(
-                f"use_fused_vision_backbone={self.use_fused_vision_backbone} does not agree with the "
-                f"{num_towers} towers of timm_model_ids={self.timm_model_ids}"
-            )
-        for name in PER_TOWER:
-            if len(getattr(self, name)) != num_towers:
-                raise ValueError(f"{name} must have one entry per tower ({num_towers}), given {getattr(self, name)}")
-        sizes = set(self.image_sizes or ())
-        if len(sizes) != 1 or min(sizes) < 1:
-            raise ValueError(
-                f"all towers must read the same image size, a number of pixels, given image_sizes={self.image_sizes}"
-            )
-
-    def _check_list(self, name: str, types: tuple[type, ...]) -> None:
-        value = getattr(self, name)
-        if isinstance(value, list | tuple) and all(type(entry) in types for entry in value):
-            return
-        kinds = {str: "names", int: "whole numbers", type(None): "null", dict: "objects"}
-        raise ValueError(
-            f"{name} must be a list of {' or '.join(kinds[kind] for kind in types)}, one for each vision tower, given "
-            f"{shortened(value)}"
-        )
 
     @classmethod
     def get_config_dict(
@@ -154,7 +106,7 @@ class OpenVLAConfig(PretrainedConfig):
         pretrained_model_name_or_path: str | os.PathLike[str],
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read `config.json`, then merge `dataset_statistics.json` of the same folder over its `norm_stats`.
+        """Read `config.json` of a folder.
 
         Raises:
             CheckpointError: a folder has no `config.json`, or it is broken or another model's; defaults do not stand in
@@ -169,47 +121,27 @@ class OpenVLAConfig(PretrainedConfig):
                     "the folder of such a checkpoint."
                 )
         config_dict, unused_kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        cls._check_stored(config_dict, folder)
-        return with_dataset_statistics(config_dict, folder), unused_kwargs
-
-    @classmethod
-    def _check_stored(cls, config_dict: dict[str, Any], folder: Path) -> None:
-        """Refuse a stored configuration by its file's name, before the caller's own settings join it.
-
-        Raises:
-            CheckpointError: a field is missing, of a wrong type, or of no possible model.
-        """
-        try:
-            check_dtype(config_dict)
-            check_objects(config_dict)
-            if config_dict.get("text_config") is None:
-                raise ValueError("text_config, the configuration of the language model, is missing")
-            cls(**config_dict)
-        except ValueError as error:
-            raise broken(folder / CONFIG_FILE, str(error), expected=EXPECTED) from error
+        return {**config_dict, "name_or_path": str(folder)}, unused_kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; `AutoConfig` reads `config.json` itself and names its folder here.
+        """As in transformers, with `dataset_statistics.json` of the same folder merged over `norm_stats`.
 
         Raises:
-            CheckpointError: the stored fields are broken.
-            ValueError: a field that the caller sets beside the stored ones is not possible; see `check`.
+            CheckpointError: the folder's files hold no configuration of a model that this package has.
         """
-        folder = kwargs.get("name_or_path")
-        if folder is not None:
-            cls._check_stored(config_dict, Path(folder))
-            config_dict = with_dataset_statistics(config_dict, Path(folder))
-        made = super().from_dict(config_dict, **kwargs)
-        # It sets the caller's fields after construction, so they have not been looked at yet.
-        (made[0] if isinstance(made, tuple) else made).check()
-        return made
+        # `AutoConfig` reads `config.json` itself and names its folder here.
+        folder = Path(kwargs.get("name_or_path") or config_dict.get("name_or_path") or "")
+        config_dict = with_dataset_statistics(config_dict, folder)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (ValueError, StrictDataclassError) as error:
+            raise broken(folder / CONFIG_FILE, " ".join(str(error).split()), expected=EXPECTED) from error
 
     @property
     def llama(self) -> LlamaConfig:
         """`text_config` with its type known."""
-        if not isinstance(self.text_config, LlamaConfig):
-            raise TypeError(f"text_config must be a LlamaConfig, found {type(self.text_config).__name__}")
+        assert isinstance(self.text_config, LlamaConfig)  # made when the configuration is
         return self.text_config
 
     @property

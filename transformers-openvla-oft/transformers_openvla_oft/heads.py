@@ -1,11 +1,30 @@
-"""Heads on top of the policy's hidden states."""
+"""Small networks on top of the policy's hidden states, and beside them: the value head of reinforcement learning, and
+OpenVLA-OFT's L1 regression of actions and projector of proprioception (arXiv:2502.19645) with its parameter names.
+
+Shapes: B samples, C chunk steps, A action dimensions, H hidden size of the policy, P proprioceptive dimensions.
+"""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-HIDDEN_SIZES = (512, 128)
+from .loading import CheckpointError, check_finite, check_fit, shapes, weight_files
+
+VALUE_HEAD_SIZES = (512, 128)
+VALUE_HEAD_PREFIX = "value_head."
+NUM_BLOCKS = 2
+HEAD_FILE = "l1_action_head.safetensors"
+PROJECTOR_FILE = "proprio_projector.safetensors"
+# What the OFT repository itself writes beside its checkpoints.
+PUBLISHED_HEAD, PUBLISHED_PROJECTOR = "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"
 
 
 class ValueHead(nn.Module):
@@ -16,9 +35,9 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int, *, num_outputs: int = 1) -> None:
         super().__init__()
-        self.head_l1 = nn.Linear(hidden_size, HIDDEN_SIZES[0])
-        self.head_l2 = nn.Linear(HIDDEN_SIZES[0], HIDDEN_SIZES[1])
-        self.head_l3 = nn.Linear(HIDDEN_SIZES[1], num_outputs, bias=False)
+        self.head_l1 = nn.Linear(hidden_size, VALUE_HEAD_SIZES[0])
+        self.head_l2 = nn.Linear(VALUE_HEAD_SIZES[0], VALUE_HEAD_SIZES[1])
+        self.head_l3 = nn.Linear(VALUE_HEAD_SIZES[1], num_outputs, bias=False)
         for layer in (self.head_l1, self.head_l2):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
@@ -30,3 +49,166 @@ class ValueHead(nn.Module):
         x = functional.gelu(self.head_l2(x))
         values: Tensor = self.head_l3(x)
         return values
+
+
+def stored_value_head(folder: Path, names: Collection[str], *, hidden_size: int) -> ValueHead:
+    """The value head that a checkpoint holds under `names`; reinforcement learning saves one with its policies.
+
+    Raises:
+        CheckpointError: it is no head of this package, or not for features of that size.
+    """
+    stored: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        with safe_open(folder / file, framework="pt") as opened:
+            own = set(names).intersection(opened.keys())
+            stored.update({name.removeprefix(VALUE_HEAD_PREFIX): opened.get_tensor(name) for name in own})
+    last = stored.get("head_l3.weight")
+    head = ValueHead(hidden_size, num_outputs=1 if last is None else len(last))
+    check_fit(f"the value head in {folder}", stored=shapes(stored), expected=shapes(head.state_dict()))
+    head.load_state_dict(stored)
+    return head
+
+
+class _Block(nn.Module):
+    """Layer norm, linear, ReLU, added to what came in; W is their width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+
+    def forward(self, x_BCW: Tensor) -> Tensor:
+        """(B, C, W) -> (B, C, W)."""
+        out_BCW: Tensor = x_BCW + self.ffn(x_BCW)
+        return out_BCW
+
+
+class _Network(nn.Module):
+    """Residual blocks of width W between two linear layers, from I inputs to O outputs for each chunk step."""
+
+    def __init__(self, *, input_size: int, width: int, output_size: int) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(input_size)
+        self.fc1 = nn.Linear(input_size, width)
+        self.mlp_resnet_blocks = nn.ModuleList(_Block(width) for _ in range(NUM_BLOCKS))
+        self.layer_norm2 = nn.LayerNorm(width)
+        self.fc2 = nn.Linear(width, output_size)
+
+    def forward(self, x_BCI: Tensor) -> Tensor:
+        """(B, C, I) -> (B, C, O)."""
+        x_BCW: Tensor = torch.relu(self.fc1(self.layer_norm1(x_BCI)))
+        for block in self.mlp_resnet_blocks:
+            x_BCW = block(x_BCW)
+        out_BCO: Tensor = self.fc2(self.layer_norm2(x_BCW))
+        return out_BCO
+
+
+class L1ActionHead(nn.Module):
+    """Normalised actions (B, C, A) from the hidden states (B, C * A, H) at the positions of the action logits."""
+
+    def __init__(self, hidden_size: int, *, action_dim: int, width: int | None = None) -> None:
+        super().__init__()
+        self.action_dim = action_dim
+        self.model = _Network(input_size=hidden_size * action_dim, width=width or hidden_size, output_size=action_dim)
+
+    def forward(self, hidden_BTH: Tensor) -> Tensor:
+        """(B, T = C * A, H) -> (B, C, A), float32, normalised."""
+        B, T, H = hidden_BTH.shape
+        steps = hidden_BTH.reshape(B, T // self.action_dim, self.action_dim * H)
+        actions_BCA: Tensor = self.model(steps)
+        return actions_BCA.float()
+
+
+class ProprioProjector(nn.Module):
+    """Normalised proprioception (B, P) to one embedding (B, H)."""
+
+    def __init__(self, hidden_size: int, *, proprio_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(proprio_dim, hidden_size)
+        self.fc2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, proprio_BP: Tensor) -> Tensor:
+        """(B, P) -> (B, H)."""
+        embedding_BH: Tensor = self.fc2(functional.gelu(self.fc1(proprio_BP)))
+        return embedding_BH
+
+
+def fresh_head(hidden_size: int, *, action_dim: int, seed: int) -> L1ActionHead:
+    """A head with random weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return L1ActionHead(hidden_size, action_dim=action_dim)
+
+
+def fresh_projector(hidden_size: int, *, proprio_dim: int, seed: int) -> ProprioProjector:
+    """A projector with random weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ProprioProjector(hidden_size, proprio_dim=proprio_dim)
+
+
+def head_file(folder: Path) -> Path | None:
+    """The file of a checkpoint's L1 head, ours or the OFT repository's; None where there is none."""
+    return _one_file(folder, HEAD_FILE, PUBLISHED_HEAD)
+
+
+def projector_file(folder: Path) -> Path | None:
+    """The file of a checkpoint's projector of proprioception; see `head_file`."""
+    return _one_file(folder, PROJECTOR_FILE, PUBLISHED_PROJECTOR)
+
+
+def load_head(path: Path) -> L1ActionHead:
+    """Read a head; its sizes are those of the stored weights.
+
+    Raises:
+        CheckpointError: the file is no such head.
+    """
+    tensors = _read(path)
+    try:
+        width, input_size = tensors["model.fc1.weight"].shape
+        action_dim = len(tensors["model.fc2.weight"])
+        head = L1ActionHead(input_size // action_dim, action_dim=action_dim, width=width)
+        head.load_state_dict(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is no L1 action head of OpenVLA-OFT: {error}") from error
+    return head
+
+
+def load_projector(path: Path) -> ProprioProjector:
+    """Read a projector; its sizes are those of the stored weights.
+
+    Raises:
+        CheckpointError: the file is no such projector.
+    """
+    tensors = _read(path)
+    try:
+        hidden_size, proprio_dim = tensors["fc1.weight"].shape
+        projector = ProprioProjector(hidden_size, proprio_dim=proprio_dim)
+        projector.load_state_dict(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is no proprio projector of OpenVLA-OFT: {error}") from error
+    return projector
+
+
+def save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write the whole tensors of a small network in float32."""
+    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _one_file(folder: Path, name: str, pattern: str) -> Path | None:
+    found = [folder / name] if (folder / name).is_file() else sorted(folder.glob(pattern))
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds several steps of {pattern}: {[file.name for file in found]}; leave one there")
+    return found[0] if found else None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Tensors in float32 by name; names that a data-parallel wrapper has lengthened are shortened."""
+    try:
+        if path.suffix == ".pt":
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            tensors = load_file(path)
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} cannot be read as {path.suffix.removeprefix('.')} ({error})") from error
+    check_finite(str(path), tensors)
+    return {name.removeprefix("module."): tensor.float() for name, tensor in tensors.items()}

@@ -14,11 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .heads import ValueHead
-
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-VALUE_HEAD_PREFIX = "value_head."
 MAX_LISTED = 20
 
 
@@ -60,7 +57,7 @@ def read_object(file: Path, *, expected: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise broken(file, f"no JSON ({error})", expected=expected) from error
     if not isinstance(found, dict):
-        raise broken(file, f"no JSON object but {shortened(found)}", expected=expected)
+        raise broken(file, f"no JSON object but {found!r:.40}", expected=expected)
     return found
 
 
@@ -74,7 +71,7 @@ def broken(file: Path, why: str, *, expected: str) -> CheckpointError:
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """Without transformers' table of weights that do not fit, which calls a value head unexpected; see `report`."""
+    """Without transformers' table of weights that do not fit, which calls a value head unexpected; `report` says it."""
     logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(_is_no_table)
     try:
@@ -87,87 +84,58 @@ def _is_no_table(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in record.getMessage()
 
 
-def check_loaded(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse weights that would make every output NaN.
+def check_fit(what: str, *, stored: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> None:
+    """Compare the shapes of stored tensors by name with those that a model needs. what: names the file, for messages.
 
     Raises:
-        CheckpointError: names the tensors that hold NaN or infinity.
+        CheckpointError: lists what is missing, unexpected or of another shape.
     """
-    if bad := non_finite(tensors):
-        precisions = ", ".join(sorted({str(tensors[name].dtype).removeprefix("torch.") for name in bad}))
-        raise CheckpointError(
-            f"the weights in {path}, read as {precisions}, hold NaN or infinity: {listed(bad)}. "
-            "The training that wrote them diverged, or they are too large for that precision: take another checkpoint, "
-            "or another dtype."
-        )
-
-
-def check_stored(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
-    """Compare what a folder holds with the model's own `shapes` by name; gives the names of a value head beside them.
-
-    Only the files' headers are read. Without this, transformers fills what is missing with random numbers, which takes
-    minutes at the size of a 7B, and then warns.
-
-    Raises:
-        CheckpointError: lists what is missing, unexpected or of another shape, or is stored as whole numbers.
-    """
-    stored = stored_shapes(folder)
-    if whole := [name for name, dtype in stored_dtypes(folder).items() if not dtype.startswith(("F", "BF"))]:
-        raise CheckpointError(
-            f"the weights in {folder} are no floating-point numbers: {listed(whole)}. Quantised checkpoints are not "
-            "read: take the original one."
-        )
-    head = {name for name in stored if name.startswith(VALUE_HEAD_PREFIX)} - shapes.keys()
     report(
-        folder,
-        missing=shapes.keys() - stored.keys(),
-        unexpected=stored.keys() - shapes.keys() - head,
-        mismatched={
-            name: (stored[name], shape)
-            for name, shape in shapes.items()
-            if name in stored and tuple(stored[name]) != tuple(shape)
-        },
+        what,
+        missing=expected.keys() - stored.keys(),
+        unexpected=stored.keys() - expected.keys(),
+        mismatched=[
+            (name, stored[name], expected[name])
+            for name in stored.keys() & expected.keys()
+            if tuple(stored[name]) != tuple(expected[name])
+        ],
     )
-    return head
 
 
 def report(
-    path: str | os.PathLike[str],
+    what: str,
     *,
     missing: Collection[str],
     unexpected: Collection[str],
-    mismatched: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]],
 ) -> None:
-    """Say what does not fit.
+    """Say what does not fit. mismatched: names with the shapes stored and expected.
 
     Raises:
         CheckpointError: unless all three are empty.
     """
-    if found := differences(missing=missing, unexpected=unexpected, mismatched=mismatched):
+    shapes = [f"{name} is {tuple(have)}, expected {tuple(want)}" for name, have, want in mismatched]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if found := "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names):
         raise CheckpointError(
-            f"the weights in {path} are not this model's: {found}. Nothing is made up in their place: check "
-            "that config.json and the weights belong together."
+            f"{what} does not fit the model: {found}. Nothing is made up in its place: check that configuration and "
+            "weights belong together, and to this model."
         )
 
 
-def differences(
-    *,
-    missing: Collection[str],
-    unexpected: Collection[str],
-    mismatched: Mapping[str, tuple[Sequence[int], Sequence[int]]],
-) -> str:
-    """What does not fit, for messages; empty where all does. mismatched: names to the shapes stored and expected."""
-    shapes = [f"{name} is {tuple(have)}, expected {tuple(want)}" for name, (have, want) in mismatched.items()]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    return "; ".join(f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names)
+def check_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that would make every output NaN. Reads every number once and copies none: half a second for each
+    thousand million of them on one core.
 
-
-def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or infinity.
-
-    Reads every number once and copies none: half a second for each thousand million of them on one core.
+    Raises:
+        CheckpointError: names the tensors that hold NaN or infinity.
     """
-    return [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if bad := [name for name, tensor in tensors.items() if not _is_finite(tensor)]:
+        precisions = ", ".join(sorted({str(tensors[name].dtype).removeprefix("torch.") for name in bad}))
+        raise CheckpointError(
+            f"{what}, read as {precisions}, holds NaN or infinity: {listed(bad)}. The training that wrote it diverged, "
+            "or it is too large for that precision: take an earlier one, or another dtype."
+        )
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -177,50 +145,9 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
-def stored_value_head(path: Path, names: Collection[str], *, hidden_size: int) -> ValueHead:
-    """The value head that a checkpoint holds under `names`; reinforcement learning saves one with its policies.
-
-    Raises:
-        CheckpointError: it is no head of this package, or not for features of that size.
-    """
-    stored = {name.removeprefix(VALUE_HEAD_PREFIX): tensor for name, tensor in stored_tensors(path, names).items()}
-    wanted = ("head_l1.weight", "head_l3.weight")
-    if any(name not in stored for name in wanted):
-        raise CheckpointError(f"the value head in {path} lacks {wanted}; it holds {sorted(stored)}")
-    head = ValueHead(hidden_size, num_outputs=len(stored["head_l3.weight"]) if stored["head_l3.weight"].ndim else 1)
-    try:
-        head.load_state_dict(stored)
-    except RuntimeError as error:
-        why = " ".join(str(error).split())
-        raise CheckpointError(f"the value head in {path} does not fit: {why}") from error
-    return head
-
-
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all stored tensors, from one file or from shards with an index."""
-    return {name: tuple(part.get_shape()) for name, part in _stored(folder)}
-
-
-def stored_dtypes(folder: Path) -> dict[str, str]:
-    """Names and types of all stored tensors, in the words of safetensors: `F32`, `BF16`, `I8`, ..."""
-    return {name: part.get_dtype() for name, part in _stored(folder)}
-
-
-def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Names of all stored tensors and safetensors' slices of them, of which only the headers are read."""
-    for file in weight_files(folder):
-        with safe_open(folder / file, framework="pt") as opened:
-            yield from ((name, opened.get_slice(name)) for name in opened.keys())  # noqa: SIM118
-
-
-def stored_tensors(folder: Path, names: Collection[str]) -> dict[str, Tensor]:
-    """Tensors of a checkpoint folder by name."""
-    tensors: dict[str, Tensor] = {}
-    for file in weight_files(folder):
-        with safe_open(folder / file, framework="pt") as opened:
-            own = set(opened.keys())
-            tensors.update({name: opened.get_tensor(name) for name in names if name in own})
-    return tensors
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -251,8 +178,8 @@ def weight_files(folder: Path) -> list[str]:
 def _shards(index: Path) -> list[str]:
     expected = "the file of every weight by its name, under weight_map"
     files = read_object(index, expected=expected).get("weight_map")
-    if not (isinstance(files, dict) and files and all(isinstance(file, str) for file in files.values())):
-        raise broken(index, f"weight_map is {shortened(files)}", expected=expected)
+    if not (isinstance(files, dict) and files):
+        raise broken(index, f"weight_map is {files!r:.40}", expected=expected)
     return sorted(set(files.values()))
 
 
@@ -260,12 +187,6 @@ def listed(names: Collection[str]) -> str:
     """The first of the names in alphabetical order, and how many more there are."""
     names = sorted(names)
     return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
-
-
-def shortened(value: object) -> str:
-    """What was given, for messages."""
-    text = repr(value)
-    return f"{text[:40]} ..." if len(text) > 40 else text
 
 
 def _unreadable(folder: Path) -> str:

@@ -22,19 +22,17 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
 
 from . import decoder, same_rounding
-from .configuration import CONFIG_FILE, OpenVLAConfig, with_dataset_statistics
+from .configuration import CONFIG_FILE, EXPECTED, OpenVLAConfig, with_dataset_statistics
 from .head_rows import project_rows
-from .heads import ValueHead
+from .heads import VALUE_HEAD_PREFIX, ValueHead, stored_value_head
 from .language import extended, has_pads, hidden_states
 from .loading import (
-    VALUE_HEAD_PREFIX,
-    CheckpointError,
-    check_loaded,
-    check_stored,
+    broken,
+    check_finite,
     reading,
     report,
-    stored_value_head,
     unreported,
+    weight_files,
 )
 from .vision import (
     AttentionPoolWeights,
@@ -43,6 +41,7 @@ from .vision import (
     PrismaticVisionBackbone,
     VisionBlock,
     VisionTransformer,
+    tower_specs,
 )
 
 TOKEN_INIT_STD = 0.02
@@ -73,7 +72,6 @@ class OpenVLAForActionPrediction(PreTrainedModel):
     config: OpenVLAConfig
 
     def __init__(self, config: OpenVLAConfig) -> None:
-        config.check()
         super().__init__(config)
         self.vision_backbone = PrismaticVisionBackbone(config)
         self.projector = PrismaticProjector(
@@ -118,31 +116,27 @@ class OpenVLAForActionPrediction(PreTrainedModel):
                 return chosen.from_pretrained(
                     path, *model_args, config=config, output_loading_info=output_loading_info, **kwargs
                 )
-            head: set[str] = set()
+            try:
+                tower_specs(config)
+            except ValueError as error:
+                raise broken(folder / CONFIG_FILE, str(error), expected=EXPECTED) from error
             if folder.is_dir() and "state_dict" not in kwargs:
-                try:
-                    shapes = cls._shapes(config)
-                except ValueError as error:
-                    raise CheckpointError(f"no model is possible with {folder / CONFIG_FILE}: {error}") from error
-                head = check_stored(folder, shapes)
-            kwargs |= {"config": config, "output_loading_info": True}
+                weight_files(folder)
+            # Shapes that differ are listed below, with all else that does not fit.
+            kwargs |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
             with unreported():
                 loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
             model: OpenVLAForActionPrediction = loaded[0]
             info: dict[str, Any] = loaded[1]
+            what = f"the checkpoint {folder}"
+            head = {name for name in info["unexpected_keys"] if folder.is_dir() and name.startswith(VALUE_HEAD_PREFIX)}
+            unexpected = set(info["unexpected_keys"]) - head
+            report(what, missing=info["missing_keys"], unexpected=unexpected, mismatched=info["mismatched_keys"])
             if head:
                 model.value_head = stored_value_head(folder, head, hidden_size=config.llama.hidden_size)
                 model.value_head.to(loaded[0].dtype).train(model.training)
-        unexpected = set(info["unexpected_keys"]) - head
-        mismatched = {name: (have, want) for name, have, want in info["mismatched_keys"]}
-        report(folder, missing=info["missing_keys"], unexpected=unexpected, mismatched=mismatched)
-        check_loaded(folder, model.state_dict())
+        check_finite(what, model.state_dict())
         return (model, {**info, "unexpected_keys": unexpected}) if output_loading_info else model
-
-    @classmethod
-    def _shapes(cls, config: OpenVLAConfig) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in cls(config).state_dict().items()}
 
     @classmethod
     def _from_config(cls, config: OpenVLAConfig, **kwargs: Any) -> Any:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from .configuration import RESIZE_STRATEGY, OpenVLAConfig
-from .fields import is_number
 from .loading import CheckpointError, broken, read_object
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -26,8 +25,8 @@ class ImageSettings:
     """Size and per-tower normalisation of the pictures."""
 
     image_size: int
-    means: tuple[tuple[float, float, float], ...]
-    stds: tuple[tuple[float, float, float], ...]
+    means: tuple[tuple[float, ...], ...]
+    stds: tuple[tuple[float, ...], ...]
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ImageSettings:
@@ -36,37 +35,30 @@ class ImageSettings:
         Raises:
             ValueError: says which field is missing or not as expected.
         """
-        strategy = fields.get("image_resize_strategy", RESIZE_STRATEGY)
-        if strategy != RESIZE_STRATEGY:
-            raise ValueError(
-                f"image_resize_strategy must be {RESIZE_STRATEGY!r} as in the published models, not {strategy!r}"
-            )
         if missing := [name for name in ("input_sizes", "means", "stds") if not fields.get(name)]:
             raise ValueError(f"{', '.join(missing)} must be given, one entry for each vision tower")
-        sizes, means, stds = (_per_tower(name, fields[name]) for name in ("input_sizes", "means", "stds"))
-        channels, sides = {size[0] for size in sizes}, {side for size in sizes for side in size[1:]}
-        if channels != {3} or len(sides) != 1 or not min(sides) >= 1 or not min(sides).is_integer():
+        sizes = fields["input_sizes"]
+        means, stds = (tuple(tuple(map(float, tower)) for tower in fields[name]) for name in ("means", "stds"))
+        side = sizes[0][-1]
+        if any(list(size) != [3, side, side] for size in sizes):
             raise ValueError(
-                "all towers must read square pictures of one size, as [3, 224, 224], given input_sizes="
-                f"{fields['input_sizes']}"
+                f"all towers must read square pictures of one size, as [3, 224, 224], given input_sizes={sizes}"
             )
-        if not len(means) == len(stds) == len(sizes) or not all(std > 0 for tower in stds for std in tower):
+        if not len(means) == len(stds) == len(sizes) or not all(
+            len(mean) == len(std) == 3 and all(0 <= x <= 1 for x in mean) and all(0 < x <= 1 for x in std)
+            for mean, std in zip(means, stds, strict=True)
+        ):
             raise ValueError(
-                f"means and stds must have one entry for each of the {len(sizes)} towers, standard deviations above 0, "
-                f"given means={fields['means']} and stds={fields['stds']}"
+                f"means and stds must have three numbers for each of the {len(sizes)} towers, for pictures divided by "
+                f"255: in [0, 1], and standard deviations above 0; given means={means} and stds={stds}"
             )
-        if not all(0 <= x <= 1 for towers in (means, stds) for tower in towers for x in tower):
+        resizing = {fields.get("image_resize_strategy", RESIZE_STRATEGY), *fields.get("interpolations", [])}
+        if not resizing <= {RESIZE_STRATEGY, INTERPOLATION}:
             raise ValueError(
-                "means and stds must lie in [0, 1], for pictures divided by 255, given "
-                f"means={fields['means']} and stds={fields['stds']}"
+                f"image_resize_strategy must be {RESIZE_STRATEGY!r} and interpolations {INTERPOLATION!r} as in the "
+                f"published models, given {sorted(resizing)}"
             )
-        interpolations = fields.get("interpolations", [INTERPOLATION])
-        if not isinstance(interpolations, list) or {*map(str, interpolations)} != {INTERPOLATION}:
-            raise ValueError(
-                f"interpolations must be {INTERPOLATION!r} for each tower as in the published models, not "
-                f"{interpolations!r}"
-            )
-        return cls(image_size=int(sides.pop()), means=means, stds=stds)
+        return cls(image_size=side, means=means, stds=stds)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a published `preprocessor_config.json` that carry information."""
@@ -95,20 +87,6 @@ def stored_settings(file: Path) -> ImageSettings:
         return ImageSettings.from_dict(fields)
     except ValueError as error:
         raise broken(file, str(error), expected=expected) from error
-
-
-def _per_tower(name: str, entries: object) -> tuple[tuple[float, float, float], ...]:
-    """Three numbers for each tower: those of the colours, or channels, height and width."""
-    if not isinstance(entries, list | tuple):
-        raise ValueError(f"{name} must be a list with one entry for each vision tower, given {entries!r}")
-    return tuple(_numbers(name, entry) for entry in entries)
-
-
-def _numbers(name: str, values: object) -> tuple[float, float, float]:
-    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(is_number, values)):
-        raise ValueError(f"{name} must have three numbers for each vision tower, given {values!r}")
-    first, second, third = map(float, values)
-    return first, second, third
 
 
 def check_fit(path: Path, images: ImageSettings, config: OpenVLAConfig) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from .configuration import OpenVLAConfig
-from .loading import reading
+from .loading import CheckpointError, reading
 from .official_images import official_pictures
 from .pictures import (
     PICTURE_PATHS,
@@ -27,12 +27,10 @@ from .pictures import (
     resize_pictures,
     stored_settings,
 )
-from .tokenizer_files import PROBE, TOKENIZER_FILE, no_tokenizer, stored_tokenizer, token_id
 
 PROMPT = "In: What action should the robot take to {task}?\nOut: "
 # The piece that the trailing space of the prompt becomes (id 29871 in Llama-2): the position of the first logits.
 PROMPT_END_TOKEN = "\u2581"
-OPTIONS = ("max_prompt_length", "picture_path", "prompt_multiple", "tokenizer")
 AUTO_PROCESSOR_OPTIONS = frozenset(
     {
         "trust_remote_code",
@@ -88,18 +86,15 @@ class PrismaticProcessor:
     ) -> None:
         if picture_path not in PICTURE_PATHS:
             raise ValueError(f"picture_path {picture_path!r} is not known; expected one of: {', '.join(PICTURE_PATHS)}")
-        for name, count in (("max_prompt_length", max_prompt_length), ("prompt_multiple", prompt_multiple)):
-            if count is not None and count < 1:
-                raise ValueError(f"{name} must be at least 1, given {count}")
         self.tokenizer = tokenizer
         self.images = images
         self.max_prompt_length = max_prompt_length
         self.num_images = num_images
         self.prompt_multiple = prompt_multiple
         self.picture_path = picture_path
-        self.bos_token_id = token_id(tokenizer, "bos_token", tokenizer.bos_token)
-        self.pad_token_id = token_id(tokenizer, "pad_token", tokenizer.pad_token)
-        self.prompt_end_token_id = token_id(tokenizer, "the piece of a trailing space", PROMPT_END_TOKEN)
+        self.bos_token_id = _token_id(tokenizer, "bos_token", tokenizer.bos_token)
+        self.pad_token_id = _token_id(tokenizer, "pad_token", tokenizer.pad_token)
+        self.prompt_end_token_id = _token_id(tokenizer, "the piece of a trailing space", PROMPT_END_TOKEN)
         self._prompt_ids: dict[str, tuple[int, ...]] = {}
 
     @classmethod
@@ -134,27 +129,19 @@ class PrismaticProcessor:
         """
         path = Path(path) / (subfolder or "")
         if unknown := {name for name in _of_auto_processor if name.lstrip("_") not in AUTO_PROCESSOR_OPTIONS}:
-            raise TypeError(f"unknown options {sorted(unknown)}; known: {', '.join(OPTIONS)}")
+            raise TypeError(f"unknown options {sorted(unknown)}")
         with reading(path):
             config = OpenVLAConfig.from_pretrained(path)
             images = stored_settings(path / PREPROCESSOR_FILE)
         check_fit(path, images, config)
-        words = path if tokenizer is None else Path(tokenizer)
-        with reading(words):
-            tokens = stored_tokenizer(words, vocabulary_size=config.llama.vocab_size)
-        made = cls(
-            tokens,
+        return cls(
+            _stored_tokenizer(path if tokenizer is None else Path(tokenizer), vocabulary_size=config.llama.vocab_size),
             images=images,
             max_prompt_length=config.max_prompt_length if max_prompt_length is None else max_prompt_length,
             num_images=config.num_images_in_input,
             prompt_multiple=prompt_multiple,
             picture_path=picture_path,
         )
-        try:
-            made.prompt_ids(PROBE)
-        except ValueError as error:
-            raise no_tokenizer(words / TOKENIZER_FILE, str(error)) from error
-        return made
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write the tokenizer and the picture settings; the rest is in the model's configuration."""
@@ -185,7 +172,12 @@ class PrismaticProcessor:
 
         The pads therefore sit between the patches (which follow BOS) and the prompt.
         """
-        prompts = [self._fitting_ids(task) for task in tasks]
+        prompts = [self.prompt_ids(task) for task in tasks]
+        if (longest := max(map(len, prompts), default=0)) > self.max_prompt_length:
+            raise ValueError(
+                f"the prompt of {tasks[[*map(len, prompts)].index(longest)]!r} has {longest} tokens, more than "
+                f"max_prompt_length={self.max_prompt_length}: give PrismaticProcessor.from_pretrained a larger one"
+            )
         num_slots = self._num_slots({len(ids) for ids in prompts} or {1})
         input_ids_BL = torch.full((len(tasks), num_slots), self.pad_token_id)
         attention_mask_BL = torch.zeros_like(input_ids_BL)
@@ -204,25 +196,10 @@ class PrismaticProcessor:
             return longest
         return min(-(-longest // self.prompt_multiple) * self.prompt_multiple, self.max_prompt_length)
 
-    def _fitting_ids(self, task: str) -> tuple[int, ...]:
-        ids = self.prompt_ids(task)
-        if len(ids) > self.max_prompt_length:
-            raise ValueError(
-                f"the prompt of {task!r} has {len(ids)} tokens, more than max_prompt_length="
-                f"{self.max_prompt_length}: give PrismaticProcessor.from_pretrained a larger one"
-            )
-        return ids
-
     def prompt_ids(self, task: str) -> tuple[int, ...]:
         """Token ids of the whole prompt, from BOS to the end token, without padding."""
         if task not in self._prompt_ids:
-            ids = tuple(self.tokenizer(PROMPT.format(task=task.lower()))["input_ids"])
-            if ids[:1] != (self.bos_token_id,) or ids[-1:] != (self.prompt_end_token_id,):
-                raise ValueError(
-                    f"the tokenizer must put BOS ({self.bos_token_id}) first and turn the prompt's trailing space into "
-                    f"token {self.prompt_end_token_id}, but gave {ids} for {task!r}"
-                )
-            self._prompt_ids[task] = ids
+            self._prompt_ids[task] = tuple(self.tokenizer(PROMPT.format(task=task.lower()))["input_ids"])
         return self._prompt_ids[task]
 
     def pixel_values(self, images_BNHWC: Tensor, *, resized: bool = False) -> Tensor:
@@ -261,3 +238,42 @@ class PrismaticProcessor:
         crop = self.picture_path == "oft_center_crop"
         resized = official_pictures(images_BNHWC.flatten(0, 1), size=size, center_crop=crop)
         return resized.view(*images_BNHWC.shape[:2], size, size, 3)
+
+
+def _stored_tokenizer(folder: Path, *, vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """The tokenizer in a checkpoint or another folder, for a model with `vocabulary_size` embeddings.
+
+    Raises:
+        CheckpointError: a file is missing, corrupt, or no tokenizer of Llama's structure, or it is another model's.
+    """
+    # The published tokenizer classes differ in how they rebuild the tokenizer; the file is the same for all.
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        ids = tokenizer(PROMPT.format(task="pick up the bowl"))["input_ids"]
+        first, last = (_token_id(tokenizer, token, token) for token in (tokenizer.bos_token, PROMPT_END_TOKEN))
+        _token_id(tokenizer, "pad_token", tokenizer.pad_token)
+    except Exception as error:  # tokenizers raises nothing narrower, transformers whatever the content leads to
+        raise CheckpointError(
+            f"the tokenizer in {folder} cannot be read ({error}); expected that of a Llama in tokenizer.json and "
+            "tokenizer_config.json, as PreTrainedTokenizerFast saves it. Download or copy both again."
+        ) from error
+    if (ids[0], ids[-1]) != (first, last):
+        raise CheckpointError(
+            f"the tokenizer in {folder} must put BOS ({first}) first and turn the prompt's trailing space into token "
+            f"{last}, as a Llama's does, but gives {ids}: take the tokenizer that belongs to the model."
+        )
+    if (largest := max(tokenizer.get_vocab().values())) >= vocabulary_size:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has tokens up to number {largest}, but the model has only {vocabulary_size} "
+            "embeddings (text_config.vocab_size of its config.json): take the tokenizer that belongs to the model."
+        )
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
+
+
+def _token_id(tokenizer: PreTrainedTokenizerFast, name: str, token: str | None) -> int:
+    """The number of a token that every prompt needs. name: what it is, for messages."""
+    found = None if token is None else tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(found, int) or found == tokenizer.unk_token_id:
+        raise ValueError(f"the tokenizer has no {name} ({token!r}); it must have the structure of Llama's")
+    return found

@@ -18,7 +18,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .adapted import added, project
 from .configuration import OpenVLAConfig
-from .fields import check_positive, check_whole
 from .same_rounding import LayerNorm
 from .sizes import any_size
 
@@ -106,12 +105,6 @@ def resolve_tower(timm_id: str, *, img_size: int, act_layer: str | None, overrid
     spec = replace(TOWERS[timm_id], **{"img_size": img_size, **overrides})
     if act_layer is not None:
         spec = replace(spec, act_layer=act_layer)
-    for name in ("embed_dim", "num_heads", "patch_size", "img_size"):
-        check_whole(f"timm_model_kwargs of {timm_id}: {name}", getattr(spec, name), at_least=1)
-    check_whole(f"{timm_id}: the features come from the second-to-last block, so depth", spec.depth, at_least=2)
-    check_positive(f"timm_model_kwargs of {timm_id}: mlp_ratio", spec.mlp_ratio)
-    if spec.init_values is not None:
-        check_positive(f"timm_model_kwargs of {timm_id}: init_values", spec.init_values)
     if spec.act_layer not in ACTIVATIONS:
         raise ValueError(f"unknown activation {spec.act_layer!r} for {timm_id}; known: {sorted(ACTIVATIONS)}")
     if spec.img_size % spec.patch_size or spec.embed_dim % spec.num_heads:

@@ -24,7 +24,7 @@ from openvla_oft.torch_utils.distributed import Ranks
 from openvla_oft.model.training_record import ACTION_HEAD, PROPRIO, training_record
 from openvla_oft.data.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
 from transformers_openvla_oft import layouts
-from transformers_openvla_oft import oft_heads as heads
+from transformers_openvla_oft import heads
 from transformers_openvla_oft.action_tokens import ActionTokenMap
 from transformers_openvla_oft.blocks import checkpoint_blocks
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from transformers_openvla_oft import layouts
+from transformers_openvla_oft.heads import L1ActionHead, ProprioProjector
 from transformers_openvla_oft.modeling import ActionOutput, OpenVLAForActionPrediction
-from transformers_openvla_oft.oft_heads import L1ActionHead, ProprioProjector
 
 
 class Learner(nn.Module):

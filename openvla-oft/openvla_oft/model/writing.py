@@ -21,8 +21,8 @@ from openvla_oft.model.starting import load_base
 from openvla_oft.data.statistics import Statistics
 from openvla_oft.train.validation import evaluate, prediction_function
 from transformers_openvla_oft import adapters
-from transformers_openvla_oft import oft_heads as heads
-from transformers_openvla_oft.merging import merge_adapters
+from transformers_openvla_oft import heads
+from transformers_openvla_oft.adapters import merge_adapters
 from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 
