@@ -1,4 +1,11 @@
-"""OpenVLA and OpenVLA-OFT policies for stock transformers."""
+"""OpenVLA and OpenVLA-OFT policies for stock transformers.
+
+Importing the package makes transformers' auto classes find its classes. Published checkpoints name remote code in
+`auto_map`; classes registered here are taken instead, without asking whether that code may run.
+"""
+
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from .action_tokens import (
     ActionTokenMap,
@@ -11,18 +18,36 @@ from .action_tokens import (
     require_finite,
     sample_bins,
 )
-from .attention import ATTENTION_ROUTES, choose_attention
-from .autoregressive import OpenVLAForAutoregressivePrediction
 from .blocks import CHECKPOINTING_POLICIES, checkpoint_blocks, compile_blocks
 from .configuration import OpenVLAConfig
 from .heads import ValueHead
+from .language import ATTENTION_ROUTES, choose_attention
 from .loading import CheckpointError
-from .modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units, lora_target_modules
+from .modeling import (
+    ActionOutput,
+    OpenVLAForActionPrediction,
+    OpenVLAForAutoregressivePrediction,
+    fsdp_units,
+    lora_target_modules,
+)
 from .official_images import official_pictures
 from .pictures import ImageSettings, resize_bicubic, resize_pictures
 from .processing import PolicyBatch, PrismaticProcessor
-from .registration import register
 from .small import SmallSizes, TowerSizes, create_small_checkpoint, libero_sentences
+
+# transformers 5 dropped the second of these names, which the published checkpoints use.
+MODEL_CLASSES = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")
+
+
+def register() -> None:
+    """Register configuration, processor and model; once or more often; done by importing the package."""
+    AutoConfig.register(OpenVLAConfig.model_type, OpenVLAConfig, exist_ok=True)
+    AutoProcessor.register(OpenVLAConfig, PrismaticProcessor, exist_ok=True)
+    for name in MODEL_CLASSES:
+        auto_class: type[AutoModelForImageTextToText] | None = getattr(transformers, name, None)
+        if auto_class is not None:
+            auto_class.register(OpenVLAConfig, OpenVLAForActionPrediction, exist_ok=True)
+
 
 register()
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaModel
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from .decoder import Rotations
 from .sizes import any_size
@@ -24,6 +25,9 @@ from .sizes import any_size
 # Of a large product: for fewer, cuBLAS splits the sums on a GPU, so that they would round otherwise than in a large
 # batch. Seen with 57 rows on an H200, not with 345.
 MIN_ROWS = 384
+FLASH = "flash_attention_2"
+ATTENTION_ROUTES = ("sdpa", FLASH, "eager")
+HALF = (torch.float16, torch.bfloat16)
 
 
 def has_pads(attention_mask: Tensor, stated: bool | None) -> bool:
@@ -106,3 +110,23 @@ def _mask_of_layers(
         return seen
     zero, lowest = embeds_BQH.new_zeros(()), torch.finfo(embeds_BQH.dtype).min
     return torch.where(seen, zero, lowest)
+
+
+def choose_attention(wanted: str | None, *, dtype: torch.dtype) -> str:
+    """The route to load a model with (`attn_implementation`), chosen once.
+
+    wanted: one of `ATTENTION_ROUTES`; None takes flash-attention where the package `flash-attn` is installed, there is
+        a GPU, and weights have 16 bits, else PyTorch's own (`sdpa`).
+
+    Raises:
+        ValueError: there is no such route, or it cannot run here.
+    """
+    if wanted is None:
+        return FLASH if dtype in HALF and torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
+    if wanted not in ATTENTION_ROUTES:
+        raise ValueError(f"attention {wanted!r} is not known; expected one of: {', '.join(ATTENTION_ROUTES)}")
+    if wanted == FLASH and not (torch.cuda.is_available() and is_flash_attn_2_available()):
+        raise ValueError(f"attention {FLASH} needs a GPU and the package flash-attn; install it, or choose sdpa")
+    if wanted == FLASH and dtype not in HALF:
+        raise ValueError(f"attention {FLASH} computes in 16 bits only, but the model is {dtype}; choose sdpa")
+    return wanted

@@ -19,8 +19,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from .autoregressive import model_class
 from .configuration import OpenVLAConfig
+from .modeling import model_class
 from .pictures import ImageSettings
 from .processing import PROMPT, PrismaticProcessor
 
