@@ -14,6 +14,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATHS = (
     "transformers-openvla-oft/transformers_openvla_oft/*.py",
+    "transformers-openvla-oft/transformers_openvla_oft/*/*.py",
     "rlinf/algorithms/*.py",
     "rlinf/engines/*.py",
     "rlinf/models/*.py",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from transformers_openvla_oft import OpenVLAConfig
-from transformers_openvla_oft.vision import TowerSpec, tower_specs
+from transformers_openvla_oft.model.vision import TowerSpec, tower_specs
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from openvla_oft.model import checkpoints
 from openvla_oft.model.lora import LoraSettings
 from openvla_oft.train.config import TrainConfig
 from openvla_oft.train.objectives import OBJECTIVES
-from transformers_openvla_oft.attention import ATTENTION_ROUTES
-from transformers_openvla_oft.blocks import CHECKPOINTING_POLICIES
-from transformers_openvla_oft.layouts import LAYOUTS
+from transformers_openvla_oft.model.blocks import CHECKPOINTING_POLICIES
+from transformers_openvla_oft.model.language import ATTENTION_ROUTES
+from transformers_openvla_oft.model.layouts import LAYOUTS
 from transformers_openvla_oft.small import DINOV2, SIGLIP, SmallSizes, TowerSizes
 
 TOWERS = {"dinov2": DINOV2, "siglip": SIGLIP}

@@ -33,7 +33,7 @@ from openvla_oft.torch_utils.distributed import Ranks, end_process, joined
 from openvla_oft.train import resume
 from openvla_oft.train.config import TrainConfig
 from openvla_oft.train.loop import TrainResult, train
-from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 
 logger = logging.getLogger(__name__)
 

@@ -38,8 +38,8 @@ from transformers_openvla_oft import (
     lora_target_modules,
 )
 from transformers_openvla_oft.adapters import merge_adapters, save_adapter
-from transformers_openvla_oft.configuration import DATASET_STATISTICS_FILE, with_dataset_statistics
 from transformers_openvla_oft.loading import weight_files
+from transformers_openvla_oft.model.configuration import DATASET_STATISTICS_FILE, with_dataset_statistics
 
 PIPELINES = {  # what `picture_path` stands for, in stored data that must fit
     "rl": "bicubic with antialiasing",

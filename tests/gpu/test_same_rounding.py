@@ -15,9 +15,8 @@ from transformers_openvla_oft import (
     TowerSizes,
     compile_blocks,
     lora_target_modules,
-    operators,
-    same_rounding,
 )
+from transformers_openvla_oft.model import operators, same_rounding
 from transformers_openvla_oft.small import DINOV2
 
 pytestmark = [

@@ -8,7 +8,7 @@ import sys
 import torch
 from torch.testing import assert_close
 
-from transformers_openvla_oft import kernels, operators
+from transformers_openvla_oft.model import kernels, operators
 
 HALF = torch.float16  # the interpreter cannot multiply bfloat16
 

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import vla
 from benchmarks.vla_flops import forward_flops, training_flops
-from transformers_openvla_oft.vision import tower_specs
+from transformers_openvla_oft.model.vision import tower_specs
 
 PROMPT_TOKENS = 33
 

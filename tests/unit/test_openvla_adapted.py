@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.testing import assert_close
 
-from transformers_openvla_oft import adapted, operators
-from transformers_openvla_oft.adapted import SILU, gated, project
+from transformers_openvla_oft.model import adapted, operators
+from transformers_openvla_oft.model.adapted import SILU, gated, project
 
 
 class Layers(nn.Module):

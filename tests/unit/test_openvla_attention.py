@@ -23,8 +23,8 @@ from transformers_openvla_oft import (
     choose_attention,
     fsdp_units,
 )
-from transformers_openvla_oft.layouts import oft_hidden_states
-from transformers_openvla_oft.pictures import PICTURE_PATHS
+from transformers_openvla_oft.model.layouts import oft_hidden_states
+from transformers_openvla_oft.processing.images import PICTURE_PATHS
 
 TASKS = ("open the drawer", "pick up the black bowl next to the plate and place it on the plate", "turn on the stove")
 

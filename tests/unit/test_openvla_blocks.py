@@ -25,13 +25,13 @@ from transformers_openvla_oft import (
     CHECKPOINTING_POLICIES,
     SmallSizes,
     TowerSizes,
-    blocks,
     checkpoint_blocks,
     compile_blocks,
     create_small_checkpoint,
     fsdp_units,
 )
 from transformers_openvla_oft.adapters import scale_adapter
+from transformers_openvla_oft.model import blocks
 from transformers_openvla_oft.small import DINOV2
 
 needs_compiler = pytest.mark.skipif(which("g++") is None and which("clang++") is None, reason="needs a C++ compiler")

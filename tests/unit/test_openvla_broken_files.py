@@ -20,8 +20,8 @@ from transformers_openvla_oft import (
     OpenVLAForActionPrediction,
     PrismaticProcessor,
     ValueHead,
-    heads,
 )
+from transformers_openvla_oft.model import heads
 
 SUITE = "libero_spatial_no_noops"
 BOUNDS = {"q01": [-1.0] * 6 + [0.0], "q99": [1.0] * 7, "mask": [True] * 6 + [False]}

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 
 from tests.small_policy import read_policy, write_policy
-from transformers_openvla_oft.head_rows import project_rows
+from transformers_openvla_oft.model.heads import project_rows
 
 HIDDEN, OUTPUTS, ROWS = 24, 640, slice(320, 576)
 

@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from transformers_openvla_oft import kernels  # noqa: E402
+from transformers_openvla_oft.model import kernels  # noqa: E402
 
 GPUS = {"A100": (80, 163), "H100 and H200": (90, 227)}  # compute capability; KiB of shared memory of a program
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16"}

@@ -17,7 +17,12 @@ from rlinf.models import PolicySource, load_policy
 from tests.simple_cnn import write_cnn
 from tests.small_policy import LANGUAGE, model_config, write_policy
 from transformers_openvla_oft import PrismaticProcessor, resize_bicubic
-from transformers_openvla_oft.official_images import crop_center, jpeg_round_trip, official_pictures, resize_lanczos
+from transformers_openvla_oft.processing.official_images import (
+    crop_center,
+    jpeg_round_trip,
+    official_pictures,
+    resize_lanczos,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))

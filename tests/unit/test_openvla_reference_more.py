@@ -16,8 +16,8 @@ from transformers_openvla_oft import (
     action_entropy,
     action_log_probs,
 )
-from transformers_openvla_oft.language import extended, hidden_states
-from transformers_openvla_oft.layouts import oft_hidden_states, oft_logits
+from transformers_openvla_oft.model.language import extended, hidden_states
+from transformers_openvla_oft.model.layouts import oft_hidden_states, oft_logits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.small_policy import write_policy
-from transformers_openvla_oft import OpenVLAForActionPrediction, adapters, lora_target_modules, same_rounding
+from transformers_openvla_oft import OpenVLAForActionPrediction, adapters, lora_target_modules
+from transformers_openvla_oft.model import same_rounding
 
 OPERATORS = torch.ops.openvla_oft
 

@@ -15,7 +15,7 @@ from transformers_openvla_oft import (
     fsdp_units,
     lora_target_modules,
 )
-from transformers_openvla_oft.vision import TOWERS, resolve_tower
+from transformers_openvla_oft.model.vision import TOWERS, resolve_tower
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FACTS = Path(os.environ.get("OPENVLA_FACTS", REPOSITORY.parent / "shared" / "facts"))

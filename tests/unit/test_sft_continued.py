@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import run
-from transformers_openvla_oft.heads import fresh_head, fresh_projector
+from transformers_openvla_oft.model.heads import fresh_head, fresh_projector
 
 HEAD, PROJECTOR, STATISTICS = (
     "l1_action_head.safetensors",

@@ -13,9 +13,9 @@ from openvla_oft.model import checkpoints
 from openvla_oft.train.objectives import env_actions
 from rlinf.models.lora import attach_lora
 from tests.unit.sft_runs import logged, run
-from transformers_openvla_oft.action_tokens import ActionTokenMap
-from transformers_openvla_oft.adapted import SILU
-from transformers_openvla_oft.modeling import lora_target_modules
+from transformers_openvla_oft.model.action_tokens import ActionTokenMap
+from transformers_openvla_oft.model.adapted import SILU
+from transformers_openvla_oft.model.modeling import lora_target_modules
 
 
 @pytest.fixture(scope="module")

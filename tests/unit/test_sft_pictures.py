@@ -19,8 +19,8 @@ from openvla_oft.train import optimisation
 from tests.unit.sft_demos import LANGUAGES, write_file
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor, resize_bicubic
-from transformers_openvla_oft.action_tokens import ActionTokenMap
-from transformers_openvla_oft.official_images import resize_lanczos
+from transformers_openvla_oft.model.action_tokens import ActionTokenMap
+from transformers_openvla_oft.processing.official_images import resize_lanczos
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))

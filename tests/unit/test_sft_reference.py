@@ -16,9 +16,9 @@ from openvla_oft.model.learner import Learner
 from openvla_oft.train.objectives import OftTokenObjective
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import logged, run
-from transformers_openvla_oft.action_tokens import ActionTokenMap
-from transformers_openvla_oft.configuration import OpenVLAConfig
-from transformers_openvla_oft.heads import (
+from transformers_openvla_oft.model.action_tokens import ActionTokenMap
+from transformers_openvla_oft.model.configuration import OpenVLAConfig
+from transformers_openvla_oft.model.heads import (
     fresh_head,
     fresh_projector,
     head_file,
@@ -26,8 +26,8 @@ from transformers_openvla_oft.heads import (
     load_projector,
     projector_file,
 )
-from transformers_openvla_oft.layouts import end_token, oft_hidden_states, oft_logits
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from transformers_openvla_oft.model.layouts import end_token, oft_hidden_states, oft_logits
+from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 
 REFERENCE = Path(
     os.environ.get(

@@ -10,7 +10,7 @@ from openvla_oft.model import checkpoints, lora
 from openvla_oft.model.learner import Learner
 from openvla_oft.model.lora import LoraSettings
 from openvla_oft.torch_utils.sharding import accumulation, shard
-from transformers_openvla_oft.modeling import fsdp_units
+from transformers_openvla_oft.model.modeling import fsdp_units
 
 
 def learner_of(base, mesh=None, *, adapted=True, shard_frozen=False):

@@ -7,7 +7,7 @@ import torch
 from openvla_oft.data import batches
 from openvla_oft.data.dataset import DemonstrationSet, chunk_actions, split_demonstrations
 from openvla_oft.data.statistics import action_statistics
-from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 
 
 def demonstration_set(lengths, tasks, num_tasks=2):

@@ -22,7 +22,7 @@ from openvla_oft.train.objectives import TokenObjective
 from openvla_oft.train.validation import evaluate
 from tests.unit.sft_demos import write_file, write_suite
 from tests.unit.sft_runs import logged, run
-from transformers_openvla_oft.action_tokens import ActionTokenMap
+from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 from transformers_openvla_oft.processing import PrismaticProcessor
 
 

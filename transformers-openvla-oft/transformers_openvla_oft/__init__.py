@@ -7,7 +7,8 @@ Importing the package makes transformers' auto classes find its classes. Publish
 import transformers
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from .action_tokens import (
+from .loading import CheckpointError
+from .model.action_tokens import (
     ActionTokenMap,
     NonFiniteLogitsError,
     action_entropy,
@@ -18,21 +19,20 @@ from .action_tokens import (
     require_finite,
     sample_bins,
 )
-from .blocks import CHECKPOINTING_POLICIES, checkpoint_blocks, compile_blocks
-from .configuration import OpenVLAConfig
-from .heads import ValueHead
-from .language import ATTENTION_ROUTES, choose_attention
-from .loading import CheckpointError
-from .modeling import (
+from .model.blocks import CHECKPOINTING_POLICIES, checkpoint_blocks, compile_blocks
+from .model.configuration import OpenVLAConfig
+from .model.heads import ValueHead
+from .model.language import ATTENTION_ROUTES, choose_attention
+from .model.modeling import (
     ActionOutput,
     OpenVLAForActionPrediction,
     OpenVLAForAutoregressivePrediction,
     fsdp_units,
     lora_target_modules,
 )
-from .official_images import official_pictures
-from .pictures import ImageSettings, resize_bicubic, resize_pictures
-from .processing import PolicyBatch, PrismaticProcessor
+from .processing.images import ImageSettings, resize_bicubic, resize_pictures
+from .processing.official_images import official_pictures
+from .processing.processor import PolicyBatch, PrismaticProcessor
 from .small import SmallSizes, TowerSizes, create_small_checkpoint, libero_sentences
 
 # transformers 5 dropped the second of these names, which the published checkpoints use.

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import same_rounding
 from .loading import CheckpointError, check_finite, check_fit, listed, read_object, shapes
+from .model import same_rounding
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Fields that say how large an adapter is, where it sits, how it was made, or nothing about it. Any other one, set,

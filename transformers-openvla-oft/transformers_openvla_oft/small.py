@@ -19,10 +19,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from .configuration import OpenVLAConfig
-from .modeling import model_class
-from .pictures import ImageSettings
-from .processing import PROMPT, PrismaticProcessor
+from .model.configuration import OpenVLAConfig
+from .model.modeling import model_class
+from .processing.images import ImageSettings
+from .processing.processor import PROMPT, PrismaticProcessor
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<PAD>"
 NUM_ACTION_BINS = 256

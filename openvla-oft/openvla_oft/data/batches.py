@@ -17,8 +17,8 @@ from openvla_oft.data import augment, oft_augment
 from openvla_oft.data.dataset import DemonstrationSet, chunk_actions
 from openvla_oft.data.demonstration import GRIPPER
 from openvla_oft.data.frames import FrameStore
-from transformers_openvla_oft.action_tokens import ActionTokenMap, gripper_from_env
-from transformers_openvla_oft.configuration import OpenVLAConfig
+from transformers_openvla_oft.model.action_tokens import ActionTokenMap, gripper_from_env
+from transformers_openvla_oft.model.configuration import OpenVLAConfig
 from transformers_openvla_oft.processing import PrismaticProcessor
 
 AFTER_END = ("hold", "mask")

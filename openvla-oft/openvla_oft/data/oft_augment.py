@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from openvla_oft.data import augment
-from transformers_openvla_oft.official_images import CROP_AREA
+from transformers_openvla_oft.processing.official_images import CROP_AREA
 
 SIDE = math.sqrt(CROP_AREA)
 """Side of a crop as a part of the picture's."""

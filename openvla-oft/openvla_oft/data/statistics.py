@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from openvla_oft.data.demonstration import GRIPPER
-from transformers_openvla_oft.action_tokens import RANGE_EPS, gripper_from_env
+from transformers_openvla_oft.model.action_tokens import RANGE_EPS, gripper_from_env
 
 ACTION_BOUNDS = ("symmetric", "quantile", "unit")
 MIN_BOUND = 0.05

@@ -12,22 +12,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from openvla_oft.data import dataset
-from openvla_oft.model import checkpoints, lora
-from openvla_oft.torch_utils import sharding
 from openvla_oft.data.dataset import DemonstrationSet
 from openvla_oft.data.demonstration import PROPRIO_DIM
 from openvla_oft.data.frames import DeviceFrames, FileFrames, FrameStore
+from openvla_oft.data.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
+from openvla_oft.model import checkpoints, lora
 from openvla_oft.model.learner import Learner
 from openvla_oft.model.lora import LoraSettings
-from openvla_oft.train.objectives import L1Objective, Objective, OftTokenObjective, TokenObjective
-from openvla_oft.torch_utils.distributed import Ranks
 from openvla_oft.model.training_record import ACTION_HEAD, PROPRIO, training_record
-from openvla_oft.data.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
-from transformers_openvla_oft import layouts
-from transformers_openvla_oft import heads
-from transformers_openvla_oft.action_tokens import ActionTokenMap
-from transformers_openvla_oft.blocks import checkpoint_blocks
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from openvla_oft.torch_utils import sharding
+from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.train.objectives import L1Objective, Objective, OftTokenObjective, TokenObjective
+from transformers_openvla_oft.model import heads, layouts
+from transformers_openvla_oft.model.action_tokens import ActionTokenMap
+from transformers_openvla_oft.model.blocks import checkpoint_blocks
+from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openvla_oft.json_files import read_object
 from openvla_oft.data.statistics import Statistics
-from transformers_openvla_oft.configuration import OpenVLAConfig
+from openvla_oft.json_files import read_object
 from transformers_openvla_oft.loading import reading
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from transformers_openvla_oft.model.configuration import OpenVLAConfig
+from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 
 STATISTICS_FILE = "dataset_statistics.json"

@@ -9,9 +9,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from transformers_openvla_oft import layouts
-from transformers_openvla_oft.heads import L1ActionHead, ProprioProjector
-from transformers_openvla_oft.modeling import ActionOutput, OpenVLAForActionPrediction
+from transformers_openvla_oft.model import layouts
+from transformers_openvla_oft.model.heads import L1ActionHead, ProprioProjector
+from transformers_openvla_oft.model.modeling import ActionOutput, OpenVLAForActionPrediction
 
 
 class Learner(nn.Module):

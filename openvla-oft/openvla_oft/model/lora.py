@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel
 
 from transformers_openvla_oft import adapters
 from transformers_openvla_oft.adapters import CONFIG_FILE, WEIGHTS_FILE
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction, lora_target_modules
+from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction, lora_target_modules
 
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 

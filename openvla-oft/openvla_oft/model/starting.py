@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from openvla_oft.model import checkpoints
 from openvla_oft.arguments import small_sizes
-from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.model import checkpoints
 from openvla_oft.model.training_record import training_record
-from transformers_openvla_oft.attention import choose_attention
-from transformers_openvla_oft.configuration import OpenVLAConfig
+from openvla_oft.torch_utils.distributed import Ranks
 from transformers_openvla_oft.loading import reading
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from transformers_openvla_oft.model.configuration import OpenVLAConfig
+from transformers_openvla_oft.model.language import choose_attention
+from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 from transformers_openvla_oft.small import create_small_checkpoint
 

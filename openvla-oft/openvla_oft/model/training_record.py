@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from openvla_oft.json_files import read_object
-from transformers_openvla_oft.heads import HEAD_FILE, PROJECTOR_FILE
+from transformers_openvla_oft.model.heads import HEAD_FILE, PROJECTOR_FILE
 
 T = TypeVar("T")
 

@@ -11,19 +11,19 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from openvla_oft.model import checkpoints, lora
 from openvla_oft.data.batches import DeviceData
 from openvla_oft.data.dataset import DemonstrationSet, Split
-from openvla_oft.model.learner import Learner, gather, trainable
-from openvla_oft.train.objectives import Objective
-from openvla_oft.torch_utils.distributed import Ranks
-from openvla_oft.model.starting import load_base
 from openvla_oft.data.statistics import Statistics
+from openvla_oft.model import checkpoints, lora
+from openvla_oft.model.learner import Learner, gather, trainable
+from openvla_oft.model.starting import load_base
+from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.train.objectives import Objective
 from openvla_oft.train.validation import evaluate, prediction_function
 from transformers_openvla_oft import adapters
-from transformers_openvla_oft import heads
 from transformers_openvla_oft.adapters import merge_adapters
-from transformers_openvla_oft.modeling import OpenVLAForActionPrediction
+from transformers_openvla_oft.model import heads
+from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 
 POLICY = "policy."

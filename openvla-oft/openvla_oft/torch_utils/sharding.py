@@ -11,8 +11,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from openvla_oft.model.learner import Learner
-from transformers_openvla_oft.blocks import compile_blocks
-from transformers_openvla_oft.modeling import fsdp_units
+from transformers_openvla_oft.model.blocks import compile_blocks
+from transformers_openvla_oft.model.modeling import fsdp_units
 
 
 def shard(learner: Learner, mesh: DeviceMesh, *, bf16: bool, use_compile: bool, shard_frozen: bool = False) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from openvla_oft.data.batches import Batch
 from openvla_oft.data.demonstration import GRIPPER
 from openvla_oft.train.losses import soft_label_table, token_losses
-from transformers_openvla_oft.action_tokens import ActionTokenMap, gripper_to_env
+from transformers_openvla_oft.model.action_tokens import ActionTokenMap, gripper_to_env
 
 OBJECTIVES = ("tokens", "l1")
 NEAR_BINS = 2

@@ -14,7 +14,7 @@ from rlinf.config.validate import PICTURE_PATHS
 from rlinf.custom.sequence.lineage import Lineage
 from rlinf.models import Stated
 from rlinf.models.vla import own_statistics
-from transformers_openvla_oft.configuration import DATASET_STATISTICS_FILE, NO_NOOPS_SUFFIX
+from transformers_openvla_oft.model.configuration import DATASET_STATISTICS_FILE, NO_NOOPS_SUFFIX
 
 log = logging.getLogger(__name__)
 

@@ -30,12 +30,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
 
-from . import decoder, same_rounding
-from .action_tokens import finite_rows, require_finite, sample_bins
-from .configuration import CONFIG_FILE, EXPECTED, OpenVLAConfig, with_dataset_statistics
-from .heads import VALUE_HEAD_PREFIX, ValueHead, project_rows, stored_value_head
-from .language import extended, has_pads, hidden_states
-from .loading import (
+from ..loading import (
     broken,
     check_finite,
     reading,
@@ -43,6 +38,11 @@ from .loading import (
     unreported,
     weight_files,
 )
+from . import decoder, same_rounding
+from .action_tokens import finite_rows, require_finite, sample_bins
+from .configuration import CONFIG_FILE, EXPECTED, OpenVLAConfig, with_dataset_statistics
+from .heads import VALUE_HEAD_PREFIX, ValueHead, project_rows, stored_value_head
+from .language import extended, has_pads, hidden_states
 from .vision import (
     AttentionPoolWeights,
     LayerScale,

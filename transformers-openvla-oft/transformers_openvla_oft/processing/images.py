@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .configuration import RESIZE_STRATEGY, OpenVLAConfig
-from .loading import CheckpointError, broken, read_object
+from transformers_openvla_oft.loading import CheckpointError, broken, read_object
+from transformers_openvla_oft.model.configuration import RESIZE_STRATEGY, OpenVLAConfig
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 INTERPOLATION = "bicubic"

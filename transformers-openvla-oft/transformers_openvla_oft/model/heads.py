@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from .loading import CheckpointError, check_finite, check_fit, shapes, weight_files
+from ..loading import CheckpointError, check_finite, check_fit, shapes, weight_files
 from .same_rounding import NarrowLinear
 
 VALUE_HEAD_SIZES = (512, 128)

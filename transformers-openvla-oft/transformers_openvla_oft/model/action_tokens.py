@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..loading import CheckpointError
 from .configuration import DATASET_STATISTICS_FILE, OpenVLAConfig
-from .loading import CheckpointError
 
 # Published code divides by (q99 - q01 + this), so that a constant dimension does not divide by zero.
 RANGE_EPS = 1e-8

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from .configuration import OpenVLAConfig
-from .loading import CheckpointError, reading
-from .official_images import official_pictures
-from .pictures import (
+from transformers_openvla_oft.loading import CheckpointError, reading
+from transformers_openvla_oft.model.configuration import OpenVLAConfig
+
+from .images import (
     PICTURE_PATHS,
     PREPROCESSOR_FILE,
     ImageSettings,
@@ -27,6 +27,7 @@ from .pictures import (
     resize_pictures,
     stored_settings,
 )
+from .official_images import official_pictures
 
 PROMPT = "In: What action should the robot take to {task}?\nOut: "
 # The piece that the trailing space of the prompt becomes (id 29871 in Llama-2): the position of the first logits.

@@ -1,0 +1,1 @@
+"""The networks, what they compute with, and how actions are read from them."""
