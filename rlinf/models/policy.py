@@ -41,7 +41,7 @@ class PolicySource:
 class Stated:
     """What a checkpoint says of itself, known before it is loaded.
 
-    num_images: pictures of an observation; image_size: pixels of their sides; num_actions: decoded at a time.
+    num_images: images of an observation; image_size: pixels of their sides; num_actions: decoded at a time.
     statistics: keys of its action statistics.
     """
 
@@ -55,7 +55,7 @@ class Stated:
 class PolicyInputs:
     """Observations in the policy's own form, still compact.
 
-    frames_BNHWC: uint8 pictures at the policy's resolution; this is what a rollout keeps for the learner.
+    frames_BNHWC: uint8 images at the policy's resolution; this is what a rollout keeps for the learner.
     languages: instructions.
     """
 
@@ -171,5 +171,5 @@ class ReplayablePolicy(Policy, Protocol):
         """Bins (B, T) of the environment's actions: of the ``nearest`` centre, else as in supervised training."""
 
     def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
-        """What the base model's logits of a demonstration depend on beside its pictures, as texts to compare:
+        """What the base model's logits of a demonstration depend on beside its images, as texts to compare:
         ``model``, ``prompt``, ``image pipeline`` and, where the logits follow ``bins_FT``, ``actions``."""

@@ -28,7 +28,7 @@ class PolicyKind:
     model_type: what the ``config.json`` of its checkpoints says; weight_files: what its ``save`` writes.
     obtain: how a user gets a base checkpoint; ``{name}`` stands for its folder's name.
     num_actions: actions per chunk; None: as many as the checkpoint was trained on.
-    stated: what a checkpoint says of itself; None: nothing, and pictures are kept as the simulator draws them.
+    stated: what a checkpoint says of itself; None: nothing, and images are kept as the simulator draws them.
     """
 
     load: Loader

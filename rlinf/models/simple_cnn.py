@@ -1,12 +1,12 @@
 """A small convolutional policy: the baseline that has no language model and no pretraining on other robots.
 
-It sees what the VLA policies see, the camera pictures and the instruction, and answers with the same 8 x 7 bins in one
+It sees what the VLA policies see, the camera images and the instruction, and answers with the same 8 x 7 bins in one
 pass, so that the same reinforcement learning trains it. All of its weights are trained; there is no adapter.
 
 A checkpoint is a folder with ``config.json`` (sizes and action statistics) and ``model.pt`` (a state dict); the
 supervised start is made by ``python -m rlinf.cli.pretrain_simple_cnn``.
 
-Shapes: B samples, N pictures, K channels, D instruction features, H features, T action tokens, V bins.
+Shapes: B samples, N images, K channels, D instruction features, H features, T action tokens, V bins.
 """
 
 import json
@@ -190,7 +190,7 @@ class SimpleCNN(nn.Module):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, pixels_BKHW: Tensor, instruction_BD: Tensor) -> CNNOutput:
-        """pixels in [-1, 1], the colours of N pictures as channels; instruction: see ``embed_instruction``."""
+        """pixels in [-1, 1], the colours of N images as channels; instruction: see ``embed_instruction``."""
         x = pixels_BKHW
         for block in self.blocks:
             x = block(x, instruction_BD)
@@ -204,7 +204,7 @@ class SimpleCNN(nn.Module):
 
 
 def to_pixels(frames_BNHWC: Tensor) -> Tensor:
-    """uint8 pictures, or floats in [0, 1], to what the network reads: (B, 3 N, H, W) in [-1, 1]."""
+    """uint8 images, or floats in [0, 1], to what the network reads: (B, 3 N, H, W) in [-1, 1]."""
     scale = 1 / 127.5 if frames_BNHWC.dtype == torch.uint8 else 2.0
     return (frames_BNHWC.float() * scale - 1.0).permute(0, 1, 4, 2, 3).flatten(1, 2)
 
@@ -246,7 +246,7 @@ def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) ->
 
 
 class SimpleCNNPolicy:
-    """Joins network, picture path and actions; see the ``Policy`` protocol for shapes."""
+    """Joins network, image path and actions; see the ``Policy`` protocol for shapes."""
 
     def __init__(self, module: SimpleCNN, settings: CNNSettings, actions: ActionTokenMap, *, checkpoint: Path) -> None:
         self.module: nn.Module = module

@@ -198,7 +198,7 @@ class VLAPolicy(ABC):
         return output
 
     def batch(self, inputs: PolicyInputs) -> PolicyBatch:
-        """Prompts and normalised pictures, on the policy's device."""
+        """Prompts and normalised images, on the policy's device."""
         return self.processor(inputs.frames_BNHWC, inputs.languages, resized=True)
 
 
@@ -226,7 +226,7 @@ def own_statistics(adapters: Sequence[Path]) -> dict[str, Any]:
 
 
 def load_base(
-    config: ModelConfig, source: PolicySource, base_dtype: torch.dtype, **fields: int
+    config: ModelConfig, source: PolicySource, base_dtype: torch.dtype, **fields: Any
 ) -> OpenVLAForActionPrediction:
     """The base checkpoint, without adapter. fields: of its configuration, which it does not state itself."""
     disable_progress_bar()  # transformers' own; in a worker it is noise

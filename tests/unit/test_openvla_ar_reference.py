@@ -39,11 +39,11 @@ def model():
 @pytest.fixture(scope="module")
 def inputs():
     arrays = np.load(REFERENCE / "openvla_ar_inputs.npz")
-    pictures = np.load(REFERENCE / "oft_fused_inputs.npz")["padded/pixel_values"]
+    images = np.load(REFERENCE / "oft_fused_inputs.npz")["padded/pixel_values"]
     return {
         "input_ids_BL": torch.from_numpy(arrays["input_ids"]),
         "attention_mask_BL": torch.from_numpy(arrays["attention_mask"]),
-        "pixel_values": torch.from_numpy(pictures).flatten(1, 2),
+        "pixel_values": torch.from_numpy(images).flatten(1, 2),
     }
 
 

@@ -19,10 +19,10 @@ from transformers_openvla_oft import (
     CHECKPOINTING_POLICIES,
     OpenVLAForActionPrediction,
     PrismaticProcessor,
-    attention,
     choose_attention,
     fsdp_units,
 )
+from transformers_openvla_oft.model import language
 from transformers_openvla_oft.model.layouts import oft_hidden_states
 from transformers_openvla_oft.processing.images import PICTURE_PATHS
 
@@ -226,14 +226,14 @@ def test_policies_leave_shared_pads_out(folder):
 
 def test_the_route_is_chosen_once(monkeypatch):
     assert choose_attention(None, dtype=torch.bfloat16) == "sdpa" or torch.cuda.is_available()
-    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(language, "is_flash_attn_2_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_attention(None, dtype=torch.bfloat16) == "flash_attention_2"
     assert choose_attention(None, dtype=torch.float32) == "sdpa"
     assert choose_attention("eager", dtype=torch.bfloat16) == "eager"
     with pytest.raises(ValueError, match="16 bits"):
         choose_attention("flash_attention_2", dtype=torch.float32)
-    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: False)
+    monkeypatch.setattr(language, "is_flash_attn_2_available", lambda: False)
     with pytest.raises(ValueError, match="install it, or choose sdpa"):
         choose_attention("flash_attention_2", dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="sdpa, flash_attention_2, eager"):

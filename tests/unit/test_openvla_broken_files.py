@@ -137,18 +137,13 @@ def test_a_tokenizer_of_another_model_is_refused(folder, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict.clear, "input_sizes, means, stds must be given"),
-        (fields(means=[[0.5, 0.5, 0.5]]), "three numbers for each of the 2 towers"),
-        (fields(means=[[123.675, 116.28, 103.53]] * 2), r"divided by 255: in \[0, 1\]"),
-        (fields(stds=[[0.5, 0.5, 0.0]] * 2), "standard deviations above 0"),
-        (fields(input_sizes=[[3, 32, 16]] * 2), "square pictures of one size"),
-        (fields(input_sizes=[[4, 32, 32]] * 2), r"as \[3, 224, 224\], given"),
-        (fields(input_sizes=[[3, 64, 64]] * 2), "pictures of 64 pixels a side for 2 vision.* has 2 that read 32"),
-        (
-            fields(input_sizes=[[3, 32, 32]], means=[[0.5] * 3], stds=[[0.5] * 3]),
-            "pictures of 32 pixels a side for 1 vision.* has 2 that read 32",
-        ),
-        (fields(interpolations=["bilinear"] * 2), r"interpolations 'bicubic' .*bilinear"),
+        (dict.clear, "three numbers .* each of the 2 towers"),
+        (fields(means=[[0.5, 0.5, 0.5]]), "three numbers .* each of the 2 towers"),
+        (fields(means=[[123.675, 116.28, 103.53]] * 2), "images divided by 255"),
+        (fields(stds=[[0.5, 0.5, 0.0]] * 2), "images divided by 255"),
+        (fields(input_sizes=[[3, 64, 64]] * 2), r"input_sizes=.* needs \[\[3, 32, 32\], \[3, 32, 32\]\]"),
+        (fields(input_sizes=[[3, 32, 32]]), r"input_sizes=.* needs \[\[3, 32, 32\], \[3, 32, 32\]\]"),
+        (fields(interpolations=["bilinear"] * 2), r"interpolations=.*bilinear.* needs \['bicubic', 'bicubic'\]"),
     ],
 )
 def test_picture_settings_of_no_or_another_model_are_refused(folder, loader, change, message):

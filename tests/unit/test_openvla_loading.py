@@ -72,16 +72,6 @@ def test_the_published_auto_class_works_where_it_exists(stored):
     assert isinstance(transformers.AutoModelForVision2Seq.from_pretrained(stored), OpenVLAForActionPrediction)
 
 
-@needs_reference
-def test_statistics_beside_the_configuration_are_merged_over_its_own(tmp_path):
-    source = REFERENCE / "tiny_openvla_oft_fused"
-    config = AutoConfig.from_pretrained(source)
-    assert set(config.norm_stats) == {"bridge_orig", "libero_spatial_no_noops"}
-    shutil.copyfile(source / "config.json", tmp_path / "config.json")
-    (tmp_path / "dataset_statistics.json").write_text(json.dumps({"bridge_orig": {"action": "newer"}}))
-    assert OpenVLAConfig.from_pretrained(tmp_path).norm_stats == {"bridge_orig": {"action": "newer"}}
-
-
 def test_one_action_per_chunk_is_decoded_token_by_token(tmp_path, stored):
     ours = write_policy(tmp_path / "policy", num_actions=1)
     assert type(AutoModelForImageTextToText.from_pretrained(ours)) is OpenVLAForAutoregressivePrediction

@@ -128,7 +128,7 @@ def test_the_configuration_chooses_the_path(tmp_path, path, side):
     updated = policy.batch(inputs).pixel_values
     assert torch.equal(updated, policy.processor.pixel_values(torch.from_numpy(images)))
     assert torch.equal(updated, policy.processor.pixel_values(inputs.frames_BNHWC, resized=True))
-    with pytest.raises(ValueError, match=r"resized pictures must have 32 x 32 pixels, given \(1, 1, 48, 48, 3\)"):
+    with pytest.raises(ValueError, match=r"resized images must have 32 x 32 pixels, given \(1, 1, 48, 48, 3\)"):
         policy.processor.pixel_values(torch.zeros(1, 1, 48, 48, 3, dtype=torch.uint8), resized=True)
     stored = policy.base_identity(LANGUAGE, torch.zeros(1, 56, dtype=torch.long))["image pipeline"]
     assert ("bicubic" in stored, "Lanczos" in stored, "crop" in stored) == (path == "rl", path != "rl", crop)

@@ -1,7 +1,6 @@
 """A fresh small checkpoint: saving, precision, masks, gradients, LoRA, checkpointing, sharding, prompts."""
 
 import json
-from collections import Counter
 
 import pytest
 import torch
@@ -70,13 +69,6 @@ def run(model, batch):
 def is_unused(name):
     """Weights that published checkpoints hold although nothing reads them: last ViT block and final norm."""
     return ".blocks.1." in name or "featurizer.norm." in name
-
-
-def test_shapes(model, batch):
-    output = run(model, batch)
-    assert output.logits_BTV.shape == (2, 56, 256)
-    assert output.hidden_BTH.shape == (2, 56, 32)
-    assert torch.equal(output.value_feature_BH, output.hidden_BTH[:, 0])
 
 
 @torch.no_grad()
@@ -150,23 +142,6 @@ def test_gradients_reach_every_weight_in_use(model, batch):
     assert without == {name for name, _ in model.named_parameters() if is_unused(name)}
 
 
-def test_gradient_checkpointing_changes_no_gradient(folder, model, batch):
-    run(model, batch).logits_BTV.pow(2).mean().backward()
-    other = OpenVLAForActionPrediction.from_pretrained(folder)
-    other.gradient_checkpointing_enable()
-    other.train()
-    calls = Counter()
-    for name, module in other.named_modules():
-        module.register_forward_hook(lambda *_, name=name: calls.update([name]))
-    run(other, batch).logits_BTV.pow(2).mean().backward()
-    assert calls["language_model.model.layers.1.mlp.gate_proj"] == 2
-    assert calls["vision_backbone.featurizer.blocks.0.mlp.fc1"] == 2
-    assert calls["projector.fc1"] == 1
-    for (name, expected), actual in zip(model.named_parameters(), other.parameters(), strict=True):
-        if not is_unused(name):
-            assert_close(actual.grad, expected.grad, msg=name)
-
-
 def test_lora_trains_only_adapters_and_starts_neutral(model, batch):
     expected = run(model, batch).logits_BTV.detach()
     wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=4, target_modules=lora_target_modules(model)))
@@ -236,7 +211,7 @@ def test_prompt_layout(folder):
 
 
 def test_resized_pictures_give_the_same_pixel_values(folder):
-    """A rollout may keep the small uint8 pictures; a bright edge makes bicubic overshoot the range of uint8."""
+    """A rollout may keep the small uint8 images; a bright edge makes bicubic overshoot the range of uint8."""
     processor = PrismaticProcessor.from_pretrained(folder)
     images = torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8)
     images[:, :, 20:45, 11:] = 255
@@ -273,7 +248,7 @@ def test_user_errors_name_the_numbers(folder, model, batch):
     images = torch.zeros(2, 2, 64, 64, 3)
     with pytest.raises(ValueError, match=r"uint8.*float32"):
         processor.pixel_values(images)
-    with pytest.raises(ValueError, match="2 picture"):
+    with pytest.raises(ValueError, match="2 image"):
         processor.pixel_values(images[:, :1].byte())
     with pytest.raises(ValueError, match="as many tasks"):
         processor(images.byte(), ["one"])

@@ -90,7 +90,6 @@ def test_value_head_size():
         ({"reg_tokens": 0}, "reg_tokens"),
         ({"img_size": 130}, "multiple of patch_size"),
         ({"num_heads": 5}, "multiple of num_heads"),
-        ({"depth": 1}, "second-to-last"),
         ({"act_layer": "swish"}, "unknown activation"),
     ],
 )
@@ -106,7 +105,7 @@ def test_prefix_tokens_follow_from_the_timm_id():
 
 
 def test_inconsistent_configurations_are_refused():
-    with pytest.raises(ValueError, match="one entry per tower"):
+    with pytest.raises(ValueError, match="one entry for each"):
         OpenVLAConfig(timm_model_ids=[DINOV2, SIGLIP], image_sizes=[224])
     with pytest.raises(ValueError, match="use_fused_vision_backbone"):
         OpenVLAConfig(timm_model_ids=[SIGLIP], use_fused_vision_backbone=True)

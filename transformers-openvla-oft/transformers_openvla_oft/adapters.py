@@ -197,7 +197,7 @@ def _open_weights(path: Path, *, expected: Mapping[str, Tensor]) -> Any:
     Frozen weights beneath an adapter, which PEFT may store with it (`lm_head`), are not looked at.
     """
     try:
-        file = safe_open(path / WEIGHTS_FILE, framework="pt")
+        file: Any = safe_open(path / WEIGHTS_FILE, framework="pt")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path / WEIGHTS_FILE} is truncated or corrupt ({error}); copy it again") from error
     names = [name for name in file.keys() if ".base_layer." not in name or _is_adapter_weight(name)]  # noqa: SIM118

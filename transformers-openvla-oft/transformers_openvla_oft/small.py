@@ -159,7 +159,7 @@ def create_small_checkpoint(
     norm_stats: dict[str, Any] | None = None,
     sentences: Sequence[str] | None = None,
 ) -> None:
-    """Write a fresh checkpoint folder: configuration, weights, tokenizer and picture settings.
+    """Write a fresh checkpoint folder: configuration, weights, tokenizer and image settings.
 
     norm_stats: as in `dataset_statistics.json`; may be added to the folder later.
     sentences: what the tokenizer learns from; LIBERO's tasks by default.

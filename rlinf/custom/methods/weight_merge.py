@@ -6,6 +6,6 @@ from rlinf.custom.methods.base import ContinualMethod
 class WeightMerge(ContinualMethod):
     """Add earlier tasks' adapters to the base model, scaled, and learn a fresh one (task arithmetic, arXiv:2212.04089).
 
-    The work is done where models are loaded (``rlinf/models/merge.py``) and where sequences are planned: nothing is
-    left to do during training.
+    The work is done where models are loaded (``transformers_openvla_oft.adapters``) and where sequences are planned:
+    nothing is left to do during training.
     """

@@ -146,7 +146,7 @@ class OpenVLAConfig(PretrainedConfig):
 
     @property
     def num_towers(self) -> int:
-        """Vision towers (1, or 2 when fused); each reads three channels of every picture."""
+        """Vision towers (1, or 2 when fused); each reads three channels of every image."""
         return len(self.timm_model_ids or ())
 
     @property

@@ -12,7 +12,7 @@ token by token, with causal attention:
 In both, the logits of an action token are read one position earlier, those of the first one at the prompt's end token;
 the hidden state of that end token, which comes before any action, is the feature of the value function.
 
-Shapes: B batch, L prompt slots, P patches of all pictures, T action tokens, V action bins, H hidden size, S sequence.
+Shapes: B batch, L prompt slots, P patches of all images, T action tokens, V action bins, H hidden size, S sequence.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             )
         if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != shapes[2]:
             raise ValueError(
-                "input_ids_BL and attention_mask_BL must be (batch, slots) with one row per picture, given "
+                "input_ids_BL and attention_mask_BL must be (batch, slots) with one row per image, given "
                 f"{shapes[0]} and {shapes[1]} for {shapes[2]} rows of pixel_values"
             )
         patches_BPH = self.projector(self.vision_backbone(pixel_values))

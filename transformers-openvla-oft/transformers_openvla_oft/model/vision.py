@@ -2,7 +2,7 @@
 
 timm itself imports torchvision, which has no CPU build on PyPI; the towers need few of its options.
 
-Shapes: B images, P patches (+ prefix tokens while inside a tower), D tower width, N pictures per observation.
+Shapes: B images, P patches (+ prefix tokens while inside a tower), D tower width, N images per observation.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ class VisionTransformer(nn.Module):
 
 
 class PrismaticVisionBackbone(nn.Module):
-    """One or two towers over one or more pictures, two towers joined on channels (DINOv2 first, then SigLIP)."""
+    """One or two towers over one or more images, two towers joined on channels (DINOv2 first, then SigLIP)."""
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
@@ -291,19 +291,19 @@ class PrismaticVisionBackbone(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, N * towers * 3, H, W) -> (B, N * P, sum of tower widths).
 
-        Channels are ordered picture, tower, RGB, as in the published checkpoints; patches picture after picture.
+        Channels are ordered image, tower, RGB, as in the published checkpoints; patches image after image.
         """
         towers = self.towers
         expected = (self.num_images * len(towers) * CHANNELS_PER_TOWER, self.img_size, self.img_size)
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != expected:
             raise ValueError(
                 f"pixel_values must be (batch, {expected[0]}, {expected[1]}, {expected[2]}) for {self.num_images} "
-                f"picture(s) and {len(towers)} tower(s), given {tuple(pixel_values.shape)}"
+                f"image(s) and {len(towers)} tower(s), given {tuple(pixel_values.shape)}"
             )
         if not pixel_values.is_floating_point():
             raise ValueError(
                 f"pixel_values must be normalised floating-point numbers, given {pixel_values.dtype}: let "
-                "PrismaticProcessor make them from uint8 pictures"
+                "PrismaticProcessor make them from uint8 images"
             )
         B = len(pixel_values)
         images = pixel_values.view(B * self.num_images, len(towers), CHANNELS_PER_TOWER, *expected[1:])

@@ -1,4 +1,4 @@
-"""Pictures: what a checkpoint says of them, what is accepted, and resizing as the RL code does it."""
+"""Images: what a checkpoint says of them, what is accepted, and resizing as the RL code does it."""
 
 from __future__ import annotations
 
@@ -22,43 +22,39 @@ MAX_ENLARGEMENT = 4
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """Size and per-tower normalisation of the pictures."""
+    """Size and per-tower normalisation of the images."""
 
     image_size: int
     means: tuple[tuple[float, ...], ...]
     stds: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> ImageSettings:
-        """From a published `preprocessor_config.json`.
+    def read(cls, folder: Path, config: OpenVLAConfig) -> ImageSettings:
+        """Those in the `preprocessor_config.json` of a checkpoint, whose model has the configuration `config`.
 
         Raises:
-            ValueError: says which field is missing or not as expected.
+            CheckpointError: the file is missing, not what the published checkpoints have, or another model's.
         """
-        if missing := [name for name in ("input_sizes", "means", "stds") if not fields.get(name)]:
-            raise ValueError(f"{', '.join(missing)} must be given, one entry for each vision tower")
-        sizes = fields["input_sizes"]
-        means, stds = (tuple(tuple(map(float, tower)) for tower in fields[name]) for name in ("means", "stds"))
-        side = sizes[0][-1]
-        if any(list(size) != [3, side, side] for size in sizes):
-            raise ValueError(
-                f"all towers must read square pictures of one size, as [3, 224, 224], given input_sizes={sizes}"
+        expected = "size, means and standard deviations of the images of each vision tower"
+        file, size = folder / PREPROCESSOR_FILE, (config.image_sizes or [0])[0]
+        fields = read_object(file, expected=expected)
+        for name, entry in (("input_sizes", [3, size, size]), ("interpolations", INTERPOLATION)):
+            wanted = [entry] * config.num_towers
+            if fields.get(name, wanted) != wanted:
+                raise CheckpointError(
+                    f"{file}: {name}={fields[name]}, but the model of config.json beside it needs {wanted}. Take both "
+                    "files from the same checkpoint."
+                )
+        means, stds = (tuple(tuple(map(float, x)) for x in fields.get(name) or ()) for name in ("means", "stds"))
+        numbers, lengths = [x for tower in (*means, *stds) for x in tower], [*map(len, means), *map(len, stds)]
+        if lengths != [3] * 2 * config.num_towers or not all(0 <= x <= 1 for x in numbers) or 0 in map(min, stds):
+            raise broken(
+                file,
+                f"means and stds must have three numbers in [0, 1] for each of the {config.num_towers} towers, "
+                f"standard deviations above 0, for images divided by 255, given means={means} and stds={stds}",
+                expected=expected,
             )
-        if not len(means) == len(stds) == len(sizes) or not all(
-            len(mean) == len(std) == 3 and all(0 <= x <= 1 for x in mean) and all(0 < x <= 1 for x in std)
-            for mean, std in zip(means, stds, strict=True)
-        ):
-            raise ValueError(
-                f"means and stds must have three numbers for each of the {len(sizes)} towers, for pictures divided by "
-                f"255: in [0, 1], and standard deviations above 0; given means={means} and stds={stds}"
-            )
-        resizing = {fields.get("image_resize_strategy", RESIZE_STRATEGY), *fields.get("interpolations", [])}
-        if not resizing <= {RESIZE_STRATEGY, INTERPOLATION}:
-            raise ValueError(
-                f"image_resize_strategy must be {RESIZE_STRATEGY!r} and interpolations {INTERPOLATION!r} as in the "
-                f"published models, given {sorted(resizing)}"
-            )
-        return cls(image_size=side, means=means, stds=stds)
+        return cls(size, means, stds)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a published `preprocessor_config.json` that carry information."""
@@ -75,65 +71,36 @@ class ImageSettings:
         }
 
 
-def stored_settings(file: Path) -> ImageSettings:
-    """Picture settings of a checkpoint.
-
-    Raises:
-        CheckpointError: the file is missing, or not what the published checkpoints have.
-    """
-    expected = "size, means and standard deviations of the pictures of each vision tower"
-    fields = read_object(file, expected=expected)
-    try:
-        return ImageSettings.from_dict(fields)
-    except ValueError as error:
-        raise broken(file, str(error), expected=expected) from error
-
-
-def check_fit(path: Path, images: ImageSettings, config: OpenVLAConfig) -> None:
-    """Compare the picture settings of a checkpoint with its model.
-
-    Raises:
-        CheckpointError: they are for another number of towers, or another size.
-    """
-    size, num_towers = (config.image_sizes or [0])[0], config.num_towers
-    if (images.image_size, len(images.means)) != (size, num_towers):
-        raise CheckpointError(
-            f"{path / PREPROCESSOR_FILE} prepares pictures of {images.image_size} pixels a side for "
-            f"{len(images.means)} vision tower(s), but the model of config.json beside it has {num_towers} that read "
-            f"{size}. Take both files from the same checkpoint."
-        )
-
-
-def check_pictures(images_BNHWC: Tensor) -> None:
+def check_images(images_BNHWC: Tensor) -> None:
     if not isinstance(images_BNHWC, Tensor):
         raise ValueError(
-            f"pictures must be a torch tensor, given {type(images_BNHWC).__name__}: torch.from_numpy makes one of a "
+            f"images must be a torch tensor, given {type(images_BNHWC).__name__}: torch.from_numpy makes one of a "
             "numpy array"
         )
     if images_BNHWC.dtype != torch.uint8 or images_BNHWC.ndim != 5 or images_BNHWC.shape[-1] != 3:
         raise ValueError(
-            "pictures must be uint8 of shape (batch, pictures, height, width, 3), given "
+            "images must be uint8 of shape (batch, images, height, width, 3), given "
             f"{images_BNHWC.dtype} {tuple(images_BNHWC.shape)}"
         )
 
 
 def _check_sides(images_BNHWC: Tensor, *, size: int) -> None:
-    """Refuse pictures that a resize to `size` would make something else of."""
+    """Refuse images that a resize to `size` would make something else of."""
     height, width = images_BNHWC.shape[2:4]
     if height != width:
         raise ValueError(
-            f"pictures must be square, given {height} x {width} pixels: they would be stretched to {size} x {size}. "
+            f"images must be square, given {height} x {width} pixels: they would be stretched to {size} x {size}. "
             "Cut them to a square, as the policy's training data is"
         )
     if height * MAX_ENLARGEMENT < size:
         raise ValueError(
-            f"pictures of {height} x {width} pixels are too small for a model that reads {size} x {size}: give at "
+            f"images of {height} x {width} pixels are too small for a model that reads {size} x {size}: give at "
             f"least {-(-size // MAX_ENLARGEMENT)} pixels a side"
         )
 
 
 def resize_pictures(images_BNHWC: Tensor, *, size: int) -> Tensor:
-    """Square uint8 pictures -> uint8 (B, N, size, size, 3), by `resize_bicubic`.
+    """Square uint8 images -> uint8 (B, N, size, size, 3), by `resize_bicubic`.
 
     Raises:
         ValueError: they are not square, or less than a quarter as large as they are to be.
@@ -144,14 +111,14 @@ def resize_pictures(images_BNHWC: Tensor, *, size: int) -> Tensor:
 
 
 def resize_bicubic(images_NHWC: Tensor, *, size: int) -> Tensor:
-    """uint8 pictures of any size -> uint8 (N, size, size, colours): bicubic with antialiasing in float32, clamped and
-    rounded, on their device. Pictures of that size are given back as they are.
+    """uint8 images of any size -> uint8 (N, size, size, colours): bicubic with antialiasing in float32, clamped and
+    rounded, on their device. Images of that size are given back as they are.
     """
     if images_NHWC.shape[1:3] == (size, size):
         return images_NHWC
     num_pictures, *_, num_colours = images_NHWC.shape
     resized_NHWC = images_NHWC.new_empty(num_pictures, size, size, num_colours)
-    # On a CPU, one picture at a time stays in the cache: half the time of all at once.
+    # On a CPU, one image at a time stays in the cache: half the time of all at once.
     num_together = 1 if images_NHWC.device.type == "cpu" else max(num_pictures, 1)
     for part_NHWC, resized_part_NHWC in zip(
         images_NHWC.split(num_together), resized_NHWC.split(num_together), strict=True

@@ -1,10 +1,10 @@
-"""The picture path of the OpenVLA-OFT repository, which is TensorFlow's, without TensorFlow.
+"""The image path of the OpenVLA-OFT repository, which is TensorFlow's, without TensorFlow.
 
-A picture passes through JPEG at quality 95 (as the training data did), is resized with Lanczos' kernel (radius 3,
+A image passes through JPEG at quality 95 (as the training data did), is resized with Lanczos' kernel (radius 3,
 antialiased) and, for policies trained with random crops, cropped to nine tenths of its area around the centre. The path
 of reinforcement learning is `PrismaticProcessor`'s; the two differ by a few grey levels.
 
-Shapes: N pictures, H height, W width.
+Shapes: N images, H height, W width.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ CROP_AREA = 0.9
 
 
 def official_pictures(images_NHWC: Tensor, *, size: int, center_crop: bool) -> Tensor:
-    """uint8 pictures of any size -> uint8 (N, size, size, 3), as that repository's evaluation gives its processor."""
+    """uint8 images of any size -> uint8 (N, size, size, 3), as that repository's evaluation gives its processor."""
     resized_NHWC = resize_lanczos(jpeg_round_trip(images_NHWC), size=size)
     return crop_center(resized_NHWC, size=size) if center_crop else resized_NHWC
 
 
 def jpeg_round_trip(images_NHWC: Tensor) -> Tensor:
-    """Compress and decompress every picture, on the CPU; equal to TensorFlow's to the last bit."""
+    """Compress and decompress every image, on the CPU; equal to TensorFlow's to the last bit."""
     decoded = np.empty_like(_checked(images_NHWC).cpu().numpy())
     for image_HWC, decoded_HWC in zip(images_NHWC.cpu().numpy(), decoded, strict=True):
         decoded_HWC[:] = _through_jpeg(image_HWC)
@@ -50,7 +50,7 @@ def resize_lanczos(images_NHWC: Tensor, *, size: int) -> Tensor:
 
 
 def crop_center(images_NHWC: Tensor, *, size: int, area: float = CROP_AREA) -> Tensor:
-    """The middle `area` of every picture, bilinear and without antialiasing, uint8 (N, size, size, 3).
+    """The middle `area` of every image, bilinear and without antialiasing, uint8 (N, size, size, 3).
 
     The corners of the result are corners of the crop: sample points run from edge pixel to edge pixel.
     """
@@ -77,7 +77,7 @@ def _through_jpeg(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _checked(images_NHWC: Tensor) -> Tensor:
     if images_NHWC.dtype != torch.uint8 or images_NHWC.ndim != 4 or images_NHWC.shape[-1] != 3:
         raise ValueError(
-            "pictures must be uint8 of shape (pictures, height, width, 3), given "
+            "images must be uint8 of shape (images, height, width, 3), given "
             f"{images_NHWC.dtype} {tuple(images_NHWC.shape)}"
         )
     return images_NHWC
@@ -85,7 +85,7 @@ def _checked(images_NHWC: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _lanczos_weights(old: int, new: int) -> Tensor:
-    """(new, old): each new pixel's weights; the kernel is as wide as a new pixel where pictures shrink."""
+    """(new, old): each new pixel's weights; the kernel is as wide as a new pixel where images shrink."""
     stretch = max(old / new, 1.0)
     centres = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * old / new
     distances = (torch.arange(old, dtype=torch.float64)[None] + 0.5 - centres) / stretch

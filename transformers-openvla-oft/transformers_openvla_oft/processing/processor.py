@@ -1,6 +1,6 @@
-"""Pictures and task sentences to model inputs, as the RL code prepares them.
+"""Images and task sentences to model inputs, as the RL code prepares them.
 
-Shapes: B batch, N pictures, L prompt slots.
+Shapes: B batch, N images, L prompt slots.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from .images import (
     PICTURE_PATHS,
     PREPROCESSOR_FILE,
     ImageSettings,
-    check_fit,
-    check_pictures,
+    check_images,
     resize_pictures,
-    stored_settings,
 )
 from .official_images import official_pictures
 
@@ -73,7 +71,7 @@ class PolicyBatch:
 
 
 class PrismaticProcessor:
-    """Builds `PolicyBatch`es. Pictures stay on the device they came on."""
+    """Builds `PolicyBatch`es. Images stay on the device they came on."""
 
     def __init__(
         self,
@@ -117,7 +115,7 @@ class PrismaticProcessor:
             of this where prompts differ in length, so that such batches come in few shapes; None: always
             `max_prompt_length`. Pads are seen by nobody and counted in no position, so leaving out those that all rows
             share changes results by rounding only.
-        picture_path: how pictures come to the model's size: as in reinforcement learning (`rl`, bicubic), or as the
+        picture_path: how images come to the model's size: as in reinforcement learning (`rl`, bicubic), or as the
             OFT repository's evaluation does it, see `official_images` (`oft`, or `oft_center_crop` for policies that
             were trained with random crops).
         _of_auto_processor: what `AutoProcessor` hands on to every class (`trust_remote_code`, `revision`, ...); a
@@ -126,15 +124,14 @@ class PrismaticProcessor:
         subfolder: of the folder; it holds the checkpoint.
 
         Raises:
-            CheckpointError: a file is missing or corrupt, or tokenizer or picture settings are another model's.
+            CheckpointError: a file is missing or corrupt, or tokenizer or image settings are another model's.
         """
         path = Path(path) / (subfolder or "")
         if unknown := {name for name in _of_auto_processor if name.lstrip("_") not in AUTO_PROCESSOR_OPTIONS}:
             raise TypeError(f"unknown options {sorted(unknown)}")
         with reading(path):
             config = OpenVLAConfig.from_pretrained(path)
-            images = stored_settings(path / PREPROCESSOR_FILE)
-        check_fit(path, images, config)
+            images = ImageSettings.read(path, config)
         return cls(
             _stored_tokenizer(path if tokenizer is None else Path(tokenizer), vocabulary_size=config.llama.vocab_size),
             images=images,
@@ -145,18 +142,18 @@ class PrismaticProcessor:
         )
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write the tokenizer and the picture settings; the rest is in the model's configuration."""
+        """Write the tokenizer and the image settings; the rest is in the model's configuration."""
         Path(path).mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(path))
         text = json.dumps(self.images.to_dict(), indent=1) + "\n"
         (Path(path) / PREPROCESSOR_FILE).write_text(text, encoding="utf-8")
 
     def __call__(self, images_BNHWC: Tensor, tasks: Sequence[str], *, resized: bool = False) -> PolicyBatch:
-        """uint8 pictures (B, N, H, W, 3), upright as LIBERO's 180-degree rotation leaves them, and one task each.
+        """uint8 images (B, N, H, W, 3), upright as LIBERO's 180-degree rotation leaves them, and one task each.
 
         resized: they are what `resize` gave.
         """
-        check_pictures(images_BNHWC)
+        check_images(images_BNHWC)
         if len(tasks) != images_BNHWC.shape[0]:
             raise ValueError(f"{images_BNHWC.shape[0]} observations need as many tasks, given {len(tasks)}")
         input_ids_BL, attention_mask_BL = self.encode_prompts(tasks)
@@ -205,7 +202,7 @@ class PrismaticProcessor:
 
     def pixel_values(self, images_BNHWC: Tensor, *, resized: bool = False) -> Tensor:
         """uint8 (B, N, H, W, 3) -> float32 (B, N * towers * 3, size, size), resized, rounded and normalised."""
-        check_pictures(images_BNHWC)
+        check_images(images_BNHWC)
         B, N = images_BNHWC.shape[:2]
         if B == 0:
             raise ValueError(
@@ -213,10 +210,10 @@ class PrismaticProcessor:
                 "do not call the processor where there is nothing to prepare"
             )
         if self.num_images != N:
-            raise ValueError(f"the checkpoint reads {self.num_images} picture(s) per observation, given {N}")
+            raise ValueError(f"the checkpoint reads {self.num_images} image(s) per observation, given {N}")
         size = self.images.image_size
         if resized and images_BNHWC.shape[2:4] != (size, size):
-            raise ValueError(f"resized pictures must have {size} x {size} pixels, given {tuple(images_BNHWC.shape)}")
+            raise ValueError(f"resized images must have {size} x {size} pixels, given {tuple(images_BNHWC.shape)}")
         small_BNHWC = images_BNHWC if resized else self.resize(images_BNHWC)
         images = small_BNHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
         # Without `non_blocking`, so small a copy would wait for whatever the device has to do before it.
@@ -228,11 +225,11 @@ class PrismaticProcessor:
         return towers.reshape(B, -1, size, size)
 
     def resize(self, images_BNHWC: Tensor) -> Tensor:
-        """Square uint8 pictures -> uint8 (B, N, size, size, 3), along the picture path.
+        """Square uint8 images -> uint8 (B, N, size, size, 3), along the image path.
 
-        This is all that a rollout needs to keep of a picture: the published path stores the resized one as uint8.
+        This is all that a rollout needs to keep of a image: the published path stores the resized one as uint8.
         """
-        check_pictures(images_BNHWC)
+        check_images(images_BNHWC)
         size = self.images.image_size
         if self.picture_path == "rl":
             return resize_pictures(images_BNHWC, size=size)
@@ -254,8 +251,9 @@ def _stored_tokenizer(folder: Path, *, vocabulary_size: int) -> PreTrainedTokeni
         first, last = (_token_id(tokenizer, token, token) for token in (tokenizer.bos_token, PROMPT_END_TOKEN))
         _token_id(tokenizer, "pad_token", tokenizer.pad_token)
     except Exception as error:  # tokenizers raises nothing narrower, transformers whatever the content leads to
+        why = " ".join(str(error).split())
         raise CheckpointError(
-            f"the tokenizer in {folder} cannot be read ({error}); expected that of a Llama in tokenizer.json and "
+            f"the tokenizer in {folder} cannot be read ({why}); expected that of a Llama in tokenizer.json and "
             "tokenizer_config.json, as PreTrainedTokenizerFast saves it. Download or copy both again."
         ) from error
     if (ids[0], ids[-1]) != (first, last):
