@@ -1,7 +1,6 @@
 """Adapters of policies: published ones, plain PEFT, going on, the 7B's names; and input that must be refused."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
+from tests.openvla_reference import REFERENCE, needs_reference
 from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
 from transformers_openvla_oft import (
     CheckpointError,
@@ -26,8 +26,6 @@ from transformers_openvla_oft import (
     OpenVLAForActionPrediction,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -55,7 +53,7 @@ def batch_of(policy, num_rows=2):
     return policy.processor(images.to(torch.uint8), (LANGUAGE, "open the drawer")[:num_rows])
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="set OPENVLA_REFERENCE to the reference fixtures")
+@needs_reference
 @torch.no_grad()
 def test_a_published_adapter_with_its_extra_weight_becomes_a_policy(tmp_path):
     adapter = Path(shutil.copytree(REFERENCE / "tiny_lora_r4", tmp_path / "adapter", copy_function=shutil.copyfile))

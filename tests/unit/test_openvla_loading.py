@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rlinf.models.identity import checkpoint_hash
+from tests.openvla_reference import REFERENCE, needs_reference
 from tests.small_policy import read_policy, write_policy
 from transformers_openvla_oft import (
     CheckpointError,
@@ -24,9 +24,6 @@ from transformers_openvla_oft import (
 )
 from transformers_openvla_oft.loading import weight_files
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="set OPENVLA_REFERENCE to the reference fixtures")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -248,7 +245,7 @@ def test_a_repository_of_the_hub_is_read_as_strictly(folder, tmp_path):
 
 def test_weights_too_large_for_the_precision_are_refused(folder):
     edit(folder, lambda tensors: tensors["projector.fc1.weight"][0].fill_(1e6))
-    with pytest.raises(CheckpointError, match=r"read as float16, hold NaN or infinity: projector\.fc1\.weight"):
+    with pytest.raises(CheckpointError, match=r"read as float16, holds NaN or infinity: projector\.fc1\.weight"):
         OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.float16)
     OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.bfloat16)
 

@@ -1,9 +1,7 @@
 """The OFT repository's picture path against TensorFlow's outputs, in grey levels."""
 
-import os
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from rlinf.config import ConfigError, load_config, validate
 from rlinf.config.schema import ModelConfig
 from rlinf.data import Observation
 from rlinf.models import PolicySource, load_policy
+from tests.openvla_reference import REFERENCE, needs_reference
 from tests.simple_cnn import write_cnn
 from tests.small_policy import LANGUAGE, model_config, write_policy
 from transformers_openvla_oft import PrismaticProcessor, resize_bicubic
@@ -24,9 +23,6 @@ from transformers_openvla_oft.processing.official_images import (
     resize_lanczos,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="set OPENVLA_REFERENCE to the reference fixtures")
 ROUNDING = (1, 2e-4)  # largest and mean difference: a tie of rounding now and then
 EXACT = (0, 0)
 

@@ -86,7 +86,7 @@ def test_an_adapter_has_them_and_computes_what_peft_does(folder):
     names = lora_target_modules(OpenVLAForActionPrediction.from_pretrained(folder))
     config = LoraConfig(r=4, lora_alpha=8, target_modules=names)
     plain = get_peft_model(OpenVLAForActionPrediction.from_pretrained(folder), config)
-    ours = adapters.wrap(OpenVLAForActionPrediction.from_pretrained(folder), config, path=None)
+    ours = adapters.attach_adapter(OpenVLAForActionPrediction.from_pretrained(folder), config, path=None, seed=0)
     for parameter in (p for name, p in plain.named_parameters() if "lora_" in name):
         nn.init.normal_(parameter, std=0.1)
     ours.load_state_dict(plain.state_dict())
