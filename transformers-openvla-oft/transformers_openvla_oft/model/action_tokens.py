@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..loading import CheckpointError
+from transformers_openvla_oft.loading import CheckpointError
+
 from .configuration import DATASET_STATISTICS_FILE, OpenVLAConfig
 
 # Published code divides by (q99 - q01 + this), so that a constant dimension does not divide by zero.

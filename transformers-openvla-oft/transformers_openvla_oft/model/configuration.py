@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, PretrainedConfig
 
-from ..loading import CheckpointError, broken, read_object
+from transformers_openvla_oft.loading import CheckpointError, broken, read_object
 
 CONFIG_FILE = "config.json"
 DATASET_STATISTICS_FILE = "dataset_statistics.json"

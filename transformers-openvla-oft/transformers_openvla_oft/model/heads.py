@@ -1,4 +1,4 @@
-"""What stands on top of the policy's hidden states: the few rows of the output layer that are actions, the value head of
+"""What stands on top of the hidden states: the few rows of the output layer that are actions, the value head of
 reinforcement learning, and OpenVLA-OFT's L1 regression of actions and projector of proprioception (arXiv:2502.19645).
 
 Shapes: B samples, C chunk steps, A action dimensions, H hidden size of the policy, P proprioceptive dimensions.
@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from ..loading import CheckpointError, check_finite, check_fit, shapes, weight_files
+from transformers_openvla_oft.loading import CheckpointError, check_finite, check_fit, shapes, weight_files
+
 from .same_rounding import NarrowLinear
 
 VALUE_HEAD_SIZES = (512, 128)

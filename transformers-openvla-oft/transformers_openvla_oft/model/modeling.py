@@ -30,14 +30,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
 
-from ..loading import (
-    broken,
-    check_finite,
-    reading,
-    report,
-    unreported,
-    weight_files,
-)
+from transformers_openvla_oft.loading import broken, check_finite, reading, report, unreported, weight_files
+
 from . import decoder, same_rounding
 from .action_tokens import finite_rows, require_finite, sample_bins
 from .configuration import CONFIG_FILE, EXPECTED, OpenVLAConfig, with_dataset_statistics
