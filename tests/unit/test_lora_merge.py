@@ -18,7 +18,7 @@ from rlinf.data import Observation
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
 from rlinf.workers.rollout import RolloutWorker
-from tests.small_policy import LANGUAGE, write_policy
+from tests.small_policy import LANGUAGE
 from transformers_openvla_oft import CheckpointError, OpenVLAForActionPrediction
 from transformers_openvla_oft.adapters import attach_adapter, merge_adapters, read_config, scale_adapter
 
@@ -28,24 +28,19 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_policy(tmp_path_factory.mktemp("policy") / "small")
-
-
-@pytest.fixture(scope="module")
-def adapters(checkpoint, tmp_path_factory) -> list[Path]:
+def adapters(small_policy, tmp_path_factory) -> list[Path]:
     """Three adapters with random weights, the second with another alpha."""
     folder = tmp_path_factory.mktemp("adapters")
-    return [_write_adapter(checkpoint, folder / str(seed), seed=seed, alpha=(4, 2, 4)[seed]) for seed in range(3)]
+    return [_write_adapter(small_policy, folder / str(seed), seed=seed, alpha=(4, 2, 4)[seed]) for seed in range(3)]
 
 
-def _load(checkpoint: Path, *, precision: torch.dtype = torch.float32, **settings) -> Policy:
-    source = PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3)
+def _load(small_policy: Path, *, precision: torch.dtype = torch.float32, **settings) -> Policy:
+    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
     return load_policy(ModelConfig(lora_rank=RANK, **settings), source, base_dtype=precision)
 
 
-def _write_adapter(checkpoint: Path, folder: Path, *, seed: int, alpha: int) -> Path:
-    policy = _load(checkpoint, lora_alpha=alpha)
+def _write_adapter(small_policy: Path, folder: Path, *, seed: int, alpha: int) -> Path:
+    policy = _load(small_policy, lora_alpha=alpha)
     generator = torch.Generator().manual_seed(seed)
     tensors = {
         name: 0.1 * torch.randn(parameter.shape, generator=generator).numpy()
@@ -57,8 +52,8 @@ def _write_adapter(checkpoint: Path, folder: Path, *, seed: int, alpha: int) -> 
     return folder
 
 
-def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    model = OpenVLAForActionPrediction.from_pretrained(checkpoint)
+def _weights(small_policy: Path) -> dict[str, torch.Tensor]:
+    model = OpenVLAForActionPrediction.from_pretrained(small_policy)
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
@@ -79,10 +74,10 @@ def _logprobs(policy: Policy) -> torch.Tensor:
         return policy.evaluate_actions(inputs, torch.arange(112).view(2, 8, 7), temperature=1.0).logprobs_BCA
 
 
-def test_three_merged_adapters_are_the_sum_of_their_scaled_changes(checkpoint, adapters):
+def test_three_merged_adapters_are_the_sum_of_their_scaled_changes(small_policy, adapters):
     """Changes are recomputed here from the files, by PEFT's own rule ``alpha / r * B A``."""
-    before = _weights(checkpoint)
-    merged = _base_weights(_load(checkpoint, previous_lora_paths=[str(p) for p in adapters], previous_lora_coeff=0.3))
+    before = _weights(small_policy)
+    merged = _base_weights(_load(small_policy, previous_lora_paths=[str(p) for p in adapters], previous_lora_coeff=0.3))
     assert merged.keys() == before.keys()
     expected = {name: weight.clone() for name, weight in before.items()}
     for folder, factor in zip(adapters, (1.0, 0.5, 1.0), strict=True):
@@ -99,44 +94,44 @@ def test_three_merged_adapters_are_the_sum_of_their_scaled_changes(checkpoint, a
         torch.testing.assert_close(merged[name], weight, atol=1e-6, rtol=1e-5, msg=name)
 
 
-def test_a_merged_adapter_acts_like_the_adapter_itself(checkpoint, adapters):
+def test_a_merged_adapter_acts_like_the_adapter_itself(small_policy, adapters):
     """PEFT runs the adapter beside the weights; merged with coefficient 1 it is inside them."""
-    beside = _logprobs(_load(checkpoint, lora_path=str(adapters[0])))
-    inside = _logprobs(_load(checkpoint, previous_lora_paths=[str(adapters[0])], previous_lora_coeff=1.0))
-    base = _logprobs(_load(checkpoint))
+    beside = _logprobs(_load(small_policy, lora_path=str(adapters[0])))
+    inside = _logprobs(_load(small_policy, previous_lora_paths=[str(adapters[0])], previous_lora_coeff=1.0))
+    base = _logprobs(_load(small_policy))
     torch.testing.assert_close(inside, beside, atol=2e-4, rtol=1e-4)
     assert (beside - base).abs().max() > 0.05
 
 
 @pytest.mark.parametrize(("settings", "is_base"), [({"previous_lora_coeff": 0.0}, True), ({}, False)])
-def test_coefficient_zero_is_the_base_and_null_is_one(checkpoint, adapters, settings, is_base):
-    policy = _load(checkpoint, previous_lora_paths=[str(adapters[0])], **settings)
-    before = _weights(checkpoint)
+def test_coefficient_zero_is_the_base_and_null_is_one(small_policy, adapters, settings, is_base):
+    policy = _load(small_policy, previous_lora_paths=[str(adapters[0])], **settings)
+    before = _weights(small_policy)
     same = all(torch.equal(before[name], weight) for name, weight in _base_weights(policy).items())
     assert same == is_base
 
 
-def test_a_fresh_adapter_on_merged_ones_changes_nothing_yet(checkpoint, adapters):
+def test_a_fresh_adapter_on_merged_ones_changes_nothing_yet(small_policy, adapters):
     settings = {"previous_lora_paths": [str(adapters[0])], "previous_lora_coeff": 0.8}
-    policy = _load(checkpoint, **settings)
-    trained = _logprobs(_load(checkpoint, **settings, lora_path=str(adapters[1])))
+    policy = _load(small_policy, **settings)
+    trained = _logprobs(_load(small_policy, **settings, lora_path=str(adapters[1])))
     fresh = _logprobs(policy)
     scale_adapter(policy.module, 0.0)
     assert torch.equal(fresh, _logprobs(policy))
     assert not torch.allclose(fresh, trained, atol=1e-3)
 
 
-def test_scale_zero_is_the_base_and_one_is_as_trained(checkpoint, adapters):
-    policy = _load(checkpoint, lora_path=str(adapters[1]))  # stored alpha 2, rank 4
+def test_scale_zero_is_the_base_and_one_is_as_trained(small_policy, adapters):
+    policy = _load(small_policy, lora_path=str(adapters[1]))  # stored alpha 2, rank 4
     trained = _logprobs(policy)
     scale_adapter(policy.module, 0.0)
-    assert torch.equal(_logprobs(policy), _logprobs(_load(checkpoint)))
+    assert torch.equal(_logprobs(policy), _logprobs(_load(small_policy)))
     scale_adapter(policy.module, 1.0)
     assert torch.equal(_logprobs(policy), trained)
 
 
-def test_half_a_scale_is_half_the_change(checkpoint, adapters, tmp_path):
-    policy = _load(checkpoint, lora_path=str(adapters[0]))
+def test_half_a_scale_is_half_the_change(small_policy, adapters, tmp_path):
+    policy = _load(small_policy, lora_path=str(adapters[0]))
     scale_adapter(policy.module, 0.5)
     tensors = load_file(adapters[0] / "adapter_model.safetensors")
     half = tmp_path / "half"
@@ -144,7 +139,9 @@ def test_half_a_scale_is_half_the_change(checkpoint, adapters, tmp_path):
     (half / "adapter_config.json").write_text((adapters[0] / "adapter_config.json").read_text())
     halved = {key: value * (0.5 if "lora_B" in key else 1.0) for key, value in tensors.items()}
     save_file(halved, half / "adapter_model.safetensors")
-    torch.testing.assert_close(_logprobs(policy), _logprobs(_load(checkpoint, lora_path=str(half))), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        _logprobs(policy), _logprobs(_load(small_policy, lora_path=str(half))), atol=1e-5, rtol=0
+    )
 
 
 def test_in_half_precision_the_sum_is_rounded_once(tmp_path):
@@ -215,24 +212,24 @@ DAMAGE = {
 
 @pytest.mark.parametrize("what", DAMAGE)
 @pytest.mark.parametrize("key", ["previous_lora_paths", "lora_path"])
-def test_an_adapter_that_is_incomplete_or_does_not_fit_is_refused(checkpoint, adapters, tmp_path, what, key):
+def test_an_adapter_that_is_incomplete_or_does_not_fit_is_refused(small_policy, adapters, tmp_path, what, key):
     """Whether it is merged or goes on being trained."""
     change, message = DAMAGE[what]
     path = str(_rewrite(adapters[0], tmp_path, change))
     with pytest.raises(CheckpointError, match=message) as error:
-        _load(checkpoint, **{key: [path] if key == "previous_lora_paths" else path})
+        _load(small_policy, **{key: [path] if key == "previous_lora_paths" else path})
     assert path in str(error.value)
 
 
-def test_no_weight_changes_before_every_adapter_is_found_to_fit(checkpoint, adapters, tmp_path):
+def test_no_weight_changes_before_every_adapter_is_found_to_fit(small_policy, adapters, tmp_path):
     broken = _rewrite(adapters[1], tmp_path, lambda tensors: tensors.pop(f"{LAYER}.lora_B.weight"))
-    model = OpenVLAForActionPrediction.from_pretrained(checkpoint)
+    model = OpenVLAForActionPrediction.from_pretrained(small_policy)
     with pytest.raises(CheckpointError, match="1 missing"):
         merge_adapters(model, [adapters[0], broken], coeff=1.0)
-    assert all(torch.equal(model.get_parameter(name), weight) for name, weight in _weights(checkpoint).items())
+    assert all(torch.equal(model.get_parameter(name), weight) for name, weight in _weights(small_policy).items())
 
 
-def test_an_adapter_of_several_ranks_is_merged_as_it_acts(checkpoint, adapters, tmp_path):
+def test_an_adapter_of_several_ranks_is_merged_as_it_acts(small_policy, adapters, tmp_path):
     def halve(tensors):
         for name in tensors:
             if name.startswith(LAYER):
@@ -242,40 +239,40 @@ def test_an_adapter_of_several_ranks_is_merged_as_it_acts(checkpoint, adapters, 
     config = json.loads((path / CONFIG).read_text())
     pattern = {LAYER.removeprefix("base_model.model."): 2}
     (path / CONFIG).write_text(json.dumps({**config, "rank_pattern": pattern}))
-    inside = _logprobs(_load(checkpoint, previous_lora_paths=[str(path)], previous_lora_coeff=1.0))
-    torch.testing.assert_close(inside, _logprobs(_load(checkpoint, lora_path=str(path))), atol=2e-4, rtol=1e-4)
+    inside = _logprobs(_load(small_policy, previous_lora_paths=[str(path)], previous_lora_coeff=1.0))
+    torch.testing.assert_close(inside, _logprobs(_load(small_policy, lora_path=str(path))), atol=2e-4, rtol=1e-4)
 
 
-def test_nothing_is_merged_beneath_an_adapter(checkpoint, adapters):
+def test_nothing_is_merged_beneath_an_adapter(small_policy, adapters):
     with pytest.raises(ValueError, match="has an adapter already"):
-        merge_adapters(_load(checkpoint).module, [adapters[0]], coeff=1.0)
+        merge_adapters(_load(small_policy).module, [adapters[0]], coeff=1.0)
 
 
-def test_a_missing_earlier_adapter_is_named(checkpoint, tmp_path):
+def test_a_missing_earlier_adapter_is_named(small_policy, tmp_path):
     with pytest.raises(ConfigError, match=r"actor\.model\.previous_lora_paths=.*gone is not an adapter folder"):
-        _load(checkpoint, previous_lora_paths=[str(tmp_path / "gone")])
+        _load(small_policy, previous_lora_paths=[str(tmp_path / "gone")])
 
 
-def test_inference_scales_for_an_evaluation_and_back(checkpoint, adapters):
+def test_inference_scales_for_an_evaluation_and_back(small_policy, adapters):
     """What a collection asks for (``CollectRequest.lora_scale``): evaluations of weight merge, then training again."""
     model = ModelConfig(lora_rank=RANK, lora_path=str(adapters[0]))
     config = Config(actor=ActorConfig(model=model), rollout=RolloutConfig(precision="fp32", num_threads=1))
-    worker = RolloutWorker(config, PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3))
-    trained, base = _logprobs(_load(checkpoint, lora_path=str(adapters[0]))), _logprobs(_load(checkpoint))
+    worker = RolloutWorker(config, PolicySource(small_policy, unnorm_key="libero_spatial", seed=3))
+    trained, base = _logprobs(_load(small_policy, lora_path=str(adapters[0]))), _logprobs(_load(small_policy))
     for scale, expected in ((1.0, trained), (0.0, base), (1.0, trained)):
         worker.scale(scale)
         assert torch.equal(_logprobs(worker._policy), expected)
 
 
-def test_acting_with_the_adapter_merged(checkpoint, adapters):
+def test_acting_with_the_adapter_merged(small_policy, adapters):
     """The same actions, whatever came before: other weights, other scales."""
     model = ModelConfig(lora_rank=RANK, lora_path=str(adapters[0]))
     config = Config(
         actor=ActorConfig(model=model), rollout=RolloutConfig(precision="fp32", num_threads=1, merge_adapter=True)
     )
-    worker = RolloutWorker(config, PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3))
-    base = _logprobs(_load(checkpoint))
-    first, second = (_load(checkpoint, lora_path=str(path)) for path in adapters[::2])
+    worker = RolloutWorker(config, PolicySource(small_policy, unnorm_key="libero_spatial", seed=3))
+    base = _logprobs(_load(small_policy))
+    first, second = (_load(small_policy, lora_path=str(path)) for path in adapters[::2])
     weights = {
         policy: {name: value.detach().numpy() for name, value in trainable_parameters(policy.module).items()}
         for policy in (first, second)
@@ -303,19 +300,19 @@ def test_what_has_no_adapter_cannot_be_scaled():
 
 
 @pytest.mark.parametrize("scale", [-0.1, 1.5, float("nan")])
-def test_a_scale_is_a_share(checkpoint, scale):
+def test_a_scale_is_a_share(small_policy, scale):
     with pytest.raises(ValueError, match=r"between 0 \(off\) and 1"):
-        scale_adapter(_load(checkpoint).module, scale)
+        scale_adapter(_load(small_policy).module, scale)
 
 
 @torch.no_grad()
-def test_the_example_in_the_packages_readme(checkpoint, adapters, tmp_path):
+def test_the_example_in_the_packages_readme(small_policy, adapters, tmp_path):
     """Run as it stands there: two merged adapters, a fresh one on them that is saved, then half of it."""
     text = (REPOSITORY / "transformers-openvla-oft" / "README.md").read_text()
     (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "merge_adapters" in block)
     before, training = example.split("...  # training")
     names = {
-        "model": OpenVLAForActionPrediction.from_pretrained(checkpoint),
+        "model": OpenVLAForActionPrediction.from_pretrained(small_policy),
         "first_task": adapters[0],
         "second_task": adapters[1],
         "third_task": tmp_path,
@@ -323,7 +320,7 @@ def test_the_example_in_the_packages_readme(checkpoint, adapters, tmp_path):
     exec(before, names)
     weights = {name: weight.clone() for name, weight in names["policy"].named_parameters() if "lora_" not in name}
     merged = _base_weights(
-        _load(checkpoint, previous_lora_paths=[str(path) for path in adapters[:2]], previous_lora_coeff=0.8)
+        _load(small_policy, previous_lora_paths=[str(path) for path in adapters[:2]], previous_lora_coeff=0.8)
     )
     found = {n.removeprefix("base_model.model.").replace(".base_layer.", "."): w for n, w in weights.items()}
     assert found.keys() == merged.keys()
@@ -333,7 +330,7 @@ def test_the_example_in_the_packages_readme(checkpoint, adapters, tmp_path):
             parameter.fill_(0.01)
     exec(training, names)
     again = attach_adapter(
-        OpenVLAForActionPrediction.from_pretrained(checkpoint), read_config(tmp_path), path=tmp_path, seed=0
+        OpenVLAForActionPrediction.from_pretrained(small_policy), read_config(tmp_path), path=tmp_path, seed=0
     )
     trained = {name: parameter for name, parameter in again.named_parameters() if parameter.requires_grad}
     assert trained.keys() == names["adapter"].keys()

@@ -29,15 +29,10 @@ from transformers_openvla_oft import (
 WEIGHTS = "adapter_model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("policy") / "small")
-
-
 @pytest.fixture
-def adapter(folder, tmp_path):
+def adapter(small_policy, tmp_path):
     """A random adapter, written by a policy."""
-    policy = read_policy(folder)
+    policy = read_policy(small_policy)
     rng = np.random.default_rng(0)
     tensors = {
         name: rng.normal(scale=0.2, size=p.shape).astype(np.float32)
@@ -75,18 +70,18 @@ def test_a_published_adapter_with_its_extra_weight_becomes_a_policy(tmp_path):
 
 
 @torch.no_grad()
-def test_plain_peft_loads_what_a_policy_saves(folder, adapter):
-    policy = read_policy(folder, lora_path=adapter)
+def test_plain_peft_loads_what_a_policy_saves(small_policy, adapter):
+    policy = read_policy(small_policy, lora_path=adapter)
     batch = batch_of(policy)
-    plain = PeftModel.from_pretrained(OpenVLAForActionPrediction.from_pretrained(folder), str(adapter)).eval()
+    plain = PeftModel.from_pretrained(OpenVLAForActionPrediction.from_pretrained(small_policy), str(adapter)).eval()
     inputs = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
     assert_close(policy.decode(batch).logits_BTV, plain(**inputs).logits_BTV)
-    without = read_policy(folder).decode(batch).logits_BTV
+    without = read_policy(small_policy).decode(batch).logits_BTV
     assert (plain(**inputs).logits_BTV - without).abs().max() > 1e-2
 
 
-def test_training_goes_on_from_a_stored_adapter(folder, adapter):
-    policy = read_policy(folder, lora_path=adapter)
+def test_training_goes_on_from_a_stored_adapter(small_policy, adapter):
+    policy = read_policy(small_policy, lora_path=adapter)
     stored = load_file(adapter / WEIGHTS)
     parameters = trainable_parameters(policy.module)
     assert {name.replace(".default", ""): True for name in parameters}.keys() == stored.keys()
@@ -120,27 +115,26 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_an_adapter_that_does_not_fit_is_refused(folder, adapter, what):
+def test_an_adapter_that_does_not_fit_is_refused(small_policy, adapter, what):
     damage, message = BROKEN[what]
     damage(adapter)
     with pytest.raises((CheckpointError, ConfigError), match=message):
-        read_policy(folder, lora_path=adapter)
+        read_policy(small_policy, lora_path=adapter)
 
 
 @pytest.mark.parametrize("what", ["truncated", "no json", "another kind"])
-def test_an_earlier_adapter_that_cannot_be_merged_is_refused(folder, adapter, what):
+def test_an_earlier_adapter_that_cannot_be_merged_is_refused(small_policy, adapter, what):
     damage, message = BROKEN[what]
     damage(adapter)
-    config = replace(model_config(folder), previous_lora_paths=[str(adapter)])
+    config = replace(model_config(small_policy), previous_lora_paths=[str(adapter)])
     with pytest.raises(CheckpointError, match=message):
-        load_policy(config, PolicySource(folder, unnorm_key="libero_spatial", seed=3), base_dtype=torch.float32)
+        load_policy(config, PolicySource(small_policy, unnorm_key="libero_spatial", seed=3), base_dtype=torch.float32)
 
 
 @pytest.mark.parametrize("num_actions", [8, 1])
 @torch.no_grad()
-def test_a_policy_whose_logits_are_not_numbers_refuses_to_act(folder, adapter, tmp_path, num_actions):
-    if num_actions == 1:
-        folder = write_policy(tmp_path / "autoregressive", num_actions=1)
+def test_a_policy_whose_logits_are_not_numbers_refuses_to_act(small_policy, adapter, tmp_path, num_actions):
+    folder = small_policy if num_actions == 8 else write_policy(tmp_path / "autoregressive", num_actions=1)
     policy = read_policy(folder, lora_path=adapter)
     # As an update that diverged leaves them: a file with such weights is not read at all.
     trainable_parameters(policy.module)["base_model.model.language_model.lm_head.lora_B.default.weight"][-80] = (
@@ -171,8 +165,8 @@ def test_decoding_token_by_token_refuses_logits_that_are_not_numbers(tmp_path, t
     assert not unchecked.logits_BTV.isfinite().all()
 
 
-def test_one_bad_observation_is_counted(folder):
-    policy = read_policy(folder)
+def test_one_bad_observation_is_counted(small_policy):
+    policy = read_policy(small_policy)
     nn.init.zeros_(policy.module.get_base_model().projector.fc1.weight)
     batch = batch_of(policy)
     batch.pixel_values[1] = torch.inf
@@ -183,8 +177,8 @@ def test_one_bad_observation_is_counted(folder):
         _ = output.env_actions_BCA
 
 
-def test_pictures_and_prompts_of_the_wrong_form_are_refused(folder):
-    policy = read_policy(folder)
+def test_pictures_and_prompts_of_the_wrong_form_are_refused(small_policy):
+    policy = read_policy(small_policy)
     batch = batch_of(policy)
 
     def decode(**changed):
@@ -215,8 +209,10 @@ def test_pictures_and_prompts_of_the_wrong_form_are_refused(folder):
         decode(attention_mask_BL=batch.attention_mask_BL[:, 1:])
 
 
-def test_an_unknown_key_of_the_statistics_lists_the_known_ones(folder):
+def test_an_unknown_key_of_the_statistics_lists_the_known_ones(small_policy):
     with pytest.raises(ValueError, match=r"libero_10.*\['libero_spatial_no_noops'\]"):
         load_policy(
-            model_config(folder), PolicySource(folder, unnorm_key="libero_10", seed=3), base_dtype=torch.float32
+            model_config(small_policy),
+            PolicySource(small_policy, unnorm_key="libero_10", seed=3),
+            base_dtype=torch.float32,
         )

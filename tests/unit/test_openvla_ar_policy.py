@@ -127,15 +127,6 @@ def test_a_batch_of_prompts_of_different_lengths_equals_one_by_one(checkpoint):
         torch.testing.assert_close(alone.logprobs_BCA[0], together.logprobs_BCA[row], rtol=0, atol=1e-5)
 
 
-def test_padding_changes_nothing(checkpoint):
-    short = _policy(checkpoint)
-    source = PolicySource(checkpoint, unnorm_key=SUITE, seed=3)
-    longer = load_policy(replace(model_config(checkpoint), max_prompt_length=48), source, base_dtype=torch.float32)
-    longer.module.load_state_dict(short.module.state_dict())
-    inputs, bins = _inputs(short), torch.arange(21).view(3, 7)
-    torch.testing.assert_close(longer.action_logits(inputs, bins), short.action_logits(inputs, bins), rtol=0, atol=1e-5)
-
-
 def test_greedy_decoding_takes_the_most_likely_bin_after_its_own(checkpoint):
     policy = _policy(checkpoint)
     inputs = _inputs(policy)

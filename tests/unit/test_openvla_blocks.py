@@ -38,11 +38,6 @@ needs_compiler = pytest.mark.skipif(which("g++") is None and which("clang++") is
 LAYER = "language_model.model.layers.1"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("policy") / "small")
-
-
 def effective(policy):
     """The policy with an adapter that has an effect."""
     torch.manual_seed(0)
@@ -70,8 +65,8 @@ def assert_same(actual, expected):
 
 
 @pytest.fixture(scope="module")
-def plain(folder):
-    return outcome(effective(read_policy(folder)))
+def plain(small_policy):
+    return outcome(effective(read_policy(small_policy)))
 
 
 def counted(policy):
@@ -83,8 +78,8 @@ def counted(policy):
 
 
 @pytest.mark.parametrize("policy_name", CHECKPOINTING_POLICIES)
-def test_checkpointing_changes_no_gradient(folder, plain, policy_name):
-    policy = effective(read_policy(folder))
+def test_checkpointing_changes_no_gradient(small_policy, plain, policy_name):
+    policy = effective(read_policy(small_policy))
     assert checkpoint_blocks(policy.module, policy=policy_name) == len(fsdp_units(policy.module)) == 4
     calls = counted(policy)
     assert_same(outcome(policy), plain)
@@ -93,8 +88,8 @@ def test_checkpointing_changes_no_gradient(folder, plain, policy_name):
     assert calls["projector.fc1"] == 1
 
 
-def test_every_second_block(folder, plain):
-    policy = effective(read_policy(folder))
+def test_every_second_block(small_policy, plain):
+    policy = effective(read_policy(small_policy))
     assert checkpoint_blocks(policy.module, every=2) == 2
     calls = counted(policy)
     assert_same(outcome(policy), plain)
@@ -117,9 +112,9 @@ def kept_bytes(policy):
     return sum(kept.values())
 
 
-def test_checkpointing_keeps_less(folder):
+def test_checkpointing_keeps_less(small_policy):
     def measure(**options):
-        policy = read_policy(folder)
+        policy = read_policy(small_policy)
         if options:
             checkpoint_blocks(policy.module, **options)
         return kept_bytes(policy)
@@ -128,7 +123,7 @@ def test_checkpointing_keeps_less(folder):
     assert full < half < nothing
 
 
-def kept_operators(folder, policy_name, monkeypatch):
+def kept_operators(small_policy, policy_name, monkeypatch):
     """Operators whose results a selective policy keeps, and how many of each in a forward pass."""
     decide, kept = blocks._DECISIONS[policy_name], Counter()
 
@@ -139,38 +134,38 @@ def kept_operators(folder, policy_name, monkeypatch):
         return decision
 
     monkeypatch.setitem(blocks._DECISIONS, policy_name, recording)
-    policy = read_policy(folder)
+    policy = read_policy(small_policy)
     checkpoint_blocks(policy.module, policy=policy_name)
     outcome(policy)
     return kept
 
 
-def test_selective_policies_keep_what_they_say(folder, monkeypatch):
+def test_selective_policies_keep_what_they_say(small_policy, monkeypatch):
     """Attention of four blocks; of large products, four in a ViT block (biased) and seven in a LLaMA layer."""
     monkeypatch.setattr(blocks, "MIN_INNER_SIZE", 16)  # the small policy's layers are 32 wide, its adapters 4
-    attention = kept_operators(folder, "attention", monkeypatch)
+    attention = kept_operators(small_policy, "attention", monkeypatch)
     assert sum(attention.values()) == 4
     assert all("scaled_dot_product" in name for name in attention)
-    matmuls = kept_operators(folder, "matmuls", monkeypatch)
+    matmuls = kept_operators(small_policy, "matmuls", monkeypatch)
     products = {name: count for name, count in matmuls.items() if name not in attention}
     # and of the adapters the A, which sums over the layer's inputs, but not the B
     assert products == {"aten.addmm.default": 2 * 4, "aten.mm.default": 2 * 4 + 2 * 7 * 2}
 
 
-def test_options_are_checked(folder):
-    policy = read_policy(folder)
+def test_options_are_checked(small_policy):
+    policy = read_policy(small_policy)
     with pytest.raises(ValueError, match="full, attention, matmuls"):
         checkpoint_blocks(policy.module, policy="some")
     with pytest.raises(ValueError, match="every=0"):
         checkpoint_blocks(policy.module, every=0)
 
 
-def test_the_configuration_chooses_the_policy(folder, plain):
+def test_the_configuration_chooses_the_policy(small_policy, plain):
     config = replace(
-        model_config(folder), gradient_checkpointing=True, gradient_checkpointing_policy="matmuls",
+        model_config(small_policy), gradient_checkpointing=True, gradient_checkpointing_policy="matmuls",
         gradient_checkpointing_every=2,
     )  # fmt: skip
-    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
+    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
     policy = effective(load_policy(config, source, base_dtype=torch.float32))
     assert [block.gradient_checkpointing for block in fsdp_units(policy.module)] == [True, False, True, False]
     assert_same(outcome(policy), plain)
@@ -192,9 +187,9 @@ def test_validation_names_the_key(override, message):
         validate(config, num_tasks=10)
 
 
-def test_a_policy_that_only_acts_keeps_its_adapter_in_its_own_precision(folder):
-    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3, trains=False, critic=True)
-    policy = load_policy(model_config(folder), source, base_dtype=torch.bfloat16)
+def test_a_policy_that_only_acts_keeps_its_adapter_in_its_own_precision(small_policy):
+    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3, trains=False, critic=True)
+    policy = load_policy(model_config(small_policy), source, base_dtype=torch.bfloat16)
     dtypes = {name: p.dtype for name, p in trainable_parameters(policy.module).items()}
     assert {dtype for name, dtype in dtypes.items() if "lora_" in name} == {torch.bfloat16}
     assert {dtype for name, dtype in dtypes.items() if "value_head" in name} == {torch.float32}
@@ -206,8 +201,8 @@ def test_a_policy_that_only_acts_keeps_its_adapter_in_its_own_precision(folder):
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [None, "matmuls"])
-def test_compiled_blocks(folder, plain, checkpointing):
-    policy = effective(read_policy(folder))
+def test_compiled_blocks(small_policy, plain, checkpointing):
+    policy = effective(read_policy(small_policy))
     if checkpointing is not None:
         checkpoint_blocks(policy.module, policy=checkpointing)
     assert compile_blocks(policy.module) == 4
@@ -217,10 +212,10 @@ def test_compiled_blocks(folder, plain, checkpointing):
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("shard_frozen", [False, True])
-def test_compiled_blocks_that_are_sharded(folder, plain, tmp_path, shard_frozen):
+def test_compiled_blocks_that_are_sharded(small_policy, plain, tmp_path, shard_frozen):
     """In the place of a policy that was let go of, as at the start of a sequence's next task, nothing is compiled."""
-    config = replace(model_config(folder), compile_blocks=True, gradient_checkpointing=True)
-    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
+    config = replace(model_config(small_policy), compile_blocks=True, gradient_checkpointing=True)
+    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
     graphs = []
     for number in range(2):
         policy = effective(load_policy(config, source, base_dtype=torch.float32))
@@ -246,10 +241,10 @@ def test_compiled_blocks_that_are_sharded(folder, plain, tmp_path, shard_frozen)
 
 @needs_compiler
 @pytest.mark.slow
-def test_the_next_task_compiles_nothing(folder):
+def test_the_next_task_compiles_nothing(small_policy):
     """Updates on one task are batches of one prompt, which is longer or shorter than the next task's."""
-    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
-    config = replace(model_config(folder), compile_blocks=True)
+    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
+    config = replace(model_config(small_policy), compile_blocks=True)
     policy = effective(load_policy(config, source, base_dtype=torch.float32))
     images = torch.zeros(4, 1, 32, 32, 3, dtype=torch.uint8)
     graphs = []

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rlinf.models.registry import find_weights
 from rlinf.models.simple_cnn import MODEL_TYPE, CNNSettings, fresh_cnn, load_cnn, save_cnn
-from tests.small_policy import model_config, read_policy, write_policy
+from tests.small_policy import model_config, read_policy
 from transformers_openvla_oft import (
     ActionTokenMap,
     CheckpointError,
@@ -29,14 +29,9 @@ CONFIG, STATISTICS, PICTURES = "config.json", "dataset_statistics.json", "prepro
 TOKENIZER, WEIGHTS = "tokenizer.json", "model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("stored") / "policy")
-
-
 @pytest.fixture
-def folder(stored, tmp_path):
-    return Path(shutil.copytree(stored, tmp_path / "policy"))
+def folder(small_policy, tmp_path):
+    return Path(shutil.copytree(small_policy, tmp_path / "policy"))
 
 
 def rewrite(file: Path, change: Callable[[dict], object]) -> None:
@@ -114,10 +109,10 @@ TOKENIZERS = {
 
 
 @pytest.mark.parametrize("damage", TOKENIZERS)
-def test_a_broken_tokenizer_is_named(folder, stored, damage):
+def test_a_broken_tokenizer_is_named(folder, small_policy, damage):
     TOKENIZERS[damage](folder)
     with pytest.raises(CheckpointError, match=rf"tokenizer in {folder} cannot be read .*expected that of a Llama"):
-        PrismaticProcessor.from_pretrained(stored, tokenizer=folder)
+        PrismaticProcessor.from_pretrained(small_policy, tokenizer=folder)
 
 
 @pytest.mark.parametrize(
@@ -194,9 +189,9 @@ def test_a_checkpoints_value_head_of_another_model_or_half_of_one_is_refused(fol
 
 
 @pytest.fixture(scope="module")
-def adapter(stored, tmp_path_factory):
+def adapter(small_policy, tmp_path_factory):
     """An adapter with a value head."""
-    policy, folder = read_policy(stored, critic=True), tmp_path_factory.mktemp("adapter")
+    policy, folder = read_policy(small_policy, critic=True), tmp_path_factory.mktemp("adapter")
     policy.save(folder, {n: p.detach().numpy() for n, p in policy.module.named_parameters() if p.requires_grad})
     return folder
 
@@ -213,13 +208,13 @@ def adapter(stored, tmp_path_factory):
         (lambda file: edit(file, fields(**{"head_l2.bias": torch.zeros(3)})), r"is \(3,\), expected \(128,\)"),
     ],
 )
-def test_an_adapters_value_head_that_cannot_be_used_is_refused(stored, adapter, tmp_path, damage, message):
+def test_an_adapters_value_head_that_cannot_be_used_is_refused(small_policy, adapter, tmp_path, damage, message):
     folder = Path(shutil.copytree(adapter, tmp_path / "adapter"))
-    read_policy(stored, lora_path=folder, critic=True)
+    read_policy(small_policy, lora_path=folder, critic=True)
     damage(folder / "value_head.safetensors")
     with pytest.raises(CheckpointError, match=rf"value head in {folder / 'value_head.safetensors'}.*{message}"):
-        read_policy(stored, lora_path=folder, critic=True)
-    read_policy(stored, lora_path=folder)  # without a critic, nobody reads it
+        read_policy(small_policy, lora_path=folder, critic=True)
+    read_policy(small_policy, lora_path=folder)  # without a critic, nobody reads it
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,9 @@ from transformers_openvla_oft.loading import weight_files
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("stored") / "policy")
-
-
 @pytest.fixture
-def folder(stored, tmp_path):
-    return Path(shutil.copytree(stored, tmp_path / "policy"))
+def folder(small_policy, tmp_path):
+    return Path(shutil.copytree(small_policy, tmp_path / "policy"))
 
 
 @needs_reference
@@ -65,24 +60,24 @@ def test_auto_classes_take_ours_instead_of_the_remote_code(name, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(transformers, "AutoModelForVision2Seq"), reason="transformers has dropped that name")
-def test_the_published_auto_class_works_where_it_exists(stored):
-    assert isinstance(transformers.AutoModelForVision2Seq.from_pretrained(stored), OpenVLAForActionPrediction)
+def test_the_published_auto_class_works_where_it_exists(small_policy):
+    assert isinstance(transformers.AutoModelForVision2Seq.from_pretrained(small_policy), OpenVLAForActionPrediction)
 
 
-def test_one_action_per_chunk_is_decoded_token_by_token(tmp_path, stored):
+def test_one_action_per_chunk_is_decoded_token_by_token(tmp_path, small_policy):
     ours = write_policy(tmp_path / "policy", num_actions=1)
     assert type(AutoModelForImageTextToText.from_pretrained(ours)) is OpenVLAForAutoregressivePrediction
     fresh = AutoModelForImageTextToText.from_config(OpenVLAConfig.from_pretrained(ours))
     assert type(fresh) is OpenVLAForAutoregressivePrediction
     # Published OpenVLA checkpoints do not state their chunk, so the caller does.
-    model = AutoModelForImageTextToText.from_pretrained(stored, num_actions_chunk=1, dtype=torch.bfloat16)
+    model = AutoModelForImageTextToText.from_pretrained(small_policy, num_actions_chunk=1, dtype=torch.bfloat16)
     assert type(model) is OpenVLAForAutoregressivePrediction
     assert model.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_shards_with_an_index(stored, tmp_path, dtype):
-    model = OpenVLAForActionPrediction.from_pretrained(stored, dtype=dtype)
+def test_shards_with_an_index(small_policy, tmp_path, dtype):
+    model = OpenVLAForActionPrediction.from_pretrained(small_policy, dtype=dtype)
     model.value_head = head = ValueHead(32, num_outputs=8).to(dtype)
     torch.nn.init.normal_(head.head_l3.weight)
     model.save_pretrained(tmp_path, max_shard_size="200KB")
@@ -117,9 +112,11 @@ def assert_is(folder, number, *, head):
 
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("old_head", [False, True])
-def test_a_whole_file_saved_over_shards_counts_and_the_index_left_behind_does_not(stored, tmp_path, old_head, head):
-    changed(stored, head=old_head, number=1).save_pretrained(tmp_path, max_shard_size="200KB")
-    changed(stored, head=head, number=2).save_pretrained(tmp_path)
+def test_a_whole_file_saved_over_shards_counts_and_the_index_left_behind_does_not(
+    small_policy, tmp_path, old_head, head
+):
+    changed(small_policy, head=old_head, number=1).save_pretrained(tmp_path, max_shard_size="200KB")
+    changed(small_policy, head=head, number=2).save_pretrained(tmp_path)
     assert (tmp_path / INDEX).is_file(), "transformers leaves it behind, but none of its shards"
     assert_is(tmp_path, 2, head=head)
     assert weight_files(tmp_path) == [WEIGHTS]
@@ -127,10 +124,10 @@ def test_a_whole_file_saved_over_shards_counts_and_the_index_left_behind_does_no
 
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("old_head", [False, True])
-def test_shards_saved_over_a_whole_file_are_refused_until_one_is_moved(stored, tmp_path, old_head, head):
+def test_shards_saved_over_a_whole_file_are_refused_until_one_is_moved(small_policy, tmp_path, old_head, head):
     """transformers would read the old file, where the user has just saved shards."""
-    changed(stored, head=old_head, number=1).save_pretrained(tmp_path)
-    changed(stored, head=head, number=2).save_pretrained(tmp_path, max_shard_size="200KB")
+    changed(small_policy, head=old_head, number=1).save_pretrained(tmp_path)
+    changed(small_policy, head=head, number=2).save_pretrained(tmp_path, max_shard_size="200KB")
     with pytest.raises(CheckpointError, match="two sets of weights") as error:
         OpenVLAForActionPrediction.from_pretrained(tmp_path)
     assert all(name in str(error.value) for name in (WEIGHTS, INDEX, "model-00001-of-"))
@@ -141,8 +138,8 @@ def test_shards_saved_over_a_whole_file_are_refused_until_one_is_moved(stored, t
     assert_is(tmp_path, 1, head=old_head)
 
 
-def test_a_value_head_that_is_kept_is_not_called_unexpected(stored, tmp_path, caplog):
-    changed(stored, head=True, number=1).save_pretrained(tmp_path)
+def test_a_value_head_that_is_kept_is_not_called_unexpected(small_policy, tmp_path, caplog):
+    changed(small_policy, head=True, number=1).save_pretrained(tmp_path)
     logger = logging.getLogger("transformers.modeling_utils")
     logger.addHandler(caplog.handler)
     assert_is(tmp_path, 1, head=True)
@@ -152,8 +149,8 @@ def test_a_value_head_that_is_kept_is_not_called_unexpected(stored, tmp_path, ca
 
 
 @pytest.mark.parametrize("max_shard_size", ["50GB", "200KB"])
-def test_a_shard_that_no_index_names_counts_for_nothing(stored, tmp_path, max_shard_size):
-    changed(stored, head=True, number=1).save_pretrained(tmp_path, max_shard_size=max_shard_size)
+def test_a_shard_that_no_index_names_counts_for_nothing(small_policy, tmp_path, max_shard_size):
+    changed(small_policy, head=True, number=1).save_pretrained(tmp_path, max_shard_size=max_shard_size)
     before = checkpoint_hash(tmp_path, tuple(weight_files(tmp_path)))
     leftover = {"projector.fc1.bias": torch.zeros(32), "value_head.head_l3.weight": torch.zeros(1, 128)}
     save_file(leftover, tmp_path / "model-00099-of-00099.safetensors", metadata={"format": "pt"})

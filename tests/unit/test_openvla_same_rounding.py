@@ -11,16 +11,10 @@ from torch.nn import functional
 from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from tests.small_policy import write_policy
 from transformers_openvla_oft import OpenVLAForActionPrediction, adapters, lora_target_modules
 from transformers_openvla_oft.model import same_rounding
 
 OPERATORS = torch.ops.openvla_oft
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("policy") / "small")
 
 
 def tensors(*shapes, dtype=torch.float64):
@@ -69,8 +63,8 @@ def test_gradients_of_products():
     torch.library.opcheck(OPERATORS.swiglu.default, (*given, 0.5))
 
 
-def test_a_model_has_them_under_the_published_names(folder):
-    model = OpenVLAForActionPrediction.from_pretrained(folder)
+def test_a_model_has_them_under_the_published_names(small_policy):
+    model = OpenVLAForActionPrediction.from_pretrained(small_policy)
     llama = model.language_model.model
     norms = [module for module in llama.modules() if isinstance(module, LlamaRMSNorm)]
     assert len(norms) == 2 * len(llama.layers) + 1
@@ -82,11 +76,11 @@ def test_a_model_has_them_under_the_published_names(folder):
 
 
 @torch.no_grad()
-def test_an_adapter_has_them_and_computes_what_peft_does(folder):
-    names = lora_target_modules(OpenVLAForActionPrediction.from_pretrained(folder))
+def test_an_adapter_has_them_and_computes_what_peft_does(small_policy):
+    names = lora_target_modules(OpenVLAForActionPrediction.from_pretrained(small_policy))
     config = LoraConfig(r=4, lora_alpha=8, target_modules=names)
-    plain = get_peft_model(OpenVLAForActionPrediction.from_pretrained(folder), config)
-    ours = adapters.attach_adapter(OpenVLAForActionPrediction.from_pretrained(folder), config, path=None, seed=0)
+    plain = get_peft_model(OpenVLAForActionPrediction.from_pretrained(small_policy), config)
+    ours = adapters.attach_adapter(OpenVLAForActionPrediction.from_pretrained(small_policy), config, path=None, seed=0)
     for parameter in (p for name, p in plain.named_parameters() if "lora_" in name):
         nn.init.normal_(parameter, std=0.1)
     ours.load_state_dict(plain.state_dict())

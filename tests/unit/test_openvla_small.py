@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 from transformers import AutoTokenizer
 
@@ -18,7 +17,6 @@ from transformers_openvla_oft import (
     SmallSizes,
     TowerSizes,
     create_small_checkpoint,
-    fsdp_units,
     libero_sentences,
     lora_target_modules,
 )
@@ -153,26 +151,6 @@ def test_lora_trains_only_adapters_and_starts_neutral(model, batch):
     assert with_gradient == {n for n, _ in wrapped.named_parameters() if "lora_B" in n and not is_unused(n)}
 
 
-def test_fully_sharded_in_one_process(model, folder, batch, tmp_path):
-    """FSDP2 gathers every unit and leaves the same gradients: outputs are found by its hooks."""
-    run(model, batch).logits_BTV.pow(2).mean().backward()
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        sharded = OpenVLAForActionPrediction.from_pretrained(folder)
-        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-        for unit in fsdp_units(sharded):
-            fully_shard(unit, mesh=mesh)
-        fully_shard(sharded, mesh=mesh)
-        run(sharded, batch).logits_BTV.pow(2).mean().backward()
-        for (name, expected), actual in zip(model.named_parameters(), sharded.parameters(), strict=True):
-            assert (actual.grad is None) == (expected.grad is None), name
-            if expected.grad is not None:
-                assert_close(actual.grad.full_tensor(), expected.grad, msg=name)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_compiles_without_graph_breaks(model, batch):
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
@@ -241,19 +219,15 @@ def test_vocabulary_layout(folder):
     assert tokenizer.convert_ids_to_tokens(config.action_token_end - 1) == "<action_255>"
 
 
-def test_user_errors_name_the_numbers(folder, model, batch):
+def test_user_errors_name_the_numbers(folder):
     processor = PrismaticProcessor.from_pretrained(folder, max_prompt_length=12)
     with pytest.raises(ValueError, match="more than max_prompt_length=12"):
         processor.encode_prompts(TASKS)
     images = torch.zeros(2, 2, 64, 64, 3)
-    with pytest.raises(ValueError, match=r"uint8.*float32"):
-        processor.pixel_values(images)
     with pytest.raises(ValueError, match="2 image"):
         processor.pixel_values(images[:, :1].byte())
     with pytest.raises(ValueError, match="as many tasks"):
         processor(images.byte(), ["one"])
-    with pytest.raises(ValueError, match=r"\(batch, 12, 32, 32\)"):
-        run(model, PolicyBatch(batch.input_ids_BL, batch.attention_mask_BL, batch.pixel_values[:, :6]))
     with pytest.raises(ValueError, match="vocabulary_size=512"):
         train_tokenizer(libero_sentences(), vocabulary_size=512)
 
