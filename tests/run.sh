@@ -30,7 +30,7 @@ else
   # The others start processes of their own, as many as there are cores.
   workers=$(python -m libero_runtime.cpus)
   check tests/unit env OMP_NUM_THREADS=1 python -m pytest -q tests/unit -n $((workers < 4 ? workers : 4)) --dist loadfile
-  for suite in distributed gpu e2e; do
+  for suite in golden distributed gpu e2e; do
     check "tests/$suite" python -m pytest -q "tests/$suite"
   done
 fi
