@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from libero_runtime.commands import OptionError, run_command, use_one_thread
+from libero_runtime.commands import NumberError, OptionError, parse_numbers, run_command, use_one_thread
+from libero_runtime.demos.cli import demos
+from libero_runtime.tools import expert_table, fidelity, fidelity_episodes
 
 
 def fail(error):
@@ -39,3 +41,29 @@ def test_one_thread(monkeypatch):
         monkeypatch.setenv(f"{library}_NUM_THREADS", "7")
     use_one_thread()
     assert [os.environ[f"{library}_NUM_THREADS"] for library in libraries] == ["1"] * 5
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        (demos, ["libero_spatial", "--out", "x", "--episodes", "0"], "expected a whole number of at least 1, given 0"),
+        (demos, ["libero_spatial", "--out", "x", "--noise", "-1"], "expected a number of at least 0, given -1"),
+        (demos, ["libero_spatial", "--out", "x", "--init-jitter", "nan"], "expected a number of at least 0, given nan"),
+        (demos, ["libero_spatial", "--out", "x", "--seed", "-1"], "--seed: expected a whole number of at least 0"),
+        (expert_table.main, ["--init-states", "0"], "--init-states: expected a whole number of at least 1, given 0"),
+        (fidelity.main, ["--steps", "0"], "--steps: expected a whole number of at least 1, given 0"),
+        (fidelity_episodes.main, ["--jobs", "0"], "--jobs: expected a whole number of at least 1, given 0"),
+    ],
+)
+def test_numbers_that_do_not_fit_exit_with_2(capsys, command, flags, message):
+    with pytest.raises(SystemExit) as end:
+        command(flags)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_lists_of_numbers():
+    assert parse_numbers("0-3,7") == (0, 1, 2, 3, 7)
+    for text in ("", "a", "3-1", "3-1,5", "1-", "-1", "²", "1,1"):
+        with pytest.raises(NumberError):
+            parse_numbers(text)

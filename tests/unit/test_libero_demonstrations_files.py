@@ -15,7 +15,6 @@ import numpy as np
 import psutil
 import pytest
 
-from libero_runtime.commands import NumberError, parse_numbers
 from libero_runtime.demos import record
 from libero_runtime.demos.cli import demonstrations, demos
 from libero_runtime.demos.episodes import EpisodeOptions, run_episode
@@ -321,29 +320,6 @@ def test_devices_are_asked_for_unless_one_is_chosen(monkeypatch):
         assert len(drawing_devices()) >= max(1, len(devices))  # the one that MuJoCo draws on by itself, at least
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "0")
     assert drawing_devices() == []
-
-
-def test_parse_numbers():
-    assert parse_numbers("0-3,7") == (0, 1, 2, 3, 7)
-    for text in ("", "a", "3-1", "3-1,5", "1-", "-1", "²", "1,1"):
-        with pytest.raises(NumberError):
-            parse_numbers(text)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--episodes", "0"], "argument --episodes: expected a whole number of at least 1, given 0"),
-        (["--noise", "-1"], "argument --noise: expected a number of at least 0, given -1"),
-        (["--init-jitter", "nan"], "argument --init-jitter: expected a number of at least 0, given nan"),
-        (["--seed", "-1"], "argument --seed: expected a whole number of at least 0, given -1"),
-    ],
-)
-def test_numbers_that_do_not_fit_exit_with_2(tmp_path, capsys, flags, message):
-    with pytest.raises(SystemExit) as end:
-        demos(["libero_spatial", *flags, "--out", str(tmp_path)])
-    assert end.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,8 @@ def test_measures_an_object_task(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init-states", "0"], "--init-states must be at least 1"),
         (["--suites", "libero_nothing"], "unknown suite"),
         (["--tasks", "10"], "task id 10 is out of range"),
-        (["--noise", "-1"], "--noise must not be negative"),
     ],
 )
 def test_user_errors_exit_with_2(capsys, flags, message):

@@ -74,14 +74,25 @@ def try_episode(
     *,
     watch: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> Attempt:
-    """Run one episode to its success, or to `max_steps` or `max_grasps`, or until the expert gives up.
-
-    `watch` is called before every step with the action (7,) to keep; nothing is drawn unless it does so.
-    """
+    """Run one episode from its start; see `play`."""
     rng = np.random.default_rng(plan.seed)
     scene.load(_settled(scene, plan))
     if options.init_jitter > 0:
         _jitter_objects(scene, rng, options.init_jitter)
+    return play(scene, options, rng, watch=watch)
+
+
+def play(
+    scene: Scene,
+    options: EpisodeOptions,
+    rng: np.random.Generator,
+    *,
+    watch: Callable[[NDArray[np.float64]], None] | None = None,
+) -> Attempt:
+    """Run the loaded episode to its success, or to `max_steps` or `max_grasps`, or until the expert gives up.
+
+    `watch` is called before every step with the action (7,) to keep; nothing is drawn unless it does so.
+    """
     scene.refresh()
     expert = ScriptedExpert(scene)
     num_steps, success = 0, False

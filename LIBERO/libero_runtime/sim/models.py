@@ -13,7 +13,7 @@ import logging
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +145,7 @@ class _SharesModel:
     sim: Any
     model: Any
     control_freq: float
+    initialize_time: Callable[[float], None]
 
     def _initialize_sim(self, xml_string: str | None = None) -> None:
         from robosuite.utils.binding_utils import MjSim
@@ -157,9 +158,6 @@ class _SharesModel:
         self.sim = MjSim(self.shared.model)
         self.sim.forward()
         self.initialize_time(self.control_freq)
-
-    def initialize_time(self, control_freq: float) -> None:
-        super().initialize_time(control_freq)  # type: ignore[misc]
 
 
 def build_env(task: TaskSpec, *, control_hz: int, quality: Quality) -> Any:

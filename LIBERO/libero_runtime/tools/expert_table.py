@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from libero_runtime.commands import OptionError, parse_numbers, run_command, use_one_thread
+from libero_runtime.commands import at_least_one, not_negative, parse_numbers, run_command, use_one_thread, whole
 from libero_runtime.cpus import num_cpus
 from libero_runtime.demos.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
 from libero_runtime.opengl import select_opengl
@@ -125,22 +125,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
     parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
-    parser.add_argument("--init-states", type=int, default=50, help="initial states per task")
-    parser.add_argument("--num-workers", type=int, default=num_cpus(), help="processes, one per core")
-    parser.add_argument("--noise", type=float, default=0.0, help="spread of the noise on the executed motion")
-    parser.add_argument("--max-grasps", type=int, default=3, help="an episode is given up after so many of one thing")
-    parser.add_argument("--seed", type=int, default=0, help="of fixture poses and noise")
+    parser.add_argument("--init-states", type=at_least_one, default=50, help="initial states per task")
+    parser.add_argument("--num-workers", type=at_least_one, default=num_cpus(), help="processes, one per core")
+    parser.add_argument("--noise", type=not_negative, default=0.0, help="spread of the noise on the executed motion")
+    parser.add_argument("--max-grasps", type=at_least_one, default=3, help="of one thing, in an episode")
+    parser.add_argument("--seed", type=whole, default=0, help="of fixture poses and noise")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     return parser
 
 
 def _jobs(arguments: argparse.Namespace) -> list[Job]:
-    for name in ("init_states", "num_workers", "max_grasps"):
-        if getattr(arguments, name) < 1:
-            raise OptionError(f"--{name.replace('_', '-')} must be at least 1, given {getattr(arguments, name)}")
-    for name in ("noise", "seed"):
-        if getattr(arguments, name) < 0:
-            raise OptionError(f"--{name} must not be negative, given {getattr(arguments, name)}")
     tasks = parse_numbers(arguments.tasks)
     jobs = []
     for name in arguments.suites.split(","):

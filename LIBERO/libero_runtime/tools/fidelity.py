@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.commands import OptionError, parse_numbers, run_command
+from libero_runtime.commands import at_least_one, parse_numbers, run_command
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
@@ -215,7 +215,7 @@ def _row(report: Report | NotRun) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the asked tasks and print a table."""
     parser = task_parser(__doc__)
-    parser.add_argument("--steps", type=int, default=100, help="control steps")
+    parser.add_argument("--steps", type=at_least_one, default=100, help="control steps")
     args = parser.parse_args(arguments)
     return run_command(lambda: _check_tasks(args))
 
@@ -225,21 +225,17 @@ def task_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
     parser.add_argument("--tasks", default="0-9", help="such as 0-3,7")
-    parser.add_argument("--jobs", type=int, default=1, help="tasks checked at the same time")
+    parser.add_argument("--jobs", type=at_least_one, default=1, help="tasks checked at the same time")
     return parser
 
 
 def chosen_tasks(args: argparse.Namespace) -> list[TaskSpec]:
     """The tasks that the options name; all of them must be there."""
-    if args.jobs < 1:
-        raise OptionError(f"--jobs {args.jobs} must be at least 1")
     task_ids = parse_numbers(args.tasks)
     return [load_suite(suite.strip()).task(task_id) for suite in args.suites.split(",") for task_id in task_ids]
 
 
 def _check_tasks(args: argparse.Namespace) -> int:
-    if args.steps < 1:
-        raise OptionError(f"--steps {args.steps} must be at least 1")
     jobs = [(task.suite, task.task_id, args.steps) for task in chosen_tasks(args)]
     select_opengl()
     prepare_libero()

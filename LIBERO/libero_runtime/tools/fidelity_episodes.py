@@ -21,12 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.commands import OptionError, run_command
-from libero_runtime.demos.episodes import MAX_STEPS
-from libero_runtime.expert import GaveUpError, ScriptedExpert
+from libero_runtime.demos.episodes import MAX_STEPS, EpisodeOptions, play
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
-from libero_runtime.sim.state import EpisodeState
 from libero_runtime.suites import SUITES, load_suite
 from libero_runtime.tools.fidelity import chosen_tasks, task_parser
 from libero_runtime.tools.fidelity_stock import Stock
@@ -51,29 +49,6 @@ class Ending:
         return self.ours == self.stock
 
 
-def play(
-    scene: Scene, state: EpisodeState, *, noise: float, max_attempts: int, seed: int
-) -> tuple[NDArray[np.float64], bool]:
-    """Let the expert play here: executed actions (T, 7), and success."""
-    rng = np.random.default_rng(seed)
-    scene.load(state)
-    scene.refresh()
-    expert = ScriptedExpert(scene)
-    actions: list[NDArray[np.float64]] = []
-    success = False
-    while len(actions) < MAX_STEPS[scene.task.suite] and not success:
-        try:
-            action = expert.act()
-        except GaveUpError:
-            break
-        if expert.num_attempts > max_attempts:
-            break
-        action[:6] = np.clip(action[:6] + noise * rng.standard_normal(6), -1.0, 1.0)
-        actions.append(action.copy())
-        success = scene.step(action)
-    return np.array(actions), success
-
-
 def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
     """Episodes of a task, from its first initial states."""
     task = load_suite(suite).task(task_id)
@@ -85,11 +60,17 @@ def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
             stock = Stock(task, init_index=index, seed=0)
         else:
             stock.settle(init_index=index, seed=0)
-        state = stock.episode(init_index=index, seed=0)
+        scene.load(stock.episode(init_index=index, seed=0))
         noisy = index % 2 == 1
-        actions_TA, success = play(
-            scene, state, noise=_NOISE if noisy else 0.0, max_attempts=1 if noisy else 3, seed=index
+        options = EpisodeOptions(
+            noise=_NOISE if noisy else 0.0,
+            record="executed",
+            max_steps=MAX_STEPS[suite],
+            max_grasps=1 if noisy else 3,
         )
+        actions: list[NDArray[np.float64]] = []
+        success = play(scene, options, np.random.default_rng(index), watch=actions.append).success
+        actions_TA = np.array(actions)
         rest = np.zeros((_NUM_REST_STEPS, 7))
         rest[:, 6] = actions_TA[-1, 6]
         run = stock.run(np.concatenate([actions_TA, rest]) if success else actions_TA)
