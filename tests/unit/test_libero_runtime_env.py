@@ -16,6 +16,7 @@ from libero_runtime.sim.exact_scene import ExactScene
 from libero_runtime.sim.state import start_seed
 from libero_runtime.suites import init_states, load_suite
 from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, VectorEnvError
+from libero_runtime.vector.processes import LiberoProcessEnv
 
 SUITE = "libero_spatial"
 TASK = 1
@@ -282,8 +283,16 @@ def test_bad_input(env):
     many.close()
     with pytest.raises(VectorEnvError, match="environment 0 has no episode"):
         LiberoVectorEnv(num_envs=1).step_chunk(IDLE_CHUNK)
-    with pytest.raises(VectorEnvError, match="quality='shiny' must be one of fast, official"):
-        LiberoVectorEnv(num_envs=1, quality="shiny")
+    for options, message in (
+        ({"quality": "shiny"}, "quality='shiny' must be one of fast, official"),
+        ({"on_failure": "ignore"}, "on_failure='ignore' must be one of raise, freeze"),
+        ({"exact": True, "num_threads": 2}, "exact=True steps on one thread, given num_threads=2"),
+        ({"image_size": 0}, "image_size=0 must be at least 1"),
+    ):
+        with pytest.raises(VectorEnvError, match=message):
+            LiberoVectorEnv(num_envs=1, **options)
+    with pytest.raises(VectorEnvError, match="num_workers=3 must not be more than num_envs=2"):
+        LiberoProcessEnv(num_envs=2, num_workers=3)
     with pytest.raises(ValueError, match=r"unknown camera 'top': this scene has .*agentview"):
         LiberoVectorEnv(num_envs=1, cameras=["top"]).reset([start])
 

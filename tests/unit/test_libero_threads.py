@@ -1,4 +1,4 @@
-"""The vector env on threads, without a compiler, on a bad state; its spaces; and what the renderer leaves out."""
+"""The vector env on threads and over processes, without a compiler, on a bad state; what the renderer leaves out."""
 
 import os
 import pickle
@@ -11,7 +11,6 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode
 
 from libero_runtime.assets import robot
 from libero_runtime.kernel import native
@@ -21,6 +20,7 @@ from libero_runtime.sim.exact_scene import ExactScene
 from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, SimulationError, VectorEnvError
+from libero_runtime.vector.processes import LiberoProcessEnv
 
 SUITE = "libero_spatial"
 STARTS = [EpisodeStart(SUITE, task, index, seed) for task, index, seed in ((0, 0, 0), (0, 1, 0), (3, 0, 1), (3, 0, 2))]
@@ -30,27 +30,25 @@ def random_actions(num_envs, num_actions, *, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (num_envs, num_actions, 7)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("num_threads", "max_scenes"), [(3, 10), (2, 1)])
-def test_threads_change_no_bit(num_threads, max_scenes):
+@pytest.mark.parametrize("others", [{"num_threads": 3}, {"num_threads": 2, "max_scenes": 1}, {"num_workers": 2}])
+def test_threads_and_processes_change_no_bit(others):
     one = LiberoVectorEnv(num_envs=4, image_size=64)
-    many = LiberoVectorEnv(num_envs=4, image_size=64, num_threads=num_threads, max_scenes=max_scenes)
+    many = (LiberoProcessEnv if "num_workers" in others else LiberoVectorEnv)(num_envs=4, image_size=64, **others)
     first, second = one.reset(STARTS), many.reset(STARTS)
     assert np.array_equal(first.images_BNHWC, second.images_BNHWC)
-    for chunk in range(3):
-        actions = random_actions(4, 5, seed=chunk)
-        expected = one.step_chunk(actions, max_steps_B=[5, 3, 5, 0], record_every=2)
-        given = many.step_chunk(actions, max_steps_B=[5, 3, 5, 0], record_every=2)
+    assert first.languages == second.languages
+    for chunk, ids in enumerate(([0, 1, 2, 3], [3, 0, 2, 1], [2, 0])):
+        actions, limits = random_actions(len(ids), 5, seed=chunk), [5, 3, 5, 0][: len(ids)]
+        expected, given = (env.step_chunk(actions, ids, max_steps_B=limits, record_every=2) for env in (one, many))
         assert np.array_equal(expected.frames.images_BNHWC, given.frames.images_BNHWC)
         assert np.array_equal(expected.frames.proprio_BP, given.frames.proprio_BP)
         assert np.array_equal(expected.success_BC, given.success_BC)
-        assert given.num_steps_B.tolist() == [5, 3, 5, 0]
-        assert given.recorded.keys() == expected.recorded.keys() == {0, 1, 2, 3}
-        assert [len(given.recorded[env_id]) > 0 for env_id in range(4)] == [True, True, True, False]
+        assert given.num_steps_B.tolist() == limits
+        assert given.failures_B == (None,) * len(ids)
+        assert given.recorded.keys() == expected.recorded.keys() == set(ids)
+        assert [len(given.recorded[env_id]) > 0 for env_id in ids] == [limit > 0 for limit in limits]
         for env_id, frames in expected.recorded.items():
             assert np.array_equal(frames, given.recorded[env_id])
-    for a, b in zip(one._episodes, many._episodes, strict=True):
-        assert np.array_equal(a.state.integration, b.state.integration)
-        assert np.array_equal(a.state.controller, b.state.controller)
     one.close()
     many.close()
 
@@ -237,30 +235,6 @@ def test_a_failed_reset_leaves_no_episode(monkeypatch):
         env.step_chunk(random_actions(1, 1), [1])
     after = env.step_chunk(random_actions(1, 1), [0], max_steps_B=[0]).frames
     assert np.array_equal(after.images_BNHWC[0], before.images_BNHWC[0])
-    env.close()
-
-
-def test_gymnasium_face():
-    env = LiberoVectorEnv(num_envs=2, cameras=("agentview", "robot0_eye_in_hand"), image_size=32)
-    frames = env.reset(STARTS[:2])
-    assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED
-    assert env.single_action_space.shape == (7,)
-    assert env.action_space.shape == (2, 7)
-    row = {"images": frames.images_BNHWC[0], "proprio": frames.proprio_BP[0]}
-    assert env.single_observation_space.contains(row)
-    assert env.observation_space.contains({"images": frames.images_BNHWC, "proprio": frames.proprio_BP})
-    actions = np.stack([env.action_space.sample() for _ in range(3)], axis=1)
-    after = env.step_chunk(actions)
-    assert np.array_equal(env.render(), after.frames.images_BNHWC[:, 0])
-    assert np.array_equal(env.render([1])[0], after.frames.images_BNHWC[1, 0])
-    bad = np.zeros((2, 1, 7), np.float32)
-    bad[1, 0, 2] = np.inf
-    with pytest.raises(VectorEnvError, match=r"environment 1 \(libero_spatial task 0, initial state 1, .* step 3\)"):
-        env.step_chunk(bad)
-    with pytest.raises(VectorEnvError, match="exact=True steps on one thread, given num_threads=2"):
-        LiberoVectorEnv(num_envs=1, exact=True, num_threads=2)
-    with pytest.raises(VectorEnvError, match="on_failure='ignore' must be one of raise, freeze"):
-        LiberoVectorEnv(num_envs=1, on_failure="ignore")
     env.close()
 
 

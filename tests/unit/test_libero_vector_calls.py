@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from libero_runtime.suites import Suite
-from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, StartError, VectorEnvError
+from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, SimulationError, StartError, VectorEnvError
 from libero_runtime.vector.processes import LiberoProcessEnv
 
 SUITE = "libero_spatial"
@@ -157,6 +157,36 @@ def test_before_the_first_reset_and_after_the_end(kind):
     for call in (env.render, lambda: env.step_chunk(random_actions(3, 1)), lambda: env.reset(GOOD)):
         with pytest.raises(VectorEnvError, match=f"this {type(env).__name__} is closed: make a new one"):
             call()
+
+
+# A worker's death -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_failure", ["freeze", "raise"])
+def test_a_killed_worker_is_named_and_started_again(on_failure, processes, monkeypatch):
+    monkeypatch.setattr(processes, "_on_failure", on_failure)
+    processes.reset(GOOD)
+    os.kill(processes._workers[0].process.pid, signal.SIGKILL)
+    if on_failure == "raise":
+        with pytest.raises(SimulationError) as raised:
+            processes.step_chunk(random_actions(3, 4))
+        failures = [str(raised.value)] * 2
+        with pytest.raises(VectorEnvError, match="environment 0 has no episode"):
+            processes.step_chunk(random_actions(3, 4))
+        assert processes.step_chunk(random_actions(1, 4), [2]).num_steps_B.tolist() == [4]
+    else:
+        result = processes.step_chunk(random_actions(3, 4))
+        failures = result.failures_B
+        assert failures[2] is None
+        assert (
+            result.num_steps_B.tolist() == processes.step_chunk(random_actions(3, 4)).num_steps_B.tolist() == [0, 0, 4]
+        )
+    for env_id in (0, 1):
+        assert f"environment {env_id} (libero_spatial task 0, initial state {env_id}" in failures[env_id]
+        assert "worker 0" in failures[env_id]
+        assert "killed by SIGKILL in step_chunk" in failures[env_id]
+    processes.reset(GOOD[:2], [0, 1])
+    assert processes.step_chunk(random_actions(3, 4)).num_steps_B.tolist() == [4, 4, 4]
 
 
 # Ctrl-C -----------------------------------------------------------------------------------------------------------
