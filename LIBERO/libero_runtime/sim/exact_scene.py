@@ -48,7 +48,6 @@ class ExactScene(BaseScene):
 
     def _idle(self, state: EpisodeState, stepper: Stepper | None) -> tuple[EpisodeState, NDArray[np.float32]]:
         """Steps the episode as `prepare` left it: its state lacks what stock's controller knows before a step."""
-        _refuse(stepper)
         for _ in range(self.num_idle_steps):
             self.step(IDLE_ACTION)
         self._loaded_state = replace(self._loaded, num_steps=0)
@@ -66,7 +65,6 @@ class ExactScene(BaseScene):
         stepper: Stepper | None = None,
     ) -> Advance:
         """Run a chunk of at least one action from `state`, which becomes the loaded episode."""
-        _refuse(stepper)
         self.load(state)
         success: list[bool] = []
         recorded: list[EpisodeState] = []
@@ -92,7 +90,6 @@ class ExactScene(BaseScene):
     # The loaded episode -----------------------------------------------------------------------------------------
 
     def load(self, state: EpisodeState) -> None:
-        """Make `state` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
         mujoco.mj_setState(self.model, self.data, state.integration, STATE)
         self.data.warning.number[:] = 0
         self._controller.set_state(state.controller)
@@ -100,7 +97,6 @@ class ExactScene(BaseScene):
         self._loaded_state = state
 
     def save(self) -> EpisodeState:
-        """Copy of the loaded episode."""
         qpos = self.data.qpos.copy()
         return replace(
             self._loaded,
@@ -110,10 +106,6 @@ class ExactScene(BaseScene):
         )
 
     def step(self, action: Array) -> bool:
-        """Advance the loaded episode by one control step (50 ms); returns the goal predicate.
-
-        action: (7,) six OSC deltas in [-1, 1] and the gripper, -1 open, +1 close.
-        """
         state = self._loaded
         clock, seen = state.clock, state.sampled_view
         self._own_model()
@@ -136,12 +128,10 @@ class ExactScene(BaseScene):
         return success
 
     def refresh(self) -> None:
-        """Recompute poses and contacts of the loaded state without touching what the next step depends on."""
         self._own_model()
         mujoco.mj_fwdPosition(self.model, self.data)
 
     def holds(self, predicate: Sequence[str]) -> bool:
-        """Does a predicate such as ("in", "milk_1", "basket_1_contain_region") hold in the loaded episode?"""
         return bool(self.env._eval_predicate(list(predicate)))
 
     def view(self) -> View:
@@ -161,8 +151,3 @@ def _seen(state: EpisodeState) -> View:
     if state.sampled_view is None:
         raise ValueError("an exact episode has been seen only after a step: settle() it first")
     return state.sampled_view
-
-
-def _refuse(stepper: Stepper | None) -> None:
-    if stepper is not None:
-        raise ValueError("exact stepping has one simulation, on the thread that draws: give it no stepper")

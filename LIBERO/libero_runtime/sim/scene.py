@@ -100,7 +100,6 @@ class Scene(BaseScene):
         )
 
     def borrowed_stepper(self) -> AbstractContextManager[Stepper]:
-        """A simulation for `advance` and `settle` on another thread."""
         return self._shared.stepper(self.env)
 
     def _load_stepper(self, stepper: Stepper, state: EpisodeState) -> None:
@@ -122,19 +121,13 @@ class Scene(BaseScene):
     # The loaded episode -----------------------------------------------------------------------------------------
 
     def load(self, state: EpisodeState) -> None:
-        """Make `state` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
         self._load_stepper(self._stepper, state)
         self._loaded_state = state
 
     def save(self) -> EpisodeState:
-        """Copy of the loaded episode."""
         return self._save_stepper(self._stepper, self._loaded, num_steps=self.num_steps, success=self.success)
 
     def step(self, action: Array) -> bool:
-        """Advance the loaded episode by one control step (50 ms); returns the goal predicate.
-
-        action: (7,) six OSC deltas in [-1, 1] and the gripper, -1 open, +1 close.
-        """
         state, success_C = self._loaded, np.zeros(1, dtype=bool)
         actions_CA = np.asarray(action, dtype=np.float64)[None]
         if self._stepper.run(actions_CA, self._goal, stop_on_success=False, success_C=success_C) < 0:
@@ -143,12 +136,10 @@ class Scene(BaseScene):
         return self.success
 
     def refresh(self) -> None:
-        """Recompute poses and contacts of the loaded state without touching what the next step depends on."""
         self._stepper.drawn_qpos[:] = self.data.qpos
         mujoco.mj_fwdPosition(self.model, self.data)
 
     def holds(self, predicate: Sequence[str]) -> bool:
-        """Does a predicate such as ("in", "milk_1", "basket_1_contain_region") hold in the loaded episode?"""
         key = tuple(predicate)
         if key not in self._predicates:
             self._predicates[key] = compile_goal(self.env, self.model, [key])
@@ -161,11 +152,9 @@ class Scene(BaseScene):
     # Seeing -----------------------------------------------------------------------------------------------------
 
     def view(self) -> View:
-        """Images of all cameras and proprioception of the loaded episode. Call right after stepping."""
         return View(images_NHWC=self.draw(self._pose()), proprio=self.proprio())
 
     def images(self, state: EpisodeState, num_cameras: int | None = None) -> NDArray[np.uint8]:
-        """Images (N, H, W, 3) of an episode, rotated by 180 degrees. For the thread that draws."""
         return self.draw(state.pose, num_cameras)
 
     def draw(self, pose: Pose, num_cameras: int | None = None) -> NDArray[np.uint8]:

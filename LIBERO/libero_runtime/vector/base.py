@@ -147,15 +147,15 @@ class BaseVectorEnv(ABC):
         limits = self._check_limits(max_steps_B, len(ids), actions.shape[1])
         if record_every < 0:
             raise VectorEnvError(f"record_every={record_every} must not be negative")
-        filmed = ids if record_ids is None else list(record_ids)
-        if strangers := set(filmed) - set(ids):
-            mistake = f"record_ids={sorted(filmed)} must be among env_ids={ids}"
+        video_ids = ids if record_ids is None else list(record_ids)
+        if strangers := set(video_ids) - set(ids):
+            mistake = f"record_ids={sorted(video_ids)} must be among env_ids={ids}"
             raise VectorEnvError(f"{mistake}; {sorted(strangers)} are not")
         success_BC = np.repeat(self._success_B[ids][:, None], actions.shape[1], axis=1)
         num_steps_B = np.zeros(len(ids), dtype=np.int64)
-        recorded: dict[int, tuple[NDArray[np.uint8], ...]] = dict.fromkeys(filmed if record_every else (), ())
+        recorded: dict[int, tuple[NDArray[np.uint8], ...]] = dict.fromkeys(video_ids if record_every else (), ())
         jobs = {
-            env_id: Job(actions[row, :limit], record_every if env_id in filmed else 0)
+            env_id: Job(actions[row, :limit], record_every if env_id in video_ids else 0)
             for row, (env_id, limit) in enumerate(zip(ids, limits, strict=True))
             if limit and self._failures[env_id] is None and not (stop_on_success and self._success_B[env_id])
         }
