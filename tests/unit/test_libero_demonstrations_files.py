@@ -185,76 +185,52 @@ def test_an_unfinished_run_is_continued_with_its_options_only_and_by_one_process
     assert begin(0.3) == {0: False, 1: True}
 
 
-def test_the_first_successes_by_number_are_kept_whatever_comes_first():
-    """With attempts that ran ahead, as without, and those of an earlier run."""
-    outcomes = [True, False, True, False, False, True, True, True]
-    for seed in range(20):
-        order = np.random.default_rng(seed)
-        task, running = TaskProgress(0, 4, {attempt: outcomes[attempt] for attempt in (0, 3)[: seed % 3]}), []
-        while task.num_kept < 4:
-            while len(running) < 3 and (job := next_job(OPTIONS, [task], 0, Counter())):
-                running.append(job)
-            job = running.pop(int(order.integers(len(running))))
-            task.finish(job, success=outcomes[job.attempt % 8])
-        assert task.wanted == [0, 2, 5, 6]
+def simulate(tasks, fails, *, num_workers, seed):
+    """Jobs end in any order and now and then with their process's death; returns what is in each task's file."""
+    order, by_id, running = np.random.default_rng(seed), {task.task_id: task for task in tasks}, {}
+    files, scenes, jobs = {task.task_id: [] for task in tasks}, [None] * num_workers, []
+    while not all(task.is_written for task in tasks):
+        for worker in range(num_workers):
+            if worker not in running:
+                job = next_job(OPTIONS, tasks, scenes[worker], Counter(filter(None, scenes)))
+                if job is not None:
+                    running[worker] = job
+                    scenes[worker] = scenes[worker] if isinstance(job, Write) else job.task_id
+                    jobs.append(job)
+        writing = [job.task_id for job in running.values() if isinstance(job, Write)]
+        assert len(set(writing)) == len(writing), "one process at a time writes into a file"
+        job = running.pop(order.choice(list(running)))
+        if order.uniform() < 0.1:
+            by_id[job.task_id].forget(job)
+        elif isinstance(job, Write):
+            assert job.first in (0, len(files[job.task_id]))
+            files[job.task_id][job.first :] = job.attempts
+            by_id[job.task_id].finish(job, success=True)
+        else:
+            by_id[job.task_id].finish(job, success=job.attempt not in fails)
+    return files, jobs
 
 
-def test_needed_attempts_come_first_then_those_ahead_and_files_are_written_at_once():
+@pytest.mark.parametrize("num_workers", [1, 3, 40])
+def test_files_hold_the_first_successes_by_number_whatever_comes_first(num_workers):
+    """With attempts that ran ahead, as without, and those of an earlier run; long files grow while the run goes on."""
+    for seed in range(10):
+        tasks = [TaskProgress(1, 4, {0: True, 3: False}), TaskProgress(2, 40)]
+        files, jobs = simulate(tasks, fails={1, 3, 4}, num_workers=num_workers, seed=seed)
+        assert files == {1: [0, 2, 5, 6], 2: [0, 2, *range(5, 43)]}
+        assert plan_attempt(OPTIONS, 1, 0) not in jobs, "it was made in an earlier run"
+        assert num_workers == 40 or any(isinstance(job, Write) and not job.last for job in jobs)
+
+
+def test_a_worker_keeps_its_scene_and_runs_ahead_rather_than_wait():
     tasks = [TaskProgress(0, 2), TaskProgress(2, 2)]
-
-    def following(scene, **num_scenes):
-        job = next_job(OPTIONS, tasks, scene, Counter({int(name[1:]): num for name, num in num_scenes.items()}))
-        return job if job is None or isinstance(job, Write) else (job.task_id, job.attempt)
-
-    def finish(task, attempt, success):
-        tasks[task // 2].finish(plan_attempt(OPTIONS, task, attempt), success=success)
-
-    assert following(None) == (0, 0)
-    assert following(None, t0=1) == (2, 0)
-    assert following(2, t0=1, t2=1) == (2, 1)  # stays with its scene
-    finish(2, 0, True)
-    finish(2, 1, True)
-    write = Write(2, first=0, attempts=(0, 1), last=True)
-    assert following(2, t0=1, t2=1) == write
-    assert following(2, t0=1, t2=1) == (0, 1)
-    assert following(2, t0=2, t2=1) == (0, 2)  # in case one fails
-    tasks[1].forget(write)  # its process died
-    assert following(2) == write
-    tasks[1].finish(write, success=True)
-    finish(0, 2, True)
-    finish(0, 0, False)
-    assert not tasks[0].is_written
-    tasks[0].forget(plan_attempt(OPTIONS, 0, 1))  # its process died
-    assert following(0) == (0, 1)
-    finish(0, 1, True)
-    assert following(0) == Write(0, first=0, attempts=(1, 2), last=True)
-
-
-def test_files_grow_while_the_task_goes_on():
-    task = TaskProgress(2, 40)
-
-    def following():
-        return next_job(OPTIONS, [task], 2, Counter({2: 1}))
-
-    plans = [following() for _ in range(40)]
-    for plan in plans[1:25]:
-        task.finish(plan, success=True)
-    ahead = following()
-    assert ahead.attempt == 40  # no file yet: the first attempt may still come before all of them
-    task.finish(plans[0], success=False)
-    begin = following()
-    assert begin == Write(2, first=0, attempts=tuple(range(1, 25)), last=False)
-    assert not isinstance(following(), Write)  # one process at a time writes into a file
-    task.finish(begin, success=True)
-    for plan in [*plans[25:], ahead]:
-        task.finish(plan, success=True)
-    more = following()
-    assert more == Write(2, first=24, attempts=tuple(range(25, 41)), last=True)
-    task.forget(more)  # its process died: the file is begun anew
-    last = following()
-    assert last == Write(2, first=0, attempts=tuple(range(1, 41)), last=True)
-    task.finish(last, success=True)
-    assert task.is_written
+    scenes = [(None, {}), (None, {0: 1}), (2, {0: 1, 2: 1}), (2, {0: 1, 2: 1}), (2, {0: 2, 2: 1})]
+    jobs = [next_job(OPTIONS, tasks, scene, Counter(counts)) for scene, counts in scenes]
+    assert [(job.task_id, job.attempt) for job in jobs] == [(0, 0), (2, 0), (2, 1), (0, 1), (2, 2)]
+    assert None not in [next_job(OPTIONS, tasks, 0, Counter()) for _ in range(3)]
+    assert next_job(OPTIONS, tasks, 0, Counter()) is None, "as many as could be needed are under way"
+    tasks[0].forget(jobs[0])  # its process died
+    assert next_job(OPTIONS, tasks, 2, Counter()) == jobs[0], "which decides what is kept"
 
 
 def test_failed_attempts_are_replaced_until_it_is_hopeless():
