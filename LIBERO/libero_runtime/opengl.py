@@ -120,24 +120,15 @@ def select_opengl() -> str:
             "expects it: name one of those, or unset one of the two variables"
         )
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if chosen:
-        if chosen not in CANDIDATES:
-            raise OpenGLError(
-                f"MUJOCO_GL={chosen!r} cannot render off-screen: expected one of {', '.join(CANDIDATES)}, "
-                "or unset it to let the program choose"
-            )
-        if os.environ.get(_CHECKED) != chosen:
-            reason = _probe(chosen)
-            if reason is not None and chosen == "egl" and device is not None:
-                raise _device_error(device, reason)
-            if reason is not None:
-                raise OpenGLError(
-                    f"MUJOCO_GL={chosen} is set but does not draw here ({reason}). "
-                    f"Unset it to let the program choose, or install software rendering with `{INSTALL_COMMAND}`"
-                )
+    if chosen and chosen not in CANDIDATES:
+        raise OpenGLError(
+            f"MUJOCO_GL={chosen!r} cannot render off-screen: expected one of {', '.join(CANDIDATES)}, "
+            "or unset it to let the program choose"
+        )
+    if chosen and os.environ.get(_CHECKED) == chosen:
         return _apply(chosen)
     reasons: list[str] = []
-    for backend in CANDIDATES:
+    for backend in (chosen,) if chosen else CANDIDATES:
         reason = _probe(backend)
         if reason is None:
             logger.info("off-screen OpenGL: %s", backend)
@@ -145,6 +136,11 @@ def select_opengl() -> str:
         if backend == "egl" and device is not None:
             raise _device_error(device, reason)
         reasons.append(f"{backend}: {reason}")
+    if chosen:
+        raise OpenGLError(
+            f"MUJOCO_GL={chosen} is set but does not draw here ({reasons[0]}). "
+            f"Unset it to let the program choose, or install software rendering with `{INSTALL_COMMAND}`"
+        )
     raise OpenGLError(
         "no off-screen OpenGL works on this machine: expected EGL or OSMesa, found neither "
         f"({'; '.join(reasons)}). Install software rendering with `{INSTALL_COMMAND}` and try again"
