@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.assets.goals import goal_fault
+from libero_runtime.assets.goal_faults import goal_fault
 from libero_runtime.assets.sources import altered
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, libero_folder, resolve_paths
 

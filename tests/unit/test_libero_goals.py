@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from libero_runtime.assets.goals import goal_fault
+from libero_runtime.assets.goal_faults import goal_fault
 from libero_runtime.sim.models import build_env
 from libero_runtime.suites import SuiteError, load_suite, standard_suite, suite_names
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert.motion import CLOSE, OPEN
-from libero_runtime.expert.skills.goals import next_skill
-from libero_runtime.expert.skills.skill import Skill
+from libero_runtime.expert.skills.base import Skill
+from libero_runtime.expert.skills.choice import next_skill
 from libero_runtime.expert.world import ExpertError, GaveUpError, World
 from libero_runtime.sim.scene import Scene
 

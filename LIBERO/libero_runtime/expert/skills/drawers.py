@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.expert.memory import once_per_step
 from libero_runtime.expert.motion import CLOSE, OPEN, facing_hand, nearer_of_both, reaching_hand, upright_hand
-from libero_runtime.expert.skills.skill import Skill
+from libero_runtime.expert.skills.base import Skill
 from libero_runtime.expert.world import ExpertError, Goal, World
 
 Array = NDArray[np.float64]

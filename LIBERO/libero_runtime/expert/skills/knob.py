@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.expert.memory import once_per_step
 from libero_runtime.expert.motion import CLOSE, OPEN, lean_at, preferred_axis, rotation_about_z, upright_hand
-from libero_runtime.expert.skills.skill import Skill
+from libero_runtime.expert.skills.base import Skill
 from libero_runtime.expert.world import Goal, World
 
 Array = NDArray[np.float64]

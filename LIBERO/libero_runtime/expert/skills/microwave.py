@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from libero_runtime.expert.memory import once_per_step
 from libero_runtime.expert.motion import CLOSE, OPEN, reaching_hand
 from libero_runtime.expert.postures import inwards
-from libero_runtime.expert.skills.skill import Skill
+from libero_runtime.expert.skills.base import Skill
 from libero_runtime.expert.world import ExpertError, Goal, Pose, World
 
 Array = NDArray[np.float64]

@@ -9,8 +9,8 @@ from libero_runtime.expert.grasps import Grasp, choose_grasp
 from libero_runtime.expert.motion import CLOSE, OPEN, action, lean_at, preferred_axis, rotation_vector, upright_hand
 from libero_runtime.expert.placements import Placement, placement
 from libero_runtime.expert.postures import posture
+from libero_runtime.expert.skills.base import Skill
 from libero_runtime.expert.skills.drawer_grasp import DRAWER_HOVER_M, Drawer, drawer_around, drawer_grasp
-from libero_runtime.expert.skills.skill import Skill
 from libero_runtime.expert.world import ExpertError, Goal, Pose, World
 
 Array = NDArray[np.float64]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from libero_runtime.expert.postures import is_roofed
+from libero_runtime.expert.skills.base import Skill
 from libero_runtime.expert.skills.door import PullDoor, PushDoor
 from libero_runtime.expert.skills.drawers import CloseDrawer, OpenDrawer
 from libero_runtime.expert.skills.knob import TurnKnob
 from libero_runtime.expert.skills.microwave import PutInside
 from libero_runtime.expert.skills.pick_place import PickPlace
 from libero_runtime.expert.skills.shelf import PutThrough
-from libero_runtime.expert.skills.skill import Skill
 from libero_runtime.expert.skills.slide import Slide
 from libero_runtime.expert.world import ExpertError, Goal, World
 
