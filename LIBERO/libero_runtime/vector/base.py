@@ -286,11 +286,6 @@ class BaseVectorEnv(ABC):
             raise VectorEnvError(f"env_ids must be a non-empty list of different environments, given {ids}")
         return ids
 
-    @staticmethod
-    def _check_starts(starts: Sequence[EpisodeStart], ids: list[int]) -> None:
-        if len(starts) != len(ids):
-            raise VectorEnvError(f"expected one start per environment, {len(ids)} in all, given {len(starts)}")
-
     def _check_actions(self, actions_BCA: NDArray[np.float32], ids: list[int]) -> NDArray[np.float64]:
         num_ids = len(ids)
         expected = f"actions must have shape ({num_ids}, C, {ACTION_DIM}) with C >= 1 for {self._describe_all(ids)}"

@@ -106,7 +106,7 @@ class LiberoVectorEnv(BaseVectorEnv):
         self._scene_type: type[BaseScene] = ExactScene if exact else Scene
         self._pool = ThreadPoolExecutor(num_threads, "libero-step") if num_threads > 1 else None
         self._scenes: OrderedDict[_TaskKey, BaseScene] = OrderedDict()
-        self._episodes: list[_Episode | None] = [None] * num_envs
+        self._episodes: dict[int, _Episode] = {}  # by environment
 
     # Episodes ---------------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class LiberoVectorEnv(BaseVectorEnv):
                 yield env_id, self._begin_one(env_id, starts[env_id])
 
     def _begin_one(self, env_id: int, start: EpisodeStart) -> Outcome:
-        self._episodes[env_id] = None
+        self._episodes.pop(env_id, None)
         try:
             task = task_of(start)
             state, view = self._scene(task).start(init_index=start.init_index, seed=start.seed)
@@ -149,7 +149,7 @@ class LiberoVectorEnv(BaseVectorEnv):
 
     def advance(self, jobs: Mapping[int, Job], *, stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
         """Run jobs, unchecked, and draw each one's last state while the next ones run on their threads."""
-        episodes = {env_id: self._episode(env_id) for env_id in jobs}
+        episodes = self._episodes
         for wave in self._waves(jobs, lambda env_id: episodes[env_id].task_key):
             scenes = [self._scene(episodes[env_id].task) for env_id in wave]
             runs = [
@@ -181,7 +181,7 @@ class LiberoVectorEnv(BaseVectorEnv):
         for scene in self._scenes.values():
             scene.close()
         self._scenes.clear()
-        self._episodes = [None] * self.num_envs
+        self._episodes.clear()
         super().close()
 
     # Internals --------------------------------------------------------------------------------------------------
@@ -223,9 +223,3 @@ class LiberoVectorEnv(BaseVectorEnv):
         )
         self._scenes[key] = scene
         return scene
-
-    def _episode(self, env_id: int) -> _Episode:
-        episode = self._episodes[env_id]
-        if episode is None:
-            raise VectorEnvError(f"environment {env_id} has no episode: call reset() for it first")
-        return episode
