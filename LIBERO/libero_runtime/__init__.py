@@ -1,1 +1,1 @@
-"""Fast LIBERO on MuJoCo: many episodes per compiled scene, rendered only when a policy looks."""
+"""Fast LIBERO on MuJoCo: many episodes per compiled scene, rendered only when a policy observes."""

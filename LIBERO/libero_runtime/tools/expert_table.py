@@ -81,7 +81,7 @@ def run_task(job: Job) -> Row:
 
 def measure(jobs: Sequence[Job], *, num_workers: int, show_progress: bool = True) -> list[Row]:
     """Run all jobs, one task per process at a time; rows in the order of the jobs."""
-    prepare_libero()  # makes the fast look's models once, before the workers look for them
+    prepare_libero()  # makes the compact models once, before the workers look for them
     bar = tqdm(total=len(jobs), unit="task", disable=not show_progress)
     with bar:
         if num_workers == 1:
