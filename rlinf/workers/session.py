@@ -1,7 +1,6 @@
 """What the runs of one process share: a Ray cluster and its workers."""
 
 from contextlib import ExitStack
-from types import TracebackType
 
 from rlinf.config.schema import Config
 from rlinf.models import PolicySource
@@ -10,11 +9,11 @@ from rlinf.workers.launch import Workers, shared_settings, start_workers
 from rlinf.workers.object_store import object_store_gb
 
 
-class Session:
+class Session(ExitStack):
     """Context manager: the cluster starts with the first run, and workers are kept from run to run where they fit."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
+        super().__init__()
         self._cluster: Cluster | None = None
         self._workers: Workers | None = None
         self._settings: tuple[object, ...] = ()
@@ -24,8 +23,8 @@ class Session:
         store = object_store_gb(config, source, learn=True)
         settings = (*shared_settings(config), store)
         if self._cluster is None or settings != self._settings:
-            self._stack.close()
-            self._cluster = self._stack.enter_context(Cluster(object_store_gb=store))
+            self.close()
+            self._cluster = self.enter_context(Cluster(object_store_gb=store))
             self._workers, self._settings = None, settings
         return self._cluster.resources
 
@@ -37,11 +36,3 @@ class Session:
         else:
             self._workers.renew(config, source)
         return self._workers
-
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)

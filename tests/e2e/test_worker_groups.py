@@ -51,7 +51,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def group(cluster):
-    return WorkerGroup("two", Worker, 2, lambda index: (f"first {index}",), timeout_s=60)
+    return WorkerGroup("two", Worker, 2, lambda index: (f"first {index}",), timeout_s=300)
 
 
 def test_a_renewed_worker_keeps_its_process_and_nothing_else(group):
@@ -83,7 +83,7 @@ def test_a_full_disk_is_told_in_words(group):
 
 
 def test_a_new_workers_refusal_comes_too(cluster):
-    bad = WorkerGroup("bad", Worker, 1, lambda _: ("odd", CheckpointError("worker is odd")), timeout_s=60)
+    bad = WorkerGroup("bad", Worker, 1, lambda _: ("odd", CheckpointError("worker is odd")), timeout_s=300)
     with pytest.raises(CheckpointError, match="worker is odd"):
         bad.call("state")
     bad.stop()
