@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 
 from libero_runtime.cpus import control_groups, num_cpus
 from rlinf.config.errors import ConfigError
@@ -56,13 +55,13 @@ class Resources:
     """Memory of a GPU; machines of a cluster are taken to have the same. None without any."""
 
 
-class Cluster:
+class Cluster(ExitStack):
     """Context manager around ``ray.init``; on leaving, disconnects, and ends the cluster if we started it."""
 
     def __init__(self, *, object_store_gb: float) -> None:
+        super().__init__()
         self._object_store = int(object_store_gb * 2**30)
         self._gpu_gib: float | None = None
-        self._stack = ExitStack()
 
     def __enter__(self) -> "Cluster":
         configure_ray()
@@ -78,7 +77,7 @@ class Cluster:
             else:
                 self._start(stack)
             found = self.resources
-            self._stack = stack.pop_all()
+            self.callback(stack.pop_all().close)
         where = f"cluster at {named}" if named else "local Ray"
         log.info("%s: %d node(s), %d CPUs, %d GPUs", where, found.num_nodes, found.num_cpus, found.num_gpus)
         return self
@@ -110,11 +109,6 @@ class Cluster:
             _temp_dir=str(folder),
             object_spilling_directory=None if spilled is None else str(spilled),
         )
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
     def _compare_stores(self) -> None:
         """Say so where a machine of a cluster that others started gives Ray less memory than we would."""

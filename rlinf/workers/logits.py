@@ -9,7 +9,7 @@ from torch import Tensor
 from libero_runtime.cpus import num_cpus
 from rlinf.config.schema import Config
 from rlinf.custom.methods.replay import replayable
-from rlinf.custom.replay.base_logits import Identity, is_current, write_logits
+from rlinf.custom.replay.base_logits import is_current, logits_identity, write_logits
 from rlinf.custom.replay.dataset import (
     Demonstration,
     DemonstrationRef,
@@ -44,7 +44,7 @@ class LogitsPrecomputeWorker:
         for ref in refs:
             demo = read_demonstration(ref, cameras=self._cameras)
             bins_FT = target_bins(demo.actions_TA, self._policy, nearest=self._nearest)
-            identity = Identity.of(ref, demo, bins_FT, self._policy)
+            identity = logits_identity(ref, demo, bins_FT, self._policy)
             if not is_current(ref, identity):
                 logits_FTV = base_logits(ref, demo, bins_FT, self._policy, max_batch=self._max_batch)
                 write_logits(ref, identity, logits_FTV)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlinf.custom.loss import logits_mse
 from rlinf.custom.methods.base import TaskContext
 from rlinf.custom.methods.replay import DemonstrationReplay, replayable
-from rlinf.custom.replay.base_logits import Identity, read_logits, require_logits
+from rlinf.custom.replay.base_logits import logits_identity, read_logits, require_logits
 from rlinf.custom.replay.dataset import Demonstration, DemonstrationRef, target_bins
 from rlinf.models import Policy, ReplayablePolicy
 
@@ -38,7 +38,7 @@ class DarkExperienceReplay(DemonstrationReplay):
             parts = []
             for ref, demo in zip(refs, demos, strict=True):
                 bins_FT = target_bins(demo.actions_TA, policy, nearest=self.nearest)
-                parts.append(read_logits(ref, Identity.of(ref, demo, bins_FT, policy)))
+                parts.append(read_logits(ref, logits_identity(ref, demo, bins_FT, policy)))
             self._cached_FTV = torch.cat(parts)
 
     def loss_terms(self, policy: Policy) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ tokens T of a chunk, bins V) in float32 and, in its header, what they depend on.
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -26,27 +26,14 @@ class StaleLogitsError(UserError):
     """Stored logits are missing or belong to something else; the message says what differs and how to renew them."""
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What logits of a demonstration depend on, each as a text to compare."""
-
-    texts: dict[str, str]
-
-    @staticmethod
-    def of(ref: DemonstrationRef, demo: Demonstration, bins_FT: Tensor, policy: ReplayablePolicy) -> "Identity":
-        """The identity of the logits that ``policy``'s base model has for a demonstration now, whose actions are
-        ``bins_FT``."""
-        shape = "x".join(map(str, demo.images_TNHWC.shape))
-        digest = blake2b(demo.images_TNHWC.tobytes(), digest_size=8).hexdigest()
-        return Identity({**policy.base_identity(ref.language, bins_FT), "pictures": f"{shape} {digest}"})
-
-    def differences(self, stored: dict[str, str]) -> list[str]:
-        """Where stored texts are others, in words."""
-        return [
-            f"{name}: they were computed for {stored.get(name, 'an unknown one')}, this run has {text}"
-            for name, text in self.texts.items()
-            if stored.get(name) != text
-        ]
+def logits_identity(
+    ref: DemonstrationRef, demo: Demonstration, bins_FT: Tensor, policy: ReplayablePolicy
+) -> dict[str, str]:
+    """What the logits depend on that ``policy``'s base model has for a demonstration now, whose actions are
+    ``bins_FT``: each as a text to compare."""
+    shape = "x".join(map(str, demo.images_TNHWC.shape))
+    digest = blake2b(demo.images_TNHWC.tobytes(), digest_size=8).hexdigest()
+    return {**policy.base_identity(ref.language, bins_FT), "pictures": f"{shape} {digest}"}
 
 
 def logits_path(ref: DemonstrationRef) -> Path:
@@ -54,25 +41,25 @@ def logits_path(ref: DemonstrationRef) -> Path:
     return ref.path.parent / FOLDER / ref.path.name / f"{ref.name}.safetensors"
 
 
-def is_current(ref: DemonstrationRef, identity: Identity) -> bool:
+def is_current(ref: DemonstrationRef, identity: Mapping[str, str]) -> bool:
     """Whether stored logits need not be computed again."""
     path = logits_path(ref)
-    return path.is_file() and not identity.differences(_stored(path))
+    return path.is_file() and not _differences(identity, _stored(path))
 
 
-def write_logits(ref: DemonstrationRef, identity: Identity, logits_FTV: Tensor) -> None:
+def write_logits(ref: DemonstrationRef, identity: Mapping[str, str], logits_FTV: Tensor) -> None:
     """Store logits under a temporary name, then give the file its own."""
     path = logits_path(ref)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        save_file({TENSOR: logits_FTV.float().cpu().contiguous()}, partial, metadata=identity.texts)
+        save_file({TENSOR: logits_FTV.float().cpu().contiguous()}, partial, metadata=dict(identity))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def read_logits(ref: DemonstrationRef, identity: Identity) -> Tensor:
+def read_logits(ref: DemonstrationRef, identity: Mapping[str, str]) -> Tensor:
     """Stored logits (F, T, V), float32.
 
     Raises:
@@ -80,7 +67,7 @@ def read_logits(ref: DemonstrationRef, identity: Identity) -> Tensor:
     """
     path = logits_path(ref)
     require_logits(ref)
-    differing = identity.differences(_stored(path))
+    differing = _differences(identity, _stored(path))
     if differing:
         raise StaleLogitsError(
             f"the base-model logits in {path} do not belong to this run:\n  " + "\n  ".join(differing) + "\n"
@@ -100,6 +87,15 @@ def require_logits(ref: DemonstrationRef) -> None:
             f"method.replay.cached_logits=true, but there are no base-model logits in {logits_path(ref)}: compute them "
             f"with {COMMAND}, or use method.replay.cached_logits=false"
         )
+
+
+def _differences(identity: Mapping[str, str], stored: Mapping[str, str]) -> list[str]:
+    """Where stored texts are others, in words."""
+    return [
+        f"{name}: they were computed for {stored.get(name, 'an unknown one')}, this run has {text}"
+        for name, text in identity.items()
+        if stored.get(name) != text
+    ]
 
 
 def _stored(path: Path) -> dict[str, str]:
