@@ -1,17 +1,14 @@
 """Outputs of the published code on tiny checkpoints, which tests compare with; OPENVLA_REFERENCE names their folder."""
 
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.published import REFERENCE
 from transformers_openvla_oft import OpenVLAForActionPrediction, ValueHead
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="set OPENVLA_REFERENCE to the reference fixtures")
 CHECKPOINTS = {"fused": REFERENCE / "tiny_openvla_oft_fused", "single": REFERENCE / "tiny_openvla_oft_single"}
 UNNORM_KEYS = {"fused": "libero_spatial", "single": "libero_goal"}

@@ -9,7 +9,7 @@ from rlinf.engines.fsdp import shard
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.shards import whole
 from tests.distributed.ranks import run_ranks
-from tests.small_policy import LANGUAGE, read_policy, write_policy
+from tests.small_policy import LANGUAGE, read_policy
 from transformers_openvla_oft import checkpoint_blocks
 
 DTYPE_TOLERANCES = {"fp32": (1e-5, 1e-6), "bf16": (2e-2, 2e-2)}
@@ -52,5 +52,5 @@ def compare(mesh, *, checkpoint, param_dtype):
 
 
 @pytest.mark.parametrize("param_dtype", ["fp32", "bf16"])
-def test_gradients_of_the_cut_output_layer(tmp_path, param_dtype):
-    run_ranks(compare, 2, checkpoint=write_policy(tmp_path / "policy"), param_dtype=param_dtype)
+def test_gradients_of_the_cut_output_layer(small_policy, param_dtype):
+    run_ranks(compare, 2, checkpoint=small_policy, param_dtype=param_dtype)

@@ -13,7 +13,7 @@ from rlinf.engines.checkpoint import save_actor
 from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.run_layout import METHOD_STATE
 from tests.distributed.ranks import run_ranks
-from tests.small_policy import make_learner, make_rollouts, read_policy, write_policy
+from tests.small_policy import make_learner, make_rollouts, read_policy
 
 CONFIGS = {
     name: MethodConfig(
@@ -60,11 +60,10 @@ def learn_all(mesh, *, checkpoint, output):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(small_policy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("methods")
-    checkpoint = write_policy(folder / "small")
-    (one,) = run_ranks(learn_all, 1, checkpoint=checkpoint, output=folder / "one")
-    return folder, one, run_ranks(learn_all, 2, checkpoint=checkpoint, output=folder / "two")
+    (one,) = run_ranks(learn_all, 1, checkpoint=small_policy, output=folder / "one")
+    return folder, one, run_ranks(learn_all, 2, checkpoint=small_policy, output=folder / "two")
 
 
 @pytest.mark.parametrize("method", CONFIGS)

@@ -11,7 +11,7 @@ from rlinf.engines.fsdp import shard
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.shards import local
 from tests.distributed.ranks import run_ranks
-from tests.small_policy import make_learner, make_rollouts, read_policy, write_policy
+from tests.small_policy import make_learner, make_rollouts, read_policy
 
 
 class SpoiltShard(ContinualMethod):
@@ -33,8 +33,8 @@ def update(mesh, *, checkpoint, output):
     return str(caught.value)
 
 
-def test_both_ranks_stop_and_the_minibatch_is_saved_once(tmp_path):
-    first, second = run_ranks(update, 2, checkpoint=write_policy(tmp_path / "small"), output=tmp_path)
+def test_both_ranks_stop_and_the_minibatch_is_saved_once(small_policy, tmp_path):
+    first, second = run_ranks(update, 2, checkpoint=small_policy, output=tmp_path)
     assert first.startswith("policy gradient norm is nan for samples")
     assert second.startswith("policy gradient norm is nan for samples")
     assert f"; the minibatch is in {tmp_path / 'bad_batch.npz'} (numpy.load)" in first

@@ -7,7 +7,6 @@ from omegaconf import OmegaConf
 
 from rlinf.reporting import ledger
 from tests.launchers import TINY, launch
-from tests.small_policy import write_policy
 from tests.unit.replay_demos import write_hdf5
 from tests.unit.sft_runs import run
 
@@ -15,12 +14,11 @@ TAKEN_OVER = "actor.model.picture_path=oft_center_crop, as "
 
 
 @pytest.mark.slow
-def test_rollouts_replay_and_evaluations_see_what_it_was_trained_on(tmp_path):
+def test_rollouts_replay_and_evaluations_see_what_it_was_trained_on(small_policy, tmp_path):
     demos = write_hdf5(tmp_path / "demos", task_ids=[0, 1])
     model, logs = tmp_path / "policy", tmp_path / "logs"
-    base = write_policy(tmp_path / "base")
     as_oft = ("--cameras", "agentview,eye_in_hand", "--pictures", "oft_random_crop")
-    assert run(demos, model, "--init", str(base), "--steps", "1", *as_oft) == 0
+    assert run(demos, model, "--init", str(small_policy), "--steps", "1", *as_oft) == 0
     own = (
         f"method.replay.demonstrations={demos}", "method.replay.tasks=seen", "env.cameras=[agentview,eye_in_hand]",
     )  # fmt: skip

@@ -12,7 +12,6 @@ import pytest
 from rlinf.reporting import ledger
 from tests.launchers import SEED, TINY, command, run
 from tests.processes import wait_until
-from tests.small_policy import write_policy
 
 
 def _command(model: Path, logs: Path) -> list[str]:
@@ -33,8 +32,8 @@ def _processes_of(marker: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_sequence_is_finished_by_the_same_command(tmp_path):
-    model, logs = write_policy(tmp_path / "small"), tmp_path / "logs"
+def test_a_killed_sequence_is_finished_by_the_same_command(small_policy, tmp_path):
+    model, logs = small_policy, tmp_path / "logs"
     marker = f"CRL_E2E_MARKER={tmp_path.name}_{os.getpid()}"
     environment = {**os.environ, "CRL_E2E_MARKER": marker.partition("=")[2]}
     first = logs / "sequential" / f"task_0_seed{SEED}" / "checkpoints" / "global_step_1"

@@ -13,7 +13,6 @@ from rlinf.models import PolicySource
 from rlinf.run_layout import TRAINING_STATE
 from rlinf.workers.session import Session
 from tests.launchers import REPOSITORY, SEED, TINY, launch
-from tests.small_policy import write_policy
 
 
 def test_a_cluster_is_kept_as_long_as_its_workers_fit():
@@ -42,9 +41,9 @@ def _numbers(record: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_tasks_in_one_process_have_the_bits_of_tasks_in_two(tmp_path):
+def test_tasks_in_one_process_have_the_bits_of_tasks_in_two(small_policy, tmp_path):
     """EWC, which hands on an adapter, an anchor and its importance; entropy gives every weight a gradient."""
-    model = write_policy(tmp_path / "small")
+    model = small_policy
     together, apart = tmp_path / "together" / "ewc", tmp_path / "apart" / "ewc"
     output = _run(model, together.parent, "0,1")
     assert output.count("local Ray:") == 1, "one cluster serves both"

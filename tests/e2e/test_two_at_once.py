@@ -12,7 +12,6 @@ from libero_runtime.folder_lock import only_one
 from rlinf.reporting import ledger
 from tests.launchers import SEED, TINY, command, run
 from tests.processes import wait_until
-from tests.small_policy import write_policy
 
 
 def training(task: int, model: Path, logs: Path) -> list[str]:
@@ -32,8 +31,8 @@ def holder(folder: Path) -> int | None:
 
 
 @pytest.mark.slow
-def test_training_waits_for_nobody_but_its_own_task(tmp_path):
-    model, logs = write_policy(tmp_path / "small"), tmp_path / "logs"
+def test_training_waits_for_nobody_but_its_own_task(small_policy, tmp_path):
+    model, logs = small_policy, tmp_path / "logs"
     results = logs / "sequential"
     folder = results / f"task_0_seed{SEED}"
     with only_one(folder, doing="writing to", advice=""):
@@ -45,8 +44,8 @@ def test_training_waits_for_nobody_but_its_own_task(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(tmp_path):
-    model, logs = write_policy(tmp_path / "small"), tmp_path / "logs"
+def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(small_policy, tmp_path):
+    model, logs = small_policy, tmp_path / "logs"
     folder = logs / "sequential" / "base_seed1234"
     words = command("eval_embodiment.sh", "base", "", f"{TINY}_eval", model=model, logs=logs)
     killed = None

@@ -6,12 +6,11 @@ import pytest
 
 from rlinf.reporting import ledger
 from tests.launchers import SEED, TINY, launch
-from tests.small_policy import write_policy
 
 
 @pytest.mark.slow
-def test_two_tasks_are_merged_and_scaled(tmp_path):
-    model, logs = write_policy(tmp_path / "small"), tmp_path / "logs"
+def test_two_tasks_are_merged_and_scaled(small_policy, tmp_path):
+    model, logs = small_policy, tmp_path / "logs"
     settings = ("actor.optim.lr=0.1", "algorithm.entropy_bonus=1.0", "env.eval_task_ids=[0,1]")
     out = launch(
         "run_embodiment_weight_merge.sh", "0,1", "0.5", TINY, str(SEED), *settings, "runner.max_epochs=1",

@@ -4,15 +4,8 @@ import pytest
 import torch
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 
-from tests.small_policy import write_policy
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import run
-
-
-@pytest.fixture(scope="session")
-def small_policy(tmp_path_factory):
-    """A random policy, for tests that do not change its files."""
-    return write_policy(tmp_path_factory.mktemp("shared") / "policy")
 
 
 @pytest.fixture(scope="module")

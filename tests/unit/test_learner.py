@@ -18,14 +18,9 @@ from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner, minibatches, rank_share
 from rlinf.models import PolicyInputs
 from rlinf.run_layout import checkpoints, prune, publish, start_writing
-from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy, write_policy
+from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", [AlgorithmConfig(), PPO], ids=["grpo", "ppo"])
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_policy(tmp_path_factory.mktemp("policy") / "small")
 
 
 def _learner(checkpoint, algorithm=None, *, method=None, lora_path=None, micro_batch=8) -> PolicyLearner:
@@ -52,8 +47,8 @@ def _observation(count: int) -> Observation:
     return Observation(images, np.zeros((count, 8), np.float32), (LANGUAGE,) * count)
 
 
-def test_actions_depend_on_their_random_numbers_and_not_on_the_batch(checkpoint):
-    policy = read_policy(checkpoint)
+def test_actions_depend_on_their_random_numbers_and_not_on_the_batch(small_policy):
+    policy = read_policy(small_policy)
     uniforms = np.random.default_rng(1).random((3, 8, 7))
     inputs = policy.prepare(_observation(3))
     together = policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
@@ -65,8 +60,8 @@ def test_actions_depend_on_their_random_numbers_and_not_on_the_batch(checkpoint)
     assert np.abs(together.env_actions_BCA).max() <= 1
 
 
-def test_sampling_follows_the_distribution(checkpoint):
-    policy = read_policy(checkpoint)
+def test_sampling_follows_the_distribution(small_policy):
+    policy = read_policy(small_policy)
     count = 400
     inputs = policy.prepare(_observation(1))
     repeated = PolicyInputs(inputs.frames_BNHWC.repeat(count, 1, 1, 1, 1), inputs.languages * count)
@@ -79,8 +74,8 @@ def test_sampling_follows_the_distribution(checkpoint):
     assert gap < 0.1
 
 
-def test_greedy_is_the_limit_of_low_temperature(checkpoint):
-    policy = read_policy(checkpoint)
+def test_greedy_is_the_limit_of_low_temperature(small_policy):
+    policy = read_policy(small_policy)
     inputs = policy.prepare(_observation(2))
     uniforms = np.random.default_rng(3).random((2, 8, 7))
     greedy = policy.act(inputs, temperature=0, uniforms_BCA=uniforms)
@@ -88,8 +83,8 @@ def test_greedy_is_the_limit_of_low_temperature(checkpoint):
     assert torch.equal(greedy.bins_BCA, cold.bins_BCA)
 
 
-def test_log_probabilities_of_a_rollout_are_those_of_the_learner(checkpoint):
-    policy = read_policy(checkpoint)
+def test_log_probabilities_of_a_rollout_are_those_of_the_learner(small_policy):
+    policy = read_policy(small_policy)
     inputs = policy.prepare(_observation(4))
     output = policy.act(inputs, temperature=1.6, uniforms_BCA=np.random.default_rng(4).random((4, 8, 7)))
     again = policy.evaluate_actions(inputs, output.bins_BCA, temperature=1.6)
@@ -112,20 +107,20 @@ def test_ranks_share_a_minibatch_without_counting_a_sample_twice():
 
 
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")
-def test_an_update_does_not_depend_on_where_images_lie(checkpoint):
+def test_an_update_does_not_depend_on_where_images_lie(small_policy):
     rollouts, weights = make_rollouts(), []
     parts = np.split(rollouts.frames_SNHWC, [5, 6, 17])
     for part in parts:
         part.flags.writeable = False  # as in Ray's object store
     for frames in (rollouts.frames_SNHWC, JoinedFrames(tuple(parts))):
-        learner = _learner(checkpoint)
+        learner = _learner(small_policy)
         learner.update(replace(rollouts, frames_SNHWC=frames), seed=0)
         weights.append(_weights(learner))
     assert _same(*weights)
 
 
-def test_update_raises_the_probability_of_what_succeeded(checkpoint):
-    learner = _learner(checkpoint)
+def test_update_raises_the_probability_of_what_succeeded(small_policy):
+    learner = _learner(small_policy)
     rollouts = make_rollouts()
     inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
     bins = torch.from_numpy(rollouts.bins_SCA)
@@ -146,18 +141,18 @@ def test_update_raises_the_probability_of_what_succeeded(checkpoint):
 
 
 @ALGORITHMS
-def test_micro_batches_do_not_change_the_update(checkpoint, algorithm):
+def test_micro_batches_do_not_change_the_update(small_policy, algorithm):
     results = []
     for micro_batch in (12, 5):
-        learner = _learner(checkpoint, algorithm, micro_batch=micro_batch)
+        learner = _learner(small_policy, algorithm, micro_batch=micro_batch)
         learner.update(make_rollouts(critic=algorithm is PPO), seed=0)
         results.append(_weights(learner))
     for name, tensor in results[0].items():
         np.testing.assert_allclose(tensor, results[1][name], atol=2e-5, err_msg=name)
 
 
-def test_groups_without_contrast_change_nothing(checkpoint):
-    learner, rollouts = _learner(checkpoint), make_rollouts(group_size=2)
+def test_groups_without_contrast_change_nothing(small_policy):
+    learner, rollouts = _learner(small_policy), make_rollouts(group_size=2)
     before = _weights(learner)
     won = tuple(replace(episode, success_once=True, total_reward=5.0) for episode in rollouts.episodes)
     metrics = learner.update(replace(rollouts, episodes=won), seed=0)
@@ -191,9 +186,9 @@ class Spoiling(ContinualMethod):
     ids=["grpo", "ppo", "term", "policy", "value"],
 )
 def test_what_is_not_finite_stops_the_run_before_any_weight_changes_and_is_saved(
-    checkpoint, tmp_path, algorithm, part, message
+    small_policy, tmp_path, algorithm, part, message
 ):
-    learner = _learner(checkpoint, algorithm, method=None if part == "rollouts" else Spoiling(part))
+    learner = _learner(small_policy, algorithm, method=None if part == "rollouts" else Spoiling(part))
     learner.folder = tmp_path / "run"
     before, rollouts = _weights(learner), make_rollouts(critic=algorithm is PPO)
     if part == "rollouts":
@@ -211,8 +206,8 @@ def test_what_is_not_finite_stops_the_run_before_any_weight_changes_and_is_saved
 
 
 @ALGORITHMS
-def test_weights_travel_to_another_copy(checkpoint, algorithm):
-    learner, other = _learner(checkpoint, algorithm), read_policy(checkpoint, critic=algorithm is PPO)
+def test_weights_travel_to_another_copy(small_policy, algorithm):
+    learner, other = _learner(small_policy, algorithm), read_policy(small_policy, critic=algorithm is PPO)
     learner.update(make_rollouts(critic=algorithm is PPO), seed=0)
     load_trainable(other.module, gather_trainable(learner.policy.module))
     uniforms, inputs = np.random.default_rng(5).random((2, 8, 7)), other.prepare(_observation(2))
@@ -226,21 +221,21 @@ def test_weights_travel_to_another_copy(checkpoint, algorithm):
 
 
 @ALGORITHMS
-def test_resuming_equals_going_on(checkpoint, tmp_path, algorithm):
-    rollouts, straight = make_rollouts(critic=algorithm is PPO), _learner(checkpoint, algorithm)
+def test_resuming_equals_going_on(small_policy, tmp_path, algorithm):
+    rollouts, straight = make_rollouts(critic=algorithm is PPO), _learner(small_policy, algorithm)
     straight.update(rollouts, seed=0)
     saved = _save(straight, tmp_path)
     straight.update(rollouts, seed=1)
 
-    resumed = _learner(checkpoint, algorithm, lora_path=saved)
+    resumed = _learner(small_policy, algorithm, lora_path=saved)
     assert load_training_state(resumed, saved) == 1
     resumed.update(rollouts, seed=1)
     assert _same(_weights(straight), _weights(resumed))
 
 
-def test_checkpoints_are_complete_numbered_and_fit(checkpoint, tmp_path):
+def test_checkpoints_are_complete_numbered_and_fit(small_policy, tmp_path):
     assert checkpoints(tmp_path) == []
-    learner = _learner(checkpoint)
+    learner = _learner(small_policy)
     for step in (1, 2, 10):
         folder = _save(learner, tmp_path, epoch=step)
     save_actor(learner, start_writing(tmp_path, 11) / "actor", epoch=11)  # interrupted before it got its name
@@ -248,15 +243,15 @@ def test_checkpoints_are_complete_numbered_and_fit(checkpoint, tmp_path):
     prune(tmp_path, keep=2)
     assert [found.step for found in checkpoints(tmp_path)] == [2, 10]
     with pytest.raises(ConfigError, match=r"has rank 4, but actor\.model\.lora_rank=8"):
-        read_policy(checkpoint, lora_path=folder, rank=8)
+        read_policy(small_policy, lora_path=folder, rank=8)
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.pop(min(tensors))
     save_file(tensors, folder / "adapter_model.safetensors")
     with pytest.raises(ConfigError, match="1 missing"):
-        read_policy(checkpoint, lora_path=folder)
+        read_policy(small_policy, lora_path=folder)
 
 
-def test_modules_have_their_published_names(checkpoint):
-    modules = read_policy(checkpoint).trainable_modules()
+def test_modules_have_their_published_names(small_policy):
+    modules = read_policy(small_policy).trainable_modules()
     assert sorted(modules) == ["head", "llm", "vision"]
     assert all(modules.values())

@@ -9,12 +9,7 @@ from rlinf.custom.methods import ContinualMethod
 from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.models import PolicyInputs
 from rlinf.models.lora import trainable_parameters
-from tests.small_policy import LANGUAGE, make_learner, make_rollouts, read_policy, write_policy
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("policy") / "small")
+from tests.small_policy import LANGUAGE, make_learner, make_rollouts, read_policy
 
 
 class Watching(ContinualMethod):
@@ -76,8 +71,8 @@ def assert_same_weights(left, right):
 
 @pytest.mark.parametrize("method", [Watching, Reading, Running])
 @pytest.mark.parametrize("shard_frozen", [False, True])
-def test_hooks_see_shards(checkpoint, mesh, method, shard_frozen):
-    learner = train(checkpoint, method(), mesh, shard_frozen=shard_frozen)
+def test_hooks_see_shards(small_policy, mesh, method, shard_frozen):
+    learner = train(small_policy, method(), mesh, shard_frozen=shard_frozen)
     seen = learner.method.seen
     assert all(seen["on_backward"])
     if method is Reading:
@@ -87,23 +82,23 @@ def test_hooks_see_shards(checkpoint, mesh, method, shard_frozen):
 
 
 @pytest.mark.parametrize("method", [Watching, Running])
-def test_weights_are_collected_once_for_all_micro_batches(checkpoint, mesh, collected, method):
-    sharded = train(checkpoint, method(), mesh)
+def test_weights_are_collected_once_for_all_micro_batches(small_policy, mesh, collected, method):
+    sharded = train(small_policy, method(), mesh)
     steps = sharded.num_updates
     assert len(collected) == steps
     if method is Running:
         assert len(sharded.method.seen["before_forward"]) > steps
-    assert_same_weights(sharded, train(checkpoint, ContinualMethod()))
+    assert_same_weights(sharded, train(small_policy, ContinualMethod()))
 
 
-def test_a_method_that_reads_parameters_has_them_sharded_again(checkpoint, mesh, collected):
-    learner = train(checkpoint, Reading(), mesh)
+def test_a_method_that_reads_parameters_has_them_sharded_again(small_policy, mesh, collected):
+    learner = train(small_policy, Reading(), mesh)
     assert len(collected) == 2 * len(learner.method.seen["loss_terms"])
 
 
-def test_forward_passes_after_an_update_leave_shards(checkpoint, mesh):
+def test_forward_passes_after_an_update_leave_shards(small_policy, mesh):
     """Methods run the policy between updates, and weights are read after that."""
-    learner = train(checkpoint, Watching(), mesh)
+    learner = train(small_policy, Watching(), mesh)
     inputs = PolicyInputs(torch.zeros(2, 1, 32, 32, 3, dtype=torch.uint8), (LANGUAGE,) * 2)
     with torch.no_grad():
         learner.policy.evaluate_actions(inputs, torch.zeros(2, 8, 7, dtype=torch.long), temperature=1.0)
@@ -118,9 +113,9 @@ class ReadingAgain(Running):
         return {}
 
 
-def test_a_subclass_does_not_inherit_that_nothing_is_read(checkpoint, mesh):
+def test_a_subclass_does_not_inherit_that_nothing_is_read(small_policy, mesh):
     assert [kind().needs_shards() for kind in (Watching, Reading, Running, ReadingAgain)] == [False, True, False, True]
-    assert all(train(checkpoint, ReadingAgain(), mesh).method.seen["loss_terms"])
+    assert all(train(small_policy, ReadingAgain(), mesh).method.seen["loss_terms"])
 
 
 class Failing(Running):
@@ -135,8 +130,8 @@ class Failing(Running):
         return {}
 
 
-def test_an_update_that_breaks_off_leaves_shards(checkpoint, mesh):
-    learner = learner_of(checkpoint, Failing(), mesh)
+def test_an_update_that_breaks_off_leaves_shards(small_policy, mesh):
+    learner = learner_of(small_policy, Failing(), mesh)
     with pytest.raises(ArithmeticError, match="on purpose"):
         learner.update(make_rollouts(), seed=1)
     assert all(isinstance(p, DTensor) for p in trainable_parameters(learner.policy.module).values())

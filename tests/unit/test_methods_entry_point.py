@@ -20,7 +20,7 @@ from rlinf.custom.methods.state import gather_state, write_state
 from rlinf.data import RolloutBatch
 from rlinf.engines.fsdp import gather_trainable
 from rlinf.models import Policy
-from tests.small_policy import make_learner, make_rollouts, read_policy, write_policy
+from tests.small_policy import make_learner, make_rollouts, read_policy
 from tests.toy_policy import ToyPolicy, toy_rollouts, toy_task
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "example_method"
@@ -70,11 +70,10 @@ def test_what_is_no_method_is_refused(tmp_path, monkeypatch):
         make_method(MethodConfig(name="wrong"))
 
 
-def test_it_holds_the_policy_near_its_start(on_path, tmp_path):
-    checkpoint = write_policy(tmp_path / "small")
+def test_it_holds_the_policy_near_its_start(on_path, small_policy, tmp_path):
     moved = {}
     for coeff in (0.0, 1e6):
-        policy = read_policy(checkpoint)
+        policy = read_policy(small_policy)
         method = make_method(MethodConfig(name="l2_start", options={"coeff": coeff}))
         learner = make_learner(policy, method, global_batch=4, micro_batch=8, weight_decay=0.0)
         start = deepcopy(gather_trainable(policy.module))  # on one process these are the weights themselves

@@ -11,7 +11,6 @@ from rlinf.models import PolicySource, Stated, policy_kind
 from rlinf.models.simple_cnn import CNNSettings
 from rlinf.scheduler.cluster import available_memory, check_room
 from rlinf.workers.object_store import FILLED, object_store_gb
-from tests.small_policy import write_policy
 
 GIB = 2**30
 CNN = "crl_experiment/libero_spatial_grpo_simple_cnn"
@@ -54,9 +53,9 @@ def test_trained_weights_count(tmp_path):
     assert _bytes(config, source, learn=False) < before
 
 
-def test_images_are_those_that_a_checkpoint_states(tmp_path):
+def test_images_are_those_that_a_checkpoint_states(small_policy):
     stated = policy_kind(load_config("crl_experiment/libero_spatial_grpo_tiny").actor.model).stated
-    assert stated(write_policy(tmp_path / "small")) == Stated(1, 32, 8, frozenset({"libero_spatial_no_noops"}))
+    assert stated(small_policy) == Stated(1, 32, 8, frozenset({"libero_spatial_no_noops"}))
 
 
 def test_a_given_size_is_taken_and_too_small_a_one_is_said_to_be(tmp_path, caplog):

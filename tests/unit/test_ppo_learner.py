@@ -19,12 +19,7 @@ from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import PolicyInputs
 from rlinf.models.value_head import VALUE_HEAD_FILE, in_value_head
 from rlinf.run_layout import publish, start_writing
-from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy, write_policy
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_policy(tmp_path_factory.mktemp("policy") / "small")
+from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy
 
 
 def _learner(checkpoint: Path, *, lora_path: Path | None = None, warmup: int = 0) -> PolicyLearner:
@@ -40,13 +35,13 @@ def _weights(learner: PolicyLearner) -> dict[str, np.ndarray]:
     return copy.deepcopy(gather_trainable(learner.policy.module))
 
 
-def test_only_a_critic_has_a_value_head(checkpoint):
+def test_only_a_critic_has_a_value_head(small_policy):
     rollouts = make_rollouts()
     uniforms = np.full((rollouts.num_samples, 8, 7), 0.5)
-    without = read_policy(checkpoint)
+    without = read_policy(small_policy)
     assert without.value_head is None
     assert without.act(_inputs(rollouts), temperature=1.0, uniforms_BCA=uniforms).values_B is None
-    policy = read_policy(checkpoint, critic=True)
+    policy = read_policy(small_policy, critic=True)
     output = policy.act(_inputs(rollouts), temperature=1.0, uniforms_BCA=uniforms)
     assert output.values_B is not None
     assert output.values_B.tolist() == [0.0] * rollouts.num_samples
@@ -114,8 +109,8 @@ def test_the_recorder_keeps_values_in_order_of_time():
     assert RolloutBatch.cat(recorder.batches()).values_S.tolist() == [0.0, 1.0, 10.0, 11.0, 12.0]
 
 
-def test_update_brings_values_to_returns_and_favours_what_succeeded(checkpoint):
-    learner = _learner(checkpoint)
+def test_update_brings_values_to_returns_and_favours_what_succeeded(small_policy):
+    learner = _learner(small_policy)
     rollouts = make_rollouts(critic=True)
     bins = torch.from_numpy(rollouts.bins_SCA)
     won = torch.tensor([rollouts.episodes[e].success_once for e in rollouts.episode_S])
@@ -141,8 +136,8 @@ def test_update_brings_values_to_returns_and_favours_what_succeeded(checkpoint):
     assert len(values) == 24
 
 
-def test_warm_up_trains_the_value_head_alone(checkpoint, tmp_path):
-    learner = _learner(checkpoint, warmup=3)
+def test_warm_up_trains_the_value_head_alone(small_policy, tmp_path):
+    learner = _learner(small_policy, warmup=3)
     start = _weights(learner)
     rollouts = make_rollouts(critic=True)
     learner.update(rollouts, seed=0)  # two of the three steps
@@ -153,7 +148,7 @@ def test_warm_up_trains_the_value_head_alone(checkpoint, tmp_path):
     # A resumed run does not begin to warm up again: of its two steps, the second trains the policy.
     save_actor(learner, start_writing(tmp_path, 1) / "actor", epoch=1)
     saved = publish(tmp_path, 1).actor
-    resumed = _learner(checkpoint, lora_path=saved, warmup=3)
+    resumed = _learner(small_policy, lora_path=saved, warmup=3)
     load_training_state(resumed, saved)
     for one in (learner, resumed):
         one.update(rollouts, seed=1)
@@ -162,23 +157,23 @@ def test_warm_up_trains_the_value_head_alone(checkpoint, tmp_path):
         np.testing.assert_array_equal(value, _weights(resumed)[name], err_msg=name)
 
 
-def test_checkpoints_hold_the_value_head_beside_the_adapter(checkpoint, tmp_path):
-    learner = _learner(checkpoint)
+def test_checkpoints_hold_the_value_head_beside_the_adapter(small_policy, tmp_path):
+    learner = _learner(small_policy)
     learner.update(make_rollouts(critic=True), seed=0)
     save_actor(learner, start_writing(tmp_path, 1) / "actor", epoch=1)
     saved = publish(tmp_path, 1).actor
     assert all("lora_" in name for name in load_file(saved / "adapter_model.safetensors"))
     head = load_file(saved / VALUE_HEAD_FILE)
     assert sorted(head) == ["head_l1.bias", "head_l1.weight", "head_l2.bias", "head_l2.weight", "head_l3.weight"]
-    for name, value in read_policy(checkpoint, lora_path=saved, critic=True).value_head.state_dict().items():
+    for name, value in read_policy(small_policy, lora_path=saved, critic=True).value_head.state_dict().items():
         assert torch.equal(value, head[name])
-    assert read_policy(checkpoint, lora_path=saved).value_head is None, "GRPO goes on from a policy of PPO"
+    assert read_policy(small_policy, lora_path=saved).value_head is None, "GRPO goes on from a policy of PPO"
     head.pop("head_l3.weight")
     save_file(head, saved / VALUE_HEAD_FILE)
     with pytest.raises(ConfigError, match=r"head_l3\.weight is None"):
-        read_policy(checkpoint, lora_path=saved, critic=True)
+        read_policy(small_policy, lora_path=saved, critic=True)
     (saved / VALUE_HEAD_FILE).unlink()
-    fresh = read_policy(checkpoint, lora_path=saved, critic=True).value_head
+    fresh = read_policy(small_policy, lora_path=saved, critic=True).value_head
     assert not fresh.head_l3.weight.any(), "an adapter from GRPO gets a fresh value head"
 
 

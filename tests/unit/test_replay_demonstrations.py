@@ -9,13 +9,13 @@ from openvla_oft.data.demonstration import DemonstrationError
 from rlinf.config import ConfigError
 from rlinf.config.schema import ReplayConfig
 from rlinf.custom.replay.dataset import LiberoTrajectoryDataset, find_demonstrations, read_demonstration
-from tests.small_policy import read_policy, write_policy
+from tests.small_policy import read_policy
 from tests.unit.replay_demos import SUITE, task_names, write_hdf5, write_rlds
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    return read_policy(write_policy(tmp_path_factory.mktemp("policy") / "small"))
+def policy(small_policy):
+    return read_policy(small_policy)
 
 
 def _find(folder, task_ids, *, per_task=1):

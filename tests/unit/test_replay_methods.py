@@ -20,11 +20,6 @@ from tests.small_policy import make_learner, make_rollouts, read_policy, write_p
 from tests.unit.replay_demos import SUITE, write_hdf5
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("policy") / "small")
-
-
 @pytest.fixture
 def demonstrations(tmp_path):
     return write_hdf5(tmp_path / "demos", task_ids=range(10), num_demos=2, num_steps=4)
@@ -59,8 +54,8 @@ def _precompute(checkpoint, demonstrations):
 
 
 @pytest.mark.parametrize(("name", "start", "drop"), [("er", 1.0, 0.9), ("der", 0.01, 0.7)])
-def test_replay_lowers_its_loss(checkpoint, demonstrations, name, start, drop):
-    policy = read_policy(checkpoint)
+def test_replay_lowers_its_loss(small_policy, demonstrations, name, start, drop):
+    policy = read_policy(small_policy)
     _disturb(policy)
     method = _method(name, demonstrations, coeff=1.0)
     learner = make_learner(policy, method, lr=5e-3, global_batch=24, micro_batch=6)
@@ -70,8 +65,8 @@ def test_replay_lowers_its_loss(checkpoint, demonstrations, name, start, drop):
     assert losses[-1] < drop * losses[0]
 
 
-def test_the_base_model_is_the_policy_without_its_adapter(checkpoint):
-    fresh, trained = read_policy(checkpoint), read_policy(checkpoint)
+def test_the_base_model_is_the_policy_without_its_adapter(small_policy):
+    fresh, trained = read_policy(small_policy), read_policy(small_policy)
     _disturb(trained)
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64, 3), dtype=np.uint8)
     inputs = fresh.prepare(Observation(images, np.zeros((2, 8), np.float32), ("open the drawer", "close it")))
@@ -84,8 +79,8 @@ def test_the_base_model_is_the_policy_without_its_adapter(checkpoint):
     assert all(p.requires_grad for modules in trained.trainable_modules().values() for p in modules)
 
 
-def test_only_seen_tasks_are_replayed_when_asked(checkpoint, demonstrations):
-    policy = read_policy(checkpoint)
+def test_only_seen_tasks_are_replayed_when_asked(small_policy, demonstrations):
+    policy = read_policy(small_policy)
     method = _method("er", demonstrations, tasks="seen")
     method.on_task_start(_task(), policy)
     assert method.loss_terms(policy) == {}, "nothing was learnt before the first task"
@@ -94,8 +89,8 @@ def test_only_seen_tasks_are_replayed_when_asked(checkpoint, demonstrations):
     assert {ref.task_id for ref in method.find(_task(learnt_before=(8, 1)))} == {1, 8}
 
 
-def test_draws_go_on_where_an_interrupted_run_stopped(checkpoint, demonstrations):
-    policy = read_policy(checkpoint)
+def test_draws_go_on_where_an_interrupted_run_stopped(small_policy, demonstrations):
+    policy = read_policy(small_policy)
     straight, resumed = _method("er", demonstrations), _method("er", demonstrations, batch_size=6)
     straight.on_task_start(_task(), policy)
     drawn = [straight.draw() for _ in range(3)]
@@ -106,10 +101,10 @@ def test_draws_go_on_where_an_interrupted_run_stopped(checkpoint, demonstrations
     np.testing.assert_array_equal(resumed.draw(), straight.draw())
 
 
-def test_stored_logits_give_the_loss_of_the_base_model(checkpoint, demonstrations):
-    computed, refs = _precompute(checkpoint, demonstrations)
+def test_stored_logits_give_the_loss_of_the_base_model(small_policy, demonstrations):
+    computed, refs = _precompute(small_policy, demonstrations)
     assert computed == len(refs) == 10
-    policy = read_policy(checkpoint)
+    policy = read_policy(small_policy)
     _disturb(policy)
     cached, live = (_method("der", demonstrations, coeff=0.5, cached_logits=flag) for flag in (True, False))
     losses = []
@@ -121,14 +116,14 @@ def test_stored_logits_give_the_loss_of_the_base_model(checkpoint, demonstration
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
 
 
-def test_precomputation_resumes_and_renews_what_is_stale(checkpoint, demonstrations):
-    _, refs = _precompute(checkpoint, demonstrations)
-    assert _precompute(checkpoint, demonstrations)[0] == 0
+def test_precomputation_resumes_and_renews_what_is_stale(small_policy, demonstrations):
+    _, refs = _precompute(small_policy, demonstrations)
+    assert _precompute(small_policy, demonstrations)[0] == 0
     logits_path(refs[0]).unlink()
     logits_path(refs[1]).write_bytes(b"cut off")
-    assert _precompute(checkpoint, demonstrations)[0] == 2
+    assert _precompute(small_policy, demonstrations)[0] == 2
     write_hdf5(demonstrations, task_ids=[4], num_steps=5)
-    assert _precompute(checkpoint, demonstrations)[0] == 1
+    assert _precompute(small_policy, demonstrations)[0] == 1
     left = [path.name for path in demonstrations.rglob(".*.partial*")]
     assert left == []
 
@@ -138,10 +133,10 @@ def test_missing_logits_are_an_error_before_anything_starts(demonstrations):
         _method("der", demonstrations, cached_logits=True).check(_task())
 
 
-def test_stale_logits_are_refused_and_what_differs_is_named(checkpoint, demonstrations, tmp_path):
-    _precompute(checkpoint, demonstrations)
+def test_stale_logits_are_refused_and_what_differs_is_named(small_policy, demonstrations, tmp_path):
+    _precompute(small_policy, demonstrations)
     method = _method("der", demonstrations, cached_logits=True)
-    policy = read_policy(checkpoint)
+    policy = read_policy(small_policy)
     method.on_task_start(_task(), policy)
 
     other = tmp_path / "other"
@@ -160,7 +155,7 @@ def test_stale_logits_are_refused_and_what_differs_is_named(checkpoint, demonstr
     with pytest.raises(
         StaleLogitsError, match=r"\n  pictures: they were computed for 4x1x48x48x3 \w+, this run has 3x"
     ):
-        method.on_task_start(_task(), read_policy(checkpoint))
+        method.on_task_start(_task(), read_policy(small_policy))
 
 
 def test_work_is_shared_out_by_frames(demonstrations):
