@@ -1,4 +1,4 @@
-"""What the package's command lines share: data arguments, logging, and exit codes."""
+"""What the package's command lines share: options made from the fields of dataclasses, logging, and exit codes."""
 
 import argparse
 import logging
@@ -6,56 +6,83 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
 from libero_runtime.commands import naming, system_message
 from libero_runtime.cpus import num_cpus
 from libero_runtime.folder_lock import LOCK_FILE, only_one
-from openvla_oft.data.images import PICTURES
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """As shells give it to a command that Ctrl-C ended."""
 
+Given = Mapping[str, Any]
+"""Values of the options that stand in a command line, by their names without dashes in front."""
+T = TypeVar("T")
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that say which demonstrations are read, and how."""
-    data = parser.add_argument_group("demonstrations")
-    data.add_argument(
-        "--demonstrations",
-        type=Path,
-        required=True,
-        help="folder of LIBERO HDF5 files or of RLDS shards, or one written by openvla_oft.pack",
-    )
-    data.add_argument(
-        "--suite",
-        default="libero_spatial",
-        help="subfolder of the demonstrations and name of the statistics; several with commas between",
-    )
-    data.add_argument(
-        "--cameras",
-        type=lambda text: tuple(text.split(",")),
-        default=("agentview",),
-        help="comma-separated: agentview, eye_in_hand (default: agentview)",
-    )
-    data.add_argument("--action-key", default="actions", help="dataset of each demonstration that holds the labels")
-    data.add_argument(
-        "--drop-noops", action="store_true", help="leave out steps that move nothing and keep the gripper as it is"
-    )
-    data.add_argument("--proprio", action="store_true", help="read what the robot feels, too (training: --layout oft)")
-    data.add_argument(
-        "--pictures",
-        choices=PICTURES,
-        default="rl",
-        help="how pictures come to the policy's size: as in reinforcement learning, or as in the OpenVLA-OFT "
-        "repository, trained without or with its random crops (packing: stored alike)",
-    )
-    data.add_argument("--max-demos-per-task", type=int, default=None)
-    data.add_argument("--num-workers", type=int, default=num_cpus(), help="processes that read (0: none)")
+
+@dataclass(frozen=True)
+class Option:
+    """Annotation of a dataclass's field that is an option of a command: ``name: Annotated[type, Option(...)]``."""
+
+    help: str | None = None
+    name: str | None = None
+    """Where it is not the field's, dashes for underscores."""
+    choices: Sequence[str] | None = None
+    bare: str | None = None
+    """Value of an option that is given without any."""
+    has_negation: bool = False
+    """A switch that has ``--no-<name>``, too."""
+    may_change: bool = False
+    """Whether interrupted work may be continued with another value."""
+
+
+def options_of(kind: type) -> dict[str, tuple[Option, "Field[Any]"]]:
+    """The options that a dataclass declares, by their names without dashes in front."""
+    hints = get_type_hints(kind, include_extras=True)
+    found = {}
+    for field in fields(kind):
+        for option in getattr(hints[field.name], "__metadata__", ()):
+            found[option.name or field.name.replace("_", "-")] = option, field
+    return found
+
+
+def add_options(parser: argparse.ArgumentParser, kind: type, title: str | None = None) -> None:
+    """Every option of a dataclass, in a group of its own where that has a title."""
+    group = parser if title is None else parser.add_argument_group(title)
+    hints = get_type_hints(kind)
+    for name, (option, field) in options_of(kind).items():
+        settings: dict[str, Any] = {"help": option.help, "default": argparse.SUPPRESS}
+        value_type = _value_type(hints[field.name])
+        if value_type is bool:
+            settings["action"] = argparse.BooleanOptionalAction if option.has_negation else "store_true"
+        else:
+            is_required = field.default is MISSING and field.default_factory is MISSING
+            settings |= {"type": value_type, "choices": option.choices, "required": is_required}
+            settings |= {} if option.bare is None else {"nargs": "?", "const": option.bare}
+        group.add_argument(f"--{name}", **settings)
+
+
+def build(kind: type[T], given: Given) -> T:
+    """A dataclass of the options that were given and of its defaults."""
+    values = {field.name: given[name] for name, (_, field) in options_of(kind).items() if name in given}
+    return kind(**values)
+
+
+def _value_type(hint: Any) -> Callable[[str], Any]:
+    if get_origin(hint) is tuple:
+        return lambda text: tuple(text.split(","))
+    if isinstance(hint, UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    value_type: Callable[[str], Any] = hint
+    return value_type
 
 
 def use_our_cpus() -> None:
@@ -81,23 +108,25 @@ def alone(folder: Path, *, output: Path, doing: str, name: str = LOCK_FILE) -> I
 
 def run_command(
     parser: argparse.ArgumentParser,
-    run: Callable[[argparse.Namespace], None],
+    run: Callable[[Given, Sequence[str]], None],
     arguments: Sequence[str] | None,
     *,
-    interrupted: Callable[[argparse.Namespace], str],
+    interrupted: Callable[[Path], str],
 ) -> int:
-    """Parse and run. A user's error becomes one message on stderr and exit code 2, Ctrl-C what ``interrupted`` says.
+    """Parse and run with what was given and the whole command line, of which --output is a part.
 
-    ``command`` of the options is the command line, ``given`` the names of the options that stand in it.
+    A user's error becomes one message on stderr and exit code 2, Ctrl-C what ``interrupted`` says of --output.
     """
-    options = parser.parse_args(arguments)
-    options.command = list(sys.argv[1:] if arguments is None else arguments)
-    options.given = _given(parser, options)
+    command = list(sys.argv[1:] if arguments is None else arguments)
+    given = {name.replace("_", "-"): value for name, value in vars(parser.parse_args(command)).items()}
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    output: Path = given["output"]
     try:
-        _check_numbers(options)
-        with naming(options.output):
-            run(options)
+        for name, value in given.items():  # Python reads "nan" and "inf" as numbers
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name} {value} must be a finite number")
+        with naming(output):
+            run(given, command)
     except Exception as error:
         message = str(error) if isinstance(error, ValueError) else system_message(error)
         if message is None:
@@ -106,23 +135,6 @@ def run_command(
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            sys.stderr.write(f"interrupted: {interrupted(options)}\n")
+            sys.stderr.write(f"interrupted: {interrupted(output)}\n")
         return EXIT_INTERRUPTED
     return 0
-
-
-def _given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> frozenset[str]:
-    """Options of the command line, whether or not they have the value that they have by default."""
-    absent = object()
-    parser.set_defaults(**dict.fromkeys(vars(options), absent))
-    parsed = vars(parser.parse_args(options.command))
-    return frozenset(name for name, value in parsed.items() if value is not absent)
-
-
-def _check_numbers(options: argparse.Namespace) -> None:
-    """Python reads "nan" and "inf" as numbers, and no option means anything by them."""
-    for name, value in vars(options).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"--{name.replace('_', '-')} {value} must be a finite number")
-    if options.num_workers < 0:
-        raise ValueError(f"--num-workers {options.num_workers} must not be negative; 0 reads without any")

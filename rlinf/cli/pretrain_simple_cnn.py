@@ -31,6 +31,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     from openvla_oft import cli
     from openvla_oft.data import dataset
+    from openvla_oft.data.demonstration import DataOptions
     from rlinf.config import ConfigError
     from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
     from rlinf.models.simple_cnn import CNNSettings
@@ -46,12 +47,13 @@ def _pretrain(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     demos = dataset.load(
-        options.demonstrations,
-        suite=options.suite,
-        cameras=("agentview",),
-        image_size=options.image_size,
-        max_demos_per_task=options.max_demos_per_task,
-        num_workers=options.num_workers,
+        DataOptions(
+            demonstrations=options.demonstrations,
+            suite=options.suite,
+            image_size=options.image_size,
+            max_demos_per_task=options.max_demos_per_task,
+            num_workers=options.num_workers,
+        )
     )
     cli.use_our_cpus()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

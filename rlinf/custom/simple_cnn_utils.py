@@ -24,7 +24,7 @@ from openvla_oft.data.augment import AugmentConfig
 from openvla_oft.data.batches import shuffled_batches
 from openvla_oft.data.dataset import DemonstrationSet, chunk_actions, split_demonstrations
 from openvla_oft.data.statistics import action_statistics
-from openvla_oft.train.losses import soft_label_table, token_cross_entropy
+from openvla_oft.train.objectives import soft_label_table, token_cross_entropy
 from openvla_oft.train.optimisation import WeightAverage, learning_rate, parameter_groups
 from rlinf.config import ConfigError
 from rlinf.models.simple_cnn import CNNSettings, SimpleCNN, embed_instruction, fresh_cnn, save_cnn, to_pixels

@@ -4,20 +4,20 @@ Under FSDP2 a sharded parameter is a ``DTensor`` that holds this rank's part. Fu
 full tensors, and which ranks must call them.
 """
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
+from openvla_oft.torch_utils import sharding
+from openvla_oft.torch_utils.tensors import whole
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.shards import whole
 from rlinf.models.transfer import Received, sent
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -43,60 +43,32 @@ def shard(
     value_head: a part of ``module`` that computes in float32 whatever ``param_dtype`` is: half a per cent of a return
         is more than the difference between two states.
     """
-    # Outputs are never changed in place, which is what this warning is about.
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     dtype = DTYPES[param_dtype]
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    reshard_after_forward = reshard_after_forward or not shard_frozen  # others read parameters between passes
-    replicated: set[nn.Parameter] = set()
-    if shard_frozen:
-        for unit in units:
-            fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
-    else:
-        replicated = {parameter for parameter in module.parameters() if not parameter.requires_grad}
-        for parameter in replicated:
-            parameter.data = parameter.data.to(dtype)
-    if value_head is not None:
-        exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32)
-        fully_shard(value_head, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard_after_forward)
-    fully_shard(
-        module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward, ignored_params=replicated
+    if not shard_frozen:
+        for parameter in module.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+    return sharding.shard(
+        module,
+        units,
+        mesh,
+        policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32),
+        by_unit=shard_frozen,
+        reshard_after_forward=reshard_after_forward or not shard_frozen,  # others read parameters between passes
+        exact=value_head,
     )
-    assert isinstance(module, FSDPModule)
-    return module
 
 
-@contextmanager
-def accumulation(policy: Policy, *, keeps_weights: bool) -> Iterator[Callable[[bool], None]]:
+def accumulation(policy: Policy, *, keeps_weights: bool) -> AbstractContextManager[Callable[[bool], None]]:
     """For the micro-batches of one minibatch: call what this gives before each, with whether it is the last.
 
     Gradients accumulate on each rank and are reduced with the last one.
 
     keeps_weights: where only the adapter is sharded, collect it once for all of them instead of twice for each: it is
-        small, but has hundreds of tensors, and collecting them took a tenth of an update's time on one GPU. It is
-        sharded again when the last backward pass ends; parameters are not to be read before.
+        small, but has hundreds of tensors, and collecting them took a tenth of an update's time on one GPU.
     """
-    module = policy.module
-    if not isinstance(module, FSDPModule):
-        yield lambda last: None
-        return
     stays = keeps_weights and not any(isinstance(unit, FSDPModule) for unit in policy.units())
-
-    def begin(last: bool) -> None:
-        module.set_requires_gradient_sync(last)
-        if stays:
-            module.set_reshard_after_forward(False, recurse=False)
-            module.set_reshard_after_backward(last, recurse=False)
-
-    try:
-        yield begin
-    except BaseException:  # whoever goes on after it finds shards, as after the last micro-batch
-        begin(True)
-        module.reshard()
-        raise
-    finally:
-        if stays:
-            module.set_reshard_after_forward(True, recurse=False)
+    return sharding.accumulation(policy.module, delays_gradients=True, keeps_weights=stays)
 
 
 def gather_trainable(module: nn.Module) -> dict[str, NDArray[np.float32]]:

@@ -5,9 +5,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from openvla_oft.torch_utils.tensors import whole
 from rlinf.engines.fsdp import shard
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.shards import whole
 from tests.distributed.ranks import run_ranks
 from tests.small_policy import LANGUAGE, read_policy
 from transformers_openvla_oft import checkpoint_blocks

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from openvla_oft.torch_utils.tensors import local
 from rlinf.config.errors import DivergedError
 from rlinf.custom.methods import ContinualMethod
 from rlinf.engines.fsdp import shard
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.shards import local
 from tests.distributed.ranks import run_ranks
 from tests.small_policy import make_learner, make_rollouts, read_policy
 

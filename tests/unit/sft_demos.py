@@ -5,6 +5,9 @@ import json
 import h5py
 import numpy as np
 
+from openvla_oft.data import dataset
+from openvla_oft.data.demonstration import DataOptions
+
 LANGUAGES = (
     "pick up the black bowl on the stove and place it on the plate",
     "pick up the black bowl next to the plate and place it on the plate",
@@ -43,3 +46,13 @@ def write_suite(folder, *, num_demos=3, num_steps=10, size=32):
         path = folder / "libero_spatial" / f"task_{index}_demo.hdf5"
         write_file(path, language=language, num_demos=num_demos, num_steps=num_steps, seed=index, size=size)
     return folder
+
+
+def reading(folder, **options):
+    """Options that read a folder in this process."""
+    return DataOptions(**{"demonstrations": folder, "num_workers": 0, **options})
+
+
+def load(folder, **options):
+    """What the trainer reads of a folder."""
+    return dataset.load(reading(folder, **options))

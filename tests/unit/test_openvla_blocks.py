@@ -14,12 +14,12 @@ from torch._dynamo.utils import counters
 from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointPolicy
 
+from openvla_oft.torch_utils.tensors import whole
 from rlinf.config import ConfigError, load_config, validate
 from rlinf.data import Observation
 from rlinf.engines.fsdp import shard
 from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.shards import whole
 from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
 from transformers_openvla_oft import (
     CHECKPOINTING_POLICIES,

@@ -1,4 +1,4 @@
-"""The OFT repository's picture path in training: what is stored, cropped, coloured, validated, recorded and refused."""
+"""The OFT repository's image path in training: what is stored, cropped, coloured, validated, recorded and refused."""
 
 import colorsys
 import json
@@ -16,6 +16,7 @@ from openvla_oft.data import dataset
 from openvla_oft.data.images import PICTURES
 from openvla_oft.data.oft_augment import SIDE, OftAugmentConfig, OftDraw, crop, crop_center, saturate, turn_hue
 from openvla_oft.train import optimisation
+from tests.unit import sft_demos
 from tests.unit.sft_demos import LANGUAGES, write_file
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor, resize_bicubic
@@ -32,7 +33,7 @@ STEPS = ["--steps", "3", "--save-dtype", "float32"]
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Demonstrations with pictures of more pixels than the policy reads: crops of the scenes of the RLDS sample."""
+    """Demonstrations with images of more pixels than the policy reads: crops of the scenes of the RLDS sample."""
     folder = tmp_path_factory.mktemp("large")
     with np.load(RLDS / "expected.npz") as arrays:
         scenes = torch.from_numpy(np.concatenate([arrays[f"{length}/images"][:, 0] for length in (6, 7, 8)]))
@@ -48,7 +49,7 @@ def large(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def looking(large, tmp_path_factory):
-    """A policy to which pictures matter."""
+    """A policy to which images matter."""
     folder = tmp_path_factory.mktemp("looking") / "policy"
     assert run(large, folder, *STEPS) == 0
     tensors = load_file(folder / "model.safetensors")
@@ -60,8 +61,7 @@ def looking(large, tmp_path_factory):
 
 
 def load(source, pictures, **options):
-    settings = {"suite": "libero_spatial", "cameras": ("agentview",), "image_size": 32, "pictures": pictures, **options}
-    return dataset.load(source, **settings).images_FNHWC
+    return sft_demos.load(source, **{"image_size": 32, "pictures": pictures, **options}).images_FNHWC
 
 
 def packing(demos, output, pictures):
@@ -99,9 +99,8 @@ def test_hdf5_pictures_are_those_of_tensorflow(tmp_path):
 def test_rlds_pictures_are_decoded_nearly_as_tensorflow_does():
     with np.load(RLDS / "expected.npz") as arrays:
         decoded = {len(images): images for name, images in arrays.items() if name.endswith("/images")}
-    demos = dataset.load(
+    demos = sft_demos.load(
         RLDS,
-        suite="libero_spatial",
         cameras=("agentview", "eye_in_hand"),
         image_size=24,
         pictures="oft",
@@ -201,7 +200,7 @@ def test_validation_sees_what_the_policy_acts_on(large, looking, tmp_path, pictu
     assert (config["pictures"], config["picture_path"]) == (pictures, PICTURES[pictures])
     model = OpenVLAForActionPrediction.from_pretrained(output).eval()
     token_map = ActionTokenMap.from_config(model.config, "libero_spatial")
-    raw = dataset.load(large, suite="libero_spatial", cameras=("agentview",), image_size=48)
+    raw = sft_demos.load(large, image_size=48)
     chunks, _ = dataset.chunk_actions(raw.actions_FA, raw.demo_lengths_D, num_steps=8)
     wanted_FT = token_map.encode_env_actions(torch.from_numpy(chunks))
     held_out = dataset.split_demonstrations(raw, validation_fraction=0.02, seed=0).validation_frames

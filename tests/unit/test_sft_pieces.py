@@ -8,7 +8,7 @@ from torch import nn
 
 from openvla_oft.data import augment
 from openvla_oft.data.augment import AugmentConfig
-from openvla_oft.train import losses
+from openvla_oft.train import objectives
 from openvla_oft.train.optimisation import WeightAverage, learning_rate, parameter_groups
 
 
@@ -77,26 +77,26 @@ def test_augmentation_strengths_are_checked(wrong):
 
 
 def test_soft_labels_by_hand():
-    table = losses.soft_label_table(4, sigma=1.0)
+    table = objectives.soft_label_table(4, sigma=1.0)
     neighbour, second = math.exp(-0.5), math.exp(-2)
     total = neighbour + 1 + neighbour + second
     expected = torch.tensor([neighbour, 1, neighbour, second]) / total
     torch.testing.assert_close(table[1], expected)
     torch.testing.assert_close(table.sum(dim=1), torch.ones(4))
-    assert losses.soft_label_table(4, sigma=0) is None
+    assert objectives.soft_label_table(4, sigma=0) is None
     with pytest.raises(ValueError, match="label sigma -1"):
-        losses.soft_label_table(4, sigma=-1)
+        objectives.soft_label_table(4, sigma=-1)
 
 
 def test_cross_entropy_by_hand_and_masked():
     logits = torch.log(torch.tensor([[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]]))
     targets = torch.tensor([[0, 1]])
     both, first = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[True, False]])
-    hard = losses.token_cross_entropy(logits, targets, both, table_VV=None)
+    hard = objectives.token_cross_entropy(logits, targets, both, table_VV=None)
     assert hard.item() == pytest.approx(-(math.log(0.7) + math.log(0.1)) / 2)
-    assert losses.token_cross_entropy(logits, targets, first, table_VV=None).item() == pytest.approx(-math.log(0.7))
+    assert objectives.token_cross_entropy(logits, targets, first, table_VV=None).item() == pytest.approx(-math.log(0.7))
     table = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    soft = losses.token_cross_entropy(logits, targets, first, table_VV=table)
+    soft = objectives.token_cross_entropy(logits, targets, first, table_VV=table)
     assert soft.item() == pytest.approx(-(math.log(0.7) + math.log(0.2)) / 2)
 
 

@@ -16,6 +16,7 @@ from openvla_oft import cli, pack
 from openvla_oft.data import dataset, hdf5
 from openvla_oft.data.demonstration import DemonstrationError, ReadOptions, kept_steps
 from openvla_oft.data.images import prepare_images
+from tests.unit import sft_demos
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
 from transformers_openvla_oft import ImageSettings, PrismaticProcessor
 from transformers_openvla_oft.small import libero_sentences, train_tokenizer
@@ -26,7 +27,7 @@ def scan(folder):
 
 
 def load(folder, **overrides):
-    return dataset.load(folder, **{"suite": "libero_spatial", "cameras": ("agentview",), "image_size": 16, **overrides})
+    return sft_demos.load(folder, **{"image_size": 16, **overrides})
 
 
 def test_pictures_are_rotated_by_180_degrees(tmp_path):
@@ -43,7 +44,7 @@ def test_pictures_are_rotated_by_180_degrees(tmp_path):
 
 
 def test_stored_pictures_give_the_processors_pixels():
-    """Resizing when reading, then the processor at the small size = the processor on the original picture."""
+    """Resizing when reading, then the processor at the small size = the processor on the original image."""
     processor = PrismaticProcessor(
         train_tokenizer(libero_sentences(), vocabulary_size=1024),
         images=ImageSettings(image_size=24, means=((0.5, 0.4, 0.3),), stds=((0.2, 0.3, 0.4),)),
@@ -118,11 +119,11 @@ def test_what_is_learnt_are_the_words_of_rollouts(tmp_path):
 
 def test_a_pack_from_before_has_the_words_of_rollouts(tmp_path):
     write_file(tmp_path / "demos" / "x_demo.hdf5", language="wave", num_demos=1, num_steps=2)
-    dataset.pack(tmp_path / "demos", tmp_path / "pack", suite="libero_10", cameras=("agentview",), image_size=8)
+    dataset.pack(sft_demos.reading(tmp_path / "demos", suite="libero_10", image_size=8), tmp_path / "pack")
     file = tmp_path / "pack" / dataset.PACK_FILE
     task = load_suite("libero_10").tasks[2]
     file.write_text(file.read_text().replace("wave", task.name.replace("_", " ")))
-    packed = dataset.load(tmp_path / "pack", suite="libero_10", cameras=("agentview",), image_size=8)
+    packed = load(tmp_path / "pack", suite="libero_10", image_size=8)
     assert packed.languages == (task.language,)
 
 
@@ -141,8 +142,8 @@ def test_workers_and_pack_give_the_same_frames(tmp_path):
     arguments = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed")]
     assert pack.main([*arguments, "--image-size", "16", "--num-workers", "0"]) == 0
     packed = load(tmp_path / "packed")
-    options = {"suite": "libero_spatial", "cameras": ("agentview",), "image_size": 16, "num_workers": 2}
-    dataset.pack(tmp_path / "demos", tmp_path / "packed_by_two", **options)
+    by_two = sft_demos.reading(tmp_path / "demos", image_size=16, num_workers=2)
+    dataset.pack(by_two, tmp_path / "packed_by_two")
     packed_by_two = load(tmp_path / "packed_by_two")
     for other in (parallel, packed, packed_by_two):
         assert np.array_equal(other.images_FNHWC, direct.images_FNHWC)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from libero_runtime.suites import load_suite
-from openvla_oft.data import dataset, rlds
+from openvla_oft.data import rlds
 from openvla_oft.data.demonstration import DemonstrationError, ReadOptions
 from openvla_oft.data.tfrecord import records
+from tests.unit import sft_demos
 from tests.unit.replay_demos import feature, field, png, record, write_rlds
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "rlds"
@@ -37,8 +38,7 @@ def scan(folder, options=BOTH):
 
 
 def load(folder, **overrides):
-    options = {"suite": "libero_spatial", "cameras": ("agentview", "eye_in_hand"), "image_size": 32, **overrides}
-    return dataset.load(folder, **options)
+    return sft_demos.load(folder, **{"cameras": ("agentview", "eye_in_hand"), "image_size": 32, **overrides})
 
 
 def test_frames_actions_and_sentences_are_those_that_tensorflow_datasets_wrote(expected):
@@ -186,11 +186,11 @@ def pictures(values):
         ({"steps/observation/image": None}, "record 0 at byte 0 has no steps/observation/image; its keys"),
         ({"steps/action": feature(2, field(1, bytes(4 * 13)))}, "steps/action holds 13 numbers, expected 7 per step"),
         ({"steps/action": b"\x12\x7f\x00"}, "record 0 at byte 0 is not a tf.train.Example .a field is cut off"),
-        ({"steps/observation/image": pictures([png(np.zeros((8, 8, 3), np.uint8))] * 4)}, "5 actions, but 4 pictures"),
-        ({"steps/observation/image": pictures([b"no JPEG"] * 5)}, "the agentview picture of step 0 is broken"),
+        ({"steps/observation/image": pictures([png(np.zeros((8, 8, 3), np.uint8))] * 4)}, "5 actions, but 4 images"),
+        ({"steps/observation/image": pictures([b"no JPEG"] * 5)}, "the agentview image of step 0 is broken"),
         (
             {"steps/observation/image": pictures([png(np.zeros((8, 6, 3), np.uint8))] * 5)},
-            r"agentview pictures of sizes \[\(8, 6\)\], expected squares",
+            r"agentview images of sizes \[\(8, 6\)\], expected squares",
         ),
         (
             {"steps/action": feature(2, field(1, np.full(35, np.nan, "<f4").tobytes()))},

@@ -6,17 +6,16 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from openvla_oft.model import checkpoints, lora
-from openvla_oft.model.learner import Learner
-from openvla_oft.model.lora import LoraSettings
-from openvla_oft.torch_utils.sharding import accumulation, shard
+from openvla_oft.model import checkpoints
+from openvla_oft.model.initial import attach_lora
+from openvla_oft.model.learner import Learner, accumulation, shard
+from openvla_oft.options import LoraOptions
 from transformers_openvla_oft.model.modeling import fsdp_units
 
 
 def learner_of(base, mesh=None, *, adapted=True, shard_frozen=False):
     model, processor = checkpoints.load_for_training(base)
-    settings = LoraSettings(rank=2, alpha=2, dropout=0.0, path=None)
-    policy = lora.attach(model, settings, base=str(base), seed=0) if adapted else model
+    policy = attach_lora(model, LoraOptions(rank=2), base=str(base), seed=0) if adapted else model
     learner = Learner(policy)
     if mesh is not None:
         shard(learner, mesh, bf16=False, use_compile=False, shard_frozen=shard_frozen)

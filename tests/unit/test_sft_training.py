@@ -20,7 +20,7 @@ from openvla_oft.model.learner import Learner
 from openvla_oft.train import loop
 from openvla_oft.train.objectives import TokenObjective
 from openvla_oft.train.validation import evaluate
-from tests.unit.sft_demos import write_file, write_suite
+from tests.unit.sft_demos import load, write_file, write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 from transformers_openvla_oft.processing import PrismaticProcessor
@@ -38,7 +38,7 @@ def one_thread():
 def ingredients(demos, folder):
     """What ``loop.train`` takes, from a tiny checkpoint."""
     model, processor = checkpoints.load_for_training(folder)
-    data_set = dataset.load(demos, suite="libero_spatial", cameras=("agentview",), image_size=32)
+    data_set = load(demos, image_size=32)
     token_map = ActionTokenMap.from_config(model.config, "libero_spatial")
     data = batches.prepare(
         data_set,
@@ -247,9 +247,9 @@ def test_diverged_loss_is_reported(demos, checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ([], "give num_steps"),
-        (["--steps", "0"], "num_steps=0 must be positive"),
-        (["--steps", "1", "--lr", "-1"], r"learning_rate=-1.0 must be positive"),
+        ([], "give --steps"),
+        (["--steps", "0"], "--steps 0 must be positive"),
+        (["--steps", "1", "--lr", "-1"], "--lr -1.0 must be positive"),
         (["--minutes", "1e-6"], "--minutes 1e-06 are over after the first step"),
         (["--steps", "1", "--init", "nowhere"], "--init nowhere: no config.json"),
         (["--steps", "1", "--cameras", "side"], "unknown camera 'side'"),

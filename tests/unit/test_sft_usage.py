@@ -1,4 +1,4 @@
-"""Published checkpoints do not say how many actions they decode and read one picture: the options decide, once."""
+"""Published checkpoints do not say how many actions they decode and read one image: the options decide, once."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from openvla_oft.model import checkpoints, starting
+from openvla_oft.model import checkpoints, initial
 from tests.unit.sft_runs import run
 from transformers_openvla_oft import OpenVLAForAutoregressivePrediction
 
@@ -123,7 +123,7 @@ def test_the_attention_that_was_chosen_is_loaded(demos, published, tmp_path, mon
     assert "--attention flash_attention_2: " in capsys.readouterr().err
     chosen = []
     monkeypatch.setattr(
-        starting, "choose_attention", lambda wanted, dtype: chosen.append((wanted, str(dtype))) or "sdpa"
+        initial, "choose_attention", lambda wanted, dtype: chosen.append((wanted, str(dtype))) or "sdpa"
     )
     assert run(demos, tmp_path / "other", "--init", str(published), *STEP, "--bf16") == 0
     assert chosen == [(None, "torch.bfloat16")], "the precision that is computed in, not that of the stored weights"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from openvla_oft.data import dataset
 from openvla_oft.data.augment import AugmentConfig
 from rlinf.cli.launcher import read_arguments
 from rlinf.cli.pretrain_simple_cnn import main as pretrain_main
@@ -31,7 +30,7 @@ from tests.sequences import at
 from tests.simple_cnn import read_cnn, write_cnn
 from tests.small_policy import LANGUAGE, make_rollouts, write_policy
 from tests.unit.replay_demos import write_hdf5
-from tests.unit.sft_demos import LANGUAGES, write_suite
+from tests.unit.sft_demos import LANGUAGES, load, write_suite
 from transformers_openvla_oft import CheckpointError, libero_sentences
 
 
@@ -201,7 +200,7 @@ def test_what_does_not_fit_is_refused(checkpoint, tmp_path):
 
 def test_the_supervised_start_learns_its_demonstrations(tmp_path):
     folder = write_suite(tmp_path / "demos", num_demos=1, num_steps=5)
-    demos = dataset.load(folder, suite="libero_spatial", cameras=("agentview",), image_size=32)
+    demos = load(folder, image_size=32)
     settings = CNNSettings(image_size=32, channels=(8, 16), squeezed_channels=4, hidden_size=64, token_size=16)
     common = {"batch_size": 10, "validation_fraction": 0.0, "num_warmup_steps": 5, "learning_rate": 5e-3}
     config = PretrainConfig(**common, num_steps=150, label_sigma=0.0, ema_decay=0.9, augment=AugmentConfig.off())

@@ -1,6 +1,6 @@
 """Picture augmentation on the device that holds the frames: shift, brightness, contrast, colour and noise.
 
-A policy trained on pictures of one renderer (EGL on a GPU) also has to work on another's (software rendering), whose
+A policy trained on images of one renderer (EGL on a GPU) also has to work on another's (software rendering), whose
 edges, shading and colours differ slightly; the camera is fixed, so small shifts are the geometry to be robust to.
 
 Random numbers are drawn by ``AugmentConfig.draw`` and used by the pure ``fetch`` and ``jitter``, so that these can be
@@ -16,24 +16,24 @@ import torch
 from torch import Tensor
 
 
-class PictureChange(Protocol):
-    """What happens to the pictures of a batch, its random numbers drawn."""
+class ImageChange(Protocol):
+    """What happens to the images of a batch, its random numbers drawn."""
 
     @property
     def shift_BN2(self) -> Tensor | None:
-        """Whole pixels to move pictures by when they are fetched, see ``fetch``; None: none."""
+        """Whole pixels to move images by when they are fetched, see ``fetch``; None: none."""
 
-    def part(self, samples: slice) -> "PictureChange":
+    def part(self, samples: slice) -> "ImageChange":
         """What happens to some samples."""
 
     def apply(self, images_BNHWC: Tensor) -> Tensor:
-        """Fetched uint8 pictures to floats in [0, 1]."""
+        """Fetched uint8 images to floats in [0, 1]."""
 
 
 class Augmentation(Protocol):
     """Strengths of an augmentation."""
 
-    def draw(self, *, num_samples: int, num_cameras: int, image_size: int, generator: torch.Generator) -> PictureChange:
+    def draw(self, *, num_samples: int, num_cameras: int, image_size: int, generator: torch.Generator) -> ImageChange:
         """Draw on the generator's device."""
 
 
@@ -48,7 +48,7 @@ class AugmentConfig:
     colour: float = 0.05
     """Separate gain per colour channel."""
     noise: float = 0.02
-    """Largest standard deviation of Gaussian pixel noise, drawn per picture; pictures lie in [0, 1]."""
+    """Largest standard deviation of Gaussian pixel noise, drawn per image; images lie in [0, 1]."""
 
     def __post_init__(self) -> None:
         if self.shift < 0 or min(self.brightness, self.contrast, self.colour, self.noise) < 0:
@@ -126,7 +126,7 @@ def fetch(images_FNHWC: Tensor, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:
 
 
 def jitter(images_BNHWC: Tensor, numbers: AugmentDraw) -> Tensor:
-    """uint8 pictures to floats in [0, 1], with gains, contrast about each picture's mean, and noise applied."""
+    """uint8 images to floats in [0, 1], with gains, contrast about each image's mean, and noise applied."""
     pixels = images_BNHWC.to(torch.float32) * (1 / 255)
     pixels = pixels * numbers.gain_BNC[:, :, None, None, :]
     mean = pixels.mean(dim=(2, 3, 4), keepdim=True)
@@ -137,5 +137,5 @@ def jitter(images_BNHWC: Tensor, numbers: AugmentDraw) -> Tensor:
 
 
 def plain(images_BNHWC: Tensor) -> Tensor:
-    """uint8 pictures to floats in [0, 1], unchanged."""
+    """uint8 images to floats in [0, 1], unchanged."""
     return images_BNHWC.to(torch.float32) * (1 / 255)

@@ -21,8 +21,6 @@ from transformers_openvla_oft.model.action_tokens import ActionTokenMap, gripper
 from transformers_openvla_oft.model.configuration import OpenVLAConfig
 from transformers_openvla_oft.processing import PrismaticProcessor
 
-AFTER_END = ("hold", "mask")
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -55,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class DeviceData:
-    """Everything a training step indexes, on one device; the pictures possibly in a file."""
+    """Everything a training step indexes, on one device; the images possibly in a file."""
 
     frames: FrameStore
     targets_FT: Tensor
@@ -75,19 +73,16 @@ class DeviceData:
     proprio_FP: Tensor | None = None
     """Normalised, float32."""
     center_crop: bool = False
-    """Whether the policy sees the middle of each picture when it acts."""
+    """Whether the policy sees the middle of each image when it acts."""
 
     @property
     def device(self) -> torch.device:
-        """Where targets and prompts are, and pictures arrive."""
+        """Where targets and prompts are, and images arrive."""
         return self.targets_FT.device
 
     def batch(self, frames_B: Tensor, shift_BN2: Tensor | None = None) -> Batch:
-        """The frames of some indices (in CPU memory), their pictures moved by whole pixels where asked for."""
-        if shift_BN2 is None:
-            images_BNHWC = self.frames.plain(frames_B)
-        else:
-            images_BNHWC = self.frames.fetch(frames_B, shift_BN2)
+        """The frames of some indices (in CPU memory), their images moved by whole pixels where asked for."""
+        images_BNHWC = self.frames.images(frames_B, shift_BN2)
         frames_B = frames_B.to(self.device)
         tasks_B = self.tasks_F[frames_B]
         return Batch(
@@ -102,7 +97,7 @@ class DeviceData:
         )
 
     def acting_pixels(self, images_BNHWC: Tensor) -> Tensor:
-        """uint8 pictures to floats in [0, 1] as the policy sees them when it acts."""
+        """uint8 images to floats in [0, 1] as the policy sees them when it acts."""
         pixels_BNHWC = augment.plain(images_BNHWC)
         return oft_augment.crop_center(pixels_BNHWC) if self.center_crop else pixels_BNHWC
 
@@ -126,16 +121,8 @@ def prepare(
 ) -> DeviceData:
     """Encode targets and prompts once and put them beside the frames.
 
-    proprio: of every frame, normalised. center_crop: whether the policy sees the middle of each picture when it acts.
+    proprio: of every frame, normalised. center_crop: whether the policy sees the middle of each image when it acts.
     """
-    if after_end not in AFTER_END:
-        raise ValueError(f"after_end={after_end!r}: expected one of {AFTER_END}")
-    size = config.image_sizes[0] if config.image_sizes else 0
-    if demos.image_size != size or len(demos.cameras) != config.num_images_in_input:
-        raise ValueError(
-            f"frames are {len(demos.cameras)} x {demos.image_size} pixels, but the model takes "
-            f"{config.num_images_in_input} x {size}"
-        )
     if config.n_action_bins > 256:
         raise ValueError(f"n_action_bins={config.n_action_bins}: targets are stored as uint8, so at most 256")
     chunks, inside_FC = chunk_actions(demos.actions_FA, demos.demo_lengths_D, num_steps=config.num_actions_chunk)
@@ -167,8 +154,6 @@ def normalised_actions(env_actions_FCA: Tensor, token_map: ActionTokenMap) -> Te
 
 def shuffled_batches(frames: Tensor, *, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Endless batches of frame indices; every frame once per pass, batches run over the ends of passes."""
-    if frames.numel() == 0:
-        raise ValueError("no training frames")
     rest = frames[:0]
     while True:
         while rest.numel() < batch_size:

@@ -7,8 +7,9 @@ T steps of an action chunk, A action dimensions.
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.suites import instruction
-from openvla_oft.data import reading, sources
-from openvla_oft.data.demonstration import ACTION_DIM, GRIPPER, PROPRIO_DIM, DemoInfo, DemonstrationError, ReadOptions
+from openvla_oft.data import reader
+from openvla_oft.data.demonstration import (
+    GRIPPER,
+    DataOptions,
+    DemoInfo,
+    DemonstrationError,
+    ReadOptions,
+)
 from openvla_oft.data.images import stored_form
 from openvla_oft.json_files import read_object
 
@@ -45,17 +52,12 @@ class DemonstrationSet:
 
     def __post_init__(self) -> None:
         num_frames = int(self.demo_lengths_D.sum())
-        if self.images_FNHWC.shape[0] != num_frames or self.actions_FA.shape != (num_frames, ACTION_DIM):
+        lengths = {len(array) for array in (self.images_FNHWC, self.actions_FA, self.proprio_FP) if array is not None}
+        if lengths != {num_frames} or self.demo_tasks_D.shape != self.demo_lengths_D.shape:
             raise DemonstrationError(
-                f"{num_frames} frames by demonstration lengths, but pictures {self.images_FNHWC.shape} "
-                f"and actions {self.actions_FA.shape}"
+                f"arrays of different demonstrations: of {num_frames} frames by their lengths, and of {lengths}; "
+                f"pack again"
             )
-        if self.images_FNHWC.shape[1] != len(self.cameras):
-            raise DemonstrationError(f"{self.images_FNHWC.shape[1]} pictures per frame for cameras {self.cameras}")
-        if self.proprio_FP is not None and self.proprio_FP.shape != (num_frames, PROPRIO_DIM):
-            raise DemonstrationError(f"{num_frames} frames, but proprioception {self.proprio_FP.shape}")
-        if self.demo_tasks_D.shape != self.demo_lengths_D.shape or int(self.demo_tasks_D.max()) >= len(self.languages):
-            raise DemonstrationError("demo_tasks_D must hold one task index per demonstration")
 
     @property
     def num_frames(self) -> int:
@@ -64,7 +66,7 @@ class DemonstrationSet:
 
     @property
     def image_size(self) -> int:
-        """Side of the square pictures in pixels."""
+        """Side of the square images in pixels."""
         return int(self.images_FNHWC.shape[2])
 
     @property
@@ -119,65 +121,25 @@ def split_demonstrations(demos: DemonstrationSet, *, validation_fraction: float,
     return Split(train_frames=np.flatnonzero(~held_out_F), validation_frames=np.flatnonzero(held_out_F))
 
 
-def load(
-    source: Path,
-    *,
-    suite: str,
-    cameras: Sequence[str],
-    image_size: int,
-    action_key: str = "actions",
-    drop_noops: bool = False,
-    proprio: bool = False,
-    pictures: str = "rl",
-    max_demos_per_task: int | None = None,
-    num_workers: int = 0,
-) -> DemonstrationSet:
+def load(options: DataOptions) -> DemonstrationSet:
     """Read a folder of HDF5 files or of RLDS shards, or one written by ``python -m openvla_oft.pack``."""
-    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio, pictures)
-    if (source / PACK_FILE).is_file():
-        return _load_pack(source, options, suite=suite, max_demos_per_task=max_demos_per_task)
-    infos = _select(sources.scan_suites(source, suite, options), max_demos_per_task)
+    if (options.demonstrations / PACK_FILE).is_file():
+        return _load_pack(options)
+    infos = _scan(options)
     images_FNHWC = np.empty(_shape(infos, options), dtype=np.uint8)
-    read = reading.fill(infos, images_FNHWC, options, num_workers=num_workers)
-    return _assemble(infos, images_FNHWC, read, options)
+    return _read(infos, images_FNHWC, options)
 
 
-def num_bytes(
-    source: Path,
-    *,
-    suite: str,
-    cameras: Sequence[str],
-    image_size: int,
-    action_key: str = "actions",
-    drop_noops: bool = False,
-    proprio: bool = False,
-    pictures: str = "rl",
-    max_demos_per_task: int | None = None,
-) -> int:
-    """Size of the pictures that ``load`` would read."""
-    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio, pictures)
-    return int(np.prod(_shape(_select(sources.scan_suites(source, suite, options), max_demos_per_task), options)))
+def num_bytes(options: DataOptions) -> int:
+    """Size of the images that ``load`` would read."""
+    return int(np.prod(_shape(_scan(options), options)))
 
 
-def pack(
-    source: Path,
-    output: Path,
-    *,
-    suite: str,
-    cameras: Sequence[str],
-    image_size: int,
-    action_key: str = "actions",
-    drop_noops: bool = False,
-    proprio: bool = False,
-    pictures: str = "rl",
-    max_demos_per_task: int | None = None,
-    num_workers: int = 0,
-) -> DemonstrationSet:
+def pack(options: DataOptions, output: Path) -> DemonstrationSet:
     """Write the resized frames once, as .npy files that ``load`` memory-maps, so that several trainings share them."""
     if output.exists():
         raise DemonstrationError(f"{output} exists; remove it or give another --output")
-    options = ReadOptions(tuple(cameras), image_size, action_key, drop_noops, proprio, pictures)
-    infos = _select(sources.scan_suites(source, suite, options), max_demos_per_task)
+    infos = _scan(options)
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
@@ -188,22 +150,21 @@ def pack(
         images_FNHWC = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=_shape(infos, options))
         with file.open("r+b") as stored:  # a disk that is full while a memory map grows would kill the process
             os.posix_fallocate(stored.fileno(), 0, file.stat().st_size)
-        read = reading.fill(infos, images_FNHWC, options, num_workers=num_workers, file=file)
-        demos = _assemble(infos, images_FNHWC, read, options)
+        demos = _read(infos, images_FNHWC, options, file=file)
         images_FNHWC.flush()
         np.save(partial / "actions.npy", demos.actions_FA)
         np.save(partial / "demo_lengths.npy", demos.demo_lengths_D)
+        np.save(partial / "demo_tasks.npy", demos.demo_tasks_D)
         if demos.proprio_FP is not None:
             np.save(partial / "proprio.npy", demos.proprio_FP)
-        np.save(partial / "demo_tasks.npy", demos.demo_tasks_D)
         description = {
             "version": PACK_VERSION,
             "languages": demos.languages,
             "cameras": demos.cameras,
-            "suite": suite,
-            "drop_noops": drop_noops,
-            "action_key": action_key,
-            "pictures": stored_form(pictures),
+            "suite": options.suite,
+            "drop_noops": options.drop_noops,
+            "action_key": options.action_key,
+            "pictures": stored_form(options.pictures),
         }
         (partial / PACK_FILE).write_text(json.dumps(description, indent=1) + "\n")
         partial.rename(output)
@@ -212,21 +173,37 @@ def pack(
     return demos
 
 
-def _load_pack(folder: Path, options: ReadOptions, *, suite: str, max_demos_per_task: int | None) -> DemonstrationSet:
+def _load_pack(options: DataOptions) -> DemonstrationSet:
+    folder = options.demonstrations
     description = _description(folder / PACK_FILE)
-    if description["suite"] != suite:
-        raise DemonstrationError(f"{folder} holds {description['suite']}, but --suite {suite} is asked for")
-    names = ["actions", "demo_lengths", "demo_tasks", *(["proprio"] if options.proprio else [])]
     if options.proprio and not (folder / "proprio.npy").is_file():
         raise DemonstrationError(f"{folder} was packed without --proprio; pack again with it")
+    names = ["actions", "demo_lengths", "demo_tasks", *(["proprio"] if options.proprio else [])]
     try:
         images_FNHWC = np.load(folder / IMAGES_FILE, mmap_mode="r")
         arrays = {name: np.load(folder / f"{name}.npy") for name in names}
     except (OSError, ValueError) as error:
         raise DemonstrationError(f"{folder} is incomplete or corrupt ({error}); pack again") from error
-    if tuple(description["cameras"]) != options.cameras or images_FNHWC.shape[2] != options.image_size:
+    _check_pack(folder, description, images_FNHWC.shape[2], options)
+    demos = DemonstrationSet(
+        images_FNHWC=images_FNHWC,
+        actions_FA=arrays["actions"],
+        demo_lengths_D=arrays["demo_lengths"],
+        demo_tasks_D=arrays["demo_tasks"],
+        languages=tuple(instruction(stated) or stated for stated in description["languages"]),
+        cameras=options.cameras,
+        proprio_FP=arrays.get("proprio"),
+    )
+    return demos if options.max_demos_per_task is None else _first_demos(demos, options.max_demos_per_task)
+
+
+def _check_pack(folder: Path, description: dict[str, Any], image_size: int, options: DataOptions) -> None:
+    """Raise where a folder was packed with other options than it is read with."""
+    if description["suite"] != options.suite:
+        raise DemonstrationError(f"{folder} holds {description['suite']}, but --suite {options.suite} is asked for")
+    if tuple(description["cameras"]) != options.cameras or image_size != options.image_size:
         raise DemonstrationError(
-            f"{folder} was packed for cameras {description['cameras']} at {images_FNHWC.shape[2]} pixels, but "
+            f"{folder} was packed for cameras {description['cameras']} at {image_size} pixels, but "
             f"{list(options.cameras)} at {options.image_size} are wanted; pack again with these"
         )
     if description.get("drop_noops", False) != options.drop_noops:
@@ -243,19 +220,9 @@ def _load_pack(folder: Path, options: ReadOptions, *, suite: str, max_demos_per_
     form = description.get("pictures", ReadOptions.pictures)
     if form != stored_form(options.pictures):
         raise DemonstrationError(
-            f"{folder} holds pictures that were packed with --pictures {form}, and --pictures {options.pictures} needs "
+            f"{folder} holds images that were packed with --pictures {form}, and --pictures {options.pictures} needs "
             f"others; pack again with --pictures {stored_form(options.pictures)}, or give --pictures {form} here"
         )
-    demos = DemonstrationSet(
-        images_FNHWC=images_FNHWC,
-        actions_FA=arrays["actions"],
-        demo_lengths_D=arrays["demo_lengths"],
-        demo_tasks_D=arrays["demo_tasks"],
-        languages=tuple(instruction(stated) or stated for stated in description["languages"]),
-        cameras=options.cameras,
-        proprio_FP=arrays.get("proprio"),
-    )
-    return demos if max_demos_per_task is None else _first_demos(demos, max_demos_per_task)
 
 
 def _description(file: Path) -> dict[str, Any]:
@@ -276,51 +243,46 @@ def _first_demos(demos: DemonstrationSet, max_demos_per_task: int) -> Demonstrat
     for task in range(len(demos.languages)):
         keep_D[np.flatnonzero(demos.demo_tasks_D == task)[:max_demos_per_task]] = True
     keep_F = np.repeat(keep_D, demos.demo_lengths_D)
-    return DemonstrationSet(
+    return replace(
+        demos,
         images_FNHWC=demos.images_FNHWC[keep_F],
         actions_FA=demos.actions_FA[keep_F],
         demo_lengths_D=demos.demo_lengths_D[keep_D],
         demo_tasks_D=demos.demo_tasks_D[keep_D],
-        languages=demos.languages,
-        cameras=demos.cameras,
         proprio_FP=None if demos.proprio_FP is None else demos.proprio_FP[keep_F],
     )
 
 
-def _select(infos: Sequence[DemoInfo], max_demos_per_task: int | None) -> list[DemoInfo]:
-    if max_demos_per_task is None:
-        return list(infos)
-    if max_demos_per_task < 1:
-        raise DemonstrationError(f"max_demos_per_task={max_demos_per_task} must be at least 1")
-    counts: dict[str, int] = {}
+def _scan(options: DataOptions) -> list[DemoInfo]:
+    """The demonstrations that are read, at most so many of each task as asked for."""
+    infos = reader.scan_suites(options.demonstrations, options.suite, options)
+    counts: Counter[str] = Counter()
     kept = []
     for info in infos:
-        counts[info.language] = counts.get(info.language, 0) + 1
-        if counts[info.language] <= max_demos_per_task:
+        counts[info.language] += 1
+        if options.max_demos_per_task is None or counts[info.language] <= options.max_demos_per_task:
             kept.append(info)
     return kept
 
 
-def _shape(infos: Sequence[DemoInfo], options: ReadOptions) -> tuple[int, ...]:
+def _shape(infos: Sequence[DemoInfo], options: DataOptions) -> tuple[int, ...]:
     assert options.image_size is not None
     size = options.image_size
     return sum(info.num_steps for info in infos), len(options.cameras), size, size, 3
 
 
-def _assemble(
-    infos: Sequence[DemoInfo],
-    images_FNHWC: NDArray[np.uint8],
-    read: tuple[NDArray[np.float32], NDArray[np.float32] | None],
-    options: ReadOptions,
+def _read(
+    infos: Sequence[DemoInfo], images_FNHWC: NDArray[np.uint8], options: DataOptions, file: Path | None = None
 ) -> DemonstrationSet:
-    """``read``: actions and proprioception."""
+    """Read into ``images_FNHWC``, which may be a memory map of ``file``."""
+    actions_FA, proprio_FP = reader.fill(infos, images_FNHWC, options, num_workers=options.num_workers, file=file)
     languages = tuple(dict.fromkeys(info.language for info in infos))
     return DemonstrationSet(
         images_FNHWC=images_FNHWC,
-        actions_FA=read[0],
+        actions_FA=actions_FA,
         demo_lengths_D=np.array([info.num_steps for info in infos], dtype=np.int64),
         demo_tasks_D=np.array([languages.index(info.language) for info in infos], dtype=np.int64),
         languages=languages,
         cameras=options.cameras,
-        proprio_FP=read[1],
+        proprio_FP=proprio_FP,
     )

@@ -2,17 +2,20 @@
 
 Shapes: T steps, N cameras, H x W pixels, C colour channels, A = 7 action dimensions.
 
-Timing. Pictures of step t are what the policy saw when it chose action t. Actions are the environment's own: six
+Timing. Images of step t are what the policy saw when it chose action t. Actions are the environment's own: six
 controller deltas in [-1, 1] and the gripper, -1 open and +1 close.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.cpus import num_cpus
+from openvla_oft.cli import Option
 from openvla_oft.data.images import PICTURES
 
 ACTION_DIM = 7
@@ -58,14 +61,21 @@ class Demo:
 class ReadOptions:
     """How demonstrations are read; ``image_size`` None keeps the pictures' own."""
 
-    cameras: tuple[str, ...] = ("agentview",)
+    cameras: Annotated[tuple[str, ...], Option("comma-separated: agentview, eye_in_hand (default: agentview)")] = (
+        "agentview",
+    )
     image_size: int | None = None
-    action_key: str = "actions"
-    """Dataset of an HDF5 demonstration that holds the labels."""
-    drop_noops: bool = False
-    proprio: bool = False
-    pictures: str = "rl"
-    """How pictures are resized, see ``pictures.PICTURES``."""
+    action_key: Annotated[str, Option("dataset of each demonstration that holds the labels")] = "actions"
+    drop_noops: Annotated[bool, Option("leave out steps that move nothing and keep the gripper as it is")] = False
+    proprio: Annotated[bool, Option("read what the robot feels, too (training: --layout oft)")] = False
+    pictures: Annotated[
+        str,
+        Option(
+            "how images come to the policy's size: as in reinforcement learning, or as in the OpenVLA-OFT "
+            "repository, trained without or with its random crops (packing: stored alike)",
+            choices=tuple(PICTURES),
+        ),
+    ] = "rl"
 
     def __post_init__(self) -> None:
         for camera in self.cameras:
@@ -73,8 +83,30 @@ class ReadOptions:
                 raise DemonstrationError(f"unknown camera {camera!r}; expected one of {sorted(CAMERAS)}")
         if len(set(self.cameras)) != len(self.cameras):
             raise DemonstrationError(f"--cameras {','.join(self.cameras)} names a camera twice; give each once")
-        if self.pictures not in PICTURES:
-            raise DemonstrationError(f"pictures {self.pictures!r}: expected one of {', '.join(PICTURES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ReadOptions):
+    """Which demonstrations are read, and how."""
+
+    demonstrations: Annotated[
+        Path,
+        Option("folder of LIBERO HDF5 files or of RLDS shards, or one written by openvla_oft.pack", may_change=True),
+    ]
+    suite: Annotated[
+        str, Option("subfolder of the demonstrations and name of the statistics; several with commas between")
+    ] = "libero_spatial"
+    max_demos_per_task: Annotated[int | None, Option()] = None
+    num_workers: Annotated[int, Option("processes that read (0: none)", may_change=True)] = field(
+        default_factory=num_cpus
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_workers < 0:
+            raise ValueError(f"--num-workers {self.num_workers} must not be negative; 0 reads without any")
+        if self.max_demos_per_task is not None and self.max_demos_per_task < 1:
+            raise ValueError(f"--max-demos-per-task {self.max_demos_per_task} must be at least 1")
 
 
 def is_data(path: Path) -> bool:

@@ -1,9 +1,13 @@
-"""Where the pictures of the training frames are: all on the device, or in a file that batches are read from.
+"""Where the images of the training frames are: all on the device, or in a file that batches are read from.
 
 Shapes: F frames, B samples, N cameras, H = W pixels, C = 3 colours.
 """
 
+import logging
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,13 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from openvla_oft.data import augment
+from openvla_oft.data import augment, dataset
+from openvla_oft.data.dataset import DemonstrationSet
+from openvla_oft.data.demonstration import DataOptions
+from openvla_oft.torch_utils.distributed import Distributed
 
+FRAMES_FOLDER = "frames"
 COPY_FRAMES = 4096
+MEMORY_SHARE = 0.5
+"""Part of the free memory that images may take before they stay in a file."""
+
+logger = logging.getLogger(__name__)
 
 
 class FrameStore(Protocol):
-    """uint8 pictures (B, N, H, W, C) of frames by their indices, on ``device``."""
+    """uint8 images (B, N, H, W, C) of frames by their indices, on ``device``."""
 
     device: torch.device
     num_cameras: int
@@ -27,11 +39,8 @@ class FrameStore(Protocol):
     def prefetch(self, frames_B: Tensor) -> None:
         """Say which frames come next."""
 
-    def fetch(self, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:
-        """Pictures moved by whole pixels; see ``augment.fetch``."""
-
-    def plain(self, frames_B: Tensor) -> Tensor:
-        """Pictures as they are stored."""
+    def images(self, frames_B: Tensor, shift_BN2: Tensor | None) -> Tensor:
+        """Pictures, moved by whole pixels where asked for; see ``augment.fetch``."""
 
 
 class DeviceFrames:
@@ -45,13 +54,12 @@ class DeviceFrames:
     def prefetch(self, frames_B: Tensor) -> None:
         """Nothing to do."""
 
-    def fetch(self, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:
-        """Pictures moved by whole pixels."""
-        return augment.fetch(self.images_FNHWC, frames_B.to(self.device), shift_BN2)
-
-    def plain(self, frames_B: Tensor) -> Tensor:
-        """Pictures as they are stored."""
-        return self.images_FNHWC[frames_B.to(self.device)]
+    def images(self, frames_B: Tensor, shift_BN2: Tensor | None) -> Tensor:
+        """Gathered and moved in one step."""
+        frames_B = frames_B.to(self.device)
+        if shift_BN2 is None:
+            return self.images_FNHWC[frames_B]
+        return augment.fetch(self.images_FNHWC, frames_B, shift_BN2)
 
 
 class FileFrames:
@@ -68,19 +76,17 @@ class FileFrames:
         """Let the thread read what comes next."""
         self._ahead = (frames_B, self._thread.submit(self._read, frames_B))
 
-    def fetch(self, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:
-        """Pictures moved by whole pixels."""
-        images_BNHWC = self.plain(frames_B)
-        return augment.fetch(images_BNHWC, torch.arange(len(images_BNHWC), device=self.device), shift_BN2)
-
-    def plain(self, frames_B: Tensor) -> Tensor:
-        """Pictures as they are stored; those that were read ahead wait already."""
+    def images(self, frames_B: Tensor, shift_BN2: Tensor | None) -> Tensor:
+        """Those that were read ahead wait already."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and torch.equal(ahead[0], frames_B):
-            images_BNHWC = ahead[1].result()
+            read_BNHWC = ahead[1].result()
         else:
-            images_BNHWC = self._read(frames_B)
-        return images_BNHWC.to(self.device, non_blocking=True)
+            read_BNHWC = self._read(frames_B)
+        images_BNHWC = read_BNHWC.to(self.device, non_blocking=True)
+        if shift_BN2 is None:
+            return images_BNHWC
+        return augment.fetch(images_BNHWC, torch.arange(len(images_BNHWC), device=self.device), shift_BN2)
 
     def _read(self, frames_B: Tensor) -> Tensor:
         """Read in the order of the file, which a disk likes, and put it back into the order asked for."""
@@ -94,6 +100,34 @@ class FileFrames:
         return images
 
 
+def load_demonstrations(
+    options: DataOptions, *, frames: str, folder: Path, distributed: Distributed
+) -> DemonstrationSet:
+    """Read the demonstrations; several processes share one packed copy in ``folder``. Collective.
+
+    A copy is also made where images are wanted in a file (``frames``), or would fill the main memory.
+    """
+    if (options.demonstrations / dataset.PACK_FILE).is_file():
+        return dataset.load(options)
+    alone = distributed.world_size == 1 and frames != "file"
+    if alone and (frames == "device" or dataset.num_bytes(options) <= MEMORY_SHARE * _main_memory()):
+        return dataset.load(options)
+    packed = folder / FRAMES_FOLDER
+    if distributed.is_first and not packed.exists():
+        dataset.pack(options, packed)
+    distributed.wait()
+    return dataset.load(replace(options, demonstrations=packed, max_demos_per_task=None))
+
+
+def frame_store(images_FNHWC: NDArray[np.uint8], device: torch.device, *, kind: str) -> FrameStore:
+    """Pictures on the device where they fit, else in the file that they come from."""
+    if kind == "auto":
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _main_memory()
+        kind = "device" if images_FNHWC.nbytes <= MEMORY_SHARE * free else "file"
+    logger.info("pictures: %.1f GB, %s", images_FNHWC.nbytes / 1e9, {"device": "on the device"}.get(kind, "in a file"))
+    return DeviceFrames(images_FNHWC, device) if kind == "device" else FileFrames(images_FNHWC, device)
+
+
 def _copy_frames(images_FNHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
     if device.type == "cpu":
         return torch.from_numpy(np.array(images_FNHWC))
@@ -104,3 +138,8 @@ def _copy_frames(images_FNHWC: NDArray[np.uint8], device: torch.device) -> Tenso
         part = np.array(images_FNHWC[start : start + COPY_FRAMES])  # a copy: a memory map is read-only
         frames[start : start + len(part)].copy_(torch.from_numpy(part))
     return frames
+
+
+def _main_memory() -> int:
+    """Bytes that are free or can be freed."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -2,7 +2,7 @@
 
 Shapes: T steps of one demonstration, N cameras, H x W pixels, C colour channels, A = 7 action dimensions.
 
-Orientation. LIBERO stores pictures as the simulator's OpenGL buffer gives them; the policy sees them rotated by 180
+Orientation. LIBERO stores images as the simulator's OpenGL buffer gives them; the policy sees them rotated by 180
 degrees (both image axes reversed), as OpenVLA's data preparation and its LIBERO evaluation do. The reader rotates.
 """
 
@@ -46,7 +46,7 @@ def find_files(folder: Path, suite: str) -> list[Path]:
 
 
 def scan(files: Sequence[Path], options: ReadOptions | None = None) -> list[DemoInfo]:
-    """List every demonstration of the files and check layout and shapes without reading pictures."""
+    """List every demonstration of the files and check layout and shapes without reading images."""
     infos: list[DemoInfo] = []
     for path in files:
         with _readable(str(path)), h5py.File(path, "r") as file:
@@ -55,7 +55,7 @@ def scan(files: Sequence[Path], options: ReadOptions | None = None) -> list[Demo
 
 
 def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
-    """Read one demonstration, check its numbers, rotate its pictures by 180 degrees and resize them."""
+    """Read one demonstration, check its numbers, rotate its images by 180 degrees and resize them."""
     where = f"{info.path}, {info.name}"
     with _readable(where), h5py.File(info.path, "r") as file:
         group = file["data"][info.name]
@@ -64,7 +64,7 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
         kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=where)
         felt = [group["obs"][key][()] for key in PROPRIO_KEYS] if options.proprio else []
         proprio_TP = checked_proprio(felt, len(kept_T), where=where)[kept_T] if options.proprio else None
-        images = [_read_pictures(group["obs"][CAMERA_KEYS[camera]], kept_T, options) for camera in options.cameras]
+        images = [_read_images(group["obs"][CAMERA_KEYS[camera]], kept_T, options) for camera in options.cameras]
     return Demo(images[0][:, None] if len(images) == 1 else np.stack(images, axis=1), actions_TA[kept_T], proprio_TP)
 
 
@@ -81,8 +81,8 @@ def _readable(where: str) -> Iterator[None]:
         ) from error
 
 
-def _read_pictures(stored: h5py.Dataset, kept_T: NDArray[np.bool_], options: ReadOptions) -> NDArray[np.uint8]:
-    """Kept pictures (T, H, W, C), turned and resized a few at a time: together they would be 100 MB and more."""
+def _read_images(stored: h5py.Dataset, kept_T: NDArray[np.bool_], options: ReadOptions) -> NDArray[np.uint8]:
+    """Kept images (T, H, W, C), turned and resized a few at a time: together they would be 100 MB and more."""
     size = options.image_size or stored.shape[1]
     images_THWC = np.empty((int(kept_T.sum()), size, size, stored.shape[3]), dtype=np.uint8)
     done = 0
@@ -132,7 +132,7 @@ def _check_shapes(group: object, options: ReadOptions, *, where: str) -> int:
         if not square or images.shape[0] != shape[0] or images.dtype != np.uint8:
             raise DemonstrationError(
                 f"{where}: {key} is {images.dtype} {images.shape}, expected uint8 ({shape[0]}, H, H, 3): "
-                f"one square picture per action"
+                f"one square image per action"
             )
     for name in PROPRIO_KEYS if options.proprio else ():
         felt = _dataset(group, f"obs/{name}", where=where, what=" for proprioception")

@@ -1,4 +1,4 @@
-"""Orientation and size of stored pictures.
+"""Orientation and size of stored images.
 
 ``--pictures`` says how they come to the policy's size: as in reinforcement learning (``rl``), or as in the OpenVLA-OFT
 repository (``oft``, and ``oft_random_crop``, which crops what the former stores, see ``oft_augment``).
@@ -15,12 +15,12 @@ PICTURES = {"rl": "rl", "oft": "oft", "oft_random_crop": "oft_center_crop"}
 
 
 def stored_form(pictures: str) -> str:
-    """``rl`` or ``oft``: what is stored for a value of --pictures; random crops are taken from whole pictures."""
+    """``rl`` or ``oft``: what is stored for a value of --pictures; random crops are taken from whole images."""
     return "rl" if pictures == "rl" else "oft"
 
 
 def is_cropped(pictures: str) -> bool:
-    """Whether the policy acts on the middle of each picture, and is trained on random crops of that size."""
+    """Whether the policy acts on the middle of each image, and is trained on random crops of that size."""
     return PICTURES[pictures] == "oft_center_crop"
 
 
@@ -33,9 +33,9 @@ def rotate_180(images_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def prepare_images(images_THWC: NDArray[np.uint8], *, image_size: int, pictures: str) -> NDArray[np.uint8]:
-    """Upright pictures to (T, image_size, image_size, C) as they are stored for a value of --pictures.
+    """Upright images to (T, image_size, image_size, C) as they are stored for a value of --pictures.
 
-    For the OFT repository's path every picture goes through JPEG, those of RLDS shards once more: the second pass
+    For the OFT repository's path every image goes through JPEG, those of RLDS shards once more: the second pass
     keeps nearly all coefficients, and decodes as TensorFlow does, whose decoder differs from Pillow's. On a sample that
     TensorFlow decoded this leaves a mean difference of 0.5 grey levels instead of 1.3.
     """

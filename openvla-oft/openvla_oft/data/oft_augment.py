@@ -1,9 +1,9 @@
-"""The OpenVLA-OFT repository's picture augmentation: a random crop of nine tenths of the area, then colours.
+"""The OpenVLA-OFT repository's image augmentation: a random crop of nine tenths of the area, then colours.
 
 As its data loader does it with ``image_aug`` (TensorFlow's operations, in this order): crop and resize back, add to the
 brightness, stretch the contrast of each colour about its mean, scale the saturation, turn the hue; each result is
 clipped to [0, 1], the last one rounded to grey levels. Crops lie anywhere; the repository draws both offsets from one
-seed, so that its crops lie on the diagonal of the picture. A policy trained so acts on the middle crop.
+seed, so that its crops lie on the diagonal of the image. A policy trained so acts on the middle crop.
 
 Shapes: B samples, N cameras, H = W pixels, C = 3 colours.
 """
@@ -18,7 +18,7 @@ from openvla_oft.data import augment
 from transformers_openvla_oft.processing.official_images import CROP_AREA
 
 SIDE = math.sqrt(CROP_AREA)
-"""Side of a crop as a part of the picture's."""
+"""Side of a crop as a part of the image's."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class OftAugmentConfig:
     """Half-widths of uniform distributions; zero switches one off. Crops are always taken."""
 
     brightness: float = 0.2
-    """Added, where pictures lie in [0, 1]."""
+    """Added, where images lie in [0, 1]."""
     contrast: float = 0.2
     saturation: float = 0.2
     hue: float = 0.05
@@ -65,7 +65,7 @@ class OftDraw:
     """Random numbers for one batch."""
 
     corner_BN2: Tensor
-    """First row and column of each crop, as parts of the picture's sides."""
+    """First row and column of each crop, as parts of the image's sides."""
     brightness_BN: Tensor
     contrast_BN: Tensor
     saturation_BN: Tensor
@@ -81,13 +81,13 @@ class OftDraw:
         return OftDraw(**{field.name: getattr(self, field.name)[samples] for field in fields(self)})
 
     def apply(self, images_BNHWC: Tensor) -> Tensor:
-        """Whole uint8 pictures to floats in [0, 1], multiples of 1 / 255."""
+        """Whole uint8 images to floats in [0, 1], multiples of 1 / 255."""
         pixels = crop(augment.plain(images_BNHWC), self.corner_BN2)
-        pixels = (pixels + _per_picture(self.brightness_BN)).clamp(0, 1)
+        pixels = (pixels + _per_image(self.brightness_BN)).clamp(0, 1)
         mean = pixels.mean(dim=(2, 3), keepdim=True)
-        pixels = (mean + (pixels - mean) * _per_picture(self.contrast_BN)).clamp(0, 1)
-        pixels = saturate(pixels, _per_picture(self.saturation_BN))
-        return as_levels(turn_hue(pixels, _per_picture(self.hue_BN)))
+        pixels = (mean + (pixels - mean) * _per_image(self.contrast_BN)).clamp(0, 1)
+        pixels = saturate(pixels, _per_image(self.saturation_BN))
+        return as_levels(turn_hue(pixels, _per_image(self.hue_BN)))
 
 
 def crop(pixels_BNHWC: Tensor, corner_BN2: Tensor) -> Tensor:
@@ -153,5 +153,5 @@ def turn_hue(pixels_BNHWC: Tensor, turns: Tensor) -> Tensor:
     return (largest - spread * away).clamp(0, 1)
 
 
-def _per_picture(numbers_BN: Tensor) -> Tensor:
+def _per_image(numbers_BN: Tensor) -> Tensor:
     return numbers_BN[..., None, None, None]

@@ -1,7 +1,7 @@
 """Reader of RLDS demonstrations of LIBERO (openvla/modified_libero_rlds), without TensorFlow.
 
 A shard is a TFRecord file. A record is one episode, a serialized ``tf.train.Example`` with the steps laid end to end
-under keys such as ``steps/action``. Pictures are encoded (JPEG or PNG) and upright: the data set's builder rotated
+under keys such as ``steps/action``. Images are encoded (JPEG or PNG) and upright: the data set's builder rotated
 them. Actions are the environment's own, gripper -1 open, +1 close (OpenVLA's loader maps that to its units later).
 
 Shapes: T steps, N cameras, H x W pixels, C colour channels, A action dimensions.
@@ -30,11 +30,10 @@ from openvla_oft.data.demonstration import (
     is_data,
     kept_steps,
 )
-from openvla_oft.data.example import bytes_list, features_of, float_list
 from openvla_oft.data.images import prepare_images
-from openvla_oft.data.tfrecord import Record, read_record, records
+from openvla_oft.data.tfrecord import Record, bytes_list, features_of, float_list, read_record, records
 
-PICTURE_KEYS = {"agentview": "steps/observation/image", "eye_in_hand": "steps/observation/wrist_image"}
+IMAGE_KEYS = {"agentview": "steps/observation/image", "eye_in_hand": "steps/observation/wrist_image"}
 ACTION_KEY = "steps/action"
 PROPRIO_KEY = "steps/observation/state"
 LANGUAGE_KEY = "steps/language_instruction"
@@ -65,7 +64,7 @@ def find_shards(folder: Path, suite: str) -> list[Path]:
 
 
 def scan(shards: Sequence[Path], options: ReadOptions | None = None) -> Iterator[DemoInfo]:
-    """Every episode of the shards; pictures are not touched, so checksums are compared only when one is read.
+    """Every episode of the shards; images are not touched, so checksums are compared only when one is read.
 
     Raises:
         DemonstrationError: a shard is malformed, or holds another number of episodes than the data set says.
@@ -82,7 +81,7 @@ def scan(shards: Sequence[Path], options: ReadOptions | None = None) -> Iterator
                     next(bytes_list(_required(features, LANGUAGE_KEY, record)), b"").decode(errors="replace").strip()
                 )
                 for camera in options.cameras:
-                    _required(features, PICTURE_KEYS[camera], record)
+                    _required(features, IMAGE_KEYS[camera], record)
             kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=record.where)
             yield DemoInfo(
                 path=path,
@@ -96,19 +95,19 @@ def scan(shards: Sequence[Path], options: ReadOptions | None = None) -> Iterator
 
 
 def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
-    """Read one episode: compare its checksum, check its numbers, decode and resize the pictures that are kept."""
+    """Read one episode: compare its checksum, check its numbers, decode and resize the images that are kept."""
     record = read_record(info.path, index=int(info.name), offset=info.offset)
     with _explained(record):
         features = features_of(record.data)
         actions_TA = _actions(features, record)
-        pictures = [list(bytes_list(_required(features, PICTURE_KEYS[camera], record))) for camera in options.cameras]
+        pictures = [list(bytes_list(_required(features, IMAGE_KEYS[camera], record))) for camera in options.cameras]
     check_actions(actions_TA, where=record.where)
     kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=record.where)
     cameras = []
     for camera, encoded in zip(options.cameras, pictures, strict=True):
         if len(encoded) != len(actions_TA):
             raise DemonstrationError(
-                f"{record.where}: {len(actions_TA)} actions, but {len(encoded)} pictures in {PICTURE_KEYS[camera]}"
+                f"{record.where}: {len(actions_TA)} actions, but {len(encoded)} images in {IMAGE_KEYS[camera]}"
             )
         steps = np.flatnonzero(kept_T).tolist()
         images_THWC = _stack([_decode(encoded[step], camera, step, record) for step in steps], camera, record)
@@ -207,7 +206,7 @@ def _decode(data: bytes, camera: str, step: int, record: Record) -> NDArray[np.u
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
-        raise DemonstrationError(f"{record.where}: the {camera} picture of step {step} is broken ({error})") from error
+        raise DemonstrationError(f"{record.where}: the {camera} image of step {step} is broken ({error})") from error
 
 
 def _stack(pictures: Sequence[NDArray[np.uint8]], camera: str, record: Record) -> NDArray[np.uint8]:
@@ -215,7 +214,7 @@ def _stack(pictures: Sequence[NDArray[np.uint8]], camera: str, record: Record) -
     height, width, _ = pictures[0].shape
     if len(shapes) != 1 or height != width:
         raise DemonstrationError(
-            f"{record.where}: {camera} pictures of sizes {sorted(shape[:2] for shape in shapes)}, "
+            f"{record.where}: {camera} images of sizes {sorted(shape[:2] for shape in shapes)}, "
             f"expected squares of one size"
         )
     return np.stack(pictures)

@@ -31,8 +31,6 @@ def action_statistics(
     actions_FA: NDArray[np.float32], *, num_trajectories: int, bounds: str = "symmetric"
 ) -> Statistics:
     """Statistics of environment actions (gripper -1 open, +1 close) for one key of ``dataset_statistics.json``."""
-    if bounds not in ACTION_BOUNDS:
-        raise ValueError(f"action bounds {bounds!r}: expected one of {ACTION_BOUNDS}")
     values_FA = actions_FA.astype(np.float64)
     values_FA[:, GRIPPER] = gripper_from_env(torch.from_numpy(values_FA[:, GRIPPER])).numpy()
     low_A, high_A = np.quantile(values_FA, 0.01, axis=0), np.quantile(values_FA, 0.99, axis=0)
@@ -50,17 +48,9 @@ def action_statistics(
                 f"action bounds 'quantile': dimensions {np.flatnonzero(flat).tolist()} have (nearly) equal 1 % and "
                 f"99 % quantiles; use 'symmetric' or 'unit'"
             )
-    arrays = {
-        "mean": values_FA.mean(axis=0),
-        "std": values_FA.std(axis=0),
-        "min": values_FA.min(axis=0),
-        "max": values_FA.max(axis=0),
-        "q01": q01_A,
-        "q99": q99_A,
-        "quantile_01": low_A,
-        "quantile_99": high_A,
-    }
-    action: dict[str, list[float] | list[bool]] = {name: [float(x) for x in array] for name, array in arrays.items()}
+    action: dict[str, list[float] | list[bool]] = _moments(values_FA)
+    bounds_A = {"q01": q01_A, "q99": q99_A, "quantile_01": low_A, "quantile_99": high_A}
+    action |= {name: array.tolist() for name, array in bounds_A.items()}
     action["mask"] = [True] * GRIPPER + [False]
     return {"action": action, "num_transitions": int(actions_FA.shape[0]), "num_trajectories": num_trajectories}
 
@@ -68,15 +58,12 @@ def action_statistics(
 def proprio_statistics(proprio_FP: NDArray[np.float32]) -> dict[str, list[float] | list[bool]]:
     """Statistics of proprioception; all dimensions are normalised by their 1 % and 99 % quantiles."""
     values_FP = proprio_FP.astype(np.float64)
-    arrays = {
-        "mean": values_FP.mean(axis=0),
-        "std": values_FP.std(axis=0),
-        "min": values_FP.min(axis=0),
-        "max": values_FP.max(axis=0),
-        "q01": np.quantile(values_FP, 0.01, axis=0),
-        "q99": np.quantile(values_FP, 0.99, axis=0),
-    }
-    return {name: [float(x) for x in array] for name, array in arrays.items()}
+    quantiles = {"q01": np.quantile(values_FP, 0.01, axis=0), "q99": np.quantile(values_FP, 0.99, axis=0)}
+    return {**_moments(values_FP), **{name: array.tolist() for name, array in quantiles.items()}}
+
+
+def _moments(values: NDArray[np.float64]) -> dict[str, list[float] | list[bool]]:
+    return {name: getattr(values, name)(axis=0).tolist() for name in ("mean", "std", "min", "max")}
 
 
 def normalised_proprio(

@@ -1,30 +1,16 @@
-"""Writing a trained policy as a Hugging Face folder, complete or not at all."""
+"""Reading and writing a policy as a Hugging Face folder."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from openvla_oft.data.statistics import Statistics
-from openvla_oft.json_files import read_object
+from openvla_oft.options import SAVE_DTYPES
 from transformers_openvla_oft.loading import reading
 from transformers_openvla_oft.model.configuration import OpenVLAConfig
 from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
-
-STATISTICS_FILE = "dataset_statistics.json"
-SAVE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def norm_stats_key(suite: str) -> str:
-    """The name OpenVLA checkpoints give a LIBERO suite's statistics.
-
-    OpenVLA's own data drops idle steps, hence the name. Ours keeps them (a closing gripper needs its waiting time); the
-    name is kept because every reader of these checkpoints looks for it.
-    """
-    return f"{suite}_no_noops"
 
 
 def save_policy(
@@ -67,29 +53,6 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def save_statistics(folder: Path, statistics: Mapping[str, Statistics]) -> None:
-    """Write ``dataset_statistics.json``."""
-    (folder / STATISTICS_FILE).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
-
-
-def stored_statistics(folder: Path) -> dict[str, Statistics]:
-    """``dataset_statistics.json`` of a folder by key; empty where there is none.
-
-    Raises:
-        ValueError: it is no such file.
-    """
-    file = folder / STATISTICS_FILE
-    if not file.is_file():
-        return {}
-    stored = read_object(file)
-    bounds = ("q01", "q99")
-    for key, statistics in stored.items():
-        action = statistics.get("action") if isinstance(statistics, dict) else None
-        if not isinstance(action, dict) or not all(isinstance(action.get(name), list) for name in bounds):
-            raise ValueError(f"{file}: {key!r} has no 'action' with the lists {bounds}; copy or write the file again")
-    return stored
-
-
 def check_is_checkpoint(folder: Path) -> None:
     """Raise where there is no checkpoint at all."""
     if not (folder / "config.json").is_file():
@@ -124,7 +87,7 @@ def load_for_training(
 
 
 def image_size_of(config: OpenVLAConfig) -> int:
-    """Side of the model's square pictures."""
+    """Side of the model's square images."""
     sizes = config.image_sizes
     if not sizes:
         raise ValueError("the checkpoint's config has no image_sizes")

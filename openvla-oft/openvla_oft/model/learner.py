@@ -3,15 +3,20 @@
 Shapes: B samples, T action tokens, V action bins, W vocabulary, C chunk steps, A action dimensions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
+from openvla_oft.torch_utils import sharding
 from transformers_openvla_oft.model import layouts
+from transformers_openvla_oft.model.blocks import compile_blocks
 from transformers_openvla_oft.model.heads import L1ActionHead, ProprioProjector
-from transformers_openvla_oft.model.modeling import ActionOutput, OpenVLAForActionPrediction
+from transformers_openvla_oft.model.modeling import ActionOutput, OpenVLAForActionPrediction, fsdp_units
 
 
 class Learner(nn.Module):
@@ -29,8 +34,6 @@ class Learner(nn.Module):
         layout: str = "rl",
     ) -> None:
         super().__init__()
-        if layout not in layouts.LAYOUTS:
-            raise ValueError(f"layout {layout!r}: expected one of {layouts.LAYOUTS}")
         self.policy = policy
         self.action_head = action_head
         self.proprio_projector = proprio_projector
@@ -73,26 +76,32 @@ class Learner(nn.Module):
         return model
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The whole tensor behind a shard, detached. Collective when ``tensor`` is sharded."""
-    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
+def shard(learner: Learner, mesh: DeviceMesh, *, bf16: bool, use_compile: bool, shard_frozen: bool = False) -> None:
+    """Cut what is trained into shards, in place. Collective.
+
+    All weights are trained: blocks are sharded one by one, the rest as the root. An adapter: every rank keeps the
+    frozen base whole, in the precision that it has, and ranks exchange the adapter alone, which is the root. Collecting
+    a base in every pass, 15 GB of a 7B policy, would take longer than all else that ranks exchange.
+
+    bf16: trained weights are collected for forward and backward in bfloat16; gradients are summed in float32.
+    shard_frozen: shard the base too, block by block, for GPUs that cannot hold it.
+    """
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else torch.float32, reduce_dtype=torch.float32, output_dtype=torch.float32
+    )
+    if use_compile:
+        compile_blocks(learner)
+    # Validation changes weights between two forward passes: a root that stays gathered would not see it.
+    by_unit = shard_frozen or not isinstance(learner.policy, PeftModel)
+    sharding.shard(learner, fsdp_units(learner), mesh, policy=policy, by_unit=by_unit)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This rank's shard, or the tensor itself where nothing is sharded; shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def accumulation(learner: nn.Module) -> AbstractContextManager[Callable[[bool], None]]:
+    """For the micro-batches of one step, see ``torch_utils``.
 
-
-def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that are trained, by name; names are equal with and without sharding."""
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-
-def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Whole copies in CPU memory where ``keep``, nothing elsewhere; one tensor at a time. Collective."""
-    kept = {}
-    for name, tensor in tensors.items():
-        value = whole(tensor)
-        if keep:
-            kept[name] = value.cpu().clone()
-    return kept
+    Where the adapter alone is sharded, it is collected once for all of them, and gradients are summed over ranks with
+    the last one: small, but hundreds of tensors. Where blocks are sharded nothing changes: whole gradients of all
+    weights would not fit.
+    """
+    root_alone = not any(isinstance(unit, FSDPModule) for unit in fsdp_units(learner))
+    return sharding.accumulation(learner, delays_gradients=root_alone, keeps_weights=root_alone)

@@ -30,7 +30,7 @@ class TrainingRecord:
     """What is known of a training; None: it is not known.
 
     needs: what the policy needs beside its own weights, in words -> the file that says so.
-    pictures: as --pictures; picture_path: what it acts with (see ``pictures.PICTURES``).
+    pictures: as --pictures; picture_path: what it acts with (see ``images.PICTURES``).
     cameras: by their names in demonstrations, in the policy's order.
     statistics: keys of the action statistics that say what its tokens mean.
     """

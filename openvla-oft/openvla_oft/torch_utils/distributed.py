@@ -22,7 +22,7 @@ TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Distributed:
     """This process among all; ``mesh`` is None where there is only one."""
 
     rank: int = 0
@@ -70,14 +70,14 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def joined(device: str) -> Iterator[Distributed]:
     """Join the group that torchrun's environment describes, if there is one, and leave it at the end.
 
     An error does not wait for the others: torchrun ends them.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        yield Ranks()
+        yield Distributed()
         return
     on_gpu = device.startswith("cuda")
     local_rank = int(os.environ["LOCAL_RANK"])
@@ -85,7 +85,7 @@ def joined(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     mesh = init_device_mesh("cuda" if on_gpu else "cpu", (world_size,))
-    yield Ranks(rank=dist.get_rank(), world_size=world_size, local_rank=local_rank, mesh=mesh)
+    yield Distributed(rank=dist.get_rank(), world_size=world_size, local_rank=local_rank, mesh=mesh)
     dist.barrier()
     dist.destroy_process_group()
 

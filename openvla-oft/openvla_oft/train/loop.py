@@ -4,7 +4,7 @@ Throughput decides how good a policy a few minutes give, so a step never waits f
 the GPU or read ahead, losses and gradient norms are summed there and read every ``log_every`` steps, forward and loss
 are one compiled function. What is not finite is therefore found at the next log line, validation or save, but always
 before anything is written that could be gone on from. A step's loss is a sum over samples divided by the number of
-targets of the whole batch (``samples``).
+targets of the whole batch (``sampler``).
 """
 
 import logging
@@ -20,26 +20,26 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from tqdm import tqdm
 
-from openvla_oft.data.augment import PictureChange
+from openvla_oft.data.augment import ImageChange
 from openvla_oft.data.batches import Batch, DeviceData
 from openvla_oft.data.dataset import Split
-from openvla_oft.model.learner import Learner, local, whole
-from openvla_oft.torch_utils.distributed import Ranks
-from openvla_oft.torch_utils.sharding import accumulation
+from openvla_oft.model.learner import Learner, accumulation
+from openvla_oft.options import TrainConfig
+from openvla_oft.torch_utils.distributed import Distributed
+from openvla_oft.torch_utils.tensors import local, whole
 from openvla_oft.train import resume
-from openvla_oft.train.config import TrainConfig
 from openvla_oft.train.log import Records
 from openvla_oft.train.objectives import Objective
 from openvla_oft.train.optimisation import WeightAverage, learning_rate, parameter_groups
-from openvla_oft.train.samples import Sample, Samples
+from openvla_oft.train.sampler import Sample, Sampler
 from openvla_oft.train.validation import evaluate, prediction_function
 
 logger = logging.getLogger(__name__)
 
 _ADVICE = "lower --lr, or check the demonstrations"
 
-LossFunction = Callable[[Batch, PictureChange], Tensor]
-"""A micro-batch and what happens to its pictures to the summed loss of its counted targets."""
+LossFunction = Callable[[Batch, ImageChange], Tensor]
+"""A micro-batch and what happens to its images to the summed loss of its counted targets."""
 
 
 @dataclass(frozen=True)
@@ -68,23 +68,23 @@ def train(
     split: Split,
     objective: Objective,
     folder: Path,
-    ranks: Ranks | None = None,
+    distributed: Distributed | None = None,
 ) -> TrainResult:
     """Train in place, from the newest state in ``folder`` where there is one, and leave the averaged weights.
 
     Writes the log and states to resume from into ``folder``. Collective.
     """
-    trainer = _Trainer(config, learner, data, split, objective, folder, ranks or Ranks())
+    trainer = _Trainer(config, learner, data, split, objective, folder, distributed or Distributed())
     learner.train()
     start = time.perf_counter()
     loss_of, compiled = _build_loss(config, trainer)
     trainer.optimizer.zero_grad(set_to_none=True)
     first_step_seconds = time.perf_counter() - start
     begin = trainer.resume()
-    clock = _Clock(config, begin=start - begin.seconds, spent=first_step_seconds, ranks=trainer.ranks)
+    clock = _Clock(config, begin=start - begin.seconds, spent=first_step_seconds, distributed=trainer.distributed)
     step, validation = begin.step, dict[str, float]()
-    records = Records(folder, start=step, seconds=begin.seconds, active=trainer.ranks.is_first)
-    with records, tqdm(total=100, desc="training", unit="%", disable=not trainer.ranks.is_first) as bar:
+    records = Records(folder, start=step, seconds=begin.seconds, active=trainer.distributed.is_first)
+    with records, tqdm(total=100, desc="training", unit="%", disable=not trainer.distributed.is_first) as bar:
         while (progress := clock.progress(step)) < 1:
             rate = learning_rate(
                 step=step, progress=progress, base=config.learning_rate, num_warmup_steps=config.num_warmup_steps
@@ -132,15 +132,15 @@ class _Trainer:
         split: Split,
         objective: Objective,
         folder: Path,
-        ranks: Ranks,
+        distributed: Distributed,
     ) -> None:
         self.config = config
         self.learner = learner
         self.data = data
         self.objective = objective
         self.folder = folder
-        self.ranks = ranks
-        self.samples = Samples(config, data, split, objective, ranks)
+        self.distributed = distributed
+        self.sampler = Sampler(config, data, split, objective, distributed)
         self.average = WeightAverage(learner, decay=config.ema_decay)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(learner, weight_decay=config.weight_decay),
@@ -161,13 +161,13 @@ class _Trainer:
         """One optimizer step; returns the gradient norm, possibly sharded."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        parts, num_targets = self.samples.step(step)
+        parts, num_targets = self.sampler.step(step)
         with accumulation(self.learner) as begin:
             for number, (batch, change) in enumerate(parts, start=1):
                 begin(number == len(parts))
                 loss = loss_of(batch, change) / num_targets
                 # FSDP2 averages gradients over ranks, but the loss is already a mean over the batches of all of them.
-                (loss * self.ranks.world_size).backward()
+                (loss * self.distributed.world_size).backward()
                 self._loss_sum += loss.detach()
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
         self._norm_sum += local(grad_norm)
@@ -192,14 +192,14 @@ class _Trainer:
         moments = [state[kind] for state in states for kind in resume.MOMENTS]
         tensors = [local(tensor.detach()) for tensor in [*self._parameters, *self.average.averages, *moments]]
         largest = torch.stack(torch._foreach_norm([tensor for tensor in tensors if tensor.numel()], math.inf))
-        count = int(self.ranks.total((~largest.isfinite()).sum()))
+        count = int(self.distributed.total((~largest.isfinite()).sum()))
         if count:
             raise TrainingDivergedError(f"{count} tensors of weights are not finite after step {step}; {_ADVICE}")
 
     def validate(self, step: int) -> dict[str, float]:
         """Numbers of the averaged weights, none where nothing is held out; raises unless they are finite."""
         held_out = len(self._validation_frames) > 0
-        frames = self._validation_frames if held_out else self.samples.order.batch(0)
+        frames = self._validation_frames if held_out else self.sampler.order.batch(0)
         self.learner.train(mode=False)
         with self.average.applied():
             metrics = evaluate(
@@ -207,8 +207,8 @@ class _Trainer:
                 self.data,
                 frames,
                 objective=self.objective,
-                batch_size=self.samples.micro_batch,
-                ranks=self.ranks,
+                batch_size=self.sampler.micro_batch,
+                distributed=self.distributed,
             )
         self.learner.train()
         broken = sorted(name for name, value in metrics.items() if not math.isfinite(value))
@@ -233,7 +233,7 @@ class _Trainer:
             learner=self.learner,
             average=self.average,
             optimizer=self.optimizer,
-            ranks=self.ranks,
+            distributed=self.distributed,
         )
 
     def resume(self) -> resume.Progress:
@@ -242,7 +242,7 @@ class _Trainer:
         if state is None:
             return resume.Progress()
         progress = resume.load(state, learner=self.learner, average=self.average, optimizer=self.optimizer)
-        self._loss_sum.fill_(progress.loss_sum if self.ranks.is_first else 0.0)
+        self._loss_sum.fill_(progress.loss_sum if self.distributed.is_first else 0.0)
         self._num_summed, self._last_loss = progress.num_summed, progress.last_loss
         logger.info("going on from step %d", progress.step)
         return progress
@@ -250,7 +250,7 @@ class _Trainer:
     def _checked_sum(self, step: int) -> float:
         """Every rank's summed loss, read from the device together with the gradient norms; raises unless both are
         finite."""
-        loss, norm = self.ranks.total(torch.stack([self._loss_sum, self._norm_sum])).tolist()
+        loss, norm = self.distributed.total(torch.stack([self._loss_sum, self._norm_sum])).tolist()
         for name, value in (("loss", loss), ("gradient", norm)):
             if not math.isfinite(value):
                 raise TrainingDivergedError(f"the {name} is {value} at step {step} or just before; {_ADVICE}")
@@ -260,10 +260,10 @@ class _Trainer:
 def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, bool]:
     """The loss as one function, compiled if asked for and possible; runs it once forward and backward to find out."""
     learner, data, objective = trainer.learner, trainer.data, trainer.objective
-    sharded = trainer.ranks.world_size > 1
-    sample = trainer.samples.first()
+    sharded = trainer.distributed.world_size > 1
+    sample = trainer.sampler.first()
 
-    def core(batch: Batch, change: PictureChange) -> Tensor:
+    def core(batch: Batch, change: ImageChange) -> Tensor:
         pixel_values = data.to_pixel_values(change.apply(batch.images_BNHWC))
         prediction = learner(
             batch.input_ids_BL,
@@ -277,7 +277,7 @@ def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, b
         return (losses_BT * objective.counted(batch.inside_BT).to(losses_BT.dtype)).sum()
 
     def loss_with(function: LossFunction) -> LossFunction:
-        def loss_of(batch: Batch, change: PictureChange) -> Tensor:
+        def loss_of(batch: Batch, change: ImageChange) -> Tensor:
             with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=config.bf16):
                 return function(batch, change)
 
@@ -310,9 +310,9 @@ def _check_first(loss: Tensor) -> None:
 class _Clock:
     """Progress from 0 to 1, by steps or by wall-clock time after the first (compiling) step, whichever is further."""
 
-    def __init__(self, config: TrainConfig, *, begin: float, spent: float, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, *, begin: float, spent: float, distributed: Distributed) -> None:
         self.num_steps = config.num_steps
-        self.ranks = ranks
+        self.distributed = distributed
         self.begin = begin + spent
         self.limit = None if config.minutes is None else 60 * config.minutes - spent
         if self.limit is not None and self.limit <= 0:
@@ -326,7 +326,7 @@ class _Clock:
         by_steps = 0.0 if self.num_steps is None else step / self.num_steps
         if self.limit is None:
             return by_steps
-        return max(by_steps, self.ranks.agreed((time.perf_counter() - self.begin) / self.limit))
+        return max(by_steps, self.distributed.agreed((time.perf_counter() - self.begin) / self.limit))
 
 
 def _validation_frames(config: TrainConfig, split: Split) -> Tensor:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from openvla_oft.data.batches import Batch
 from openvla_oft.data.demonstration import GRIPPER
-from openvla_oft.train.losses import soft_label_table, token_losses
+from openvla_oft.options import FinetuneOptions
+from transformers_openvla_oft.model import layouts
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap, gripper_to_env
+from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 
-OBJECTIVES = ("tokens", "l1")
 NEAR_BINS = 2
 
 Measurement = tuple[str, Tensor, Tensor]
@@ -109,6 +110,48 @@ class L1Objective:
         """``l1`` (normalised units) and the errors of the action in the environment's units."""
         yield "l1", self.losses(prediction, batch), batch.inside_BT
         yield from _action_errors(env_actions(prediction, self.token_map), batch, self.token_map)
+
+
+def build_objective(
+    options: FinetuneOptions, model: OpenVLAForActionPrediction, token_map: ActionTokenMap, device: torch.device
+) -> Objective:
+    """The loss that --objective, --layout and --label-sigma choose."""
+    if options.targets.objective == "l1":
+        return L1Objective(token_map)
+    if options.targets.layout == "oft":
+        end = layouts.end_token(model)
+        return OftTokenObjective(token_map, end_token=end, label_sigma=options.training.label_sigma, device=device)
+    return TokenObjective(token_map, label_sigma=options.training.label_sigma, device=device)
+
+
+def soft_label_table(num_bins: int, *, sigma: float) -> Tensor | None:
+    """Row v is the target distribution of bin v: a Gaussian of ``sigma`` bins, cut at the ends and summing to 1.
+
+    Bins are ordinal: hitting the neighbour is nearly right. Smoothing says so, and makes the learnt distributions
+    narrow bells, from which sampling at a temperature explores nearby actions rather than any action.
+    None for sigma 0 (hard labels).
+    """
+    if sigma < 0:
+        raise ValueError(f"label sigma {sigma} must not be negative (in bins; 0 = hard labels)")
+    if sigma == 0:
+        return None
+    bins_V = torch.arange(num_bins, dtype=torch.float32)
+    distances_VV = bins_V[:, None] - bins_V
+    return torch.softmax(-0.5 * (distances_VV / sigma) ** 2, dim=1)
+
+
+def token_losses(logits_BTV: Tensor, targets_BT: Tensor, *, table_VV: Tensor | None) -> Tensor:
+    """Cross-entropy of every token (B, T); minimal value is the entropy of the smoothed labels, 0 for hard ones."""
+    if table_VV is None:
+        return nn.functional.cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
+    return -(table_VV[targets_BT] * nn.functional.log_softmax(logits_BTV.float(), dim=-1)).sum(dim=-1)
+
+
+def token_cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor, *, table_VV: Tensor | None) -> Tensor:
+    """Mean over the masked-in tokens."""
+    losses_BT = token_losses(logits_BTV, targets_BT, table_VV=table_VV)
+    weights_BT = mask_BT.to(losses_BT.dtype)
+    return (losses_BT * weights_BT).sum() / weights_BT.sum().clamp_min(1)
 
 
 def env_actions(normalised_BCA: Tensor, token_map: ActionTokenMap) -> Tensor:

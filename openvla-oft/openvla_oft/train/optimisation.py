@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from openvla_oft.model.learner import local, trainable
+from openvla_oft.torch_utils.tensors import local, trainable
 
 
 def learning_rate(

@@ -29,8 +29,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from libero_runtime.folder_lock import LOCK_FILE
 from openvla_oft.cli import alone
 from openvla_oft.json_files import read_object
-from openvla_oft.model.learner import trainable
-from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.torch_utils.distributed import Distributed
+from openvla_oft.torch_utils.tensors import trainable
 from openvla_oft.train.optimisation import WeightAverage
 
 SETTINGS_FILE = "settings.json"
@@ -170,29 +170,29 @@ def save(
     learner: nn.Module,
     average: WeightAverage,
     optimizer: torch.optim.Optimizer,
-    ranks: Ranks,
+    distributed: Distributed,
 ) -> None:
     """Write a state and remove older ones. Collective; every rank writes its shards."""
     target = folder / STATE_FOLDER / f"step_{progress.step}"
     partial = target.with_name(f".writing_{target.name}")
-    if ranks.is_first:
+    if distributed.is_first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    ranks.wait()
+    distributed.wait()
     names = [name for name, parameter in trainable(learner).items() if parameter in optimizer.state]
     try:
         with _alone_is_fine():
             state_dict_saver.save(_tensors(learner, average, optimizer, names), checkpoint_id=partial)
     except CheckpointException as error:  # a BaseException, which nobody takes for an error
         raise RuntimeError(str(error)) from error
-    if ranks.is_first:
+    if distributed.is_first:
         text = json.dumps({**asdict(progress), "optimized": names})
         (partial / PROGRESS_FILE).write_text(text, encoding="utf-8")
         partial.rename(target)
         for old in target.parent.glob("step_*"):
             if old != target:
                 shutil.rmtree(old)
-    ranks.wait()
+    distributed.wait()
 
 
 def load(state: Path, *, learner: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer) -> Progress:

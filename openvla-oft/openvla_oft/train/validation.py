@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from openvla_oft.data.batches import Batch, DeviceData
-from openvla_oft.torch_utils.distributed import Ranks
+from openvla_oft.data.dataset import DemonstrationSet, Split
+from openvla_oft.model.learner import Learner
+from openvla_oft.torch_utils.distributed import Distributed
 from openvla_oft.train.objectives import Objective
 
 PredictFunction = Callable[[Batch], Tensor]
@@ -17,7 +19,7 @@ PredictFunction = Callable[[Batch], Tensor]
 
 
 def prediction_function(learner: Callable[..., Tensor], data: DeviceData, *, bf16: bool) -> PredictFunction:
-    """On pictures as the policy sees them when it acts.
+    """On images as the policy sees them when it acts.
 
     Of an autoregressive model it gives the logits after the expert's tokens.
     """
@@ -45,18 +47,18 @@ def evaluate(
     *,
     objective: Objective,
     batch_size: int,
-    ranks: Ranks | None = None,
+    distributed: Distributed | None = None,
 ) -> dict[str, float]:
     """Means over the counted targets of the given frames (indices in CPU memory), by the objective's names.
 
-    Collective where ``ranks`` are given: every rank takes its share of the batches, all of them get the result.
+    Collective where ``distributed`` is given: every rank takes its share of the batches, all of them get the result.
     """
-    ranks = ranks or Ranks()
+    distributed = distributed or Distributed()
     totals: dict[str, Tensor] = {}
     batches = frames.split(batch_size)
     # Sharded weights are gathered by all ranks together, so each runs equally many batches; spare ones weigh nothing.
-    num_rounds = -(-len(batches) // ranks.world_size)
-    for number in range(ranks.rank * num_rounds, (ranks.rank + 1) * num_rounds):
+    num_rounds = -(-len(batches) // distributed.world_size)
+    for number in range(distributed.rank * num_rounds, (distributed.rank + 1) * num_rounds):
         weight = float(number < len(batches))
         batch = data.batch(batches[min(number, len(batches) - 1)])
         for name, values, mask in objective.measure(predict(batch), batch):
@@ -65,5 +67,26 @@ def evaluate(
             totals[name] = totals[name] + sums if name in totals else sums
     if not totals:
         return {}
-    sums_M2 = ranks.total(torch.stack(list(totals.values())))
+    sums_M2 = distributed.total(torch.stack(list(totals.values())))
     return {name: float(total / count.clamp_min(1)) for name, (total, count) in zip(totals, sums_M2, strict=True)}
+
+
+def evaluate_per_task(
+    learner: Learner,
+    data: DeviceData,
+    demos: DemonstrationSet,
+    split: Split,
+    *,
+    objective: Objective,
+    bf16: bool,
+    batch_size: int,
+) -> dict[str, dict[str, float]]:
+    """Numbers on every held-out frame of each task."""
+    predict = prediction_function(learner, data, bf16=bf16)
+    tasks_V = demos.frame_tasks()[split.validation_frames]
+    results = {}
+    for task, language in enumerate(demos.languages):
+        frames = torch.from_numpy(split.validation_frames[tasks_V == task])
+        if frames.numel():
+            results[language] = evaluate(predict, data, frames, objective=objective, batch_size=batch_size)
+    return results

@@ -9,11 +9,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from openvla_oft.torch_utils.tensors import local
 from rlinf.custom.methods.base import TaskContext
 from rlinf.custom.methods.chunks import ActionChunks
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.shards import local, rank_and_size
+from rlinf.models.shards import rank_and_size
 
 
 def add_to_gradients(policy: Policy, terms: Mapping[str, Tensor]) -> None:

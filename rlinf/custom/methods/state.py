@@ -7,11 +7,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from openvla_oft.torch_utils.tensors import whole
 from rlinf.config.errors import ConfigError
 from rlinf.custom.methods.base import TaskContext
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.shards import shard_like, whole
+from rlinf.models.shards import shard_like
 from rlinf.run_layout import METHOD_STATE
 
 

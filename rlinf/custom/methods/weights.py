@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from openvla_oft.torch_utils.tensors import local
 from rlinf.models.lora import trainable_parameters
-from rlinf.models.shards import local
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from libero_runtime.render.cameras import demonstrated_name
 from libero_runtime.suites import STANDARD_SUITES, TaskSpec, load_suite
-from openvla_oft.data import hdf5, rlds, sources
+from openvla_oft.data import hdf5, reader, rlds
 from openvla_oft.data.dataset import chunk_actions
 from openvla_oft.data.demonstration import DemoInfo, ReadOptions
 from rlinf.config.compose import REPOSITORY
@@ -97,7 +97,7 @@ def read_demonstration(ref: DemonstrationRef, *, cameras: Sequence[str]) -> Demo
     options = read_options(cameras)
     if not rlds.is_shard(ref.path):
         hdf5.scan([ref.path], options)  # a file without the wrist's pictures is an error that says so
-    demo = sources.read(DemoInfo(ref.path, ref.name, ref.language, ref.num_steps, ref.offset), options)
+    demo = reader.read(DemoInfo(ref.path, ref.name, ref.language, ref.num_steps, ref.offset), options)
     return Demonstration(demo.images_TNHWC, demo.actions_TA)
 
 

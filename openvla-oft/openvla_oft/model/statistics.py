@@ -1,0 +1,115 @@
+"""Which statistics a training normalises actions with, and the file ``dataset_statistics.json`` that keeps them."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openvla_oft.data.dataset import DemonstrationSet
+from openvla_oft.data.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
+from openvla_oft.json_files import read_object
+from openvla_oft.options import FinetuneOptions
+from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
+
+logger = logging.getLogger(__name__)
+
+STATISTICS_FILE = "dataset_statistics.json"
+
+
+def norm_stats_key(suite: str) -> str:
+    """The name OpenVLA checkpoints give a LIBERO suite's statistics.
+
+    OpenVLA's own data drops idle steps, hence the name. Ours keeps them (a closing gripper needs its waiting time); the
+    name is kept because every reader of these checkpoints looks for it.
+    """
+    return f"{suite}_no_noops"
+
+
+def choose_statistics(
+    options: FinetuneOptions, model: OpenVLAForActionPrediction, demos: DemonstrationSet
+) -> dict[str, Statistics]:
+    """By key, the same for every suite: the checkpoint's own where it has them, so that tokens keep their meaning.
+
+    Those of an adapter that is continued count as the checkpoint's. Else the data's.
+
+    Raises:
+        ValueError: --unnorm-key names statistics that the checkpoint does not have, or it has others for each suite.
+    """
+    if options.targets.unnorm_key is not None:
+        return {options.targets.unnorm_key: model.config.dataset_norm_stats(options.targets.unnorm_key)}
+    keys = [norm_stats_key(suite) for suite in options.data.suite.split(",")]
+    all_stored = model.config.norm_stats or {}
+    stored = [all_stored[key] for key in keys if key in all_stored]
+    if stored:
+        if any(statistics != stored[0] for statistics in stored):
+            raise ValueError(
+                f"the checkpoint normalises the actions of {options.data.suite} differently; train one suite at a "
+                f"time, or choose one of its statistics with --unnorm-key"
+            )
+        if "action-bounds" in options.given:
+            raise ValueError(
+                f"--action-bounds would have no effect: the checkpoint has statistics of {options.data.suite}, which "
+                f"are kept so that its tokens keep their meaning; leave it out"
+            )
+        known = stored[0]
+        logger.info("keeping the checkpoint's action statistics for %s", options.data.suite)
+        if demos.proprio_FP is not None and "proprio" not in known:
+            known = {**known, "proprio": proprio_statistics(demos.proprio_FP)}
+        return dict.fromkeys(keys, known)
+    computed = action_statistics(
+        demos.actions_FA, num_trajectories=len(demos.demo_lengths_D), bounds=options.targets.action_bounds
+    )
+    if demos.proprio_FP is not None:
+        computed["proprio"] = proprio_statistics(demos.proprio_FP)
+    return dict.fromkeys(keys, computed)
+
+
+def normalised_proprio_of(demos: DemonstrationSet, statistics: Statistics, *, key: str) -> NDArray[np.float32] | None:
+    """Proprioception of every frame as the policy takes it, where it was read."""
+    if demos.proprio_FP is None:
+        return None
+    known = statistics.get("proprio")
+    if not isinstance(known, dict):
+        raise ValueError(f"--proprio: the statistics {key!r} have no 'proprio'; choose another --unnorm-key")
+    return normalised_proprio(demos.proprio_FP, known)
+
+
+def save_statistics(folder: Path, statistics: Mapping[str, Statistics]) -> None:
+    """Write ``dataset_statistics.json``."""
+    (folder / STATISTICS_FILE).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
+
+
+def stored_statistics(folder: Path) -> dict[str, Statistics]:
+    """``dataset_statistics.json`` of a folder by key; empty where there is none.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    file = folder / STATISTICS_FILE
+    if not file.is_file():
+        return {}
+    stored = read_object(file)
+    bounds = ("q01", "q99")
+    for key, statistics in stored.items():
+        action = statistics.get("action") if isinstance(statistics, dict) else None
+        if not isinstance(action, dict) or not all(isinstance(action.get(name), list) for name in bounds):
+            raise ValueError(f"{file}: {key!r} has no 'action' with the lists {bounds}; copy or write the file again")
+    return stored
+
+
+def take_adapter_statistics(model: OpenVLAForActionPrediction, adapter: Path) -> None:
+    """Put the statistics of an adapter over those of its base: its tokens mean what these say."""
+    own, base = stored_statistics(adapter), model.config.norm_stats or {}
+    if not own and not base:
+        logger.warning(
+            "neither %s nor its base has %s: action tokens will mean what the new data's statistics say",
+            adapter,
+            STATISTICS_FILE,
+        )
+    differing = sorted(key for key in own if key in base and own[key]["action"] != base[key]["action"])
+    if differing:
+        logger.warning("%s has other statistics of %s than its base; the adapter's are used", adapter, differing)
+    model.config.norm_stats = {**base, **own}
