@@ -20,7 +20,7 @@ KNOWN_MODULES: set[frozenset[str]] = set()
 KNOWN_FOLDERS = {
     frozenset({"openvla_oft.model", "openvla_oft.torch_utils", "openvla_oft.train"}),
 }
-KNOWN_CROWDS = {"rlinf/models", "transformers-openvla-oft/transformers_openvla_oft"}
+KNOWN_CROWDS: set[str] = set()
 
 
 def modules() -> dict[str, Path]:
