@@ -121,7 +121,7 @@ class Collector:
         size = self.image_size
         recorder.act(
             list(running),
-            frames_BNHWC=rng.integers(0, 256, (count, 1, size, size, 3), np.uint8),
+            images_BNHWC=rng.integers(0, 256, (count, 1, size, size, 3), np.uint8),
             bins_BCA=rng.integers(0, 256, (count, *CHUNK_SHAPE)),
             logprobs_BCA=np.full((count, *CHUNK_SHAPE), -np.log(256), np.float32),
         )
@@ -148,8 +148,8 @@ class Brightness(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(256))
 
-    def forward(self, frames_BNHWC: Tensor) -> Tensor:
-        brightness_B = frames_BNHWC[:, :, ::8, ::8].float().mean((1, 2, 3, 4)) / 127.5 - 1
+    def forward(self, images_BNHWC: Tensor) -> Tensor:
+        brightness_B = images_BNHWC[:, :, ::8, ::8].float().mean((1, 2, 3, 4)) / 127.5 - 1
         return brightness_B[:, None] * self.weight
 
 
@@ -178,7 +178,7 @@ class TinyPolicy:
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
         if self.first_s is None:
             self.first_s = time.monotonic() - self.started
-        log_probs_BV = torch.log_softmax(self.module(inputs.frames_BNHWC) / temperature, dim=-1)
+        log_probs_BV = torch.log_softmax(self.module(inputs.images_BNHWC) / temperature, dim=-1)
         chosen = log_probs_BV.gather(1, bins_BCA.flatten(1)).view(bins_BCA.shape)
         entropy_B = -(log_probs_BV.exp() * log_probs_BV).sum(1)
         self.largest = max(self.largest, private_bytes() - self.before)

@@ -35,7 +35,7 @@ class ToyPolicy:
 
     def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
         """(B, T, V); features have shape (B, T, F). Tokens do not depend on each other."""
-        return self.module(self.features[inputs.frames_BNHWC[:, 0, 0, 0, 0].long()])
+        return self.module(self.features[inputs.images_BNHWC[:, 0, 0, 0, 0].long()])
 
     def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
         log_probs = torch.log_softmax(self.action_logits(inputs, bins_BCA.flatten(1)) / temperature, dim=-1)

@@ -114,7 +114,7 @@ class EpisodeRecorder:
         self,
         episodes: Sequence[int],
         *,
-        frames_BNHWC: NDArray[np.uint8],
+        images_BNHWC: NDArray[np.uint8],
         bins_BCA: NDArray[np.int64],
         logprobs_BCA: NDArray[np.float32],
         values_B: NDArray[np.float32] | None = None,
@@ -123,7 +123,7 @@ class EpisodeRecorder:
         Without it an episode becomes a result and no samples."""
         for row, number in enumerate(episodes):
             # A view would keep the images of the whole batch until the longest of its episodes ends.
-            self._running[number].acted.append((frames_BNHWC[row].copy(), bins_BCA[row], logprobs_BCA[row]))
+            self._running[number].acted.append((images_BNHWC[row].copy(), bins_BCA[row], logprobs_BCA[row]))
             if values_B is not None:
                 self._running[number].values.append(values_B[row])
 

@@ -55,11 +55,11 @@ class Stated:
 class PolicyInputs:
     """Observations in the policy's own form, still compact.
 
-    frames_BNHWC: uint8 images at the policy's resolution; this is what a rollout keeps for the learner.
+    images_BNHWC: uint8 images at the policy's resolution; this is what a rollout keeps for the learner.
     languages: instructions.
     """
 
-    frames_BNHWC: Tensor
+    images_BNHWC: Tensor
     languages: tuple[str, ...]
 
     def __len__(self) -> int:

@@ -203,10 +203,10 @@ class SimpleCNN(nn.Module):
         return CNNOutput(logits_BTV.float(), values_B)
 
 
-def to_pixels(frames_BNHWC: Tensor) -> Tensor:
+def to_pixels(images_BNHWC: Tensor) -> Tensor:
     """uint8 images, or floats in [0, 1], to what the network reads: (B, 3 N, H, W) in [-1, 1]."""
-    scale = 1 / 127.5 if frames_BNHWC.dtype == torch.uint8 else 2.0
-    return (frames_BNHWC.float() * scale - 1.0).permute(0, 1, 4, 2, 3).flatten(1, 2)
+    scale = 1 / 127.5 if images_BNHWC.dtype == torch.uint8 else 2.0
+    return (images_BNHWC.float() * scale - 1.0).permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
 def fresh_cnn(settings: CNNSettings, *, seed: int, critic: bool = False) -> SimpleCNN:
@@ -336,7 +336,7 @@ class SimpleCNNPolicy:
 
     def _read(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
         instruction_BD = torch.from_numpy(np.stack([embed_instruction(text) for text in inputs.languages]))
-        return to_pixels(inputs.frames_BNHWC), instruction_BD.to(self.device)
+        return to_pixels(inputs.images_BNHWC), instruction_BD.to(self.device)
 
 
 def stated_by_cnn(checkpoint: Path) -> Stated:

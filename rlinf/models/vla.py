@@ -199,7 +199,7 @@ class VLAPolicy(ABC):
 
     def batch(self, inputs: PolicyInputs) -> PolicyBatch:
         """Prompts and normalised images, on the policy's device."""
-        return self.processor(inputs.frames_BNHWC, inputs.languages, resized=True)
+        return self.processor(inputs.images_BNHWC, inputs.languages, resized=True)
 
 
 def single_value(output: ActionOutput) -> Tensor | None:

@@ -210,7 +210,7 @@ class Collector:
             return
         launched = time.perf_counter()
         inputs = self._policy.prepare(Observation.cat(seen))
-        kept = [inputs.frames_BNHWC] if self._request.keep_samples else []
+        kept = [inputs.images_BNHWC] if self._request.keep_samples else []
         frames = Received(*kept)  # before the policy is busy with them
         output = self._policy.act(inputs, temperature=self._request.temperature, uniforms_BCA=self._uniforms(rows))
         values = [] if output.values_B is None else [output.values_B.float()]
@@ -236,7 +236,7 @@ class Collector:
         if self._request.keep_samples:
             self._recorder.act(
                 [stage.episode_of[env_id].episode for stage, env_id in flight.rows],
-                frames_BNHWC=frames[0],
+                images_BNHWC=frames[0],
                 bins_BCA=bins_BCA,
                 logprobs_BCA=logprobs_BCA,
                 values_B=values[0] if values else None,

@@ -66,8 +66,8 @@ def base_logits(
     parts = []
     for start in range(0, len(inputs), max_batch):
         rows = slice(start, start + max_batch)
-        part = PolicyInputs(inputs.frames_BNHWC[rows], inputs.languages[rows])
-        logits_BTV = policy.base_logits(part, bins_FT[rows].to(part.frames_BNHWC.device))
+        part = PolicyInputs(inputs.images_BNHWC[rows], inputs.languages[rows])
+        logits_BTV = policy.base_logits(part, bins_FT[rows].to(part.images_BNHWC.device))
         parts.append(logits_BTV.float().cpu())
     return torch.cat(parts)
 

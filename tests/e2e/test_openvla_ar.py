@@ -36,7 +36,7 @@ def _play(policy: Policy, env: LiberoEnv, *, temperature: float) -> RolloutBatch
         step = env.step_chunk(output.env_actions_BCA, ids, video_ids=())
         recorder.act(
             ids,
-            frames_BNHWC=inputs.frames_BNHWC.numpy(),
+            images_BNHWC=inputs.images_BNHWC.numpy(),
             bins_BCA=output.bins_BCA.numpy(),
             logprobs_BCA=output.logprobs_BCA.numpy(),
         )

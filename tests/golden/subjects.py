@@ -79,7 +79,7 @@ def act(policy: Policy, *, temperature: float) -> Arrays:
     with torch.no_grad():
         again = policy.evaluate_actions(inputs, output.bins_BCA, temperature=temperature or 1.0)
     return {
-        "images": inputs.frames_BNHWC.numpy(),
+        "images": inputs.images_BNHWC.numpy(),
         "bins": output.bins_BCA.numpy(),
         "logprobs": output.logprobs_BCA.numpy(),
         "actions": output.env_actions_BCA,
@@ -200,7 +200,7 @@ def play_policy(policy: Policy, env) -> Arrays:
         step = env.step_chunk(output.env_actions_BCA, ids, video_ids=())
         observation, done = step.observation, bool(step.done_B.all())
         seen = {
-            "images": inputs.frames_BNHWC.numpy(),
+            "images": inputs.images_BNHWC.numpy(),
             "bins": output.bins_BCA.numpy(),
             "logprobs": output.logprobs_BCA.numpy(),
             "executed": step.executed_BC,

@@ -87,7 +87,7 @@ def mesh() -> Iterator[torch.distributed.device_mesh.DeviceMesh]:
 @torch.no_grad()
 def test_flash_attention_agrees_on_padded_batches(folder: Path, multiple: int | None) -> None:
     processor = PrismaticProcessor.from_pretrained(folder, prompt_multiple=multiple)
-    batch = processor(inputs().frames_BNHWC, TASKS)
+    batch = processor(inputs().images_BNHWC, TASKS)
     given = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
     logits = {}
     for route in ("sdpa", "flash_attention_2"):
@@ -101,7 +101,7 @@ def test_flash_attention_agrees_on_padded_batches(folder: Path, multiple: int | 
 
 @torch.no_grad()
 def test_sdpa_agrees_with_eager_on_padded_batches(folder: Path) -> None:
-    batch = PrismaticProcessor.from_pretrained(folder)(inputs().frames_BNHWC, TASKS)
+    batch = PrismaticProcessor.from_pretrained(folder)(inputs().images_BNHWC, TASKS)
     given = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
     routes = [
         OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.float32, attn_implementation=route).cuda().eval()

@@ -106,15 +106,15 @@ def _step(rewards, executed, success, terminated, truncated):
 
 def _record(recorder, episodes, step, value):
     count, actions = step.executed_BC.shape
-    frames_BNHWC = np.full((count, 1, 2, 2, 3), value, np.uint8)
+    images_BNHWC = np.full((count, 1, 2, 2, 3), value, np.uint8)
     recorder.act(
         episodes,
-        frames_BNHWC=frames_BNHWC,
+        images_BNHWC=images_BNHWC,
         bins_BCA=np.full((count, actions, 7), value, np.int64),
         logprobs_BCA=np.zeros((count, actions, 7), np.float32),
     )
     recorder.step(episodes, step)
-    return weakref.ref(frames_BNHWC)  # tells whether the images of all its environments are still in memory
+    return weakref.ref(images_BNHWC)  # tells whether the images of all its environments are still in memory
 
 
 def test_recorder_turns_whole_episodes_into_samples_in_order():

@@ -53,7 +53,7 @@ def test_actions_depend_on_their_random_numbers_and_not_on_the_batch(small_polic
     inputs = policy.prepare(_observation(3))
     together = policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
     alone = policy.act(
-        PolicyInputs(inputs.frames_BNHWC[2:], inputs.languages[2:]), temperature=1.0, uniforms_BCA=uniforms[2:]
+        PolicyInputs(inputs.images_BNHWC[2:], inputs.languages[2:]), temperature=1.0, uniforms_BCA=uniforms[2:]
     )
     assert together.bins_BCA.shape == (3, 8, 7)
     assert torch.equal(together.bins_BCA[2], alone.bins_BCA[0])
@@ -64,7 +64,7 @@ def test_sampling_follows_the_distribution(small_policy):
     policy = read_policy(small_policy)
     count = 400
     inputs = policy.prepare(_observation(1))
-    repeated = PolicyInputs(inputs.frames_BNHWC.repeat(count, 1, 1, 1, 1), inputs.languages * count)
+    repeated = PolicyInputs(inputs.images_BNHWC.repeat(count, 1, 1, 1, 1), inputs.languages * count)
     uniforms = np.random.default_rng(2).random((count, 8, 7))
     output = policy.act(repeated, temperature=0.05, uniforms_BCA=uniforms)  # sharpened, so that few bins share the mass
     expected = policy.evaluate_actions(repeated, output.bins_BCA, temperature=0.05)

@@ -121,7 +121,7 @@ def test_a_batch_of_prompts_of_different_lengths_equals_one_by_one(checkpoint):
     assert together.bins_BCA.shape == (3, 1, 7)
     assert together.env_actions_BCA.shape == (3, 1, 7)
     for row in range(3):
-        part = PolicyInputs(inputs.frames_BNHWC[[row]], inputs.languages[row : row + 1])
+        part = PolicyInputs(inputs.images_BNHWC[[row]], inputs.languages[row : row + 1])
         alone = policy.act(part, temperature=1.0, uniforms_BCA=uniforms[[row]])
         assert torch.equal(alone.bins_BCA[0], together.bins_BCA[row])
         torch.testing.assert_close(alone.logprobs_BCA[0], together.logprobs_BCA[row], rtol=0, atol=1e-5)
@@ -141,7 +141,7 @@ def test_sampling_follows_the_distribution_after_the_sampled_tokens(checkpoint):
     policy = _policy(checkpoint)
     count = 512
     one = _inputs(policy, 1)
-    inputs = PolicyInputs(one.frames_BNHWC.expand(count, -1, -1, -1, -1), one.languages * count)
+    inputs = PolicyInputs(one.images_BNHWC.expand(count, -1, -1, -1, -1), one.languages * count)
     uniforms = np.random.default_rng(2).random((count, 1, 7))
     bins = policy.act(inputs, temperature=0.5, uniforms_BCA=uniforms).bins_BCA[:, 0, 0]
     probabilities = (policy.action_logits(one, torch.zeros((1, 7), dtype=torch.int64))[0, 0] / 0.5).softmax(-1)

@@ -120,10 +120,10 @@ def test_the_configuration_chooses_the_path(tmp_path, path, side):
     crop = path == "oft_center_crop"
     flat = torch.from_numpy(images).flatten(0, 1)
     wanted = resize_bicubic(flat, size=32) if path == "rl" else official_pictures(flat, size=32, center_crop=crop)
-    assert torch.equal(inputs.frames_BNHWC.flatten(0, 1), wanted)
+    assert torch.equal(inputs.images_BNHWC.flatten(0, 1), wanted)
     updated = policy.batch(inputs).pixel_values
     assert torch.equal(updated, policy.processor.pixel_values(torch.from_numpy(images)))
-    assert torch.equal(updated, policy.processor.pixel_values(inputs.frames_BNHWC, resized=True))
+    assert torch.equal(updated, policy.processor.pixel_values(inputs.images_BNHWC, resized=True))
     with pytest.raises(ValueError, match=r"resized images must have 32 x 32 pixels, given \(1, 1, 48, 48, 3\)"):
         policy.processor.pixel_values(torch.zeros(1, 1, 48, 48, 3, dtype=torch.uint8), resized=True)
     stored = policy.base_identity(LANGUAGE, torch.zeros(1, 56, dtype=torch.long))["image pipeline"]

@@ -96,7 +96,7 @@ def test_the_recorder_keeps_values_in_order_of_time():
         )
         recorder.act(
             episodes,
-            frames_BNHWC=np.zeros((count, 1, 4, 4, 3), np.uint8),
+            images_BNHWC=np.zeros((count, 1, 4, 4, 3), np.uint8),
             bins_BCA=np.zeros((count, 8, 7), np.int64),
             logprobs_BCA=np.zeros((count, 8, 7), np.float32),
             values_B=np.array(values, np.float32),

@@ -67,12 +67,12 @@ def test_samples_are_what_the_policy_saw_and_what_the_expert_did(tmp_path, polic
     frames = np.array([3])
     inputs = dataset.inputs(frames, torch.device("cpu"))
     assert inputs.languages == (task_names()[5].replace("_", " "),)
-    assert inputs.frames_BNHWC.shape == (1, 1, 32, 32, 3)
+    assert inputs.images_BNHWC.shape == (1, 1, 32, 32, 3)
     with h5py.File(ref.path) as file:
         stored = file["data/demo_0/obs/agentview_rgb"][3]
         actions = file["data/demo_0/actions"][()]
     upright = torch.from_numpy(stored[::-1, ::-1].copy())[None, None]
-    assert torch.equal(inputs.frames_BNHWC, policy.processor.resize(upright))
+    assert torch.equal(inputs.images_BNHWC, policy.processor.resize(upright))
 
     bins_BT = dataset.targets(frames, torch.device("cpu"))
     decoded = policy.actions.env_actions(bins_BT)[0].numpy()

@@ -74,10 +74,10 @@ def test_instructions_of_all_suites_are_told_apart():
 def test_an_action_depends_on_its_random_numbers_and_not_on_the_batch(checkpoint):
     policy = read_cnn(checkpoint)
     inputs = policy.prepare(_observation(3))
-    assert inputs.frames_BNHWC.shape == (3, 1, 32, 32, 3)
+    assert inputs.images_BNHWC.shape == (3, 1, 32, 32, 3)
     together = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms(3))
     alone = policy.act(
-        PolicyInputs(inputs.frames_BNHWC[2:], inputs.languages[2:]), temperature=1.0, uniforms_BCA=_uniforms(3)[2:]
+        PolicyInputs(inputs.images_BNHWC[2:], inputs.languages[2:]), temperature=1.0, uniforms_BCA=_uniforms(3)[2:]
     )
     assert torch.equal(together.bins_BCA[2], alone.bins_BCA[0])
     assert together.env_actions_BCA.shape == (3, 8, 7)

@@ -130,7 +130,7 @@ class LiberoTrajectoryDataset:
         Past the end of a demonstration the target is to stay, as in supervised training.
         """
         frames = [
-            prepare_frames(demo, ref.language, policy).frames_BNHWC.cpu() for ref, demo in zip(refs, demos, strict=True)
+            prepare_frames(demo, ref.language, policy).images_BNHWC.cpu() for ref, demo in zip(refs, demos, strict=True)
         ]
         dataset = LiberoTrajectoryDataset(
             frames_FNHWC=torch.cat(frames),
