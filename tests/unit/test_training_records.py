@@ -22,6 +22,7 @@ from tests.unit.sft_runs import run
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
 WRIST = "eye_in_hand"
+ADAPTER, BENEATH = "actor.model.lora_path={}", "actor.model.previous_lora_paths=[{}]"
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +134,7 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("name", BESIDE)
-@pytest.mark.parametrize("noted", [False, True])
+@pytest.mark.parametrize(("name", "noted"), zip(BESIDE, [False, True] * 3, strict=True))
 def test_a_network_beside_a_checkpoint_is_no_policy_of_tokens(folder, name, noted):
     if noted:
         note(folder)
@@ -144,16 +144,30 @@ def test_a_network_beside_a_checkpoint_is_no_policy_of_tokens(folder, name, note
     assert all(part in message for part in (str(folder), name, "--objective tokens", "actor.checkpoint_load_path"))
 
 
-@pytest.mark.parametrize(("config", "what"), [({"objective": "l1"}, "L1 regression"), ({"proprio": True}, "proprio")])
-def test_notes_say_it_without_the_file(folder, config, what):
-    note(folder, **config)
-    assert what in refused(folder)
-
-
-@pytest.mark.parametrize("key", ["actor.model.lora_path={}", "actor.model.previous_lora_paths=[{}]"])
-def test_so_do_those_of_an_adapter(stored, adapter, key):
-    note(adapter, objective="l1")
-    assert "actor.model.lora_path" in refused(stored, key.format(adapter))
+@pytest.mark.parametrize(
+    ("of_base", "of_adapter", "override", "words"),
+    [
+        ({"objective": "l1"}, None, "", ["L1 regression"]),
+        ({"proprio": True}, None, "", ["proprio"]),
+        (None, {"objective": "l1"}, ADAPTER, ["L1 regression", "actor.model.lora_path"]),
+        (None, {"objective": "l1"}, BENEATH, ["L1 regression", "actor.model.lora_path"]),
+        (
+            None, {"actions_per_chunk": 4}, ADAPTER,
+            ["actor.model.num_action_chunks=8", "give actor.model.num_action_chunks=4, and num_actions_chunk=4 in the "
+             "config.json of its base"],
+        ),
+        (
+            None, None, "actor.model.num_action_chunks=4",
+            ["give actor.model.model_name=openvla_oft and actor.model.num_action_chunks=8"],
+        ),
+    ],
+)  # fmt: skip
+def test_notes_say_what_cannot_work(folder, adapter, of_base, of_adapter, override, words):
+    for place, config in ((folder, of_base), (adapter, of_adapter)):
+        if config:
+            note(place, **config)
+    message = refused(folder, *([override.format(adapter)] if override else []))
+    assert [part for part in words if part not in message] == []
 
 
 def test_an_adapter_of_the_oft_repository_has_its_networks_above_it(stored, tmp_path):
@@ -277,18 +291,6 @@ def test_an_adapter_of_two_pictures_needs_a_base_that_says_so(folder, adapter):
 # --------------------------------------------------------------------------------------------------- chunks, statistics
 
 
-def test_other_chunks_are_refused(folder, adapter):
-    note(adapter, actions_per_chunk=4)
-    message = refused(folder, f"actor.model.lora_path={adapter}")
-    assert "actor.model.num_action_chunks=8" in message
-    assert "give actor.model.num_action_chunks=4, and num_actions_chunk=4 in the config.json of its base" in message
-
-
-def test_a_checkpoint_of_other_chunks_is_refused_before_anything_starts(stored):
-    message = refused(stored, "actor.model.num_action_chunks=4")
-    assert "give actor.model.model_name=openvla_oft and actor.model.num_action_chunks=8" in message
-
-
 def test_one_that_decodes_token_by_token_is_another_policy(tmp_path):
     message = refused(write_policy(tmp_path / "policy", num_actions=1))
     assert "give actor.model.model_name=openvla and actor.model.num_action_chunks=1" in message
@@ -367,8 +369,7 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize("part", PARTS, ids=str)
-@pytest.mark.parametrize("key", ["actor.model.lora_path={}", "actor.model.previous_lora_paths=[{}]"])
+@pytest.mark.parametrize(("part", "key"), zip(PARTS, [ADAPTER, BENEATH] * 6, strict=True), ids=str)
 def test_an_adapter_with_parts_beside_plain_lora_is_refused_before_anything_starts(stored, adapter, part, key):
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **part}))
