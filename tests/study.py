@@ -14,6 +14,7 @@ import yaml
 from rlinf.reporting import ledger
 from rlinf.reporting.ledger import EvaluationRecord
 from rlinf.reporting.loggers import MetricLogger
+from rlinf.run_layout import LEDGER_FILE
 
 PLACES = (
     "between the plate and the ramekin", "next to the ramekin", "from table center", "on the cookie box",
@@ -102,7 +103,7 @@ def write_record(
         probe=scale != 1.0,
     )
     record = dataclasses.replace(record, **changes)
-    ledger.append(folder / ledger.LEDGER_NAME, record)
+    ledger.append(folder / LEDGER_FILE, record)
     return record
 
 
@@ -110,7 +111,7 @@ def write_scales(logs: Path, method: str, seeds: tuple[int, ...], scales: tuple[
     """Evaluations of the last adapter under other scales: best near 1, half of the gain at a half."""
     for seed in seeds:
         folder = logs / method
-        final = ledger.rows([one for one in ledger.read(folder / ledger.LEDGER_NAME) if one.seed == seed])[-1]
+        final = ledger.rows([one for one in ledger.read(folder / LEDGER_FILE) if one.seed == seed])[-1]
         rates = np.array([final.success[task] for task in sorted(final.success)])
         for scale in scales:
             gain = 1 - (1 - scale) ** 2

@@ -15,9 +15,7 @@ import numpy as np
 
 from rlinf.reporting.jsonlines import append_line, read_lines
 from rlinf.reporting.metrics import SuccessMatrix
-from rlinf.run_layout import BASE_ROW, LEDGER_FILE, step_of
-
-LEDGER_NAME = LEDGER_FILE
+from rlinf.run_layout import BASE_ROW, step_of
 
 
 class LedgerError(ValueError):
@@ -143,64 +141,42 @@ def rows(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
     Of several, the one of the latest checkpoint counts; of those the one over the most tasks; of those the last. So
     neither looking at an earlier checkpoint nor trying out a single task changes a result.
     """
+
+    def rank(record: EvaluationRecord) -> tuple[int, int]:
+        return step_of(record.checkpoint), len(record.success)
+
     best: dict[tuple[int, ...], EvaluationRecord] = {}
     for record in records:
         if record.probe:
             continue
         other = best.get(record.learnt_tasks)
-        if other is None or _rank(record) >= _rank(other):
+        if other is None or rank(record) >= rank(other):
             best[record.learnt_tasks] = record
     return sorted(best.values(), key=lambda record: len(record.learnt_tasks))
 
 
-def _rank(record: EvaluationRecord) -> tuple[int, int]:
-    return (step_of(record.checkpoint), len(record.success))
-
-
-def success_matrix(
-    records: Sequence[EvaluationRecord],
-    *,
-    method: str,
-    seed: int,
-    require_base: bool = True,
-    common_tasks_only: bool = False,
-) -> SuccessMatrix:
+def success_matrix(records: Sequence[EvaluationRecord]) -> SuccessMatrix:
     """The success matrix of one run: base first, then one row per stage in the order of learning.
 
-    Of several records of one row, ``rows`` says which counts. Rows must be comparable: same suite, temperature and
-    assets, no stage missing in between, and the same tasks in each row (``common_tasks_only`` keeps the tasks that all
-    rows have).
+    Of several records of one row, ``rows`` says which counts. Its columns are the tasks that all rows have. The records
+    share method, seed, suite, temperature and assets.
     """
-    chosen = [record for record in records if record.method == method and record.seed == seed]
-    chosen = [record for record in chosen if not (record.probe or record.is_further)]
+    chosen = rows(records)
     if not chosen:
-        known = sorted({(one.method, one.seed) for one in records if not (one.probe or one.is_further)})
-        raise LedgerError(f"no evaluation of method '{method}' with seed {seed}; there are (method, seed): {known}")
-    for name in ("suite", "temperature", "assets"):
-        if len(values := {getattr(record, name) for record in chosen}) > 1:
-            raise LedgerError(
-                f"evaluations of '{method}' seed {seed} differ in {name}: {sorted(values)}; they cannot share a "
-                "matrix, so filter the records first"
-            )
-    chosen = rows(chosen)
-    if require_base and chosen[0].learnt_tasks:
-        raise LedgerError(f"the base model was not evaluated for '{method}' seed {seed}: use runner.eval_before=true")
+        raise LedgerError("the only evaluations are of other LoRA scales")
     before: tuple[int, ...] = ()
     stages = []
     for record in chosen:
-        added = row_tasks(record.row)
-        if before + added != record.learnt_tasks:
+        stages.append(row_tasks(record.row))
+        if before + stages[-1] != record.learnt_tasks:
             raise LedgerError(
-                f"row '{record.row}' of '{method}' seed {seed} has learnt {list(record.learnt_tasks)}, but the row "
-                f"before it {list(before)}: an evaluation is missing or two task orders are mixed"
+                f"row '{record.row}' of '{record.method}' seed {record.seed} has learnt {list(record.learnt_tasks)}, "
+                f"but the row before it {list(before)}: an evaluation is missing or two task orders are mixed"
             )
-        stages.append(added)
         before = record.learnt_tasks
-    task_sets = [set(record.success) for record in chosen]
-    tasks = sorted(set.intersection(*task_sets))
-    if not common_tasks_only and len(tasks) < len(set.union(*task_sets)):
-        listing = "; ".join(f"{record.row}: {sorted(record.success)}" for record in chosen)
-        raise LedgerError(f"rows of '{method}' seed {seed} evaluate different tasks ({listing})")
+    tasks = sorted(set.intersection(*(set(record.success) for record in chosen)))
+    if not tasks:
+        raise LedgerError("no task was evaluated in every row")
     return SuccessMatrix(
         tasks=tuple(tasks),
         stages=tuple(stages),

@@ -28,7 +28,6 @@ WANDB_ADVICE = (
     "run `wandb login`, set WANDB_API_KEY, set WANDB_MODE=offline to keep the run here, or remove it from "
     "runner.logger.logger_backends"
 )
-METRICS_NAME = METRICS_FILE
 
 
 class LoggerError(ValueError):
@@ -57,7 +56,7 @@ class MetricLogger:
     ) -> None:
         check_backends(backends)
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / METRICS_NAME
+        self.path = folder / METRICS_FILE
         self._backends: list[Backend] = []
         for name in dict.fromkeys(backends):
             self._backends.append(BACKENDS[name](folder, project, experiment, config))

@@ -17,9 +17,6 @@ from libero_runtime.cpus import num_cpus
 from rlinf.config.differences import flat
 from rlinf.run_layout import CONFIG_FILE, RUN_FILE
 
-RUN_INFO_NAME = RUN_FILE
-CONFIG_NAME = CONFIG_FILE
-
 
 class RunInfoError(ValueError):
     """A ``run.json`` or ``config.yaml`` that cannot be read."""
@@ -45,7 +42,7 @@ class RunInfo:
 
 def read(folder: Path) -> RunInfo | None:
     """What the folder of a run tells; None without ``run.json``. Keys that are unknown here are left out."""
-    path = folder / RUN_INFO_NAME
+    path = folder / RUN_FILE
     if not path.is_file():
         return None
     try:
@@ -59,7 +56,7 @@ def read(folder: Path) -> RunInfo | None:
             languages={int(task): str(text) for task, text in _texts(entry, "languages").items()},
             versions=_texts(entry, "versions"),
             hardware=_texts(entry, "hardware"),
-            config=_config(folder / CONFIG_NAME),
+            config=_config(folder / CONFIG_FILE),
         )
     except (ValueError, TypeError, AttributeError) as error:  # no JSON, or of another shape
         raise RunInfoError(f"{path} cannot be read ({error}); remove it, the next run writes it again") from error

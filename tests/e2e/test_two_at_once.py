@@ -10,6 +10,7 @@ import pytest
 
 from libero_runtime.folder_lock import only_one
 from rlinf.reporting import ledger
+from rlinf.run_layout import LEDGER_FILE
 from tests.launchers import SEED, TINY, command, run
 from tests.processes import wait_until
 
@@ -40,7 +41,7 @@ def test_training_waits_for_nobody_but_its_own_task(small_policy, tmp_path):
         is_refused(training(0, model, logs), folder, os.getpid())
         assert sorted(logs.rglob("*")) == before
         run(training(1, model, logs))
-    assert [record.row for record in ledger.read(results / ledger.LEDGER_NAME)] == ["base", "task_1"]
+    assert [record.row for record in ledger.read(results / LEDGER_FILE)] == ["base", "task_1"]
 
 
 @pytest.mark.slow
@@ -62,4 +63,4 @@ def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(s
                 os.kill(pid, signal.SIGCONT)
         assert first.returncode == (137 if kill else 0)
         assert holder(folder) == killed if kill else holder(folder) is None
-    assert len(ledger.read(folder.parent / ledger.LEDGER_NAME)) == 1
+    assert len(ledger.read(folder.parent / LEDGER_FILE)) == 1

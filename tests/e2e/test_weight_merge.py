@@ -35,4 +35,4 @@ def test_two_tasks_are_merged_and_scaled(small_policy, tmp_path):
         ("task_1", 0.0, 0.0, True),
     ]
     assert {record.method for record in records} == {"weight_merge"}
-    assert ledger.success_matrix(records, method="weight_merge", seed=SEED).success_RK.shape == (3, 2)
+    assert ledger.success_matrix(records).success_RK.shape == (3, 2)

@@ -23,6 +23,7 @@ from rlinf.envs import playable_tasks
 from rlinf.reporting import ledger
 from rlinf.reporting.ledger import EvaluationRecord
 from rlinf.reporting.report import collect, csv_table, latex, write_report
+from rlinf.run_layout import LEDGER_FILE
 from rlinf.runners.embodied import find_state
 from rlinf.runners.records import on_suite
 from tests.sequences import Evaluated, at, recipe, save
@@ -52,7 +53,7 @@ def logs(tmp_path: Path) -> Path:
     folder = tmp_path / "logs"
     for learnt in ((), (0,)):
         write_record(folder, "sequential", 7, learnt, np.full(10, 0.6 if learnt else 0.4))
-    path = folder / ledger.LEDGER_NAME
+    path = folder / LEDGER_FILE
     base, after = ledger.read(path)
     ledger.append(path, further(base, LAN, dict.fromkeys(range(10), 0.3)))
     ledger.append(path, further(after, LAN, dict.fromkeys(range(10), 0.5)))
@@ -132,7 +133,7 @@ def test_only_suites_that_are_missing_are_planned(tmp_path: Path):
 
 
 def test_a_run_finds_what_is_recorded_however_the_checkpoint_is_spelt(logs: Path):
-    path = logs / ledger.LEDGER_NAME
+    path = logs / LEDGER_FILE
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         line["checkpoint"] = line["checkpoint"].replace("global_step_6", "checkpoints/global_step_6/actor")
@@ -159,14 +160,15 @@ def test_the_configuration_of_a_further_suite_differs_in_nothing_else():
 
 
 def test_records_of_further_suites_come_back_and_stay_out_of_the_matrix(logs: Path):
-    records = ledger.read(logs / ledger.LEDGER_NAME)
+    records = ledger.read(logs / LEDGER_FILE)
     assert [one.suite for one in records if one.is_further] == [LAN, LAN, "libero_spatial_task"]
-    matrix = ledger.success_matrix(records, method="sequential", seed=7)
-    assert matrix.success_RK.tolist() == [[0.4] * 10, [0.6] * 10]
+    (experiment,) = collect([logs])
+    assert experiment.matrix is not None
+    assert experiment.matrix.success_RK.tolist() == [[0.4] * 10, [0.6] * 10]
 
 
 def test_a_ledger_without_further_suites_is_read_as_before(logs: Path):
-    path = logs / ledger.LEDGER_NAME
+    path = logs / LEDGER_FILE
     lines = [json.loads(line) for line in path.read_text().splitlines()][:2]
     for line in lines:
         del line["learnt_suite"]
@@ -197,7 +199,7 @@ def test_the_report_shows_further_suites_beside_the_matrix(logs: Path, capsys: p
 
 
 def test_an_evaluation_of_another_epoch_is_not_shown_with_a_row(logs: Path):
-    path = logs / ledger.LEDGER_NAME
+    path = logs / LEDGER_FILE
     after = ledger.read(path)[1]
     ledger.append(path, further(dataclasses.replace(after, checkpoint="global_step_9"), SWAP, {0: 1.0}))
     (experiment,) = collect([logs])
@@ -205,7 +207,7 @@ def test_an_evaluation_of_another_epoch_is_not_shown_with_a_row(logs: Path):
 
 
 def test_a_further_suite_alone_has_a_report_of_its_own(logs: Path):
-    path = logs / ledger.LEDGER_NAME
+    path = logs / LEDGER_FILE
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines() if LAN in line))
     (experiment,) = collect([logs])
     assert experiment.title == "Sequential fine-tuning on LIBERO-Spatial, other words"

@@ -18,12 +18,13 @@ import pytest
 from rlinf.cli import report as cli
 from rlinf.config.differences import differences, flat
 from rlinf.config.schema import Config
-from rlinf.reporting import ledger, metrics
+from rlinf.reporting import metrics
 from rlinf.reporting.report import ReportError, collect, csv_table, latex, plots, write_report
 from rlinf.reporting.report.columns import COLUMNS, Column, libero_curves
 from rlinf.reporting.report.compare import Comparison, MethodRuns, comparisons, results_settings, scale_curves
 from rlinf.reporting.report.names import task_ranges
 from rlinf.reporting.report.plots import Axis, Curve
+from rlinf.run_layout import LEDGER_FILE
 from tests.study import BASE, METHODS, SETTINGS, write_record, write_scales, write_sets, write_study
 
 AFTER_ALL = ("sequential", "ewc", "er", "der", "weight_merge", "slca", "multitask")
@@ -173,7 +174,7 @@ def test_random_actions_are_a_reference(tmp_path: Path) -> None:
     html = page(tmp_path)
     assert re.search(r"Random actions<br><small>1 seed: ", html)
     assert "In no table" not in html
-    path = tmp_path / "random_action" / ledger.LEDGER_NAME
+    path = tmp_path / "random_action" / LEDGER_FILE
     path.write_text(path.read_text().replace("altered 1ef524f5e7df", "official"))
     assert only_comparison(tmp_path).references == ()
     assert "Random actions on LIBERO-Spatial, seed 1: evaluated on another suite or other assets" in page(tmp_path)
@@ -285,7 +286,7 @@ def test_a_seed_that_is_in_no_table_is_said_everywhere(tmp_path: Path, capsys: p
 
 def test_runs_without_a_matrix_are_listed_with_the_reason_and_make_no_table(tmp_path: Path) -> None:
     write_study(tmp_path, methods=("er", "ewc"), seeds=(1,), num_tasks=1)
-    for path in tmp_path.rglob(ledger.LEDGER_NAME):
+    for path in tmp_path.rglob(LEDGER_FILE):
         path.unlink()
     html = page(tmp_path)
     assert html.count("seed 1: nothing has been evaluated yet</li>") == html.count('<details class="run"') == 2

@@ -24,7 +24,7 @@ from rlinf.engines.learner import PolicyLearner
 from rlinf.models import PolicyInputs, PolicySource, ReplayablePolicy, find_weights, load_policy
 from rlinf.models.simple_cnn import CNNSettings, embed_instruction
 from rlinf.reporting import ledger
-from rlinf.run_layout import checkpoints, publish, start_writing
+from rlinf.run_layout import LEDGER_FILE, checkpoints, publish, start_writing
 from rlinf.workers.random_action import RandomActionPolicy
 from tests.sequences import at
 from tests.simple_cnn import read_cnn, write_cnn
@@ -271,7 +271,7 @@ def test_random_actions_do_not_stand_for_the_base_model(tmp_path):
     workspace = at(tmp_path)
     planned = []
     for method in ("random_action", "simple_cnn"):
-        ledger.append(tmp_path / "logs" / "simple_cnn" / ledger.LEDGER_NAME, _record(method))
+        ledger.append(tmp_path / "logs" / "simple_cnn" / LEDGER_FILE, _record(method))
         _, steps = sequence_steps(arguments, workspace)
         planned.append("evaluate the base model" in steps[0].todo)
     assert planned == [True, False]

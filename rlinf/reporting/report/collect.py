@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rlinf.reporting import ledger, run_info
 from rlinf.reporting.ledger import EvaluationRecord, LedgerError
-from rlinf.reporting.loggers import METRICS_NAME, read_metrics
+from rlinf.reporting.loggers import read_metrics
 from rlinf.reporting.metrics import MetricsError, SuccessMatrix
 from rlinf.reporting.report.names import method_name, suite_name
 from rlinf.reporting.run_info import RunInfo
-from rlinf.run_layout import step_of
+from rlinf.run_layout import LEDGER_FILE, METRICS_FILE, RUN_FILE, step_of
 
 VIDEO_TYPES = {".webp": "image/webp", ".gif": "image/gif", ".webm": "video/webm", ".mp4": "video/mp4"}
 _TASK_FOLDER = re.compile(r"tasks?_(all|\d+(?:[_,-]\d+)*)_seed(\d+)")
@@ -102,7 +102,7 @@ def collect(folders: Sequence[Path]) -> list[Experiment]:
     for folder in folders:
         if not folder.is_dir():
             raise ReportError(f"{folder} is no folder; give folders of results such as logs/quickstart")
-    ledgers = _find(folders, ledger.LEDGER_NAME)
+    ledgers = _find(folders, LEDGER_FILE)
     runs = _training_runs(folders)
     experiments = []
     claimed: set[Path] = set()
@@ -117,7 +117,7 @@ def collect(folders: Sequence[Path]) -> list[Experiment]:
     experiments += [_without_ledger(folder, seed, group) for (folder, seed), group in orphans.items()]
     if not experiments:
         raise ReportError(
-            f"found neither {ledger.LEDGER_NAME} nor task_*_seed*/{METRICS_NAME} below "
+            f"found neither {LEDGER_FILE} nor task_*_seed*/{METRICS_FILE} below "
             f"{', '.join(map(str, folders))}: run an experiment first, or give its log folder"
         )
     return sorted(experiments, key=lambda one: (one.method, one.suite, one.seed, str(one.folder)))
@@ -130,12 +130,12 @@ def _find(folders: Sequence[Path], name: str) -> list[Path]:
 
 def _training_runs(folders: Sequence[Path]) -> list[TrainingRun]:
     # run.json alone counts too: a run that has not finished its first epoch.
-    paths = _find(folders, METRICS_NAME) + _find(folders, run_info.RUN_INFO_NAME)
+    paths = _find(folders, METRICS_FILE) + _find(folders, RUN_FILE)
     runs = []
     for folder in dict.fromkeys(path.parent for path in paths):
         if match := _TASK_FOLDER.fullmatch(folder.name):
             tasks = () if match[1] == "all" else tuple(int(task) for task in re.split(r"[_,-]", match[1]))
-            metrics = read_metrics(folder / METRICS_NAME) if (folder / METRICS_NAME).exists() else {}
+            metrics = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).exists() else {}
             runs.append(
                 TrainingRun(folder=folder, tasks=tasks, seed=int(match[2]), metrics=metrics, info=run_info.read(folder))
             )
@@ -200,18 +200,10 @@ def _further(
 
 
 def _matrix(records: Sequence[EvaluationRecord]) -> tuple[SuccessMatrix | None, str]:
-    if not records:
-        return None, "the only evaluations are of other LoRA scales"
-    first = records[0]
-    if not set.intersection(*(set(record.success) for record in records)):
-        return None, "no task was evaluated in every row"
     try:
-        matrix = ledger.success_matrix(
-            records, method=first.method, seed=first.seed, require_base=False, common_tasks_only=True
-        )
+        return ledger.success_matrix(records), ""
     except (LedgerError, MetricsError) as error:
         return None, str(error)
-    return matrix, ""
 
 
 def _position(run: TrainingRun, order: Sequence[int]) -> tuple[int, tuple[int, ...]]:
