@@ -102,6 +102,7 @@ def mammoth_forgetting(table: Table) -> float:
 def test_values_agree_with_both_projects(table: Table) -> None:
     m = matrix_of(table)
     assert value(metrics.nbt_libero(m)) == pytest.approx(libero_nbt(table))
+    assert value(metrics.average_success(m)) == pytest.approx(sum(table[-1]) / 4)
     assert value(metrics.backward_transfer(m)) == pytest.approx(mammoth_bwt(table))
     assert value(metrics.nbt_final(m)) == pytest.approx(-mammoth_bwt(table))
     assert value(metrics.forward_transfer(m)) == pytest.approx(mammoth_fwt(table, BASE))

@@ -83,7 +83,8 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "id": id, "zip": zip, "LEFT_OUT": LEFT_OUT, "COLUMNS": COLUMNS, "NUM_COLOURS": NUM_COLOURS,
-        "heat_rows": plots.heat_rows, "learnt_places": plots.learnt_places, "metrics": metrics,
+        "heat_rows": plots.heat_rows, "learnt_places": plots.learnt_places,
+        "before_and_after": plots.before_and_after, "metrics": metrics,
     }  # fmt: skip
     return environment
 
@@ -101,7 +102,6 @@ def _run(experiment: Experiment, *, max_videos: int, max_bytes: int) -> dict[str
         "matrix": matrix,
         "facts": _facts(experiment),
         "notes": _notes(experiment),
-        "bars": [] if matrix is None else _bars(matrix),
         "further": _further(experiment),
         "training": _training(experiment),
         "scales": _scales([method]),
@@ -156,13 +156,6 @@ def _notes(experiment: Experiment) -> list[str]:
         if dropped := sorted(evaluated - set(experiment.matrix.tasks)):
             notes.append(f"Left out, as not every evaluation covers them: tasks {names.listing(dropped)}.")
     return notes
-
-
-def _bars(matrix: SuccessMatrix) -> list[tuple[int, list[plots.Bar], list[str]]]:
-    """By task, learnt ones first: its bars and the values beside them."""
-    tasks = [*matrix.learnt_tasks, *matrix.held_out_tasks]
-    bars = {task: plots.before_and_after(matrix, task) for task in tasks}
-    return [(task, bars[task], [names.percent(bar.value) for bar in bars[task]]) for task in tasks]
 
 
 def _further(experiment: Experiment) -> list[dict[str, Any]]:
