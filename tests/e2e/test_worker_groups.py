@@ -1,4 +1,7 @@
-"""Groups of workers on one cluster: what a constructor refuses reaches the user, and what is left of an earlier run."""
+"""Groups of workers on one cluster: what a constructor refuses reaches the user, and what is left of an earlier run.
+
+Workers import this module, hence no torch here.
+"""
 
 import errno
 import os
@@ -7,11 +10,13 @@ from typing import ClassVar
 
 import pytest
 
-from rlinf.cli.console import user_message
 from rlinf.config import ConfigError
 from rlinf.scheduler.cluster import Cluster
 from rlinf.scheduler.worker_group import WorkerGroup
-from transformers_openvla_oft import CheckpointError
+
+
+class RefusedError(ValueError):
+    """A package's own kind, as ``CheckpointError`` is."""
 
 
 class Policy:
@@ -66,7 +71,7 @@ def test_a_renewed_worker_keeps_its_process_and_nothing_else(group):
 
 
 @pytest.mark.parametrize(
-    "error", [ConfigError("no name"), CheckpointError("cut off")], ids=lambda one: type(one).__name__
+    "error", [ConfigError("no name"), RefusedError("cut off")], ids=lambda one: type(one).__name__
 )
 def test_a_constructors_refusal_comes_as_it_was_raised(group, error):
     """Of one of two workers, and not as Ray's account of it."""
@@ -76,6 +81,8 @@ def test_a_constructors_refusal_comes_as_it_was_raised(group, error):
 
 
 def test_a_full_disk_is_told_in_words(group):
+    from rlinf.cli.console import user_message
+
     group.renew(lambda index: ("full", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/worker")))
     with pytest.raises(OSError) as caught:
         group.call("state")
@@ -83,7 +90,7 @@ def test_a_full_disk_is_told_in_words(group):
 
 
 def test_a_new_workers_refusal_comes_too(cluster):
-    bad = WorkerGroup("bad", Worker, 1, lambda _: ("odd", CheckpointError("worker is odd")), timeout_s=300)
-    with pytest.raises(CheckpointError, match="worker is odd"):
+    bad = WorkerGroup("bad", Worker, 1, lambda _: ("odd", RefusedError("worker is odd")), timeout_s=300)
+    with pytest.raises(RefusedError, match="worker is odd"):
         bad.call("state")
     bad.stop()
