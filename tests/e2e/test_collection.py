@@ -1,6 +1,5 @@
 """A collection of episodes: what comes out does not depend on when simulators and the policy answer."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,55 +8,14 @@ import pytest
 import ray
 
 from rlinf.config.schema import EnvSplitConfig
-from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
+from rlinf.data import EpisodePlan, Observation, RolloutBatch
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models.transfer import Received
 from rlinf.scheduler.cluster import Cluster
 from rlinf.workers import collection
 from rlinf.workers.collection import Collector, CollectRequest
-from rlinf.workers.env import PlayRequest
 from rlinf.workers.random_action import RandomActionPolicy
-
-NUM_ACTIONS = 2
-
-
-class Simulator:
-    """Episode ``e`` ends after ``1 + e % 3`` chunks; its image says which episode and which chunk it shows."""
-
-    def begin(self, seconds: float) -> None:
-        """Forget all episodes; from now on a call takes so long."""
-        self._seconds = seconds
-        self._chunk_of: dict[int, int] = {}
-        self._plan_of: dict[int, EpisodePlan] = {}
-
-    def configure(self, split: EnvSplitConfig) -> None:
-        self._split = split
-
-    def play(self, request: PlayRequest) -> tuple[Observation | None, EnvStep | None]:
-        time.sleep(self._seconds)
-        step = None
-        if request.step_ids:
-            for env_id in request.step_ids:
-                self._chunk_of[env_id] += 1
-            over_B = np.array([self._chunk_of[e] > self._plan_of[e].episode % 3 for e in request.step_ids])
-            each = (len(over_B), NUM_ACTIONS)
-            step = EnvStep(
-                observation=self._seen(request.step_ids),
-                rewards_BC=request.actions_BCA[..., 0],
-                executed_BC=np.ones(each, bool),
-                success_BC=np.repeat(over_B[:, None], NUM_ACTIONS, axis=1),
-                terminated_B=over_B,
-                truncated_B=np.zeros_like(over_B),
-            )
-        for env_id, plan in zip(request.start_ids, request.start, strict=True):
-            self._plan_of[env_id], self._chunk_of[env_id] = plan, 0
-        return self._seen(request.start_ids) if request.start else None, step
-
-    def _seen(self, env_ids: tuple[int, ...]) -> Observation:
-        images = np.zeros((len(env_ids), 1, 32, 32, 3), np.uint8)
-        for row, env_id in enumerate(env_ids):
-            images[row, ..., 0], images[row, ..., 1] = self._plan_of[env_id].episode, self._chunk_of[env_id]
-        return Observation(images, np.zeros((len(env_ids), 8), np.float32), ("lift",) * len(env_ids))
+from tests.e2e.toy_simulator import NUM_ACTIONS, Simulator
 
 
 class Late(Received):
