@@ -183,6 +183,9 @@ def test_an_unfinished_run_is_continued_with_its_options_only_and_by_one_process
         begin(0.3)
     assert begin(0.3, restart=True) == {}
     assert begin(0.3) == {0: False, 1: True}
+    shards = Shards(tmp_path, "{}")
+    shards.clear(0)
+    assert [path.suffix for path in shards.folder.glob("task*")] == [".partial"], "a worker may be writing it"
 
 
 def simulate(tasks, fails, *, num_workers, seed):

@@ -172,10 +172,8 @@ def record(
             total = len(files) * options.episodes_per_task
             with tqdm(total=total, initial=num_done, unit="demo", disable=not show_progress) as bar:
                 _record_tasks(tasks, recorder, num_workers, bar)
-            for task_id in files:
-                shards.clear(
-                    task_id
-                )  # of attempts that were not needed, or of a run killed when a file was just written
+            for task_id in files:  # attempts that were not needed, or of a run killed when a file was just written
+                shards.clear(task_id)
             num_attempts |= {task.task_id: task.wanted[-1] + 1 for task in tasks}
     return [TaskResult(task_id, num_attempts[task_id], episode_lengths(path)) for task_id, path in files.items()]
 

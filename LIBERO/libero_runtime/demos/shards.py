@@ -76,12 +76,15 @@ class Shards:
 
     def made(self, task_id: int) -> dict[int, bool]:
         """The attempts that need not be made again, and whether they succeeded."""
-        paths = [path for path in self.folder.glob(f"task{task_id}_attempt*") if path.suffix in (".hdf5", ".failed")]
-        return {int(path.stem.partition("_attempt")[2]): path.suffix == ".hdf5" for path in paths}
+        return {int(path.stem.partition("_attempt")[2]): path.suffix == ".hdf5" for path in self._finished(task_id)}
+
+    def _finished(self, task_id: int) -> list[Path]:
+        """Without those that a worker is writing."""
+        return [path for path in self.folder.glob(f"task{task_id}_attempt*") if path.suffix in (".hdf5", ".failed")]
 
     def clear(self, task_id: int) -> None:
         """A task's demonstrations are in their final file."""
-        for path in self.folder.glob(f"task{task_id}_attempt*"):
+        for path in self._finished(task_id):
             path.unlink()
 
     def check_complete(self, path: Path) -> None:
