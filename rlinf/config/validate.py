@@ -1,7 +1,8 @@
-"""Rules that span several keys. Each raises ``ConfigError`` with the numbers; none edits the configuration."""
+"""What settings may be, alone and together. Each rule raises ``ConfigError`` with the numbers; none edits anything."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import isfinite
+from operator import attrgetter
 from pathlib import Path
 
 from rlinf.config.compose import REPOSITORY
@@ -17,28 +18,101 @@ PRECISIONS = ("fp32", "bf16")
 ATTENTION_ROUTES = ("sdpa", "flash_attention_2", "eager")
 PICTURE_PATHS = ("rl", "oft", "oft_center_crop")
 CHECKPOINTING_POLICIES = ("full", "attention", "matmuls")
-LEAST_STORE_GB = 0.1  # Ray asks for 75 MiB
 LOSS_OF_ADVANTAGE = {"grpo": "grpo", "gae": "ppo"}
 SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
 
+CHOICES: dict[str, Collection[str]] = {
+    "algorithm.adv_type": LOSS_OF_ADVANTAGE.keys(),
+    "algorithm.loss_type": LOSS_OF_ADVANTAGE.values(),
+    "algorithm.loss_aggregation": ("episode", "token"),
+    "rollout.worker": ("policy", RANDOM_ACTION),
+    "env.look": ("fast", "official"),
+    "rollout.precision": PRECISIONS,
+    "actor.fsdp.param_dtype": PRECISIONS,
+    "actor.model.gradient_checkpointing_policy": CHECKPOINTING_POLICIES,
+    "actor.model.picture_path": PICTURE_PATHS,
+    "actor.model.attn_implementation": ATTENTION_ROUTES,
+    "runner.logger.logger_backends": ("tensorboard", "wandb"),
+}
+"""What a key, or each entry of a list, may be where it is not null."""
+
+RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "must be at least 1",
+        lambda value: value >= 1,
+        (
+            "runner.max_epochs",
+            "runner.save_interval",
+            "algorithm.num_group_envs",
+            "algorithm.rollout_epoch",
+            "algorithm.update_epoch",
+            "env.num_envs_per_worker",
+            "env.pipeline_stages",
+            "env.train.max_episode_steps",
+            "env.eval.max_episode_steps",
+            "env.eval.episodes_per_task",
+            "actor.global_batch_size",
+            "actor.model.lora_rank",
+            "actor.model.gradient_checkpointing_every",
+            "rollout.max_batch",
+        ),
+    ),
+    (
+        f"must be at least 1, or {BY_MEMORY} to choose by the GPU",
+        lambda value: value >= 1 or value == BY_MEMORY,
+        ("actor.micro_batch_size",),
+    ),
+    ("must be at least 0.1, or null", lambda value: value >= 0.1, ("cluster.object_store_gb",)),  # Ray asks for 75 MiB
+    (
+        "must not be negative",
+        lambda value: value >= 0,
+        ("runner.seed", "algorithm.sampling_params.temperature_eval", "actor.optim.critic_warmup_steps"),
+    ),
+    (
+        "must be between 0 and 1",
+        lambda value: 0 <= value <= 1,
+        (
+            "algorithm.gamma",
+            "algorithm.gae_lambda",
+            "method.merge.coeff",
+            "actor.model.previous_lora_coeff",
+            "actor.model.lora_scale",
+        ),
+    ),
+    (
+        "must be greater than 0",
+        lambda value: value > 0,
+        ("algorithm.value_clip", "algorithm.huber_delta", "algorithm.sampling_params.temperature_train"),
+    ),
+    (
+        "must be greater than 0, and finite",
+        lambda value: value > 0 and isfinite(value),
+        ("actor.optim.lr", "actor.optim.value_lr"),
+    ),
+)
+"""What numbers must be where they are not null."""
+
 
 def validate(config: Config, *, num_tasks: int) -> None:
-    """Check a configuration for a suite of ``num_tasks`` tasks before anything is started or written."""
-    rules: tuple[Callable[[Config], None], ...] = (
-        _choices,
-        _one_model,
-        _positive,
-        _sampling,
-        _critic,
-        _factors,
-        _base_logits,
-        _merged_acting,
-        _batches,
-    )
-    for rule in rules:
+    """Check a configuration for a suite of ``num_tasks`` tasks before anything is started or written.
+
+    Raises:
+        ConfigError: names the key, its value and what it may be.
+    """
+    for key, allowed in CHOICES.items():
+        given = attrgetter(key)(config)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value not in allowed:
+                raise ConfigError(f"{key}={value} is not known; expected one of: {', '.join(allowed)}")
+    for must, holds, keys in RANGES:
+        for key in keys:
+            number = attrgetter(key)(config)
+            if number is not None and not holds(number):
+                raise ConfigError(f"{key}={number} {must}")
+    for rule in (_one_model, _adapters, _critic, _base_logits, _merged_acting, _batches):
         rule(config)
-    _task_ids("env.fixed_task_ids", config.env.fixed_task_ids, num_tasks, config.env.suite)
-    _task_ids("env.eval_task_ids", config.env.eval_task_ids, num_tasks, config.env.suite)
+    for name in ("fixed_task_ids", "eval_task_ids"):
+        _task_ids(f"env.{name}", getattr(config.env, name), num_tasks, config.env.suite)
 
 
 def check_eval_suites(env: EnvConfig, num_tasks_of: Callable[[str], int]) -> None:
@@ -97,29 +171,6 @@ def episodes_per_epoch(config: Config) -> int:
     return algorithm.num_group_envs * algorithm.group_size * algorithm.rollout_epoch
 
 
-def _choices(config: Config) -> None:
-    model = config.actor.model
-    attention = model.attn_implementation
-    one_of: tuple[tuple[str, str, Sequence[str]], ...] = (
-        ("algorithm.adv_type", config.algorithm.adv_type, tuple(LOSS_OF_ADVANTAGE)),
-        ("algorithm.loss_type", config.algorithm.loss_type, tuple(LOSS_OF_ADVANTAGE.values())),
-        ("algorithm.loss_aggregation", config.algorithm.loss_aggregation, ("episode", "token")),
-        ("rollout.worker", config.rollout.worker, ("policy", RANDOM_ACTION)),
-        ("env.look", config.env.look, ("fast", "official")),
-        ("rollout.precision", config.rollout.precision, PRECISIONS),
-        ("actor.fsdp.param_dtype", config.actor.fsdp.param_dtype, PRECISIONS),
-        ("actor.model.gradient_checkpointing_policy", model.gradient_checkpointing_policy, CHECKPOINTING_POLICIES),
-        *([("actor.model.picture_path", model.picture_path, PICTURE_PATHS)] if model.picture_path is not None else []),
-        *([("actor.model.attn_implementation", attention, ATTENTION_ROUTES)] if attention is not None else []),
-    )
-    for key, value, allowed in one_of:
-        if value not in allowed:
-            raise ConfigError(f"{key}={value} is not known; expected one of: {', '.join(allowed)}")
-    for backend in config.runner.logger.logger_backends:
-        if backend not in ("tensorboard", "wandb"):
-            raise ConfigError(f"runner.logger.logger_backends names {backend!r}; expected any of: tensorboard, wandb")
-
-
 def _one_model(config: Config) -> None:
     actor, rollout = config.actor.checkpoint_load_path, config.rollout.model_dir
     if Path(actor).expanduser().resolve() != Path(rollout).expanduser().resolve():
@@ -129,73 +180,18 @@ def _one_model(config: Config) -> None:
         )
 
 
-def _positive(config: Config) -> None:
-    counts = {
-        "runner.max_epochs": config.runner.max_epochs,
-        "runner.save_interval": config.runner.save_interval,
-        "algorithm.num_group_envs": config.algorithm.num_group_envs,
-        "algorithm.rollout_epoch": config.algorithm.rollout_epoch,
-        "algorithm.update_epoch": config.algorithm.update_epoch,
-        "env.num_envs_per_worker": config.env.num_envs_per_worker,
-        "env.pipeline_stages": config.env.pipeline_stages,
-        "env.train.max_episode_steps": config.env.train.max_episode_steps,
-        "env.eval.max_episode_steps": config.env.eval.max_episode_steps,
-        "env.eval.episodes_per_task": config.env.eval.episodes_per_task,
-        "actor.global_batch_size": config.actor.global_batch_size,
-        "actor.model.lora_rank": config.actor.model.lora_rank,
-        "actor.model.gradient_checkpointing_every": config.actor.model.gradient_checkpointing_every,
-        "rollout.max_batch": config.rollout.max_batch,
-    }
-    for key, count in counts.items():
-        if count < 1:
-            raise ConfigError(f"{key}={count} must be at least 1")
-    micro = config.actor.micro_batch_size
-    if micro < 1 and micro != BY_MEMORY:
-        raise ConfigError(f"actor.micro_batch_size={micro} must be at least 1, or {BY_MEMORY} to choose by the GPU")
-    store = config.cluster.object_store_gb
-    if store is not None and store < LEAST_STORE_GB:
-        raise ConfigError(f"cluster.object_store_gb={store} must be at least {LEAST_STORE_GB}, or null")
-    if config.runner.seed < 0:
-        raise ConfigError(f"runner.seed={config.runner.seed} must not be negative")
-    for key, rate in (
-        ("actor.optim.lr", config.actor.optim.lr),
-        ("actor.optim.value_lr", config.actor.optim.value_lr),
-    ):
-        if not (rate > 0 and isfinite(rate)):
-            raise ConfigError(f"{key}={rate} must be greater than 0, and finite")
-
-
-def _sampling(config: Config) -> None:
-    sampling = config.algorithm.sampling_params
-    if not sampling.temperature_train > 0:
-        raise ConfigError(
-            f"algorithm.sampling_params.temperature_train={sampling.temperature_train} must be greater than 0: "
-            "reinforcement learning needs exploration"
-        )
-    if sampling.temperature_eval < 0:
-        raise ConfigError(
-            f"algorithm.sampling_params.temperature_eval={sampling.temperature_eval} must not be negative"
-        )
-
-
-def _factors(config: Config) -> None:
+def _adapters(config: Config) -> None:
     model = config.actor.model
-    for key, factor in (
-        ("method.merge.coeff", config.method.merge.coeff),
-        ("actor.model.previous_lora_coeff", model.previous_lora_coeff),
-    ):
-        if factor is not None and not 0 <= factor <= 1:
-            raise ConfigError(f"{key}={factor} must be between 0 and 1")
-    whole = {
+    if model.is_lora:
+        return
+    asked = {
         "method=weight_merge": config.method.name == "weight_merge",
         "actor.model.previous_lora_paths": bool(model.previous_lora_paths),
         f"actor.model.lora_scale={model.lora_scale}": model.lora_scale not in (None, 1.0),
     }
-    for setting, is_given in whole.items():
-        if is_given and not model.is_lora:
+    for setting, is_given in asked.items():
+        if is_given:
             raise ConfigError(f"{setting} needs adapters, but actor.model.is_lora=false: {model.model_name} has none")
-    if model.lora_scale is not None and not 0 <= model.lora_scale <= 1:
-        raise ConfigError(f"actor.model.lora_scale={model.lora_scale} must be between 0 and 1")
 
 
 def _base_logits(config: Config) -> None:
@@ -211,7 +207,7 @@ def _base_logits(config: Config) -> None:
 
 
 def _critic(config: Config) -> None:
-    algorithm, optim = config.algorithm, config.actor.optim
+    algorithm = config.algorithm
     loss = LOSS_OF_ADVANTAGE[algorithm.adv_type]
     if algorithm.loss_type != loss:
         raise ConfigError(
@@ -221,17 +217,6 @@ def _critic(config: Config) -> None:
     if algorithm.group_size < 2 and (algorithm.adv_type == "grpo" or algorithm.filter_rewards):
         why = "GRPO compares" if algorithm.adv_type == "grpo" else "algorithm.filter_rewards=true judges"
         raise ConfigError(f"algorithm.group_size={algorithm.group_size} must be at least 2: {why} rollouts of a group")
-    for key, share in (("gamma", algorithm.gamma), ("gae_lambda", algorithm.gae_lambda)):
-        if not 0 <= share <= 1:
-            raise ConfigError(f"algorithm.{key}={share} must be between 0 and 1")
-    for key, size in (
-        ("algorithm.value_clip", algorithm.value_clip),
-        ("algorithm.huber_delta", algorithm.huber_delta),
-    ):
-        if not size > 0:
-            raise ConfigError(f"{key}={size} must be greater than 0")
-    if optim.critic_warmup_steps < 0:
-        raise ConfigError(f"actor.optim.critic_warmup_steps={optim.critic_warmup_steps} must not be negative")
 
 
 def _merged_acting(config: Config) -> None:
