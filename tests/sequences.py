@@ -1,5 +1,6 @@
 """Runs and evaluations as training leaves them, and configurations to plan with."""
 
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from rlinf.config.compose import with_settings
 from rlinf.custom.sequence.locations import Workspace
 from rlinf.custom.sequence.recipe import Recipe
 from rlinf.run_layout import Checkpoint
+
+LAUNCHERS = Path(__file__).resolve().parents[1] / "examples" / "crl_experiment"
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,13 @@ def write_weights(actor: Path, *names: str) -> Path:
 def save(run_folder: Path, step: int) -> Path:
     """A checkpoint of a run; returns its actor folder."""
     return write_weights(Checkpoint.at(run_folder, step).actor)
+
+
+def declaration(script: str) -> tuple[str, list[str]]:
+    """The signature and the fixed settings that a launcher declares, read by bash itself."""
+    text = (LAUNCHERS / script).read_text().replace("\\\n", "")
+    (line,) = [line for line in text.splitlines() if line.startswith("launch ")]
+    code = f'printf "%s\\n" {line.removeprefix("launch ")}'
+    words = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    split = words.index("--")
+    return words[0], words[split + 1 :]

@@ -17,10 +17,9 @@ from rlinf.cli.request import parse
 from rlinf.config import compose, load_config
 from rlinf.custom.sequence.recipe import Step
 from rlinf.run_layout import Checkpoint
-from tests.sequences import at, write_weights
+from tests.sequences import LAUNCHERS, at, declaration, write_weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LAUNCHERS = REPOSITORY / "examples" / "crl_experiment"
 GOLDEN = Path(__file__).parent / "golden_plans.txt"
 OBJECT = "crl_experiment/libero_object_grpo_tiny"
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
@@ -118,16 +117,6 @@ def command_lines() -> list[tuple[str, ...]]:
         _, path, *words = shlex.split(line)
         calls.append((Path(path).name, *words))
     return calls
-
-
-def declaration(script: str) -> tuple[str, list[str]]:
-    """The signature and the fixed settings that a launcher declares, read by bash itself."""
-    text = (LAUNCHERS / script).read_text().replace("\\\n", "")
-    (line,) = [line for line in text.splitlines() if line.startswith("launch ")]
-    code = f'printf "%s\\n" {line.removeprefix("launch ")}'
-    words = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
-    split = words.index("--")
-    return words[0], words[split + 1 :]
 
 
 def read(script: str, *words: str) -> Arguments:

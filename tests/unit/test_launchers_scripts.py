@@ -4,12 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.sequences import save
+from rlinf.cli.console import run_cli
+from rlinf.cli.run_sequence import main
+from tests.sequences import declaration, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHERS = REPOSITORY / "examples" / "crl_experiment"
@@ -34,57 +35,6 @@ def commands(output: str) -> list[str]:
     return [line.split("command", 1)[1].strip() for line in output.splitlines() if line.strip().startswith("command ")]
 
 
-def test_the_quickstarts_plan(tmp_path: Path) -> None:
-    root = tmp_path / "runs"
-    done = run(
-        "crl_experiment/run_embodiment_sequential.sh",
-        "0,1",
-        "",
-        "3",
-        TINY,
-        "--dry-run",
-        f"runner.logger.log_root={root}",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    train = f"python examples/embodiment/train_embodied_agent.py --config-name {TINY}"
-    first = f"{root}/sequential/task_0_seed1234"
-    second = f"{root}/sequential/task_1_seed1234"
-    assert commands(done.stdout) == [
-        f"{train} 'env.fixed_task_ids=[0]' runner.seed=1234 runner.logger.log_path={first} runner.max_epochs=3 "
-        f"runner.eval_before=true runner.eval_after=true runner.logger.log_root={root}",
-        f"{train} 'env.fixed_task_ids=[1]' runner.seed=1234 runner.logger.log_path={second} runner.max_epochs=3 "
-        f"actor.model.lora_path={first}/checkpoints/global_step_3/actor "
-        f"runner.eval_before=false runner.eval_after=true runner.logger.log_root={root}",
-    ]
-    assert not root.exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "tasks"),
-    [
-        (("0",), ["[0]"]),
-        (("0,4",), ["[0]", "[1]", "[2]", "[3]", "[4]"]),
-        (("0", "", "15", "", "42"), ["[0]"]),
-    ],
-)
-def test_the_documents_command_lines(tmp_path: Path, words: tuple[str, ...], tasks: list[str]) -> None:
-    done = run("crl_experiment/run_embodiment_sequential.sh", *words, "--dry-run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    lines = commands(done.stdout)
-    assert [line.split("env.fixed_task_ids=")[1].split("'")[0] for line in lines] == tasks
-    assert all("--config-name crl_experiment/libero_spatial_grpo_openvlaoft_spatial" in line for line in lines)
-    seed = words[4] if len(words) > 4 else "1234"
-    assert all(f"runner.seed={seed} runner.logger.log_path=logs/sequential/task_" in line for line in lines)
-    assert ("runner.max_epochs=15" in lines[0]) == ("15" in words)
-
-
-def test_a_dry_run_is_quick(tmp_path: Path) -> None:
-    start = time.monotonic()
-    run("crl_experiment/run_embodiment_sequential.sh", "0", "--dry-run", cwd=tmp_path)
-    assert time.monotonic() - start < 10  # 0.4 s on an idle machine; importing torch alone takes longer than that
-
-
 def test_planning_imports_no_torch_and_no_ray() -> None:
     code = "import sys, rlinf.cli.run_sequence; sys.exit(bool({'torch', 'ray', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
@@ -101,15 +51,6 @@ def test_evaluation_of_a_checkpoint_relative_to_the_caller(tmp_path: Path) -> No
         f"actor.model.lora_path={folder}/checkpoints/global_step_2/actor runner.seed=7 runner.logger.log_path={folder}"
     ]
     assert "there is no global_step_10; the newest checkpoint, global_step_2, is used" in done.stdout
-
-
-def test_evaluation_of_base(tmp_path: Path) -> None:
-    done = run("crl_experiment/eval_embodiment.sh", "base", "", TINY, "--dry-run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert commands(done.stdout) == [
-        f"python examples/embodiment/eval_embodied_agent.py --config-name {TINY} "
-        "runner.seed=1234 runner.logger.log_path=logs/sequential/base_seed1234"
-    ]
 
 
 def test_plain_training(tmp_path: Path) -> None:
@@ -138,13 +79,15 @@ def test_plain_training(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(
-    tmp_path: Path, script: str, words: tuple[str, ...], message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], script: str, words: tuple[str, ...], message: str
 ) -> None:
-    done = run(f"crl_experiment/{script}", *words, f"runner.logger.log_root={tmp_path / 'runs'}", cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+    signature, settings = declaration(script)
+    with pytest.raises(SystemExit) as left:
+        run_cli(main, [script, signature, *words, f"runner.logger.log_root={tmp_path / 'runs'}", "--", *settings])
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert message in said
+    assert said.startswith("error: ")
     assert not list(tmp_path.iterdir())
 
 
