@@ -139,8 +139,3 @@ def test_wrong_command_lines_show_the_usage(words: tuple[str, ...], message: str
 
 def test_help_needs_no_arguments() -> None:
     assert read("--help").is_help
-
-
-def test_a_misspelt_setting_of_a_launcher_fails() -> None:
-    with pytest.raises(UsageError, match="order=reversed is not one of: range, listed, joint"):
-        read("0", settings=("order=reversed",))
