@@ -1,4 +1,6 @@
-"""Fixtures that several files share: those of supervised fine-tuning, made anew for every file, and those of FSDP2."""
+"""Fixtures that several files share: demonstrations, a policy trained on them, which no test changes, and FSDP2."""
+
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,17 +10,33 @@ from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import run
 
 
+@contextmanager
+def on_one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
+def one_thread():
+    """The order of sums, so the last bits, depend on the number of threads."""
+    with on_one_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
 def demos(tmp_path_factory):
     """Recorded episodes of two tasks."""
     return write_suite(tmp_path_factory.mktemp("demos"), num_demos=3, num_steps=10, size=32)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def base(demos, tmp_path_factory):
     """A small policy that was trained on them for a step."""
     folder = tmp_path_factory.mktemp("base") / "policy"
-    assert run(demos, folder, "--steps", "1", "--save-dtype", "float32") == 0
+    with on_one_thread():
+        assert run(demos, folder, "--steps", "1", "--save-dtype", "float32") == 0
     return folder
 
 

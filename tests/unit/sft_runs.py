@@ -2,7 +2,11 @@
 
 import json
 
+import torch
+from safetensors.torch import load_file
+
 from openvla_oft import finetune
+from openvla_oft.train import optimisation
 
 SIZES = [
     *("--image-size", "32", "--patch-size", "16", "--vit-dim", "16", "--vit-depth", "1", "--vit-heads", "2"),
@@ -28,3 +32,26 @@ def run(demos, output, *extra):
 def logged(folder, name):
     lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
     return [line[name] for line in lines if name in line]
+
+
+def weights(folder, name="model.safetensors"):
+    return load_file(folder / name)
+
+
+def assert_same_weights(folder, other):
+    """To the bit."""
+    expected, found = weights(folder), weights(other)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def stop_at(monkeypatch, step, error):
+    """Raise an error in the work of a step."""
+    update = optimisation.WeightAverage.update
+
+    def stopped(self, number):
+        if number == step:
+            raise error
+        update(self, number)
+
+    monkeypatch.setattr(optimisation.WeightAverage, "update", stopped)

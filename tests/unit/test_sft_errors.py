@@ -1,13 +1,11 @@
 """Wrong options and damaged files: one message that names the option or the file, exit code 2, and nothing left."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from openvla_oft import pack
-from openvla_oft.train import optimisation
-from tests.unit.sft_runs import run
+from tests.unit.sft_runs import run, stop_at
 
 STEP = ["--steps", "1"]
 
@@ -22,42 +20,6 @@ def packed(demos, tmp_path_factory):
 def packing(demos, output, *extra):
     command = ["--demonstrations", demos, "--output", output, "--image-size", 32, "--num-workers", 0, *extra]
     return pack.main([str(word) for word in command])
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (["--device", "foo"], "--device foo: expected cpu, cuda or cuda:<number>"),
-        (["--device", "meta"], "--device meta: expected cpu, cuda or cuda:<number>"),
-        (["--llm-heads", "3"], "--llm-hidden 32 does not divide into --llm-heads 3 heads of an even size"),
-        (["--llm-heads", "32"], "--llm-heads 32 heads of an even size"),
-        (["--vit-heads", "3"], "--vit-dim 16 does not divide into --vit-heads 3 heads"),
-        (["--actions-per-chunk", "0"], "--actions-per-chunk 0 must be at least 1"),
-        (["--llm-layers", "0"], "--llm-layers 0 must be at least 1"),
-        (["--patch-size", "-16"], "--patch-size -16 must be at least 1"),
-        (["--seed", "-1"], "--seed -1 must not be negative"),
-        (["--lr", "inf"], "--lr inf must be a finite number"),
-        (["--label-sigma", "nan"], "--label-sigma nan must be a finite number"),
-        (["--num-workers", "-1"], "--num-workers -1 must not be negative"),
-    ],
-)
-def test_wrong_options_are_named(demos, tmp_path, capsys, extra, message):
-    assert run(demos, tmp_path / "policy", *STEP, *extra) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_output_that_cannot_be_made_is_named(demos, tmp_path, capsys):
-    (tmp_path / "file").write_text("mine")
-    for output in (tmp_path / "file" / "x", Path("/proc/x/y")):
-        assert run(demos, output, *STEP) == 2
-        assert f"--output {output} cannot be made" in capsys.readouterr().err
-        assert packing(demos, output) == 2
-        assert f"--output {output} cannot be made" in capsys.readouterr().err
-    assert run(demos, tmp_path / "file", *STEP, "--overwrite") == 2
-    assert "is not a folder that could be replaced" in capsys.readouterr().err
-    assert (tmp_path / "file").read_text() == "mine"
 
 
 def without(name):
@@ -92,9 +54,8 @@ def test_a_damaged_pack_is_named(packed, tmp_path, capsys, change, message):
 @pytest.mark.parametrize("damage", ["cut", "removed", "empty", "zeros"])
 def test_a_damaged_state_is_named_and_kept(demos, tmp_path, monkeypatch, capsys, file, damage):
     settings = ["--steps", "4", "--save-every", "2"]
-    update = optimisation.WeightAverage.update
     with monkeypatch.context() as patch:
-        patch.setattr(optimisation.WeightAverage, "update", lambda self, n: update(self, n) if n < 3 else 1 / 0)
+        stop_at(patch, 3, ZeroDivisionError)
         with pytest.raises(ZeroDivisionError):
             run(demos, tmp_path / "policy", *settings)
     state = tmp_path / "policy.unfinished" / "state" / "step_2"
@@ -110,3 +71,14 @@ def test_a_damaged_state_is_named_and_kept(demos, tmp_path, monkeypatch, capsys,
     assert f"remove {tmp_path / 'policy.unfinished'} to train from the start" in error
     path.write_bytes(whole)
     assert run(demos, tmp_path / "policy", *settings) == 0, "nothing else was touched"
+
+
+def test_the_labels_of_a_pack(demos, tmp_path, capsys):
+    assert packing(demos, tmp_path / "packed") == 0
+    assert run(tmp_path / "packed", tmp_path / "policy", "--steps", "1", "--action-key", "nonsense") == 2
+    assert "was packed with --action-key actions, but nonsense is asked for" in capsys.readouterr().err
+    file = tmp_path / "packed" / "pack.json"
+    description = json.loads(file.read_text())
+    assert description.pop("action_key") == "actions"
+    file.write_text(json.dumps(description))  # as packed before the key was noted
+    assert run(tmp_path / "packed", tmp_path / "policy", "--steps", "1") == 0

@@ -84,24 +84,6 @@ def test_an_adapter_is_continued_and_the_base_stays(demos, base, adapter, tmp_pa
     assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (["--lora-path", "ADAPTER", "--lora-rank", "8"], "has rank 4, but --lora-rank 8"),
-        (["--lora-path", "nowhere"], "--lora-path nowhere: no adapter_config.json"),
-        (["--lora-rank", "0"], "LoRA needs a rank and an alpha of at least 1"),
-        (["--init", "small"], "--lora-rank needs a base that is stored"),
-        (["--unnorm-key", "bridge"], "no normalisation statistics for unnorm_key='bridge'"),
-        (["--batch-size", "8", "--micro-batch-size", "3"], "--batch-size 8 must be a multiple"),
-    ],
-)
-def test_wrong_arguments_exit_with_2_and_leave_nothing(demos, base, adapter, tmp_path, capsys, extra, message):
-    arguments = [str(adapter) if value == "ADAPTER" else value for value in extra]
-    assert run(demos, tmp_path / "policy", *continued(base), "--steps", "1", *arguments) == 2
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_corrupt_weights_are_told(demos, base, adapter, tmp_path, capsys):
     broken = tmp_path / "adapter"
     broken.mkdir()
@@ -157,11 +139,6 @@ def test_l1_head_learns_is_written_and_goes_on(demos, base, tmp_path):
         "adapter_config.json",
         "l1_action_head.safetensors",
     }
-
-
-def test_l1_needs_parallel_decoding(demos, tmp_path, capsys):
-    assert run(demos, tmp_path / "policy", "--steps", "1", "--objective", "l1", "--actions-per-chunk", "1") == 2
-    assert "decodes token by token" in capsys.readouterr().err
 
 
 def test_normalised_actions_and_back():

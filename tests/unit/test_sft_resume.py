@@ -9,54 +9,31 @@ import time
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from openvla_oft.train import optimisation
 from openvla_oft.train.sampler import DataOrder, derived_seed
 from tests.full_disk import largest_file
 from tests.unit.sft_demos import write_suite
-from tests.unit.sft_runs import command, logged, run
+from tests.unit.sft_runs import assert_same_weights, command, logged, run, stop_at
 
 SETTINGS = ["--steps", "7", "--save-dtype", "float32", "--ema", "0.9", "--save-every", "2", "--validate-every", "3"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The order of sums, so the last bits, depend on the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(demos, tmp_path_factory):
+def uninterrupted(demos, one_thread, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "policy"
     assert run(demos, folder, *SETTINGS) == 0
     return folder
 
 
-def interrupt_after(monkeypatch, step):
-    """The process is told to stop while it does the work of ``step``."""
-    update = optimisation.WeightAverage.update
-
-    def stopped(self, number):
-        if number == step:
-            raise KeyboardInterrupt
-        update(self, number)
-
-    monkeypatch.setattr(optimisation.WeightAverage, "update", stopped)
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
 def test_an_interrupted_training_ends_with_the_same_bits(demos, uninterrupted, tmp_path, monkeypatch, capsys):
     output = tmp_path / "policy"
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 5)
+        stop_at(patch, 5, KeyboardInterrupt)
         assert run(demos, output, *SETTINGS) == 130
     unfinished = tmp_path / "policy.unfinished"
     said = capsys.readouterr().err.splitlines()[-1]
@@ -66,9 +43,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(demos, uninterrupted, t
     assert run(demos, output, *SETTINGS) == 0
     assert not unfinished.exists()
     assert not (output / "state").exists()
-    expected, found = weights(uninterrupted), weights(output)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert_same_weights(uninterrupted, output)
     for name in ("train_loss", "grad_norm", "learning_rate", "validation", "step"):
         assert logged(output, name) == logged(uninterrupted, name)
     assert json.loads((output / "training.json").read_text())["resumed_from_step"] == 4
@@ -77,7 +52,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(demos, uninterrupted, t
 def test_other_settings_are_refused_and_shown(demos, tmp_path, monkeypatch, capsys):
     output = tmp_path / "policy"
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 3)
+        stop_at(patch, 3, KeyboardInterrupt)
         assert run(demos, output, *SETTINGS) == 130
     assert run(demos, output, *SETTINGS, "--lr", "0.5", "--seed", "3") == 2
     error = capsys.readouterr().err
@@ -90,7 +65,7 @@ def test_other_settings_are_refused_and_shown(demos, tmp_path, monkeypatch, caps
 
 
 def test_ctrl_c_before_the_first_state_leaves_nothing(demos, tmp_path, monkeypatch, capsys):
-    interrupt_after(monkeypatch, 0)
+    stop_at(monkeypatch, 0, KeyboardInterrupt)
     assert run(demos, tmp_path / "policy", *SETTINGS) == 130
     assert capsys.readouterr().err.endswith("interrupted: nothing was stored yet; the same command starts again\n")
     assert list(tmp_path.iterdir()) == []
@@ -104,8 +79,7 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(demos, uninterr
     assert said.startswith(f"error: {tmp_path / 'policy'}: ")
     assert "run the same command again" in said
     assert run(demos, tmp_path / "policy", *SETTINGS) == 0
-    expected, found = weights(uninterrupted), weights(tmp_path / "policy")
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert_same_weights(uninterrupted, tmp_path / "policy")
 
 
 def test_the_signal_ends_the_process_with_one_line(demos, tmp_path):
@@ -154,10 +128,9 @@ def test_accumulated_micro_batches_are_the_whole_batch(demos, uninterrupted, tmp
     np.testing.assert_allclose(logged(tmp_path / "policy", "grad_norm"), logged(uninterrupted, "grad_norm"), rtol=1e-3)
 
 
-def test_pictures_read_from_a_file_change_nothing(demos, uninterrupted, tmp_path):
+def test_images_read_from_a_file_change_nothing(demos, uninterrupted, tmp_path):
     assert run(demos, tmp_path / "policy", *SETTINGS, "--frames", "file") == 0
-    expected, found = weights(uninterrupted), weights(tmp_path / "policy")
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert_same_weights(uninterrupted, tmp_path / "policy")
     assert not (tmp_path / "policy" / "frames").exists()
 
 

@@ -81,8 +81,3 @@ def test_shards_say_it_by_their_names(tmp_path):
     assert len(scan(folder, "libero_spatial")) == 3
     with pytest.raises(DemonstrationError, match="is of libero_spatial, but --suite libero_10 is asked for"):
         scan(folder, "libero_10")
-
-
-def test_a_camera_is_given_once(flat, tmp_path, capsys):
-    assert run(flat, tmp_path / "policy", "--steps", "1", "--cameras", "agentview,agentview") == 2
-    assert "--cameras agentview,agentview names a camera twice" in capsys.readouterr().err
