@@ -212,7 +212,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
         else:
             tensors = load_file(path)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} cannot be read as {path.suffix.removeprefix('.')} ({error})") from error
     check_finite(str(path), tensors)
     return {name.removeprefix("module."): tensor.float() for name, tensor in tensors.items()}
