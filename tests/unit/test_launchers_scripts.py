@@ -155,6 +155,40 @@ def test_a_small_policys_dry_run_makes_no_work_folder(
     assert not started.exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        ("pretrained", ("", "32", "10", "", "more"), "4 arguments are expected, 5 given ('more')"),
+        ("pretrained", ("", "", "0"), "MINUTES must be a number above 0, got '0'"),
+        ("few_shot", (), "BASE is missing: the folder of a pretrained policy"),
+        ("few_shot", ("nowhere",), "BASE has no config.json: 'nowhere'"),
+        ("few_shot", ("nowhere", "libero_goal", "0", "--dry-run"), "DEMONSTRATIONS_PER_TASK must be a whole number"),
+    ],
+)
+def test_a_pretrained_policy_of_bad_arguments_is_refused_before_anything_starts(
+    tmp_path: Path, started: Path, script: str, words: tuple[str, ...], message: str
+) -> None:
+    done = run(f"supervised/make_{script}_policy.sh", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert not started.exists()
+
+
+def test_a_few_shot_policy_starts_from_the_pretrained_one(tmp_path: Path, started: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").touch()
+    made = run("supervised/make_pretrained_policy.sh", str(base), "2", "1", str(tmp_path), "--dry-run", cwd=tmp_path)
+    assert f"--output {base} " in commands(made.stdout)[-1]
+    assert not started.exists()
+    taught = run("supervised/make_few_shot_policy.sh", str(base), "libero_10", "1", cwd=tmp_path)
+    assert taught.returncode == 0, taught.stderr
+    recorded, trained = started.read_text().splitlines()
+    assert recorded.startswith("python -m libero_runtime.demos libero_10 --episodes 1 ")
+    assert f"--init {base} --output {base}-libero-10-1-demos " in trained
+    assert f"actor.model.lora_path={base}-libero-10-1-demos actor.model.unnorm_key=libero_90" in taught.stdout
+
+
 def test_a_simple_cnns_arguments_are_checked_and_shown(tmp_path: Path, started: Path) -> None:
     for words, message in (
         (("", "20", "100", "", "more"), "4 arguments are expected, 5 given ('more')"),
