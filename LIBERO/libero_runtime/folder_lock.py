@@ -63,11 +63,13 @@ def only_one(
 def _locked(path: Path, refusal: str, advice: str) -> TextIO:
     """The file at ``path``, open and locked."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8")
-        except FileNotFoundError:  # the folder was removed meanwhile
-            continue
+        except (FileExistsError, FileNotFoundError) as error:
+            if isinstance(error, FileExistsError) and path.parent.exists():
+                raise  # a file has the folder's name
+            continue  # the folder was removed meanwhile, maybe within mkdir
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

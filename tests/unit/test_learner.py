@@ -19,6 +19,7 @@ from rlinf.engines.learner import PolicyLearner, minibatches, rank_share
 from rlinf.models import PolicyInputs
 from rlinf.run_layout import checkpoints, prune, publish, start_writing
 from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy
+from transformers_openvla_oft import CheckpointError
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", [AlgorithmConfig(), PPO], ids=["grpo", "ppo"])
 
@@ -247,7 +248,7 @@ def test_checkpoints_are_complete_numbered_and_fit(small_policy, tmp_path):
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.pop(min(tensors))
     save_file(tensors, folder / "adapter_model.safetensors")
-    with pytest.raises(ConfigError, match="1 missing"):
+    with pytest.raises(CheckpointError, match="1 missing"):
         read_policy(small_policy, lora_path=folder)
 
 
