@@ -43,7 +43,7 @@ from rlinf.engines.learner import PolicyLearner
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import PolicyEval, PolicyInputs, PolicySource
 from rlinf.scheduler.cluster import Cluster
-from rlinf.scheduler.worker_group import Placement, WorkerGroup
+from rlinf.scheduler.worker_group import WorkerPlacement, WorkerGroup
 from rlinf.workers.actor import ActorWorker
 from rlinf.workers.launch import TORCH_ENVIRONMENT
 from rlinf.workers.object_store import FILLED
@@ -252,7 +252,7 @@ def measure(way: str, lengths: Sequence[int], *, num_ranks: int, image_size: int
         Rank if way == "shared" else CopyingRank,
         num_ranks,
         lambda rank: (rank, num_ranks, config, source),
-        placement=Placement(env_vars=TORCH_ENVIRONMENT),
+        placement=WorkerPlacement(env_vars=TORCH_ENVIRONMENT),
         timeout_s=600,
         watched=True,
     )

@@ -72,6 +72,8 @@ _WITHOUT_A_PLAN = {
         ["", "", "", "{work}/made"],
         ["model/mine", "3", "0.5", "{work}/made", "libero_goal,libero_10"],
     ],
+    "supervised/make_pretrained_policy": [["", "", "", "{work}/made"]],
+    "supervised/make_few_shot_policy": [["model/base", "libero_goal", "3", "", "", "{work}/made"]],
     "supervised/make_simple_cnn": [["model/cnn", "5", "100", "{work}/made"], ["", "", "", "{work}/made"]],
 }
 
