@@ -43,7 +43,7 @@ from rlinf.engines.learner import PolicyLearner
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import PolicyEval, PolicyInputs, PolicySource
 from rlinf.scheduler.cluster import Cluster
-from rlinf.scheduler.worker_group import WorkerPlacement, WorkerGroup
+from rlinf.scheduler.worker_group import WorkerGroup, WorkerPlacement
 from rlinf.workers.actor import ActorWorker
 from rlinf.workers.launch import TORCH_ENVIRONMENT
 from rlinf.workers.object_store import FILLED
