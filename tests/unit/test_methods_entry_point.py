@@ -6,20 +6,18 @@ import sys
 from copy import deepcopy
 from importlib import invalidate_caches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from rlinf.config import ConfigError
 from rlinf.config.schema import MethodConfig
 from rlinf.custom import methods
 from rlinf.custom.methods import TaskContext, make_method, method_names
 from rlinf.custom.methods.state import gather_state, write_state
-from rlinf.data import RolloutBatch
 from rlinf.engines.fsdp import gather_trainable
-from rlinf.models import Policy
 from tests.small_policy import make_learner, make_rollouts, read_policy
 from tests.toy_policy import ToyPolicy, toy_rollouts, toy_task
 
@@ -86,10 +84,8 @@ def test_it_holds_the_policy_near_its_start(on_path, small_policy, tmp_path):
 
 def test_the_method_of_the_page_is_complete(tmp_path):
     page = (EXAMPLE.parent / "adding_a_method.md").read_text()
-    (source,) = re.findall(r"^class L2\(.*?(?=^```)", page, flags=re.MULTILINE | re.DOTALL)
-    known = vars(methods) | {
-        "MethodConfig": MethodConfig, "Policy": Policy, "RolloutBatch": RolloutBatch, "Tensor": Tensor, "torch": torch
-    }  # fmt: skip
+    (source,) = re.findall(r"^# rlinf/custom/methods/l2\.py$.*?(?=^```)", page, flags=re.MULTILINE | re.DOTALL)
+    known: dict[str, Any] = {}
     exec(source, known)
     config = MethodConfig(name="l2", options={"coeff": 0.5})
     policy, rollouts = ToyPolicy(torch.ones(1, 1, 2)), toy_rollouts(np.ones((1, 1, 1)))
