@@ -251,7 +251,7 @@ def _stored_tokenizer(folder: Path, *, vocabulary_size: int) -> PreTrainedTokeni
         first, last = (_token_id(tokenizer, token, token) for token in (tokenizer.bos_token, PROMPT_END_TOKEN))
         _token_id(tokenizer, "pad_token", tokenizer.pad_token)
     except Exception as error:  # tokenizers raises nothing narrower, transformers whatever the content leads to
-        why = " ".join(str(error).split())
+        why = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(
             f"the tokenizer in {folder} cannot be read ({why}); expected that of a Llama in tokenizer.json and "
             "tokenizer_config.json, as PreTrainedTokenizerFast saves it. Download or copy both again."
