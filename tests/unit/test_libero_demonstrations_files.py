@@ -142,7 +142,7 @@ def test_a_killed_worker_changes_no_demonstration(recorded, tmp_path):
         for child in psutil.Process(process.pid).children():
             if "spawn_main" in " ".join(child.cmdline()):
                 child.kill()
-        _, messages = process.communicate(timeout=240)
+        _, messages = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "was killed by SIGKILL; another one does it again" in messages
     is_the_same(tmp_path, recorded)
