@@ -63,13 +63,7 @@ def only_one(
 def _locked(path: Path, refusal: str, advice: str) -> TextIO:
     """The file at ``path``, open and locked."""
     while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+", encoding="utf-8")
-        except (FileExistsError, FileNotFoundError) as error:
-            if isinstance(error, FileExistsError) and path.parent.exists():
-                raise  # a file has the folder's name
-            continue  # the folder was removed meanwhile, maybe within mkdir
+        file = _opened(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -85,6 +79,21 @@ def _locked(path: Path, refusal: str, advice: str) -> TextIO:
         if _is_at(path, file):
             return file
         file.close()  # who had it has just ended, and removed it
+
+
+def _opened(path: Path) -> TextIO:
+    """The file at ``path`` in a folder that is made.
+
+    Whoever had the lock removes the folders that it made. That can come between our two calls, or within mkdir, so
+    they are repeated; a few times only, as some folders cannot be made at all (/proc/x raises FileNotFoundError).
+    """
+    for _ in range(100):
+        with suppress(FileExistsError, FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("a+", encoding="utf-8")
+        time.sleep(0.001)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a+", encoding="utf-8")
 
 
 def _is_at(path: Path, file: TextIO) -> bool:

@@ -123,3 +123,10 @@ for _ in range(200):
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("parent", ["file", "/proc"])
+def test_a_folder_that_cannot_be_made(tmp_path, parent):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="/x'"), only_one(tmp_path / parent / "x", doing="testing in", advice=""):
+        pass
