@@ -8,5 +8,5 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common_functions.sh"
 
 launch() {
-  crl_exec_python -m rlinf.cli.run_sequence "${0##*/}" "$@"
+  crl_exec_python -m rlinf.cli.run_sequence "${0##*/}" "$@" </dev/null # nothing may prompt
 }

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,22 @@ def run_cli(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
             traceback.print_exception(error)
         code = EXIT_USER_ERROR
     sys.exit(code)
+
+
+def configure_process() -> None:
+    """Log lines with a time; SIGTERM and SIGHUP unwind like Ctrl-C, so that workers are ended, if they are not ignored,
+    as ``nohup`` asks for."""
+    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S")
+    for noisy in ("httpx", "OpenGL", "matplotlib", "robosuite_logs"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
 
 
 def print_error(message: str) -> None:

@@ -1,21 +1,26 @@
 """``python examples/embodiment/eval_embodied_agent.py --config-name NAME [key=value ...]``: per-task success."""
 
-from __future__ import annotations
-
 import logging
 import pprint
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from libero_runtime.suites import standard_suite
 from rlinf.cli.request import Request, parse
 from rlinf.config import RANDOM_ACTION, REPOSITORY, config_hash
+from rlinf.custom.sequence.lineage import Lineage, is_as_trained
+from rlinf.envs import playable_tasks
+from rlinf.envs.registry import simulator
+from rlinf.reporting import ledger
+from rlinf.reporting.loggers import MetricLogger
 from rlinf.run_layout import BASE_ROW, LEDGER_FILE, VIDEOS, task_name
-
-if TYPE_CHECKING:
-    from rlinf.runners.records import EvaluatedPolicy
+from rlinf.runners import evaluation
+from rlinf.runners.records import EvaluatedPolicy, make_record, metrics_group, on_suite
+from rlinf.runners.run_folder import run_folder
+from rlinf.scheduler.cluster import Cluster
+from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
+from rlinf.workers.object_store import object_store_gb
 
 log = logging.getLogger(__name__)
 
@@ -29,27 +34,23 @@ def main(argv: Sequence[str]) -> int:
     """Evaluate the base model, or the adapter in ``actor.model.lora_path``; returns the exit code."""
     description = "Measure per-task success of a policy."
     request = parse(argv, prog="eval_embodied_agent.py", description=description, learns=False)
-    if request is None:
-        return 0
-    # Other evaluations of the same run, and its training, write other things.
-    with request.alone(f".evaluating_{config_hash(request.config)}"):
-        run(request)
+    if request is not None:
+        evaluate(request)
     return 0
 
 
-def run(request: Request) -> None:
-    """Evaluate as asked for: lines of the ledger, metrics and videos."""
-    from rlinf.envs import playable_tasks
-    from rlinf.envs.registry import simulator
-    from rlinf.reporting import ledger
-    from rlinf.reporting.loggers import MetricLogger
-    from rlinf.runners.evaluation import evaluate
-    from rlinf.runners.records import make_record, metrics_group, on_suite
-    from rlinf.runners.run_folder import run_folder
-    from rlinf.scheduler.cluster import Cluster
-    from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
-    from rlinf.workers.object_store import object_store_gb
+def evaluate(request: Request) -> None:
+    """Evaluate as asked for: lines of the ledger, metrics and videos.
 
+    Raises:
+        FolderInUseError: another process does the same.
+    """
+    # Other evaluations of the same run, and its training, write other things.
+    with request.alone(f".evaluating_{config_hash(request.config)}"):
+        _evaluate(request)
+
+
+def _evaluate(request: Request) -> None:
     config, policy = request.config, _policy(request)
     sim = simulator(config.env.simulator)
     sim.prepare()
@@ -65,7 +66,7 @@ def run(request: Request) -> None:
             one = on_suite(config, suite)
             name = label if suite == config.env.suite else f"{label} on {suite}"
             tasks = playable_tasks(one.env, one.env.eval_task_ids)
-            outcome = evaluate(workers, one, task_ids=tasks, label=name, video_folder=folder / VIDEOS)
+            outcome = evaluation.evaluate(workers, one, task_ids=tasks, label=name, video_folder=folder / VIDEOS)
             metrics |= outcome.metrics(metrics_group(config, suite))
             if policy is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +86,6 @@ def run(request: Request) -> None:
 
 def _policy(request: Request) -> EvaluatedPolicy | None:
     """Whose evaluation it is; None for an adapter of unknown origin, which has no place in the matrix."""
-    from rlinf.custom.sequence.lineage import Lineage, is_as_trained
-    from rlinf.runners.records import EvaluatedPolicy
-
     config, adapter = request.config, request.adapter
     model = config.actor.model
     lineage = Lineage.load(adapter) if adapter else None

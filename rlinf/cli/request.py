@@ -1,17 +1,15 @@
 """Command lines of training and evaluation: composed, checked, and nothing started yet."""
 
 import argparse
-import logging
 import shlex
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from libero_runtime.folder_lock import LOCK_FILE, only_one
 from libero_runtime.suites import standard_suite
+from rlinf.cli.console import configure_process
 from rlinf.cli.launcher import DEFAULT_CONFIG
 from rlinf.config import (
     RANDOM_ACTION,
@@ -24,7 +22,7 @@ from rlinf.config import (
     resolve_model,
     validate,
 )
-from rlinf.config.compose import CONFIG_FOLDER, read_config
+from rlinf.config.compose import CONFIG_FOLDER
 from rlinf.custom.sequence.lineage import check_lineage
 from rlinf.custom.sequence.training_records import follow_training
 from rlinf.models import PolicySource, find_merged, find_weights, policy_kind
@@ -58,25 +56,25 @@ class Request:
 
 
 def parse(argv: Sequence[str], *, prog: str, description: str, learns: bool = True) -> Request | None:
-    """Compose and check the configuration, and fill in what the policy's training says; None when the user only asked
-    to see it (``--cfg``). learns: it is not for an evaluation only."""
+    """Read a command line; None when the user only asked to see the configuration (``--cfg``). See ``check``."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--config-name", default=DEFAULT_CONFIG, help="configuration below --config-path")
     parser.add_argument("--config-path", type=Path, default=CONFIG_FOLDER, help="folder of configurations")
-    parser.add_argument("--composed", type=Path, help="the same, composed before (as the launchers do)")
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
     arguments = parser.parse_args(argv)
-    if arguments.composed:
-        config = read_config(arguments.composed)
-    else:
-        config = load_config(arguments.config_name, arguments.overrides, folder=arguments.config_path.resolve())
+    config = load_config(arguments.config_name, arguments.overrides, folder=arguments.config_path.resolve())
     if arguments.cfg:
         print(config_yaml(config), end="")
         return None
+    return check(config, config_name=arguments.config_name, overrides=arguments.overrides, learns=learns)
+
+
+def check(config: Config, *, config_name: str, overrides: Sequence[str], learns: bool = True) -> Request:
+    """Check a composed configuration, and fill in what the policy's training says. learns: not an evaluation only."""
+    configure_process()
     if config.rollout.worker == RANDOM_ACTION:
         _validate(config, learns=learns)
-        configure_process()
         logger = replace(config.runner.logger, method_suffix="")
         named = replace(
             config,
@@ -84,7 +82,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str, learns: bool = Tr
             runner=replace(config.runner, logger=logger),
         )
         nothing = PolicySource(REPOSITORY, unnorm_key="", seed=config.runner.seed)
-        return Request(named, arguments.config_name, tuple(arguments.overrides), nothing, None)
+        return Request(named, config_name, tuple(overrides), nothing, None)
     kind = policy_kind(config.actor.model)
     model = resolve_model(config.actor.checkpoint_load_path, key="actor.checkpoint_load_path", obtain=kind.obtain)
     asked = config.actor.tokenizer.tokenizer_model
@@ -97,7 +95,6 @@ def parse(argv: Sequence[str], *, prog: str, description: str, learns: bool = Tr
     if adapter is not None:
         check_lineage(config, adapter, learns=learns)
     adapters = [*([] if adapter is None else [adapter]), *reversed(merged)]
-    configure_process()
     stated = kind.stated(model) if kind.stated is not None else None
     config = follow_training(config, checkpoint=model, adapters=adapters, stated=stated)
     source = PolicySource(
@@ -107,7 +104,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str, learns: bool = Tr
         tokenizer=tokenizer if tokenizer != model else None,
         critic=config.algorithm.adv_type == "gae",
     )
-    return Request(config, arguments.config_name, tuple(arguments.overrides), source, adapter)
+    return Request(config, config_name, tuple(overrides), source, adapter)
 
 
 def _validate(config: Config, *, learns: bool) -> None:
@@ -127,16 +124,3 @@ def _validate(config: Config, *, learns: bool) -> None:
     for suite in (env.suite, *env.eval_suites):
         one = replace(env, suite=suite)
         init_states(one, "eval", playable_tasks(one, env.eval_task_ids))
-
-
-def configure_process() -> None:
-    """Log lines with a time; SIGTERM unwinds like Ctrl-C, so that workers are ended."""
-    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S")
-    for noisy in ("httpx", "OpenGL", "matplotlib", "robosuite_logs"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-    def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)

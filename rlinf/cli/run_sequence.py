@@ -1,31 +1,24 @@
 """Carry out what a launcher asks for: train task after task, evaluate, or show the plan (``--dry-run``).
 
-It composes the configuration, plans, and runs steps in child processes: all training in one, whose workers stay from
-task to task, and every evaluation in its own. It writes nothing itself.
+It composes the configuration once and plans; ``rlinf.cli.steps`` carries the plan out.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from libero_runtime.suites import num_tasks
-from rlinf.cli.child import Series, run_child
-from rlinf.cli.console import EXIT_USER_ERROR, REPOSITORY, UsageError, print_error, run_cli
+from rlinf.cli.console import REPOSITORY, UsageError, run_cli
 from rlinf.cli.launcher import Arguments, parse_count, parse_tasks, read_arguments
 from rlinf.config import check_eval_suites, load_config, validate
-from rlinf.config.compose import save_config
 from rlinf.config.differences import refuse_other_settings
 from rlinf.config.places import check_writable
 from rlinf.custom.sequence.evaluation import plan_evaluation
 from rlinf.custom.sequence.lineage import check_lineage
 from rlinf.custom.sequence.locations import Workspace, find_run, recorded_config
-from rlinf.custom.sequence.plan import TRAIN_SCRIPT, SequenceRequest, plan_sequence, sequence_folder
-from rlinf.custom.sequence.recipe import DEFAULT_SEED, Recipe, Step
+from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence, sequence_folder
+from rlinf.custom.sequence.recipe import DEFAULT_SEED, TRAIN_SCRIPT, Recipe, Step
 from rlinf.reporting import ledger
 from rlinf.reporting.loggers import check_backends
 from rlinf.run_layout import BASE_ROW, CONFIG_FILE, LEDGER_FILE, LINEAGE_FILE
@@ -53,13 +46,12 @@ def main(argv: Sequence[str]) -> int:
     print(heading, flush=True)
     if arguments.is_dry_run:
         for number, step in enumerate(steps, start=1):
-            print("\n".join(describe(step, number, len(steps))))
+            print("\n".join(step.describe(number, len(steps))))
         print("dry run: nothing was started")
         return 0
+    from rlinf.cli.steps import run_steps  # which imports torch and Ray
+
     return run_steps(steps)
-
-
-# ----------------------------------------------------------------------------------------------------------- plans
 
 
 def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
@@ -137,12 +129,12 @@ def check_steps(steps: Sequence[Step], workspace: Workspace) -> None:
     """Refuse, before anything is started, to mix settings in one folder and checkpoints of another suite or model, and
     to write where nothing can be written."""
     for number, step in enumerate(steps):
-        folder, learns = workspace.root / step.folder, step.command[0] == TRAIN_SCRIPT
+        folder = workspace.root / step.folder
         if step.todo:
             check_writable(folder, setting="runner.logger.log_root")
         if step.start is not None and (workspace.root / step.start / LINEAGE_FILE).is_file():
-            check_lineage(step.config, workspace.root / step.start, learns=learns)
-        if learns and (number == 0 or (folder / CONFIG_FILE).is_file()):  # one beside others tells of all
+            check_lineage(step.config, workspace.root / step.start, learns=step.learns)
+        if step.learns and (number == 0 or (folder / CONFIG_FILE).is_file()):  # one beside others tells of all
             refuse_other_settings(folder, step.config)
 
 
@@ -157,60 +149,6 @@ def compose(arguments: Arguments, *, recorded: str | None = None) -> Recipe:
     check_eval_suites(config.env, num_tasks)
     check_backends(config.runner.logger.logger_backends)
     return Recipe(config, name, arguments.overrides)
-
-
-# ------------------------------------------------------------------------------------------------------ execution
-
-
-def run_steps(steps: Sequence[Step]) -> int:
-    """Run what is left to do, in order; the first failure ends the sequence with its exit code."""
-    environment = child_environment()
-    training = [number for number, step in enumerate(steps, start=1) if step.todo and step.command[0] == TRAIN_SCRIPT]
-    program = [sys.executable, "-m", "rlinf.cli.train_steps"]
-    with TemporaryDirectory(prefix="rlinf_") as folder, Series(program, cwd=REPOSITORY, env=environment) as series:
-        for number, step in enumerate(steps, start=1):
-            if not step.todo:
-                print(f"[{number}/{len(steps)}] {step.title}: done before, skipped ({step.result})", flush=True)
-                continue
-            for line in describe(step, number, len(steps))[:-1]:
-                print(line, flush=True)
-            composed = save_config(step.config, Path(folder, f"{number}.yaml"))
-            words = [*step.command[1:], "--composed", str(composed)]
-            if number in training:
-                code = series.run(words, is_last=number == training[-1])
-            else:
-                code = run_child([sys.executable, step.command[0], *words], cwd=REPOSITORY, env=environment)
-            if code == EXIT_USER_ERROR:  # it has said what is wrong, and the same command would end the same way
-                return code
-            if code > 128:
-                print_error(f"{step.title} was stopped (exit code {code}); run the same command again to continue")
-            elif code:  # what it said comes before, and whether the same command would end otherwise
-                print_error(f"{step.title} failed with exit code {code}")
-            if code:
-                return code
-            if step.result is not None and not (REPOSITORY / step.result).is_dir():
-                print_error(f"{step.title} ended without the checkpoint it should have written: {step.result}")
-                return 1
-    return 0
-
-
-def child_environment() -> dict[str, str]:
-    """Our own environment, this repository importable, and nothing that calls home or asks questions."""
-    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
-
-
-def describe(step: Step, number: int, count: int) -> list[str]:
-    """A step in lines; the last one is its command."""
-    lines = [f"[{number}/{count}] {step.title}: {'; '.join(step.todo) or 'done before, skipped'}"]
-    lines += [f"  note        {note}" for note in step.notes]
-    lines.append(f"  folder      {step.folder}")
-    lines += [f"  merged      {path}" for path in step.merged]
-    lines.append(f"  start       {step.start or ('merged model' if step.merged else 'base model')}")
-    if step.result is not None:
-        lines.append(f"  checkpoint  {step.result}")
-    lines.append(f"  command     {shlex.join(['python', *step.command])}")
-    return lines
 
 
 if __name__ == "__main__":

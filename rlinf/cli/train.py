@@ -1,36 +1,30 @@
 """``python examples/embodiment/train_embodied_agent.py --config-name NAME [key=value ...]``: train one run."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rlinf.cli.request import Request, parse
 from rlinf.config import RANDOM_ACTION, ConfigError
 from rlinf.config.differences import refuse_other_settings
-
-if TYPE_CHECKING:
-    from rlinf.workers.session import Session
+from rlinf.custom.methods import make_method
+from rlinf.envs import suite_tasks
+from rlinf.envs.registry import simulator
+from rlinf.runners.embodied import EmbodiedRunner, find_state, task_context
+from rlinf.runners.run_folder import run_folder, write_run
+from rlinf.workers.launch import count_workers, fit_to_gpus
+from rlinf.workers.session import Session
 
 log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
     """Train; returns the exit code."""
-    request = read(argv)
+    request = parse(argv, prog="train_embodied_agent.py", description="Train a policy with reinforcement learning.")
     if request is None:
         return 0
-    from rlinf.workers.session import Session
-
     with Session() as session:
         train(request, session)
     return 0
-
-
-def read(argv: Sequence[str]) -> Request | None:
-    """The command line, checked; None when there is nothing to train."""
-    return parse(argv, prog="train_embodied_agent.py", description="Train a policy with reinforcement learning.")
 
 
 def train(request: Request, session: Session) -> None:
@@ -44,13 +38,6 @@ def train(request: Request, session: Session) -> None:
 
 
 def _train(request: Request, session: Session) -> None:
-    from rlinf.custom.methods import make_method
-    from rlinf.envs import suite_tasks
-    from rlinf.envs.registry import simulator
-    from rlinf.runners.embodied import EmbodiedRunner, find_state, task_context
-    from rlinf.runners.run_folder import run_folder, write_run
-    from rlinf.workers.launch import count_workers, fit_to_gpus
-
     config = request.config
     if config.rollout.worker == RANDOM_ACTION:
         raise ConfigError(f"rollout.worker={RANDOM_ACTION} learns nothing: evaluate it with eval_embodied_agent.py")

@@ -82,19 +82,6 @@ def config_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(literals(asdict(config))))
 
 
-def save_config(config: Config, path: Path) -> Path:
-    """Write a configuration where ``read_config`` finds it."""
-    path.write_text(config_yaml(config), encoding="utf-8")
-    return path
-
-
-def read_config(path: Path) -> Config:
-    """A configuration that ``save_config`` wrote: nothing is composed, and nothing follows from other settings."""
-    composed = OmegaConf.load(path)
-    assert isinstance(composed, DictConfig)
-    return typed_config(composed)
-
-
 def config_hash(config: Config) -> str:
     """Twelve hex digits that change when any setting changes, folders of results aside."""
     values = asdict(config)

@@ -61,6 +61,6 @@ def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(s
                 os.kill(pid, signal.SIGSTOP)  # it would be done too soon
                 is_refused(words, folder, pid)
                 os.kill(pid, signal.SIGCONT)
-        assert first.returncode == (137 if kill else 0)
+        assert first.returncode == (-signal.SIGKILL if kill else 0)
         assert holder(folder) == killed if kill else holder(folder) is None
     assert len(ledger.read(folder.parent / LEDGER_FILE)) == 1

@@ -13,7 +13,6 @@ import pytest
 from rlinf.cli import run_sequence
 from rlinf.cli.console import UsageError
 from rlinf.cli.launcher import DEFAULT_CONFIG, Arguments, read_arguments
-from rlinf.cli.request import parse
 from rlinf.config import compose, load_config
 from rlinf.custom.sequence.recipe import Step
 from rlinf.run_layout import Checkpoint
@@ -146,7 +145,7 @@ def steps_of(repository: Path, arguments: Arguments) -> tuple[str, tuple[Step, .
 def plan(repository: Path, arguments: Arguments) -> str:
     """What a dry run shows."""
     heading, steps = steps_of(repository, arguments)
-    lines = [line for number, step in enumerate(steps, 1) for line in run_sequence.describe(step, number, len(steps))]
+    lines = [line for number, step in enumerate(steps, 1) for line in step.describe(number, len(steps))]
     return "\n".join([heading, *lines])
 
 
@@ -244,19 +243,12 @@ def test_a_step_has_the_configuration_that_its_command_composes(repository: Path
         assert step.config == load_config(step.command[2], step.command[3:])
 
 
-def test_a_launcher_composes_once(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """However many tasks there are; the children read what was composed."""
+def test_a_launcher_composes_once(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tasks there are."""
     compositions = []
     monkeypatch.setattr(compose, "compose", lambda **names: compositions.append(names) or hydra.compose(**names))
     _, steps = steps_of(repository, read("run_embodiment_ewc.sh", "0,4", "", "", TINY))
     assert (len(steps), len(compositions)) == (5, 1)
-    composed = compose.save_config(steps[4].config, tmp_path / "composed.yaml")
-    request = parse(["--composed", str(composed), "--cfg"], prog="test", description="")
-    assert request is None
-    assert capsys.readouterr().out == compose.config_yaml(steps[4].config)
-    assert len(compositions) == 1
 
 
 def test_all_launchers_run_from_anywhere(tmp_path: Path) -> None:

@@ -9,10 +9,8 @@ from libero_runtime.suites import standard_suite
 from rlinf.config.overrides import Value
 from rlinf.custom.sequence.lineage import Lineage
 from rlinf.custom.sequence.locations import SequenceError, Workspace, find_run, find_weights
-from rlinf.custom.sequence.recipe import DEFAULT_SEED, Recipe, Step
+from rlinf.custom.sequence.recipe import DEFAULT_SEED, EVALUATE_SCRIPT, Recipe, Step
 from rlinf.run_layout import BASE_ROW, checkpoint_of, checkpoints, has_weights
-
-EVALUATE_SCRIPT = "examples/embodiment/eval_embodied_agent.py"
 
 
 def plan_evaluation(location: str, step: int | None, recipe: Recipe, *, workspace: Workspace) -> Step:

@@ -13,7 +13,7 @@ from rlinf.config.compose import with_settings
 from rlinf.config.overrides import Value, override
 from rlinf.custom.sequence.evaluation import evaluate_base
 from rlinf.custom.sequence.locations import SequenceError, Workspace, find_weights, recorded_start
-from rlinf.custom.sequence.recipe import Recipe, Step
+from rlinf.custom.sequence.recipe import TRAIN_SCRIPT, Recipe, Step
 from rlinf.run_layout import (
     BASE_ROW,
     Checkpoint,
@@ -26,8 +26,6 @@ from rlinf.run_layout import (
     run_name,
     task_name,
 )
-
-TRAIN_SCRIPT = "examples/embodiment/train_embodied_agent.py"
 
 Stage = tuple[int, ...]
 """Tasks of one training run: one, or several at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from rlinf.config.resolve import MERGING_METHOD
 from rlinf.run_layout import results_root
 
 DEFAULT_SEED = 1234
+TRAIN_SCRIPT = "examples/embodiment/train_embodied_agent.py"
+EVALUATE_SCRIPT = "examples/embodiment/eval_embodied_agent.py"
 
 Settings = Mapping[str, Value | Sequence[Value]]
 """Values by configuration key."""
@@ -64,8 +67,25 @@ class Step:
     folder: str
     start: str | None  # actor folder; None is the base model or, in weight merge, what ``merged`` makes of it
     result: str | None  # actor folder that exists when the command has done its work; None for an evaluation
-    command: tuple[str, ...]  # script and arguments, without the interpreter
+    command: tuple[str, ...]  # what does the same by itself: script and arguments, without the interpreter
     config: Config  # what the command composes
     todo: tuple[str, ...]  # what is left to do, in words; empty: skipped
     notes: tuple[str, ...] = ()
     merged: tuple[str, ...] = ()  # actor folders that are merged into the base model
+
+    @property
+    def learns(self) -> bool:
+        """Whether it trains, and does not only evaluate."""
+        return self.command[0] == TRAIN_SCRIPT
+
+    def describe(self, number: int, count: int) -> list[str]:
+        """In lines, as the ``number``-th of ``count`` steps; the last line is its command."""
+        lines = [f"[{number}/{count}] {self.title}: {'; '.join(self.todo) or 'done before, skipped'}"]
+        lines += [f"  note        {note}" for note in self.notes]
+        lines.append(f"  folder      {self.folder}")
+        lines += [f"  merged      {path}" for path in self.merged]
+        lines.append(f"  start       {self.start or ('merged model' if self.merged else 'base model')}")
+        if self.result is not None:
+            lines.append(f"  checkpoint  {self.result}")
+        lines.append(f"  command     {shlex.join(['python', *self.command])}")
+        return lines
