@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from libero_runtime import paths
-from libero_runtime.assets import compact
+from libero_runtime.assets import compact, without_unused_materials
 from libero_runtime.assets.meshes import Coarseness, Mesh, coarser, msh_bytes, read_msh
 
 OFFICIAL_MODELS = paths.resolve_paths().assets
@@ -183,3 +183,39 @@ def test_a_model_that_cannot_be_read_is_named(some_models, tmp_path, monkeypatch
     broken = paths.LiberoPaths(tmp_path, tmp_path, some_models, tmp_path, "altered 89ab")
     with pytest.raises(paths.LiberoPathError, match=r"akita_black_bowl_vis\.msh.*cut off or damaged"):
         broken.models("fast")
+
+
+def test_materials_that_nothing_wears_go_with_their_textures():
+    xml = without_unused_materials(
+        """<mujoco><asset><texture type="skybox" builtin="flat" width="2" height="2"/>
+        <texture name="wood"/><texture name="grey"/><texture name="alone"/>
+        <material name="table" texture="wood"/><material name="legs" texture="grey"/><material name="red"/></asset>
+        <default><default class="stand"><geom material="red"/></default></default>
+        <worldbody><geom material="table"/></worldbody></mujoco>"""
+    )
+    root = ElementTree.fromstring(xml)
+    assert [element.get("name") for element in root.iter("material")] == ["table", "red"]
+    assert [element.get("name") for element in root.iter("texture")] == [None, "wood"]
+
+
+_TWO_TEXTURES = """
+import os, sys
+from PIL import Image
+def compiled(colour):
+    Image.new("RGB", (2, 2), colour).save(sys.argv[1])
+    os.utime(sys.argv[1], (1, 1))
+    asset = f'<asset><texture name="t" type="2d" file="{sys.argv[1]}"/></asset>'
+    return mujoco.MjModel.from_xml_string(f"<mujoco>{asset}</mujoco>").tex_data[:3].tolist()
+print(compiled("red"), compiled("blue"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second_is"),
+    [("import libero_runtime, mujoco", "[0, 0, 255]"), ("import mujoco, libero_runtime", "[255, 0, 0]")],
+)
+def test_mujoco_keeps_no_decoded_files(tmp_path, first, second_is):
+    """Another texture with the time of the one before is read, unless somebody may have used the cache already."""
+    command = [sys.executable, "-c", first + _TWO_TEXTURES, str(tmp_path / "texture.png")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == f"[255, 0, 0] {second_is}"

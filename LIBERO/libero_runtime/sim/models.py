@@ -23,6 +23,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.assets import without_unused_materials
 from libero_runtime.assets.robot import with_coarse_robot
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, Quality, prepare_libero, resolve_paths
@@ -150,7 +151,7 @@ class _SharesModel:
     def _initialize_sim(self, xml_string: str | None = None) -> None:
         from robosuite.utils.binding_utils import MjSim
 
-        xml = xml_string or self.model.get_xml()
+        xml = without_unused_materials(xml_string or self.model.get_xml())
         self.shared = _shared_model(with_coarse_robot(xml) if self.coarse_robot else xml)
         self.shared.owner = None
         self.shared.model.body_pos[:] = self.shared.body_pos
