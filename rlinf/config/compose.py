@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlinf.config.errors import ConfigError
 from rlinf.config.overrides import literals, quoting_advice
 from rlinf.config.resolve import resolve
-from rlinf.config.schema import Config
+from rlinf.config.schema import Config, walk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG_FOLDER = REPOSITORY / "examples" / "embodiment" / "config"
@@ -96,16 +96,7 @@ def _flat(error: Exception) -> str:
 
 def _suggestion(error: Exception) -> str:
     """Near matches for a misspelt key, so that the reader need not search."""
-    known = _all_keys()
+    known = [key for key, _, value in walk(Config()) if not is_dataclass(value)]
     wrong = [word.strip("'\".,()") for word in str(error).split() if "." in word or "'" in word]
     near = [match for word in wrong for match in get_close_matches(word, known, n=2, cutoff=0.75)]
     return f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
-
-
-def _all_keys() -> list[str]:
-    def walk(prefix: str, node: object) -> list[str]:
-        if not isinstance(node, dict):
-            return [prefix]
-        return [key for name, child in node.items() for key in walk(f"{prefix}.{name}" if prefix else str(name), child)]
-
-    return walk("", asdict(Config()))

@@ -1,7 +1,7 @@
 """Whether two runs have the same settings, as far as their results depend on them."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from rlinf.config.errors import ConfigError
-from rlinf.config.schema import Config
-from rlinf.config.validate import PICTURE_PATHS
+from rlinf.config.schema import PICTURE_PATHS, Config, walk
 from rlinf.run_layout import CONFIG_FILE, checkpoints
 
 AS_TRAINED = (  # left open (null), they become what is recorded of the policy's training
@@ -90,14 +89,8 @@ def refuse_other_settings(folder: Path, config: Config) -> None:
 
 @cache
 def _marks() -> dict[str, str]:
-    def walk(config: type, prefix: str) -> Iterator[tuple[str, str]]:
-        for one in fields(config):
-            if "scope" in one.metadata:
-                yield prefix + one.name, one.metadata["scope"]
-            elif isinstance(one.type, type) and is_dataclass(one.type):
-                yield from walk(one.type, f"{prefix}{one.name}.")
-
-    return {**dict(walk(Config, "")), "runner.resume": "free"}  # the last one is known from older runs only
+    marks = {key: field.metadata["scope"] for key, field, _ in walk(Config()) if "scope" in field.metadata}
+    return {**marks, "runner.resume": "free"}  # the last one is known from older runs only
 
 
 def _siblings(folder: Path) -> list[Path]:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from rlinf.config.schema import Config
-
-BY_MEMORY = -1  # an `actor.micro_batch_size` that is left open
+from rlinf.config.schema import BY_MEMORY, Config
 
 
 @dataclass(frozen=True)

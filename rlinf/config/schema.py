@@ -1,15 +1,49 @@
 """Every configuration key: its type, its default and what it means.
 
 Values come from YAML groups under ``examples/embodiment/config``, composed by Hydra; a key that is not declared here is
-an error at start-up. ``null`` keys may be given on the command line with or without a leading ``+``.
+an error at start-up. ``null`` keys may be given on the command line with or without a leading ``+``. Marks beside a key
+say what it may be (``validate.py`` checks it) and whether results depend on it.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from math import isfinite
+from typing import Any
 
 # Marks of keys that two runs may have different values of and still be compared; a marked group is marked as a whole.
 FREE = {"scope": "free"}  # how long, how often, on what machine, where to
 OWN = {"scope": "own"}  # in which the tasks and seeds of one experiment differ
 NAME = {"scope": "name"}  # tell methods apart, and tables name them
+
+RANDOM_ACTION = "random_action"
+BY_MEMORY = -1
+"""An ``actor.micro_batch_size`` that is left to the memory of a GPU."""
+PICTURE_PATHS = ("rl", "oft", "oft_center_crop")
+ATTENTION_ROUTES = ("sdpa", "flash_attention_2", "eager")
+CHECKPOINTING_POLICIES = ("full", "attention", "matmuls")
+
+
+def _must(text: str, holds: Callable[[float], bool]) -> dict[str, Any]:
+    """What a number must be where it is not null."""
+    return {"must": text, "holds": holds}
+
+
+def _one_of(*names: str) -> dict[str, Any]:
+    """What a text, or each entry of a list, may be where it is not null."""
+    return {"choices": names}
+
+
+AT_LEAST_1 = _must("must be at least 1", lambda value: value >= 1)
+NOT_NEGATIVE = _must("must not be negative", lambda value: value >= 0)
+POSITIVE = _must("must be greater than 0", lambda value: value > 0)
+POSITIVE_AND_FINITE = _must("must be greater than 0, and finite", lambda value: value > 0 and isfinite(value))
+FRACTION = _must("must be between 0 and 1", lambda value: 0 <= value <= 1)
+OR_BY_MEMORY = _must(
+    f"must be at least 1, or {BY_MEMORY} to choose by the GPU", lambda value: value >= 1 or value == BY_MEMORY
+)
+STORE_SIZE = _must("must be at least 0.1, or null", lambda value: value >= 0.1)  # Ray asks for 75 MiB
+PRECISION = _one_of("fp32", "bf16")
+BACKENDS = _one_of("tensorboard", "wandb")
 
 
 @dataclass
@@ -26,7 +60,7 @@ class LoggerConfig:
     project_name: str = "continual-vla-rl"
     experiment_name: str | None = None
     """Name shown by W&B; null: the run folder's name."""
-    logger_backends: list[str] = field(default_factory=lambda: ["tensorboard"])
+    logger_backends: list[str] = field(default_factory=lambda: ["tensorboard"], metadata=BACKENDS)
     """Any of ``tensorboard`` and ``wandb``; ``metrics.jsonl`` is always written."""
 
 
@@ -34,10 +68,10 @@ class LoggerConfig:
 class RunnerConfig:
     """The outer loop."""
 
-    seed: int = field(default=1234, metadata=OWN)
-    max_epochs: int = field(default=10, metadata=FREE)
+    seed: int = field(default=1234, metadata=OWN | NOT_NEGATIVE)
+    max_epochs: int = field(default=10, metadata=FREE | AT_LEAST_1)
     """Rollout-and-update rounds per task."""
-    save_interval: int = field(default=1, metadata=FREE)
+    save_interval: int = field(default=1, metadata=FREE | AT_LEAST_1)
     """Epochs between checkpoints; the last epoch is always saved."""
     keep_checkpoints: int | None = field(default=None, metadata=FREE)
     """How many of the newest checkpoints to keep; null keeps all."""
@@ -62,7 +96,7 @@ class ClusterConfig:
     """Inference workers; -1: one per GPU, or one."""
     num_env_workers: int = -1
     """Simulator processes; -1: one per CPU core, leaving one core per GPU for inference."""
-    object_store_gb: float | None = None
+    object_store_gb: float | None = field(default=None, metadata=STORE_SIZE)
     """GiB of shared memory for Ray where we start it; null: as much as keeps an epoch's samples and the weights in
     memory. Ray begins to write them to disk when 80 % of it are full."""
 
@@ -71,9 +105,9 @@ class ClusterConfig:
 class SamplingConfig:
     """How actions are drawn."""
 
-    temperature_train: float = 1.6
+    temperature_train: float = field(default=1.6, metadata=POSITIVE)
     """Softmax temperature of rollouts and of the log-probabilities trained on."""
-    temperature_eval: float = 1.6
+    temperature_eval: float = field(default=1.6, metadata=NOT_NEGATIVE)
     """Softmax temperature of evaluation; 0 takes the arg max."""
 
 
@@ -81,35 +115,35 @@ class SamplingConfig:
 class AlgorithmConfig:
     """Reinforcement learning."""
 
-    adv_type: str = "grpo"
+    adv_type: str = field(default="grpo", metadata=_one_of("grpo", "gae"))
     """Advantage estimator: ``grpo`` (an episode against its group) or ``gae`` (a chunk against a value head)."""
-    loss_type: str = "grpo"
+    loss_type: str = field(default="grpo", metadata=_one_of("grpo", "ppo"))
     """Loss: ``grpo`` (clipped surrogate) with ``adv_type: grpo``; ``ppo`` (and a value loss) with ``gae``."""
-    num_group_envs: int = 8
+    num_group_envs: int = field(default=8, metadata=AT_LEAST_1)
     """Groups per rollout round; each group starts from one state."""
     group_size: int = 8
     """Rollouts per group."""
-    rollout_epoch: int = 16
+    rollout_epoch: int = field(default=16, metadata=AT_LEAST_1)
     """Rollout rounds per epoch: ``num_group_envs * group_size * rollout_epoch`` episodes are collected."""
-    update_epoch: int = 1
+    update_epoch: int = field(default=1, metadata=AT_LEAST_1)
     """Passes over the collected episodes."""
     normalize_advantages: bool = True
     clip_ratio_low: float = 0.2
     clip_ratio_high: float = 0.28
-    loss_aggregation: str = "episode"
+    loss_aggregation: str = field(default="episode", metadata=_one_of("episode", "token"))
     """``episode``: every episode weighs the same (published recipe); ``token``: every executed token does."""
     entropy_bonus: float = 0.0
     filter_rewards: bool = True
     """Drop groups whose mean return is outside the bounds below: they teach nothing."""
     rewards_lower_bound: float = 0.1
     rewards_upper_bound: float = 4.9
-    gamma: float = 0.99
+    gamma: float = field(default=0.99, metadata=FRACTION)
     """PPO: discount per chunk."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = field(default=0.95, metadata=FRACTION)
     """PPO: 0 trusts the value head after one chunk, 1 only the rewards of the episode."""
-    value_clip: float = 0.2
+    value_clip: float = field(default=0.2, metadata=POSITIVE)
     """PPO: how far a value may move from that of the rollout before the loss stops asking for more."""
-    huber_delta: float = 10.0
+    huber_delta: float = field(default=10.0, metadata=POSITIVE)
     """PPO: error from which the value loss grows linearly."""
     sampling_params: SamplingConfig = field(default_factory=SamplingConfig)
     use_ewc: bool | None = None
@@ -123,17 +157,17 @@ class AlgorithmConfig:
 class ReplayConfig:
     """Replay of expert demonstrations (methods ``er`` and ``der``)."""
 
-    coeff: float = 0.03
+    coeff: float = field(default=0.03, metadata=NOT_NEGATIVE)
     """Weight of the replay loss beside the policy loss."""
-    tasks: str = "all"
+    tasks: str = field(default="all", metadata=_one_of("all", "seen"))
     """Whose demonstrations: ``all`` tasks of the suite, or those ``seen`` before the task being learnt."""
-    demonstrations_per_task: int | None = 1
+    demonstrations_per_task: int | None = field(default=1, metadata=AT_LEAST_1)
     """Demonstrations of each task; null: all there are."""
     demonstrations: str = "LIBERO/libero/datasets"
     """Folder of demonstration files, or of one folder of them per suite; relative to the repository."""
-    batch_size: int | None = None
+    batch_size: int | None = field(default=None, metadata=AT_LEAST_1)
     """Demonstration samples per micro-batch on one rank; null: ``actor.micro_batch_size``."""
-    targets: str = "nearest"
+    targets: str = field(default="nearest", metadata=_one_of("nearest", "digitize"))
     """Bins of the expert's actions (``er``): the ``nearest`` centre as in the published replay, or ``digitize`` as in
     supervised training. They differ at exactly 1, such as an open gripper, where two bins mean the same action."""
     cached_logits: bool = False
@@ -145,12 +179,12 @@ class ReplayConfig:
 class EWCConfig:
     """Elastic weight consolidation."""
 
-    coeff: float = 1.0e6
+    coeff: float = field(default=1.0e6, metadata=NOT_NEGATIVE)
     """Weight of the penalty ``coeff * sum(F * (theta - theta*)**2)``."""
-    fisher: str = "per_sample"
+    fisher: str = field(default="per_sample", metadata=_one_of("per_sample", "published"))
     """``per_sample``: squares of each sample's own gradient; ``published``: squares of the gradient that accumulates
     over micro-batches, as in the published code (not a Fisher information; for comparison)."""
-    num_samples: int = 1024
+    num_samples: int = field(default=1024, metadata=NOT_NEGATIVE)
     """Chunk samples of a task's last rollouts that the Fisher information is estimated from; 0: all."""
 
 
@@ -158,18 +192,18 @@ class EWCConfig:
 class SLCAConfig:
     """Learning rates per module."""
 
-    vision: float = 4.0e-6
-    llm: float = 4.0e-6
-    head: float = 4.0e-5
+    vision: float = field(default=4.0e-6, metadata=NOT_NEGATIVE)
+    llm: float = field(default=4.0e-6, metadata=NOT_NEGATIVE)
+    head: float = field(default=4.0e-5, metadata=NOT_NEGATIVE)
 
 
 @dataclass
 class AGEMConfig:
     """Averaged gradient episodic memory."""
 
-    memory_per_task: int = 256
+    memory_per_task: int = field(default=256, metadata=AT_LEAST_1)
     """Chunk samples kept of each task's successful rollouts."""
-    batch_size: int = 64
+    batch_size: int = field(default=64, metadata=AT_LEAST_1)
     """Samples replayed at every optimizer step, over all ranks."""
 
 
@@ -177,7 +211,7 @@ class AGEMConfig:
 class LwFConfig:
     """Distillation from the previous policy."""
 
-    coeff: float = 1.0
+    coeff: float = field(default=1.0, metadata=NOT_NEGATIVE)
     """Weight of the Kullback-Leibler divergence beside the policy loss."""
 
 
@@ -185,7 +219,7 @@ class LwFConfig:
 class MergeConfig:
     """Weight merge."""
 
-    coeff: float = 0.8
+    coeff: float = field(default=0.8, metadata=FRACTION)
     """Factor, 0 to 1, on the adapters of earlier tasks when they are merged into the base, and on the last one in
     evaluations."""
 
@@ -213,7 +247,7 @@ class MethodConfig:
 class EnvSplitConfig:
     """Simulation for training or for evaluation."""
 
-    max_episode_steps: int = 512
+    max_episode_steps: int = field(default=512, metadata=AT_LEAST_1)
     """Actions after the idle steps until an episode is cut off."""
     ignore_terminations: bool = False
     """Go on after success until the step limit (then ``success_at_end`` can differ from ``success_once``)."""
@@ -238,15 +272,15 @@ class EnvConfig:
     eval_suites: list[str] = field(default_factory=list, metadata=FREE)
     """Further suites to evaluate with every row of the success matrix, with the same settings, such as LIBERO-PRO's
     ``[libero_spatial_lan,libero_spatial_object,libero_spatial_swap,libero_spatial_task]``; the matrix goes without."""
-    num_envs_per_worker: int = field(default=8, metadata=FREE)
+    num_envs_per_worker: int = field(default=8, metadata=FREE | AT_LEAST_1)
     """Episodes that one simulator process keeps running."""
-    pipeline_stages: int = field(default=2, metadata=FREE)
+    pipeline_stages: int = field(default=2, metadata=FREE | AT_LEAST_1)
     """Env groups per simulator process: while one is simulated the policy looks at another."""
     cameras: list[str] = field(default_factory=lambda: ["agentview"])
     """What the policy sees, in its order: ``agentview``, and ``robot0_eye_in_hand`` or, as fine-tuning calls it,
     ``eye_in_hand``. As the policy was trained."""
     image_size: int = 256
-    look: str = "fast"
+    look: str = field(default="fast", metadata=_one_of("fast", "official"))
     """``fast``: no multi-sampling and reflections; ``official``: the pixels of stock LIBERO."""
     num_idle_steps: int = 10
     """Idle actions after a reset, while objects fall into place."""
@@ -264,13 +298,13 @@ class EnvConfig:
 class RolloutConfig:
     """Inference."""
 
-    worker: str = "policy"
+    worker: str = field(default="policy", metadata=_one_of("policy", RANDOM_ACTION))
     """Who acts: the ``policy``, or ``random_action`` (uniformly random actions, evaluation only; reads no model)."""
     model_dir: str = "model/Openvla-oft-SFT-libero-spatial-traj1"
     """Base checkpoint of the rollout policy; must be the actor's."""
-    precision: str = "bf16"
+    precision: str = field(default="bf16", metadata=PRECISION)
     """``fp32`` or ``bf16``."""
-    max_batch: int = field(default=64, metadata=FREE)
+    max_batch: int = field(default=64, metadata=FREE | AT_LEAST_1)
     """Largest inference batch."""
     num_threads: int | None = field(default=None, metadata=FREE)
     """CPU threads of one rollout worker; null: half of the cores, since simulators run at the same time."""
@@ -294,10 +328,10 @@ class TokenizerConfig:
 class OptimConfig:
     """AdamW (arXiv:1711.05101)."""
 
-    lr: float = 2.0e-5
-    value_lr: float = 3.0e-3
+    lr: float = field(default=2.0e-5, metadata=POSITIVE_AND_FINITE)
+    value_lr: float = field(default=3.0e-3, metadata=POSITIVE_AND_FINITE)
     """Learning rate of the value head (PPO)."""
-    critic_warmup_steps: int = 0
+    critic_warmup_steps: int = field(default=0, metadata=NOT_NEGATIVE)
     """Optimizer steps at the start of a run that train the value head alone (PPO)."""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -315,7 +349,7 @@ class ModelConfig:
     """A row of the table of policies: ``openvla_oft``, ``openvla`` (autoregressive) or ``simple_cnn``."""
     is_lora: bool = True
     """Train an adapter and leave the rest as it is; ``simple_cnn`` has none and needs false."""
-    lora_rank: int = 32
+    lora_rank: int = field(default=32, metadata=AT_LEAST_1)
     lora_alpha: int | None = None
     """LoRA scale is ``lora_alpha / lora_rank``; null: alpha = rank."""
     lora_path: str | None = field(default=None, metadata=OWN)
@@ -323,9 +357,9 @@ class ModelConfig:
     adapter, or the base checkpoint's own weights."""
     previous_lora_paths: list[str] = field(default_factory=list, metadata=OWN)
     """Adapter folders of earlier tasks, merged into the base model when it is loaded."""
-    previous_lora_coeff: float | None = None
+    previous_lora_coeff: float | None = field(default=None, metadata=FRACTION)
     """Factor, 0 to 1, on those; null: ``method.merge.coeff`` for weight merge, else 1."""
-    lora_scale: float | None = None
+    lora_scale: float | None = field(default=None, metadata=FRACTION)
     """Evaluation: factor on the adapter (training always uses 1); null: ``method.merge.coeff`` for weight merge, else
     1."""
     unnorm_key: str | None = None
@@ -334,11 +368,11 @@ class ModelConfig:
     """Actions per chunk; ``openvla`` decodes 1."""
     max_prompt_length: int | None = None
     """Largest number of prompt tokens; null: the checkpoint's own, at least 128. Shorter prompts take less."""
-    picture_path: str | None = None
+    picture_path: str | None = field(default=None, metadata=_one_of(*PICTURE_PATHS))
     """How pictures come to the policy's size: ``rl`` (bicubic), or as the OFT repository does it, ``oft`` (JPEG, then
     Lanczos) or ``oft_center_crop`` (for policies trained with random crops). null: as the policy was trained, ``rl``
     where nothing is recorded of that."""
-    attn_implementation: str | None = field(default=None, metadata=FREE)
+    attn_implementation: str | None = field(default=None, metadata=FREE | _one_of(*ATTENTION_ROUTES))
     """Attention of the language model: ``sdpa``, ``flash_attention_2`` or ``eager``; null: flash-attention where the
     package ``flash-attn`` is installed, on a GPU and in bf16, else ``sdpa``."""
     compile_blocks: bool | None = field(default=False, metadata=FREE)
@@ -347,10 +381,10 @@ class ModelConfig:
     gradient_checkpointing: bool | None = field(default=False, metadata=FREE)
     """In updates, compute activations again instead of keeping them: less memory, more time. null: where a GPU has too
     little memory for the 7B without."""
-    gradient_checkpointing_policy: str = field(default="full", metadata=FREE)
+    gradient_checkpointing_policy: str = field(default="full", metadata=FREE | _one_of(*CHECKPOINTING_POLICIES))
     """What a checkpointed block keeps: ``full`` its input only, ``attention`` also what attention gave, ``matmuls``
     also the large matrix products."""
-    gradient_checkpointing_every: int = field(default=1, metadata=FREE)
+    gradient_checkpointing_every: int = field(default=1, metadata=FREE | AT_LEAST_1)
     """Checkpoint every k-th block only."""
 
 
@@ -358,7 +392,7 @@ class ModelConfig:
 class FSDPConfig:
     """Sharding of the learner (FSDP2)."""
 
-    param_dtype: str = "fp32"
+    param_dtype: str = field(default="fp32", metadata=PRECISION)
     """Precision of forward and backward: ``fp32`` or ``bf16``; the adapter and the optimizer stay fp32."""
     shard_frozen: bool | None = field(default=False, metadata=FREE)
     """Shard the weights that are not trained, too: least memory, but every pass collects the whole model (twice, with
@@ -374,9 +408,9 @@ class ActorConfig:
 
     checkpoint_load_path: str = "model/Openvla-oft-SFT-libero-spatial-traj1"
     """Base checkpoint, a Hugging Face folder."""
-    global_batch_size: int = 8192
+    global_batch_size: int = field(default=8192, metadata=AT_LEAST_1)
     """Chunk samples per optimizer step, over all ranks."""
-    micro_batch_size: int = field(default=32, metadata=FREE)
+    micro_batch_size: int = field(default=32, metadata=FREE | OR_BY_MEMORY)
     """Chunk samples per forward pass on one rank; -1: as a GPU's memory allows for the 7B."""
     num_threads: int | None = field(default=None, metadata=FREE)
     """CPU threads of one rank; null: all cores, divided among the ranks."""
@@ -402,3 +436,12 @@ class Config:
     def results_name(self) -> str:
         """Folder of the results, and what the ledger and adapters call the method."""
         return f"{self.method.label or self.method.name}{self.runner.logger.method_suffix}"
+
+
+def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, "Field[Any]", Any]]:
+    """Every key of a configuration, and every group: its dotted name, its field and its value."""
+    for one in fields(config):
+        value = getattr(config, one.name)
+        yield prefix + one.name, one, value
+        if is_dataclass(value):
+            yield from walk(value, f"{prefix}{one.name}.")

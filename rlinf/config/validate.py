@@ -1,96 +1,17 @@
 """What settings may be, alone and together. Each rule raises ``ConfigError`` with the numbers; none edits anything."""
 
-from collections.abc import Callable, Collection, Sequence
-from math import isfinite
-from operator import attrgetter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
-from rlinf.config.gpu_memory import BY_MEMORY
 from rlinf.config.places import check_readable
-from rlinf.config.schema import Config, EnvConfig
+from rlinf.config.schema import BY_MEMORY, Config, EnvConfig, walk
 from rlinf.run_layout import ADAPTER_FILES, WHOLE_FILES
 
-RANDOM_ACTION = "random_action"
 DOWNLOAD = "Download it:      hf download Haozhan72/{name} --local-dir ./model/{name}"
-PRECISIONS = ("fp32", "bf16")
-ATTENTION_ROUTES = ("sdpa", "flash_attention_2", "eager")
-PICTURE_PATHS = ("rl", "oft", "oft_center_crop")
-CHECKPOINTING_POLICIES = ("full", "attention", "matmuls")
 LOSS_OF_ADVANTAGE = {"grpo": "grpo", "gae": "ppo"}
 SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
-
-CHOICES: dict[str, Collection[str]] = {
-    "algorithm.adv_type": LOSS_OF_ADVANTAGE.keys(),
-    "algorithm.loss_type": LOSS_OF_ADVANTAGE.values(),
-    "algorithm.loss_aggregation": ("episode", "token"),
-    "rollout.worker": ("policy", RANDOM_ACTION),
-    "env.look": ("fast", "official"),
-    "rollout.precision": PRECISIONS,
-    "actor.fsdp.param_dtype": PRECISIONS,
-    "actor.model.gradient_checkpointing_policy": CHECKPOINTING_POLICIES,
-    "actor.model.picture_path": PICTURE_PATHS,
-    "actor.model.attn_implementation": ATTENTION_ROUTES,
-    "runner.logger.logger_backends": ("tensorboard", "wandb"),
-}
-"""What a key, or each entry of a list, may be where it is not null."""
-
-RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    (
-        "must be at least 1",
-        lambda value: value >= 1,
-        (
-            "runner.max_epochs",
-            "runner.save_interval",
-            "algorithm.num_group_envs",
-            "algorithm.rollout_epoch",
-            "algorithm.update_epoch",
-            "env.num_envs_per_worker",
-            "env.pipeline_stages",
-            "env.train.max_episode_steps",
-            "env.eval.max_episode_steps",
-            "env.eval.episodes_per_task",
-            "actor.global_batch_size",
-            "actor.model.lora_rank",
-            "actor.model.gradient_checkpointing_every",
-            "rollout.max_batch",
-        ),
-    ),
-    (
-        f"must be at least 1, or {BY_MEMORY} to choose by the GPU",
-        lambda value: value >= 1 or value == BY_MEMORY,
-        ("actor.micro_batch_size",),
-    ),
-    ("must be at least 0.1, or null", lambda value: value >= 0.1, ("cluster.object_store_gb",)),  # Ray asks for 75 MiB
-    (
-        "must not be negative",
-        lambda value: value >= 0,
-        ("runner.seed", "algorithm.sampling_params.temperature_eval", "actor.optim.critic_warmup_steps"),
-    ),
-    (
-        "must be between 0 and 1",
-        lambda value: 0 <= value <= 1,
-        (
-            "algorithm.gamma",
-            "algorithm.gae_lambda",
-            "method.merge.coeff",
-            "actor.model.previous_lora_coeff",
-            "actor.model.lora_scale",
-        ),
-    ),
-    (
-        "must be greater than 0",
-        lambda value: value > 0,
-        ("algorithm.value_clip", "algorithm.huber_delta", "algorithm.sampling_params.temperature_train"),
-    ),
-    (
-        "must be greater than 0, and finite",
-        lambda value: value > 0 and isfinite(value),
-        ("actor.optim.lr", "actor.optim.value_lr"),
-    ),
-)
-"""What numbers must be where they are not null."""
 
 
 def validate(config: Config, *, num_tasks: int) -> None:
@@ -99,16 +20,15 @@ def validate(config: Config, *, num_tasks: int) -> None:
     Raises:
         ConfigError: names the key, its value and what it may be.
     """
-    for key, allowed in CHOICES.items():
-        given = attrgetter(key)(config)
+    for key, field, given in walk(config):
+        allowed, holds = field.metadata.get("choices"), field.metadata.get("holds")
         for value in given if isinstance(given, list) else [given]:
-            if value is not None and value not in allowed:
+            if allowed and value is not None and value not in allowed:
                 raise ConfigError(f"{key}={value} is not known; expected one of: {', '.join(allowed)}")
-    for must, holds, keys in RANGES:
-        for key in keys:
-            number = attrgetter(key)(config)
-            if number is not None and not holds(number):
-                raise ConfigError(f"{key}={number} {must}")
+        if holds and given is not None and not holds(given):
+            raise ConfigError(f"{key}={given} {field.metadata['must']}")
+    if config.env.eval.episodes_per_task < 1:  # training ignores its own
+        raise ConfigError(f"env.eval.episodes_per_task={config.env.eval.episodes_per_task} must be at least 1")
     for rule in (_one_model, _adapters, _critic, _base_logits, _merged_acting, _batches):
         rule(config)
     for name in ("fixed_task_ids", "eval_task_ids"):

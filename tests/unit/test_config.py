@@ -157,6 +157,12 @@ def test_unknown_configuration_lists_the_known_ones():
         ("actor.optim.lr=inf", "actor.optim.lr=inf must be greater than 0, and finite"),
         ("actor.optim.lr=nan", "actor.optim.lr=nan must be greater than 0, and finite"),
         ("actor.optim.value_lr=0", "value_lr=0.0 must be greater than 0"),
+        ("method.ewc.fisher=exact", "method.ewc.fisher=exact is not known; expected one of: per_sample, published"),
+        ("method.ewc.coeff=-1", "method.ewc.coeff=-1.0 must not be negative"),
+        ("method.slca.head=nan", "method.slca.head=nan must not be negative"),
+        ("method.agem.memory_per_task=0", "method.agem.memory_per_task=0 must be at least 1"),
+        ("method.replay.tasks=one", "method.replay.tasks=one is not known; expected one of: all, seen"),
+        ("method.replay.demonstrations_per_task=0", "method.replay.demonstrations_per_task=0 must be at least 1"),
     ],
 )
 def test_rules_give_expected_and_given(override, message):

@@ -290,21 +290,9 @@ def test_samples_survive_a_file(tmp_path):
         assert torch.equal(getattr(back, name), getattr(samples, name))
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (MethodConfig(name="ewk"), "expected one of: sequential, ewc"),
-        (MethodConfig(name="ewc", ewc=EWCConfig(fisher="exact")), "expected: per_sample, published"),
-        (MethodConfig(name="ewc", ewc=EWCConfig(coeff=-1.0)), "must not be negative"),
-        (MethodConfig(name="slca", slca=SLCAConfig(head=float("nan"))), "method.slca.head=nan"),
-        (MethodConfig(name="agem", agem=AGEMConfig(memory_per_task=0)), "at least 1"),
-        (MethodConfig(name="lwf", lwf=LwFConfig(coeff=-0.1)), "must not be negative"),
-    ],
-    ids=["name", "estimator", "coeff", "rate", "memory", "lwf"],
-)
-def test_settings_that_cannot_work_are_refused(config, message):
-    with pytest.raises(ConfigError, match=message):
-        make_method(config)
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ConfigError, match="expected one of: sequential, ewc"):
+        make_method(MethodConfig(name="ewk"))
 
 
 def test_the_policy_of_these_tests_has_the_gradient_they_assume():

@@ -9,9 +9,9 @@ from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from rlinf.config import ConfigError
-from rlinf.config.validate import ATTENTION_ROUTES as CONFIG_ROUTES
-from rlinf.config.validate import CHECKPOINTING_POLICIES as CONFIG_POLICIES
-from rlinf.config.validate import PICTURE_PATHS as CONFIG_PICTURES
+from rlinf.config.schema import ATTENTION_ROUTES as CONFIG_ROUTES
+from rlinf.config.schema import CHECKPOINTING_POLICIES as CONFIG_POLICIES
+from rlinf.config.schema import PICTURE_PATHS as CONFIG_PICTURES
 from rlinf.models import PolicySource, load_policy
 from tests.small_policy import model_config, read_policy, write_policy
 from transformers_openvla_oft import (

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from rlinf.config import ConfigError
 from rlinf.config.schema import Config, MethodConfig, ModelConfig, ReplayConfig
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.replay.base_logits import StaleLogitsError, logits_path
@@ -164,17 +163,3 @@ def test_work_is_shared_out_by_frames(demonstrations):
     shares = divide(refs, 2)
     assert sorted(ref.task_id for share in shares for ref in share) == list(range(10))
     assert [sum(ref.num_steps for ref in share) for share in shares] == [24, 24]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"tasks": "one"}, r"method\.replay\.tasks=one is not known; expected one of: all, seen"),
-        ({"targets": "best"}, r"method\.replay\.targets=best is not known"),
-        ({"coeff": -0.1}, r"method\.replay\.coeff=-0\.1 must not be negative"),
-        ({"demonstrations_per_task": 0}, r"method\.replay\.demonstrations_per_task=0 must be at least 1"),
-    ],
-)
-def test_bad_settings_are_refused(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        make_method(MethodConfig("er", replay=ReplayConfig(**settings)))

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlinf.config.errors import ConfigError
 from rlinf.config.schema import AGEMConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.custom.methods.chunks import ActionChunks
@@ -25,8 +24,6 @@ class AGEM(ContinualMethod):
     its gradient onto the directions that do not (A-GEM, arXiv:1812.00420)."""
 
     def __init__(self, config: AGEMConfig) -> None:
-        if config.memory_per_task < 1 or config.batch_size < 1:
-            raise ConfigError(f"method.agem: memory_per_task and batch_size must be at least 1, got {config}")
         self.config = config
         self.memory: ActionChunks | None = None
         self.tasks: tuple[int, ...] = ()

@@ -33,8 +33,6 @@ class LwF(ContinualMethod):
     reads_parameters = False  # but by other_weights, which shards them first
 
     def __init__(self, config: LwFConfig) -> None:
-        if not config.coeff >= 0:
-            raise ConfigError(f"method.lwf.coeff={config.coeff} must not be negative")
         self.coeff = config.coeff
         self.previous: dict[str, Tensor] = {}
         self._resumed: Mapping[str, Tensor] = {}

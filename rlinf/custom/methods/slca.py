@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, replace
 
-from rlinf.config.errors import ConfigError
 from rlinf.config.schema import SLCAConfig
 from rlinf.custom.methods.base import ContinualMethod, ParamGroup
 from rlinf.models import Policy
@@ -14,9 +13,6 @@ class SLCA(ContinualMethod):
 
     def __init__(self, config: SLCAConfig) -> None:
         self.rates: dict[str, float] = asdict(config)
-        for name, rate in self.rates.items():
-            if not rate >= 0:
-                raise ConfigError(f"method.slca.{name}={rate} must be a learning rate, 0 or greater")
 
     def param_groups(self, policy: Policy, lr: float) -> list[ParamGroup]:
         """A module without a rate of its own learns at ``lr``."""

@@ -9,8 +9,7 @@ from libero_runtime.render.cameras import simulated_name
 from libero_runtime.suites import standard_suite
 from openvla_oft.model.training_record import TrainingRecord, training_record
 from rlinf.config.errors import ConfigError
-from rlinf.config.schema import Config, EnvConfig, ModelConfig
-from rlinf.config.validate import PICTURE_PATHS
+from rlinf.config.schema import PICTURE_PATHS, Config, EnvConfig, ModelConfig
 from rlinf.custom.sequence.lineage import Lineage
 from rlinf.models import Stated
 from rlinf.models.vla import own_statistics
