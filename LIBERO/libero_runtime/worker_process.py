@@ -6,34 +6,34 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any
 
-_Result = TypeVar("_Result")
+_kept: Any = None  # of a worker: what it made
 
 
 class WorkerProcess:
-    """A process of one's own: a pool of one, so that a job goes to the process that has what it needs.
+    """A process of one's own, which makes something once and keeps it: jobs are calls of its methods.
 
     It ends with its parent, however that ends; Ctrl-C is for the parent to deal with.
     """
 
-    def __init__(self, start: Callable[..., None], *arguments: object, environment: Mapping[str, str]) -> None:
-        """Called first in the process, with `environment` added to its own: `start(*arguments)`."""
+    def __init__(self, make: Callable[..., object], *arguments: object, environment: Mapping[str, str]) -> None:
+        """Called first in the process, with `environment` added to its own: `make(*arguments)`."""
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(environment, start, arguments))
+        self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(environment, make, arguments))
         others = set(multiprocessing.active_children())
         self._pool.submit(int)  # starts the process
         (self.process,) = set(multiprocessing.active_children()) - others
 
-    def submit(self, function: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
-        """Call a function there; the result is `BrokenProcessPool` when the process died."""
+    def submit(self, method: str, *arguments: object) -> Future[Any]:
+        """Call a method there (what it yields becomes a list); the result is `BrokenProcessPool` when it died."""
         try:
-            return self._pool.submit(function, *arguments)
+            return self._pool.submit(_call, method, arguments)
         except BrokenProcessPool as error:
-            failed: Future[_Result] = Future()
+            failed: Future[Any] = Future()
             failed.set_exception(error)
             return failed
 
@@ -49,11 +49,17 @@ class WorkerProcess:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _begin(environment: Mapping[str, str], start: Callable[..., None], arguments: tuple[object, ...]) -> None:
+def _begin(environment: Mapping[str, str], make: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    global _kept
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)
-    start(*arguments)
+    _kept = make(*arguments)
+
+
+def _call(method: str, arguments: tuple[object, ...]) -> object:
+    result = getattr(_kept, method)(*arguments)
+    return list(result) if isinstance(result, Iterator) else result
 
 
 def _end_with_parent() -> None:

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from libero_runtime import expert_table, fidelity, fidelity_episodes
 from libero_runtime.commands import NumberError, OptionError, parse_numbers, run_command, use_one_thread
 from libero_runtime.demos.cli import demos
-from libero_runtime.tools import expert_table, fidelity, fidelity_episodes
 
 
 def fail(error):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from libero_runtime import opengl
-from libero_runtime.tools import doctor
+from libero_runtime import doctor, opengl
 
 
 def test_report(tmp_path, capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 from libero_runtime.demos.episodes import Attempt, EpisodeOptions
-from libero_runtime.tools.expert_table import Job, Row, main, table
+from libero_runtime.expert_table import Job, Row, main, table
 
 
 def row(suite: str, task_id: int, *, successes: list[bool]) -> Row:

@@ -6,20 +6,20 @@ import mujoco
 import numpy as np
 import pytest
 
+from libero_runtime import fidelity, fidelity_episodes
+from libero_runtime.fidelity_stock import Reference, Run, Stock
 from libero_runtime.kernel import osc
 from libero_runtime.paths import libero_folder, resolve_paths
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.stepper import SUBSTEPS
 from libero_runtime.suites import SUITES, load_suite
-from libero_runtime.tools import fidelity, fidelity_episodes
-from libero_runtime.tools.fidelity_stock import Reference, Run, Stock
 
 
 @pytest.mark.parametrize(
     ("suite", "task_id", "num_steps"), [("libero_spatial", 0, 40), ("libero_object", 0, 100), ("libero_10", 9, 40)]
 )
 def test_fast_steps_follow_stock(suite, task_id, num_steps):
-    report = fidelity.check_task(suite, task_id, num_steps=num_steps)
+    report = fidelity.check_task(suite, task_id, num_steps)
     assert report.passed, report
     assert report.step_share > 0.9
     for verdict in (report.stock, report.converged):
@@ -29,7 +29,7 @@ def test_fast_steps_follow_stock(suite, task_id, num_steps):
 
 def test_a_hand_that_presses_an_object_down_follows_stock():
     """A solver tolerance of 1e-10 was not enough for it: one step ended 2.7e-5 off. An eighth of its steps is chaos."""
-    report = fidelity.check_task("libero_object", 0, num_steps=40)
+    report = fidelity.check_task("libero_object", 0, 40)
     assert report.passed, report
     assert report.step_share > 0.8
 
@@ -41,8 +41,8 @@ def test_a_hand_that_presses_an_object_down_follows_stock():
 def recorded():
     """A scene, its start, and what stock does from there: both fingers land on a plate."""
     task = load_suite("libero_10").task(6)
-    stock, scene = Stock(task, init_index=0, seed=0), Scene(task, image_size=16)
-    state = stock.episode(init_index=0, seed=0)
+    stock, scene = Stock(task), Scene(task, image_size=16)
+    state = stock.settle(init_index=0, seed=0)
     yield scene, state, stock.record(fidelity.visiting_actions(scene, state, 60, seed=6))
     scene.close()
     stock.close()
@@ -129,7 +129,8 @@ def test_small_faults_are_found(change, passes, recorded):
 def test_steps_from_recorded_states_are_those_of_the_run(recorded):
     """A state of stock's holds all that its next step depends on."""
     _, _, record = recorded
-    stock = Stock(load_suite("libero_10").task(6), init_index=0, seed=0)
+    stock = Stock(load_suite("libero_10").task(6))
+    stock.settle(init_index=0, seed=0)
     nq = stock.model.nq
     for step in (0, 30, 45):
         stock.load(record.steps.starts[step], converged=True)

@@ -13,14 +13,14 @@ from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim import scene, stepper
 from libero_runtime.sim.exact_scene import ExactScene
-from libero_runtime.sim.state import start_seed
+from libero_runtime.sim.state import IDLE_ACTION, start_seed
 from libero_runtime.suites import init_states, load_suite
 from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, VectorEnvError
 from libero_runtime.vector.processes import LiberoProcessEnv
 
 SUITE = "libero_spatial"
 TASK = 1
-IDLE_CHUNK = np.tile(scene.IDLE_ACTION, (1, 1, 1))
+IDLE_CHUNK = np.tile(IDLE_ACTION, (1, 1, 1))
 
 
 def random_actions(num_envs: int, num_actions: int, *, seed: int = 0) -> np.ndarray:
@@ -148,7 +148,7 @@ def stock_episode(init_index: int, actions: np.ndarray) -> dict[str, np.ndarray]
     stock.reset()
     stock.set_init_state(init_states(task)[init_index])
     record = {"physics": [], "reward": [], "done": [], "images": [], "proprio": []}
-    for count, action in enumerate([*[scene.IDLE_ACTION] * 10, *actions]):
+    for count, action in enumerate([*[IDLE_ACTION] * 10, *actions]):
         obs, reward, done, _ = stock.step(action)
         if count < 9:
             continue
@@ -271,16 +271,9 @@ def test_bad_input(env):
         env.step_chunk(bad, [0])
     with pytest.raises(VectorEnvError, match="max_steps_B must hold 1 numbers"):
         env.step_chunk(IDLE_CHUNK, [0], max_steps_B=[1, 2])
-    where = rf"environment 1 \({SUITE} task {TASK}, initial state 3, seed 0, step 0\)"
-    env.reset([EpisodeStart(SUITE, TASK, 3)], [1])
     for bad in (np.zeros((3, 8, 7)), np.zeros((2, 7)), np.zeros((2, 0, 7))):
-        with pytest.raises(VectorEnvError, match=rf"shape \(2, C, 7\) with C >= 1 for {where}, environment 0 .*given"):
+        with pytest.raises(VectorEnvError, match=r"shape \(2, C, 7\) with C >= 1 for environments \[1, 0\], given"):
             env.step_chunk(bad, [1, 0])
-    many = LiberoVectorEnv(num_envs=6, image_size=16)
-    many.reset([start] * 6)
-    with pytest.raises(VectorEnvError, match=r"C >= 1 for environment 0 .*environment 3 .* and 2 more, given \(1, 1, "):
-        many.step_chunk(IDLE_CHUNK)
-    many.close()
     with pytest.raises(VectorEnvError, match="environment 0 has no episode"):
         LiberoVectorEnv(num_envs=1).step_chunk(IDLE_CHUNK)
     for options, message in (

@@ -4,11 +4,11 @@ import mujoco
 import numpy as np
 import pytest
 
+from libero_runtime.fidelity import visiting_actions
 from libero_runtime.sim import stepper
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.stepper import Stepper
 from libero_runtime.suites import load_suite
-from libero_runtime.tools.fidelity import visiting_actions
 
 BEYOND_RANGE_RAD = 0.3  # MuJoCo's limits are springs: with random actions at full scale joints went 0.05 too far
 
@@ -78,16 +78,16 @@ def test_trimmed_physics_has_the_bits_of_the_whole(suite, task_id, monkeypatch):
     monkeypatch.setattr(stepper, "_LINKS_APART", ())
     whole_model = stepper.physics_model(scene._shared.xml, scene._full_model)
     assert whole_model.nexclude == 0
-    whole = Stepper(whole_model, stepper.make_arm(scene.env, whole_model))
+    whole = Stepper(whole_model, stepper.make_arm(scene.env, whole_model), scene._fixture_bodies)
     success_C = np.zeros(1, dtype=bool)
     simulations = scene._stepper, whole
     for each in simulations:
-        scene._load_stepper(each, state)
+        each.load(state)
     for action in actions_TA:
         for each in simulations:
             each.run(action[None], scene._goal, stop_on_success=False, success_C=success_C)
-        trimmed_state, whole_state = (each.save() for each in simulations)
-        assert np.array_equal(trimmed_state.integration, whole_state.integration)
+        trimmed_state, whole_state = (stepper.integration_state(each.model, each.data) for each in simulations)
+        assert np.array_equal(trimmed_state, whole_state)
         assert np.array_equal(scene.data.qfrc_constraint, whole.data.qfrc_constraint)
         assert np.array_equal(scene.data.contact.geom, whole.data.contact.geom)
     scene.close()

@@ -125,16 +125,16 @@ def test_a_model_that_is_not_there_is_one_environments_matter(monkeypatch, tmp_p
 
 def test_a_start_whose_physics_fails_is_named(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its log into the working folder
-    from libero_runtime.sim import scene_base
+    from libero_runtime.sim import scene
 
-    states = scene_base.init_states
+    states = scene.init_states
 
     def spoilt(task):
         spoilt_states = states(task).copy()
         spoilt_states[7, 1 + 9] = np.nan  # an object's position
         return spoilt_states
 
-    monkeypatch.setattr(scene_base, "init_states", spoilt)
+    monkeypatch.setattr(scene, "init_states", spoilt)
     for num_threads in (1, 2):
         env = LiberoVectorEnv(num_envs=2, image_size=16, num_threads=num_threads, on_failure="freeze")
         failures = env.reset([GOOD[0], EpisodeStart(SUITE, 0, 7)]).failures_B

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert import GaveUpError, ScriptedExpert
-from libero_runtime.sim.scene import IDLE_ACTION, Scene
-from libero_runtime.sim.state import EpisodeState, Pose
+from libero_runtime.sim.scene import Scene
+from libero_runtime.sim.state import IDLE_ACTION, EpisodeState, Pose
 from libero_runtime.suites import STANDARD_SUITES
 
 MAX_STEPS = {name: suite.max_steps for name, suite in STANDARD_SUITES.items()}

@@ -107,26 +107,19 @@ def _write_images(
             dataset[step] = image_HWC
 
 
-def _partial(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial")
-
-
-def add_shards(target: Path, shards: Sequence[Path], *, first: int) -> None:
-    """Add episodes, from number `first` on, to what will become a task's file; number 0 begins it anew."""
-    with h5py.File(_partial(target), "a" if first else "w") as file:
-        data = file.require_group("data")
-        for index, shard in enumerate(shards, start=first):
-            with h5py.File(shard, "r") as source:
-                source.copy("demo", data, name=f"demo_{index}")
-
-
-def complete_file(target: Path, task: TaskSpec, *, cameras: Sequence[str], image_size: int, options: str) -> None:
-    """Give a task's file its description and its name.
+def write_file(
+    target: Path, shards: Sequence[Path], task: TaskSpec, *, cameras: Sequence[str], image_size: int, options: str
+) -> None:
+    """Make a task's file of its episodes'; it has its name when it is whole.
 
     `options` describes the run that made the demonstrations (JSON) and is kept in the file.
     """
-    with h5py.File(_partial(target), "a") as file:
-        data = file["data"]
+    partial = target.with_name(f".{target.name}.partial")
+    with h5py.File(partial, "w") as file:
+        data = file.create_group("data")
+        for index, shard in enumerate(shards):
+            with h5py.File(shard, "r") as source:
+                source.copy("demo", data, name=f"demo_{index}")
         env_kwargs = {
             "robots": ["Panda"],
             "controller": "OSC_POSE",
@@ -152,7 +145,7 @@ def complete_file(target: Path, task: TaskSpec, *, cameras: Sequence[str], image
         data.attrs["total"] = sum(int(demo.attrs["num_samples"]) for demo in data.values())
         data.attrs["tag"] = "scripted-expert-v1"
         data.attrs["options"] = options
-    _partial(target).replace(target)
+    partial.replace(target)
 
 
 def episode_lengths(path: Path) -> tuple[int, ...]:

@@ -66,6 +66,7 @@ class SceneRenderer:
 
     def __init__(self, model: mujoco.MjModel, *, cameras: Sequence[str], image_size: int, quality: Quality) -> None:
         self.image_size = image_size
+        self.num_users = 0  # scenes of this model that draw with it
         self._model = model
         self._culls = quality == "fast"  # with reflections, what is out of view may be seen in a mirror
         self._groups = model.geom_group.copy()
@@ -133,10 +134,6 @@ class SceneRenderer:
             known = [self._model.camera(i).name for i in range(self._model.ncam)]
             raise ValueError(f"unknown camera {name!r}: this scene has {', '.join(known)}")
         return int(camera_id)
-
-    @property
-    def num_cameras(self) -> int:
-        return len(self._camera_ids)
 
     def render(self, data: mujoco.MjData, out_NHWC: NDArray[np.uint8]) -> None:
         """Draw the first `len(out_NHWC)` cameras into `out_NHWC`, rotated by 180 degrees.

@@ -8,23 +8,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime import kernel
-from libero_runtime.sim.controller import ExactController
 from libero_runtime.sim.resets import stock_reset
-from libero_runtime.sim.scene_base import IDLE_ACTION, BaseScene
-from libero_runtime.sim.state import Advance, Array, EpisodeState, Pose, SimulationError, View
+from libero_runtime.sim.scene import Scene
+from libero_runtime.sim.state import IDLE_ACTION, Advance, Array, EpisodeState, Pose, SimulationError, View
 from libero_runtime.sim.stepper import STATE, SUBSTEPS, Stepper, integration_state, warning_name
 
 
-class ExactScene(BaseScene):
+class ExactController:
+    """robosuite's own controller in stock order (two extra forward passes per substep).
+
+    A state saved at rest, before any step, does not hold all that robosuite's controller remembers.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    def get_state(self) -> Array:
+        """State (15,): goal position 3 and rotation 9, gripper command 2, and a zero."""
+        robot = self._env.robots[0]
+        goal = robot.controller
+        gripper = np.broadcast_to(np.asarray(robot.gripper.current_action, dtype=np.float64), (2,))
+        return np.concatenate([goal.goal_pos, np.ravel(goal.goal_ori), gripper, [0.0]])
+
+    def set_state(self, state: Array) -> None:
+        """Restore what `get_state` returned."""
+        robot = self._env.robots[0]
+        robot.controller.goal_pos = state[:3].copy()
+        robot.controller.goal_ori = state[3:12].reshape(3, 3).copy()
+        robot.controller.new_update = True
+        robot.gripper.current_action = state[12:14].copy()
+
+    def substep(self, action: Array, *, first: bool) -> None:
+        """One physics substep (2 ms); `first` in each control step, when the action becomes the goal."""
+        self._env.sim.forward()
+        self._env._pre_action(action, policy_step=first)
+        self._env.sim.step()
+
+
+class ExactScene(Scene):
     """A task in robosuite's own simulation, which its episodes (and other scenes of the same model) share.
 
-    Stock observes once per control step, before its end: an episode carries what was seen then.
+    `model` and `data` are the full ones. Stock observes once per control step, before its end: an episode carries what
+    was seen then.
     """
 
     _controller: ExactController
@@ -36,8 +68,6 @@ class ExactScene(BaseScene):
             )
         self._controller = ExactController(self.env)
         return self._full_model, self._full_data
-
-    # Starts -----------------------------------------------------------------------------------------------------
 
     def _draw_fixtures(self) -> None:
         stock_reset(self.env)
@@ -52,8 +82,6 @@ class ExactScene(BaseScene):
             self.step(IDLE_ACTION)
         self._loaded_state = replace(self._loaded, num_steps=0)
         return self.save(), self.view().proprio
-
-    # Chunks -----------------------------------------------------------------------------------------------------
 
     def advance(
         self,
@@ -73,7 +101,7 @@ class ExactScene(BaseScene):
                 success.append(self.step(action))
             except SimulationError as error:
                 return Advance(state, success, _seen(state).proprio, recorded, failure=str(error))
-            if record_every and self.num_steps % record_every == 0:
+            if record_every and self._loaded.num_steps % record_every == 0:
                 recorded.append(self.save())
             if stop_on_success and success[-1]:
                 break
@@ -86,8 +114,6 @@ class ExactScene(BaseScene):
     def images(self, state: EpisodeState, num_cameras: int | None = None) -> NDArray[np.uint8]:
         """Images (N, H, W, 3) that stock saw last of an episode, rotated by 180 degrees."""
         return _seen(state).images_NHWC[:num_cameras]
-
-    # The loaded episode -----------------------------------------------------------------------------------------
 
     def load(self, state: EpisodeState) -> None:
         mujoco.mj_setState(self.model, self.data, state.integration, STATE)
@@ -141,8 +167,7 @@ class ExactScene(BaseScene):
     def _own_model(self) -> None:
         """Write what the loaded episode keeps in the shared model, unless it is there already."""
         if self._shared.owner is not self:
-            pose = self._loaded.pose
-            self._place_fixtures(self.model, pose.fixture_pos, pose.fixture_quat)
+            self._place_fixtures(self._loaded.pose.fixture_pos, self._loaded.pose.fixture_quat)
             self.env._post_process()  # lights the stove's burner when its knob is turned
             self._shared.owner = self
 

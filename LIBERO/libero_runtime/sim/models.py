@@ -6,6 +6,7 @@ scenes need the memory and the construction time of one.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import ctypes.util
 import hashlib
@@ -28,10 +29,8 @@ from libero_runtime.assets.robot import with_coarse_robot
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, Quality, prepare_libero, resolve_paths
 from libero_runtime.render.renderer import SceneRenderer
-from libero_runtime.sim.stepper import Stepper, copy_model, make_arm, physics_model
+from libero_runtime.sim.stepper import Stepper, make_arm, physics_model
 from libero_runtime.suites import TaskSpec
-
-_RendererKey = tuple[tuple[str, ...], int, Quality]
 
 
 @dataclass(eq=False)
@@ -47,7 +46,7 @@ class SharedModel:
     body_pos: NDArray[np.float64]
     body_quat: NDArray[np.float64]
     owner: object | None = None
-    _renderers: dict[_RendererKey, tuple[SceneRenderer, list[int]]] = field(default_factory=dict)
+    _renderers: dict[object, SceneRenderer] = field(default_factory=dict)  # by settings
     _physics: mujoco.MjModel | None = None
     _idle_steppers: list[Stepper] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -57,8 +56,8 @@ class SharedModel:
         with self._lock:
             if self._physics is None:
                 self._physics = physics_model(self.xml, self.model)
-            model = copy_model(self._physics)
-        return Stepper(model, make_arm(env, model))
+            model = copy.copy(self._physics)
+        return Stepper(model, make_arm(env, model), fixture_bodies(env))
 
     @contextmanager
     def stepper(self, env: Any) -> Iterator[Stepper]:
@@ -77,20 +76,16 @@ class SharedModel:
         """A renderer for these settings, made on first use; to be given back with `release_renderer`."""
         key = (tuple(cameras), image_size, quality)
         if key not in self._renderers:
-            renderer = SceneRenderer(self.model, cameras=cameras, image_size=image_size, quality=quality)
-            self._renderers[key] = (renderer, [0])
-        renderer, users = self._renderers[key]
-        users[0] += 1
-        return renderer
+            self._renderers[key] = SceneRenderer(self.model, cameras=cameras, image_size=image_size, quality=quality)
+        self._renderers[key].num_users += 1
+        return self._renderers[key]
 
     def release_renderer(self, renderer: SceneRenderer) -> None:
         """Give a renderer back; the last user's return frees its meshes and textures."""
-        for key, (candidate, users) in list(self._renderers.items()):
-            if candidate is renderer:
-                users[0] -= 1
-                if users[0] == 0:
-                    renderer.close()
-                    del self._renderers[key]
+        renderer.num_users -= 1
+        if not renderer.num_users:
+            renderer.close()
+            self._renderers = {key: kept for key, kept in self._renderers.items() if kept is not renderer}
 
 
 _compiled: weakref.WeakValueDictionary[str, SharedModel] = weakref.WeakValueDictionary()
@@ -197,6 +192,12 @@ def build_env(task: TaskSpec, *, control_hz: int, quality: Quality) -> Any:
         ) from error
     env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))  # stock's reset hides the marker sites
     return env
+
+
+def fixture_bodies(env: Any) -> NDArray[np.int64]:
+    """Numbers (F,) of the bodies whose poses the model keeps, and not MuJoCo's state."""
+    fixtures = env.fixtures_dict.values()
+    return np.array([env.sim.model.body_name2id(fixture.root_body) for fixture in fixtures], dtype=np.int64)
 
 
 def free_env(env: Any) -> None:

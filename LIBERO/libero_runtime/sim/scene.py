@@ -1,6 +1,6 @@
 """A LIBERO task, stepped fast: in simulations of its own (`stepper`), from which robosuite's full model is only drawn.
 
-N cameras, H and W pixels, C actions.
+N cameras, H and W pixels, C actions, F fixtures.
 """
 
 from __future__ import annotations
@@ -8,23 +8,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import lru_cache
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.kernel import Goal
-from libero_runtime.sim.resets import draw_fixtures
-from libero_runtime.sim.scene_base import IDLE_ACTION, BaseScene
-from libero_runtime.sim.state import Advance, Array, EpisodeState, Pose, SimulationError, View
-from libero_runtime.sim.stepper import Stepper, StepperState, integration_state
+from libero_runtime.paths import Quality
+from libero_runtime.sim.models import SharedModel, build_env, fixture_bodies, free_env, return_freed_memory
+from libero_runtime.sim.resets import draw_fixtures, seeded
+from libero_runtime.sim.state import (
+    CONTROL_HZ,
+    IDLE_ACTION,
+    Advance,
+    Array,
+    EpisodeState,
+    Pose,
+    SimulationError,
+    View,
+    axis_angle,
+    check_start,
+    start_seed,
+)
+from libero_runtime.sim.stepper import Stepper, integration_state
 from libero_runtime.sim.success import compile_goal
+from libero_runtime.suites import SuiteError, TaskSpec, init_states
 
-__all__ = ["IDLE_ACTION", "Scene"]
+_STARTS_CACHED = 1024  # settled starts kept per scene, some 5 kB each
+_FIRST_IMAGES_CACHED = 16  # per scene: a group of rollouts shares its start
 
 
-class Scene(BaseScene):
-    """A task's simulation, controller, goal test and renderer.
+class Scene:
+    """One compiled LIBERO task that any number of episodes share. At any time it holds one loaded episode.
+
+    It owns robosuite's environment object of the task: its samplers, its goal, and the full model, which is drawn. An
+    episode at rest is an `EpisodeState`: arrays that hold everything the physics depends on, so that its trajectory has
+    the same bits whether it runs alone or interleaved with others.
 
     `model` and `data` are the simulation's: bodies, joints, sites and collision geoms by their names, but none of the
     geoms that are only drawn. Steppers of one's own give the same bits on whichever thread.
@@ -32,27 +52,108 @@ class Scene(BaseScene):
 
     _stepper: Stepper
     _goal: Goal
-    _predicates: dict[tuple[str, ...], Goal]
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        *,
+        cameras: Sequence[str] = ("agentview",),
+        image_size: int = 256,
+        quality: Quality = "fast",
+        num_idle_steps: int = 10,
+    ) -> None:
+        self.task = task
+        self.num_idle_steps = num_idle_steps
+        self.num_cameras = len(cameras)
+        self.image_size = image_size
+        self.env = build_env(task, control_hz=CONTROL_HZ, quality=quality)
+        self._shared: SharedModel = self.env.shared
+        self._full_model: mujoco.MjModel = self._shared.model
+        self._full_data: mujoco.MjData = self.env.sim.data._data
+        self._renderer = self._shared.acquire_renderer(cameras=cameras, image_size=image_size, quality=quality)
+        self._fixture_bodies = fixture_bodies(self.env)
+        robot = self.env.robots[0]
+        self._eef_site = int(robot.eef_site_id)
+        self._eef_body = int(self.env.sim.model.body_name2id(robot.robot_model.eef_name))
+        self._gripper_qpos = np.asarray(robot._ref_gripper_joint_pos_indexes, dtype=np.int64)
+        self._starts: dict[tuple[int, int], tuple[EpisodeState, NDArray[np.float32]]] = {}  # by initial state and seed
+        self._first_images = lru_cache(_FIRST_IMAGES_CACHED)(lambda *key: self.images(self._starts[key][0]))
+        self._loaded_state: EpisodeState | None = None
+        self._predicates: dict[tuple[str, ...], Goal] = {}
+        self.model, self.data = self._make_simulation()
 
     def _make_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """Make what steps; returns its model and data."""
         self._stepper = self._shared.make_stepper(self.env)
         self._goal = compile_goal(self.env, self._stepper.model)
-        self._predicates = {}
         self.env._eval_predicate = self.holds  # robosuite's own data lags behind: see sync_env
         return self._stepper.model, self._stepper.data
 
     # Starts -----------------------------------------------------------------------------------------------------
 
+    def start(self, *, init_index: int, seed: int = 0) -> tuple[EpisodeState, View]:
+        """Begin an episode from a published initial state and let the objects settle for the idle steps.
+
+        Fixture poses are drawn from (task, init_index, seed). Same arguments, same bits.
+        """
+        state, proprio = self.settled(init_index=init_index, seed=seed) or self.settle(
+            self.prepare(init_index=init_index, seed=seed)
+        )
+        return state, View(images_NHWC=self._first_images(init_index, seed), proprio=proprio)
+
+    def settled(self, *, init_index: int, seed: int) -> tuple[EpisodeState, NDArray[np.float32]] | None:
+        """The start and its proprioception, if it was settled before."""
+        return self._starts.get((init_index, seed))
+
+    def prepare(self, *, init_index: int, seed: int) -> EpisodeState:
+        """An episode at its published initial state, before the idle steps. Replaces the loaded episode."""
+        check_start(self.task, init_index=init_index, seed=seed)
+        states = init_states(self.task)
+        expected = 1 + self.model.nq + self.model.nv
+        if states.shape[1] != expected:
+            raise SuiteError(
+                f"initial states of {self.task.suite} task {self.task.task_id} have {states.shape[1]} numbers, the "
+                f"compiled scene needs {expected}: BDDL files, assets and states do not belong together"
+            )
+        while len(self._starts) >= _STARTS_CACHED:
+            del self._starts[next(iter(self._starts))]
+        bodies, published = self._fixture_bodies, states[init_index]
+        self._shared.owner = None
+        self._place_fixtures(self._shared.body_pos[bodies], self._shared.body_quat[bodies])
+        mujoco.mj_resetData(self.model, self.data)
+        with seeded(start_seed(task_id=self.task.task_id, init_index=init_index, seed=seed)):
+            self._draw_fixtures()
+        self.data.time = published[0]
+        self.data.qpos[:] = qpos = published[1 : 1 + self.model.nq].copy()
+        self.data.qvel[:] = published[1 + self.model.nq :]
+        pose = Pose(
+            fixture_pos=self._full_model.body_pos[bodies].copy(),
+            fixture_quat=self._full_model.body_quat[bodies].copy(),
+            drawn_qpos=qpos,
+            qpos=qpos,
+        )
+        integration, controller = self._rest(pose)
+        self._loaded_state = EpisodeState(
+            integration=integration, controller=controller, pose=pose, init_index=init_index, seed=seed
+        )
+        return self._loaded_state
+
+    def settle(self, state: EpisodeState, stepper: Stepper | None = None) -> tuple[EpisodeState, NDArray[np.float32]]:
+        """Run the idle steps of an episode just prepared; with a stepper of one's own from any thread."""
+        start = self._starts[state.init_index, state.seed] = self._idle(state, stepper)
+        return start
+
     def _draw_fixtures(self) -> None:
+        """Place fixtures in the full model by numpy's global generator, as a stock reset does."""
         draw_fixtures(self.env, self._full_model)
 
     def _rest(self, pose: Pose) -> tuple[Array, Array]:
-        self._place_fixtures(self.model, pose.fixture_pos, pose.fixture_quat)
-        self._stepper.rest()
-        self._stepper.drawn_qpos[:] = pose.drawn_qpos
-        return integration_state(self.model, self.data), self._stepper.get_state()
+        """Bring the controller to rest in the initial state just set; returns MuJoCo's state and the controller's."""
+        self._stepper.rest(pose)
+        return integration_state(self.model, self.data), self._stepper.controller.copy()
 
     def _idle(self, state: EpisodeState, stepper: Stepper | None) -> tuple[EpisodeState, NDArray[np.float32]]:
+        """After the idle steps: the start, with its step count at zero, and its proprioception."""
         if not self.num_idle_steps:
             self.load(state)
             mujoco.mj_kinematics(self.model, self.data)
@@ -73,9 +174,13 @@ class Scene(BaseScene):
         record_every: int = 0,
         stepper: Stepper | None = None,
     ) -> Advance:
-        """Run a chunk of at least one action from `state`, drawing nothing: see `BaseScene.advance`."""
+        """Run a chunk of at least one action from `state`, drawing nothing.
+
+        `record_every=k` keeps the episode as it is after every k-th control step. With a stepper of one's own, from
+        any thread and whatever the scene has loaded.
+        """
         stepper = stepper or self._stepper
-        self._load_stepper(stepper, state)
+        stepper.load(state)
         success: list[bool] = []
         recorded: list[EpisodeState] = []
         while len(success) < len(actions_CA) and not (stop_on_success and success and success[-1]):
@@ -90,44 +195,34 @@ class Scene(BaseScene):
                 return Advance(state, success, self._proprio(stepper.data), recorded, failure)
             success += success_C[:count].tolist()
             if record_every and (steps + count) % record_every == 0:
-                recorded.append(self._save_stepper(stepper, state, num_steps=steps + count, success=success[-1]))
-        return Advance(
-            state=self._save_stepper(stepper, state, num_steps=state.num_steps + len(success), success=success[-1]),
-            success=success,
-            proprio=self._proprio(stepper.data),
-            recorded=recorded,
-            failure=None,
-        )
+                recorded.append(stepper.save(state, num_steps=steps + count, success=success[-1]))
+        end = stepper.save(state, num_steps=state.num_steps + len(success), success=success[-1])
+        return Advance(end, success, self._proprio(stepper.data), recorded, failure=None)
 
     def borrowed_stepper(self) -> AbstractContextManager[Stepper]:
+        """A simulation for `advance` and `settle` on another thread."""
         return self._shared.stepper(self.env)
 
-    def _load_stepper(self, stepper: Stepper, state: EpisodeState) -> None:
-        stepper.load(StepperState(state.integration, state.controller, state.pose.drawn_qpos))
-        self._place_fixtures(stepper.model, state.pose.fixture_pos, state.pose.fixture_quat)
-
-    @staticmethod
-    def _save_stepper(stepper: Stepper, state: EpisodeState, *, num_steps: int, success: bool) -> EpisodeState:
-        saved = stepper.save()
-        return replace(
-            state,
-            integration=saved.integration,
-            controller=saved.controller,
-            pose=replace(state.pose, drawn_qpos=saved.drawn_qpos, qpos=stepper.data.qpos.copy()),
-            num_steps=num_steps,
-            success=success,
-        )
+    def images(self, state: EpisodeState, num_cameras: int | None = None) -> NDArray[np.uint8]:
+        """Images (N, H, W, 3) of an episode, rotated by 180 degrees. For the thread that draws."""
+        return self.draw(state.pose, num_cameras)
 
     # The loaded episode -----------------------------------------------------------------------------------------
 
     def load(self, state: EpisodeState) -> None:
-        self._load_stepper(self._stepper, state)
+        """Make `state` the present episode. Positions derived from it follow with the next step, or `refresh()`."""
+        self._stepper.load(state)
         self._loaded_state = state
 
     def save(self) -> EpisodeState:
-        return self._save_stepper(self._stepper, self._loaded, num_steps=self.num_steps, success=self.success)
+        """Copy of the loaded episode."""
+        return self._stepper.save(self._loaded, num_steps=self._loaded.num_steps, success=self.success)
 
     def step(self, action: Array) -> bool:
+        """Advance the loaded episode by one control step (50 ms); returns the goal predicate.
+
+        action: (7,) six OSC deltas in [-1, 1] and the gripper, -1 open, +1 close.
+        """
         state, success_C = self._loaded, np.zeros(1, dtype=bool)
         actions_CA = np.asarray(action, dtype=np.float64)[None]
         if self._stepper.run(actions_CA, self._goal, stop_on_success=False, success_C=success_C) < 0:
@@ -136,10 +231,12 @@ class Scene(BaseScene):
         return self.success
 
     def refresh(self) -> None:
+        """Recompute poses and contacts of the loaded state without touching what the next step depends on."""
         self._stepper.drawn_qpos[:] = self.data.qpos
         mujoco.mj_fwdPosition(self.model, self.data)
 
     def holds(self, predicate: Sequence[str]) -> bool:
+        """Does a predicate such as ("in", "milk_1", "basket_1_contain_region") hold in the loaded episode?"""
         key = tuple(predicate)
         if key not in self._predicates:
             self._predicates[key] = compile_goal(self.env, self.model, [key])
@@ -147,32 +244,51 @@ class Scene(BaseScene):
 
     def sync_env(self) -> None:
         """Bring robosuite's environment to the loaded episode, poses and contacts included: nothing here needs it."""
-        self._show(self._pose(), with_contacts=True)
-
-    # Seeing -----------------------------------------------------------------------------------------------------
+        self._show(self.save().pose, with_contacts=True)
 
     def view(self) -> View:
-        return View(images_NHWC=self.draw(self._pose()), proprio=self.proprio())
+        """Images of all cameras and proprioception of the loaded episode. Call right after stepping."""
+        return View(images_NHWC=self.draw(self.save().pose), proprio=self.proprio())
 
-    def images(self, state: EpisodeState, num_cameras: int | None = None) -> NDArray[np.uint8]:
-        return self.draw(state.pose, num_cameras)
+    def proprio(self) -> NDArray[np.float32]:
+        """End-effector position 3 (m), axis-angle 3 (rad), finger positions 2 (m)."""
+        return self._proprio(self.data)
+
+    @property
+    def success(self) -> bool:
+        """Goal predicate after the loaded episode's last step."""
+        return self._loaded.success
+
+    @property
+    def _loaded(self) -> EpisodeState:
+        """The loaded episode; of its arrays, the fixtures' are the present ones."""
+        if self._loaded_state is None:
+            raise ValueError("no episode is loaded: call load() or prepare() first")
+        return self._loaded_state
+
+    def _proprio(self, data: mujoco.MjData) -> NDArray[np.float32]:
+        rotation = axis_angle(data.xquat[self._eef_body])
+        parts = [data.site_xpos[self._eef_site], rotation, data.qpos[self._gripper_qpos]]
+        return np.concatenate(parts).astype(np.float32)
+
+    def _failure(self, cause: str | None, state: EpisodeState, step: int) -> str:
+        return (
+            f"MuJoCo's state went bad ({cause}) in control step {step} of {self.task.suite} task "
+            f"{self.task.task_id} ({self.task.name}) from initial state {state.init_index}, seed {state.seed}"
+        )
+
+    # Drawing ----------------------------------------------------------------------------------------------------
 
     def draw(self, pose: Pose, num_cameras: int | None = None) -> NDArray[np.uint8]:
         """Images (N, H, W, 3) of any pose of this task, rotated by 180 degrees. For the thread that draws."""
         self._show(pose)
         return self._drawn(self.num_cameras if num_cameras is None else num_cameras)
 
-    def _pose(self) -> Pose:
-        """Of the loaded episode."""
-        return replace(
-            self._loaded.pose, drawn_qpos=self._stepper.drawn_qpos.copy(), qpos=self._stepper.data.qpos.copy()
-        )
-
     def _show(self, pose: Pose, *, with_contacts: bool = False) -> None:
         """Bring the full model to a pose."""
         model, data = self._full_model, self._full_data
         self._shared.owner = None
-        self._place_fixtures(model, pose.fixture_pos, pose.fixture_quat)
+        self._place_fixtures(pose.fixture_pos, pose.fixture_quat)
         data.qpos[:] = pose.drawn_qpos
         if with_contacts:
             mujoco.mj_fwdPosition(model, data)
@@ -182,3 +298,31 @@ class Scene(BaseScene):
             mujoco.mj_camlight(model, data)
         data.qpos[:] = pose.qpos
         self.env._post_process()  # lights the stove's burner when its knob is turned
+
+    def _place_fixtures(self, pos_F3: Array, quat_F4: Array) -> None:
+        """In the full model."""
+        self._full_model.body_pos[self._fixture_bodies] = pos_F3
+        self._full_model.body_quat[self._fixture_bodies] = quat_F4
+
+    def _drawn(self, num_cameras: int) -> NDArray[np.uint8]:
+        """Images of the full model's data as they stand."""
+        images = np.empty((num_cameras, self.image_size, self.image_size, 3), dtype=np.uint8)
+        self._renderer.render(self._full_data, images)
+        return images
+
+    def close(self) -> None:
+        """Free model, simulations, renderer and robosuite's environment; `task` is left. A second call does nothing.
+
+        They go at once, whoever still holds the scene: left to the garbage collector, scenes that a vector environment
+        has dropped pile up by hundreds of megabytes each.
+        """
+        if "_shared" not in vars(self):
+            return
+        task = self.task
+        self._shared.release_renderer(self._renderer)
+        if self._shared.owner is self:
+            self._shared.owner = None
+        free_env(self.env)
+        vars(self).clear()
+        self.task = task
+        return_freed_memory()

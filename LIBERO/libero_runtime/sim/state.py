@@ -16,6 +16,7 @@ from libero_runtime.suites import SuiteError, TaskSpec, init_states
 Array = NDArray[np.float64]
 CONTROL_HZ = 20
 PROPRIO_DIM = 8
+IDLE_ACTION = np.array([0.0] * 6 + [-1.0])
 _SUBSTEP_S = 0.002
 
 

@@ -6,8 +6,7 @@ what is only drawn (`physics_model`): 3 MB, whatever the meshes and textures.
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import mujoco
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 from libero_runtime import kernel
 from libero_runtime.kernel import Arm, Goal, Live
 from libero_runtime.kernel.native import function_address, num_contacts_offset
+from libero_runtime.sim.state import Array, EpisodeState, Pose
 
-Array = NDArray[np.float64]
 SUBSTEPS = 25  # of 2 ms each, in a control step
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _ARENA_BYTES = 64 << 20  # contacts and constraints: fifty times what a scene has at its fullest
@@ -33,10 +32,6 @@ _PHYSICS_FIELDS = (
     "dof_invweight0", "qpos0", "qpos_spring", "actuator_gainprm", "actuator_biasprm", "actuator_ctrlrange", "site_pos",
     "site_quat", "site_bodyid",
 )  # fmt: skip
-
-
-def _is_only_drawn(geom: Any) -> bool:
-    return bool(geom.contype == 0 and geom.conaffinity == 0)
 
 
 def physics_model(xml: str, full: mujoco.MjModel) -> mujoco.MjModel:
@@ -55,7 +50,7 @@ def physics_model(xml: str, full: mujoco.MjModel) -> mujoco.MjModel:
     """
     spec = mujoco.MjSpec.from_string(xml)
     for geom in list(spec.geoms):
-        if _is_only_drawn(geom):
+        if geom.contype == 0 and geom.conaffinity == 0:
             geom.delete()
         else:
             geom.material = ""
@@ -79,11 +74,6 @@ def physics_model(xml: str, full: mujoco.MjModel) -> mujoco.MjModel:
     return model
 
 
-def copy_model(model: mujoco.MjModel) -> mujoco.MjModel:
-    """A model of one's own."""
-    return copy.copy(model)
-
-
 def integration_state(model: mujoco.MjModel, data: mujoco.MjData) -> Array:
     """All that MuJoCo's next step depends on, beside the model."""
     state = np.empty(mujoco.mj_stateSize(model, STATE))
@@ -96,33 +86,12 @@ def warning_name(kind: int) -> str | None:
     return None if kind < 0 else str(mujoco.mjtWarning(kind).name)
 
 
-@dataclass(frozen=True)
-class StepperState:
-    """A simulation at rest, as arrays (see `state.EpisodeState`)."""
-
-    integration: Array
-    controller: Array
-    drawn_qpos: Array
-
-
 def make_arm(env: Any, model: mujoco.MjModel) -> Arm:
     """Constants of robot and controller, read from robosuite's environment."""
     robot = env.robots[0]
     stock = robot.controller
-    if stock.name != "OSC_POSE" or stock.impedance_mode != "fixed" or not (stock.use_delta and stock.uncoupling):
-        raise ValueError(f"expected LIBERO's fixed-impedance delta OSC_POSE controller, given {stock.name}")
     site = int(model.site(stock.eef_name).id)
     dofs = np.asarray(stock.qvel_index, dtype=np.int64)
-    body = int(model.site_bodyid[site])
-    while body and model.body_dofnum[body] == 0:
-        body = int(model.body_parentid[body])
-    chain: list[int] = []
-    dof = int(model.body_dofadr[body] + model.body_dofnum[body] - 1) if body else -1
-    while dof >= 0:
-        chain.append(dof)
-        dof = int(model.dof_parentid[dof])
-    if sorted(chain) != sorted(dofs.tolist()) or len(dofs) != kernel.NUM_JOINTS:
-        raise ValueError(f"expected {kernel.NUM_JOINTS} arm joints between world and end effector, found dofs {chain}")
     gripper_ctrl = np.asarray(robot._ref_joint_gripper_actuator_indexes, dtype=np.int64)
     low, high = model.actuator_ctrlrange[gripper_ctrl].T
     torque_low, torque_high = (np.array(limit, dtype=np.float64) for limit in robot.torque_limits)
@@ -165,10 +134,11 @@ def _mass_index(model: mujoco.MjModel, dofs: NDArray[np.int64]) -> NDArray[np.in
 class Stepper:
     """Advances one episode at a time. Not thread-safe; several steppers run on several threads."""
 
-    def __init__(self, model: mujoco.MjModel, arm: Arm) -> None:
+    def __init__(self, model: mujoco.MjModel, arm: Arm, fixture_bodies: NDArray[np.int64]) -> None:
         self.model = model
         self.data = mujoco.MjData(model)
         self.arm = arm
+        self._fixture_bodies = fixture_bodies
         self.controller = np.zeros(kernel.STATE_SIZE)
         self.drawn_qpos = model.qpos0.copy()
         self._work = kernel.make_work()
@@ -199,7 +169,7 @@ class Stepper:
             site_mat=data.site_xmat,
         )
 
-    def rest(self) -> None:
+    def rest(self, pose: Pose) -> None:
         """Controller back to rest: gripper command zero, and the pose of the robot's default joints as the goal.
 
         As in stock LIBERO, where the controller is made before the initial state is set, the first action after a
@@ -209,21 +179,31 @@ class Stepper:
         self.controller[3:12] = self.arm.rest_mat.ravel()
         self.controller[12:14] = 0.0
         self.controller[14] = 1.0
+        self._place(pose)
 
-    def save(self) -> StepperState:
-        """Copy of what the next step depends on."""
-        return StepperState(integration_state(self.model, self.data), self.get_state(), self.drawn_qpos.copy())
-
-    def load(self, state: StepperState) -> None:
-        """Continue from a saved state."""
+    def load(self, state: EpisodeState) -> None:
+        """Continue an episode."""
         mujoco.mj_setState(self.model, self.data, state.integration, STATE)
         self.controller[:] = state.controller
-        self.drawn_qpos[:] = state.drawn_qpos
+        self._place(state.pose)
         self._warnings[:] = 0
 
-    def get_state(self) -> Array:
-        """Controller state (15,)."""
-        return self.controller.copy()
+    def save(self, state: EpisodeState, *, num_steps: int, success: bool) -> EpisodeState:
+        """The episode that was loaded as `state`, as it is now."""
+        return replace(
+            state,
+            integration=integration_state(self.model, self.data),
+            controller=self.controller.copy(),
+            pose=replace(state.pose, drawn_qpos=self.drawn_qpos.copy(), qpos=self.data.qpos.copy()),
+            num_steps=num_steps,
+            success=success,
+        )
+
+    def _place(self, pose: Pose) -> None:
+        """What MuJoCo's state does not hold."""
+        self.model.body_pos[self._fixture_bodies] = pose.fixture_pos
+        self.model.body_quat[self._fixture_bodies] = pose.fixture_quat
+        self.drawn_qpos[:] = pose.drawn_qpos
 
     def substep(self, action: Array, *, first: bool) -> None:
         """One physics substep; `first` in each control step, when the action becomes the goal."""
@@ -254,9 +234,7 @@ def _contact_address(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[int, i
     MuJoCo allocates contacts first in its arena, so they stay there. A contact is needed to see the address.
     """
     mujoco.mj_fwdPosition(model, data)
-    for _ in range(2000):
-        if data.ncon:
-            geoms = data.contact.geom
-            return int(geoms.__array_interface__["data"][0]), int(geoms.strides[0])
+    while not data.ncon:
         mujoco.mj_step(model, data)  # things fall
-    raise ValueError("nothing in this scene ever touches: no contact to find MuJoCo's contact list by")
+    geoms = data.contact.geom
+    return int(geoms.__array_interface__["data"][0]), int(geoms.strides[0])

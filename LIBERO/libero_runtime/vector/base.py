@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from libero_runtime.kernel import ACTION_DIM
+from libero_runtime.paths import QUALITIES
 from libero_runtime.sim.state import PROPRIO_DIM, View
 from libero_runtime.vector.types import (
     ChunkError,
@@ -31,16 +31,7 @@ from libero_runtime.vector.types import (
     task_of,
 )
 
-_MAX_LISTED = 4  # environments named in a message about all
-
-
-@dataclass(frozen=True)
-class _Failure:
-    who: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.who}: {self.why}"
+_ON_FAILURE = ("raise", "freeze")
 
 
 class BaseVectorEnv(ABC):
@@ -56,7 +47,31 @@ class BaseVectorEnv(ABC):
     }
     render_mode = "rgb_array"
 
-    def __init__(self, *, num_envs: int, cameras: Sequence[str], image_size: int, on_failure: str) -> None:
+    def __init__(
+        self,
+        *,
+        num_envs: int,
+        cameras: Sequence[str],
+        image_size: int,
+        quality: str,
+        num_idle_steps: int,
+        max_scenes: int,
+        num_threads: int,
+        on_failure: str,
+        num_workers: int = 1,
+    ) -> None:
+        counts = {"num_envs": num_envs, "image_size": image_size, "max_scenes": max_scenes, "num_threads": num_threads}
+        for name, value in {**counts, "num_workers": num_workers}.items():
+            if value < 1:
+                raise VectorEnvError(f"{name}={value} must be at least 1")
+        if num_idle_steps < 0:
+            raise VectorEnvError(f"num_idle_steps={num_idle_steps} must not be negative")
+        if quality not in QUALITIES:
+            raise VectorEnvError(f"quality={quality!r} must be one of {', '.join(QUALITIES)}")
+        if on_failure not in _ON_FAILURE:
+            raise VectorEnvError(f"on_failure={on_failure!r} must be one of {', '.join(_ON_FAILURE)}")
+        if not cameras or isinstance(cameras, str):
+            raise VectorEnvError(f"cameras={cameras!r} must be a non-empty sequence of camera names")
         self.num_envs = num_envs
         self._cameras = tuple(cameras)
         self._image_size = image_size
@@ -77,7 +92,7 @@ class BaseVectorEnv(ABC):
         self._closed = False
         self._starts: list[EpisodeStart | None] = [None] * num_envs
         self._languages = [""] * num_envs
-        self._failures: list[_Failure | None] = [None] * num_envs
+        self._failures: list[tuple[str, str] | None] = [None] * num_envs  # who, and why
         self._why_none = ["none has begun yet"] * num_envs  # where there is no start
         self._seen_B = np.zeros(num_envs, dtype=bool)  # of the present episode
         self._success_B = np.zeros(num_envs, dtype=bool)
@@ -88,7 +103,7 @@ class BaseVectorEnv(ABC):
         """Begin episodes by environment; yields what came of each. One that cannot begin spares the others."""
 
     @abstractmethod
-    def advance(self, jobs: Mapping[int, Job], *, stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
+    def advance(self, jobs: Mapping[int, Job], stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
         """Run jobs by environment, unchecked; yields what came of each."""
 
     def reset(self, starts: Sequence[EpisodeStart], env_ids: Sequence[int] | None = None) -> Frames:
@@ -193,7 +208,7 @@ class BaseVectorEnv(ABC):
         for env_id in ids:
             self._start(env_id)
             if not self._seen_B[env_id]:
-                raise VectorEnvError(f"nothing was seen of {self._failures[env_id]}")
+                raise VectorEnvError(f"nothing was seen of {self._told(env_id)}")
         return self._images_BNHWC[ids, 0]
 
     def describe(self, env_id: int) -> str:
@@ -247,7 +262,11 @@ class BaseVectorEnv(ABC):
 
     def _fail(self, env_id: int, why: str, *, who: str | None = None) -> None:
         """An environment's episode cannot go on."""
-        self._failures[env_id] = _Failure(who or self.describe(env_id), why)
+        self._failures[env_id] = who or self.describe(env_id), why
+
+    def _told(self, env_id: int) -> str | None:
+        failure = self._failures[env_id]
+        return None if failure is None else ": ".join(failure)
 
     def _see(self, env_id: int, view: View, *, success: bool) -> None:
         self._images_BNHWC[env_id], self._proprio_BP[env_id] = view.images_NHWC, view.proprio
@@ -260,17 +279,16 @@ class BaseVectorEnv(ABC):
         whose: dict[str, list[str]] = {}
         for env_id, failure in enumerate(self._failures):
             if failure is not None:
-                whose.setdefault(failure.why, []).append(failure.who)
+                whose.setdefault(failure[1], []).append(failure[0])
                 self._discard([env_id], "its last one failed")
         return "; ".join(f"{', '.join(who)}: {why}" for why, who in whose.items()) or None
 
     def _frames(self, ids: list[int]) -> Frames:
-        failures = [self._failures[env_id] for env_id in ids]
         return Frames(
             images_BNHWC=self._images_BNHWC[ids],
             proprio_BP=self._proprio_BP[ids],
             languages=tuple(self._languages[env_id] for env_id in ids),
-            failures_B=tuple(None if failure is None else str(failure) for failure in failures),
+            failures_B=tuple(self._told(env_id) for env_id in ids),
         )
 
     # Checks -----------------------------------------------------------------------------------------------------
@@ -287,11 +305,12 @@ class BaseVectorEnv(ABC):
         return ids
 
     def _check_actions(self, actions_BCA: NDArray[np.float32], ids: list[int]) -> NDArray[np.float64]:
-        num_ids = len(ids)
-        expected = f"actions must have shape ({num_ids}, C, {ACTION_DIM}) with C >= 1 for {self._describe_all(ids)}"
         actions = np.asarray(actions_BCA, dtype=np.float64)
-        if actions.ndim != 3 or actions.shape[0] != num_ids or actions.shape[1] < 1 or actions.shape[2] != ACTION_DIM:
-            raise VectorEnvError(f"{expected}, given {actions.shape}")
+        if actions.ndim != 3 or actions.shape[::2] != (len(ids), ACTION_DIM) or not actions.size:
+            raise VectorEnvError(
+                f"actions must have shape ({len(ids)}, C, {ACTION_DIM}) with C >= 1 for environments {ids}, given "
+                f"{actions.shape}"
+            )
         if not np.isfinite(actions).all():
             first = tuple(int(k) for k in np.argwhere(~np.isfinite(actions))[0])
             raise VectorEnvError(
@@ -299,11 +318,6 @@ class BaseVectorEnv(ABC):
                 f"{self.describe(ids[first[0]])}"
             )
         return actions
-
-    def _describe_all(self, ids: list[int]) -> str:
-        """The first few of several environments."""
-        listed = ", ".join(self.describe(env_id) for env_id in ids[:_MAX_LISTED])
-        return listed if len(ids) <= _MAX_LISTED else f"{listed} and {len(ids) - _MAX_LISTED} more"
 
     @staticmethod
     def _check_limits(max_steps_B: Sequence[int] | None, num_ids: int, num_actions: int) -> list[int]:

@@ -18,7 +18,6 @@ from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import LiberoPathError, Quality
 from libero_runtime.sim.exact_scene import ExactScene
 from libero_runtime.sim.scene import Scene
-from libero_runtime.sim.scene_base import BaseScene
 from libero_runtime.sim.state import Advance, EpisodeState, SimulationError, View
 from libero_runtime.suites import SuiteError, TaskSpec
 from libero_runtime.vector.base import BaseVectorEnv
@@ -31,7 +30,6 @@ from libero_runtime.vector.types import (
     Outcome,
     StartError,
     VectorEnvError,
-    check_options,
     task_of,
 )
 
@@ -92,20 +90,25 @@ class LiberoVectorEnv(BaseVectorEnv):
         num_threads: int = 1,
         on_failure: str = "raise",
     ) -> None:
-        counts = {"num_envs": num_envs, "image_size": image_size, "max_scenes": max_scenes, "num_threads": num_threads}
-        check_options(
-            counts=counts, cameras=cameras, quality=quality, num_idle_steps=num_idle_steps, on_failure=on_failure
+        super().__init__(
+            num_envs=num_envs,
+            cameras=cameras,
+            image_size=image_size,
+            quality=quality,
+            num_idle_steps=num_idle_steps,
+            max_scenes=max_scenes,
+            num_threads=num_threads,
+            on_failure=on_failure,
         )
         if exact and num_threads > 1:
             raise VectorEnvError(f"exact=True steps on one thread, given num_threads={num_threads}")
         select_opengl()  # where there is none, nobody has to wait for a reset to hear of it
-        super().__init__(num_envs=num_envs, cameras=cameras, image_size=image_size, on_failure=on_failure)
         self._quality: Quality = "official" if quality == "official" else "fast"
         self._num_idle_steps = num_idle_steps
         self._max_scenes = max_scenes
-        self._scene_type: type[BaseScene] = ExactScene if exact else Scene
+        self._scene_type: type[Scene] = ExactScene if exact else Scene
         self._pool = ThreadPoolExecutor(num_threads, "libero-step") if num_threads > 1 else None
-        self._scenes: OrderedDict[_TaskKey, BaseScene] = OrderedDict()
+        self._scenes: OrderedDict[_TaskKey, Scene] = OrderedDict()
         self._episodes: dict[int, _Episode] = {}  # by environment
 
     # Episodes ---------------------------------------------------------------------------------------------------
@@ -143,11 +146,11 @@ class LiberoVectorEnv(BaseVectorEnv):
                 pass
 
     @staticmethod
-    def _settle_one(scene: BaseScene, state: EpisodeState) -> None:
+    def _settle_one(scene: Scene, state: EpisodeState) -> None:
         with suppress(*_START_ERRORS), scene.borrowed_stepper() as stepper:
             scene.settle(state, stepper)
 
-    def advance(self, jobs: Mapping[int, Job], *, stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
+    def advance(self, jobs: Mapping[int, Job], stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
         """Run jobs, unchecked, and draw each one's last state while the next ones run on their threads."""
         episodes = self._episodes
         for wave in self._waves(jobs, lambda env_id: episodes[env_id].task_key):
@@ -167,7 +170,7 @@ class LiberoVectorEnv(BaseVectorEnv):
                     recorded = [scene.images(state, 1)[0] for state in done.recorded]
                     yield env_id, Outcome(view, done.success, recorded, done.failure)
 
-    def _run(self, scene: BaseScene, state: EpisodeState, job: Job, stop_on_success: bool) -> Advance:
+    def _run(self, scene: Scene, state: EpisodeState, job: Job, stop_on_success: bool) -> Advance:
         """A job's steps."""
         with nullcontext() if self._pool is None else scene.borrowed_stepper() as stepper:
             return scene.advance(
@@ -207,7 +210,7 @@ class LiberoVectorEnv(BaseVectorEnv):
                     future.cancel()
                 wait(futures)
 
-    def _scene(self, task: TaskSpec) -> BaseScene:
+    def _scene(self, task: TaskSpec) -> Scene:
         key = (task.suite, task.task_id)
         if key in self._scenes:
             self._scenes.move_to_end(key)

@@ -8,41 +8,24 @@ B environments, C actions per chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from libero_runtime.paths import prepare_libero
 from libero_runtime.render.devices import device_environment, drawing_devices
 from libero_runtime.vector.base import BaseVectorEnv
-from libero_runtime.vector.types import EpisodeStart, Job, Outcome, VectorEnvError, check_options
+from libero_runtime.vector.env import LiberoVectorEnv
+from libero_runtime.vector.types import EpisodeStart, Job, Outcome, VectorEnvError
 from libero_runtime.worker_process import WorkerProcess
-
-if TYPE_CHECKING:
-    from libero_runtime.vector.env import LiberoVectorEnv
 
 __all__ = ["LiberoProcessEnv"]
 
 _Entry = TypeVar("_Entry")
-_env: LiberoVectorEnv  # of a worker
-
-
-def _make_env(options: Mapping[str, Any]) -> None:
-    global _env
-    from libero_runtime.vector.env import LiberoVectorEnv  # loads what reads the worker's environment variables
-
-    _env = LiberoVectorEnv(**options)
-
-
-def _begin(starts: Mapping[int, EpisodeStart]) -> list[tuple[int, Outcome]]:
-    return list(_env.begin(starts))
-
-
-def _advance(jobs: Mapping[int, Job], stop_on_success: bool) -> list[tuple[int, Outcome]]:
-    return list(_env.advance(jobs, stop_on_success=stop_on_success))
 
 
 class LiberoProcessEnv(BaseVectorEnv):
@@ -70,22 +53,7 @@ class LiberoProcessEnv(BaseVectorEnv):
         num_threads: int = 1,
         on_failure: str = "raise",
     ) -> None:
-        counts = {
-            "num_envs": num_envs,
-            "num_workers": num_workers,
-            "image_size": image_size,
-            "max_scenes": max_scenes,
-            "num_threads": num_threads,
-        }
-        check_options(
-            counts=counts, cameras=cameras, quality=quality, num_idle_steps=num_idle_steps, on_failure=on_failure
-        )
-        if num_workers > num_envs:
-            raise VectorEnvError(f"num_workers={num_workers} must not be more than num_envs={num_envs}")
-        super().__init__(num_envs=num_envs, cameras=cameras, image_size=image_size, on_failure=on_failure)
-        self._blocks = [block.tolist() for block in np.array_split(np.arange(num_envs), num_workers)]
-        self._worker_of = {env_id: number for number, block in enumerate(self._blocks) for env_id in block}
-        self._options = {
+        self._options: dict[str, Any] = {
             "cameras": tuple(cameras),
             "image_size": image_size,
             "quality": quality,
@@ -93,6 +61,11 @@ class LiberoProcessEnv(BaseVectorEnv):
             "max_scenes": max_scenes,
             "num_threads": num_threads,
         }
+        super().__init__(num_envs=num_envs, num_workers=num_workers, on_failure=on_failure, **self._options)
+        if num_workers > num_envs:
+            raise VectorEnvError(f"num_workers={num_workers} must not be more than num_envs={num_envs}")
+        self._blocks = [block.tolist() for block in np.array_split(np.arange(num_envs), num_workers)]
+        self._worker_of = {env_id: number for number, block in enumerate(self._blocks) for env_id in block}
         devices = drawing_devices()
         prepare_libero()  # once, before the workers all do
         self._environments = [
@@ -102,18 +75,18 @@ class LiberoProcessEnv(BaseVectorEnv):
         self._workers = [self._start_worker(number) for number in range(num_workers)]
 
     def _start_worker(self, number: int) -> WorkerProcess:
-        options = {**self._options, "num_envs": len(self._blocks[number])}
-        return WorkerProcess(_make_env, options, environment=self._environments[number])
+        make = partial(LiberoVectorEnv, num_envs=len(self._blocks[number]), **self._options)
+        return WorkerProcess(make, environment=self._environments[number])
 
     # Episodes ---------------------------------------------------------------------------------------------------
 
     def begin(self, starts: Mapping[int, EpisodeStart]) -> Generator[tuple[int, Outcome], None, None]:
         """As `LiberoVectorEnv.begin`; a worker that dies yields nothing."""
-        yield from self._call("reset", _begin, starts)
+        yield from self._call("reset", "begin", starts)
 
-    def advance(self, jobs: Mapping[int, Job], *, stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
+    def advance(self, jobs: Mapping[int, Job], stop_on_success: bool) -> Generator[tuple[int, Outcome], None, None]:
         """As `LiberoVectorEnv.advance`; a worker that dies yields nothing."""
-        yield from self._call("step_chunk", _advance, jobs, stop_on_success)
+        yield from self._call("step_chunk", "advance", jobs, stop_on_success)
 
     def close(self) -> None:
         """End the workers; the object cannot be used afterwards. A second call does nothing."""
@@ -124,11 +97,7 @@ class LiberoProcessEnv(BaseVectorEnv):
     # Internals --------------------------------------------------------------------------------------------------
 
     def _call(
-        self,
-        method: str,
-        function: Callable[..., list[tuple[int, Outcome]]],
-        entries: Mapping[int, _Entry],
-        *arguments: object,
+        self, call: str, method: str, entries: Mapping[int, _Entry], *arguments: object
     ) -> Generator[tuple[int, Outcome], None, None]:
         """Deal entries by environment to the workers. All finish; the dead are started again and leave no answer.
 
@@ -139,23 +108,23 @@ class LiberoProcessEnv(BaseVectorEnv):
         for env_id, entry in entries.items():
             number = self._worker_of[env_id]
             shares.setdefault(number, {})[env_id - self._blocks[number][0]] = entry
-        calls = {number: self._workers[number].submit(function, share, *arguments) for number, share in shares.items()}
+        calls = {number: self._workers[number].submit(method, share, *arguments) for number, share in shares.items()}
         wait(calls.values())
         errors: list[BaseException] = []
-        for number, call in calls.items():
-            error = call.exception()
+        for number, answer in calls.items():
+            error = answer.exception()
             if isinstance(error, BrokenProcessPool):
-                self._bury(number, method)
+                self._bury(number, call)
             elif error is not None:
                 errors.append(error)
             else:
-                yield from ((self._blocks[number][env_id], outcome) for env_id, outcome in call.result())
+                yield from ((self._blocks[number][env_id], outcome) for env_id, outcome in answer.result())
         if errors:
             raise errors[0]
 
-    def _bury(self, number: int, method: str) -> None:
+    def _bury(self, number: int, call: str) -> None:
         worker = self._workers[number]
-        cause = f"worker {number} (process {worker.process.pid}) {worker.cause_of_death()} in {method}"
+        cause = f"worker {number} (process {worker.process.pid}) {worker.cause_of_death()} in {call}"
         worker.end()
         for env_id in self._blocks[number]:
             if self._starts[env_id] is not None:

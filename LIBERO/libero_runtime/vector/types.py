@@ -5,19 +5,16 @@ B environments, C actions per chunk, N cameras, P proprioception, H and W pixels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.paths import QUALITIES
 from libero_runtime.sim.state import SimulationError, View
 from libero_runtime.suites import TaskSpec, load_suite
 
 Observation = dict[str, NDArray[Any]]  # as in `BaseVectorEnv.observation_space`
-ON_FAILURE = ("raise", "freeze")
 
 
 class VectorEnvError(ValueError):
@@ -106,20 +103,3 @@ class ChunkError(SimulationError):
 def task_of(start: EpisodeStart) -> TaskSpec:
     """The task of an episode."""
     return load_suite(start.suite).task(start.task_id)
-
-
-def check_options(
-    *, counts: dict[str, int], cameras: Sequence[str], quality: str, num_idle_steps: int, on_failure: str
-) -> None:
-    """Raise for an option that no environment can have; `counts` must be positive."""
-    for name, value in counts.items():
-        if value < 1:
-            raise VectorEnvError(f"{name}={value} must be at least 1")
-    if num_idle_steps < 0:
-        raise VectorEnvError(f"num_idle_steps={num_idle_steps} must not be negative")
-    if quality not in QUALITIES:
-        raise VectorEnvError(f"quality={quality!r} must be one of {', '.join(QUALITIES)}")
-    if on_failure not in ON_FAILURE:
-        raise VectorEnvError(f"on_failure={on_failure!r} must be one of {', '.join(ON_FAILURE)}")
-    if not cameras or isinstance(cameras, str):
-        raise VectorEnvError(f"cameras={cameras!r} must be a non-empty sequence of camera names")

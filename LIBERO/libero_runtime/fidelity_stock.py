@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
-from libero_runtime.sim.controller import ExactController
-from libero_runtime.sim.models import free_env, quiet_robosuite
-from libero_runtime.sim.scene import IDLE_ACTION
-from libero_runtime.sim.state import EpisodeState, Pose, start_seed
+from libero_runtime.sim.exact_scene import ExactController
+from libero_runtime.sim.models import fixture_bodies, free_env, quiet_robosuite
+from libero_runtime.sim.state import IDLE_ACTION, EpisodeState, Pose, start_seed
 from libero_runtime.sim.stepper import STATE, integration_state
 from libero_runtime.suites import TaskSpec, init_states
 
 Array = NDArray[np.float64]
+_NUM_IDLE_STEPS = 10
 _PERTURBATIONS = (1e-9, 1e-8, 1e-8)
 _STEP_PERTURBATION = 1e-9
 _CONVERGED = 1e-12  # solver tolerance of converged stock; stock's is 1e-8
@@ -75,12 +75,12 @@ class Layout:
 
 
 class Stock:
-    """LIBERO's own environment of a task, settled in one initial state at a time.
+    """LIBERO's own environment of a task; `settle` it in an initial state first.
 
     Raises a `ValueError` when it cannot be built: robosuite and MuJoCo raise no other for files that are not right.
     """
 
-    def __init__(self, task: TaskSpec, *, init_index: int, seed: int, num_idle_steps: int = 10) -> None:
+    def __init__(self, task: TaskSpec) -> None:
         select_opengl()
         prepare_libero("official")
         quiet_robosuite()
@@ -90,15 +90,13 @@ class Stock:
         self.control_env = ControlEnv(
             bddl_file_name=str(task.bddl_path), use_camera_obs=False, has_renderer=False, has_offscreen_renderer=False
         )
-        self._num_idle_steps = num_idle_steps
-        self.settle(init_index=init_index, seed=seed)
 
-    def settle(self, *, init_index: int, seed: int) -> None:
-        """Reset, as stock does it, and let the objects of an initial state fall."""
+    def settle(self, *, init_index: int, seed: int) -> EpisodeState:
+        """Reset, as stock does it, and let the objects of an initial state fall; returns that for a `Scene`."""
         self.control_env.seed(start_seed(task_id=self.task.task_id, init_index=init_index, seed=seed))
         self.control_env.reset()
         self.control_env.set_init_state(init_states(self.task)[init_index])
-        for _ in range(self._num_idle_steps):
+        for _ in range(_NUM_IDLE_STEPS):
             self.control_env.step(IDLE_ACTION)
         self.env: Any = self.control_env.env
         self.model: mujoco.MjModel = self.env.sim.model._model
@@ -107,23 +105,14 @@ class Stock:
         self.layout = Layout(self.model)
         self._tolerance, self._jacobian = float(self.model.opt.tolerance), int(self.model.opt.jacobian)
         self._settled = self.state()
+        bodies, qpos = fixture_bodies(self.env), self.data.qpos.copy()
+        pose = Pose(self.model.body_pos[bodies].copy(), self.model.body_quat[bodies].copy(), qpos, qpos)
+        integration, controller = self.state()
+        return EpisodeState(integration, controller, pose, init_index=init_index, seed=seed)
 
     def state(self) -> tuple[Array, Array]:
         """MuJoCo's state and the controller's."""
         return integration_state(self.model, self.data), self.controller.get_state()
-
-    def episode(self, *, init_index: int, seed: int) -> EpisodeState:
-        """The settled state for a `Scene` of the same task."""
-        bodies = [self.env.sim.model.body_name2id(fixture.root_body) for fixture in self.env.fixtures_dict.values()]
-        qpos = self.data.qpos.copy()
-        pose = Pose(self.model.body_pos[bodies].copy(), self.model.body_quat[bodies].copy(), qpos, qpos)
-        return EpisodeState(
-            integration=self._settled[0].copy(),
-            controller=self._settled[1].copy(),
-            pose=pose,
-            init_index=init_index,
-            seed=seed,
-        )
 
     def load(
         self,
