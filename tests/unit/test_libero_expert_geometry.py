@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from libero_runtime.expert.grasps import choose_grasp
+from libero_runtime.expert.grasps import Drawer, choose_grasp, drawer_grasp
 from libero_runtime.expert.motion import (
     action,
     facing_hand,
@@ -14,7 +14,6 @@ from libero_runtime.expert.motion import (
     rotation_vector,
     upright_hand,
 )
-from libero_runtime.expert.skills.drawer_grasp import Drawer, drawer_grasp
 from libero_runtime.expert.world import Boxes
 
 LEFT, ROBOT = np.array([0.0, 1.0]), np.array([-0.6, 0.0])

@@ -1,7 +1,8 @@
 """Where to take an object from above, found in its collision geometry.
 
-Two kinds: across the whole object where it is narrow enough, or by a wall (a bowl's rim, a mug's, a handle) with one
-finger on either side of it. All coordinates are along the world's axes about the object's origin, in metres.
+Across the whole object where it is narrow enough; by a wall (a bowl's rim, a mug's, a handle) with one finger on either
+side of it; or by a bowl's rim inside a drawer. All coordinates are along the world's axes about the object's origin, in
+metres.
 
 P points of an object, L of them at the height of the finger pads, K angles of the hand, S sideways shifts of it.
 """
@@ -12,12 +13,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libero_runtime.expert.motion import preferred_axis
-from libero_runtime.expert.world import Boxes
-
-Array = NDArray[np.float64]
+from libero_runtime.expert.motion import Array, preferred_axis
+from libero_runtime.expert.world import Boxes, World
 
 # The hand, measured from between its finger pads.
 _OPEN_HALF_M = 0.036  # to the inner side of an open finger, with some play
@@ -47,6 +45,16 @@ _FOREARM_M, _FOREARM_RADIUS_M, _FOREARM_ABOVE_M = 0.35, 0.085, 0.15  # behind th
 _FOREARM_COST_M = 0.15  # more than taking a bowl by its other side
 _PASSED_M = 0.02  # a palm that is so far into what hangs over does not get by
 _PRESSED_COST_M = 0.015  # of a palm that meets something, besides how deep
+
+# A bowl in an open drawer, where the hand has little room between the bowl and the walls.
+DRAWER_HOVER_M = 0.05  # start to close this far above the grasp
+_DRAWER_DEPTH_M = 0.010  # the finger pads' middle below the rim
+_FINGER_REACH_M = 0.046  # from between the half-closed fingers to the outer side of one
+_DRAWER_GAP_M = 0.003
+_DRAWER_BACK_M = 0.016  # at its back, this much of an open drawer stays below the cabinet's top
+# Sides of the bowl to take it by, in order of preference: towards the robot, where the arm is not stretched.
+_ANGLES_DEG = (135.0, 112.5)
+_WORTH_ANOTHER_SIDE_M = 0.003
 
 
 @dataclass(frozen=True)
@@ -206,3 +214,68 @@ def choose_grasp(points: Array, neighbours: Boxes, *, prefer: Array, robot: Arra
     wall = wall_grasp(points, neighbours, prefer=prefer, robot=robot)
     candidates = [found for found in (span, wall) if found is not None]
     return min(candidates, key=lambda found: found[0])[1] if candidates else None
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """The inside of the drawer that an object is in."""
+
+    fixture: str
+    center: Array  # (3,)
+    side: Array  # (2,) horizontal unit vector across the drawer, away from the robot
+    out: Array  # (2,) horizontal unit vector along which the drawer opens
+    half: Array  # (2,) half extents of the inside along `side` and `out`
+    top: float  # height of its walls' upper edge
+
+
+def drawer_around(world: World, position: Array) -> Drawer | None:
+    """The drawer that an object's origin (3,) is in; None when it is in none."""
+    for region in world.drawers():
+        # The region's box stands on its side: its local z runs across the drawer, y along it, x up.
+        local = region.pose.mat.T @ (position - region.pose.pos)
+        # A bowl's origin is at its bottom, which rests at the lower end of the region.
+        inside = bool(np.all(np.abs(local) < region.size + np.array([0.02, 0.0, 0.0])))
+        if inside and position[2] < region.pose.pos[2]:
+            across, along = region.pose.mat[:2, 2], -region.pose.mat[:2, 1]
+            return Drawer(
+                fixture=str(region.parent),
+                center=region.pose.pos,
+                side=across if across[0] > 0 else -across,
+                out=along,
+                half=region.size[[2, 1]],
+                top=float(region.pose.pos[2] + region.size[0]),
+            )
+    return None
+
+
+def drawer_grasp(points: Array, position: Array, drawer: Drawer) -> Grasp:
+    """The grasp of a bowl's rim that fits the hand into a drawer. points: (P, 3) about the bowl's origin (3,).
+
+    Where the outer finger would meet a wall even half closed, the hand stays closer to the bowl's middle: closing it
+    then pulls the rim in between the fingers.
+    """
+    top = float(points[:, 2].max())
+    rim = points[points[:, 2] > top - 0.004]
+    rim_radius = float(np.median(np.hypot(rim[:, 0], rim[:, 1])))
+    offset = position[:2] - drawer.center[:2]
+    across, along = float(offset @ drawer.side), float(offset @ drawer.out)
+    half_across, half_along = drawer.half - _DRAWER_GAP_M
+    best_radius, best_direction = -math.inf, drawer.side
+    for degrees in _ANGLES_DEG:
+        direction = np.array([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
+        sideways, outwards = float(direction @ drawer.side), float(direction @ drawer.out)
+        room_across = half_across - math.copysign(across, sideways * across)
+        room_along = half_along - along if outwards > 0 else half_along - _DRAWER_BACK_M + along
+        radius = min(
+            rim_radius,
+            (room_across - _FINGER_HALF_WIDTH_M * abs(outwards)) / abs(sideways) - _FINGER_REACH_M,
+            (room_along - _FINGER_HALF_WIDTH_M * abs(sideways)) / max(abs(outwards), 1e-6) - _FINGER_REACH_M,
+        )
+        if radius > best_radius + _WORTH_ANOTHER_SIDE_M:
+            best_radius, best_direction = radius, direction
+    return Grasp(
+        offset=np.array([*(best_radius * best_direction), top - _DRAWER_DEPTH_M]),
+        finger_axis=preferred_axis(best_direction),
+        width=0.005,
+        on_wall=True,
+    )

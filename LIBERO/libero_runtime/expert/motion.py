@@ -30,8 +30,7 @@ def rotation_vector(matrix: Array) -> Array:
     sine, cosine = float(np.linalg.norm(twice_sine_axis)) / 2, (float(np.trace(matrix)) - 1) / 2
     if sine < 1e-9:
         return np.zeros(3)
-    vector: Array = twice_sine_axis / (2 * sine) * math.atan2(sine, cosine)
-    return vector
+    return np.asarray(twice_sine_axis / (2 * sine) * math.atan2(sine, cosine))
 
 
 def rotation_about_z(angle: float) -> Array:
@@ -99,8 +98,7 @@ def reaching_hand(direction: Array, dip: float) -> Array:
 
 def flipped(hand_mat: Array) -> Array:
     """The same hand turned half round its pointing direction: its two fingers change places."""
-    turned: Array = hand_mat * np.array([-1.0, -1.0, 1.0])
-    return turned
+    return np.asarray(hand_mat * np.array([-1.0, -1.0, 1.0]))
 
 
 def nearer_of_both(hand_mat: Array, present_mat: Array) -> Array:

@@ -1,17 +1,23 @@
-"""Where a held object has to go for a predicate to hold."""
+"""Where a held object has to go for a predicate to hold, and how the hand holds it there."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libero_runtime.expert.memory import once_per_step
-from libero_runtime.expert.postures import is_tight
-from libero_runtime.expert.world import ExpertError, Goal, Region, World
-
-Array = NDArray[np.float64]
+from libero_runtime.expert.grasps import Grasp
+from libero_runtime.expert.motion import (
+    Array,
+    facing_hand,
+    nearer_of_both,
+    preferred_axis,
+    reaching_hand,
+    rotation_about_z,
+    upright_hand,
+)
+from libero_runtime.expert.world import ExpertError, Goal, Region, World, once_per_step
 
 _SUPPORT_RADIUS_M = 0.025
 _DROP_M = 0.02  # groceries are let go this far inside a container
@@ -19,6 +25,12 @@ _PLAY_M = 0.003
 _INSIDE_M = 0.025  # from a drawer's end
 _EDGE_M = 0.018
 _PRESS_M = 0.010  # aim below the support: contact is what ends the way down
+# An object that does not get into its place as it was taken is turned, laid down or tilted.
+_ENTER_DIP_RAD = 0.80  # flat enough for a low shelf, steep enough for the palm to stay above the ground
+_LAY_DIP_RAD = 0.55
+_BESIDE_M = 0.08  # held so far from its middle, an object reaches into a shelf ahead of the hand
+_TIGHT_M, _SQUARE_M = 0.04, 0.01
+_ROOF_RADIUS_M = 0.015
 
 
 @dataclass(frozen=True)
@@ -35,10 +47,9 @@ def _height_below_origin(world: World, name: str) -> float:
     return -float(world.world_points(name)[:, 2].min())
 
 
-def _share(world: World, goal: Goal) -> tuple[int, int]:
-    """Position of this object among those that share its target, and their number."""
-    sharing = [other for other in world.goals if other[0] == goal[0] and other[2:] == goal[2:]]
-    return sharing.index(goal), len(sharing)
+def _sharing(world: World, goal: Goal) -> list[Goal]:
+    """The goals that have the same target, this one among them."""
+    return [other for other in world.goals if other[0] == goal[0] and other[2:] == goal[2:]]
 
 
 def _on_object(world: World, name: str, support: str) -> Placement:
@@ -84,7 +95,8 @@ def _between_walls(world: World, name: str, position: Array) -> Array:
 def _in_region(world: World, goal: Goal) -> Placement:
     """Inside a basket, a drawer, a compartment: the middle of the region, next to what else belongs there."""
     name, region = goal[1], world.region(goal[2])
-    index, number = _share(world, goal)
+    sharing = _sharing(world, goal)
+    index, number = sharing.index(goal), len(sharing)
     position = region.pose.pos.copy()
     half = region.half
     wide = int(np.argmax(half[:2]))
@@ -106,7 +118,7 @@ def _free_stretch(world: World, goal: Goal, middle: Array, *, wide: int, half: f
 
     What stands in the region's way besides them, such as a stove's knob, is kept clear of.
     """
-    sharing = [other[1] for other in world.goals if other[0] == goal[0] and other[2:] == goal[2:]]
+    sharing = [other[1] for other in _sharing(world, goal)]
     points = world.world_points(goal[1])
     reach, breadth = (float(np.abs(points[:, axis]).max()) for axis in (wide, 1 - wide))
     boxes = world.boxes(without=sharing)
@@ -126,7 +138,8 @@ def _free_stretch(world: World, goal: Goal, middle: Array, *, wide: int, half: f
 def _on_region(world: World, goal: Goal) -> Placement:
     """On a burner, a cabinet's top, a rack, a place on the table."""
     name, region = goal[1], world.region(goal[2])
-    index, number = _share(world, goal)
+    sharing = _sharing(world, goal)
+    index, number = sharing.index(goal), len(sharing)
     position = region.pose.pos.copy()
     half = region.half
     wide = int(np.argmax(half[:2]))
@@ -148,3 +161,48 @@ def placement(world: World, goal: Goal) -> Placement:
     if goal[0] == "in" and world.is_region(goal[2]):
         return _in_region(world, goal)
     raise ExpertError(f"no place is known for the predicate {goal}")
+
+
+def inwards(world: World, fixture: str) -> Array:
+    """Horizontal unit vector (2,) into a fixture's opening: along its own y axis, which LIBERO's front faces."""
+    axis = world.pose(fixture).mat[:2, 1]
+    return np.asarray(axis / float(np.linalg.norm(axis)))
+
+
+def is_roofed(world: World, region: Region) -> bool:
+    """Whether something of a fixture is above its region, so that it is reached from the front, as a shelf is."""
+    if region.parent is None or region.parent not in world.fixtures or region.joint is not None:
+        return False
+    points: Array = world.world_points(region.parent) + world.pose(region.parent).pos - region.pose.pos
+    return bool((points[np.hypot(points[:, 0], points[:, 1]) < _ROOF_RADIUS_M, 2] > 0).any())
+
+
+def posture(world: World, goal: Goal, grasp: Grasp) -> Array | None:
+    """Orientation (3, 3) of the hand at an object's place; None where the object goes there as it is taken."""
+    if goal[0] != "in":
+        return None
+    region, points = world.region(goal[2]), world.world_points(goal[1])
+    present = upright_hand(grasp.finger_axis, 0.0)
+    if region.parent is not None and is_roofed(world, region):
+        way = inwards(world, region.parent)
+        if float(np.hypot(*grasp.offset[:2])) < _BESIDE_M:
+            return nearer_of_both(facing_hand(way, _ENTER_DIP_RAD), present)
+        ahead = -grasp.offset[:2]
+        turn = math.atan2(ahead[0] * way[1] - ahead[1] * way[0], float(ahead @ way))
+        return upright_hand(rotation_about_z(turn)[:2, :2] @ grasp.finger_axis, 0.0)
+    if grasp.on_wall:
+        return None
+    if region.joint is not None and -float(points[:, 2].min()) > 2 * region.half[2]:
+        away = np.array([grasp.finger_axis[1], -grasp.finger_axis[0]])
+        return nearer_of_both(reaching_hand(away, _LAY_DIP_RAD), present)
+    if region.joint is None and is_tight(points, region):
+        half = region.half[:2]
+        square = float(np.ptp(half)) < _SQUARE_M
+        narrow = int(np.argmax(np.abs(grasp.finger_axis)) if square else np.argmin(half))
+        return upright_hand(preferred_axis(np.eye(2)[narrow]), 0.0)
+    return None
+
+
+def is_tight(points: Array, region: Region) -> bool:
+    """Whether an object's points (P, 3), as it is turned now, leave little room in a region or none."""
+    return bool((np.ptp(points[:, :2], axis=0) + _TIGHT_M > 2 * region.half[:2]).any())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.expert.memory import Memory, once_per_step
+from libero_runtime.expert.motion import Array
 from libero_runtime.sim.scene import Scene
 
-Array = NDArray[np.float64]
+Memory = dict[Hashable, Any]
 Goal = tuple[str, ...]  # a predicate of the BDDL file: ("on", "bowl_1", "plate_1")
 
 _HAND_SITE = "gripper0_grip_site"
@@ -24,6 +24,25 @@ _CORRIDOR_SAMPLES = 16
 _FRONT_AWAY_M = 0.05  # a front further than this behind an open drawer's middle is out of the way
 _OTHER_AXES = np.array([[1, 2], [0, 2], [0, 1]])
 _UPRIGHT = 0.999  # cosine of the lean up to which a box counts as standing straight
+
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def once_per_step(compute: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """A function of a `World`, or a method of it or of a skill; callers share its result and must not write into it."""
+
+    @wraps(compute)
+    def remembered(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        owner: Any = args[0]  # whose memory is emptied at the beginning of every control step
+        key = compute, args
+        if key not in owner.memory:
+            owner.memory[key] = compute(*args, **kwargs)
+        result: _Result = owner.memory[key]
+        return result
+
+    return remembered
 
 
 class ExpertError(ValueError):
@@ -55,8 +74,7 @@ class Region:
     @property
     def half(self) -> Array:
         """Half extents (3,) along the world's axes."""
-        extents: Array = np.abs(self.pose.mat) @ self.size
-        return extents
+        return np.asarray(np.abs(self.pose.mat) @ self.size)
 
 
 @dataclass(frozen=True)
@@ -101,15 +119,13 @@ class Boxes:
             np.maximum(np.abs(self.axes[:, axis, 0] * x + self.axes[:, axis, 1] * y) - self.half[:, axis], 0.0)
             for axis in range(2)
         ]
-        distances: Array = np.hypot(*outside)
-        return distances
+        return np.asarray(np.hypot(*outside))
 
     def ways_out(self, point: Array) -> Array:
         """Horizontal displacements (G, 2) of a point (2,) from the nearest point of every rectangle."""
         local = np.einsum("gij,gj->gi", self.axes, point - self.center)
         outside = local - np.clip(local, -self.half, self.half)
-        ways: Array = np.einsum("gij,gi->gj", self.axes, outside)
-        return ways
+        return np.asarray(np.einsum("gij,gi->gj", self.axes, outside))
 
 
 def _surface_points(kind: int, size: Array) -> Array:
@@ -126,24 +142,17 @@ def _surface_points(kind: int, size: Array) -> Array:
         circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         side = [np.column_stack([radius * circle, np.full(len(circle), z)]) for z in heights]
         if kind == mujoco.mjtGeom.mjGEOM_CYLINDER:
-            rings = np.arange(0.0, radius, _POINT_SPACING_M)
-            caps = [np.column_stack([r * circle, np.full(len(circle), z)]) for z in (-half, half) for r in rings]
+            rings = [(r, z) for z in (-half, half) for r in np.arange(0.0, radius, _POINT_SPACING_M)]
         else:
             tilts = np.linspace(0, np.pi / 2, 4)[1:]
-            caps = [
-                np.column_stack(
-                    [radius * np.cos(tilt) * circle, np.full(len(circle), sign * (half + radius * np.sin(tilt)))]
-                )
-                for tilt in tilts
-                for sign in (-1, 1)
-            ]
+            rings = [(radius * np.cos(t), sign * (half + radius * np.sin(t))) for t in tilts for sign in (-1, 1)]
+        caps = [np.column_stack([r * circle, np.full(len(circle), z)]) for r, z in rings]
         return np.concatenate(side + caps)
     if kind in (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_ELLIPSOID):
         radii = size if kind == mujoco.mjtGeom.mjGEOM_ELLIPSOID else np.full(3, size[0])
         tilts, turns = np.meshgrid(np.linspace(-np.pi / 2, np.pi / 2, 13), np.linspace(0, 2 * np.pi, 24))
         unit = np.stack([np.cos(tilts) * np.cos(turns), np.cos(tilts) * np.sin(turns), np.sin(tilts)], axis=-1)
-        points: Array = unit.reshape(-1, 3) * radii
-        return points
+        return np.asarray(unit.reshape(-1, 3) * radii)
     raise ExpertError(f"collision geometry of type {mujoco.mjtGeom(kind).name} is not one the expert can grasp")
 
 
@@ -215,9 +224,10 @@ class World:
             size=np.array(site.size, dtype=np.float64),
         )
 
-    def regions_of(self, parent: str) -> list[str]:
-        """Names of the regions of an object or fixture."""
-        return [name for name, site in self._env.object_sites_dict.items() if site.parent_name == parent]
+    def drawers(self) -> list[Region]:
+        """The insides of all drawers."""
+        sites = self._env.object_sites_dict.items()
+        return [self.region(name) for name, site in sites if site.joints and site.parent_name in self.fixtures]
 
     def joint_names(self, fixture: str) -> list[str]:
         """Hinges and slides of a fixture."""
@@ -228,17 +238,15 @@ class World:
         index = int(self.model.joint(joint).id)
         low, high = self.model.jnt_range[index]
         axis = self.data.xaxis[index][:2] * (1.0 if abs(high) > abs(low) else -1.0)
-        out: Array = axis / float(np.linalg.norm(axis))
-        return out
+        return np.asarray(axis / float(np.linalg.norm(axis)))
 
     def front_above(self, region: Region) -> float | None:
         """How far out, along a drawer's way, the rest of its cabinet reaches above it.
 
         None where that is far behind the open drawer.
         """
-        if region.joint is None or region.parent is None:
-            raise ExpertError(f"{region.name} is not the inside of a drawer")
-        out, body = self.drawer_out(region.joint), int(self.model.jnt_bodyid[self.model.joint(region.joint).id])
+        joint = str(region.joint)
+        out, body = self.drawer_out(joint), int(self.model.jnt_bodyid[self.model.joint(joint).id])
         top = float(self.part_points(body)[:, 2].max())
         tree = self._tree(int(self._env.obj_body_id[region.parent]))
         points = np.concatenate([self.part_points(part) for part in tree if part != body])
@@ -248,15 +256,15 @@ class World:
 
     # Collision geometry -----------------------------------------------------------------------------------------
 
-    def _own_geoms(self, body: int) -> Sequence[int]:
-        touchable = (self.model.geom_contype | self.model.geom_conaffinity) != 0
-        return [int(geom) for geom in np.flatnonzero((self.model.geom_bodyid == body) & touchable)]
+    @cached_property
+    def _touchable(self) -> NDArray[np.bool_]:
+        return np.asarray((self.model.geom_contype | self.model.geom_conaffinity) != 0)
 
     def _body_cloud(self, body: int) -> Array:
         """Points (P, 3) on one body's own collision geometry, in its frame."""
         if body not in self._body_clouds:
             clouds = [np.zeros((0, 3))]
-            for geom in self._own_geoms(body):
+            for geom in np.flatnonzero((self.model.geom_bodyid == body) & self._touchable):
                 local = _surface_points(int(self.model.geom_type[geom]), self.model.geom_size[geom])
                 turn = np.zeros(9)
                 mujoco.mju_quat2Mat(turn, self.model.geom_quat[geom])
@@ -280,22 +288,19 @@ class World:
     @once_per_step
     def world_points(self, name: str) -> Array:
         """The same in the world, about the object's origin."""
-        turned: Array = self.points(name) @ self.pose(name).mat.T
-        return turned
+        return np.asarray(self.points(name) @ self.pose(name).mat.T)
 
     @once_per_step
     def part_points(self, body: int) -> Array:
         """Points (P, 3) in the world on one body of an articulated fixture, as it is now."""
-        points: Array = self._body_cloud(body) @ self.data.xmat[body].reshape(3, 3).T + self.data.xpos[body]
-        return points
+        return np.asarray(self._body_cloud(body) @ self.data.xmat[body].reshape(3, 3).T + self.data.xpos[body])
 
     @cached_property
     def _obstacles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Geoms (G,) of all objects and fixtures, and the root body of each."""
         roots = {int(self.model.body_rootid[self._env.obj_body_id[name]]) for name in (*self.objects, *self.fixtures)}
-        touchable = (self.model.geom_contype | self.model.geom_conaffinity) != 0
         root_of = self.model.body_rootid[self.model.geom_bodyid]
-        geoms = np.flatnonzero(touchable & np.isin(root_of, list(roots)))
+        geoms = np.flatnonzero(self._touchable & np.isin(root_of, list(roots)))
         return geoms, root_of[geoms]
 
     @once_per_step

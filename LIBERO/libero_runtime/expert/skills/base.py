@@ -5,13 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libero_runtime.expert.memory import Memory
-from libero_runtime.expert.motion import OPEN, action, rotation_vector
-from libero_runtime.expert.world import World
-
-Array = NDArray[np.float64]
+from libero_runtime.expert.motion import OPEN, Array, action, lean_at, rotation_vector, upright_hand
+from libero_runtime.expert.world import Goal, Memory, World
 
 HOVER_M = 0.10  # above the target while still far from it
 APPROACH_SLOPE = 2.0  # rise of the approach per metre of remaining distance
@@ -26,8 +22,8 @@ _SLOW_DOWN_M = 0.03
 class Skill(ABC):
     """One thing to do to one object; `act` once per control step until `finished`."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, goal: Goal) -> None:
+        self.world, self.goal = world, goal
         self.num_attempts = 0
         self.finished = False
         self.phase = ""
@@ -61,6 +57,19 @@ class Skill(ABC):
         """Action that brings the hand to a position (3,) and orientation."""
         hand = self.world.hand
         return action(move=target - hand.pos, hand_mat=hand_mat, present_mat=hand.mat, gripper=gripper)
+
+    def distance(self, target: Array) -> float:
+        """Of the hand from a position (3,)."""
+        return float(np.linalg.norm(target - self.world.hand.pos))
+
+    def in_hand(self, name: str) -> Array:
+        """Where an object is relative to the hand, in the hand's frame."""
+        hand = self.world.hand
+        return np.asarray(hand.mat.T @ (self.world.pose(name).pos - hand.pos))
+
+    def upright(self, finger_axis: Array) -> Array:
+        """The hand (3, 3) that points down where it is now, its fingers opening along a horizontal unit vector (2,)."""
+        return upright_hand(finger_axis, lean_at(self.world.hand.pos, self.world.robot_xy))
 
     def turn_left(self, hand_mat: Array) -> float:
         """Angle (rad) between the hand and an orientation."""
@@ -97,3 +106,15 @@ class Skill(ABC):
         clear = float(np.clip(1 - (needed - hand.pos[2] - 0.01) / _SLOW_DOWN_M, 0.0, 1.0))
         raised[:2] = hand.pos[:2] + clear * (target - hand.pos)[:2]
         return raised
+
+
+class JointSkill(Skill):
+    """What moves a drawer, a door or a knob: where its joint is, and the body that turns or slides on it."""
+
+    def __init__(self, world: World, goal: Goal, joint: str) -> None:
+        super().__init__(world, goal)
+        found = world.model.joint(joint)
+        self._joint, self._address = int(found.id), int(found.qposadr[0])
+        self._body = int(world.model.jnt_bodyid[self._joint])
+        self._low, self._high = world.model.jnt_range[self._joint]
+        self.enter("approach")

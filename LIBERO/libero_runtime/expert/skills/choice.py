@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from libero_runtime.expert.postures import is_roofed
+from libero_runtime.expert.placements import is_roofed
 from libero_runtime.expert.skills.base import Skill
 from libero_runtime.expert.skills.door import PullDoor, PushDoor
 from libero_runtime.expert.skills.drawers import CloseDrawer, OpenDrawer
 from libero_runtime.expert.skills.knob import TurnKnob
 from libero_runtime.expert.skills.microwave import PutInside
-from libero_runtime.expert.skills.pick_place import PickPlace
-from libero_runtime.expert.skills.shelf import PutThrough
-from libero_runtime.expert.skills.slide import Slide
+from libero_runtime.expert.skills.pick_place import PickPlace, PutThrough, Slide
 from libero_runtime.expert.world import ExpertError, Goal, World
 
 _ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 0, "on": 1, "in": 1}
@@ -41,7 +39,10 @@ def _skill_for(world: World, goal: Goal, *, last: bool) -> Skill:
     if kind in ("turnon", "turnoff"):
         return TurnKnob(world, goal)
     if kind == "open":
-        return OpenDrawer(world, goal) if world.is_region(goal[1]) else _open_door(world, goal)
+        if world.is_region(goal[1]):
+            return OpenDrawer(world, goal)
+        pull = PullDoor(world, goal)
+        return PushDoor(world, goal) if pull.ajar else pull
     if kind == "close":
         return CloseDrawer(world, goal) if world.is_region(goal[1]) else PushDoor(world, goal)
     if kind == "in" and world.region(goal[2]).joint is not None:
@@ -55,11 +56,6 @@ def _skill_for(world: World, goal: Goal, *, last: bool) -> Skill:
     if kind == "on" and world.is_region(goal[2]) and _lies_flat(world, goal[1]):
         return Slide(world, goal, last=last)
     return PickPlace(world, goal, last=last)
-
-
-def _open_door(world: World, goal: Goal) -> Skill:
-    pull = PullDoor(world, goal)
-    return PushDoor(world, goal) if pull.ajar else pull
 
 
 def _has_a_door(world: World, region: str) -> bool:

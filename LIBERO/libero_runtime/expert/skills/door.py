@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libero_runtime.expert.memory import once_per_step
-from libero_runtime.expert.motion import CLOSE, OPEN, lean_at, reaching_hand, upright_hand
-from libero_runtime.expert.postures import inwards
-from libero_runtime.expert.skills.base import Skill
-from libero_runtime.expert.world import Goal, World
-
-Array = NDArray[np.float64]
+from libero_runtime.expert.motion import CLOSE, OPEN, Array, reaching_hand
+from libero_runtime.expert.placements import inwards
+from libero_runtime.expert.skills.base import JointSkill
+from libero_runtime.expert.world import Goal, World, once_per_step
 
 _PUSH_HEIGHT_M = 0.020  # pads' middle below the handle's upper end
 _FINGER_M = 0.015
@@ -25,33 +21,26 @@ _ALIGNED_RAD = 0.20
 _TOLERANCE_M, _STAND_OFF_TOLERANCE_M, _LOST_M = 0.012, 0.025, 0.05
 _MAX_CLOSE_STEPS, _MAX_PULL_STEPS = 14, 60
 _RELEASE_STEPS, _BACK_STEPS, _BACK_M = 4, 8, 0.05
+_ALONG_Y = np.array([0.0, 1.0])
 _HOME_M, _HOME_STEPS, _STRAIGHT_RAD = 0.06, 14, 0.4
 
 
-class DoorSkill(Skill):
+class DoorSkill(JointSkill):
     """What opening and closing share: where the door's handle is and how it moves."""
 
     def __init__(self, world: World, goal: Goal) -> None:
-        super().__init__(world)
-        self.goal = goal
-        self._joint = int(world.model.joint(world.joint_names(goal[1])[0]).id)
-        self._body = int(world.model.jnt_bodyid[self._joint])
-        low, high = world.model.jnt_range[self._joint]
-        self._closing = 1.0 if abs(low) > abs(high) else -1.0
-        self.enter("approach")
+        super().__init__(world, goal, world.joint_names(goal[1])[0])
+        self._closing = 1.0 if abs(self._low) > abs(self._high) else -1.0
 
     @property
     def angle(self) -> float:
         """How far the door is open, in radians."""
-        return abs(float(self.world.data.qpos[self.world.model.jnt_qposadr[self._joint]]))
+        return abs(float(self.world.data.qpos[self._address]))
 
     @property
     def ajar(self) -> bool:
         """Whether the hand fits in behind the door."""
         return self.angle > _AJAR_RAD
-
-    def _upright(self) -> Array:
-        return upright_hand(np.array([0.0, 1.0]), lean_at(self.world.hand.pos, self.world.robot_xy))
 
     @once_per_step
     def bar(self) -> tuple[Array, Array]:
@@ -79,7 +68,7 @@ class PushDoor(DoorSkill):
     def update(self) -> None:
         hand = self.world.hand.pos
         if self.phase == "approach":
-            if float(np.linalg.norm(self._beside(_DOOR_STAND_OFF_M) - hand)) < 0.02:
+            if self.distance(self._beside(_DOOR_STAND_OFF_M)) < 0.02:
                 self.num_attempts += 1
                 self.enter("push")
         elif self.phase == "push":
@@ -101,7 +90,7 @@ class PushDoor(DoorSkill):
 
     def move(self) -> Array:
         way = self._sense * self.bar()[1]
-        hand, hand_mat = self.world.hand.pos, self._upright()
+        hand, hand_mat = self.world.hand.pos, self.upright(_ALONG_Y)
         if self.phase == "approach":
             target = self._beside(_DOOR_STAND_OFF_M)
             return self.come_down(target, hand_mat, tolerance=0.02, without=(), gripper=CLOSE)
@@ -115,17 +104,16 @@ class PullDoor(DoorSkill):
 
     def _grip(self) -> Array:
         """Hand position (3,) on the handle."""
-        position: Array = self.bar()[0] - np.array([0.0, 0.0, _GRIP_HEIGHT_M])
-        return position
+        return np.asarray(self.bar()[0] - np.array([0.0, 0.0, _GRIP_HEIGHT_M]))
 
     def _hand_mat(self) -> Array:
         """It stays as it is while the handle turns between the fingers: the wrist could not follow."""
         return reaching_hand(inwards(self.world, self.goal[1]), _DIP_RAD)
 
     def update(self) -> None:
-        away = float(np.linalg.norm(self._grip() - self.world.hand.pos))
+        away = self.distance(self._grip())
         if self.phase == "approach":
-            near = float(np.linalg.norm(self._stand_off() - self.world.hand.pos)) < _STAND_OFF_TOLERANCE_M
+            near = self.distance(self._stand_off()) < _STAND_OFF_TOLERANCE_M
             if near and self.turn_left(self._hand_mat()) < _ALIGNED_RAD:
                 self.num_attempts += 1
                 self.enter("reach")
@@ -141,13 +129,12 @@ class PullDoor(DoorSkill):
         elif self.phase == "back":
             if self.phase_steps > _BACK_STEPS:
                 self.enter("straighten")
-        elif self.phase_steps > _HOME_STEPS and self.turn_left(self._upright()) < _STRAIGHT_RAD:
+        elif self.phase_steps > _HOME_STEPS and self.turn_left(self.upright(_ALONG_Y)) < _STRAIGHT_RAD:
             self.finished = self.ajar
             self.enter("approach")
 
     def _stand_off(self) -> Array:
-        position: Array = self._grip() - _DOOR_STAND_OFF_M * self._hand_mat()[:, 2]
-        return position
+        return np.asarray(self._grip() - _DOOR_STAND_OFF_M * self._hand_mat()[:, 2])
 
     def move(self) -> Array:
         point, hand_mat, hand = self._grip(), self._hand_mat(), self.world.hand
@@ -161,7 +148,7 @@ class PullDoor(DoorSkill):
             return self.towards(point - np.array([*(_PUSH_AHEAD_M * self.bar()[1]), 0.0]), hand_mat, CLOSE)
         if self.phase == "straighten":  # first towards the robot: the arm is stretched out here
             home = self.world.robot_xy - hand.pos[:2]
-            hand_mat = self._upright() if self.phase_steps > _HOME_STEPS else hand.mat
+            hand_mat = self.upright(_ALONG_Y) if self.phase_steps > _HOME_STEPS else hand.mat
             return self.towards(hand.pos + np.array([*(_HOME_M * home / np.hypot(*home)), 0.0]), hand_mat, OPEN)
         back = _BACK_M if self.phase_steps > _RELEASE_STEPS else 0.0
         return self.towards(hand.pos - back * hand.mat[:, 2], hand.mat, OPEN)

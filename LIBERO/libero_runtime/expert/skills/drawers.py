@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libero_runtime.expert.memory import once_per_step
-from libero_runtime.expert.motion import CLOSE, OPEN, facing_hand, nearer_of_both, reaching_hand, upright_hand
-from libero_runtime.expert.skills.base import Skill
-from libero_runtime.expert.world import ExpertError, Goal, World
-
-Array = NDArray[np.float64]
+from libero_runtime.expert.motion import CLOSE, OPEN, Array, facing_hand, nearer_of_both, reaching_hand, upright_hand
+from libero_runtime.expert.skills.base import JointSkill
+from libero_runtime.expert.world import Goal, World, once_per_step
 
 _BAR_M = 0.012  # what reaches furthest out of a drawer, to this depth, is the bar of its handle
 _PULL_DIP_RAD = 0.27
@@ -34,6 +30,8 @@ _BACK_M = 0.07
 _FRONT_BOARD_M = 0.015
 _OPENING_PLAY_M = 0.010
 _FULLY_OPEN_M = 0.012  # this close to the end of its slide
+# The hand as it is at an episode's start; what comes next need not unwind the wrist.
+_UPRIGHT = upright_hand(np.array([0.0, 1.0]), 0.0)
 
 
 @dataclass(frozen=True)
@@ -45,23 +43,14 @@ class Handle:
     thickness: float  # of the bar, vertically
 
 
-class DrawerSkill(Skill):
+class DrawerSkill(JointSkill):
     """What opening and closing share: where the drawer and its handle are."""
 
     def __init__(self, world: World, goal: Goal) -> None:
-        super().__init__(world)
-        self.goal = goal
         region = world.region(goal[1])
-        if region.joint is None or region.parent is None:
-            raise ExpertError(f"{goal[1]} is not the inside of a drawer")
-        self.fixture = region.parent
-        self._joint_name = region.joint
-        joint = world.model.joint(region.joint)
-        self._joint = int(joint.id)
-        self._address = int(joint.qposadr[0])
-        low, high = world.model.jnt_range[self._joint]
-        self._open_end = float(low if abs(low) > abs(high) else high)
-        self._body = int(world.model.jnt_bodyid[self._joint])
+        self.fixture, self._joint_name = str(region.parent), str(region.joint)
+        super().__init__(world, goal, self._joint_name)
+        self._open_end = float(self._low if abs(self._low) > abs(self._high) else self._high)
 
     @once_per_step
     def handle(self) -> Handle:
@@ -78,13 +67,9 @@ class DrawerSkill(Skill):
         """How far the drawer is out."""
         return float(self.world.data.qpos[self._address]) * float(np.sign(self._open_end))
 
-    def _upright(self) -> Array:
-        """The hand as it is at an episode's start; what comes next need not unwind the wrist."""
-        return upright_hand(np.array([0.0, 1.0]), 0.0)
-
     def _straighten(self) -> Array:
         """Rise a little and turn the hand upright."""
-        return self.towards(self.world.hand.pos + np.array([0.0, 0.0, 0.03]), self._upright(), OPEN)
+        return self.towards(self.world.hand.pos + np.array([0.0, 0.0, 0.03]), _UPRIGHT, OPEN)
 
     def _near(self, target: Array) -> bool:
         """Whether the hand is at a position (3,): closely in height, less so along the bar and in depth."""
@@ -109,7 +94,6 @@ class OpenDrawer(DrawerSkill):
             # An opening is as long as the drawer is out, less its front board.
             points = world.world_points(for_object)[:, :2] @ self.handle().out
             self._wanted = min(self._wanted, float(np.ptp(points)) + _FRONT_BOARD_M)
-        self.enter("approach")
 
     @property
     def far_enough(self) -> bool:
@@ -119,7 +103,7 @@ class OpenDrawer(DrawerSkill):
     def update(self) -> None:
         handle = self.handle()
         if self.phase == "approach":
-            ready = float(np.linalg.norm(self._stand_off(handle) - self.world.hand.pos)) < _STAND_OFF_TOLERANCE_M
+            ready = self.distance(self._stand_off(handle)) < _STAND_OFF_TOLERANCE_M
             if ready and self.turn_left(self._hand_mat(handle)) < _ALIGNED_RAD:
                 self.enter("reach")
         elif self.phase == "reach":
@@ -133,13 +117,13 @@ class OpenDrawer(DrawerSkill):
             if self.world.finger_gap < handle.thickness + 0.004 or self.phase_steps >= _MAX_CLOSE_STEPS:
                 self.enter("pull")
         elif self.phase == "pull":
-            lost = float(np.linalg.norm(self._hold(handle) - self.world.hand.pos)) > 0.03
+            lost = self.distance(self._hold(handle)) > 0.03
             if lost or self.opening() > self._wanted or self.phase_steps > _MAX_PULL_STEPS:
                 self.enter("back")
         elif self.phase == "back":
             if (self.phase_steps > _OPEN_STEPS and self._backed_off(handle)) or self.phase_steps > _MAX_PULL_STEPS:
                 self.enter("straighten")
-        elif self.turn_left(self._upright()) < _STRAIGHT_RAD:
+        elif self.turn_left(_UPRIGHT) < _STRAIGHT_RAD:
             self.finished = self.far_enough if self._needed else self.world.holds(self.goal)
             self._drags = self._low or not self._drags
             self.enter("approach")
@@ -175,8 +159,7 @@ class OpenDrawer(DrawerSkill):
     def _hold(self, handle: Handle) -> Array:
         """Hand position (3,) to pull at: the bar between the fingers or under their tips."""
         above = handle.thickness / 2 + _ABOVE_BAR_M if self._drags else 0.0
-        position: Array = handle.bar + np.array([0.0, 0.0, above])
-        return position
+        return np.asarray(handle.bar + np.array([0.0, 0.0, above]))
 
     def _stand_off(self, handle: Handle) -> Array:
         return self._hold(handle) - _STAND_OFF_M * self._hand_mat(handle)[:, 2]
@@ -188,14 +171,10 @@ class OpenDrawer(DrawerSkill):
 class CloseDrawer(DrawerSkill):
     """Come down in front of the handle with a closed hand and push until the drawer is shut."""
 
-    def __init__(self, world: World, goal: Goal) -> None:
-        super().__init__(world, goal)
-        self.enter("approach")
-
     def update(self) -> None:
         handle = self.handle()
         if self.phase == "approach":
-            ready = float(np.linalg.norm(self._stand_off(handle) - self.world.hand.pos)) < _STAND_OFF_TOLERANCE_M
+            ready = self.distance(self._stand_off(handle)) < _STAND_OFF_TOLERANCE_M
             if ready and self.turn_left(self._hand_mat(handle)) < 2 * _ALIGNED_RAD:
                 self.num_attempts += 1
                 self.enter("push")
@@ -207,7 +186,7 @@ class CloseDrawer(DrawerSkill):
         elif self.phase == "back":
             if self.phase_steps > 6:
                 self.enter("straighten")
-        elif self.turn_left(self._upright()) < _STRAIGHT_RAD:
+        elif self.turn_left(_UPRIGHT) < _STRAIGHT_RAD:
             self.finished = self.world.holds(self.goal)
             self.enter("approach")
 
@@ -227,5 +206,4 @@ class CloseDrawer(DrawerSkill):
         return nearer_of_both(reaching_hand(-handle.out, _PUSH_DIP_RAD), self.world.hand.mat)
 
     def _stand_off(self, handle: Handle) -> Array:
-        position: Array = handle.bar + np.array([*(_PUSH_STAND_OFF_M * handle.out), 0.0])
-        return position
+        return np.asarray(handle.bar + np.array([*(_PUSH_STAND_OFF_M * handle.out), 0.0]))

@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libero_runtime.expert.memory import once_per_step
-from libero_runtime.expert.motion import CLOSE, OPEN, lean_at, preferred_axis, rotation_about_z, upright_hand
-from libero_runtime.expert.skills.base import Skill
-from libero_runtime.expert.world import Goal, World
-
-Array = NDArray[np.float64]
+from libero_runtime.expert.motion import CLOSE, OPEN, Array, preferred_axis, rotation_about_z
+from libero_runtime.expert.skills.base import JointSkill
+from libero_runtime.expert.world import Goal, World, once_per_step
 
 _GRIP_SLAB_M = 0.010  # the part of the knob that sticks out at the top
 _DEPTH_M = 0.012
@@ -23,19 +19,14 @@ _MAX_TURN_STEPS = 30
 _RISE_STEPS = 10
 
 
-class TurnKnob(Skill):
+class TurnKnob(JointSkill):
     """Take the knob's grip between the fingers, turn it until the predicate holds, let go, rise."""
 
     def __init__(self, world: World, goal: Goal) -> None:
-        super().__init__(world)
-        self.goal, self.fixture = goal, goal[1]
-        self._joint = int(world.model.joint(world.joint_names(goal[1])[0]).id)
-        self._body = int(world.model.jnt_bodyid[self._joint])
-        low, high = world.model.jnt_range[self._joint]
-        self._sense = float(np.sign(low + high)) * float(np.sign(world.data.xaxis[self._joint][2]))
+        super().__init__(world, goal, world.joint_names(goal[1])[0])
+        self._sense = float(np.sign(self._low + self._high)) * float(np.sign(world.data.xaxis[self._joint][2]))
         if goal[0] == "turnoff":
             self._sense *= -1
-        self.enter("approach")
 
     @once_per_step
     def _grip(self) -> tuple[Array, Array]:
@@ -55,8 +46,8 @@ class TurnKnob(Skill):
             if done:
                 self.finished = True
             point, axis = self._grip()
-            near = float(np.linalg.norm(point - self.world.hand.pos)) < _TOLERANCE_M
-            if near and self.turn_left(self._hand_mat(axis)) < 0.15:
+            near = self.distance(point) < _TOLERANCE_M
+            if near and self.turn_left(self.upright(axis)) < 0.15:
                 self.num_attempts += 1
                 self.enter("grasp")
         elif self.phase == "grasp":
@@ -71,14 +62,11 @@ class TurnKnob(Skill):
     def move(self) -> Array:
         point, axis = self._grip()
         if self.phase == "approach":
-            return self.come_down(point, self._hand_mat(axis), tolerance=_TOLERANCE_M, without=(self.fixture,))
+            return self.come_down(point, self.upright(axis), tolerance=_TOLERANCE_M, without=(self.goal[1],))
         if self.phase == "grasp":
-            return self.towards(point, self._hand_mat(axis), CLOSE)
+            return self.towards(point, self.upright(axis), CLOSE)
         hand = self.world.hand
         if self.phase == "turn":
             return self.towards(point, rotation_about_z(self._sense * _TURN_AHEAD_RAD) @ hand.mat, CLOSE)
         up = 0.05 if self.phase_steps > 4 else 0.0
         return self.towards(hand.pos + np.array([0.0, 0.0, up]), hand.mat, OPEN)
-
-    def _hand_mat(self, axis: Array) -> Array:
-        return upright_hand(axis, lean_at(self.world.hand.pos, self.world.robot_xy))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libero_runtime.expert.memory import once_per_step
-from libero_runtime.expert.motion import CLOSE, OPEN, reaching_hand
-from libero_runtime.expert.postures import inwards
+from libero_runtime.expert.motion import CLOSE, OPEN, Array, reaching_hand
+from libero_runtime.expert.placements import inwards
 from libero_runtime.expert.skills.base import Skill
-from libero_runtime.expert.world import ExpertError, Goal, Pose, World
-
-Array = NDArray[np.float64]
+from libero_runtime.expert.world import ExpertError, Goal, World, once_per_step
 
 _DIP_RAD = 0.60
 _STAND_OFF_M = 0.09
@@ -36,12 +32,8 @@ class PutInside(Skill):
     """Take what points out of the opening, lift, line up in front of it, push in, set down, back off."""
 
     def __init__(self, world: World, goal: Goal) -> None:
-        super().__init__(world)
-        self.goal, self.name = goal, goal[1]
-        fixture = world.region(goal[2]).parent
-        if fixture is None:
-            raise ExpertError(f"{goal[2]} is not the inside of anything")
-        self._fixture = fixture
+        super().__init__(world, goal)
+        self.name, self._fixture = goal[1], str(world.region(goal[2]).parent)
         self._held: Array = np.zeros(3)
         self._grip()
         self.enter("approach")
@@ -64,8 +56,7 @@ class PutInside(Skill):
         middle = (end.min(axis=0) + end.max(axis=0)) / 2
         middle[2] = max(middle[2], float(end[:, 2].max()) - _BELOW_TOP_M)
         middle[:2] += (float(depth.min()) + _GRIP_M - float(middle[:2] @ way)) * way
-        grip: Array = self.world.pose(self.name).pos + middle
-        return grip
+        return np.asarray(self.world.pose(self.name).pos + middle)
 
     @once_per_step
     def _place(self) -> Array:
@@ -93,13 +84,7 @@ class PutInside(Skill):
         return reaching_hand(self._inwards(), _DIP_RAD)
 
     def _stand_off(self) -> Array:
-        position: Array = self._grip() - _STAND_OFF_M * self._hand_mat()[:, 2]
-        return position
-
-    def _in_hand(self, pose: Pose) -> Array:
-        hand = self.world.hand
-        relative: Array = hand.mat.T @ (pose.pos - hand.pos)
-        return relative
+        return np.asarray(self._grip() - _STAND_OFF_M * self._hand_mat()[:, 2])
 
     # Phases -----------------------------------------------------------------------------------------------------
 
@@ -107,37 +92,35 @@ class PutInside(Skill):
         world = self.world
         pose = world.pose(self.name)
         if self.phase == "approach":
-            near = float(np.linalg.norm(self._stand_off() - world.hand.pos)) < _STAND_OFF_TOLERANCE_M
+            near = self.distance(self._stand_off()) < _STAND_OFF_TOLERANCE_M
             if near and self.turn_left(self._hand_mat()) < _ALIGNED_RAD:
                 self.enter("reach")
         elif self.phase == "reach":
-            if float(np.linalg.norm(self._grip() - world.hand.pos)) < _TOLERANCE_M:
+            if self.distance(self._grip()) < _TOLERANCE_M:
                 self.num_attempts += 1
                 self.enter("grasp")
             elif self.phase_steps > 40:
                 self.enter("back")
         elif self.phase == "grasp":
             if (world.closing_speed < 0.01 and self.phase_steps > 6) or self.phase_steps >= _MAX_CLOSE_STEPS:
-                self._held = self._in_hand(pose)
+                self._held = self.in_hand(self.name)
                 self.enter("line up")
         elif self.phase in ("line up", "insert"):
-            if float(np.linalg.norm(self._in_hand(pose) - self._held)) > _LOST_M:
+            if float(np.linalg.norm(self.in_hand(self.name) - self._held)) > _LOST_M:
                 self.enter("back")
             elif self.phase == "line up":
-                error = self._in_front() - pose.pos
-                if float(np.linalg.norm(error)) < 2 * _PLACED_M:
+                if float(np.linalg.norm(self._in_front() - pose.pos)) < 2 * _PLACED_M:
                     self.enter("insert")
-            elif float(np.linalg.norm((self._place() - pose.pos)[:2])) < _PLACED_M and self._is_down(pose):
-                self.enter("release")
+            else:
+                error = self._place() - pose.pos
+                if float(np.linalg.norm(error[:2])) < _PLACED_M and float(-error[2]) < _PLACED_M:
+                    self.enter("release")
         elif self.phase == "release":
             if world.finger_gap > 0.03:
                 self.enter("back")
         elif self._backed_off():
             self.finished = world.holds(self.goal)
             self.enter("approach")
-
-    def _is_down(self, pose: Pose) -> bool:
-        return float(pose.pos[2] - self._place()[2]) < _PLACED_M
 
     def _in_front(self) -> Array:
         position = self._place().copy()

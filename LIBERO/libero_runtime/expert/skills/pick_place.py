@@ -1,19 +1,21 @@
-"""Take an object and set it down where a predicate wants it."""
+"""Take an object and set it down where a predicate wants it: lifted, pushed over the table, or put through a front."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libero_runtime.expert.grasps import Grasp, choose_grasp
-from libero_runtime.expert.motion import CLOSE, OPEN, action, lean_at, preferred_axis, rotation_vector, upright_hand
-from libero_runtime.expert.placements import Placement, placement
-from libero_runtime.expert.postures import posture
+from libero_runtime.expert.grasps import DRAWER_HOVER_M, Drawer, Grasp, choose_grasp, drawer_around, drawer_grasp
+from libero_runtime.expert.motion import (
+    CLOSE,
+    OPEN,
+    Array,
+    action,
+    preferred_axis,
+    rotation_vector,
+)
+from libero_runtime.expert.placements import Placement, inwards, placement, posture
 from libero_runtime.expert.skills.base import Skill
-from libero_runtime.expert.skills.drawer_grasp import DRAWER_HOVER_M, Drawer, drawer_around, drawer_grasp
 from libero_runtime.expert.world import ExpertError, Goal, Pose, World
-
-Array = NDArray[np.float64]
 
 APPROACH, GRASP, CARRY, RELEASE, RISE = "approach", "grasp", "carry", "release", "rise"
 
@@ -38,14 +40,20 @@ _PATIENCE_STEPS = 12
 _LET_GO_M = 0.012  # wider than the object by this: it is free
 _RISE_STEPS, _MAX_RISE_STEPS = 5, 12
 _LEFT = np.array([0.0, 1.0])
+_PRESS_M = 0.004  # of a hand that pushes
+# Through an open front:
+_OUTSIDE_M = 0.03  # from the front to the object while it is lined up
+_OVER_FLOOR_M = (0.006, 0.03)
+_NEAR_M = 0.10
+_LINED_UP_M, _LINED_UP_RAD = 0.015, 0.15
 
 
 class PickPlace(Skill):
     """Approach from above, close, lift, carry over what is in the way, lower, let go."""
 
     def __init__(self, world: World, goal: Goal, *, last: bool) -> None:
-        super().__init__(world)
-        self.goal, self.name = goal, goal[1]
+        super().__init__(world, goal)
+        self.name = goal[1]
         # Only there does `on` not ask for contact.
         self._on_table = world.is_region(goal[2]) and world.region(goal[2]).parent is None
         self._last = last  # the episode ends when it succeeds: nothing is gained by letting go
@@ -100,11 +108,11 @@ class PickPlace(Skill):
         elif self.phase == GRASP:
             closed = self.phase_steps >= _MIN_CLOSE_STEPS and world.finger_gap < self._grasp.width + _SQUEEZE_M
             if closed or self.phase_steps >= _MAX_CLOSE_STEPS:
-                self._held = self._in_hand(pose)
+                self._held = self.in_hand(self.name)
                 self.enter(CARRY)
         elif self.phase == CARRY:
             self._lifted = self._lifted or pose.pos[2] > self._gate
-            if float(np.linalg.norm(self._in_hand(pose) - self._held)) > _LOST_M:
+            if float(np.linalg.norm(self.in_hand(self.name) - self._held)) > _LOST_M:
                 self._begin()
             elif self._arrived(pose):
                 self._waited += 1
@@ -128,9 +136,7 @@ class PickPlace(Skill):
         turned = float(np.linalg.norm(rotation_vector(pose.mat @ self._planned_at.mat.T)))
         if moved > 0.02 or turned > 0.1:
             self._begin()
-        error = self._grasp_point(pose) - self.world.hand.pos
-        if self._drawer is not None:
-            error[2] += DRAWER_HOVER_M
+        error = self._start(pose) - self.world.hand.pos
         aligned = float(np.hypot(error[0], error[1])) < self._tolerance and abs(float(error[2])) < _TOLERANCE_M
         straight = self.turn_left(self._hand_mat()) < _ALIGNED_RAD
         if aligned and straight and self.world.finger_gap > _OPEN_GAP_M:
@@ -158,7 +164,8 @@ class PickPlace(Skill):
     def move(self) -> Array:
         pose = self.world.pose(self.name)
         if self.phase == APPROACH:
-            return self._approach(pose)
+            start = self._start(pose)
+            return self.come_down(start, self._hand_mat(), tolerance=self._tolerance, without=(self.name,))
         if self.phase == GRASP:
             return self._grip()
         if self.phase == CARRY:
@@ -166,12 +173,12 @@ class PickPlace(Skill):
         up = 0.05 if self.phase == RISE else 0.0
         return self.towards(self.world.hand.pos + np.array([0.0, 0.0, up]), self._hand_mat(), OPEN)
 
-    def _approach(self, pose: Pose) -> Array:
-        """Go above the grasp and come down on it; the remaining distance decides the height."""
-        target = self._grasp_point(pose)
+    def _start(self, pose: Pose) -> Array:
+        """Hand position (3,) in which it begins to close."""
+        point = self._grasp_point(pose)
         if self._drawer is not None:
-            target[2] += DRAWER_HOVER_M
-        return self.come_down(target, self._hand_mat(), tolerance=self._tolerance, without=(self.name,))
+            point[2] += DRAWER_HOVER_M
+        return point
 
     def _grip(self) -> Array:
         """Close the hand; in a drawer it comes down as it closes, to pass between bowl and wall."""
@@ -191,13 +198,13 @@ class PickPlace(Skill):
         error[2] += max(height, needed - place.position[2])
         if self._posture is not None:
             error[2] = max(error[2], self._rise_over_the_rim(pose, place))
-        gate = max(self._gate, needed) if self._near_start(pose) else needed
+        near_start = float(np.hypot(*(pose.pos - self._picked_at)[:2])) < self._gate_radius
+        gate = max(self._gate, needed) if near_start else needed
         error[:2] *= float(np.clip(1 - (gate - pose.pos[2]) / 0.02, 0.0, 1.0))
         aside = self._from_under_what_hangs_over(pose)
         if aside is not None:
             error = np.array([*aside, self._picked_at[2] + _SLIDE_LIFT_M - pose.pos[2]])
-        hand = self.world.hand
-        return action(move=error, hand_mat=self._hand_mat(), present_mat=hand.mat, gripper=CLOSE)
+        return action(move=error, hand_mat=self._hand_mat(), present_mat=self.world.hand.mat, gripper=CLOSE)
 
     def _from_under_what_hangs_over(self, pose: Pose) -> Array | None:
         """Displacement (2,) that frees the way up, for what stands partly under an open drawer; None if it is free."""
@@ -213,17 +220,15 @@ class PickPlace(Skill):
             return None
         nearest = int(np.argmin(np.where(lengths > 0, lengths, np.inf)))
         radius = float(np.hypot(points[:, 0], points[:, 1]).max()) + _SLIDE_PLAY_M
-        aside: Array = ways[nearest] / lengths[nearest] * (radius - lengths[nearest] + _SLIDE_PLAY_M)
-        return aside
+        return np.asarray(ways[nearest] / lengths[nearest] * (radius - lengths[nearest] + _SLIDE_PLAY_M))
 
     def _needed_height(self, pose: Pose, place: Placement) -> float:
         """How high the object's origin must be to pass over what stands between it and its place."""
         points = self.world.world_points(self.name)
         radius = float(np.hypot(points[:, 0], points[:, 1]).max())
         start, end = pose.pos[:2], place.position[:2]
-        near = place.near
         without = (self.name, *place.beside) if self._drawer is None else (self.name, self._drawer.fixture)
-        for_object = self.world.tallest_between(start, end, margin=radius + 0.01, near=near, without=without)
+        for_object = self.world.tallest_between(start, end, margin=radius + 0.01, near=place.near, without=without)
         below = -float(points[:, 2].min())
         # What sticks to the object and comes along would otherwise be fled from upwards.
         highest = max(float(self._picked_at[2]), float(place.position[2])) + _MAX_LIFT_M
@@ -240,19 +245,10 @@ class PickPlace(Skill):
         under = (boxes.distances(points[:, :2]) < _RIM_PLAY_M) & (rise < _OVER_RIM_M)
         return float(np.max(rise[under], initial=-np.inf))
 
-    def _near_start(self, pose: Pose) -> bool:
-        return float(np.hypot(*(pose.pos - self._picked_at)[:2])) < self._gate_radius
-
     # Geometry ---------------------------------------------------------------------------------------------------
 
     def _grasp_point(self, pose: Pose) -> Array:
         return pose.pos + self._grasp.offset
-
-    def _in_hand(self, pose: Pose) -> Array:
-        """Where the object is relative to the hand, in the hand's frame."""
-        hand = self.world.hand
-        relative: Array = hand.mat.T @ (pose.pos - hand.pos)
-        return relative
 
     def _place(self) -> Placement:
         return placement(self.world, self.goal)
@@ -260,5 +256,58 @@ class PickPlace(Skill):
     def _hand_mat(self) -> Array:
         if self._posture is not None and self._lifted and self.phase != APPROACH:
             return self._posture
-        axis = preferred_axis(self._grasp.finger_axis)
-        return upright_hand(axis, lean_at(self.world.hand.pos, self.world.robot_xy))
+        return self.upright(preferred_axis(self._grasp.finger_axis))
+
+
+class Slide(PickPlace):
+    """As taking and setting down, without lifting."""
+
+    def _grasp_point(self, pose: Pose) -> Array:
+        """Pressed lightly on the plate: more of the low rim is between the fingers."""
+        return np.asarray(super()._grasp_point(pose) - np.array([0.0, 0.0, _PRESS_M]))
+
+    def _carry(self, pose: Pose) -> Array:
+        """Straight over the table to the place."""
+        error = placement(self.world, self.goal).position - pose.pos
+        error[2] = self._picked_at[2] - pose.pos[2]
+        return action(move=error, hand_mat=self._hand_mat(), present_mat=self.world.hand.mat, gripper=CLOSE)
+
+
+class PutThrough(PickPlace):
+    """As taking and setting down, but lined up in front of the opening and moved in straight."""
+
+    def _begin(self) -> None:
+        self._entering = False
+        self._stood_at = float(self.world.pose(self.goal[1]).pos[2] + self.world.world_points(self.goal[1])[:, 2].min())
+        super()._begin()
+
+    def _place(self) -> Placement:
+        """In front of the opening, then inside of it."""
+        world, region = self.world, self.world.region(self.goal[2])
+        fixture = str(region.parent)
+        way, points = inwards(world, fixture), world.world_points(self.name)
+        position = region.pose.pos.copy()
+        shelf = world.world_points(fixture) + world.pose(fixture).pos
+        # Where the object stood is the ground of what has no floor of its own.
+        floor = max(float(position[2] - region.half[2]), min(float(shelf[:, 2].min()), self._stood_at))
+        play = (2 * float(region.half[2]) - float(np.ptp(points[:, 2]))) / 2
+        position[2] = floor + float(np.clip(play, *_OVER_FLOOR_M)) - float(points[:, 2].min())
+        if not self._entering:
+            front = float((shelf[:, :2] @ way).min())
+            ahead = front - _OUTSIDE_M - float((points[:, :2] @ way).max())
+            position[:2] += (ahead - float(position[:2] @ way)) * way
+        return Placement(position=position, tolerance=_LINED_UP_M, near=0.0, beside=(fixture,))
+
+    def _needed_height(self, pose: Pose, place: Placement) -> float:
+        """What stands around the opening is cleared by then."""
+        near = float(np.hypot(*(place.position - pose.pos)[:2])) < _NEAR_M
+        return -np.inf if near else super()._needed_height(pose, place)
+
+    def _carry(self, pose: Pose) -> Array:
+        error = self._place().position - pose.pos
+        lined_up = float(np.linalg.norm(error)) < _LINED_UP_M and self.turn_left(self._hand_mat()) < _LINED_UP_RAD
+        self._entering = self._entering or lined_up
+        if not self._entering:
+            return super()._carry(pose)
+        error = self._place().position - pose.pos
+        return action(move=error, hand_mat=self._hand_mat(), present_mat=self.world.hand.mat, gripper=CLOSE)
