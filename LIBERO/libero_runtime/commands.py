@@ -150,17 +150,8 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def at_least_one(text: str) -> int:
-    """A whole number from 1 on: a type for `argparse`."""
-    return _whole(text, least=1)
-
-
-def whole(text: str) -> int:
+def whole(text: str, *, least: int = 0) -> int:
     """A whole number from 0 on: a type for `argparse`."""
-    return _whole(text, least=0)
-
-
-def _whole(text: str, *, least: int) -> int:
     try:
         number = int(text)
     except ValueError:
@@ -168,6 +159,11 @@ def _whole(text: str, *, least: int) -> int:
     if number < least:
         raise ArgumentTypeError(f"expected a whole number of at least {least}, given {text}")
     return number
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1 on: a type for `argparse`."""
+    return whole(text, least=1)
 
 
 def not_negative(text: str) -> float:

@@ -1,8 +1,6 @@
-"""The command for demonstrations, with all options by name: `demos.cli`."""
+"""The command for demonstrations: `demos.cli`."""
 
-import sys
-
-from libero_runtime.demos.cli import demonstrations
+from libero_runtime.demos.cli import main
 
 if __name__ == "__main__":
-    sys.exit(demonstrations())
+    raise SystemExit(main())

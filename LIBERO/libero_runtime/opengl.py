@@ -57,13 +57,9 @@ def _probe(backend: str) -> str | None:
     """Draw one frame with `backend` in a subprocess; returns None when it works, else the reason."""
     env = dict(os.environ, MUJOCO_GL=backend, PYOPENGL_PLATFORM=backend)
     try:
+        command = [sys.executable, "-c", _PROBE.format(backend=backend)]
         done = subprocess.run(
-            [sys.executable, "-c", _PROBE.format(backend=backend)],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=False,
+            command, env=env, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {_PROBE_TIMEOUT_S} s"
@@ -87,20 +83,8 @@ def asked_device() -> str | None:
     return os.environ.get(DEVICE_VARIABLE, "").strip() or None
 
 
-def _device_error(device: str, reason: str) -> OpenGLError:
-    """The device that was asked for does not draw: say which there are."""
-    count = num_egl_devices()
-    expected = f"expected one of EGL's devices, 0 to {count - 1}" if count else "EGL finds no device at all"
-    return OpenGLError(
-        f"{DEVICE_VARIABLE}={device!r} is set but does not draw here: {expected} ({reason}). "
-        f"Name another one, unset it to let the program choose, or set MUJOCO_GL=osmesa to draw in software"
-    )
-
-
 def _apply(backend: str) -> str:
-    os.environ["MUJOCO_GL"] = backend
-    os.environ["PYOPENGL_PLATFORM"] = backend
-    os.environ[_CHECKED] = backend
+    os.environ |= dict.fromkeys(("MUJOCO_GL", "PYOPENGL_PLATFORM", _CHECKED), backend)
     return backend
 
 
@@ -134,7 +118,12 @@ def select_opengl() -> str:
             logger.info("off-screen OpenGL: %s", backend)
             return _apply(backend)
         if backend == "egl" and device is not None:
-            raise _device_error(device, reason)
+            count = num_egl_devices()
+            expected = f"expected one of EGL's devices, 0 to {count - 1}" if count else "EGL finds no device at all"
+            raise OpenGLError(
+                f"{DEVICE_VARIABLE}={device!r} is set but does not draw here: {expected} ({reason}). Name another one, "
+                "unset it to let the program choose, or set MUJOCO_GL=osmesa to draw in software"
+            )
         reasons.append(f"{backend}: {reason}")
     if chosen:
         raise OpenGLError(
@@ -149,12 +138,12 @@ def select_opengl() -> str:
 
 def main() -> int:
     """Print the backend that works here; exit code 2 with one message when there is none."""
-    return run_command(_print_choice)
 
+    def command() -> int:
+        sys.stdout.write(select_opengl() + "\n")
+        return 0
 
-def _print_choice() -> int:
-    sys.stdout.write(select_opengl() + "\n")
-    return 0
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -142,10 +142,16 @@ def _installed_assets() -> Path | None:
     return download
 
 
-def _installed_paths() -> LiberoPaths:
-    """The installed BDDL files and states, with the models that are on this machine."""
-    inner = libero_folder()
-    assets = _installed_assets()
+@lru_cache(maxsize=8)
+def _resolve(repo: str) -> LiberoPaths:
+    folder = Path(repo).expanduser().resolve()
+    if repo and (folder != BUNDLED_FOLDER or (folder / "libero" / "libero").is_dir()):
+        if not folder.is_dir():
+            raise LiberoPathError(
+                f"LIBERO_REPO_PATH={repo!r} is not a folder: expected an official LIBERO checkout, or unset it"
+            )
+        return _checkout_paths(folder)
+    inner, assets = libero_folder(), _installed_assets()
     if assets is None and not is_whole(compact_folder(cache_folder(), OFFICIAL)):
         raise LiberoPathError(
             f"LIBERO's models (meshes, textures) are not on this machine: `{ASSETS_COMMAND}`, or set LIBERO_REPO_PATH "
@@ -160,19 +166,6 @@ def _installed_paths() -> LiberoPaths:
     )
 
 
-@lru_cache(maxsize=8)
-def _resolve(repo: str) -> LiberoPaths:
-    folder = Path(repo).expanduser().resolve()
-    ours = folder == BUNDLED_FOLDER and not (folder / "libero" / "libero").is_dir()
-    if repo and not ours:
-        if not folder.is_dir():
-            raise LiberoPathError(
-                f"LIBERO_REPO_PATH={repo!r} is not a folder: expected an official LIBERO checkout, or unset it"
-            )
-        return _checkout_paths(folder)
-    return _installed_paths()
-
-
 def resolve_paths() -> LiberoPaths:
     """Where everything is, by the rules above."""
     return _resolve(os.environ.get("LIBERO_REPO_PATH", "").strip())
@@ -180,15 +173,14 @@ def resolve_paths() -> LiberoPaths:
 
 def _write_config(paths: LiberoPaths, assets: Path) -> Path:
     """Write LIBERO's config.yaml into a folder named by its content; returns the folder."""
-    text = yaml.safe_dump(
-        {
-            "assets": str(assets),
-            "bddl_files": str(paths.bddl_files),
-            "benchmark_root": str(paths.bddl_files.parent),
-            "datasets": str(paths.datasets),
-            "init_states": str(paths.init_files),
-        }
-    )
+    config = {
+        "assets": assets,
+        "bddl_files": paths.bddl_files,
+        "benchmark_root": paths.bddl_files.parent,
+        "datasets": paths.datasets,
+        "init_states": paths.init_files,
+    }
+    text = yaml.safe_dump({name: str(path) for name, path in config.items()})
     folder = cache_folder() / "config" / hashlib.sha256(text.encode()).hexdigest()[:12]
     if not (folder / "config.yaml").is_file():
         write_whole(folder / "config.yaml", text.encode())

@@ -6,7 +6,7 @@ import pytest
 
 from libero_runtime import expert_table, fidelity, fidelity_episodes
 from libero_runtime.commands import NumberError, OptionError, parse_numbers, run_command, use_one_thread
-from libero_runtime.demos.cli import demos
+from libero_runtime.demos.cli import main as demos
 
 
 def fail(error):

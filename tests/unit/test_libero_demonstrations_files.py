@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from libero_runtime.demos import record
-from libero_runtime.demos.cli import demonstrations, demos
+from libero_runtime.demos.cli import main as demonstrations
 from libero_runtime.demos.episodes import EpisodeOptions, run_episode
 from libero_runtime.demos.hdf5 import demonstration_file, quaternions
 from libero_runtime.demos.plan import DemonstrationError, RunOptions, TaskProgress, Write, next_job, plan_attempt
@@ -130,7 +130,7 @@ def test_an_interrupted_run_continues(recorded, tmp_path, how):
     with h5py.File(shard, "a") as file:
         file["demo"].attrs["kept"] = 1  # attempt 0 must not be made again
     short = ["libero_spatial", *FLAGS, "--episodes", "2", "--num-workers", "1", "--out", str(tmp_path)]
-    assert demos(short) == 0
+    assert demonstrations(short) == 0
     is_the_same(tmp_path, recorded)
     with h5py.File(next(tmp_path.iterdir())) as file:
         assert file["data/demo_0"].attrs["kept"] == 1

@@ -8,7 +8,8 @@ ask for another thing than the instruction.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _NUM_ARGUMENTS = {"on": 2, "in": 2, "open": 1, "close": 1, "turnon": 1, "turnoff": 1}
@@ -33,20 +34,21 @@ def goal_fault(bddl: str) -> str | None:
     bddl: the file's text.
     """
     try:
-        (problem,) = _parsed(bddl)
-        goal = [tuple(map(_word, predicate)) for predicate in _conjunction(problem)]
-        names = set(_names(problem))
+        sections = {str(part[0]): part[1:] for part in _parsed(bddl) if isinstance(part, list)}
+        predicates = _predicates(sections.get(":goal", []))
     except ValueError as error:
         return f"it cannot be parsed: {error}"
-    for predicate in goal:
-        written = f"({' '.join(predicate)})"
-        if _NUM_ARGUMENTS.get(predicate[0]) != len(predicate) - 1:
+    words = [str(word) for kind in (":objects", ":fixtures") for word in sections.get(kind, [])]
+    declared = {word for before, word in pairwise(["", *words]) if "-" not in (before, word)}  # as "milk_1 - milk"
+    for name, *arguments in predicates:
+        written = f"({' '.join((name, *arguments))})"
+        if _NUM_ARGUMENTS.get(name) != len(arguments):
             return f"its goal has the predicate {written}, which LIBERO does not know"
-        for name in predicate[1:]:  # an object, or a place at one, such as wooden_cabinet_1_top_region
-            if not any(name == known or name.startswith(f"{known}_") for known in names):
-                return f"its goal {written} names {name}, which is not in the scene"
-    instruction = " ".join(map(_word, _section(problem, ":language")))
-    return next((why for predicate in goal if (why := _DISAGREEING.get((instruction, predicate)))), None)
+        for argument in arguments:  # an object, or a place at one, such as wooden_cabinet_1_top_region
+            if not any(argument == known or argument.startswith(f"{known}_") for known in declared):
+                return f"its goal {written} names {argument}, which is not in the scene"
+    instruction = " ".join(map(str, sections.get(":language", [])))
+    return next((why for goal in predicates if (why := _DISAGREEING.get((instruction, goal)))), None)
 
 
 def _parsed(text: str) -> list[_Node]:
@@ -64,35 +66,16 @@ def _parsed(text: str) -> list[_Node]:
             open_lists[-1].append(done)
     if len(open_lists) > 1 or len(open_lists[0]) != 1:
         raise ValueError("a parenthesis is not closed, or closed too early")
-    return open_lists[0]
+    (problem,) = open_lists[0]
+    return problem if isinstance(problem, list) else []
 
 
-def _section(problem: _Node, name: str) -> Sequence[_Node]:
-    """What follows a section's name; empty where there is no such section."""
-    return next((part[1:] for part in problem if isinstance(part, list) and part and part[0] == name), ())
-
-
-def _conjunction(problem: _Node) -> Sequence[Sequence[_Node]]:
-    """The goal's predicates: one, or those of (And ...)."""
-    goal = _section(problem, ":goal")
+def _predicates(goal: Sequence[_Node]) -> list[tuple[str, ...]]:
+    """One, or those of (And ...)."""
     parts = goal[0][1:] if len(goal) == 1 and goal[0][:1] == ["and"] else goal
-    predicates = [predicate for predicate in parts if isinstance(predicate, list) and predicate]
+    predicates = [tuple(map(str, part)) for part in parts if isinstance(part, list) and part]
     if not predicates or len(predicates) < len(parts):
         raise ValueError("its goal has a word where a predicate is expected, or none at all")
     return predicates
 
 
-def _names(problem: _Node) -> Iterator[str]:
-    """Objects and fixtures, which are declared as ``milk_1 milk_2 - milk``."""
-    for section in (":objects", ":fixtures"):
-        is_kind = False
-        for word in map(_word, _section(problem, section)):
-            if word != "-" and not is_kind:
-                yield word
-            is_kind = word == "-"
-
-
-def _word(node: _Node) -> str:
-    if isinstance(node, list):
-        raise ValueError(f"a word is expected, not ({' '.join(map(str, node))})")
-    return node

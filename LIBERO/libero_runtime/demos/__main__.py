@@ -1,8 +1,6 @@
-"""The short command for demonstrations of a suite: `demos.cli`."""
+"""The command for demonstrations: `demos.cli`."""
 
-import sys
-
-from libero_runtime.demos.cli import demos
+from libero_runtime.demos.cli import main
 
 if __name__ == "__main__":
-    sys.exit(demos())
+    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""The command lines that record demonstrations: `libero_runtime.demonstrations`, and the short `libero_runtime.demos`.
+"""The command that records demonstrations, `libero_runtime.demonstrations` or `libero_runtime.demos`.
 
     python -m libero_runtime.demonstrations --suite libero_spatial --tasks 0-9 --episodes-per-task 100 \\
         --output DIR --num-workers 16 --noise 0.05 --seed 0
@@ -40,37 +40,20 @@ from libero_runtime.render.cameras import simulated_name
 from libero_runtime.suites import init_states, load_suite
 
 
-def demonstrations(arguments: Sequence[str] | None = None) -> int:
-    """The command `libero_runtime.demonstrations`; returns the exit status."""
-    parser = _parser("python -m libero_runtime.demonstrations")
-    parser.add_argument(
-        "--suite", default="libero_spatial", help=f"task suite; the expert knows {', '.join(MAX_STEPS)}"
-    )
-    _add_options(parser, episodes="--episodes-per-task", output="--output")
-    return _run(parser.parse_args(arguments))
-
-
-def demos(arguments: Sequence[str] | None = None) -> int:
-    """The command `libero_runtime.demos`; returns the exit status."""
-    parser = _parser("python -m libero_runtime.demos")
-    parser.add_argument("suite", metavar="SUITE", help=f"task suite: {', '.join(MAX_STEPS)}")
-    _add_options(parser, episodes="--episodes", output="--out")
-    return _run(parser.parse_args(arguments))
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=prog,
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Record; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m libero_runtime.demos",
         description="Record demonstrations of the scripted expert in LIBERO's HDF5 layout, one file per task.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-
-
-def _add_options(parser: argparse.ArgumentParser, *, episodes: str, output: str) -> None:
+    suites = ", ".join(MAX_STEPS)
+    parser.add_argument("suite", metavar="SUITE", nargs="?", default=argparse.SUPPRESS, help=f"task suite: {suites}")
+    parser.add_argument("--suite", default="libero_spatial", help="the same, by name")
     parser.add_argument(
-        episodes, dest="episodes_per_task", type=at_least_one, default=50, help="demonstrations to keep of each task"
+        "--episodes-per-task", "--episodes", type=at_least_one, default=50, help="demonstrations to keep of each task"
     )
-    parser.add_argument(output, dest="output", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--output", "--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
     parser.add_argument("--num-workers", type=at_least_one, default=num_cpus(), help="processes, one per core")
     parser.add_argument("--noise", type=not_negative, default=0.05, help="spread of the noise on the executed motion")
@@ -97,6 +80,7 @@ def _add_options(parser: argparse.ArgumentParser, *, episodes: str, output: str)
     )
     parser.add_argument("--seed", type=whole, default=0, help="of noise, jitter and the poses of fixtures")
     parser.add_argument("--restart", action="store_true", help="throw away what is in the folder from earlier runs")
+    return _run(parser.parse_args(arguments))
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
@@ -150,19 +134,18 @@ def _summary(results: Sequence[TaskResult], seconds: float) -> str:
 def _run(parsed: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     use_one_thread()  # in the workers, of which there is one per core
-    started = time.monotonic()
-
-    def command() -> int:
-        options = _options(parsed)
-        select_opengl()
-        with naming(parsed.output):
-            results = record(options, output=parsed.output, num_workers=parsed.num_workers, restart=parsed.restart)
-        seconds = time.monotonic() - started
-        sys.stdout.write(_summary(results, seconds) + f"\nwritten to {parsed.output}\n")
-        return 0
-
     try:
-        return run_command(command)
+        return run_command(lambda: _record(parsed))
     except KeyboardInterrupt:
         sys.stderr.write(f"interrupted: the same command continues from what is in {parsed.output}\n")
         return 130
+
+
+def _record(parsed: argparse.Namespace) -> int:
+    started = time.monotonic()
+    options = _options(parsed)
+    select_opengl()
+    with naming(parsed.output):
+        results = record(options, output=parsed.output, num_workers=parsed.num_workers, restart=parsed.restart)
+    sys.stdout.write(f"{_summary(results, time.monotonic() - started)}\nwritten to {parsed.output}\n")
+    return 0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from libero_runtime.expert import GaveUpError, ScriptedExpert
 from libero_runtime.sim.scene import Scene
-from libero_runtime.sim.state import IDLE_ACTION, EpisodeState, Pose
+from libero_runtime.sim.state import IDLE_ACTION, Pose
 from libero_runtime.suites import STANDARD_SUITES
 
 MAX_STEPS = {name: suite.max_steps for name, suite in STANDARD_SUITES.items()}
@@ -74,9 +74,9 @@ def try_episode(
     *,
     watch: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> Attempt:
-    """Run one episode from its start; see `play`."""
+    """Run one episode from its start, at which nothing is drawn; see `play`."""
     rng = np.random.default_rng(plan.seed)
-    scene.load(_settled(scene, plan))
+    scene.load(scene.settled_start(init_index=plan.init_index, seed=plan.scene_seed)[0])
     if options.init_jitter > 0:
         _jitter_objects(scene, rng, options.init_jitter)
     return play(scene, options, rng, watch=watch)
@@ -110,14 +110,6 @@ def play(
         success = scene.step(executed)
         num_steps += 1
     return Attempt(success=success, num_steps=num_steps, num_grasps=expert.num_grasps)
-
-
-def _settled(scene: Scene, plan: EpisodePlan) -> EpisodeState:
-    """The episode's start, at which nothing is drawn."""
-    start = scene.settled(init_index=plan.init_index, seed=plan.scene_seed) or scene.settle(
-        scene.prepare(init_index=plan.init_index, seed=plan.scene_seed)
-    )
-    return start[0]
 
 
 def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Demonstration:

@@ -96,10 +96,13 @@ class Scene:
 
         Fixture poses are drawn from (task, init_index, seed). Same arguments, same bits.
         """
-        state, proprio = self.settled(init_index=init_index, seed=seed) or self.settle(
-            self.prepare(init_index=init_index, seed=seed)
-        )
+        state, proprio = self.settled_start(init_index=init_index, seed=seed)
         return state, View(images_NHWC=self._first_images(init_index, seed), proprio=proprio)
+
+    def settled_start(self, *, init_index: int, seed: int) -> tuple[EpisodeState, NDArray[np.float32]]:
+        """The same, without images: the episode and its proprioception."""
+        known = self.settled(init_index=init_index, seed=seed)
+        return known or self.settle(self.prepare(init_index=init_index, seed=seed))
 
     def settled(self, *, init_index: int, seed: int) -> tuple[EpisodeState, NDArray[np.float32]] | None:
         """The start and its proprioception, if it was settled before."""
