@@ -58,9 +58,7 @@ def _probe(backend: str) -> str | None:
     env = dict(os.environ, MUJOCO_GL=backend, PYOPENGL_PLATFORM=backend)
     try:
         command = [sys.executable, "-c", _PROBE.format(backend=backend)]
-        done = subprocess.run(
-            command, env=env, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
-        )
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         return f"no answer within {_PROBE_TIMEOUT_S} s"
     if done.returncode == 0:

@@ -135,9 +135,7 @@ def _instructions() -> Mapping[str, str]:
     """Every standard task's instruction by what demonstrations may call it; empty where LIBERO is not installed."""
     try:
         names = [(suite, name) for suite in STANDARD_SUITES for name in _task_map()[suite]]
-        descriptions = {
-            (suite, name): libero_folder() / "bddl_files" / suite / f"{name}.bddl" for suite, name in names
-        }
+        descriptions = {(suite, name): libero_folder() / "bddl_files" / suite / f"{name}.bddl" for suite, name in names}
     except LiberoPathError:
         return {}
     known = {_plain(name): language_of(name) for _, name in names}
@@ -193,18 +191,13 @@ def load_suite(name: str) -> Suite:
 
 @lru_cache(maxsize=16)
 def _load_suite(name: str, bddl_files: Path, init_files: Path) -> Suite:
-    tasks = tuple(
-        TaskSpec(
-            suite=name,
-            task_id=task_id,
-            name=task_name,
-            language=_language(name, task_name, bddl := bddl_files / name / f"{task_name}.bddl"),
-            bddl_path=bddl,
-            init_path=_states_file(init_files / name, task_name),
-            fault=goal_fault(bddl.read_text(encoding="utf-8")) if bddl.is_file() else None,
-        )
-        for task_id, task_name in enumerate(_task_map()[name])
-    )
+    tasks = []
+    for task_id, task_name in enumerate(_task_map()[name]):
+        bddl, states = bddl_files / name / f"{task_name}.bddl", init_files / name / f"{task_name}.pruned_init"
+        packed = states.with_name(f"{states.name}.npz")  # the packages' form
+        init_path = packed if packed.is_file() else states
+        fault = goal_fault(bddl.read_text(encoding="utf-8")) if bddl.is_file() else None
+        tasks.append(TaskSpec(name, task_id, task_name, _language(name, task_name, bddl), bddl, init_path, fault))
     missing = [path for task in tasks for path in (task.bddl_path, task.init_path) if not path.is_file()]
     if missing:
         listed = "\n".join(f"  {path}" for path in missing)
@@ -212,13 +205,7 @@ def _load_suite(name: str, bddl_files: Path, init_files: Path) -> Suite:
             f"{name}: {len(missing)} of {2 * len(tasks)} task files are missing (set LIBERO_REPO_PATH to a complete "
             f"checkout, or unset it):\n{listed}"
         )
-    return Suite(name=name, tasks=tasks, altered=_altered(name, tasks, inner=bddl_files.parent))
-
-
-def _states_file(folder: Path, task_name: str) -> Path:
-    """The packages' form of initial states where it is there, else the repository's."""
-    packed = folder / f"{task_name}.pruned_init.npz"
-    return packed if packed.is_file() else folder / f"{task_name}.pruned_init"
+    return Suite(name=name, tasks=tuple(tasks), altered=_altered(name, tasks, inner=bddl_files.parent))
 
 
 def _altered(name: str, tasks: Sequence[TaskSpec], *, inner: Path) -> tuple[Path, ...]:
@@ -272,7 +259,7 @@ def init_states(task: TaskSpec) -> NDArray[np.float64]:
 @lru_cache(maxsize=64)
 def _read_init_states(path: Path) -> NDArray[np.float64]:
     try:
-        states = _unpacked(path) if path.suffix == ".npz" else _unpickled(path)
+        states = np.load(path)["states"] if path.suffix == ".npz" else _unpickled(path)
     except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
         raise LiberoPathError(
             f"{path} cannot be read: expected an archive of initial states ({error}). {DAMAGED_ADVICE}"
@@ -281,12 +268,6 @@ def _read_init_states(path: Path) -> NDArray[np.float64]:
         raise LiberoPathError(f"{path}: expected a float64 matrix of states, found {type(states).__name__}")
     states.setflags(write=False)
     return states
-
-
-def _unpacked(path: Path) -> NDArray[np.float64]:
-    with path.open("rb") as file, np.load(file) as archive:
-        states: NDArray[np.float64] = archive["states"]
-        return states
 
 
 def _unpickled(path: Path) -> Any:

@@ -50,10 +50,8 @@ def test_a_quota_of_version_2(machine, quota, count):
 
 
 def test_a_group_around_ours_counts_as_well(machine):
-    files = {
-        "sys/fs/cgroup/slurm/job_7/cpu.max": "300000 100000",
-        "sys/fs/cgroup/slurm/job_7/step_0/cpu.max": "max 100000",
-    }
+    folder = "sys/fs/cgroup/slurm/job_7"
+    files = {f"{folder}/cpu.max": "300000 100000", f"{folder}/step_0/cpu.max": "max 100000"}
     assert num_cpus(machine("0::/slurm/job_7/step_0", **files)) == 3
 
 

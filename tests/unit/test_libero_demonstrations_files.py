@@ -28,7 +28,7 @@ from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 
 TASK = 2  # the shortest one
-FLAGS = ["--tasks", str(TASK), "--image-size", "64", "--noise", "0.1", "--seed", "7", "--init-jitter", "0.01"]
+FLAGS = ["--tasks", str(TASK), "--image-size", "32", "--noise", "0.1", "--seed", "7", "--init-jitter", "0.01"]
 OPTIONS = RunOptions(
     suite="libero_spatial",
     tasks=(TASK,),
@@ -36,7 +36,7 @@ OPTIONS = RunOptions(
     seed=7,
     init_indices=tuple(range(50)),
     cameras=("agentview",),
-    image_size=64,
+    image_size=32,
     compression="lzf",
     episode=EpisodeOptions(noise=0.1, init_jitter=0.01),
 )
@@ -77,7 +77,7 @@ def test_layout_is_liberos(recorded):
                 "actions": (steps, 7),
                 "states": (steps, 92),
                 "robot_states": (steps, 9),
-                "obs/agentview_rgb": (steps, 64, 64, 3),
+                "obs/agentview_rgb": (steps, 32, 32, 3),
                 "obs/ee_states": (steps, 6),
                 "obs/joint_states": (steps, 7),
             }
@@ -90,12 +90,10 @@ def test_layout_is_liberos(recorded):
 def test_recording_equals_an_episode_run_here(recorded):
     """Whatever process ran it: same plan, same numbers; images are turned by 180 degrees in the file."""
     task = load_suite("libero_spatial").task(TASK)
-    scene = Scene(task, image_size=64)
-    try:
-        demo = run_episode(scene, plan_attempt(OPTIONS, TASK, 1), OPTIONS.episode)
-        images_TNHWC = np.stack([scene.draw(pose) for pose in demo.poses])
-    finally:
-        scene.close()
+    scene = Scene(task, image_size=32)
+    demo = run_episode(scene, plan_attempt(OPTIONS, TASK, 1), OPTIONS.episode)
+    images_TNHWC = np.stack([scene.draw(pose) for pose in demo.poses])
+    scene.close()
     with h5py.File(demonstration_file(recorded, task)) as file:
         stored = file["data/demo_1"]
         np.testing.assert_array_equal(stored["actions"], demo.actions_TA)
@@ -103,49 +101,49 @@ def test_recording_equals_an_episode_run_here(recorded):
         np.testing.assert_array_equal(stored["obs/agentview_rgb"], images_TNHWC[:, 0, ::-1, ::-1])
 
 
-def start_recording(folder):
-    """A command with one worker that has finished its first attempt, and the file of that."""
-    words = [sys.executable, "-m", "libero_runtime.demonstrations", *command(folder, "--num-workers", "1")]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 240
-    while not (shard := Shards(folder, "").path(TASK, 0)).is_file():
-        assert process.poll() is None, "the run ended before it could be interrupted"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process, shard
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_continues(recorded, tmp_path, how):
-    """By whichever command: finished attempts are kept, and the demonstrations are those of a run in one go."""
-    process, shard = start_recording(tmp_path)
-    workers = psutil.Process(process.pid).children()
-    process.send_signal(how)
-    with process:
+def test_an_interrupted_run_continues(recorded, tmp_path):
+    """A worker is killed, and another takes its place; then Ctrl-C. Finished attempts are kept, and the demonstrations
+    are those of a run in one go."""
+    words = [sys.executable, "-m", "libero_runtime.demonstrations", *command(tmp_path, "--num-workers", "1")]
+    shard = Shards(tmp_path, "").path(TASK, 0)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 240
+        while not shard.is_file():
+            assert process.poll() is None, "the run ended before it could be interrupted"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        for child in psutil.Process(process.pid).children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+        while "was killed by SIGKILL; another one does it again" not in process.stderr.readline():
+            assert process.poll() is None
+        workers = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=120)
-    assert not psutil.wait_procs(workers, timeout=60)[1], "workers end with the process that started them"
-    if how == signal.SIGINT:
-        assert process.returncode == 130
-        assert "the same command continues" in messages
+    assert process.returncode == 130
+    assert "the same command continues" in messages
+    assert not psutil.wait_procs(workers, timeout=60)[1]
     with h5py.File(shard, "a") as file:
         file["demo"].attrs["kept"] = 1  # attempt 0 must not be made again
-    short = ["libero_spatial", *FLAGS, "--episodes", "2", "--num-workers", "1", "--out", str(tmp_path)]
-    assert demonstrations(short) == 0
+    assert demonstrations(["libero_spatial", *FLAGS, "--episodes", "2", "--out", str(tmp_path)]) == 0
     is_the_same(tmp_path, recorded)
     with h5py.File(next(tmp_path.iterdir())) as file:
         assert file["data/demo_0"].attrs["kept"] == 1
 
 
-def test_a_killed_worker_changes_no_demonstration(recorded, tmp_path):
-    process, _ = start_recording(tmp_path)
-    with process:
-        for child in psutil.Process(process.pid).children():
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
-        _, messages = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert "was killed by SIGKILL; another one does it again" in messages
-    is_the_same(tmp_path, recorded)
+def test_workers_end_with_the_process_that_started_them():
+    code = (
+        "from libero_runtime.worker_process import WorkerProcess\n"
+        "if __name__ == '__main__':\n"
+        "    worker = WorkerProcess(list, environment={})\n"
+        "    worker.submit('append', 1).result()\n"
+        "    print(worker.process.pid, flush=True)\n"
+        "    input()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        worker = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    assert not psutil.wait_procs([worker], timeout=60)[1]
 
 
 def test_a_finished_run_is_left_alone_and_other_options_are_refused(recorded, capsys):

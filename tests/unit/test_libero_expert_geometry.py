@@ -7,10 +7,10 @@ from libero_runtime.expert.grasps import Drawer, choose_grasp, drawer_grasp
 from libero_runtime.expert.motion import (
     action,
     facing_hand,
-    flipped,
     nearer_of_both,
     preferred_axis,
     reaching_hand,
+    rotation_about_z,
     rotation_vector,
     upright_hand,
 )
@@ -20,28 +20,29 @@ LEFT, ROBOT = np.array([0.0, 1.0]), np.array([-0.6, 0.0])
 NOTHING = Boxes(np.zeros((0, 2)), np.zeros((0, 2, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0))
 
 
-def block(half: tuple[float, float, float], *, turn: float = 0.0) -> np.ndarray:
+def block(half, *, turn=0.0):
     """Points in a box about the origin, turned about the vertical."""
     axes = [np.linspace(-extent, extent, 41) for extent in half]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    cosine, sine = np.cos(turn), np.sin(turn)
-    return points @ np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) @ rotation_about_z(turn).T
 
 
-def pipe(radius: float, height: float) -> np.ndarray:
+def pipe(radius, height):
     """Points on a thin upright tube that stands on the origin."""
     angles, heights = np.meshgrid(np.linspace(0, 2 * np.pi, 180, endpoint=False), np.linspace(0, height, 30))
     return np.stack([radius * np.cos(angles), radius * np.sin(angles), heights], axis=-1).reshape(-1, 3)
 
 
+def grasp_of(points, neighbours=NOTHING):
+    return choose_grasp(points, neighbours, prefer=LEFT, robot=ROBOT)
+
+
 def test_rotation_vector_of_known_turns():
-    quarter = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    np.testing.assert_allclose(rotation_vector(quarter), [0, 0, np.pi / 2], atol=1e-12)
+    np.testing.assert_allclose(rotation_vector(rotation_about_z(np.pi / 2)), [0, 0, np.pi / 2], atol=1e-12)
     np.testing.assert_allclose(rotation_vector(np.eye(3)), 0.0)
 
 
 @pytest.mark.parametrize(
-    "hand", [upright_hand(LEFT, 0.3), facing_hand(LEFT, 0.4), reaching_hand(LEFT, 0.4), flipped(upright_hand(LEFT, 0))]
+    "hand", [upright_hand(LEFT, 0.3), facing_hand(LEFT, 0.4), reaching_hand(LEFT, 0.4)]
 )
 def test_hands_are_rotations(hand):
     np.testing.assert_allclose(hand @ hand.T, np.eye(3), atol=1e-12)
@@ -53,7 +54,7 @@ def test_hands_point_where_they_say():
     np.testing.assert_allclose(facing_hand(-LEFT, 0.0)[:, 2], [0, -1, 0], atol=1e-12)
     np.testing.assert_allclose(facing_hand(-LEFT, 0.0)[:, 0], [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(reaching_hand(-LEFT, np.pi / 2)[:, 2], [0, 0, -1], atol=1e-12)
-    present = flipped(upright_hand(LEFT, 0.0))
+    present = upright_hand(LEFT, 0.0) * [-1.0, -1.0, 1.0]  # its fingers in each other's place
     np.testing.assert_allclose(nearer_of_both(upright_hand(LEFT, 0.0), present), present, atol=1e-12)
 
 
@@ -70,7 +71,7 @@ def test_saturated_moves_keep_their_direction():
 
 
 def test_a_narrow_box_is_taken_across_with_the_wrist_straight():
-    grasp = choose_grasp(block((0.04, 0.02, 0.01)), NOTHING, prefer=LEFT, robot=ROBOT)
+    grasp = grasp_of(block((0.04, 0.02, 0.01)))
     assert not grasp.on_wall
     np.testing.assert_allclose(grasp.finger_axis, LEFT, atol=1e-9)
     assert grasp.width == pytest.approx(0.04)
@@ -78,12 +79,12 @@ def test_a_narrow_box_is_taken_across_with_the_wrist_straight():
 
 
 def test_a_turned_box_turns_the_hand():
-    grasp = choose_grasp(block((0.045, 0.02, 0.03), turn=np.radians(30)), NOTHING, prefer=LEFT, robot=ROBOT)
+    grasp = grasp_of(block((0.045, 0.02, 0.03), turn=np.radians(30)))
     np.testing.assert_allclose(grasp.finger_axis, [-0.5, np.sqrt(0.75)], atol=0.05)
 
 
 def test_a_wide_pipe_is_taken_by_its_wall_on_the_preferred_side():
-    grasp = choose_grasp(pipe(0.05, 0.10), NOTHING, prefer=LEFT, robot=ROBOT)
+    grasp = grasp_of(pipe(0.05, 0.10))
     assert grasp.on_wall
     np.testing.assert_allclose(grasp.offset[:2], [0.0, 0.05], atol=0.002)
     assert grasp.offset[2] == pytest.approx(0.10 - 0.017)
@@ -91,27 +92,24 @@ def test_a_wide_pipe_is_taken_by_its_wall_on_the_preferred_side():
 
 def test_a_wall_beside_an_obstacle_is_left_alone():
     beside = Boxes(np.array([[0.0, 0.11]]), np.eye(2)[None], np.array([[0.03, 0.02]]), np.zeros(1), np.array([0.2]))
-    grasp = choose_grasp(pipe(0.05, 0.10), beside, prefer=LEFT, robot=ROBOT)
+    grasp = grasp_of(pipe(0.05, 0.10), beside)
     assert grasp.offset[1] < 0.04
 
 
 def test_the_forearm_keeps_away_from_what_stands_beside_its_way():
     half = np.array([[0.1, 0.1]])
     drawer = Boxes(np.array([[-0.2, 0.18]]), np.eye(2)[None], half, np.array([0.2]), np.array([0.3]))
-    assert choose_grasp(pipe(0.05, 0.05), drawer, prefer=LEFT, robot=ROBOT).offset[1] < 0.0
-    grasp = choose_grasp(pipe(0.05, 0.05), NOTHING, prefer=LEFT, robot=ROBOT)
+    assert grasp_of(pipe(0.05, 0.05), drawer).offset[1] < 0.0
+    grasp = grasp_of(pipe(0.05, 0.05))
     np.testing.assert_allclose(grasp.offset[:2], [0.0, 0.05], atol=0.002)
 
 
 def test_what_is_too_wide_and_solid_has_no_grasp():
-    assert choose_grasp(block((0.06, 0.06, 0.02)), NOTHING, prefer=LEFT, robot=ROBOT) is None
+    assert grasp_of(block((0.06, 0.06, 0.02))) is None
 
 
 def test_boxes_keep_their_turn_when_they_stand_straight():
-    half_turn = np.radians(45)
-    mat = np.array(
-        [[np.cos(half_turn), -np.sin(half_turn), 0.0], [np.sin(half_turn), np.cos(half_turn), 0.0], [0.0, 0.0, 1.0]]
-    )
+    mat = rotation_about_z(np.radians(45))
     boxes = Boxes.around(pos=np.zeros((1, 3)), mat=mat[None], aabb=np.array([[0, 0, 0, 0.1, 0.01, 0.05]]))
     along, across = np.array([0.05, 0.05]), np.array([-0.05, 0.05])
     np.testing.assert_allclose(

@@ -1,6 +1,7 @@
 """The fidelity command: on a few tasks against stock LIBERO, and that its verdict can be a failure."""
 
 import shutil
+from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -12,26 +13,25 @@ from libero_runtime.kernel import osc
 from libero_runtime.paths import libero_folder, resolve_paths
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.stepper import SUBSTEPS
-from libero_runtime.suites import SUITES, load_suite
+from libero_runtime.suites import load_suite
 
 
 @pytest.mark.parametrize(
-    ("suite", "task_id", "num_steps"), [("libero_spatial", 0, 40), ("libero_object", 0, 100), ("libero_10", 9, 40)]
+    ("suite", "task_id", "num_steps", "calm"),
+    [
+        ("libero_10", 9, 40, 0.9),
+        # A hand that presses an object down. A solver tolerance of 1e-10 was not enough for it: one step ended 2.7e-5
+        # off. An eighth of its steps is chaos.
+        ("libero_object", 0, 40, 0.8),
+    ],
 )
-def test_fast_steps_follow_stock(suite, task_id, num_steps):
+def test_fast_steps_follow_stock(suite, task_id, num_steps, calm):
     report = fidelity.check_task(suite, task_id, num_steps)
     assert report.passed, report
-    assert report.step_share > 0.9
+    assert report.step_share > calm
     for verdict in (report.stock, report.converged):
         assert verdict.joint_error < 1e-4
-        assert verdict.calm_share > 0.9
-
-
-def test_a_hand_that_presses_an_object_down_follows_stock():
-    """A solver tolerance of 1e-10 was not enough for it: one step ended 2.7e-5 off. An eighth of its steps is chaos."""
-    report = fidelity.check_task("libero_object", 0, 40)
-    assert report.passed, report
-    assert report.step_share > 0.8
+        assert verdict.calm_share > calm
 
 
 # Real faults are found ------------------------------------------------------------------------------------------------
@@ -61,11 +61,6 @@ def as_it_is(scene):
 
 def friction_of_a_hundredth_more(scene):
     scene.model.geom_friction[:, 0] *= 1.01
-
-
-def masses_of_a_thousandth_more(scene):
-    scene.model.body_mass[:] *= 1.001
-    scene.model.body_inertia[:] *= 1.001
 
 
 def stiffness_of_a_thousandth_more(scene):
@@ -110,7 +105,6 @@ def controller_without_a_forward_pass(scene):
     [
         (as_it_is, True),
         (friction_of_a_hundredth_more, False),
-        (masses_of_a_thousandth_more, False),
         (stiffness_of_a_thousandth_more, False),
         (loose_solver, False),
         (gripper_late_by_one_substep, False),
@@ -167,19 +161,17 @@ def test_verdict():
     assert fidelity.compare(make_run(success_at=7), Reference(stock, [chaotic])).passed, "in chaos"
 
 
-def make_report(*, step_error=0.0, stock_drift=0.0, converged_drift=0.0):
-    verdicts = [
-        fidelity.compare(make_run(drift=drift), Reference(make_run(), [make_run()]))
-        for drift in (stock_drift, converged_drift)
-    ]
+def make_report(*, step_error=0.0, drifts=(0.0, 0.0)):
+    reference = Reference(make_run(), [make_run()])
+    verdicts = [fidelity.compare(make_run(drift=drift), reference) for drift in drifts]
     return fidelity.Report("task", step_error, 1.0, *verdicts)
 
 
 def test_each_comparison_must_pass():
     assert make_report(step_error=9e-7).passed
     assert not make_report(step_error=2e-6).passed
-    assert not make_report(stock_drift=2e-3).passed
-    assert not make_report(converged_drift=2e-3).passed
+    assert not make_report(drifts=(2e-3, 0.0)).passed
+    assert not make_report(drifts=(0.0, 2e-3)).passed
 
 
 def test_exit_codes():
@@ -204,11 +196,6 @@ def test_a_task_whose_states_are_of_another_scene_cannot_be_run(monkeypatch, tmp
     assert "0 of 1 tasks pass, 1 cannot be run" in lines
 
 
-def test_suites_of_the_commands():
-    """One list: the expert's step limits, and the defaults of the commands."""
-    assert fidelity.task_parser("").parse_args([]).suites == ",".join(SUITES)
-
-
 def test_bad_arguments(capsys):
     assert fidelity.main(["--tasks", "a"]) == 2
     assert "expected numbers and ranges such as 0-3,7, given 'a'" in capsys.readouterr().err
@@ -222,10 +209,7 @@ def test_episodes_end_alike():
     assert [ending.init_index for ending in endings] == [0, 1]
     assert endings[0].ours, "the expert without noise"
     assert all(ending.alike for ending in endings)
-
-
-def test_a_different_ending_is_not_alike():
-    assert not fidelity_episodes.Ending("libero_object 0", 0, 10, ours=True, stock=False).alike
+    assert not replace(endings[0], stock=not endings[0].stock).alike
 
 
 def test_bad_arguments_of_episodes(capsys):

@@ -12,11 +12,10 @@ from libero_runtime.suites import load_suite
 
 # Between them: objects on objects, in and on regions of tables, drawers, racks, stoves and caddies, every joint test.
 TASKS = [
-    ("libero_spatial", 0), ("libero_object", 1), ("libero_goal", 2), ("libero_goal", 3), ("libero_goal", 5),
-    ("libero_goal", 6), ("libero_goal", 9), ("libero_10", 2), ("libero_10", 3), ("libero_10", 5), ("libero_10", 6),
-    ("libero_10", 9), ("libero_90", 39),
+    ("libero_spatial", 0), ("libero_object", 1), ("libero_goal", 3), ("libero_goal", 5), ("libero_goal", 9),
+    ("libero_10", 2), ("libero_10", 5), ("libero_10", 9), ("libero_90", 39),
 ]  # fmt: skip
-NUM_STATES = 150
+NUM_STATES = 100
 
 
 def joint_predicates(env):
@@ -83,8 +82,7 @@ def test_predicates_answer_as_liberos(suite, task_id):
 
 def test_a_stove_is_off_where_liberos_own_success_says_so():
     live = Scene(load_suite("libero_90").task(39), image_size=16)
-    live.load(live.start(init_index=0)[0])
-    goal = compile_goal(live.env, live.model)
+    live.load(live.settled_start(init_index=0, seed=0)[0])
     knob = int(live.model.joint("flat_stove_1_button").qposadr[0])
     answers = []
     for angle in (-0.005, -1e-9, 0.0, 1e-9, 0.3, 0.5, 2.1):
@@ -92,7 +90,7 @@ def test_a_stove_is_off_where_liberos_own_success_says_so():
         live.refresh()
         live.sync_env()
         answers.append(bool(live.env._check_success()))
-        assert live._stepper.goal_met(goal) == answers[-1], angle
+        assert live._stepper.goal_met(live._goal) == answers[-1], angle
     assert answers[0]
     assert not answers[-1]
     live.close()
@@ -101,14 +99,16 @@ def test_a_stove_is_off_where_liberos_own_success_says_so():
 def test_contacts_are_read_where_mujoco_keeps_them():
     """Compiled code reads the contact list by address: it must be MuJoCo's own, also after many steps."""
     live = Scene(load_suite("libero_spatial").task(0), image_size=16)
-    live.load(live.start(init_index=0)[0])
+    live.load(live.settled_start(init_index=0, seed=0)[0])
     for _ in range(5):
         live.step(np.zeros(7))
-        live_views = live._stepper._live
+        views = live._stepper._live
         assert live.data.ncon > 0
-        assert live_views.contact_geoms == live.data.contact.geom.__array_interface__["data"][0]
-        assert live_views.contact_stride == live.data.contact.geom.strides[0]
-        assert native.load_int(live_views.num_contacts) == live.data.ncon
+        assert views.contact_geoms == live.data.contact.geom.__array_interface__["data"][0]
+        assert views.contact_stride == live.data.contact.geom.strides[0]
+        assert native.load_int(views.num_contacts) == live.data.ncon
+    with pytest.raises(GoalError, match="'stack', 'plate_1', 'akita_black_bowl_1'"):
+        live.holds(["stack", "plate_1", "akita_black_bowl_1"])
     live.close()
 
 
@@ -117,10 +117,3 @@ def test_threshold_is_found_with_its_side():
     assert threshold_of(lambda q: q < -0.14, [-0.16, -0.14]) == (-1.0, -0.14, False)
     with pytest.raises(GoalError, match="flips at none"):
         threshold_of(lambda q: True, [0.0, math.pi])
-
-
-def test_unknown_predicates_are_refused():
-    live = Scene(load_suite("libero_spatial").task(0), image_size=16)
-    with pytest.raises(GoalError, match="'stack', 'plate_1', 'akita_black_bowl_1'"):
-        live.holds(["stack", "plate_1", "akita_black_bowl_1"])
-    live.close()

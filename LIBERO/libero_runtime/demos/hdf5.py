@@ -132,11 +132,7 @@ def write_file(
             {"type": 1, "env_name": task.suite, "bddl_file": task.bddl_path.name, "env_kwargs": env_kwargs}
         )
         data.attrs["problem_info"] = json.dumps(
-            {
-                "problem_name": task.name,
-                "domain_name": "robosuite",
-                "language_instruction": task.language,
-            }
+            {"problem_name": task.name, "domain_name": "robosuite", "language_instruction": task.language}
         )
         data.attrs["env_name"] = task.suite
         data.attrs["bddl_file_name"] = f"{task.suite}/{task.bddl_path.name}"

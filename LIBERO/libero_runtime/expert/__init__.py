@@ -5,8 +5,8 @@ present state and the phase it is in, so it recovers from disturbed actions and 
 deliberately regular: the same side of an object, one hand orientation where possible, straight moves at full speed, and
 height a function of the remaining distance, so that phases can be told from an image.
 
-`goals` turns a task's predicates into skills; `pick_place`, `drawers`, ... are the skills; `grasps` finds grasps in
-collision geometry; `world` reads the state and `motion` is the action law.
+`skills.choice` turns a task's predicates into skills; `grasps` finds grasps in collision geometry, `placements` where
+objects go; `world` reads the state and `motion` is the action law.
 """
 
 from __future__ import annotations
@@ -24,15 +24,11 @@ __all__ = ["CLOSE", "OPEN", "ExpertError", "GaveUpError", "ScriptedExpert"]
 
 
 class ScriptedExpert:
-    """Closed-loop controller; `act()` once per control step. Use `reset()` or a new object for every episode."""
+    """Closed-loop controller; `act()` once per control step. Use a new object for every episode."""
 
     def __init__(self, scene: Scene) -> None:
         self._world = World(scene)
         next_skill(self._world)  # a task it cannot do is reported now
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the episode."""
         self._skill: Skill | None = None
         self._past_attempts = 0
         self._first = True
@@ -46,11 +42,6 @@ class ScriptedExpert:
     def num_attempts(self) -> int:
         """Attempts at what it is doing now: more than a few mean that it will not succeed."""
         return self._skill.num_attempts if self._skill is not None else 0
-
-    @property
-    def doing(self) -> str:
-        """Skill and phase, for people."""
-        return "nothing" if self._skill is None else f"{type(self._skill).__name__} {self._skill.phase}"
 
     def act(self) -> NDArray[np.float64]:
         """Action (7,) for the loaded episode: six deltas in [-1, 1], gripper -1 open / +1 close.

@@ -96,14 +96,9 @@ def reaching_hand(direction: Array, dip: float) -> Array:
     return _hand(fingers, pointing)
 
 
-def flipped(hand_mat: Array) -> Array:
-    """The same hand turned half round its pointing direction: its two fingers change places."""
-    return np.asarray(hand_mat * np.array([-1.0, -1.0, 1.0]))
-
-
 def nearer_of_both(hand_mat: Array, present_mat: Array) -> Array:
-    """Whichever of a hand and its flipped one needs the smaller turn."""
-    other = flipped(hand_mat)
+    """Whichever needs the smaller turn: a hand, or the same with its two fingers in each other's place."""
+    other = hand_mat * np.array([-1.0, -1.0, 1.0])
     turns = [float(np.trace(candidate @ present_mat.T)) for candidate in (hand_mat, other)]
     return hand_mat if turns[0] >= turns[1] else other
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime import kernel
-from libero_runtime.sim.resets import stock_reset
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.state import IDLE_ACTION, Advance, Array, EpisodeState, Pose, SimulationError, View
 from libero_runtime.sim.stepper import STATE, SUBSTEPS, Stepper, integration_state, warning_name
@@ -70,7 +69,7 @@ class ExactScene(Scene):
         return self._full_model, self._full_data
 
     def _draw_fixtures(self) -> None:
-        stock_reset(self.env)
+        _stock_reset(self.env)
 
     def _rest(self, pose: Pose) -> tuple[Array, Array]:
         self.env.sim.forward()
@@ -176,3 +175,19 @@ def _seen(state: EpisodeState) -> View:
     if state.sampled_view is None:
         raise ValueError("an exact episode has been seen only after a step: settle() it first")
     return state.sampled_view
+
+
+def _stock_reset(env: Any) -> None:
+    """The physics calls of a stock hard reset, in order: each leaves a trace in the solver's warm start."""
+    from robosuite.utils.errors import RandomizationError
+
+    while True:
+        env.sim.forward()
+        env.sim.forward()  # stock's new renderer
+        try:
+            env._reset_internal()
+        except RandomizationError:
+            mujoco.mj_resetData(env.sim.model._model, env.sim.data._data)
+            continue
+        env.sim.forward()
+        return

@@ -200,6 +200,37 @@ def fixture_bodies(env: Any) -> NDArray[np.int64]:
     return np.array([env.sim.model.body_name2id(fixture.root_body) for fixture in fixtures], dtype=np.int64)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed numpy's global generator, which LIBERO's samplers use, and leave it as it was."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+def draw_fixtures(env: Any, model: mujoco.MjModel) -> None:
+    """Place fixtures in a model as a stock reset does: same order of random draws, without the rest of it."""
+    from robosuite.utils.errors import RandomizationError
+
+    while True:
+        np.random.randn(len(env.robots[0].init_qpos))  # stock draws (and scales by zero) joint noise first
+        for initializer in env.object_property_initializers:
+            initializer.sample()
+        try:
+            placements = env.placement_initializer.sample()
+        except RandomizationError:  # no free place found: stock tries again, and so do we
+            continue
+        break
+    for position, quat, placed in placements.values():
+        if placed.name in env.fixtures_dict:
+            body = env.sim.model.body_name2id(placed.root_body)
+            model.body_pos[body] = position
+            model.body_quat[body] = quat
+
+
 def free_env(env: Any) -> None:
     """Let go of all that robosuite's environment holds, which cannot be used afterwards.
 

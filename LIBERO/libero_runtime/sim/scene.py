@@ -16,8 +16,15 @@ from numpy.typing import NDArray
 
 from libero_runtime.kernel import Goal
 from libero_runtime.paths import Quality
-from libero_runtime.sim.models import SharedModel, build_env, fixture_bodies, free_env, return_freed_memory
-from libero_runtime.sim.resets import draw_fixtures, seeded
+from libero_runtime.sim.models import (
+    SharedModel,
+    build_env,
+    draw_fixtures,
+    fixture_bodies,
+    free_env,
+    return_freed_memory,
+    seeded,
+)
 from libero_runtime.sim.state import (
     CONTROL_HZ,
     IDLE_ACTION,
