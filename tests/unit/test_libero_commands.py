@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from libero_runtime import expert_table, fidelity, fidelity_episodes
+from libero_runtime import expert_table, fidelity_episodes
 from libero_runtime.commands import NumberError, OptionError, parse_numbers, run_command, use_one_thread
 from libero_runtime.demos.cli import main as demos
 
@@ -18,9 +18,6 @@ def test_exit_status_of_a_command(capsys):
     assert run_command(lambda: 1) == 1
     assert run_command(lambda: fail(OptionError("--size 0 must be at least 1"))) == 2
     assert capsys.readouterr().err == "error: --size 0 must be at least 1\n"
-
-
-def test_a_missing_package_is_named_with_what_installs_it(capsys):
     assert run_command(lambda: fail(ModuleNotFoundError("No module named 'mujoco'", name="mujoco"))) == 2
     message = capsys.readouterr().err
     assert "No module named 'mujoco'" in message
@@ -47,11 +44,9 @@ def test_one_thread(monkeypatch):
     ("command", "flags", "message"),
     [
         (demos, ["libero_spatial", "--out", "x", "--episodes", "0"], "expected a whole number of at least 1, given 0"),
-        (demos, ["libero_spatial", "--out", "x", "--noise", "-1"], "expected a number of at least 0, given -1"),
         (demos, ["libero_spatial", "--out", "x", "--init-jitter", "nan"], "expected a number of at least 0, given nan"),
         (demos, ["libero_spatial", "--out", "x", "--seed", "-1"], "--seed: expected a whole number of at least 0"),
         (expert_table.main, ["--init-states", "0"], "--init-states: expected a whole number of at least 1, given 0"),
-        (fidelity.main, ["--steps", "0"], "--steps: expected a whole number of at least 1, given 0"),
         (fidelity_episodes.main, ["--jobs", "0"], "--jobs: expected a whole number of at least 1, given 0"),
     ],
 )

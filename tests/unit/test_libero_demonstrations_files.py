@@ -245,19 +245,12 @@ def test_attempts_differ_but_repeat():
     assert plans[0].scene_seed != plans[1].scene_seed
 
 
-def test_devices_are_those_that_robosuite_lets_through():
+def test_workers_take_turns_on_the_devices_that_robosuite_lets_through(monkeypatch):
     assert usable([0, 1], visible="") == [0, 1]
     assert usable([0, 1, 2], visible="1, 2") == [1, 2]
-    assert usable([0], visible="3") == []
-
-
-def test_workers_take_devices_in_turns():
     chosen = [device_environment(worker, [0, 2]) for worker in range(3)]
     assert [environment["MUJOCO_EGL_DEVICE_ID"] for environment in chosen] == ["0", "2", "0"]
     assert device_environment(1, []) == {}
-
-
-def test_devices_are_asked_for_unless_one_is_chosen(monkeypatch):
     monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
     devices = drawing_devices()
     assert set(devices) <= set(range(num_egl_devices()))
@@ -273,7 +266,6 @@ def test_devices_are_asked_for_unless_one_is_chosen(monkeypatch):
     [
         (["--tasks", "10"], "task id 10 is out of range"),
         (["--init-range", "0-70"], "--init-range 0-70: libero_spatial task 0 has initial states 0 to 49"),
-        (["--cameras", "agentview,agentview"], "names a camera twice"),
         (["--cameras", "eye_in_hand,robot0_eye_in_hand"], "names a camera twice"),
         (["--cameras", "nope", "--tasks", "2"], "task 2, attempt 0 from initial state 0: unknown camera 'nope': this"),
     ],
@@ -285,16 +277,13 @@ def test_user_errors_exit_with_2(tmp_path, capfd, flags, message):
     assert "Traceback" not in errors
 
 
-def test_a_file_is_no_folder(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert demonstrations(["--output", str(tmp_path / "file")]) == 2
-    assert "is a file" in capsys.readouterr().err
-
-
-def test_a_full_disk_is_told_in_one_message(tmp_path, capsys, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_told_in_one_message(tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    (tmp_path / "file").touch()
+    assert demonstrations(["--output", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
     monkeypatch.setattr(record, "_record_tasks", full)
     assert demonstrations(command(tmp_path)) == 2
     assert f"error: {tmp_path}: {os.strerror(errno.ENOSPC)}; free some space there" in capsys.readouterr().err

@@ -49,13 +49,6 @@ def _rotate(pixels_HWC: NDArray[np.uint8], out_HWC: NDArray[np.uint8]) -> None:
                 out_HWC[size - 1 - row, size - 1 - column, colour] = pixels_HWC[row, column, colour]
 
 
-def _rotated_copy(pixels_HWC: NDArray[np.uint8], out_HWC: NDArray[np.uint8]) -> None:
-    if COMPILED:
-        _rotate(pixels_HWC, out_HWC)  # numpy takes eight times as long
-    else:
-        out_HWC[:] = pixels_HWC[::-1, ::-1]
-
-
 class SceneRenderer:
     """Renders the named cameras of one compiled model.
 
@@ -158,7 +151,10 @@ class SceneRenderer:
             mujoco.mjr_readPixels(self._pixels_HWC, None, self._viewport, self._context)
             # OpenGL's rows run bottom-up, so reversing the columns alone would mirror; reversing both rotates stock's
             # (unflipped) image by 180 degrees.
-            _rotated_copy(self._pixels_HWC, out_HWC)
+            if COMPILED:
+                _rotate(self._pixels_HWC, out_HWC)  # numpy takes eight times as long
+            else:
+                out_HWC[:] = self._pixels_HWC[::-1, ::-1]
         self._model.geom_group[:] = self._groups
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from libero_runtime.sim.stepper import STATE, SUBSTEPS, Stepper, integration_sta
 
 
 class ExactController:
-    """robosuite's own controller in stock order (two extra forward passes per substep).
+    """State of robosuite's own controller.
 
     A state saved at rest, before any step, does not hold all that robosuite's controller remembers.
     """
@@ -43,12 +43,6 @@ class ExactController:
         robot.controller.goal_ori = state[3:12].reshape(3, 3).copy()
         robot.controller.new_update = True
         robot.gripper.current_action = state[12:14].copy()
-
-    def substep(self, action: Array, *, first: bool) -> None:
-        """One physics substep (2 ms); `first` in each control step, when the action becomes the goal."""
-        self._env.sim.forward()
-        self._env._pre_action(action, policy_step=first)
-        self._env.sim.step()
 
 
 class ExactScene(Scene):
@@ -136,7 +130,9 @@ class ExactScene(Scene):
         self._own_model()
         for substep in range(SUBSTEPS):
             try:
-                self._controller.substep(action, first=substep == 0)
+                self.env.sim.forward()
+                self.env._pre_action(action, policy_step=substep == 0)
+                self.env.sim.step()
             except np.linalg.LinAlgError as error:  # robosuite meets the bad numbers before MuJoCo does
                 cause = f"robosuite's controller: {error}"
                 raise SimulationError(self._failure(cause, state, state.num_steps + 1)) from error

@@ -43,10 +43,6 @@ class SampleClock:
     elapsed_s: float = 0.0
     sampled: bool = False
 
-    def forced(self) -> SampleClock:
-        """After an observation outside stepping."""
-        return SampleClock(self.elapsed_s + _SUBSTEP_S, True)
-
     def tick(self) -> tuple[SampleClock, bool]:
         """After one substep: the new clock, and whether stock observes now."""
         elapsed, sampled, observes = self.elapsed_s + _SUBSTEP_S, self.sampled, False
@@ -58,7 +54,7 @@ class SampleClock:
         return SampleClock(elapsed, sampled), observes
 
 
-RESET_CLOCK = SampleClock().forced().forced()
+RESET_CLOCK = SampleClock(2 * _SUBSTEP_S, sampled=True)
 
 
 @dataclass(frozen=True)

@@ -38,16 +38,6 @@ class _Row:
     touch: tuple[str, str] | None = None  # objects whose contact is asked for
 
 
-@dataclass(frozen=True)
-class _Joint:
-    """True above (sign 1) or below (-1) a threshold, perhaps at it."""
-
-    qpos: int
-    sign: float
-    threshold: float
-    inclusive: bool
-
-
 def threshold_of(test: Callable[[float], bool], candidates: Sequence[float]) -> tuple[float, float, bool]:
     """Sign, threshold and inclusiveness of a joint test that flips at one of `candidates`."""
     for at in candidates:
@@ -61,7 +51,7 @@ class _Compiler:
     def __init__(self, env: Any, model: mujoco.MjModel) -> None:
         self.env = env
         self.model = model
-        self.joints: list[_Joint] = []
+        self.joints: list[tuple[int, float, float, bool]] = []  # rows of `Goal`'s joint columns
 
     def row(self, state: Sequence[str]) -> _Row:
         states, kind = self.env.object_states_dict, state[0]
@@ -97,7 +87,7 @@ class _Compiler:
         candidates = sorted({float(value) for pair in ranges for value in pair})
         sign, threshold, inclusive = threshold_of(getattr(owner, test_name), candidates)
         first = len(self.joints)
-        self.joints += [_Joint(int(self.model.joint(name).qposadr[0]), sign, threshold, inclusive) for name in names]
+        self.joints += [(int(self.model.joint(name).qposadr[0]), sign, threshold, inclusive) for name in names]
         return _Row(combine, first=first, second=len(self.joints) - first)
 
     def geoms_of(self, name: str) -> NDArray[np.bool_]:
@@ -118,7 +108,7 @@ def compile_goal(env: Any, model: mujoco.MjModel, goal_state: Sequence[Sequence[
     for k, row in enumerate(rows):
         if row.touch is not None:
             touch_K2G[k] = [compiler.geoms_of(name) for name in row.touch]
-    joints = compiler.joints
+    qpos, sign, threshold, inclusive = zip(*compiler.joints, strict=True) if compiler.joints else ((), (), (), ())
     return Goal(
         kind_K=np.array([row.kind for row in rows], dtype=np.int64),
         first_K=np.array([row.first for row in rows], dtype=np.int64),
@@ -126,8 +116,8 @@ def compile_goal(env: Any, model: mujoco.MjModel, goal_state: Sequence[Sequence[
         needs_contact_K=np.array([row.needs_contact for row in rows], dtype=bool),
         size_K3=np.array([row.size for row in rows], dtype=np.float64).reshape(-1, 3),
         touch_K2G=touch_K2G,
-        joint_qpos=np.array([joint.qpos for joint in joints], dtype=np.int64),
-        joint_sign=np.array([joint.sign for joint in joints], dtype=np.float64),
-        joint_threshold=np.array([joint.threshold for joint in joints], dtype=np.float64),
-        joint_inclusive=np.array([joint.inclusive for joint in joints], dtype=bool),
+        joint_qpos=np.array(qpos, dtype=np.int64),
+        joint_sign=np.array(sign, dtype=np.float64),
+        joint_threshold=np.array(threshold, dtype=np.float64),
+        joint_inclusive=np.array(inclusive, dtype=bool),
     )

@@ -90,11 +90,9 @@ class BaseVectorEnv(ABC):
         self._proprio_BP = np.zeros((num_envs, PROPRIO_DIM), dtype=np.float32)
         self._on_failure = on_failure
         self._closed = False
-        self._starts: list[EpisodeStart | None] = [None] * num_envs
-        self._languages = [""] * num_envs
+        self._starts: list[EpisodeStart | str] = ["none has begun yet"] * num_envs  # or why there is none
+        self._languages = [""] * num_envs  # of episodes that have begun
         self._failures: list[tuple[str, str] | None] = [None] * num_envs  # who, and why
-        self._why_none = ["none has begun yet"] * num_envs  # where there is no start
-        self._seen_B = np.zeros(num_envs, dtype=bool)  # of the present episode
         self._success_B = np.zeros(num_envs, dtype=bool)
         self._num_steps_B = np.zeros(num_envs, dtype=np.int64)
 
@@ -156,10 +154,13 @@ class BaseVectorEnv(ABC):
         """
         self._check_open()
         ids = self._check_ids(env_ids)
-        for env_id in ids:
-            self._start(env_id)
+        self._check_begun(ids)
         actions = self._check_actions(actions_BCA, ids)
-        limits = self._check_limits(max_steps_B, len(ids), actions.shape[1])
+        limits = [actions.shape[1]] * len(ids) if max_steps_B is None else list(max_steps_B)
+        if len(limits) != len(ids) or min(limits) < 0:
+            raise VectorEnvError(
+                f"max_steps_B must hold {len(ids)} numbers of at least 0, one per environment, given {limits}"
+            )
         if record_every < 0:
             raise VectorEnvError(f"record_every={record_every} must not be negative")
         video_ids = ids if record_ids is None else list(record_ids)
@@ -205,16 +206,16 @@ class BaseVectorEnv(ABC):
         """Last observed images (B, H, W, 3) of the first camera; `record_every` of `step_chunk` sees more."""
         self._check_open()
         ids = self._check_ids(env_ids)
+        self._check_begun(ids)
         for env_id in ids:
-            self._start(env_id)
-            if not self._seen_B[env_id]:
+            if not self._languages[env_id]:
                 raise VectorEnvError(f"nothing was seen of {self._told(env_id)}")
         return self._images_BNHWC[ids, 0]
 
     def describe(self, env_id: int) -> str:
         """An environment with what it is at, for messages."""
         start = self._starts[env_id]
-        if start is None:
+        if isinstance(start, str):
             return f"environment {env_id}"
         return (
             f"environment {env_id} ({start.suite} task {start.task_id}, initial state {start.init_index}, seed "
@@ -232,22 +233,16 @@ class BaseVectorEnv(ABC):
         if self._closed:
             raise VectorEnvError(f"this {type(self).__name__} is closed: make a new one")
 
-    def _start(self, env_id: int) -> EpisodeStart:
-        start = self._starts[env_id]
-        if start is None:
-            raise VectorEnvError(
-                f"environment {env_id} has no episode ({self._why_none[env_id]}): call reset() for it first"
-            )
-        return start
+    def _check_begun(self, env_ids: Iterable[int]) -> None:
+        for env_id in env_ids:
+            if isinstance(why := self._starts[env_id], str):
+                raise VectorEnvError(f"environment {env_id} has no episode ({why}): call reset() for it first")
 
     def _discard(self, env_ids: Iterable[int], why: str) -> None:
         """Leave environments without an episode."""
         for env_id in env_ids:
-            self._starts[env_id] = self._failures[env_id] = None
-            self._why_none[env_id] = why
-            self._languages[env_id] = ""
-            self._seen_B[env_id] = self._success_B[env_id] = False
-            self._num_steps_B[env_id] = 0
+            self._starts[env_id], self._failures[env_id], self._languages[env_id] = why, None, ""
+            self._success_B[env_id], self._num_steps_B[env_id] = False, 0
             self._images_BNHWC[env_id] = self._proprio_BP[env_id] = 0
 
     @contextmanager
@@ -270,7 +265,7 @@ class BaseVectorEnv(ABC):
 
     def _see(self, env_id: int, view: View, *, success: bool) -> None:
         self._images_BNHWC[env_id], self._proprio_BP[env_id] = view.images_NHWC, view.proprio
-        self._seen_B[env_id], self._success_B[env_id] = True, success
+        self._success_B[env_id] = success
 
     def _raised(self) -> str | None:
         """With `on_failure="raise"`, any failure discards its episode; returns what to say of them all."""
@@ -318,14 +313,3 @@ class BaseVectorEnv(ABC):
                 f"{self.describe(ids[first[0]])}"
             )
         return actions
-
-    @staticmethod
-    def _check_limits(max_steps_B: Sequence[int] | None, num_ids: int, num_actions: int) -> list[int]:
-        if max_steps_B is None:
-            return [num_actions] * num_ids
-        limits = list(max_steps_B)
-        if len(limits) != num_ids or min(limits) < 0:
-            raise VectorEnvError(
-                f"max_steps_B must hold {num_ids} numbers of at least 0, one per environment, given {limits}"
-            )
-        return [min(limit, num_actions) for limit in limits]

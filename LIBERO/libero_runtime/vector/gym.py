@@ -84,11 +84,10 @@ class LiberoGymEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
             starts = [self._draw(env_id) for env_id in ids]
         self._num_steps_B[ids], self._success_B[ids] = 0, False
         frames = self.env.reset(starts, ids)
-        infos: dict[str, Any] = {}
-        _add(infos, "start", _objects(starts, ids, self.num_envs), mask_B)
-        _add(infos, "language", _objects(frames.languages, ids, self.num_envs), mask_B)
-        self._add_failures(infos, self.env.observe().failures_B)
-        return self.env.observe().observation(), infos
+        seen, infos = self.env.observe(), self._infos(self.env.observe().failures_B)
+        for env_id, start, language in zip(ids, starts, frames.languages, strict=True):
+            infos = self._add_info(infos, {"start": start, "language": language}, env_id)
+        return seen.observation(), infos
 
     def step(
         self, actions: NDArray[np.float32]
@@ -112,10 +111,10 @@ class LiberoGymEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         rewards_B = (success_B & ~before_B).astype(np.float64)
         failed_B = np.array([failure is not None for failure in result.failures_B])
         truncated_B = ((self._num_steps_B >= self._max_episode_steps) | failed_B) & ~success_B
-        infos: dict[str, Any] = {}
-        _add(infos, "success", success_B.copy(), np.ones(self.num_envs, dtype=bool))
-        _add(infos, "num_steps", result.num_steps_B, np.ones(self.num_envs, dtype=bool))
-        self._add_failures(infos, result.failures_B)
+        infos = self._infos(result.failures_B)
+        for env_id in range(self.num_envs):
+            told = {"success": bool(success_B[env_id]), "num_steps": int(result.num_steps_B[env_id])}
+            infos = self._add_info(infos, told, env_id)
         return result.frames.observation(), rewards_B, success_B.copy(), truncated_B, infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...]:
@@ -147,19 +146,9 @@ class LiberoGymEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         init_index = int(self.np_random.integers(len(init_states(task))))
         return EpisodeStart(task.suite, task.task_id, init_index, seed=int(self.np_random.integers(_NUM_SEEDS)))
 
-    def _add_failures(self, infos: dict[str, Any], failures_B: Sequence[str | None]) -> None:
-        failed_B = np.array([failure is not None for failure in failures_B])
-        if failed_B.any():
-            _add(infos, "failure", _objects(failures_B, range(self.num_envs), self.num_envs), failed_B)
-
-
-def _add(infos: dict[str, Any], name: str, values_B: NDArray[Any], mask_B: NDArray[np.bool_]) -> None:
-    """Under Gymnasium's convention: `_name` says in which environments `name` means something."""
-    infos[name], infos[f"_{name}"] = values_B, mask_B.copy()
-
-
-def _objects(values: Sequence[object], ids: Sequence[int], num_envs: int) -> NDArray[np.object_]:
-    array_B = np.full(num_envs, None, dtype=object)
-    for env_id, value in zip(ids, values, strict=True):
-        array_B[env_id] = value
-    return array_B
+    def _infos(self, failures_B: Sequence[str | None]) -> dict[str, Any]:
+        infos: dict[str, Any] = {}
+        for env_id, failure in enumerate(failures_B):
+            if failure is not None:
+                infos = self._add_info(infos, {"failure": failure}, env_id)
+        return infos

@@ -127,6 +127,6 @@ class LiberoProcessEnv(BaseVectorEnv):
         cause = f"worker {number} (process {worker.process.pid}) {worker.cause_of_death()} in {call}"
         worker.end()
         for env_id in self._blocks[number]:
-            if self._starts[env_id] is not None:
+            if isinstance(self._starts[env_id], EpisodeStart):
                 self._fail(env_id, f"{cause}; it is started again, the episode is lost")
         self._workers[number] = self._start_worker(number)
