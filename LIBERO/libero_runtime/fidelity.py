@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.commands import at_least_one, parse_numbers, run_command
-from libero_runtime.fidelity_stock import Layout, Record, Reference, Run, Stock
+from libero_runtime.fidelity_stock import Layout, Record, Run, Stock
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
@@ -129,20 +129,18 @@ def visiting_actions(scene: Scene, state: EpisodeState, num_steps: int, *, seed:
 def step_by_step(scene: Scene, state: EpisodeState, record: Record) -> tuple[float, float]:
     """Largest difference after one control step from stock's states, and the share of steps that tell."""
     qpos_TQ = []
-    for (integration, controller), action in zip(record.steps.starts, record.actions_TA, strict=True):
+    for (integration, controller), action in zip(record.starts, record.actions_TA, strict=True):
         scene.load(replace(state, integration=integration, controller=controller))
         scene.step(action)
         qpos_TQ.append(scene.data.qpos.copy())
-    twins = record.steps.twins_qpos_TQ
-    twin_T = np.max([np.abs(twin_TQ - record.steps.qpos_TQ).max(axis=1) for twin_TQ in twins], axis=0)
+    twin_T = np.max([np.abs(twin_TQ - record.qpos_TQ).max(axis=1) for twin_TQ in record.twins_qpos_TQ], axis=0)
     calm_T = twin_T <= _CHAOS * STEP_TOLERANCE
-    error_T = np.abs(np.array(qpos_TQ) - record.steps.qpos_TQ).max(axis=1)
+    error_T = np.abs(np.array(qpos_TQ) - record.qpos_TQ).max(axis=1)
     return float(error_T[calm_T].max(initial=0.0)), float(calm_T.mean())
 
 
-def compare(ours: Run, reference: Reference) -> Verdict:
+def compare(ours: Run, stock: Run, *twins: Run) -> Verdict:
     """Judge a run of ours against stock's, with its twins as the measure of chaos."""
-    stock, twins = reference.run, reference.twins
     joint_TJ = np.abs(ours.joints_TJ - stock.joints_TJ)
     object_TO = np.linalg.norm(ours.objects_TO3 - stock.objects_TO3, axis=2)
     twin_TJ = np.max([np.abs(twin.joints_TJ - stock.joints_TJ) for twin in twins], axis=0)
@@ -165,7 +163,7 @@ def judge(name: str, scene: Scene, state: EpisodeState, record: Record) -> Repor
     """Do with a scene what stock was recorded doing, and compare."""
     step_error, step_share = step_by_step(scene, state, record)
     ours = run_ours(scene, state, record.actions_TA)
-    return Report(name, step_error, step_share, compare(ours, record.stock), compare(ours, record.converged))
+    return Report(name, step_error, step_share, compare(ours, *record.stock), compare(ours, *record.converged))
 
 
 def check_task(suite: str, task_id: int, num_steps: int) -> Report | NotRun:

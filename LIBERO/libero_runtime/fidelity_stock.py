@@ -39,30 +39,19 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A stock run, and others that are as good as it: where they part, nobody can be held to it."""
+class Record:
+    """All that stock is asked for.
 
-    run: Run
-    twins: Sequence[Run]
+    A run is followed by its twins, others that are as good as it: where they part, nobody can be held to it.
+    """
 
-
-@dataclass(frozen=True)
-class Steps:
-    """Converged stock's control steps, each by itself."""
-
+    actions_TA: Array
+    stock: Sequence[Run]
+    converged: Sequence[Run]
+    # Converged stock's control steps, each by itself:
     starts: Sequence[tuple[Array, Array]]  # T of MuJoCo's state and the controller's
     qpos_TQ: Array  # after the step
     twins_qpos_TQ: Sequence[Array]  # from a perturbed start; with sums in another order
-
-
-@dataclass(frozen=True)
-class Record:
-    """All that stock is asked for."""
-
-    actions_TA: Array
-    stock: Reference
-    converged: Reference
-    steps: Steps
 
 
 class Layout:
@@ -151,25 +140,6 @@ class Stock:
             success.append(bool(done))
         return Run(np.array(joints), np.array(objects), np.array(rewards), np.array(success))
 
-    def steps(self, actions_TA: Array) -> Steps:
-        """Converged stock's steps from the settled state on, and each of them anew with something changed."""
-        self.load(self._settled, converged=True)
-        starts, ends = [], []
-        for action in actions_TA:
-            starts.append(self.state())
-            self.control_env.step(action)
-            ends.append(self.data.qpos.copy())
-        twins = []
-        for perturbation in (_STEP_PERTURBATION, 0.0):
-            twin_ends = []
-            for step, (start, action) in enumerate(zip(starts, actions_TA, strict=True)):
-                reordered = perturbation == 0.0
-                self.load(start, perturbation=perturbation, seed=step, converged=True, reordered=reordered)
-                self.control_env.step(action)
-                twin_ends.append(self.data.qpos.copy())
-            twins.append(np.array(twin_ends))
-        return Steps(starts, np.array(ends), twins)
-
     def record(self, actions_TA: Array) -> Record:
         """Run the actions in all ways that ours is compared with."""
         twins, converged_twins = (
@@ -180,12 +150,25 @@ class Stock:
             for converged in (False, True)
         )
         converged_run = self.run(actions_TA, converged=True)
-        return Record(
-            actions_TA=actions_TA,
-            stock=Reference(self.run(actions_TA), [*twins, converged_run]),
-            converged=Reference(converged_run, converged_twins),
-            steps=self.steps(actions_TA),
-        )
+        stock = [self.run(actions_TA), *twins, converged_run]
+        self.load(self._settled, converged=True)
+        starts, ends = [], []
+        for action in actions_TA:
+            starts.append(self.state())
+            self.control_env.step(action)
+            ends.append(self.data.qpos.copy())
+        step_twins = [self._steps_again(starts, actions_TA, size) for size in (_STEP_PERTURBATION, 0.0)]
+        return Record(actions_TA, stock, [converged_run, *converged_twins], starts, np.array(ends), step_twins)
+
+    def _steps_again(self, starts: Sequence[tuple[Array, Array]], actions_TA: Array, perturbation: float) -> Array:
+        """Where each step ends from a state so far away, or (0) with its sums in another order."""
+        ends = []
+        for step, (start, action) in enumerate(zip(starts, actions_TA, strict=True)):
+            reordered = perturbation == 0.0
+            self.load(start, perturbation=perturbation, seed=step, converged=True, reordered=reordered)
+            self.control_env.step(action)
+            ends.append(self.data.qpos.copy())
+        return np.array(ends)
 
     def close(self) -> None:
         """Free it."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from libero_runtime import fidelity, fidelity_episodes
-from libero_runtime.fidelity_stock import Reference, Run, Stock
+from libero_runtime.fidelity_stock import Run, Stock
 from libero_runtime.kernel import osc
 from libero_runtime.paths import libero_folder, resolve_paths
 from libero_runtime.sim.scene import Scene
@@ -122,10 +122,10 @@ def test_steps_from_recorded_states_are_those_of_the_run(recorded):
     stock.settle(init_index=0, seed=0)
     nq = stock.model.nq
     for step in (0, 30, 45):
-        stock.load(record.steps.starts[step], converged=True)
+        stock.load(record.starts[step], converged=True)
         stock.control_env.step(record.actions_TA[step])
-        assert np.array_equal(stock.data.qpos, record.steps.qpos_TQ[step])
-        assert np.array_equal(stock.data.qpos, record.steps.starts[step + 1][0][1 : 1 + nq])
+        assert np.array_equal(stock.data.qpos, record.qpos_TQ[step])
+        assert np.array_equal(stock.data.qpos, record.starts[step + 1][0][1 : 1 + nq])
     stock.close()
 
 
@@ -144,21 +144,20 @@ def make_run(*, drift=0.0, kick=0.0, success_at=None):
 
 def test_verdict():
     stock, calm, chaotic = make_run(), make_run(drift=1e-9), make_run(kick=5e-4)
-    assert fidelity.compare(make_run(drift=1e-5), Reference(stock, [calm])).passed
-    assert not fidelity.compare(make_run(drift=2e-3), Reference(stock, [calm])).passed
+    assert fidelity.compare(make_run(drift=1e-5), stock, calm).passed
+    assert not fidelity.compare(make_run(drift=2e-3), stock, calm).passed
     kicked = make_run(kick=2e-3)
-    assert not fidelity.compare(kicked, Reference(stock, [calm])).passed, "alone in leaving"
-    verdict = fidelity.compare(kicked, Reference(stock, [calm, chaotic]))
+    assert not fidelity.compare(kicked, stock, calm).passed, "alone in leaving"
+    verdict = fidelity.compare(kicked, stock, calm, chaotic)
     assert verdict.passed, "a twin leaves too"
     assert verdict.calm_share == 0.5
     assert verdict.chaos_error_m == pytest.approx(2e-3)
-    assert not fidelity.compare(make_run(success_at=3), Reference(stock, [chaotic])).passed
-    assert fidelity.compare(make_run(success_at=7), Reference(stock, [chaotic])).passed, "in chaos"
+    assert not fidelity.compare(make_run(success_at=3), stock, chaotic).passed
+    assert fidelity.compare(make_run(success_at=7), stock, chaotic).passed, "in chaos"
 
 
 def make_report(*, step_error=0.0, drifts=(0.0, 0.0)):
-    reference = Reference(make_run(), [make_run()])
-    verdicts = [fidelity.compare(make_run(drift=drift), reference) for drift in drifts]
+    verdicts = [fidelity.compare(make_run(drift=drift), make_run(), make_run()) for drift in drifts]
     return fidelity.Report("task", step_error, 1.0, *verdicts)
 
 

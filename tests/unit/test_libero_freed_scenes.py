@@ -28,10 +28,8 @@ def parts(scene):
         "robot": scene.env.robots[0],
         "shared model": scene._shared,
         "full model": scene._full_model,
-        "full data": scene._full_data,
         "model": scene.model,
         "data": scene.data,
-        "renderer": scene._renderer,
         "OpenGL context": scene._renderer._context,
     }
     return {name: weakref.ref(part) for name, part in held.items()}

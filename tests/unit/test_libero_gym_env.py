@@ -150,8 +150,6 @@ def test_gymnasiums_wrapper_counts_episodes(env):
     for _ in range(4):
         infos = wrapped.step(KEEP_STILL)[-1]
     assert infos["episode"]["l"].tolist() == [4, 4, 4]
-    wrapped.reset(options={"reset_mask": np.array([True, False, False])})
-    assert wrapped.step(KEEP_STILL)[3].tolist() == [False, True, True]
 
 
 def test_a_step_that_raises_counts_for_those_who_took_it():
