@@ -1,4 +1,4 @@
-"""Where everything of a run lies and what it is called, which checkpoints there are, and what was evaluated.
+"""Where everything of a run lies and what it is called, and which checkpoints there are.
 
 Below the repository's root, or any other ``runner.logger.log_root``::
 
@@ -16,10 +16,9 @@ that are learnt together by their names (``tasks_0_2_4``).
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Protocol
 
 LEDGER_FILE = "evaluations.jsonl"
 RUN_FILE = "run.json"
@@ -174,46 +173,3 @@ def prune(run_folder: Path, keep: int) -> None:
 
 def _unfinished(run_folder: Path, step: int) -> Path:
     return run_folder / CHECKPOINTS / f".writing_global_step_{step}"
-
-
-# ------------------------------------------------------------------------------------------------------ evaluations
-
-
-class LedgerLine(Protocol):
-    """What of a line of the ledger says whose evaluation it is."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def row(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def suite(self) -> str: ...
-    @property
-    def checkpoint(self) -> str: ...
-    @property
-    def probe(self) -> bool: ...
-
-
-def not_evaluated(
-    lines: Iterable[LedgerLine],
-    suites: Sequence[str],
-    *,
-    method: str,
-    seed: int,
-    row: str,
-    checkpoint: Checkpoint | None = None,
-) -> tuple[str, ...]:
-    """Those of ``suites`` on which a row of the success matrix is still to be evaluated.
-
-    checkpoint: what the row is of; None: the base model.
-    """
-    found = {
-        line.suite
-        for line in lines
-        if (line.method, line.seed, line.row) == (method, seed, row)
-        and not line.probe
-        and (checkpoint is None or same_checkpoint(line.checkpoint, checkpoint.short_name))
-    }
-    return tuple(suite for suite in suites if suite not in found)

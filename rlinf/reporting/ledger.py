@@ -15,7 +15,7 @@ import numpy as np
 
 from rlinf.reporting.jsonlines import append_line, read_lines
 from rlinf.reporting.metrics import SuccessMatrix
-from rlinf.run_layout import BASE_ROW, step_of
+from rlinf.run_layout import BASE_ROW, Checkpoint, same_checkpoint, step_of
 
 
 class LedgerError(ValueError):
@@ -153,6 +153,29 @@ def rows(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
         if other is None or rank(record) >= rank(other):
             best[record.learnt_tasks] = record
     return sorted(best.values(), key=lambda record: len(record.learnt_tasks))
+
+
+def not_evaluated(
+    records: Iterable[EvaluationRecord],
+    suites: Sequence[str],
+    *,
+    method: str,
+    seed: int,
+    row: str,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[str, ...]:
+    """Those of ``suites`` on which a row of the success matrix is still to be evaluated.
+
+    checkpoint: what the row is of; None: the base model.
+    """
+    found = {
+        one.suite
+        for one in records
+        if (one.method, one.seed, one.row) == (method, seed, row)
+        and not one.probe
+        and (checkpoint is None or same_checkpoint(one.checkpoint, checkpoint.short_name))
+    }
+    return tuple(suite for suite in suites if suite not in found)
 
 
 def success_matrix(records: Sequence[EvaluationRecord]) -> SuccessMatrix:

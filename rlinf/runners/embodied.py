@@ -26,7 +26,6 @@ from rlinf.run_layout import (
     VIDEOS,
     Checkpoint,
     checkpoints,
-    not_evaluated,
     prune,
     publish,
     start_writing,
@@ -74,7 +73,7 @@ def find_state(config: Config, folder: Path) -> RunState:
         lineage = Lineage.load(resolve_adapter(path))
         before = learnt_with(before, lineage.learnt_tasks) if lineage else before
     suites = (config.env.suite, *config.env.eval_suites)
-    missing = partial(not_evaluated, records, suites, method=config.results_name, seed=config.runner.seed)
+    missing = partial(ledger.not_evaluated, records, suites, method=config.results_name, seed=config.runner.seed)
     result = Checkpoint.at(folder, config.runner.max_epochs)
     return RunState(
         folder=folder,

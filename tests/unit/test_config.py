@@ -1,6 +1,7 @@
 """Configuration: keys, types, rules, and messages that say what to do."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -13,14 +14,17 @@ TINY = "crl_experiment/libero_spatial_grpo_tiny"
 SEVEN_B = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
 SEVEN_B_PPO = "crl_experiment/libero_spatial_ppo_openvlaoft_spatial"
 
+shipped = cache(load_config)
+"""A configuration without overrides, composed once."""
+
 
 @pytest.mark.parametrize("name", config_names())
 def test_every_shipped_configuration_is_valid(name):
-    validate(load_config(name), num_tasks=10)
+    validate(shipped(name), num_tasks=10)
 
 
 def test_published_values():
-    config = load_config(SEVEN_B)
+    config = shipped(SEVEN_B)
     algorithm = config.algorithm
     assert algorithm.num_group_envs * algorithm.group_size * algorithm.rollout_epoch == 1024
     assert config.runner.max_epochs == 10
@@ -43,20 +47,20 @@ def test_published_values():
 @pytest.mark.parametrize(("algorithm", "spatial"), [("grpo", SEVEN_B), ("ppo", SEVEN_B_PPO)])
 @pytest.mark.parametrize("suffix", ["", "_eval"])
 def test_published_values_of_the_suites(suite, short, first_task, max_epochs, model, algorithm, spatial, suffix):
-    config = load_config(f"crl_experiment/{suite}_{algorithm}_openvlaoft_{short}{suffix}")
+    config = shipped(f"crl_experiment/{suite}_{algorithm}_openvlaoft_{short}{suffix}")
     assert (config.env.suite, config.env.first_task, config.env.fixed_task_ids) == (suite, first_task, [first_task])
     assert config.runner.max_epochs == max_epochs
     assert config.env.video_episodes == (10 if suffix else 0)
     paths = (config.actor.checkpoint_load_path, config.rollout.model_dir, config.actor.tokenizer.tokenizer_model)
     assert set(paths) == {f"./model/{model}"}
-    assert config.algorithm == load_config(spatial).algorithm, "one recipe for all suites"
-    assert config.actor.optim == load_config(spatial).actor.optim
-    assert config.runner.logger == load_config(spatial).runner.logger
+    assert config.algorithm == shipped(spatial).algorithm, "one recipe for all suites"
+    assert config.actor.optim == shipped(spatial).actor.optim
+    assert config.runner.logger == shipped(spatial).runner.logger
 
 
 def test_ppo_differs_from_grpo_in_the_algorithm_alone():
     """Episodes per epoch, batches, model and evaluation are the published recipe's."""
-    grpo, ppo = load_config(SEVEN_B), load_config(SEVEN_B_PPO)
+    grpo, ppo = shipped(SEVEN_B), shipped(SEVEN_B_PPO)
     assert (ppo.algorithm.adv_type, ppo.algorithm.loss_type, ppo.algorithm.group_size) == ("gae", "ppo", 1)
     assert episodes_per_epoch(ppo) == episodes_per_epoch(grpo) == 1024
     logger = ppo.runner.logger
@@ -112,7 +116,7 @@ def test_weight_merge_has_one_factor_for_all_adapters():
     assert (model.previous_lora_coeff, model.lora_scale) == (0.3, 0.3)
     model = load_config(TINY, ["method=weight_merge", "actor.model.lora_scale=0"]).actor.model
     assert (model.previous_lora_coeff, model.lora_scale) == (0.8, 0.0)
-    assert load_config(TINY).actor.model.lora_scale == 1.0
+    assert shipped(TINY).actor.model.lora_scale == 1.0
 
 
 @pytest.mark.parametrize(
@@ -192,10 +196,10 @@ def test_missing_adapter_names_the_files(tmp_path):
 
 
 def test_hash_sees_settings_and_not_folders():
-    base = load_config(TINY)
+    base = shipped(TINY)
     assert config_hash(base) == config_hash(load_config(TINY, ["runner.logger.log_root=elsewhere"]))
     assert config_hash(base) != config_hash(load_config(TINY, ["actor.optim.lr=3e-3"]))
 
 
 def test_yaml_is_the_whole_configuration():
-    assert "clip_ratio_high: 0.28" in config_yaml(load_config(TINY))
+    assert "clip_ratio_high: 0.28" in config_yaml(shipped(TINY))

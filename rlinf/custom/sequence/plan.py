@@ -14,14 +14,13 @@ from rlinf.config.overrides import Value, override
 from rlinf.custom.sequence.evaluation import evaluate_base
 from rlinf.custom.sequence.locations import SequenceError, Workspace, find_weights, recorded_start
 from rlinf.custom.sequence.recipe import TRAIN_SCRIPT, Recipe, Step
+from rlinf.reporting.ledger import EvaluationRecord, not_evaluated
 from rlinf.run_layout import (
     BASE_ROW,
     Checkpoint,
-    LedgerLine,
     checkpoint_of,
     checkpoints,
     has_weights,
-    not_evaluated,
     results_folder,
     run_name,
     task_name,
@@ -49,7 +48,7 @@ def sequence_folder(request: SequenceRequest, recipe: Recipe, workspace: Workspa
 
 
 def plan_sequence(
-    request: SequenceRequest, recipe: Recipe, *, workspace: Workspace, ledger: Collection[LedgerLine]
+    request: SequenceRequest, recipe: Recipe, *, workspace: Workspace, ledger: Collection[EvaluationRecord]
 ) -> tuple[Step, ...]:
     """One step per stage, and one before them where the base model's own evaluation was missed."""
     return _Planner(request, recipe, workspace, ledger).steps()
@@ -82,7 +81,7 @@ class _Planner:
     request: SequenceRequest
     recipe: Recipe
     workspace: Workspace
-    ledger: Collection[LedgerLine]
+    ledger: Collection[EvaluationRecord]
 
     @property
     def max_epochs(self) -> int:
