@@ -28,7 +28,7 @@ def write(folder: Path, *, tiny: bool = False) -> None:
     with device:
         model = OpenVLAForActionPrediction._from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="4GB")
-    size = (config.image_sizes or [224])[0]
+    size = config.image_size
     settings = ImageSettings(image_size=size, means=(MEANS[DINOV2], MEANS[SIGLIP]), stds=(STDS[DINOV2], STDS[SIGLIP]))
     tokenizer = train_tokenizer(libero_sentences(), vocabulary_size=FEW_PIECES)
     PrismaticProcessor(tokenizer, images=settings, max_prompt_length=config.max_prompt_length).save_pretrained(folder)

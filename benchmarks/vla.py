@@ -163,7 +163,7 @@ def inputs(setting: Setting, batch: int) -> PolicyBatch:
     """Random pictures and prompts, the same rows whatever the batch is."""
     generator = torch.Generator().manual_seed(1)
     config = setting.config
-    size = (config.image_sizes or [224])[0]
+    size = config.image_size
     channels = 3 * config.num_towers * config.num_images_in_input
     rows = [
         (

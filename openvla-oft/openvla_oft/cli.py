@@ -42,6 +42,10 @@ class Option:
     """A switch that has ``--no-<name>``, too."""
     may_change: bool = False
     """Whether interrupted work may be continued with another value."""
+    above: float | None = None
+    """A number has to be larger than this, where there is one."""
+    least: float | None = None
+    """The smallest number that is taken."""
 
 
 def options_of(kind: type) -> dict[str, tuple[Option, "Field[Any]"]]:
@@ -74,6 +78,16 @@ def build(kind: type[T], given: Given) -> T:
     """A dataclass of the options that were given and of its defaults."""
     values = {field.name: given[name] for name, (_, field) in options_of(kind).items() if name in given}
     return kind(**values)
+
+
+def check_ranges(options: Any) -> None:
+    """Raise ``ValueError`` for a number of a dataclass that its options do not allow."""
+    for name, (option, field) in options_of(type(options)).items():
+        value = getattr(options, field.name)
+        if value is not None and option.above is not None and value <= option.above:
+            raise ValueError(f"--{name} {value} must be larger than {option.above:g}")
+        if value is not None and option.least is not None and value < option.least:
+            raise ValueError(f"--{name} {value} must be at least {option.least:g}")
 
 
 def _value_type(hint: Any) -> Callable[[str], Any]:

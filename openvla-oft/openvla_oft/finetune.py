@@ -25,7 +25,7 @@ import transformers
 from openvla_oft import cli
 from openvla_oft.data import batches, frames, images
 from openvla_oft.data.dataset import DemonstrationSet, Split, split_demonstrations
-from openvla_oft.model import checkpoints, initial, saving
+from openvla_oft.model import initial, saving
 from openvla_oft.model.statistics import choose_statistics, normalised_proprio_of
 from openvla_oft.model.training_record import TRAINING_FILE
 from openvla_oft.options import FinetuneOptions, parser
@@ -98,7 +98,7 @@ def _train_into(folder: Path, options: FinetuneOptions, distributed: Distributed
     device = options.run.torch_device(local_rank=distributed.local_rank)
     model, processor = initial.initial_policy(options, folder=folder, device=device, distributed=distributed)
     start = time.perf_counter()
-    demos, split = _read(folder, options, image_size=checkpoints.image_size_of(model.config), distributed=distributed)
+    demos, split = _read(folder, options, image_size=model.config.image_size, distributed=distributed)
     seconds = {"reading": time.perf_counter() - start}
     logger.info(
         "%d demonstrations of %d tasks, %d frames (%d held out); model with %.2f M parameters on %d x %s",

@@ -1,6 +1,7 @@
 """The options of ``python -m openvla_oft.finetune``, in typed groups; ``cli`` makes the command line from them."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 
 import torch
 
-from openvla_oft.cli import Given, Option, add_options, build, options_of
+from openvla_oft.cli import Given, Option, add_options, build, check_ranges, options_of
 from openvla_oft.data.augment import AugmentConfig
 from openvla_oft.data.demonstration import DataOptions
 from openvla_oft.data.images import is_cropped
@@ -53,12 +54,9 @@ class RunOptions:
         Raises:
             ValueError: there is no such device here.
         """
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"--device {self.device}: expected cpu, cuda or cuda:<number>") from error
-        if device.type not in ("cpu", "cuda"):
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"--device {self.device}: expected cpu, cuda or cuda:<number>")
+        device = torch.device(self.device)
         if device.type == "cpu":
             return device
         if not torch.cuda.is_available():
@@ -73,23 +71,23 @@ class RunOptions:
 class TrainConfig:
     """Settings of the training loop; it ends after its steps or its minutes, whichever comes first."""
 
-    num_steps: Annotated[int | None, Option("optimizer steps; with --minutes whichever comes first", name="steps")] = (
-        None
-    )
-    minutes: Annotated[float | None, Option("wall-clock limit; the cosine then follows the time")] = None
-    """Compilation included."""
-    batch_size: Annotated[int, Option("of one optimizer step, over all processes")] = 512
-    micro_batch_size: Annotated[
-        int | None, Option("of one pass of one process (default: its whole share)", may_change=True)
+    num_steps: Annotated[
+        int | None, Option("optimizer steps; with --minutes whichever comes first", name="steps", above=0)
     ] = None
-    learning_rate: Annotated[float, Option("peak learning rate", name="lr")] = 5e-4
-    num_warmup_steps: Annotated[int, Option(name="warmup-steps")] = 200
-    weight_decay: Annotated[float, Option()] = 0.05
-    max_grad_norm: Annotated[float, Option()] = 1.0
+    minutes: Annotated[float | None, Option("wall-clock limit; the cosine then follows the time", above=0)] = None
+    """Compilation included."""
+    batch_size: Annotated[int, Option("of one optimizer step, over all processes", above=0)] = 512
+    micro_batch_size: Annotated[
+        int | None, Option("of one pass of one process (default: its whole share)", may_change=True, above=0)
+    ] = None
+    learning_rate: Annotated[float, Option("peak learning rate", name="lr", above=0)] = 5e-4
+    num_warmup_steps: Annotated[int, Option(name="warmup-steps", least=0)] = 200
+    weight_decay: Annotated[float, Option(least=0)] = 0.05
+    max_grad_norm: Annotated[float, Option(above=0)] = 1.0
     label_sigma: Annotated[float, Option("label smoothing width in bins")] = 0.0
     """Standard deviation; 0: hard labels."""
     ema_decay: Annotated[float, Option("decay of the weight average; 0: none", name="ema")] = 0.999
-    seed: Annotated[int, Option()] = 0
+    seed: Annotated[int, Option(least=0)] = 0
     bf16: Annotated[bool, Option("bfloat16 autocast (default: on a GPU)", has_negation=True)] = False
     use_compile: Annotated[
         bool,
@@ -100,30 +98,19 @@ class TrainConfig:
             may_change=True,
         ),
     ] = False
-    log_every: Annotated[int, Option(may_change=True)] = 50
-    validate_every: Annotated[int, Option(may_change=True)] = 1000
+    log_every: Annotated[int, Option(may_change=True, above=0)] = 50
+    validate_every: Annotated[int, Option(may_change=True, above=0)] = 1000
     save_every: Annotated[
         int,
-        Option(
-            "steps between states that the same command goes on from after an interruption; 0: none", may_change=True
-        ),
+        Option("steps between states to go on from after an interruption; 0: none", may_change=True, least=0),
     ] = 1000
-    num_validation_frames: Annotated[int, Option(name="validation-frames", may_change=True)] = 8192
+    num_validation_frames: Annotated[int, Option(name="validation-frames", may_change=True, above=0)] = 8192
     augment: AugmentConfig | OftAugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         if self.num_steps is None and self.minutes is None:
             raise ValueError("give --steps, --minutes, or both")
-        positive = {
-            *("num_steps", "minutes", "batch_size", "micro_batch_size", "learning_rate", "max_grad_norm"),
-            *("log_every", "validate_every", "num_validation_frames"),
-        }
-        for name, (_, option) in options_of(TrainConfig).items():
-            value = getattr(self, option.name)
-            if option.name in positive and value is not None and value <= 0:
-                raise ValueError(f"--{name} {value} must be positive")
-            if option.name in ("num_warmup_steps", "weight_decay", "save_every", "seed") and value < 0:
-                raise ValueError(f"--{name} {value} must not be negative")
+        check_ranges(self)
 
     def micro_batch(self, world_size: int) -> int:
         """Samples of one pass of one process."""
@@ -187,12 +174,13 @@ class TargetOptions:
         int,
         Option(
             "decoded at once, of a small policy and of a checkpoint that does not say; 1: autoregressive, token by "
-            "token as OpenVLA"
+            "token as OpenVLA",
+            least=1,
         ),
     ] = _SIZES.num_actions_chunk
 
     def __post_init__(self) -> None:
-        _check_positive("actions-per-chunk", self.actions_per_chunk)
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -250,24 +238,22 @@ class AugmentationOptions:
 class SizeOptions:
     """Sizes of a policy from fresh weights."""
 
-    image_size: Annotated[int, Option()] = _SIZES.image_size
-    patch_size: Annotated[int, Option()] = _SIZES.patch_size
+    image_size: Annotated[int, Option(least=1)] = _SIZES.image_size
+    patch_size: Annotated[int, Option(least=1)] = _SIZES.patch_size
     towers: Annotated[tuple[str, ...], Option("siglip, dinov2, or dinov2,siglip (fused)")] = tuple(
         name for tower in _SIZES.towers for name, timm_id in TOWERS.items() if timm_id == tower.timm_id
     )
-    vit_dim: Annotated[int, Option("width of each vision tower")] = _TOWER.embed_dim
-    vit_depth: Annotated[int, Option()] = _TOWER.depth
-    vit_heads: Annotated[int, Option()] = _TOWER.num_heads
-    llm_hidden: Annotated[int, Option()] = _SIZES.hidden_size
-    llm_layers: Annotated[int, Option()] = _SIZES.num_layers
-    llm_heads: Annotated[int, Option()] = _SIZES.num_heads
-    llm_intermediate: Annotated[int, Option()] = _SIZES.intermediate_size
-    max_prompt_length: Annotated[int, Option()] = _SIZES.max_prompt_length
+    vit_dim: Annotated[int, Option("width of each vision tower", least=1)] = _TOWER.embed_dim
+    vit_depth: Annotated[int, Option(least=1)] = _TOWER.depth
+    vit_heads: Annotated[int, Option(least=1)] = _TOWER.num_heads
+    llm_hidden: Annotated[int, Option(least=1)] = _SIZES.hidden_size
+    llm_layers: Annotated[int, Option(least=1)] = _SIZES.num_layers
+    llm_heads: Annotated[int, Option(least=1)] = _SIZES.num_heads
+    llm_intermediate: Annotated[int, Option(least=1)] = _SIZES.intermediate_size
+    max_prompt_length: Annotated[int, Option(least=1)] = _SIZES.max_prompt_length
 
     def __post_init__(self) -> None:
-        for name, (_, option) in options_of(SizeOptions).items():
-            if name != "towers":
-                _check_positive(name, getattr(self, option.name))
+        check_ranges(self)
         if self.vit_dim % self.vit_heads:
             raise ValueError(f"--vit-dim {self.vit_dim} does not divide into --vit-heads {self.vit_heads} heads")
         if self.llm_hidden % (2 * self.llm_heads):
@@ -282,11 +268,10 @@ class SizeOptions:
     def small(self, *, num_images: int, num_actions_chunk: int) -> SmallSizes:
         """As ``create_small_checkpoint`` takes them."""
         tower = replace(_TOWER, embed_dim=self.vit_dim, depth=self.vit_depth, num_heads=self.vit_heads)
-        towers = tuple(replace(tower, timm_id=TOWERS[name]) for name in self.towers)
         return SmallSizes(
             image_size=self.image_size,
             patch_size=self.patch_size,
-            towers=towers,
+            towers=tuple(replace(tower, timm_id=TOWERS[name]) for name in self.towers),
             hidden_size=self.llm_hidden,
             num_layers=self.llm_layers,
             num_heads=self.llm_heads,
@@ -319,26 +304,25 @@ class FinetuneOptions:
         Raises:
             ValueError: one is out of its range, does not fit another, or would have no effect.
         """
-        run, data = build(RunOptions, given), build(DataOptions, given)
-        lora, augmentation = build(LoraOptions, given), build(AugmentationOptions, given)
-        targets, sizes = build(TargetOptions, given), build(SizeOptions, given)
+        run = build(RunOptions, given)
         on_gpu = run.device.startswith("cuda")
         options = cls(
             run=run,
-            data=data,
+            data=build(DataOptions, given),
             training=build(TrainConfig, {"bf16": on_gpu, "compile": on_gpu, **given}),
             model=build(ModelOptions, given),
-            targets=targets,
-            lora=lora,
-            augmentation=augmentation,
-            sizes=sizes,
+            targets=build(TargetOptions, given),
+            lora=build(LoraOptions, given),
+            augmentation=build(AugmentationOptions, given),
+            sizes=build(SizeOptions, given),
             given=frozenset(given),
             command=command,
         )
         options._refuse_ignored()
-        if lora.rank is not None and run.init == SMALL:
+        if options.lora.rank is not None and run.init == SMALL:
             raise ValueError("--lora-rank needs a base that is stored: give --init CHECKPOINT")
-        return replace(options, training=replace(options.training, augment=augmentation.config(data.pictures)))
+        augment = options.augmentation.config(options.data.pictures)
+        return replace(options, training=replace(options.training, augment=augment))
 
     def settings(self) -> dict[str, object]:
         """What must be the same when an interrupted training goes on, by the names of the options."""
@@ -361,28 +345,12 @@ class FinetuneOptions:
             (self.run.init != SMALL, list(options_of(SizeOptions)), "the sizes are those of the --init checkpoint"),
             (not adapter, adapter_options, "there is no --lora-rank"),
             (self.lora.path is not None, ("lora-alpha", "lora-dropout"), "--lora-path has its own"),
-            (
-                adapter and not self.lora.merge,
-                ("save-dtype",),
-                "adapters are stored in float32; --merge writes a checkpoint",
-            ),
+            (adapter and not self.lora.merge, ("save-dtype",), "adapters are float32; --merge writes a checkpoint"),
             (self.augmentation.no_augment, strengths, "--no-augment switches it off"),
-            (
-                cropped,
-                ("shift", "colour", "noise"),
-                "--pictures oft_random_crop has the OFT repository's augmentation",
-            ),
-            (
-                not cropped,
-                ("saturation", "hue"),
-                "it is part of the augmentation of --pictures oft_random_crop",
-            ),
+            (cropped, ("shift", "colour", "noise"), "--pictures oft_random_crop has the OFT repository's augmentation"),
+            (not cropped, ("saturation", "hue"), "it is part of the augmentation of --pictures oft_random_crop"),
             (self.targets.objective == "l1", ("label-sigma",), "--objective l1 has no labels to smooth"),
-            (
-                self.targets.unnorm_key is not None,
-                ("action-bounds",),
-                "--unnorm-key takes the checkpoint's statistics",
-            ),
+            (self.targets.unnorm_key is not None, ("action-bounds",), "--unnorm-key takes the checkpoint's statistics"),
         ]
         for applies, names, reason in unused:
             given = [f"--{name}" for name in names if applies and name in self.given]
@@ -404,17 +372,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         (ModelOptions, "computation and validation"),
         (TargetOptions, "targets"),
         (LoraOptions, "low-rank adapter (default: all weights are trained)"),
-        (
-            AugmentationOptions,
-            "augmentation (strengths are half-widths; with --pictures oft_random_crop the OFT repository's)",
-        ),
+        (AugmentationOptions, "augmentation (half-widths; with --pictures oft_random_crop the OFT repository's)"),
         (SizeOptions, "sizes of --init small"),
     )
     for kind, title in groups:
         add_options(arguments, kind, title)
     return arguments
-
-
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"--{name} {value} must be at least 1")

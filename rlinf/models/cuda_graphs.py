@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import nn
 
 from transformers_openvla_oft import ActionOutput, PolicyBatch
 
@@ -61,18 +61,8 @@ class GraphedForward:
         for stored, given in zip(recorded.inputs.tensors(), batch.tensors(), strict=True):
             stored[:num_rows].copy_(given)
         recorded.graph.replay()
-        output = recorded.output
-
-        def rows(tensor: Tensor) -> Tensor:
-            return tensor[:num_rows].clone()
-
-        return ActionOutput(
-            rows(output.logits_BTV),
-            rows(output.hidden_BTH),
-            rows(output.value_feature_BH),
-            None if output.values_BO is None else rows(output.values_BO),
-            None if output.bins_BT is None else rows(output.bins_BT),
-        )
+        rows = (None if tensor is None else tensor[:num_rows].clone() for tensor in recorded.output)
+        return ActionOutput._make(rows)
 
     def _record(self, batch: PolicyBatch, key: _Key) -> _Recorded:
         """Rows beyond the batch repeat its last one: any real observation will do."""

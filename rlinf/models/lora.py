@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from openvla_oft.torch_utils.tensors import trainable_parameters as trainable_parameters
 from rlinf.config import ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
 from rlinf.run_layout import ADAPTER_FILES
@@ -62,11 +63,6 @@ def find_merged(model: ModelConfig) -> list[Path]:
     for folder in folders:
         stored_config(folder)
     return folders
-
-
-def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that are trained, by name; names are equal with and without sharding."""
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 @contextmanager

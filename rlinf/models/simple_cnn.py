@@ -26,12 +26,9 @@ from torch.nn import functional
 
 from rlinf.config import ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
-from rlinf.data import Observation
-from rlinf.models.decoding import describe_origin, evaluate_chunk, sample_chunk
+from rlinf.models.decoding import BinnedPolicy
 from rlinf.models.identity import checkpoint_hash
-from rlinf.models.lora import trainable_parameters
-from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource, Stated
-from rlinf.models.transfer import sent
+from rlinf.models.policy import PolicyInputs, PolicySource, Stated
 from rlinf.run_layout import WHOLE_FILES
 from transformers_openvla_oft import ActionTokenMap, CheckpointError, ValueHead, resize_pictures
 from transformers_openvla_oft.loading import check_finite, check_fit, read_object, shapes
@@ -245,46 +242,23 @@ def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) ->
     return module.eval()
 
 
-class SimpleCNNPolicy:
+class SimpleCNNPolicy(BinnedPolicy):
     """Joins network, image path and actions; see the ``Policy`` protocol for shapes."""
 
     def __init__(self, module: SimpleCNN, settings: CNNSettings, actions: ActionTokenMap, *, checkpoint: Path) -> None:
-        self.module: nn.Module = module
-        self.value_head: nn.Module | None = module.value_head
+        super().__init__(module, actions, checkpoint=checkpoint)
+        self.value_head = module.value_head
         self.settings = settings
-        self.actions = actions
-        self.chunk_shape = (actions.num_actions_chunk, actions.action_dim)
-        self.num_images = settings.num_images
-        self.checkpoint = checkpoint
-        self.device = torch.device("cpu")
         self._base: SimpleCNN | None = None
 
-    def prepare(self, observation: Observation) -> PolicyInputs:
-        """Resize to the network's resolution, on the policy's device."""
-        images = sent(torch.from_numpy(observation.images_BNHWC), self.device)
-        return PolicyInputs(resize_pictures(images, size=self.settings.image_size), observation.languages)
+    def resize(self, images_BNHWC: Tensor) -> Tensor:
+        """Bicubic."""
+        return resize_pictures(images_BNHWC, size=self.settings.image_size)
 
-    @torch.no_grad()
-    def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
-        """Sample a chunk; see ``sample_chunk``."""
-        logits_BTV, values_B = self._forward(inputs)
-        return sample_chunk(
-            logits_BTV,
-            self.actions,
-            temperature=temperature,
-            uniforms_BCA=uniforms_BCA,
-            origin=describe_origin(self.checkpoint),
-            values_B=values_B,
-        )
-
-    def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
-        """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
-        logits_BTV, values_B = self._forward(inputs)
-        return evaluate_chunk(logits_BTV, bins_BCA, temperature=temperature, values_B=values_B)
-
-    def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
-        """Logits of the 256 bins, before any temperature, differentiable; ``bins_BT`` are not looked at."""
-        return self._forward(inputs).logits_BTV
+    def score(self, inputs: PolicyInputs, bins_BT: Tensor | None) -> CNNOutput:
+        """One forward pass; ``bins_BT`` are not looked at."""
+        output: CNNOutput = self.module(*self._read(inputs))
+        return output
 
     @torch.no_grad()
     def base_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
@@ -294,45 +268,29 @@ class SimpleCNNPolicy:
         output: CNNOutput = self._base(*self._read(inputs))
         return output.logits_BTV
 
-    def encode_actions(self, actions_BCA: Tensor, *, nearest: bool) -> Tensor:
-        """Bins (B, T) of the environment's actions."""
-        return self.actions.encode_env_actions(actions_BCA, nearest=nearest)
-
     def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
         """Checkpoint, instruction and image pipeline, as texts to compare."""
+        num_images, size = self.settings.num_images, self.settings.image_size
         return {
             "model": checkpoint_hash(self.checkpoint, WHOLE_FILES),
             "prompt": language,
-            "image pipeline": f"{self.num_images} picture(s), bicubic with antialiasing to {self.settings.image_size} "
-            "px, rounded to uint8, scaled to [-1, 1]",
+            "image pipeline": f"{num_images} picture(s), bicubic with antialiasing to {size} px, rounded to uint8, "
+            "scaled to [-1, 1]",
         }
 
     def units(self) -> Sequence[nn.Module]:
         """The convolution blocks."""
         return [module for module in self.module.modules() if isinstance(module, FilmBlock)]
 
-    def trainable_modules(self) -> dict[str, list[nn.Parameter]]:
-        """``vision`` (convolutions), ``llm`` (where the instruction acts on them) and ``head`` (what comes after)."""
-        modules: dict[str, list[nn.Parameter]] = {"vision": [], "llm": [], "head": []}
-        for name, parameter in trainable_parameters(self.module).items():
-            if name.startswith(VALUE_HEAD):
-                continue
-            part = "llm" if ".film." in name else "vision" if name.startswith(("blocks.", "squeeze.")) else "head"
-            modules[part].append(parameter)
-        return modules
-
-    def to(self, device: torch.device) -> None:
-        """Move the policy."""
-        self.module.to(device)
-        self.device = device
+    def part_of(self, name: str) -> str | None:
+        """``vision`` (convolutions), ``llm`` (where the instruction acts on them) or ``head`` (what comes after)."""
+        if name.startswith(VALUE_HEAD):
+            return None
+        return "llm" if ".film." in name else "vision" if name.startswith(("blocks.", "squeeze.")) else "head"
 
     def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Write ``model.pt`` and ``config.json``: a folder that is a checkpoint of its own."""
         save_cnn(folder, self.settings, {name: torch.from_numpy(value) for name, value in tensors.items()})
-
-    def _forward(self, inputs: PolicyInputs) -> CNNOutput:
-        output: CNNOutput = self.module(*self._read(inputs))
-        return output
 
     def _read(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
         instruction_BD = torch.from_numpy(np.stack([embed_instruction(text) for text in inputs.languages]))

@@ -1,7 +1,6 @@
 """What OpenVLA and OpenVLA-OFT policies share: a frozen checkpoint, an adapter on it, a processor, action tokens."""
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -16,12 +15,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlinf.config import ConfigError, resolve_adapter
 from rlinf.config.schema import ModelConfig
-from rlinf.data import Observation
-from rlinf.models.decoding import describe_origin, evaluate_chunk
+from rlinf.models.decoding import BinnedPolicy
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import adapter_off, attach_lora, find_merged, trainable_parameters
-from rlinf.models.policy import PolicyEval, PolicyInputs, PolicyOutput, PolicySource, Stated
-from rlinf.models.transfer import sent
+from rlinf.models.policy import PolicyInputs, PolicySource, Stated
 from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
 from rlinf.run_layout import ADAPTER_FILES
 from transformers_openvla_oft import (
@@ -48,7 +45,7 @@ PIPELINES = {  # what `picture_path` stands for, in stored data that must fit
 }
 
 
-class VLAPolicy(ABC):
+class VLAPolicy(BinnedPolicy):
     """Joins model, processor and action tokens; see the ``Policy`` protocol for shapes. Subclasses decode.
 
     statistics: of actions, which came with its adapters: what its tokens mean, whatever the checkpoint says.
@@ -73,9 +70,11 @@ class VLAPolicy(ABC):
             coeff = config.previous_lora_coeff
             merge_adapters(model, previous, coeff=1.0 if coeff is None else coeff)
         targets = lora_target_modules(model)
-        self.module: nn.Module = attach_lora(
+        module = attach_lora(
             model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=source.seed
         )
+        actions = ActionTokenMap.from_config(model.config, source.unnorm_key)
+        super().__init__(module, actions, checkpoint=source.checkpoint, adapter=path)
         if not source.trains:
             dtype = model.dtype
             for parameter in trainable_parameters(self.module).values():
@@ -98,46 +97,27 @@ class VLAPolicy(ABC):
         )
         if config.max_prompt_length is None:  # slots follow the prompts; small policies have enough for their suite
             self.processor.max_prompt_length = max(self.processor.max_prompt_length, OpenVLAConfig.max_prompt_length)
-        self.num_images = self.processor.num_images
-        self.actions = ActionTokenMap.from_config(model.config, source.unnorm_key)
-        self.chunk_shape = (self.actions.num_actions_chunk, self.actions.action_dim)
-        self.checkpoint = source.checkpoint
-        self.origin = describe_origin(source.checkpoint, path)
-        self.device = torch.device("cpu")
         model.value_head = (  # after the adapter, which freezes everything else
             attach_value_head(model, path=path, seed=source.seed)
             if source.critic
             else None  # a checkpoint may hold the one of its own training
         )
-        self.value_head: nn.Module | None = model.value_head
+        self.value_head = model.value_head
 
-    @abstractmethod
-    def act(self, inputs: PolicyInputs, *, temperature: float, uniforms_BCA: NDArray[np.float64]) -> PolicyOutput:
-        """Sample a chunk by inverting the cumulative distribution; temperature 0: arg max."""
+    def resize(self, images_BNHWC: Tensor) -> Tensor:
+        """Along the configured image path."""
+        return self.processor.resize(images_BNHWC)
 
-    def prepare(self, observation: Observation) -> PolicyInputs:
-        """Resize to the model's resolution, on the policy's device."""
-        images = sent(torch.from_numpy(observation.images_BNHWC), self.device)
-        return PolicyInputs(self.processor.resize(images), observation.languages)
-
-    def evaluate_actions(self, inputs: PolicyInputs, bins_BCA: Tensor, *, temperature: float) -> PolicyEval:
-        """Log-probabilities of ``bins_BCA`` and entropies at ``temperature``, differentiable."""
-        output = self.score(inputs, bins_BCA.flatten(1))
-        return evaluate_chunk(output.logits_BTV, bins_BCA, temperature=temperature, values_B=single_value(output))
-
-    def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
-        """Logits of the 256 bins, before any temperature, differentiable."""
-        return self.score(inputs, bins_BT).logits_BTV
+    def score(self, inputs: PolicyInputs, bins_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """One forward pass."""
+        output = self.decode(self.batch(inputs), bins_BT)
+        return output.logits_BTV, single_value(output)
 
     @torch.no_grad()
     def base_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
         """The same of the base checkpoint, with every adapter switched off."""
         with adapter_off(self.module):
-            return self.score(inputs, bins_BT).logits_BTV
-
-    def encode_actions(self, actions_BCA: Tensor, *, nearest: bool) -> Tensor:
-        """Bins (B, T) of the environment's actions."""
-        return self.actions.encode_env_actions(actions_BCA, nearest=nearest)
+            return self.action_logits(inputs, bins_BT)
 
     def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
         """Checkpoint, prompt and image pipeline, as texts to compare."""
@@ -146,7 +126,7 @@ class VLAPolicy(ABC):
         return {
             "model": checkpoint_hash(self.checkpoint, tuple(weight_files(self.checkpoint))),
             "prompt": f"{language} (tokens {blake2b(ids.encode(), digest_size=6).hexdigest()})",
-            "image pipeline": f"{self.num_images} picture(s), {PIPELINES[self.processor.picture_path]} to "
+            "image pipeline": f"{self.processor.num_images} picture(s), {PIPELINES[self.processor.picture_path]} to "
             f"{images.image_size} px, rounded to uint8, means {images.means}, standard deviations {images.stds}",
         }
 
@@ -154,20 +134,11 @@ class VLAPolicy(ABC):
         """Transformer blocks of the towers and of the language model."""
         return fsdp_units(self.module)
 
-    def trainable_modules(self) -> dict[str, list[nn.Parameter]]:
-        """``vision`` (towers and projector), ``llm`` and ``head`` (the language model's output layer)."""
-        modules: dict[str, list[nn.Parameter]] = {"vision": [], "llm": [], "head": []}
-        for name, parameter in trainable_parameters(self.module).items():
-            if in_value_head(name):
-                continue
-            part = "head" if ".lm_head." in name else "llm" if ".language_model." in name else "vision"
-            modules[part].append(parameter)
-        return modules
-
-    def to(self, device: torch.device) -> None:
-        """Move the policy."""
-        self.module.to(device)
-        self.device = device
+    def part_of(self, name: str) -> str | None:
+        """``vision`` (towers and projector), ``llm``, or ``head`` (the language model's output layer)."""
+        if in_value_head(name):
+            return None
+        return "head" if ".lm_head." in name else "llm" if ".language_model." in name else "vision"
 
     def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Write a PEFT adapter, loadable by PEFT alone; beside it the value head, and statistics that it came with."""
@@ -179,15 +150,8 @@ class VLAPolicy(ABC):
             text = json.dumps(self.statistics, indent=1) + "\n"
             (folder / DATASET_STATISTICS_FILE).write_text(text, encoding="utf-8")
 
-    def score(self, inputs: PolicyInputs, bins_BT: Tensor | None) -> ActionOutput:
-        """One forward pass that gives the logits of each token of ``bins_BT``, differentiable.
-
-        A model that decodes all tokens at once needs none.
-        """
-        return self.decode(self.batch(inputs), bins_BT)
-
     def decode(self, batch: PolicyBatch, bins_BT: Tensor | None = None) -> ActionOutput:
-        """One forward pass; see ``score``."""
+        """One forward pass; a model that decodes all tokens at once looks at no bins."""
         output: ActionOutput = self.module(
             input_ids_BL=batch.input_ids_BL,
             attention_mask_BL=batch.attention_mask_BL,
@@ -211,9 +175,8 @@ def stated(checkpoint: Path, *, num_actions: int = OpenVLAConfig.num_actions_chu
     """What a checkpoint states. num_actions: decoded at a time by one that does not say, as published ones."""
     fields = OpenVLAConfig.get_config_dict(checkpoint)[0]
     config = OpenVLAConfig.from_dict({"num_actions_chunk": num_actions, **fields})
-    assert config.image_sizes  # filled in when read
     return Stated(
-        config.num_images_in_input, config.image_sizes[0], config.num_actions_chunk, frozenset(config.norm_stats or {})
+        config.num_images_in_input, config.image_size, config.num_actions_chunk, frozenset(config.norm_stats or {})
     )
 
 

@@ -188,25 +188,16 @@ def test_pictures_and_prompts_of_the_wrong_form_are_refused(small_policy):
         decode(pixel_values=batch.pixel_values[..., :16, :16])
     with pytest.raises(ValueError, match=r"\(batch, 6, 32, 32\).*\(2, 1, 6, 32, 32\)"):
         decode(pixel_values=batch.pixel_values[:, None])
-    with pytest.raises(ValueError, match=r"floating-point numbers, given torch\.uint8"):
-        decode(pixel_values=batch.pixel_values.to(torch.uint8))
     with pytest.raises(ValueError, match=r"uint8.*torch\.float32"):
         policy.processor.resize(torch.zeros(2, 1, 64, 64, 3))
     with pytest.raises(ValueError, match=r"\(2, 64, 64, 3\)"):
         policy.processor.resize(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
-    for images in (np.zeros((2, 1, 64, 64, 3), np.uint8), [np.zeros((64, 64, 3), np.uint8)] * 2):
-        with pytest.raises(ValueError, match=rf"must be a torch tensor, given {type(images).__name__}: torch"):
-            policy.processor(images, (LANGUAGE,) * 2)
     with pytest.raises(ValueError, match=r"must be square, given 64 x 48 pixels: .*stretched to 32 x 32"):
         policy.processor(torch.zeros(2, 1, 64, 48, 3, dtype=torch.uint8), (LANGUAGE,) * 2)
     for side in (1, 7):
         with pytest.raises(ValueError, match=rf"{side} x {side} pixels are too small .* at least 8 pixels a side"):
             policy.processor.resize(torch.zeros(2, 1, side, side, 3, dtype=torch.uint8))
     assert policy.processor.resize(torch.zeros(2, 1, 8, 8, 3, dtype=torch.uint8)).shape == (2, 1, 32, 32, 3)
-    with pytest.raises(ValueError, match="for 1 rows of pixel_values"):
-        decode(pixel_values=batch.pixel_values[:1])
-    with pytest.raises(ValueError, match="one row per image"):
-        decode(attention_mask_BL=batch.attention_mask_BL[:, 1:])
 
 
 def test_an_unknown_key_of_the_statistics_lists_the_known_ones(small_policy):

@@ -1,53 +1,24 @@
 """Supervised training of the autoregressive layout: the next action of every frame, token by token."""
 
-import json
-
-import pytest
 import torch
 
-from openvla_oft import finetune
 from openvla_oft.model import checkpoints
 from rlinf.config.schema import ModelConfig
 from rlinf.models import PolicySource, load_policy
-from tests.unit.sft_demos import write_suite
-from transformers_openvla_oft import ActionTokenMap, OpenVLAForAutoregressivePrediction, SmallSizes, TowerSizes
+from tests.unit.sft_runs import logged, run
+from transformers_openvla_oft import ActionTokenMap, SmallSizes, TowerSizes
 from transformers_openvla_oft.small import create_small_checkpoint
 
-SIZES = (
-    "--image-size", "32", "--patch-size", "16", "--vit-dim", "32", "--vit-depth", "1", "--vit-heads", "2",
-    "--llm-hidden", "32", "--llm-layers", "2", "--llm-heads", "2", "--llm-intermediate", "64",
-)  # fmt: skip
 
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sft")
-    demos = write_suite(folder / "demos", num_demos=3, num_steps=10, size=32)
-    arguments = ("--demonstrations", demos, "--output", folder / "policy", "--actions-per-chunk", "1", *SIZES)
-    settings = (
-        "--steps", "60", "--batch-size", "32", "--lr", "5e-3", "--warmup-steps", "5", "--ema", "0", "--log-every", "1",
-        "--no-augment", "--save-dtype", "float32", "--validation-fraction", "0.34", "--device", "cpu",
-    )  # fmt: skip
-    assert finetune.main([*map(str, arguments), *settings]) == 0
-    return folder / "policy"
-
-
-def test_training_lowers_the_loss_of_the_next_action(trained):
-    log = [json.loads(line) for line in (trained / "training_log.jsonl").read_text().splitlines()]
-    losses = [line["train_loss"] for line in log if "train_loss" in line]
+def test_training_lowers_the_loss_of_the_next_action(demos, tmp_path):
+    settings = ["--steps", "30", "--batch-size", "32", "--lr", "1e-2", "--ema", "0", "--no-augment"]
+    assert run(demos, tmp_path / "policy", "--actions-per-chunk", "1", *settings) == 0
+    losses = logged(tmp_path / "policy", "train_loss")
     assert losses[0] > 5.0  # near log 256 = 5.5
     assert losses[-1] < losses[0] - 0.5
-
-
-def test_the_checkpoint_is_read_by_trainer_and_policy(trained):
-    config = json.loads((trained / "config.json").read_text())
-    assert config["num_actions_chunk"] == 1
-    assert config["architectures"] == ["OpenVLAForAutoregressivePrediction"]
-    model, _ = checkpoints.load_for_training(trained)
-    assert isinstance(model, OpenVLAForAutoregressivePrediction)
     policy = load_policy(
         ModelConfig(model_name="openvla", num_action_chunks=1, lora_rank=4),
-        PolicySource(trained, unnorm_key="libero_spatial", seed=0),
+        PolicySource(tmp_path / "policy", unnorm_key="libero_spatial", seed=0),
         base_dtype=torch.float32,
     )
     assert policy.chunk_shape == (1, 7)
@@ -67,7 +38,7 @@ def test_decoding_finds_an_action_that_was_learnt(tmp_path):
     images = torch.zeros(2, 1, 32, 32, 3, dtype=torch.uint8)
     images[1] = 255
     batch = processor(images, ["open the drawer", "close it"])
-    inputs = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
+    inputs = vars(batch)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(80):
         logits_BTV = model(**inputs, bins_BT=bins_BT).logits_BTV

@@ -152,14 +152,6 @@ def test_selective_policies_keep_what_they_say(small_policy, monkeypatch):
     assert products == {"aten.addmm.default": 2 * 4, "aten.mm.default": 2 * 4 + 2 * 7 * 2}
 
 
-def test_options_are_checked(small_policy):
-    policy = read_policy(small_policy)
-    with pytest.raises(ValueError, match="full, attention, matmuls"):
-        checkpoint_blocks(policy.module, policy="some")
-    with pytest.raises(ValueError, match="every=0"):
-        checkpoint_blocks(policy.module, every=0)
-
-
 def test_the_configuration_chooses_the_policy(small_policy, plain):
     config = replace(
         model_config(small_policy), gradient_checkpointing=True, gradient_checkpointing_policy="matmuls",

@@ -59,12 +59,8 @@ def fields(**changed: object) -> Callable[[dict], object]:
     ("name", "text", "message"),
     [
         (CONFIG, '{"half": ', r"config\.json: no JSON"),
-        (CONFIG, "[]", r"config\.json: no JSON object but \[\]"),
-        (CONFIG, "{}", "model_type None; expected 'openvla'"),
         (CONFIG, '{"model_type": "llama"}', "model_type 'llama'; expected 'openvla'"),
         (STATISTICS, '{"half": ', rf"{STATISTICS}.*expected the statistics of each data set.* again"),
-        (STATISTICS, f'{{"{SUITE}": []}}', rf"{STATISTICS}.*expected the statistics of each data set.* again"),
-        (STATISTICS, json.dumps({"action": BOUNDS}), rf"{STATISTICS}: 'action' holds bounds, but is not below"),
     ],
 )
 def test_a_broken_configuration_is_named(folder, loader, name, text, message):
@@ -80,30 +76,23 @@ def test_broken_statistics_are_named_by_the_auto_classes(folder, loader):
         loader.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("loader", [OpenVLAForActionPrediction, AutoModelForImageTextToText])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda config: config["text_config"].update(num_attention_heads=3), r"\(32\) is not a multiple of .*\(3\)"),
         (fields(timm_model_ids=["none", "none"]), "unknown vision tower 'none'; known timm ids"),
-        (fields(timm_model_ids=["none"] * 3), "one or two vision towers"),
-        (fields(image_sizes=[32, 64]), r"the same image size.*\[32, 64\]"),
-        (fields(use_fused_vision_backbone=False), "use_fused_vision_backbone=False does not agree with the 2 towers"),
         (fields(image_resize_strategy="letterbox"), "image_resize_strategy must be 'resize-naive'.* 'letterbox'"),
     ],
 )
-def test_a_configuration_of_another_model_is_named(folder, loader, change, message):
+def test_a_configuration_of_another_model_is_named(folder, change, message):
     rewrite(folder / CONFIG, change)
-    with pytest.raises(CheckpointError, match=rf"{folder} is incomplete or corrupt: config\.json: .*{message}"):
-        loader.from_pretrained(folder)
+    with pytest.raises(ValueError, match=message):
+        OpenVLAForActionPrediction.from_pretrained(folder)
 
 
 TOKENIZERS = {
     "cut": lambda folder: cut(folder / TOKENIZER, 5000),
-    "gone": lambda folder: (folder / TOKENIZER).unlink(),
-    "of another kind": lambda folder: rewrite(folder / TOKENIZER, fields(model={"type": "none"})),
     "without pad": lambda folder: rewrite(folder / "tokenizer_config.json", fields(pad_token=None)),
-    "its settings cut": lambda folder: cut(folder / "tokenizer_config.json", 20),
     "no folder": shutil.rmtree,
 }
 
@@ -128,32 +117,25 @@ def test_a_tokenizer_of_another_model_is_refused(folder, change, message):
         PrismaticProcessor.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("loader", [PrismaticProcessor, AutoProcessor])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict.clear, "three numbers .* each of the 2 towers"),
-        (fields(means=[[0.5, 0.5, 0.5]]), "three numbers .* each of the 2 towers"),
-        (fields(means=[[123.675, 116.28, 103.53]] * 2), "images divided by 255"),
-        (fields(stds=[[0.5, 0.5, 0.0]] * 2), "images divided by 255"),
+        (dict.clear, "three numbers for each of the 2 towers"),
         (fields(input_sizes=[[3, 64, 64]] * 2), r"input_sizes=.* needs \[\[3, 32, 32\], \[3, 32, 32\]\]"),
-        (fields(input_sizes=[[3, 32, 32]]), r"input_sizes=.* needs \[\[3, 32, 32\], \[3, 32, 32\]\]"),
         (fields(interpolations=["bilinear"] * 2), r"interpolations=.*bilinear.* needs \['bicubic', 'bicubic'\]"),
     ],
 )
-def test_picture_settings_of_no_or_another_model_are_refused(folder, loader, change, message):
+def test_picture_settings_of_no_or_another_model_are_refused(folder, change, message):
     rewrite(folder / PICTURES, change)
     with pytest.raises(CheckpointError, match=rf"preprocessor_config\.json.*{message}"):
-        loader.from_pretrained(folder)
+        PrismaticProcessor.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"q99": [1.0] * 6}, "no bounds of actions: q01, q99 and mask differ in length"),
-        ({"mask": [True] * 6}, "no bounds of actions: q01, q99 and mask differ in length"),
         ({"q01": [float("nan")] * 7}, "no bounds of actions: q01 and q99 must be finite numbers"),
-        ({"q99": [float("inf")] * 7}, "no bounds of actions: q01 and q99 must be finite numbers"),
         ({"q01": [2.0] * 7}, "no bounds of actions: .* q01 at most as large as q99"),
         ({"q01": [0.0], "q99": [1.0], "mask": [True]}, "statistics of 1 dimensions, config.action_dim is 7"),
         ({"q01": None}, "need an 'action' with lists q01 and q99"),
@@ -173,10 +155,9 @@ def test_equal_bounds_of_a_dimension_that_never_moves_are_none_of_these(folder):
     assert ActionTokenMap.from_config(OpenVLAConfig.from_pretrained(folder), "libero_spatial").low_A == (0.0,) * 7
 
 
-@pytest.mark.parametrize("text", ["[]", '{"half": '])
-def test_a_broken_configuration_is_named_before_anything_starts(folder, text):
+def test_a_broken_configuration_is_named_before_anything_starts(folder):
     model = model_config(folder)
-    (folder / CONFIG).write_text(text)
+    (folder / CONFIG).write_text('{"half": ')
     with pytest.raises(CheckpointError, match=r"config\.json: no JSON"):
         find_weights(model, folder)
 
@@ -200,10 +181,7 @@ def adapter(small_policy, tmp_path_factory):
     ("damage", "message"),
     [
         (lambda file: cut(file, 0), r"is truncated or corrupt \(.*\); copy it again"),
-        (lambda file: cut(file, -100), r"is truncated or corrupt \(.*\); copy it again"),
         (lambda file: edit(file, lambda t: t["head_l2.bias"][3].fill_(torch.nan)), r"NaN or infinity: head_l2\.bias\."),
-        (lambda file: edit(file, lambda t: t["head_l2.bias"][3].fill_(torch.inf)), r"NaN or infinity: head_l2\.bias\."),
-        (lambda file: edit(file, lambda t: t.update(more=torch.zeros(2))), "1 unexpected: more"),
         (lambda file: edit(file, lambda t: t.pop("head_l2.bias")), r"1 missing: head_l2\.bias"),
         (lambda file: edit(file, fields(**{"head_l2.bias": torch.zeros(3)})), r"is \(3,\), expected \(128,\)"),
     ],
@@ -217,27 +195,20 @@ def test_an_adapters_value_head_that_cannot_be_used_is_refused(small_policy, ada
     read_policy(small_policy, lora_path=folder)  # without a critic, nobody reads it
 
 
-@pytest.mark.parametrize(
-    ("network", "load"),
-    [
-        (heads.fresh_head(16, action_dim=7, seed=0), heads.load_head),
-        (heads.fresh_projector(16, proprio_dim=8, seed=0), heads.load_projector),
-    ],
-)
-def test_heads_of_supervised_training_that_cannot_be_used_are_refused(tmp_path, network, load):
-    path = tmp_path / "network.safetensors"
-    tensors = network.state_dict()
-    heads.save(tensors, path)
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load(path).state_dict().items())
+@pytest.mark.parametrize("network", [heads.L1ActionHead(16, 7), heads.ProprioProjector(16, 8)])
+def test_heads_of_supervised_training_that_cannot_be_used_are_refused(tmp_path, network):
+    tensors, path = network.state_dict(), tmp_path / network.FILE
+    network.save(tensors, tmp_path)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in network.load(path).state_dict().items())
     first = next(iter(tensors))
     for changed, message in (
         ({**tensors, first: torch.full_like(tensors[first], torch.inf)}, f"holds NaN or infinity: {first}"),
         ({first: tensors[first]}, "is no .* of OpenVLA-OFT"),
         ({**tensors, first: torch.zeros(3, 3)}, "is no .* of OpenVLA-OFT"),
     ):
-        heads.save(changed, path)
+        network.save(changed, tmp_path)
         with pytest.raises(CheckpointError, match=f"{path}.* {message}"):
-            load(path)
+            network.load(path)
 
 
 @pytest.fixture
@@ -247,9 +218,8 @@ def cnn(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("text", ["[]", '{"half": '])
-def test_a_configuration_of_the_small_network_that_is_no_object_is_named(cnn, text):
-    (cnn / CONFIG).write_text(text)
+def test_a_configuration_of_the_small_network_that_is_no_object_is_named(cnn):
+    (cnn / CONFIG).write_text("[]")
     with pytest.raises(CheckpointError, match=rf"config\.json: no JSON.*expected .*{MODEL_TYPE}"):
         CNNSettings.load(cnn)
 
@@ -263,14 +233,9 @@ def test_statistics_of_the_small_network_that_are_no_bounds_are_refused(cnn):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        *[(lambda file, keep=keep: cut(file, keep), "is missing, truncated or corrupt") for keep in (0, 5, 300, -100)],
-        *[
-            (lambda file, content=content: file.write_bytes(content), "is missing, truncated or corrupt")
-            for content in (b"hello", b"not weights", b"Qc", b"U\x01\xb5", b"GM_", b"\x80\x02N.")
-        ],
+        (lambda file: cut(file, -100), "is missing, truncated or corrupt"),
+        (lambda file: file.write_bytes(b"U\x01\xb5"), "is missing, truncated or corrupt"),
         (Path.unlink, "is missing, truncated or corrupt"),
-        (lambda file: torch.save([1], file), "is missing, truncated or corrupt"),
-        (lambda file: torch.save({0: torch.zeros(2)}, file), "is missing, truncated or corrupt"),
         (lambda file: torch.save({"more": torch.zeros(2)}, file), "does not fit the model: .*missing"),
     ],
 )

@@ -24,10 +24,10 @@ class Model(nn.Module):
         return self.lm_head(hidden)
 
 
-def adapted(*, bias=False, dora=False, dtype=torch.float32):
+def adapted(*, bias=False, dtype=torch.float32):
     """A head with an adapter that has an effect, everything trainable."""
     torch.manual_seed(0)
-    config = LoraConfig(r=4, lora_alpha=6, target_modules=["lm_head"], use_dora=dora)
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["lm_head"])
     wrapped = get_peft_model(Model(bias=bias).to(dtype), config)
     return adapter_on(wrapped)
 
@@ -40,9 +40,9 @@ def adapter_on(wrapped):
     return wrapped.base_model.model.lm_head
 
 
-def plain(**options):
+def plain():
     torch.manual_seed(0)
-    return Model(**options).lm_head
+    return Model().lm_head
 
 
 def two_adapters():
@@ -52,12 +52,6 @@ def two_adapters():
     wrapped.add_adapter("second", LoraConfig(r=3, lora_alpha=3, target_modules=["lm_head"]))
     wrapped.base_model.set_adapter(["default", "second"])
     return adapter_on(wrapped)
-
-
-def switched_off():
-    head = adapted()
-    head.set_scale("default", 0.0)
-    return head
 
 
 def merged():
@@ -74,13 +68,10 @@ def merged_and_off():
 
 HEADS = {
     "plain": plain,
-    "bias": lambda: plain(bias=True),
     "lora": adapted,
     "lora with bias": lambda: adapted(bias=True),
     "lora in bf16": lambda: adapted(dtype=torch.bfloat16),
-    "dora": lambda: adapted(dora=True),
     "two adapters": two_adapters,
-    "scale 0": switched_off,
     "merged": merged,
     "merged and off": merged_and_off,
 }

@@ -111,11 +111,8 @@ def assert_is(folder, number, *, head):
 
 
 @pytest.mark.parametrize("head", [False, True])
-@pytest.mark.parametrize("old_head", [False, True])
-def test_a_whole_file_saved_over_shards_counts_and_the_index_left_behind_does_not(
-    small_policy, tmp_path, old_head, head
-):
-    changed(small_policy, head=old_head, number=1).save_pretrained(tmp_path, max_shard_size="200KB")
+def test_a_whole_file_saved_over_shards_counts_and_the_index_left_behind_does_not(small_policy, tmp_path, head):
+    changed(small_policy, head=not head, number=1).save_pretrained(tmp_path, max_shard_size="200KB")
     changed(small_policy, head=head, number=2).save_pretrained(tmp_path)
     assert (tmp_path / INDEX).is_file(), "transformers leaves it behind, but none of its shards"
     assert_is(tmp_path, 2, head=head)
@@ -123,10 +120,9 @@ def test_a_whole_file_saved_over_shards_counts_and_the_index_left_behind_does_no
 
 
 @pytest.mark.parametrize("head", [False, True])
-@pytest.mark.parametrize("old_head", [False, True])
-def test_shards_saved_over_a_whole_file_are_refused_until_one_is_moved(small_policy, tmp_path, old_head, head):
+def test_shards_saved_over_a_whole_file_are_refused_until_one_is_moved(small_policy, tmp_path, head):
     """transformers would read the old file, where the user has just saved shards."""
-    changed(small_policy, head=old_head, number=1).save_pretrained(tmp_path)
+    changed(small_policy, head=not head, number=1).save_pretrained(tmp_path)
     changed(small_policy, head=head, number=2).save_pretrained(tmp_path, max_shard_size="200KB")
     with pytest.raises(CheckpointError, match="two sets of weights") as error:
         OpenVLAForActionPrediction.from_pretrained(tmp_path)
@@ -135,7 +131,7 @@ def test_shards_saved_over_a_whole_file_are_refused_until_one_is_moved(small_pol
     assert_is(tmp_path, 2, head=head)
     (tmp_path / "old").rename(tmp_path / WEIGHTS)
     (tmp_path / INDEX).unlink()
-    assert_is(tmp_path, 1, head=old_head)
+    assert_is(tmp_path, 1, head=not head)
 
 
 def test_a_value_head_that_is_kept_is_not_called_unexpected(small_policy, tmp_path, caplog):
@@ -171,10 +167,6 @@ def edit(folder, change):
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-LOADERS = {"auto": AutoModelForImageTextToText, "own": OpenVLAForActionPrediction}
-
-
-@pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -196,23 +188,22 @@ LOADERS = {"auto": AutoModelForImageTextToText, "own": OpenVLAForActionPredictio
         ),
     ],
 )
-def test_weights_of_another_model_are_refused(folder, loader, change, message):
+def test_weights_of_another_model_are_refused(folder, change, message):
     """Also where transformers is asked to put up with other shapes, for which it would take random numbers."""
     edit(folder, change)
     for path, where in ((folder, {}), (folder.parent, {"subfolder": folder.name})):
         with pytest.raises(CheckpointError, match=message):
-            LOADERS[loader].from_pretrained(path, **where, ignore_mismatched_sizes=True)
+            AutoModelForImageTextToText.from_pretrained(path, **where, ignore_mismatched_sizes=True)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
-def test_a_subfolder_holds_a_whole_checkpoint(folder, loader):
+def test_a_subfolder_holds_a_whole_checkpoint(folder):
     """Weights, value head, statistics, processor."""
     head = ValueHead(32)
     torch.nn.init.normal_(head.head_l3.weight)
     edit(folder, lambda tensors: tensors.update({f"value_head.{name}": t for name, t in head.state_dict().items()}))
     (folder / "dataset_statistics.json").write_text(json.dumps({"libero_10": {"action": "its own"}}))
     where = {"subfolder": folder.name}
-    model = LOADERS[loader].from_pretrained(folder.parent, **where)
+    model = AutoModelForImageTextToText.from_pretrained(folder.parent, **where)
     plain = OpenVLAForActionPrediction.from_pretrained(folder)
     assert model.config.norm_stats == plain.config.norm_stats
     assert "libero_10" in model.config.norm_stats
@@ -247,7 +238,7 @@ def test_weights_too_large_for_the_precision_are_refused(folder):
     OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("keep", [0, 5, 1000, -100])
+@pytest.mark.parametrize("keep", [0, -100])
 def test_truncated_weights_are_named(folder, keep):
     file = folder / WEIGHTS
     file.write_bytes(file.read_bytes()[:keep])
@@ -265,7 +256,7 @@ def test_a_file_that_is_not_there(folder, name):
         OpenVLAForActionPrediction.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"weight_map": []}', '{"half": '])
+@pytest.mark.parametrize("text", ["{}", '{"half": '])
 def test_a_broken_index_is_named(folder, text):
     (folder / "model.safetensors.index.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json.*expected the file of every weight"):

@@ -82,13 +82,9 @@ def test_compression_is_that_of_other_programs(shape):
     assert -0.9 < levels.mean() <= 0
 
 
-def test_a_grey_picture_stays_and_wrong_ones_are_refused():
+def test_a_grey_picture_stays():
     grey = torch.full((1, 64, 48, 3), 130, dtype=torch.uint8)
     assert_levels(official_pictures(grey, size=32, center_crop=True), np.full((1, 32, 32, 3), 130), within=(0, 0))
-    with pytest.raises(ValueError, match=r"uint8.*float32"):
-        resize_lanczos(grey.float(), size=32)
-    with pytest.raises(ValueError, match=r"\(48, 3\)"):
-        crop_center(grey[0, 0], size=32)
 
 
 @needs_reference
@@ -124,8 +120,6 @@ def test_the_configuration_chooses_the_path(tmp_path, path, side):
     updated = policy.batch(inputs).pixel_values
     assert torch.equal(updated, policy.processor.pixel_values(torch.from_numpy(images)))
     assert torch.equal(updated, policy.processor.pixel_values(inputs.images_BNHWC, resized=True))
-    with pytest.raises(ValueError, match=r"resized images must have 32 x 32 pixels, given \(1, 1, 48, 48, 3\)"):
-        policy.processor.pixel_values(torch.zeros(1, 1, 48, 48, 3, dtype=torch.uint8), resized=True)
     stored = policy.base_identity(LANGUAGE, torch.zeros(1, 56, dtype=torch.long))["image pipeline"]
     assert ("bicubic" in stored, "Lanczos" in stored, "crop" in stored) == (path == "rl", path != "rl", crop)
 

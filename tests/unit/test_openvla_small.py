@@ -20,7 +20,7 @@ from transformers_openvla_oft import (
     libero_sentences,
     lora_target_modules,
 )
-from transformers_openvla_oft.small import DINOV2, SIGLIP, train_tokenizer
+from transformers_openvla_oft.small import DINOV2, SIGLIP
 
 TASKS = ["Pick up the black bowl", "open the middle drawer of the cabinet and put the bowl in it"]
 
@@ -228,8 +228,6 @@ def test_user_errors_name_the_numbers(folder):
         processor.pixel_values(images[:, :1].byte())
     with pytest.raises(ValueError, match="as many tasks"):
         processor(images.byte(), ["one"])
-    with pytest.raises(ValueError, match="vocabulary_size=512"):
-        train_tokenizer(libero_sentences(), vocabulary_size=512)
 
 
 def test_shipped_size():

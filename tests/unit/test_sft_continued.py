@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import run
-from transformers_openvla_oft.model.heads import fresh_head, fresh_projector
+from transformers_openvla_oft.model.heads import L1ActionHead, ProprioProjector
 
 HEAD, PROJECTOR, STATISTICS = (
     "l1_action_head.safetensors",
@@ -68,7 +68,7 @@ def test_a_lost_network_is_no_reason_to_start_a_fresh_one(demos, base, adapter, 
 
 @pytest.mark.parametrize(
     ("name", "network"),
-    [(HEAD, fresh_head(48, action_dim=7, seed=0)), (PROJECTOR, fresh_projector(48, proprio_dim=8, seed=0))],
+    [(HEAD, L1ActionHead(48, 7)), (PROJECTOR, ProprioProjector(48, 8))],
 )
 def test_a_network_of_another_size_is_refused(demos, base, adapter, tmp_path, capsys, name, network):
     other = tmp_path / "other"
@@ -95,10 +95,11 @@ def test_tokens_keep_the_meaning_that_the_adapter_learnt(demos, base, adapter, t
     assert json.loads((tmp_path / "merged" / STATISTICS).read_text()) == statistics
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"libero_spatial_no_noops": {"action": {"q01": 1}}}'])
-def test_broken_statistics_of_an_adapter_are_told(demos, base, adapter, tmp_path, capsys, text):
+def test_broken_statistics_of_an_adapter_are_told(demos, base, adapter, tmp_path, capsys):
     broken = tmp_path / "broken"
     shutil.copytree(adapter, broken)
-    (broken / STATISTICS).write_text(text)
+    (broken / STATISTICS).write_text("{")
     assert run(demos, tmp_path / "more", *adapted(base), "--lora-path", str(broken), *STILL) == 2
-    assert str(broken / STATISTICS) in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(broken) in error
+    assert STATISTICS in error

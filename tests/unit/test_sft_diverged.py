@@ -23,20 +23,18 @@ def at_step(monkeypatch, step, change):
     monkeypatch.setattr(optimisation.WeightAverage, "update", changed)
 
 
-@pytest.mark.parametrize("adapter", [[], ["--lora-rank", "2"]])
-@pytest.mark.parametrize("extra", [[], ["--ema", "0"], ["--validation-fraction", "0"], ["--weight-decay", "1e10"]])
-def test_weights_that_are_of_no_use_are_not_written(demos, base, tmp_path, capsys, adapter, extra):
-    assert run(demos, tmp_path / "policy", "--init", str(base), *adapter, *HUGE, *extra) == 2
+@pytest.mark.parametrize("extra", [["--ema", "0"], ["--lora-rank", "2", "--validation-fraction", "0"]])
+def test_weights_that_are_of_no_use_are_not_written(demos, base, tmp_path, capsys, extra):
+    assert run(demos, tmp_path / "policy", "--init", str(base), *HUGE, *extra) == 2
     error = capsys.readouterr().err
     assert "not finite" in error
     assert "lower --lr" in error
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_state_with_such_weights_is_never_saved(demos, tmp_path, monkeypatch, capsys, value):
+def test_a_state_with_such_weights_is_never_saved(demos, tmp_path, monkeypatch, capsys):
     settings = ["--steps", "9", "--save-every", "3", "--log-every", "100", "--validate-every", "100"]
-    at_step(monkeypatch, 5, lambda parameters: parameters[0].view(-1)[:1].fill_(value))
+    at_step(monkeypatch, 5, lambda parameters: parameters[0].view(-1)[:1].fill_(float("nan")))
     assert run(demos, tmp_path / "policy", *settings, "--log-every", "100") == 2
     assert "weights are not finite after step 6" in capsys.readouterr().err
     unfinished = tmp_path / "policy.unfinished"

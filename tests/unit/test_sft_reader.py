@@ -56,15 +56,13 @@ def test_stored_pictures_give_the_processors_pixels():
     assert torch.equal(processor.pixel_values(torch.from_numpy(small)[:, None]), direct)
 
 
-@pytest.mark.parametrize(("stored_size", "size"), [(256, 128), (48, 20), (16, 32)])
-def test_pictures_read_a_few_at_a_time_are_those_of_all_at_once(tmp_path, stored_size, size):
+def test_pictures_read_a_few_at_a_time_are_those_of_all_at_once(tmp_path):
     """19 steps in blocks of 8, one block without any step that is kept."""
+    size = 20
     actions = np.random.default_rng(1).uniform(0.1, 1, (19, 7))
     actions[:, 6] = -1
     actions[[2, *range(8, 16)], :6] = 0
-    path = write_file(
-        tmp_path / "a_demo.hdf5", language="x", num_demos=1, num_steps=19, size=stored_size, actions=actions
-    )
+    path = write_file(tmp_path / "a_demo.hdf5", language="x", num_demos=1, num_steps=19, size=48, actions=actions)
     with h5py.File(path) as file:
         stored_THWC = file["data/demo_0/obs/agentview_rgb"][()]
     kept = [step for step in range(19) if step != 2 and not 8 <= step < 16]
@@ -101,7 +99,7 @@ def test_language_falls_back_to_the_file_name(tmp_path):
 def test_what_is_learnt_are_the_words_of_rollouts(tmp_path):
     """A file that OpenVLA's script wrote says its task by its name alone, LIBERO's say what is in the BDDL file."""
     for suite in ("libero_goal", "libero_10", "libero_90"):
-        for task in load_suite(suite).tasks[::9]:
+        for task in load_suite(suite).tasks[::30]:
             path = tmp_path / f"{task.name}_demo.hdf5"
             words_in_bddl = re.search(r":language ([^)]+)", task.bddl_path.read_text())[1]
             for stated in (task.language, task.language.upper(), words_in_bddl, task.name, ""):
@@ -154,9 +152,9 @@ def test_workers_and_pack_give_the_same_frames(tmp_path):
     few = load(tmp_path / "packed", max_demos_per_task=1)
     assert np.array_equal(few.images_FNHWC, load(tmp_path / "demos", max_demos_per_task=1).images_FNHWC)
     assert len(few.demo_lengths_D) == 2
-    with pytest.raises(ValueError, match="holds libero_spatial, but --suite libero_goal is asked for"):
+    with pytest.raises(ValueError, match="packed with --suite libero_spatial, but libero_goal is needed here"):
         load(tmp_path / "packed", suite="libero_goal")
-    with pytest.raises(ValueError, match=r"packed for cameras .* 16 pixels"):
+    with pytest.raises(ValueError, match="packed with --image-size 16, but 32 is needed here"):
         load(tmp_path / "packed", image_size=32)
 
 
@@ -183,7 +181,7 @@ def test_pack_leaves_nothing_after_an_error(tmp_path, capsys):
 
 def test_ctrl_c_ends_packing_and_its_workers_with_one_line(tmp_path):
     """As a terminal sends it: to every process of the command."""
-    write_suite(tmp_path / "demos", num_demos=60, num_steps=40, size=96)
+    write_suite(tmp_path / "demos", num_demos=60, num_steps=20, size=64)
     words = ["--demonstrations", tmp_path / "demos", "--output", tmp_path / "packed", "--num-workers", 2]
     words += ["--image-size", 256]
     command = [sys.executable, "-m", "openvla_oft.pack", *map(str, words)]
@@ -278,12 +276,12 @@ def test_noops_are_left_out_with_their_pictures(tmp_path):
     arguments = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed"), "--drop-noops"]
     assert pack.main([*arguments, "--image-size", "16", "--num-workers", "0"]) == 0
     assert np.array_equal(load(tmp_path / "packed", drop_noops=True).images_FNHWC, fewer.images_FNHWC)
-    with pytest.raises(DemonstrationError, match="was packed with --drop-noops"):
+    with pytest.raises(DemonstrationError, match="was packed with --drop-noops True, but False"):
         load(tmp_path / "packed")
 
 
 def replaced(key, value=None):
-    """Put something else in the place of a file's dataset or group: a value, or without one an empty group."""
+    """Put a value in the place of a file's dataset or group, or without one an empty group."""
 
     def change(file):
         removed(key)(file)
@@ -308,30 +306,17 @@ STATED = "attribute problem_info is"
     ("change", "message"),
     [
         (removed(ACTIONS), "demo_1: no dataset actions; present"),
-        (replaced(ACTIONS), "demo_1: no dataset actions; it is a group"),
-        (replaced(ACTIONS, np.zeros((10, 6))), r"demo_1: actions is float64 \(10, 6\)"),
-        (replaced(ACTIONS, np.zeros((0, 7))), r"demo_1: actions is float64 \(0, 7\)"),
-        (replaced(ACTIONS, np.zeros(3)), r"actions is float64 \(3,\), expected numbers \(T >= 1, 7\)"),
-        (replaced(ACTIONS, [["a"] * 7] * 10), r"demo_1: actions is object \(10, 7\), expected numbers"),
+        (replaced(ACTIONS, np.zeros((10, 6))), r"demo_1: actions is \(10, 6\)"),
         (replaced(ACTIONS, np.full((10, 7), 1.5)), r"demo_1: an action of size 1\.5"),
         (replaced(ACTIONS, np.full((10, 7), np.inf)), "demo_1: action inf at step 0"),
         (removed(SEEN), "demo_1: no dataset obs/agentview_rgb"),
-        (replaced(SEEN), "no dataset obs/agentview_rgb for camera 'agentview'; it is a group"),
         (replaced(SEEN, np.zeros((9, 32, 32, 3), np.uint8)), r"demo_1: obs/agentview_rgb is uint8 \(9, 32, 32, 3\)"),
-        (replaced(SEEN, np.zeros((10, 32, 32, 3), np.float32)), "demo_1: obs/agentview_rgb is float32"),
         (replaced(SEEN, np.zeros((10, 32, 24, 3), np.uint8)), "demo_1: obs/agentview_rgb is uint8"),
-        (replaced("data/demo_1/obs", 1), "demo_1: no dataset obs/agentview_rgb"),
         (removed(FELT), "demo_1: no dataset obs/ee_states"),
-        (replaced(FELT), "no dataset obs/ee_states for proprioception; it is a group"),
-        (replaced(FELT, [["a"] * 6] * 10), "obs/ee_states is object, expected numbers"),
         (replaced(FELT, np.full((10, 6), np.nan)), "demo_1: proprioception nan at step 0, dimension 0"),
-        (replaced("data/demo_1", 1), "demo_1 is no group"),
-        (replaced("data", 1), "has no group 'data'"),
+        (removed("data"), "has no group 'data'"),
         (replaced("data"), "holds no demonstration"),
         (attribute("[1]"), rf"{STATED} '\[1\]', expected a JSON object with a language_instruction"),
-        (attribute(3), f"{STATED} '3', expected a JSON object"),
-        (attribute("{"), f"{STATED} '{{', expected"),
-        (attribute('{"language_instruction": 5}'), "expected a JSON object with a language_instruction"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, change, message):

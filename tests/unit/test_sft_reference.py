@@ -18,14 +18,7 @@ from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 from transformers_openvla_oft.model.configuration import OpenVLAConfig
-from transformers_openvla_oft.model.heads import (
-    fresh_head,
-    fresh_projector,
-    head_file,
-    load_head,
-    load_projector,
-    projector_file,
-)
+from transformers_openvla_oft.model.heads import L1ActionHead, ProprioProjector
 from transformers_openvla_oft.model.layouts import end_token, oft_hidden_states, oft_logits
 from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 
@@ -97,14 +90,14 @@ def test_hidden_states_and_actions_of_the_published_inference(model, arrays, cas
     token_map = ActionTokenMap.from_config(model.config, "libero_spatial")
     with torch.no_grad():
         if case in ("proprio", "l1_head"):
-            projector = load_projector(FUSED / "proprio_projector.safetensors")
+            projector = ProprioProjector.load(FUSED / "proprio_projector.safetensors")
             proprio = projector(torch.from_numpy(arrays["proprio_normalized"])[None])
         hidden = oft_hidden_states(
             model, input_ids_BL=ids, attention_mask_BL=torch.ones_like(ids), pixel_values=pixels, proprio_BH=proprio
         )
         np.testing.assert_allclose(hidden[:, :-1].numpy(), arrays[f"{case}/hidden"], atol=1e-4)
         if case == "l1_head":
-            normalised = load_head(FUSED / "l1_action_head.safetensors")(hidden[:, :-1])
+            normalised = L1ActionHead.load(FUSED / "l1_action_head.safetensors")(hidden[:, :-1])
         else:
             tokens = oft_logits(model, hidden)[:, :-1].argmax(dim=-1)  # of the whole vocabulary, as there
             bins = (tokens - token_map.action_token_begin).clamp(0, 255)
@@ -116,8 +109,8 @@ def test_hidden_states_and_actions_of_the_published_inference(model, arrays, cas
 @needs_reference
 def test_fresh_networks_have_the_published_names_and_shapes():
     networks = {
-        "l1_action_head": fresh_head(64, action_dim=7, seed=0),
-        "proprio_projector": fresh_projector(64, proprio_dim=8, seed=0),
+        "l1_action_head": L1ActionHead(64, 7),
+        "proprio_projector": ProprioProjector(64, 8),
     }
     for name, network in networks.items():
         published = load_file(FUSED / f"{name}.safetensors")
@@ -128,31 +121,31 @@ def test_fresh_networks_have_the_published_names_and_shapes():
 @needs_reference
 def test_networks_are_read_from_the_files_of_the_oft_repository_too(tmp_path):
     """There they are pickles, written from a data-parallel wrapper, with the step in their name."""
-    for name, published, find, load in (
-        ("l1_action_head", "action_head--150000_checkpoint.pt", head_file, load_head),
-        ("proprio_projector", "proprio_projector--150000_checkpoint.pt", projector_file, load_projector),
+    for network, published in (
+        (L1ActionHead, "action_head--150000_checkpoint.pt"),
+        (ProprioProjector, "proprio_projector--150000_checkpoint.pt"),
     ):
-        tensors = load_file(FUSED / f"{name}.safetensors")
-        assert find(FUSED) == FUSED / f"{name}.safetensors"
-        assert find(tmp_path) is None
+        tensors = load_file(FUSED / network.FILE)
+        assert network.file_in(FUSED) == FUSED / network.FILE
+        assert network.file_in(tmp_path) is None
         torch.save({f"module.{key}": tensor for key, tensor in tensors.items()}, tmp_path / published)
-        assert find(tmp_path) == tmp_path / published
-        state = load(find(tmp_path)).state_dict()
+        assert network.file_in(tmp_path) == tmp_path / published
+        state = network.load(tmp_path / published).state_dict()
         assert all(torch.equal(state[key], tensor.float()) for key, tensor in tensors.items())
         (tmp_path / published).write_bytes(b"half a pickle")
         with pytest.raises(ValueError, match=r"cannot be read as pt"):
-            load(tmp_path / published)
+            network.load(tmp_path / published)
         (tmp_path / published.replace("15", "10")).touch()
         with pytest.raises(ValueError, match="leave one there"):
-            find(tmp_path)
+            network.file_in(tmp_path)
 
 
 @needs_reference
 def test_learner_puts_proprioception_where_the_published_code_does(model, arrays):
     """Through the module that is trained, with prompts of two lengths, as a batch has them."""
     head, projector = (
-        load_head(FUSED / "l1_action_head.safetensors"),
-        load_projector(FUSED / "proprio_projector.safetensors"),
+        L1ActionHead.load(FUSED / "l1_action_head.safetensors"),
+        ProprioProjector.load(FUSED / "proprio_projector.safetensors"),
     )
     prompt = torch.tensor([*arrays["input_ids"][0], PROMPT_END])
     ids, mask = left_padded([prompt, torch.cat([prompt[:5], prompt])])

@@ -12,13 +12,13 @@ OFT = ["--layout", "oft"]
 LORA = ["--init", "BASE", "--lora-rank", "4"]
 
 FRESH = [
-    (["--steps", "0"], "--steps 0 must be positive"),
-    (["--lr", "-1"], "--lr -1.0 must be positive"),
+    (["--steps", "0"], "--steps 0 must be larger than 0"),
+    (["--lr", "-1"], "--lr -1.0 must be larger than 0"),
     (["--lr", "inf"], "--lr inf must be a finite number"),
     (["--label-sigma", "nan"], "--label-sigma nan must be a finite number"),
     (["--label-sigma", "-1"], "label sigma -1.0"),
-    (["--seed", "-1"], "--seed -1 must not be negative"),
-    (["--num-workers", "-1"], "--num-workers -1 must not be negative"),
+    (["--seed", "-1"], "--seed -1 must be at least 0"),
+    (["--num-workers", "-1"], "--num-workers -1 must be at least 0"),
     (["--max-demos-per-task", "0"], "--max-demos-per-task 0 must be at least 1"),
     (["--ema", "1"], "ema decay 1.0"),
     (["--validation-fraction", "2"], "validation_fraction=2.0"),

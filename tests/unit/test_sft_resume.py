@@ -128,19 +128,15 @@ def test_accumulated_micro_batches_are_the_whole_batch(demos, uninterrupted, tmp
     np.testing.assert_allclose(logged(tmp_path / "policy", "grad_norm"), logged(uninterrupted, "grad_norm"), rtol=1e-3)
 
 
-def test_images_read_from_a_file_change_nothing(demos, uninterrupted, tmp_path):
-    assert run(demos, tmp_path / "policy", *SETTINGS, "--frames", "file") == 0
-    assert_same_weights(uninterrupted, tmp_path / "policy")
-    assert not (tmp_path / "policy" / "frames").exists()
-
-
-def test_what_a_killed_process_left_before_its_first_state_is_dropped(demos, uninterrupted, tmp_path):
+def test_images_read_from_a_file_change_nothing_nor_does_what_a_killed_process_left(demos, uninterrupted, tmp_path):
     left = tmp_path / "policy.unfinished"
     (left / "frames").mkdir(parents=True)
     (left / "frames" / "pack.json").write_text("{}")
     (left / "training_log.jsonl").write_text('{"step": 0, "train_loss": 1.0}\n')
     assert run(demos, tmp_path / "policy", *SETTINGS, "--frames", "file") == 0
     assert logged(tmp_path / "policy", "train_loss") == logged(uninterrupted, "train_loss")
+    assert_same_weights(uninterrupted, tmp_path / "policy")
+    assert not (tmp_path / "policy" / "frames").exists()
 
 
 def test_a_second_process_is_told_to_wait(demos, tmp_path, monkeypatch, capsys):

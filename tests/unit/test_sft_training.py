@@ -6,8 +6,6 @@ import json
 import shutil
 from types import SimpleNamespace
 
-import h5py
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +18,7 @@ from openvla_oft.model.learner import Learner
 from openvla_oft.train import loop
 from openvla_oft.train.objectives import TokenObjective
 from openvla_oft.train.validation import evaluate
-from tests.unit.sft_demos import load, write_file, write_suite
+from tests.unit.sft_demos import load, write_file
 from tests.unit.sft_runs import assert_same_weights, logged, run, weights
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 from transformers_openvla_oft.processing import PrismaticProcessor
@@ -218,24 +216,11 @@ def test_diverged_loss_is_reported(demos, base, tmp_path):
         loop.train(loop.TrainConfig(num_steps=1), **parts, folder=tmp_path)
 
 
-def test_nan_actions_are_named_by_the_command(demos, tmp_path, capsys):
-    broken = write_suite(tmp_path / "broken", num_demos=1, num_steps=4)
-    path = broken / "libero_spatial" / "task_1_demo.hdf5"
-    with h5py.File(path, "a") as file:
-        file["data/demo_0/actions"][2, 5] = np.nan
-    assert run(broken, tmp_path / "policy", "--steps", "1") == 2
-    assert "task_1_demo.hdf5, demo_0: action nan at step 2, dimension 5" in capsys.readouterr().err
-    assert not (tmp_path / "policy").exists()
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is incomplete or corrupt"),
-        (lambda path: path.unlink(), "is incomplete or corrupt"),
-        (lambda path: rename_tensor(path, "projector.fc1.weight", None), "1 missing: projector.fc1.weight"),
-        (lambda path: rename_tensor(path, "projector.fc1.weight", "more"), "1 missing: projector.fc1.weight"),
-        (lambda path: rename_tensor(path, None, "more"), "1 unexpected: more"),
+        (lambda path: without(path, "projector.fc1.weight"), "1 missing: projector.fc1.weight"),
     ],
 )
 def test_damaged_checkpoints_are_refused(demos, base, tmp_path, capsys, damage, message):
@@ -247,7 +232,7 @@ def test_damaged_checkpoints_are_refused(demos, base, tmp_path, capsys, damage, 
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
-def rename_tensor(path, old, new):
+def without(path, name):
     tensors = load_file(path)
-    value = tensors.pop(old) if old else torch.zeros(3)
-    save_file({**tensors, **({new: value} if new else {})}, path, metadata={"format": "pt"})
+    del tensors[name]
+    save_file(tensors, path, metadata={"format": "pt"})

@@ -203,7 +203,7 @@ def test_the_supervised_start_learns_its_demonstrations(tmp_path):
     demos = load(folder, image_size=32)
     settings = CNNSettings(image_size=32, channels=(8, 16), squeezed_channels=4, hidden_size=64, token_size=16)
     common = {"batch_size": 10, "validation_fraction": 0.0, "num_warmup_steps": 5, "learning_rate": 5e-3}
-    config = PretrainConfig(**common, num_steps=150, label_sigma=0.0, ema_decay=0.9, augment=AugmentConfig.off())
+    config = PretrainConfig(**common, num_steps=100, label_sigma=0.0, ema_decay=0.9, augment=AugmentConfig.off())
     result = pretrain(
         demos,
         suite="libero_spatial",
@@ -277,7 +277,7 @@ def test_random_actions_do_not_stand_for_the_base_model(tmp_path):
     assert planned == [True, False]
 
 
-@pytest.mark.parametrize("name", ["ewc", "er", "der", "slca", "agem", "lwf"])
+@pytest.mark.parametrize("name", ["ewc", "der", "slca"])
 def test_methods_train_it_as_they_train_an_adapter(checkpoint, tmp_path, name):
     replay = ReplayConfig(demonstrations=str(write_hdf5(tmp_path / "demos", task_ids=range(10), num_demos=1)))
     method = make_method(MethodConfig(name, replay=replay))
@@ -300,8 +300,5 @@ def test_methods_train_it_as_they_train_an_adapter(checkpoint, tmp_path, name):
     assert all(np.isfinite(value) for value in metrics.values())
     changed = gather_trainable(policy.module)
     assert not [key for key in start if np.array_equal(start[key], changed[key])]
-    terms = {"er": "replay", "der": "replay", "lwf": "lwf"}
-    if name in terms:
-        assert metrics[f"train/loss/{terms[name]}"] > 0
-    if name in ("ewc", "agem"):
-        assert method.state_dict()
+    assert name != "der" or metrics["train/loss/replay"] > 0
+    assert name != "ewc" or method.state_dict()

@@ -108,9 +108,7 @@ def test_older_notes_say_less(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read as JSON"),
-        ('{"config": []}', r"config is \[\], expected a dict"),
-        ('{"config": {"picture_path": 3}}', "picture_path is 3, expected a str"),
+        ("{", r"training\.json: no JSON"),
         ('{"config": {"picture_path": "tf"}}', "picture_path=tf, which is not known; expected one of: rl, oft, oft_"),
     ],
 )
@@ -358,18 +356,12 @@ PARTS = [
     {"use_dora": True},
     {"lora_bias": True},
     {"bias": "all"},
-    {"bias": "lora_only"},
-    {"target_parameters": ["q_proj.weight"]},
-    {"trainable_token_indices": [1, 2]},
-    {"layer_replication": [[0, 1]]},
     {"init_lora_weights": "pissa"},
-    {"init_lora_weights": "olora"},
-    {"use_qalora": True},
     {"a_part_of_the_future": True},
 ]
 
 
-@pytest.mark.parametrize(("part", "key"), zip(PARTS, [ADAPTER, BENEATH] * 6, strict=True), ids=str)
+@pytest.mark.parametrize(("part", "key"), zip(PARTS, [ADAPTER, BENEATH] * 3, strict=True), ids=str)
 def test_an_adapter_with_parts_beside_plain_lora_is_refused_before_anything_starts(stored, adapter, part, key):
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **part}))
@@ -380,10 +372,10 @@ def test_an_adapter_with_parts_beside_plain_lora_is_refused_before_anything_star
     assert "expected plain LoRA" in message
 
 
-@pytest.mark.parametrize("field", [{"use_rslora": True}, {"lora_dropout": 0.1}, {"init_lora_weights": True}], ids=str)
-def test_what_is_plain_is_used(stored, adapter, field):
+def test_what_is_plain_is_used(stored, adapter):
     file = adapter / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **field, "modules_to_save": None, "bias": "none"}))
+    plain = {"use_rslora": True, "lora_dropout": 0.1, "modules_to_save": None, "bias": "none"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **plain}))
     used(stored, f"actor.model.lora_path={adapter}")
     read_policy(stored, lora_path=adapter)
 

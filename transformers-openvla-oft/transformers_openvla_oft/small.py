@@ -27,7 +27,6 @@ from .processing.processor import PROMPT, PrismaticProcessor
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<PAD>"
 NUM_ACTION_BINS = 256
 PAD_TO_MULTIPLE_OF = 64
-MIN_LEARNT_PIECES = 128
 # Split at spaces, which stay at the front of a word as in Llama; the fixed end of the prompt stays in one piece.
 PROMPT_SUFFIX = Regex(r"\?\nOut:")
 
@@ -123,11 +122,6 @@ def train_tokenizer(sentences: Sequence[str], *, vocabulary_size: int) -> PreTra
     specials = [UNK, BOS, EOS]
     byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
     num_learnt = vocabulary_size - len(specials) - len(byte_pieces) - NUM_ACTION_BINS
-    if num_learnt < MIN_LEARNT_PIECES:
-        raise ValueError(
-            f"vocabulary_size={vocabulary_size} leaves {num_learnt} pieces beside special tokens, bytes and actions; "
-            f"give at least {vocabulary_size - num_learnt + MIN_LEARNT_PIECES}"
-        )
     pieces, merges = _learn_pieces(sentences, max_pieces=num_learnt)
     unused = [f"<unused_{i}>" for i in range(num_learnt - len(pieces))]
     actions = [f"<action_{i}>" for i in range(NUM_ACTION_BINS)]
@@ -157,18 +151,16 @@ def create_small_checkpoint(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     norm_stats: dict[str, Any] | None = None,
-    sentences: Sequence[str] | None = None,
 ) -> None:
     """Write a fresh checkpoint folder: configuration, weights, tokenizer and image settings.
 
     norm_stats: as in `dataset_statistics.json`; may be added to the folder later.
-    sentences: what the tokenizer learns from; LIBERO's tasks by default.
     """
     sizes = sizes or SmallSizes()
     config = sizes.config()
     config.norm_stats = norm_stats or {}
     processor = PrismaticProcessor(
-        train_tokenizer(sentences or libero_sentences(), vocabulary_size=sizes.vocabulary_size),
+        train_tokenizer(libero_sentences(), vocabulary_size=sizes.vocabulary_size),
         images=ImageSettings(
             image_size=sizes.image_size,
             means=tuple(MEANS[tower.timm_id] for tower in sizes.towers),

@@ -9,25 +9,29 @@ compiled and tested.
 Shapes: F frames in memory, B samples, N cameras, H = W pixels, C = 3 colour channels.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 
-class ImageChange(Protocol):
-    """What happens to the images of a batch, its random numbers drawn."""
+@dataclass(frozen=True)
+class ImageChange(ABC):
+    """What happens to the images of a batch: random numbers, a row for each sample."""
 
-    @property
-    def shift_BN2(self) -> Tensor | None:
-        """Whole pixels to move images by when they are fetched, see ``fetch``; None: none."""
+    shift_BN2: Tensor | None
+    """Whole pixels (rows and columns, int64) to move images by when they are fetched, see ``fetch``; None: none."""
 
-    def part(self, samples: slice) -> "ImageChange":
-        """What happens to some samples."""
-
+    @abstractmethod
     def apply(self, images_BNHWC: Tensor) -> Tensor:
         """Fetched uint8 images to floats in [0, 1]."""
+
+    def part(self, samples: slice) -> Self:
+        """What happens to some samples."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return type(self)(**{name: None if value is None else value[samples] for name, value in values.items()})
 
 
 class Augmentation(Protocol):
@@ -88,26 +92,15 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class AugmentDraw:
+class AugmentDraw(ImageChange):
     """Random numbers for one batch."""
 
     shift_BN2: Tensor
-    """int64 offsets of rows and columns."""
     gain_BNC: Tensor
     """Brightness times colour gain."""
     contrast_BN: Tensor
     noise_std_BN: Tensor
     noise_BNHWC: Tensor | None
-
-    def part(self, samples: slice) -> "AugmentDraw":
-        """The random numbers of some samples."""
-        return AugmentDraw(
-            shift_BN2=self.shift_BN2[samples],
-            gain_BNC=self.gain_BNC[samples],
-            contrast_BN=self.contrast_BN[samples],
-            noise_std_BN=self.noise_std_BN[samples],
-            noise_BNHWC=None if self.noise_BNHWC is None else self.noise_BNHWC[samples],
-        )
 
     def apply(self, images_BNHWC: Tensor) -> Tensor:
         """Pictures that were shifted already to floats in [0, 1]."""

@@ -26,7 +26,7 @@ from openvla_oft.data.demonstration import (
     ReadOptions,
 )
 from openvla_oft.data.images import stored_form
-from openvla_oft.json_files import read_object
+from transformers_openvla_oft.loading import read_object
 
 PACK_FILE = "pack.json"
 PACK_VERSION = 1
@@ -157,15 +157,7 @@ def pack(options: DataOptions, output: Path) -> DemonstrationSet:
         np.save(partial / "demo_tasks.npy", demos.demo_tasks_D)
         if demos.proprio_FP is not None:
             np.save(partial / "proprio.npy", demos.proprio_FP)
-        description = {
-            "version": PACK_VERSION,
-            "languages": demos.languages,
-            "cameras": demos.cameras,
-            "suite": options.suite,
-            "drop_noops": options.drop_noops,
-            "action_key": options.action_key,
-            "pictures": stored_form(options.pictures),
-        }
+        description = {"version": PACK_VERSION, "languages": demos.languages, **_described(options)}
         (partial / PACK_FILE).write_text(json.dumps(description, indent=1) + "\n")
         partial.rename(output)
     finally:
@@ -175,7 +167,7 @@ def pack(options: DataOptions, output: Path) -> DemonstrationSet:
 
 def _load_pack(options: DataOptions) -> DemonstrationSet:
     folder = options.demonstrations
-    description = _description(folder / PACK_FILE)
+    description = read_object(folder / PACK_FILE, expected="how demonstrations were packed")
     if options.proprio and not (folder / "proprio.npy").is_file():
         raise DemonstrationError(f"{folder} was packed without --proprio; pack again with it")
     names = ["actions", "demo_lengths", "demo_tasks", *(["proprio"] if options.proprio else [])]
@@ -184,7 +176,7 @@ def _load_pack(options: DataOptions) -> DemonstrationSet:
         arrays = {name: np.load(folder / f"{name}.npy") for name in names}
     except (OSError, ValueError) as error:
         raise DemonstrationError(f"{folder} is incomplete or corrupt ({error}); pack again") from error
-    _check_pack(folder, description, images_FNHWC.shape[2], options)
+    _check_pack(description, images_FNHWC.shape[2], options)
     demos = DemonstrationSet(
         images_FNHWC=images_FNHWC,
         actions_FA=arrays["actions"],
@@ -197,44 +189,33 @@ def _load_pack(options: DataOptions) -> DemonstrationSet:
     return demos if options.max_demos_per_task is None else _first_demos(demos, options.max_demos_per_task)
 
 
-def _check_pack(folder: Path, description: dict[str, Any], image_size: int, options: DataOptions) -> None:
+def _check_pack(description: dict[str, Any], image_size: int, options: DataOptions) -> None:
     """Raise where a folder was packed with other options than it is read with."""
-    if description["suite"] != options.suite:
-        raise DemonstrationError(f"{folder} holds {description['suite']}, but --suite {options.suite} is asked for")
-    if tuple(description["cameras"]) != options.cameras or image_size != options.image_size:
-        raise DemonstrationError(
-            f"{folder} was packed for cameras {description['cameras']} at {image_size} pixels, but "
-            f"{list(options.cameras)} at {options.image_size} are wanted; pack again with these"
-        )
-    if description.get("drop_noops", False) != options.drop_noops:
-        raise DemonstrationError(
-            f"{folder} was packed with{'' if description.get('drop_noops') else 'out'} --drop-noops; "
-            f"pack again, or give the same here"
-        )
-    action_key = description.get("action_key", ReadOptions.action_key)
-    if action_key != options.action_key:
-        raise DemonstrationError(
-            f"{folder} was packed with --action-key {action_key}, but {options.action_key} is asked for; pack again, "
-            f"or give the same here"
-        )
-    form = description.get("pictures", ReadOptions.pictures)
-    if form != stored_form(options.pictures):
-        raise DemonstrationError(
-            f"{folder} holds images that were packed with --pictures {form}, and --pictures {options.pictures} needs "
-            f"others; pack again with --pictures {stored_form(options.pictures)}, or give --pictures {form} here"
-        )
-
-
-def _description(file: Path) -> dict[str, Any]:
-    """``pack.json``, with the keys that it must have."""
-    description = read_object(file)
     if description.get("version") != PACK_VERSION:
-        raise DemonstrationError(f"{file}: version {description.get('version')}, expected {PACK_VERSION}; pack again")
-    kinds = {"suite": str, "cameras": list, "languages": list}
-    wrong = [name for name, kind in kinds.items() if not isinstance(description.get(name), kind)]
-    if wrong:
-        raise DemonstrationError(f"{file} lacks {', '.join(wrong)}; it holds {sorted(description)}; pack again")
-    return description
+        raise DemonstrationError(
+            f"{options.demonstrations / PACK_FILE}: version {description.get('version')}, expected {PACK_VERSION}; "
+            f"pack again"
+        )
+    # Older packs say less: what is not noted was not an option then.
+    stored = {"action_key": ReadOptions.action_key, "drop_noops": False, "pictures": ReadOptions.pictures}
+    stored |= {**description, "image_size": image_size}
+    for name, wanted in {**_described(options), "image_size": options.image_size}.items():
+        if stored.get(name) != wanted:
+            raise DemonstrationError(
+                f"{options.demonstrations} was packed with --{name.replace('_', '-')} {stored.get(name)}, but {wanted} "
+                f"is needed here; pack again, or give the same option"
+            )
+
+
+def _described(options: DataOptions) -> dict[str, object]:
+    """The options that a pack depends on, as ``pack.json`` has them."""
+    return {
+        "suite": options.suite,
+        "cameras": list(options.cameras),
+        "drop_noops": options.drop_noops,
+        "action_key": options.action_key,
+        "pictures": stored_form(options.pictures),
+    }
 
 
 def _first_demos(demos: DemonstrationSet, max_demos_per_task: int) -> DemonstrationSet:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.cpus import num_cpus
-from openvla_oft.cli import Option
+from openvla_oft.cli import Option, check_ranges
 from openvla_oft.data.images import PICTURES
 
 ACTION_DIM = 7
@@ -96,17 +96,14 @@ class DataOptions(ReadOptions):
     suite: Annotated[
         str, Option("subfolder of the demonstrations and name of the statistics; several with commas between")
     ] = "libero_spatial"
-    max_demos_per_task: Annotated[int | None, Option()] = None
-    num_workers: Annotated[int, Option("processes that read (0: none)", may_change=True)] = field(
+    max_demos_per_task: Annotated[int | None, Option(least=1)] = None
+    num_workers: Annotated[int, Option("processes that read (0: none)", may_change=True, least=0)] = field(
         default_factory=num_cpus
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_workers < 0:
-            raise ValueError(f"--num-workers {self.num_workers} must not be negative; 0 reads without any")
-        if self.max_demos_per_task is not None and self.max_demos_per_task < 1:
-            raise ValueError(f"--max-demos-per-task {self.max_demos_per_task} must be at least 1")
+        check_ranges(self)
 
 
 def is_data(path: Path) -> bool:

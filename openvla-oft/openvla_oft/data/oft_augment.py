@@ -9,7 +9,7 @@ Shapes: B samples, N cameras, H = W pixels, C = 3 colours.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class OftAugmentConfig:
             return torch.rand(*size, generator=generator, device=generator.device)
 
         return OftDraw(
+            shift_BN2=None,
             corner_BN2=(1 - SIDE) * uniform(*shape, 2),
             brightness_BN=self.brightness * (2 * uniform(*shape) - 1),
             contrast_BN=1 + self.contrast * (2 * uniform(*shape) - 1),
@@ -61,8 +62,8 @@ class OftAugmentConfig:
 
 
 @dataclass(frozen=True)
-class OftDraw:
-    """Random numbers for one batch."""
+class OftDraw(augment.ImageChange):
+    """Random numbers for one batch; images are fetched whole."""
 
     corner_BN2: Tensor
     """First row and column of each crop, as parts of the image's sides."""
@@ -70,15 +71,6 @@ class OftDraw:
     contrast_BN: Tensor
     saturation_BN: Tensor
     hue_BN: Tensor
-
-    @property
-    def shift_BN2(self) -> None:
-        """Pictures are fetched whole."""
-        return None
-
-    def part(self, samples: slice) -> "OftDraw":
-        """The random numbers of some samples."""
-        return OftDraw(**{field.name: getattr(self, field.name)[samples] for field in fields(self)})
 
     def apply(self, images_BNHWC: Tensor) -> Tensor:
         """Whole uint8 images to floats in [0, 1], multiples of 1 / 255."""

@@ -8,7 +8,6 @@ Shapes: T steps, N cameras, H x W pixels, C colour channels, A action dimensions
 """
 
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from openvla_oft.data.demonstration import (
 )
 from openvla_oft.data.images import prepare_images
 from openvla_oft.data.tfrecord import Record, bytes_list, features_of, float_list, read_record, records
+from transformers_openvla_oft.loading import read_object
 
 IMAGE_KEYS = {"agentview": "steps/observation/image", "eye_in_hand": "steps/observation/wrist_image"}
 ACTION_KEY = "steps/action"
@@ -157,21 +157,16 @@ def _stated_number(path: Path) -> int | None:
     if match is None or not file.is_file():
         return None
     split = match["name"].removesuffix(".tfrecord").rpartition("-")[2]
-    try:
-        splits = {entry["name"]: entry.get("shardLengths") for entry in json.loads(file.read_text("utf-8"))["splits"]}
-        lengths = None if splits.get(split) is None else [int(length) for length in splits[split]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DemonstrationError(
-            f"{file} does not list splits with a name and shardLengths ({error!r}); download it again"
-        ) from error
+    stated = read_object(file, expected="the splits of a data set").get("splits", [])
+    lengths = next((entry.get("shardLengths") for entry in stated if entry["name"] == split), None)
     if lengths is None:
         return None
-    if len(lengths) != int(match["count"]) or int(match["index"]) >= len(lengths):
+    if len(lengths) != int(match["count"]):
         raise DemonstrationError(
             f"{path} is one of {int(match['count'])} shards by its name, but {INFO_FILE} lists {len(lengths)} "
             f"of {split!r}; download both again"
         )
-    return lengths[int(match["index"])]
+    return int(lengths[int(match["index"])])
 
 
 @contextmanager

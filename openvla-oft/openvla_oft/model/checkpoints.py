@@ -84,11 +84,3 @@ def load_for_training(
     processor = PrismaticProcessor.from_pretrained(folder, prompt_multiple=1)
     processor.num_images = model.config.num_images_in_input
     return model, processor
-
-
-def image_size_of(config: OpenVLAConfig) -> int:
-    """Side of the model's square images."""
-    sizes = config.image_sizes
-    if not sizes:
-        raise ValueError("the checkpoint's config has no image_sizes")
-    return int(sizes[0])

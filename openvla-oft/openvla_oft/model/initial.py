@@ -6,8 +6,8 @@ Ours say both.
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from peft import PeftModel
@@ -22,9 +22,9 @@ from openvla_oft.options import SMALL, FinetuneOptions, LoraOptions
 from openvla_oft.torch_utils.distributed import Distributed
 from transformers_openvla_oft import adapters
 from transformers_openvla_oft.loading import reading
-from transformers_openvla_oft.model import heads
 from transformers_openvla_oft.model.blocks import checkpoint_blocks
 from transformers_openvla_oft.model.configuration import OpenVLAConfig
+from transformers_openvla_oft.model.heads import L1ActionHead, ProprioProjector
 from transformers_openvla_oft.model.language import choose_attention
 from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction, lora_target_modules
 from transformers_openvla_oft.processing import PrismaticProcessor
@@ -33,6 +33,7 @@ from transformers_openvla_oft.small import create_small_checkpoint
 logger = logging.getLogger(__name__)
 
 START_FOLDER = "start"
+NetworkT = TypeVar("NetworkT", L1ActionHead, ProprioProjector)
 
 
 def initial_policy(
@@ -153,8 +154,14 @@ def build_learner(
         if training.bf16:
             nn.Module.to(model, torch.bfloat16)
         policy = attach_lora(model, lora, base=options.run.init, seed=training.seed)
-    head = _action_head(options, model) if options.targets.objective == "l1" else None
-    projector = _proprio_projector(options, model) if options.data.proprio else None
+    head = projector = None
+    hidden_size = model.config.llama.hidden_size
+    if options.targets.objective == "l1":
+        sizes = hidden_size, model.config.action_dim
+        head = _stored_or_fresh(L1ActionHead, sizes, options, need=ACTION_HEAD, flag="--objective l1")
+    if options.data.proprio:
+        sizes = hidden_size, PROPRIO_DIM
+        projector = _stored_or_fresh(ProprioProjector, sizes, options, need=PROPRIO, flag="--proprio")
     learner = Learner(policy, head, projector, layout=options.targets.layout)
     nn.Module.to(learner, device)
     if distributed.mesh is not None:
@@ -196,52 +203,30 @@ def attach_lora(model: OpenVLAForActionPrediction, lora: LoraOptions, *, base: s
     return adapters.attach_adapter(model, config, path=lora.path, seed=seed)
 
 
-def _action_head(options: FinetuneOptions, model: OpenVLAForActionPrediction) -> heads.L1ActionHead:
-    hidden_size = model.config.llama.hidden_size
-    file = _stored_network(options, heads.head_file, need=ACTION_HEAD, flag="--objective l1", name=heads.HEAD_FILE)
-    if file is None:
-        return heads.fresh_head(hidden_size, action_dim=model.config.action_dim, seed=options.training.seed)
-    head = heads.load_head(file)
-    inputs = head.action_dim, head.model.fc1.in_features // head.action_dim
-    _check_fits(file, inputs, (model.config.action_dim, hidden_size), "(action dimensions, hidden size)")
-    return head
+def _stored_or_fresh(
+    network: type[NetworkT], sizes: tuple[int, int], options: FinetuneOptions, *, need: str, flag: str
+) -> NetworkT:
+    """A small network: that beside the adapter that is continued, else that in --init, else a fresh one.
 
-
-def _proprio_projector(options: FinetuneOptions, model: OpenVLAForActionPrediction) -> heads.ProprioProjector:
-    hidden_size = model.config.llama.hidden_size
-    file = _stored_network(options, heads.projector_file, need=PROPRIO, flag="--proprio", name=heads.PROJECTOR_FILE)
-    if file is None:
-        return heads.fresh_projector(hidden_size, proprio_dim=PROPRIO_DIM, seed=options.training.seed)
-    projector = heads.load_projector(file)
-    sizes = projector.fc1.in_features, projector.fc2.out_features
-    _check_fits(file, sizes, (PROPRIO_DIM, hidden_size), "(proprioceptive dimensions, hidden size)")
-    return projector
-
-
-def _stored_network(
-    options: FinetuneOptions, find: Callable[[Path], Path | None], *, need: str, flag: str, name: str
-) -> Path | None:
-    """The file of a small network: beside the adapter that is continued, else in --init; None: start with a fresh one.
+    sizes: that it must have (see its class). need: what ``training_record`` calls it.
 
     Raises:
-        ValueError: that folder was trained with such a network and has lost it.
+        ValueError: the stored one is another policy's, or its folder was trained with one and has lost it.
     """
     for folder in (options.lora.path, Path(options.run.init)):
         if folder is None:
             continue
-        found = find(folder)
-        if found is not None:
-            return found
+        file = network.file_in(folder)
+        if file is not None:
+            stored = network.load(file)
+            if stored.sizes != sizes:
+                raise ValueError(f"{file} is another policy's: its sizes are {stored.sizes}, this policy's {sizes}")
+            return stored
         trained = training_record(folder)
         if trained is not None and need in trained.needs:
             raise ValueError(
-                f"{folder} was trained with {flag}, but has no {name}; copy that file there, as its policy is of no "
-                f"use with a fresh one"
+                f"{folder} was trained with {flag}, but has no {network.FILE}; copy that file there, as its policy is "
+                f"of no use with a fresh one"
             )
-    logger.info("%s starts with random weights: there is no %s yet", flag, name)
-    return None
-
-
-def _check_fits(file: Path, found: tuple[int, int], expected: tuple[int, int], what: str) -> None:
-    if found != expected:
-        raise ValueError(f"{file} is another policy's: its {what} are {found}, this policy's {expected}")
+    logger.info("%s starts with random weights: there is no %s yet", flag, network.FILE)
+    return network.fresh(*sizes, seed=options.training.seed)

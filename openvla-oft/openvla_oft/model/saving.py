@@ -17,10 +17,9 @@ from openvla_oft.model.learner import Learner
 from openvla_oft.model.statistics import save_statistics
 from openvla_oft.options import FinetuneOptions
 from openvla_oft.torch_utils.distributed import Distributed
-from openvla_oft.torch_utils.tensors import gather, trainable
+from openvla_oft.torch_utils.tensors import gather, trainable_parameters
 from transformers_openvla_oft import adapters
-from transformers_openvla_oft.adapters import merge_adapters
-from transformers_openvla_oft.model import heads
+from transformers_openvla_oft.model.heads import L1ActionHead, ProprioProjector
 from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 from transformers_openvla_oft.processing import PrismaticProcessor
 
@@ -40,36 +39,31 @@ def write(
 ) -> None:
     """Write the trained weights: a checkpoint folder, or an adapter folder where one was trained. Collective."""
     adapted = isinstance(learner.policy, PeftModel)
-    source: Mapping[str, Tensor] = trainable(learner) if adapted else learner.state_dict()
+    source: Mapping[str, Tensor] = trainable_parameters(learner) if adapted else learner.state_dict()
     tensors = gather(source, keep=distributed.is_first)
     if not distributed.is_first:
         return
     checkpoints.check_finite(tensors)
     save_statistics(folder, statistics)
     policy = _part(tensors, POLICY)
-    if isinstance(learner.policy, PeftModel):
-        adapters.save_adapter(learner.policy, folder, policy)
+    model = learner.policy
+    if isinstance(model, PeftModel):
+        adapters.save_adapter(model, folder, policy)
         if options.lora.merge:
             model, _ = load_base(options)
-            merge_adapters(model, [folder], coeff=1.0)
-            _add_statistics(model, statistics)
-            state = dict(model.state_dict())
+            adapters.merge_adapters(model, [folder], coeff=1.0)
+            policy = dict(model.state_dict())
             for name in (adapters.CONFIG_FILE, adapters.WEIGHTS_FILE):
                 (folder / name).unlink()
-            checkpoints.save_policy(
-                folder, model=model, tensors=state, processor=processor, save_dtype=options.run.save_dtype
-            )
-    else:
-        trained = learner.policy
-        assert isinstance(trained, OpenVLAForActionPrediction)
-        _add_statistics(trained, statistics)
+    if isinstance(model, OpenVLAForActionPrediction):
+        model.config.norm_stats = {**(model.config.norm_stats or {}), **statistics}
         checkpoints.save_policy(
-            folder, model=trained, tensors=policy, processor=processor, save_dtype=options.run.save_dtype
+            folder, model=model, tensors=policy, processor=processor, save_dtype=options.run.save_dtype
         )
     if learner.action_head is not None:
-        heads.save(_part(tensors, HEAD), folder / heads.HEAD_FILE)
+        L1ActionHead.save(_part(tensors, HEAD), folder)
     if learner.proprio_projector is not None:
-        heads.save(_part(tensors, PROJECTOR), folder / heads.PROJECTOR_FILE)
+        ProprioProjector.save(_part(tensors, PROJECTOR), folder)
 
 
 def read_back(folder: Path, *, options: FinetuneOptions, device: torch.device) -> Learner:
@@ -79,11 +73,11 @@ def read_back(folder: Path, *, options: FinetuneOptions, device: torch.device) -
         policy: nn.Module = adapters.attach_adapter(base, adapters.read_config(folder), path=folder, seed=0)
     else:
         policy = checkpoints.load_for_training(folder)[0]
-    stored, felt = folder / heads.HEAD_FILE, folder / heads.PROJECTOR_FILE
+    head, projector = L1ActionHead.file_in(folder), ProprioProjector.file_in(folder)
     learner = Learner(
         policy,
-        heads.load_head(stored) if stored.is_file() else None,
-        heads.load_projector(felt) if felt.is_file() else None,
+        None if head is None else L1ActionHead.load(head),
+        None if projector is None else ProprioProjector.load(projector),
         layout=options.targets.layout,
     )
     nn.Module.to(learner, device)
@@ -92,7 +86,3 @@ def read_back(folder: Path, *, options: FinetuneOptions, device: torch.device) -
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _add_statistics(model: OpenVLAForActionPrediction, statistics: Mapping[str, Statistics]) -> None:
-    model.config.norm_stats = {**(model.config.norm_stats or {}), **statistics}

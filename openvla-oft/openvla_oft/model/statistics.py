@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from openvla_oft.data.dataset import DemonstrationSet
 from openvla_oft.data.statistics import Statistics, action_statistics, normalised_proprio, proprio_statistics
-from openvla_oft.json_files import read_object
 from openvla_oft.options import FinetuneOptions
+from transformers_openvla_oft.model.configuration import (
+    DATASET_STATISTICS_FILE,
+    NO_NOOPS_SUFFIX,
+    with_dataset_statistics,
+)
 from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 
 logger = logging.getLogger(__name__)
-
-STATISTICS_FILE = "dataset_statistics.json"
 
 
 def norm_stats_key(suite: str) -> str:
@@ -25,7 +27,7 @@ def norm_stats_key(suite: str) -> str:
     OpenVLA's own data drops idle steps, hence the name. Ours keeps them (a closing gripper needs its waiting time); the
     name is kept because every reader of these checkpoints looks for it.
     """
-    return f"{suite}_no_noops"
+    return suite + NO_NOOPS_SUFFIX
 
 
 def choose_statistics(
@@ -79,37 +81,20 @@ def normalised_proprio_of(demos: DemonstrationSet, statistics: Statistics, *, ke
 
 def save_statistics(folder: Path, statistics: Mapping[str, Statistics]) -> None:
     """Write ``dataset_statistics.json``."""
-    (folder / STATISTICS_FILE).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
-
-
-def stored_statistics(folder: Path) -> dict[str, Statistics]:
-    """``dataset_statistics.json`` of a folder by key; empty where there is none.
-
-    Raises:
-        ValueError: it is no such file.
-    """
-    file = folder / STATISTICS_FILE
-    if not file.is_file():
-        return {}
-    stored = read_object(file)
-    bounds = ("q01", "q99")
-    for key, statistics in stored.items():
-        action = statistics.get("action") if isinstance(statistics, dict) else None
-        if not isinstance(action, dict) or not all(isinstance(action.get(name), list) for name in bounds):
-            raise ValueError(f"{file}: {key!r} has no 'action' with the lists {bounds}; copy or write the file again")
-    return stored
+    (folder / DATASET_STATISTICS_FILE).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
 
 
 def take_adapter_statistics(model: OpenVLAForActionPrediction, adapter: Path) -> None:
     """Put the statistics of an adapter over those of its base: its tokens mean what these say."""
-    own, base = stored_statistics(adapter), model.config.norm_stats or {}
+    base = model.config.norm_stats or {}
+    own = with_dataset_statistics({}, adapter).get("norm_stats", {})
     if not own and not base:
         logger.warning(
             "neither %s nor its base has %s: action tokens will mean what the new data's statistics say",
             adapter,
-            STATISTICS_FILE,
+            DATASET_STATISTICS_FILE,
         )
-    differing = sorted(key for key in own if key in base and own[key]["action"] != base[key]["action"])
+    differing = sorted(key for key in own if key in base and own[key].get("action") != base[key].get("action"))
     if differing:
         logger.warning("%s has other statistics of %s than its base; the adapter's are used", adapter, differing)
     model.config.norm_stats = {**base, **own}

@@ -6,12 +6,9 @@ The OpenVLA-OFT repository notes nothing, but its fine-tunes have the networks b
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from openvla_oft.json_files import read_object
-from transformers_openvla_oft.model.heads import HEAD_FILE, PROJECTOR_FILE
-
-T = TypeVar("T")
+from transformers_openvla_oft.loading import read_object
+from transformers_openvla_oft.model.heads import L1ActionHead, ProprioProjector
 
 TRAINING_FILE = "training.json"
 OFT_ADAPTER = "lora_adapter"
@@ -19,8 +16,8 @@ ACTION_HEAD = "a head for continuous actions (L1 regression or diffusion)"
 PROPRIO = "proprioception as an input"
 FILM = "vision towers that the instruction modulates (FiLM)"
 FILES = {  # what a policy needs beside its own weights -> files that show it, ours and the OFT repository's
-    ACTION_HEAD: (HEAD_FILE, "action_head--*", "noisy_action_projector--*"),
-    PROPRIO: (PROJECTOR_FILE, "proprio_projector--*"),
+    ACTION_HEAD: (L1ActionHead.FILE, "action_head--*", "noisy_action_projector--*"),
+    PROPRIO: (ProprioProjector.FILE, "proprio_projector--*"),
     FILM: ("vision_backbone--*",),
 }
 
@@ -48,7 +45,7 @@ def training_record(folder: Path) -> TrainingRecord | None:
     """What the folder of a checkpoint or an adapter says of its training; None: nothing.
 
     Raises:
-        ValueError: ``training.json`` cannot be read, or something in it is of another type.
+        ValueError: ``training.json`` cannot be read.
     """
     file = folder / TRAINING_FILE
     # The OFT repository keeps an adapter in a folder of its own, below the networks that go with it.
@@ -58,30 +55,15 @@ def training_record(folder: Path) -> TrainingRecord | None:
     }
     if not file.is_file():
         return TrainingRecord(beside) if beside else None
-    report = read_object(file)
-    config, data = (_noted(file, report, part, dict) or {} for part in ("config", "data"))
-    objective = _noted(file, config, "objective", str)
-    noted = {
-        ACTION_HEAD: objective not in (None, "tokens"),
-        PROPRIO: bool(_noted(file, config, "proprio", bool)),
-    }
+    report = read_object(file, expected="what fine-tuning notes of a training")
+    config, data = report.get("config", {}), report.get("data", {})
+    noted = {ACTION_HEAD: config.get("objective", "tokens") != "tokens", PROPRIO: config.get("proprio", False)}
     return TrainingRecord(
         {**{need: file for need, needed in noted.items() if needed}, **beside},
-        layout=_noted(file, config, "layout", str),
-        pictures=_noted(file, config, "pictures", str),
-        picture_path=_noted(file, config, "picture_path", str),
-        actions_per_chunk=_noted(file, config, "actions_per_chunk", int),
-        cameras=_words(_noted(file, data, "cameras", list)),
-        statistics=_words(_noted(file, config, "statistics", list)),
+        layout=config.get("layout"),
+        pictures=config.get("pictures"),
+        picture_path=config.get("picture_path"),
+        actions_per_chunk=config.get("actions_per_chunk"),
+        cameras=tuple(data["cameras"]) if "cameras" in data else None,
+        statistics=tuple(config["statistics"]) if "statistics" in config else None,
     )
-
-
-def _noted(file: Path, part: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
-    value = part.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise ValueError(f"{file}: {name} is {value!r}, expected a {kind.__name__}; copy that file again")
-    return value
-
-
-def _words(values: list[Any] | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(map(str, values))

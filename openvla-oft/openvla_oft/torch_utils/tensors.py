@@ -16,7 +16,7 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that are trained, by name; names are equal with and without sharding."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 

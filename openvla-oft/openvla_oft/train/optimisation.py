@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from openvla_oft.torch_utils.tensors import local, trainable
+from openvla_oft.torch_utils.tensors import local, trainable_parameters
 
 
 def learning_rate(
@@ -42,7 +42,7 @@ class WeightAverage:
         if not 0 <= decay < 1:
             raise ValueError(f"ema decay {decay} must lie in [0, 1); 0 keeps the last weights")
         self.decay = decay
-        named = trainable(model) if decay > 0 else {}
+        named = trainable_parameters(model) if decay > 0 else {}
         self.names = list(named)
         self.parameters: Sequence[nn.Parameter] = list(named.values())
         self.averages: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]

@@ -28,10 +28,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from libero_runtime.folder_lock import LOCK_FILE
 from openvla_oft.cli import alone
-from openvla_oft.json_files import read_object
 from openvla_oft.torch_utils.distributed import Distributed
-from openvla_oft.torch_utils.tensors import trainable
+from openvla_oft.torch_utils.tensors import trainable_parameters
 from openvla_oft.train.optimisation import WeightAverage
+from transformers_openvla_oft.loading import read_object
 
 SETTINGS_FILE = "settings.json"
 FINISHED_FILE = ".finished.json"
@@ -132,7 +132,7 @@ def refuse_others(folder: Path, settings: Settings) -> None:
     path = folder / (FINISHED_FILE if is_finished(folder) else SETTINGS_FILE)
     if not _is_of_use(folder) or not path.exists():
         return
-    stored = read_object(path)
+    stored = read_object(path, expected="the settings of a training")
     given = json.loads(json.dumps(settings))
     differing = [
         f"{name}: {stored.get(name)!r} there, {given[name]!r} now"
@@ -179,7 +179,7 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     distributed.wait()
-    names = [name for name, parameter in trainable(learner).items() if parameter in optimizer.state]
+    names = [name for name, parameter in trainable_parameters(learner).items() if parameter in optimizer.state]
     try:
         with _alone_is_fine():
             state_dict_saver.save(_tensors(learner, average, optimizer, names), checkpoint_id=partial)
@@ -198,10 +198,10 @@ def save(
 def load(state: Path, *, learner: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer) -> Progress:
     """Take back what ``save`` wrote. Collective; shards are cut anew where the number of ranks differs."""
     with _readable(state):
-        stored = read_object(state / PROGRESS_FILE)
+        stored = read_object(state / PROGRESS_FILE, expected="where a training stands")
         names = stored.pop("optimized")
         progress = Progress(**stored)
-        parameters = trainable(learner)
+        parameters = trainable_parameters(learner)
         for name in names:
             parameter = parameters[name]
             optimizer.state[parameter] = {
@@ -244,7 +244,7 @@ def _tensors(
     learner: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, names: list[str]
 ) -> dict[str, dict[str, Tensor]]:
     """Views of everything that changes, to write from or to read into."""
-    parameters = trainable(learner)
+    parameters = trainable_parameters(learner)
     moments = {
         f"{name}/{kind}": optimizer.state[parameters[name]][kind].detach()
         for name in names

@@ -159,7 +159,8 @@ class ActionTokenMap:
 
     def dataset_actions(self, bins_BT: Tensor) -> Tensor:
         """Bins -> float64 (B, C, A) in dataset units, gripper in [0, 1] where 1 is open."""
-        return self.unnormalize(self.bins_to_actions(self._to_chunk(bins_BT)))
+        chunks_BCA = bins_BT.view(-1, self.num_actions_chunk, self.action_dim)
+        return self.unnormalize(self.bins_to_actions(chunks_BCA))
 
     def env_actions(self, bins_BT: Tensor) -> Tensor:
         """Bins -> float32 (B, C, A) as LIBERO takes them: deltas clipped to [-1, 1], gripper -1 open / +1 close."""
@@ -172,25 +173,11 @@ class ActionTokenMap:
 
         nearest: by the rule of `actions_to_nearest_bins` instead of `actions_to_bins`.
         """
-        self._check_chunk(actions_BCA)
         actions_BCA = actions_BCA.double()
         gripper_BC1 = gripper_from_env(actions_BCA[..., -1:])
         normalised_BCA = self.normalize(torch.cat([actions_BCA[..., :-1], gripper_BC1], dim=-1))
         encode = self.actions_to_nearest_bins if nearest else self.actions_to_bins
         return encode(normalised_BCA).flatten(1)
-
-    def _to_chunk(self, bins_BT: Tensor) -> Tensor:
-        num_tokens = self.num_actions_chunk * self.action_dim
-        if bins_BT.ndim != 2 or bins_BT.shape[1] != num_tokens:
-            raise ValueError(f"bins must be (batch, {num_tokens}), given {tuple(bins_BT.shape)}")
-        return bins_BT.view(-1, self.num_actions_chunk, self.action_dim)
-
-    def _check_chunk(self, actions_BCA: Tensor) -> None:
-        if actions_BCA.ndim != 3 or actions_BCA.shape[1:] != (self.num_actions_chunk, self.action_dim):
-            raise ValueError(
-                f"actions must be (batch, {self.num_actions_chunk}, {self.action_dim}), "
-                f"given {tuple(actions_BCA.shape)}"
-            )
 
     def _edges(self, device: torch.device) -> Tensor:
         # numpy's linspace, because the published encoder compares with it to the last bit.

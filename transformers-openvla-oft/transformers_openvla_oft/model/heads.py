@@ -7,8 +7,9 @@ Shapes: B samples, C chunk steps, A action dimensions, H hidden size of the poli
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,10 +26,6 @@ from .same_rounding import NarrowLinear
 VALUE_HEAD_SIZES = (512, 128)
 VALUE_HEAD_PREFIX = "value_head."
 NUM_BLOCKS = 2
-HEAD_FILE = "l1_action_head.safetensors"
-PROJECTOR_FILE = "proprio_projector.safetensors"
-# What the OFT repository itself writes beside its checkpoints.
-PUBLISHED_HEAD, PUBLISHED_PROJECTOR = "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"
 
 
 class ValueHead(nn.Module):
@@ -73,6 +70,67 @@ def stored_value_head(folder: Path, names: Collection[str], *, hidden_size: int)
     return head
 
 
+class _StoredBeside(nn.Module):
+    """A small network with a file of its own beside a policy's weights. sizes: of the policy's hidden states, and of an
+    action or of proprioception."""
+
+    NAME: ClassVar[str]
+    FILE: ClassVar[str]
+    PUBLISHED: ClassVar[str]  # what the OFT repository itself writes
+
+    def __init__(self, hidden_size: int, size: int) -> None:
+        super().__init__()
+        self.sizes = hidden_size, size
+
+    @staticmethod
+    def sizes_of(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+        """`sizes` of the network that has these weights; KeyError where it is another kind of network."""
+        raise NotImplementedError
+
+    @classmethod
+    def fresh(cls, hidden_size: int, size: int, *, seed: int) -> Self:
+        """Random weights that depend on the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(hidden_size, size)
+
+    @classmethod
+    def file_in(cls, folder: Path) -> Path | None:
+        """The file in a checkpoint's folder, ours or the OFT repository's; None where there is none."""
+        own = folder / cls.FILE
+        found = [own] if own.is_file() else sorted(folder.glob(cls.PUBLISHED))
+        if len(found) > 1:
+            names = [file.name for file in found]
+            raise ValueError(f"{folder} holds several steps of {cls.PUBLISHED}: {names}; leave one there")
+        return found[0] if found else None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a stored one.
+
+        Raises:
+            CheckpointError: the file cannot be read, or is no such network.
+        """
+        try:
+            tensors = torch.load(path, "cpu", weights_only=True) if path.suffix == ".pt" else load_file(path)
+        except (OSError, SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{path} cannot be read as {path.suffix.removeprefix('.')} ({error})") from error
+        check_finite(str(path), tensors)
+        # The OFT repository stores what a data-parallel wrapper has lengthened the names of.
+        tensors = {name.removeprefix("module."): tensor.float() for name, tensor in tensors.items()}
+        try:
+            network = cls(*cls.sizes_of(tensors))
+            network.load_state_dict(tensors)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is no {cls.NAME} of OpenVLA-OFT: {error}") from error
+        return network
+
+    @classmethod
+    def save(cls, tensors: Mapping[str, Tensor], folder: Path) -> None:
+        """Write whole tensors in float32."""
+        save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, folder / cls.FILE)
+
+
 class _Block(nn.Module):
     """Layer norm, linear, ReLU, added to what came in; W is their width."""
 
@@ -106,116 +164,47 @@ class _Network(nn.Module):
         return out_BCO
 
 
-class L1ActionHead(nn.Module):
+class L1ActionHead(_StoredBeside):
     """Normalised actions (B, C, A) from the hidden states (B, C * A, H) at the positions of the action logits."""
 
-    def __init__(self, hidden_size: int, *, action_dim: int, width: int | None = None) -> None:
-        super().__init__()
-        self.action_dim = action_dim
-        self.model = _Network(input_size=hidden_size * action_dim, width=width or hidden_size, output_size=action_dim)
+    NAME, FILE, PUBLISHED = "L1 action head", "l1_action_head.safetensors", "action_head--*_checkpoint.pt"
+
+    def __init__(self, hidden_size: int, action_dim: int) -> None:
+        super().__init__(hidden_size, action_dim)
+        self.model = _Network(input_size=hidden_size * action_dim, width=hidden_size, output_size=action_dim)
+
+    @staticmethod
+    def sizes_of(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+        """(H, A)."""
+        return len(tensors["model.fc1.weight"]), len(tensors["model.fc2.weight"])
 
     def forward(self, hidden_BTH: Tensor) -> Tensor:
         """(B, T = C * A, H) -> (B, C, A), float32, normalised."""
-        B, T, H = hidden_BTH.shape
-        steps = hidden_BTH.reshape(B, T // self.action_dim, self.action_dim * H)
-        actions_BCA: Tensor = self.model(steps)
+        H, A = self.sizes
+        actions_BCA: Tensor = self.model(hidden_BTH.reshape(len(hidden_BTH), -1, A * H))
         return actions_BCA.float()
 
 
-class ProprioProjector(nn.Module):
+class ProprioProjector(_StoredBeside):
     """Normalised proprioception (B, P) to one embedding (B, H)."""
 
-    def __init__(self, hidden_size: int, *, proprio_dim: int) -> None:
-        super().__init__()
+    NAME, FILE, PUBLISHED = "proprio projector", "proprio_projector.safetensors", "proprio_projector--*_checkpoint.pt"
+
+    def __init__(self, hidden_size: int, proprio_dim: int) -> None:
+        super().__init__(hidden_size, proprio_dim)
         self.fc1 = nn.Linear(proprio_dim, hidden_size)
         self.fc2 = nn.Linear(hidden_size, hidden_size)
+
+    @staticmethod
+    def sizes_of(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+        """(H, P)."""
+        hidden_size, proprio_dim = tensors["fc1.weight"].shape
+        return hidden_size, proprio_dim
 
     def forward(self, proprio_BP: Tensor) -> Tensor:
         """(B, P) -> (B, H)."""
         embedding_BH: Tensor = self.fc2(functional.gelu(self.fc1(proprio_BP)))
         return embedding_BH
-
-
-def fresh_head(hidden_size: int, *, action_dim: int, seed: int) -> L1ActionHead:
-    """A head with random weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return L1ActionHead(hidden_size, action_dim=action_dim)
-
-
-def fresh_projector(hidden_size: int, *, proprio_dim: int, seed: int) -> ProprioProjector:
-    """A projector with random weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ProprioProjector(hidden_size, proprio_dim=proprio_dim)
-
-
-def head_file(folder: Path) -> Path | None:
-    """The file of a checkpoint's L1 head, ours or the OFT repository's; None where there is none."""
-    return _one_file(folder, HEAD_FILE, PUBLISHED_HEAD)
-
-
-def projector_file(folder: Path) -> Path | None:
-    """The file of a checkpoint's projector of proprioception; see `head_file`."""
-    return _one_file(folder, PROJECTOR_FILE, PUBLISHED_PROJECTOR)
-
-
-def load_head(path: Path) -> L1ActionHead:
-    """Read a head; its sizes are those of the stored weights.
-
-    Raises:
-        CheckpointError: the file is no such head.
-    """
-    tensors = _read(path)
-    try:
-        width, input_size = tensors["model.fc1.weight"].shape
-        action_dim = len(tensors["model.fc2.weight"])
-        head = L1ActionHead(input_size // action_dim, action_dim=action_dim, width=width)
-        head.load_state_dict(tensors)
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is no L1 action head of OpenVLA-OFT: {error}") from error
-    return head
-
-
-def load_projector(path: Path) -> ProprioProjector:
-    """Read a projector; its sizes are those of the stored weights.
-
-    Raises:
-        CheckpointError: the file is no such projector.
-    """
-    tensors = _read(path)
-    try:
-        hidden_size, proprio_dim = tensors["fc1.weight"].shape
-        projector = ProprioProjector(hidden_size, proprio_dim=proprio_dim)
-        projector.load_state_dict(tensors)
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is no proprio projector of OpenVLA-OFT: {error}") from error
-    return projector
-
-
-def save(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write the whole tensors of a small network in float32."""
-    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _one_file(folder: Path, name: str, pattern: str) -> Path | None:
-    found = [folder / name] if (folder / name).is_file() else sorted(folder.glob(pattern))
-    if len(found) > 1:
-        raise ValueError(f"{folder} holds several steps of {pattern}: {[file.name for file in found]}; leave one there")
-    return found[0] if found else None
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors in float32 by name; names that a data-parallel wrapper has lengthened are shortened."""
-    try:
-        if path.suffix == ".pt":
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            tensors = load_file(path)
-    except (OSError, SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} cannot be read as {path.suffix.removeprefix('.')} ({error})") from error
-    check_finite(str(path), tensors)
-    return {name.removeprefix("module."): tensor.float() for name, tensor in tensors.items()}
 
 
 def project_rows(head: nn.Module, hidden: Tensor, rows: slice) -> Tensor:

@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
 
-from transformers_openvla_oft.loading import broken, check_finite, reading, report, unreported, weight_files
+from transformers_openvla_oft.loading import check_finite, reading, report, unreported, weight_files
 
 from . import decoder, same_rounding
 from .action_tokens import finite_rows, require_finite, sample_bins
-from .configuration import CONFIG_FILE, EXPECTED, OpenVLAConfig, with_dataset_statistics
+from .configuration import OpenVLAConfig, with_dataset_statistics
 from .heads import VALUE_HEAD_PREFIX, ValueHead, project_rows, stored_value_head
 from .language import extended, has_pads, hidden_states
 from .vision import (
@@ -44,7 +44,6 @@ from .vision import (
     PrismaticVisionBackbone,
     VisionBlock,
     VisionTransformer,
-    tower_specs,
 )
 
 TOKEN_INIT_STD = 0.02
@@ -118,10 +117,6 @@ class OpenVLAForActionPrediction(PreTrainedModel):
                 return chosen.from_pretrained(
                     path, *model_args, config=config, output_loading_info=output_loading_info, **kwargs
                 )
-            try:
-                tower_specs(config)
-            except ValueError as error:
-                raise broken(folder / CONFIG_FILE, str(error), expected=EXPECTED) from error
             if folder.is_dir() and "state_dict" not in kwargs:
                 weight_files(folder)
             # Shapes that differ are listed below, with all else that does not fit.
@@ -200,17 +195,6 @@ class OpenVLAForActionPrediction(PreTrainedModel):
 
         There is no mask where there are no pads.
         """
-        shapes = tuple(input_ids_BL.shape), tuple(attention_mask_BL.shape), len(pixel_values)
-        if 0 in shapes[0]:
-            raise ValueError(
-                "a batch must have at least one row and one prompt slot, given input_ids_BL of shape "
-                f"{shapes[0]}: do not call the model where there is nothing to decode"
-            )
-        if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != shapes[2]:
-            raise ValueError(
-                "input_ids_BL and attention_mask_BL must be (batch, slots) with one row per image, given "
-                f"{shapes[0]} and {shapes[1]} for {shapes[2]} rows of pixel_values"
-            )
         patches_BPH = self.projector(self.vision_backbone(pixel_values))
         prompt_BLH = self.get_input_embeddings()(input_ids_BL)
         patches_BPH = patches_BPH.to(prompt_BLH.dtype)
@@ -285,8 +269,6 @@ class OpenVLAForAutoregressivePrediction(OpenVLAForActionPrediction):
 
     def _score(self, embeds_BSH: Tensor, mask_BS: Tensor | None, bins_BT: Tensor) -> ActionOutput:
         T = self.config.num_action_tokens
-        if bins_BT.shape != (len(embeds_BSH), T):
-            raise ValueError(f"bins_BT must be ({len(embeds_BSH)}, {T}), given {tuple(bins_BT.shape)}")
         # Nothing is read at the last token, and no earlier position sees it.
         embeds_BSH = torch.cat([embeds_BSH, self._embed_bins(bins_BT[:, :-1])], dim=1)
         llama, mask_BS = self.language_model.model, extended(mask_BS, T - 1)

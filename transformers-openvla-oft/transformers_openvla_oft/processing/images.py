@@ -36,7 +36,7 @@ class ImageSettings:
             CheckpointError: the file is missing, not what the published checkpoints have, or another model's.
         """
         expected = "size, means and standard deviations of the images of each vision tower"
-        file, size = folder / PREPROCESSOR_FILE, (config.image_sizes or [0])[0]
+        file, size = folder / PREPROCESSOR_FILE, config.image_size
         fields = read_object(file, expected=expected)
         for name, entry in (("input_sizes", [3, size, size]), ("interpolations", INTERPOLATION)):
             wanted = [entry] * config.num_towers
@@ -46,14 +46,9 @@ class ImageSettings:
                     "files from the same checkpoint."
                 )
         means, stds = (tuple(tuple(map(float, x)) for x in fields.get(name) or ()) for name in ("means", "stds"))
-        numbers, lengths = [x for tower in (*means, *stds) for x in tower], [*map(len, means), *map(len, stds)]
-        if lengths != [3] * 2 * config.num_towers or not all(0 <= x <= 1 for x in numbers) or 0 in map(min, stds):
-            raise broken(
-                file,
-                f"means and stds must have three numbers in [0, 1] for each of the {config.num_towers} towers, "
-                f"standard deviations above 0, for images divided by 255, given means={means} and stds={stds}",
-                expected=expected,
-            )
+        if [*map(len, means), *map(len, stds)] != [3] * 2 * config.num_towers:
+            why = f"means and stds must have three numbers for each of the {config.num_towers} towers"
+            raise broken(file, f"{why}, given means={means} and stds={stds}", expected=expected)
         return cls(size, means, stds)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,11 +67,7 @@ class ImageSettings:
 
 
 def check_images(images_BNHWC: Tensor) -> None:
-    if not isinstance(images_BNHWC, Tensor):
-        raise ValueError(
-            f"images must be a torch tensor, given {type(images_BNHWC).__name__}: torch.from_numpy makes one of a "
-            "numpy array"
-        )
+    """Raise ``ValueError`` unless they are uint8 (B, N, H, W, 3)."""
     if images_BNHWC.dtype != torch.uint8 or images_BNHWC.ndim != 5 or images_BNHWC.shape[-1] != 3:
         raise ValueError(
             "images must be uint8 of shape (batch, images, height, width, 3), given "
@@ -84,8 +75,12 @@ def check_images(images_BNHWC: Tensor) -> None:
         )
 
 
-def _check_sides(images_BNHWC: Tensor, *, size: int) -> None:
-    """Refuse images that a resize to `size` would make something else of."""
+def resize_pictures(images_BNHWC: Tensor, *, size: int) -> Tensor:
+    """Square uint8 images -> uint8 (B, N, size, size, 3), by `resize_bicubic`.
+
+    Raises:
+        ValueError: they are not square, or less than a quarter as large as they are to be.
+    """
     height, width = images_BNHWC.shape[2:4]
     if height != width:
         raise ValueError(
@@ -97,15 +92,6 @@ def _check_sides(images_BNHWC: Tensor, *, size: int) -> None:
             f"images of {height} x {width} pixels are too small for a model that reads {size} x {size}: give at "
             f"least {-(-size // MAX_ENLARGEMENT)} pixels a side"
         )
-
-
-def resize_pictures(images_BNHWC: Tensor, *, size: int) -> Tensor:
-    """Square uint8 images -> uint8 (B, N, size, size, 3), by `resize_bicubic`.
-
-    Raises:
-        ValueError: they are not square, or less than a quarter as large as they are to be.
-    """
-    _check_sides(images_BNHWC, size=size)
     resized_NHWC = resize_bicubic(images_BNHWC.flatten(0, 1), size=size)
     return resized_NHWC.view(*images_BNHWC.shape[:2], *resized_NHWC.shape[1:])
 

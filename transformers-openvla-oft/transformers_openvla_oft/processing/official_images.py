@@ -1,6 +1,6 @@
 """The image path of the OpenVLA-OFT repository, which is TensorFlow's, without TensorFlow.
 
-A image passes through JPEG at quality 95 (as the training data did), is resized with Lanczos' kernel (radius 3,
+An image passes through JPEG at quality 95 (as the training data did), is resized with Lanczos' kernel (radius 3,
 antialiased) and, for policies trained with random crops, cropped to nine tenths of its area around the centre. The path
 of reinforcement learning is `PrismaticProcessor`'s; the two differ by a few grey levels.
 
@@ -33,15 +33,13 @@ def official_pictures(images_NHWC: Tensor, *, size: int, center_crop: bool) -> T
 
 def jpeg_round_trip(images_NHWC: Tensor) -> Tensor:
     """Compress and decompress every image, on the CPU; equal to TensorFlow's to the last bit."""
-    decoded = np.empty_like(_checked(images_NHWC).cpu().numpy())
-    for image_HWC, decoded_HWC in zip(images_NHWC.cpu().numpy(), decoded, strict=True):
-        decoded_HWC[:] = _through_jpeg(image_HWC)
-    return torch.from_numpy(decoded).to(images_NHWC.device)
+    decoded = [_through_jpeg(image_HWC) for image_HWC in images_NHWC.cpu().numpy()]
+    return torch.from_numpy(np.stack(decoded)).to(images_NHWC.device)
 
 
 def resize_lanczos(images_NHWC: Tensor, *, size: int) -> Tensor:
     """uint8 -> uint8 (N, size, size, 3), rounded. Where the size is right already nothing changes."""
-    _, height, width, _ = _checked(images_NHWC).shape
+    _, height, width, _ = images_NHWC.shape
     device = images_NHWC.device
     rows, columns = (_lanczos_weights(old, size).to(device) for old in (height, width))
     resized = torch.einsum("yh,nhwc->nywc", rows, images_NHWC.float())
@@ -54,7 +52,7 @@ def crop_center(images_NHWC: Tensor, *, size: int, area: float = CROP_AREA) -> T
 
     The corners of the result are corners of the crop: sample points run from edge pixel to edge pixel.
     """
-    _, height, width, _ = _checked(images_NHWC).shape
+    _, height, width, _ = images_NHWC.shape
     device = images_NHWC.device
     side = math.sqrt(area)
     rows, columns = (_crop_weights(old, size, side).to(device) for old in (height, width))
@@ -72,15 +70,6 @@ def _through_jpeg(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Image.fromarray(image_HWC).save(file, format="JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
     decoded_HWC: NDArray[np.uint8] = simplejpeg.decode_jpeg(file.getbuffer(), fastdct=True, fastupsample=False)
     return decoded_HWC
-
-
-def _checked(images_NHWC: Tensor) -> Tensor:
-    if images_NHWC.dtype != torch.uint8 or images_NHWC.ndim != 4 or images_NHWC.shape[-1] != 3:
-        raise ValueError(
-            "images must be uint8 of shape (images, height, width, 3), given "
-            f"{images_NHWC.dtype} {tuple(images_NHWC.shape)}"
-        )
-    return images_NHWC
 
 
 @lru_cache(maxsize=16)

@@ -18,29 +18,15 @@ from transformers import PreTrainedTokenizerFast
 from transformers_openvla_oft.loading import CheckpointError, reading
 from transformers_openvla_oft.model.configuration import OpenVLAConfig
 
-from .images import (
-    PICTURE_PATHS,
-    PREPROCESSOR_FILE,
-    ImageSettings,
-    check_images,
-    resize_pictures,
-)
+from .images import PICTURE_PATHS, PREPROCESSOR_FILE, ImageSettings, check_images, resize_pictures
 from .official_images import official_pictures
 
 PROMPT = "In: What action should the robot take to {task}?\nOut: "
 # The piece that the trailing space of the prompt becomes (id 29871 in Llama-2): the position of the first logits.
 PROMPT_END_TOKEN = "\u2581"
-AUTO_PROCESSOR_OPTIONS = frozenset(
-    {
-        "trust_remote_code",
-        "from_auto",
-        "revision",
-        "cache_dir",
-        "force_download",
-        "local_files_only",
-        "token",
-    }
-)
+AUTO_PROCESSOR_OPTIONS = {
+    *("trust_remote_code", "from_auto", "revision", "cache_dir", "force_download", "local_files_only", "token")
+}
 
 
 @dataclass(frozen=True)
@@ -204,16 +190,9 @@ class PrismaticProcessor:
         """uint8 (B, N, H, W, 3) -> float32 (B, N * towers * 3, size, size), resized, rounded and normalised."""
         check_images(images_BNHWC)
         B, N = images_BNHWC.shape[:2]
-        if B == 0:
-            raise ValueError(
-                f"a batch must have at least one observation, given images_BNHWC of shape {tuple(images_BNHWC.shape)}: "
-                "do not call the processor where there is nothing to prepare"
-            )
         if self.num_images != N:
             raise ValueError(f"the checkpoint reads {self.num_images} image(s) per observation, given {N}")
         size = self.images.image_size
-        if resized and images_BNHWC.shape[2:4] != (size, size):
-            raise ValueError(f"resized images must have {size} x {size} pixels, given {tuple(images_BNHWC.shape)}")
         small_BNHWC = images_BNHWC if resized else self.resize(images_BNHWC)
         images = small_BNHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
         # Without `non_blocking`, so small a copy would wait for whatever the device has to do before it.
