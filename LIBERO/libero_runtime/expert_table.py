@@ -9,7 +9,9 @@ import argparse
 import multiprocessing
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +23,17 @@ from libero_runtime.demos.episodes import MAX_STEPS, Attempt, EpisodeOptions, Ep
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero, resolve_paths
 from libero_runtime.sim.scene import Scene
-from libero_runtime.suites import SUITES, init_states, load_suite
-
-
-@dataclass(frozen=True)
-class Job:
-    """All episodes of one task."""
-
-    suite: str
-    task_id: int
-    num_init_states: int
-    seed: int
-    options: EpisodeOptions
+from libero_runtime.suites import SUITES, TaskSpec, init_states, load_suite
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One line of the table: a task, and its episodes by initial state."""
 
-    job: Job
+    suite: str
+    task_id: int
     language: str
-    attempts: tuple[Attempt, ...]
+    attempts: Sequence[Attempt]
 
     @property
     def success(self) -> float:
@@ -59,37 +51,29 @@ class Row:
         return [index for index, attempt in enumerate(self.attempts) if not attempt.success]
 
 
-def run_task(job: Job) -> Row:
+def run_task(task: TaskSpec, options: EpisodeOptions, num_init_states: int, seed: int) -> Row:
     """Run a task from each of its first initial states."""
-    task = load_suite(job.suite).task(job.task_id)
     scene = Scene(task, image_size=16)  # never drawn
     plans = [
-        EpisodePlan(job.task_id, attempt=index, init_index=index, scene_seed=job.seed, seed=job.seed)
-        for index in range(min(job.num_init_states, len(init_states(task))))
+        EpisodePlan(task.task_id, attempt=index, init_index=index, scene_seed=seed, seed=seed)
+        for index in range(min(num_init_states, len(init_states(task))))
     ]
-    attempts = tuple(try_episode(scene, plan, job.options) for plan in plans)
+    attempts = [try_episode(scene, plan, options) for plan in plans]
     scene.close()
-    return Row(job, task.language, attempts)
-
-
-def measure(jobs: Sequence[Job], *, num_workers: int) -> list[Row]:
-    """Run all jobs, one task per process at a time; rows in the order of the jobs."""
-    prepare_libero()  # makes the compact models once, before the workers look for them
-    with multiprocessing.get_context("spawn").Pool(min(num_workers, len(jobs))) as pool:
-        return list(tqdm(pool.imap(run_task, jobs), total=len(jobs), unit="task"))
+    return Row(task.suite, task.task_id, task.language, attempts)
 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a line per task, then a line per suite."""
     lines = ["| suite | task | instruction | success | steps, mean | longest |", "|---|---:|---|---:|---:|---:|"]
     lines += [
-        f"| {row.job.suite} | {row.job.task_id} | {row.language} | {100 * row.success:.0f} % | "
+        f"| {row.suite} | {row.task_id} | {row.language} | {100 * row.success:.0f} % | "
         f"{_mean(row.steps)} | {max(row.steps, default=0)} |"
         for row in rows
     ]
     lines += ["", "| suite | success | steps, mean | episodes |", "|---|---:|---:|---:|"]
-    for suite in dict.fromkeys(row.job.suite for row in rows):
-        own = [row for row in rows if row.job.suite == suite]
+    for suite in dict.fromkeys(row.suite for row in rows):
+        own = [row for row in rows if row.suite == suite]
         lines.append(
             f"| {suite} | {100 * float(np.mean([row.success for row in own])):.1f} % | "
             f"{_mean([steps for row in own for steps in row.steps])} | {sum(len(row.attempts) for row in own)} |"
@@ -99,22 +83,6 @@ def table(rows: Sequence[Row]) -> str:
 
 def _mean(steps: Sequence[int]) -> str:
     return f"{np.mean(steps):.0f}" if steps else "-"
-
-
-def _jobs(arguments: argparse.Namespace) -> list[Job]:
-    tasks = parse_numbers(arguments.tasks)
-    jobs = []
-    for name in arguments.suites.split(","):
-        suite = load_suite(name.strip())
-        options = EpisodeOptions(
-            noise=arguments.noise,
-            max_steps=MAX_STEPS.get(suite.name, max(MAX_STEPS.values())),
-            max_grasps=arguments.max_grasps,
-        )
-        for task_id in tasks:
-            suite.task(task_id)
-            jobs.append(Job(suite.name, task_id, arguments.init_states, arguments.seed, options))
-    return jobs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,11 +106,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_table(parsed: argparse.Namespace) -> int:
-    jobs = _jobs(parsed)
+    suites = [load_suite(name.strip()) for name in parsed.suites.split(",")]
+    tasks = [suite.task(task_id) for suite in suites for task_id in parse_numbers(parsed.tasks)]
+    options = [
+        EpisodeOptions(
+            noise=parsed.noise,
+            max_steps=MAX_STEPS.get(task.suite, max(MAX_STEPS.values())),
+            max_grasps=parsed.max_grasps,
+        )
+        for task in tasks
+    ]
     select_opengl()
-    rows = measure(jobs, num_workers=parsed.num_workers)
+    prepare_libero()  # makes the compact models once, before the workers look for them
+    run = partial(run_task, num_init_states=parsed.init_states, seed=parsed.seed)
+    with ProcessPoolExecutor(min(parsed.num_workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+        rows = list(tqdm(pool.map(run, tasks, options), total=len(tasks), unit="task"))
     text = table(rows)
-    failures = [f"{row.job.suite} task {row.job.task_id}: failed from {row.failed}" for row in rows if row.failed]
+    failures = [f"{row.suite} task {row.task_id}: failed from {row.failed}" for row in rows if row.failed]
     sys.stdout.write("\n".join([text, "", *failures, f"assets: {resolve_paths().asset_kind}"]) + "\n")
     if parsed.output is not None:
         parsed.output.write_text(text + "\n", encoding="utf-8")

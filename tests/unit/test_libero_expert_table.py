@@ -1,13 +1,12 @@
 """The command that measures the expert, on two initial states."""
 
-from libero_runtime.demos.episodes import Attempt, EpisodeOptions
-from libero_runtime.expert_table import Job, Row, main, table
+from libero_runtime.demos.episodes import Attempt
+from libero_runtime.expert_table import Row, main, table
 
 
 def row(suite: str, task_id: int, *, successes: list[bool]) -> Row:
-    job = Job(suite, task_id, len(successes), 0, EpisodeOptions())
-    attempts = tuple(Attempt(success, 50 + index, 1) for index, success in enumerate(successes))
-    return Row(job, f"do thing {task_id}", attempts)
+    attempts = [Attempt(success, 50 + index, 1) for index, success in enumerate(successes)]
+    return Row(suite, task_id, f"do thing {task_id}", attempts)
 
 
 def test_the_table_has_a_line_per_task_and_the_mean_over_tasks_per_suite():

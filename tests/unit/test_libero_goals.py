@@ -27,7 +27,7 @@ def test_a_faulty_task_is_refused_with_its_file_and_the_reason(suite: str, task_
     with pytest.raises(SuiteError, match=rf"{spec.name}\.bddl: the instruction asks for"):
         load_suite(suite).task(task_id)
     with pytest.raises(SuiteError, match="is not played"):
-        build_env(spec, control_hz=20, quality="fast")
+        build_env(spec, quality="fast")
     assert load_suite(suite).task(0).fault is None
 
 

@@ -8,7 +8,7 @@ BUILD = """
 from libero_runtime.sim.models import build_env
 from libero_runtime.suites import load_suite
 
-build_env(load_suite("libero_spatial").task(0), control_hz=20, quality="fast")
+build_env(load_suite("libero_spatial").task(0), quality="fast")
 compile(r"drawing = '\\ '", "/home/user/robosuite_tasks/__init__.py", "exec")
 """
 

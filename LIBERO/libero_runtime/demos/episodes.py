@@ -55,7 +55,6 @@ class Demonstration:
     joints_TJ: NDArray[np.float32]
     poses: tuple[Pose, ...]  # T of them: what `Scene.draw` needs
     success: bool
-    num_grasps: int
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,6 @@ def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Dem
         joints_TJ=np.asarray(joints, dtype=np.float32),
         poses=tuple(poses),
         success=attempt.success,
-        num_grasps=attempt.num_grasps,
     )
 
 

@@ -29,6 +29,7 @@ from libero_runtime.assets.robot import with_coarse_robot
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, Quality, prepare_libero, resolve_paths
 from libero_runtime.render.renderer import SceneRenderer
+from libero_runtime.sim.state import CONTROL_HZ
 from libero_runtime.sim.stepper import Stepper, make_arm, physics_model
 from libero_runtime.suites import TaskSpec
 
@@ -156,7 +157,7 @@ class _SharesModel:
         self.initialize_time(self.control_freq)
 
 
-def build_env(task: TaskSpec, *, control_hz: int, quality: Quality) -> Any:
+def build_env(task: TaskSpec, *, quality: Quality) -> Any:
     """robosuite's environment of a task with LIBERO's own settings, but no renderer and no camera observables."""
     task.check()
     select_opengl()  # robosuite decides for EGL while it is imported, unless told otherwise before
@@ -179,7 +180,7 @@ def build_env(task: TaskSpec, *, control_hz: int, quality: Quality) -> Any:
             use_camera_obs=False,
             has_renderer=False,
             has_offscreen_renderer=False,
-            control_freq=control_hz,
+            control_freq=CONTROL_HZ,
             ignore_done=True,
             hard_reset=False,
         )

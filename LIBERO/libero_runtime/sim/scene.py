@@ -26,7 +26,6 @@ from libero_runtime.sim.models import (
     seeded,
 )
 from libero_runtime.sim.state import (
-    CONTROL_HZ,
     IDLE_ACTION,
     Advance,
     Array,
@@ -73,7 +72,7 @@ class Scene:
         self.num_idle_steps = num_idle_steps
         self.num_cameras = len(cameras)
         self.image_size = image_size
-        self.env = build_env(task, control_hz=CONTROL_HZ, quality=quality)
+        self.env = build_env(task, quality=quality)
         self._shared: SharedModel = self.env.shared
         self._full_model: mujoco.MjModel = self._shared.model
         self._full_data: mujoco.MjData = self.env.sim.data._data
@@ -93,7 +92,7 @@ class Scene:
         """Make what steps; returns its model and data."""
         self._stepper = self._shared.make_stepper(self.env)
         self._goal = compile_goal(self.env, self._stepper.model)
-        self.env._eval_predicate = self.holds  # robosuite's own data lags behind: see sync_env
+        self.env._eval_predicate = self.holds  # robosuite's own data lags behind
         return self._stepper.model, self._stepper.data
 
     # Starts -----------------------------------------------------------------------------------------------------
@@ -252,10 +251,6 @@ class Scene:
             self._predicates[key] = compile_goal(self.env, self.model, [key])
         return self._stepper.goal_met(self._predicates[key])
 
-    def sync_env(self) -> None:
-        """Bring robosuite's environment to the loaded episode, poses and contacts included: nothing here needs it."""
-        self._show(self.save().pose, with_contacts=True)
-
     def view(self) -> View:
         """Images of all cameras and proprioception of the loaded episode. Call right after stepping."""
         return View(images_NHWC=self.draw(self.save().pose), proprio=self.proprio())
@@ -294,18 +289,15 @@ class Scene:
         self._show(pose)
         return self._drawn(self.num_cameras if num_cameras is None else num_cameras)
 
-    def _show(self, pose: Pose, *, with_contacts: bool = False) -> None:
+    def _show(self, pose: Pose) -> None:
         """Bring the full model to a pose."""
         model, data = self._full_model, self._full_data
         self._shared.owner = None
         self._place_fixtures(pose.fixture_pos, pose.fixture_quat)
         data.qpos[:] = pose.drawn_qpos
-        if with_contacts:
-            mujoco.mj_fwdPosition(model, data)
-        else:
-            mujoco.mj_kinematics(model, data)
-            mujoco.mj_comPos(model, data)
-            mujoco.mj_camlight(model, data)
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
         data.qpos[:] = pose.qpos
         self.env._post_process()  # lights the stove's burner when its knob is turned
 
