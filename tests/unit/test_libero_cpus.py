@@ -14,21 +14,6 @@ from openvla_oft import cli
 ALL = len(os.sched_getaffinity(0))
 
 
-@pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """A root folder with the given files, of a machine that lets this process use 16 CPUs."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-
-    def make(group: str, **files: str) -> Path:
-        for name, text in {"proc/self/cgroup": group, **files}.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n")
-        return tmp_path
-
-    return make
-
-
 def test_affinity_counts():
     command = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import libero_runtime.cpus as c; "
     done = subprocess.run([sys.executable, "-c", command + "print(c.num_cpus())"], stdout=subprocess.PIPE, check=True)
@@ -36,38 +21,34 @@ def test_affinity_counts():
     assert 1 <= num_cpus() <= ALL
 
 
-def test_without_control_groups_affinity_alone_counts(tmp_path):
-    assert num_cpus(tmp_path) == ALL
+VERSION_1 = "12:pids:/slurm\n4:cpu,cpuacct:/slurm/uid_0/job_7\n3:cpuset:/\n0::/init.scope"
 
 
 @pytest.mark.parametrize(
-    ("quota", "count"),
-    [("max 100000", 16), ("400000 100000", 4), ("150000 100000", 2), ("10000 100000", 1), ("9900000 100000", 16)],
+    ("group", "files", "count"),
+    [
+        ("0::/slurm/job_7", {"slurm/job_7/cpu.max": "max 100000"}, 16),
+        ("0::/slurm/job_7", {"slurm/job_7/cpu.max": "150000 100000"}, 2),
+        ("0::/slurm/job_7", {"slurm/job_7/cpu.max": "10000 100000"}, 1),
+        ("0::/slurm/job_7", {"slurm/job_7/cpu.max": "9900000 100000"}, 16),
+        # a group around ours counts as well
+        ("0::/slurm/job_7/0", {"slurm/job_7/cpu.max": "300000 100000", "slurm/job_7/0/cpu.max": "max 100000"}, 3),
+        # Docker without a namespace of its own names the host's path, of which only the end is mounted
+        ("0::/docker/0123abc", {"cpu.max": "200000 100000"}, 2),
+        (VERSION_1, {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 16),
+        (VERSION_1, {"cpu,cpuacct/cpu.cfs_quota_us": "500000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 5),
+        (VERSION_1, {f"cpu/slurm/uid_0/job_7/cpu.cfs_{name}_us": "100000" for name in ("quota", "period")}, 1),
+        ("", {}, 16),
+    ],
 )
-def test_a_quota_of_version_2(machine, quota, count):
-    group = "0::/system.slice/job_7"
-    assert num_cpus(machine(group, **{"sys/fs/cgroup/system.slice/job_7/cpu.max": quota})) == count
-
-
-def test_a_group_around_ours_counts_as_well(machine):
-    folder = "sys/fs/cgroup/slurm/job_7"
-    files = {f"{folder}/cpu.max": "300000 100000", f"{folder}/step_0/cpu.max": "max 100000"}
-    assert num_cpus(machine("0::/slurm/job_7/step_0", **files)) == 3
-
-
-def test_a_container_sees_its_group_as_the_root(machine):
-    """Docker without a namespace of its own names the host's path, of which only the end is mounted."""
-    assert num_cpus(machine("0::/docker/0123abc", **{"sys/fs/cgroup/cpu.max": "200000 100000"})) == 2
-
-
-@pytest.mark.parametrize("folder", ["cpu,cpuacct", "cpu"])
-@pytest.mark.parametrize("group", ["", "slurm/uid_0/job_7"])
-@pytest.mark.parametrize(("quota", "count"), [("-1", 16), ("500000", 5)])
-def test_a_quota_of_version_1(machine, folder, group, quota, count):
-    place = f"sys/fs/cgroup/{folder}/{group}"
-    lines = "12:pids:/slurm\n4:cpu,cpuacct:/slurm/uid_0/job_7\n3:cpuset:/\n0::/init.scope"
-    root = machine(lines, **{f"{place}/cpu.cfs_quota_us": quota, f"{place}/cpu.cfs_period_us": "100000"})
-    assert num_cpus(root) == count
+def test_quotas_of_control_groups(tmp_path, monkeypatch, group, files, count):
+    """On a machine that lets this process use 16 CPUs."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    limits = {f"sys/fs/cgroup/{name}": quota for name, quota in files.items()}
+    for name, text in {"proc/self/cgroup": group, **limits}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert num_cpus(tmp_path) == count
 
 
 def test_torch_takes_no_more_threads(monkeypatch):

@@ -16,7 +16,7 @@ TASKS = [
     ("libero_spatial", 0), ("libero_object", 1), ("libero_goal", 3), ("libero_goal", 5), ("libero_goal", 9),
     ("libero_10", 2), ("libero_10", 5), ("libero_10", 9), ("libero_90", 39),
 ]  # fmt: skip
-NUM_STATES = 100
+NUM_STATES = 150
 
 
 def sync(live):
