@@ -10,8 +10,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.vla import config_7b, config_tiny
-from transformers_openvla_oft import ImageSettings, OpenVLAForActionPrediction, PrismaticProcessor, libero_sentences
-from transformers_openvla_oft.small import DINOV2, MEANS, SIGLIP, STDS, train_tokenizer
+from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor
+from transformers_openvla_oft.processing.images import ImageSettings
+from transformers_openvla_oft.small import DINOV2, MEANS, SIGLIP, STDS, libero_sentences, train_tokenizer
 
 MAX_PROMPT_LENGTH = 128  # the published checkpoints'
 BOUNDS = {"q01": [-1.0] * 6 + [0.0], "q99": [1.0] * 7, "mask": [True] * 6 + [False]}

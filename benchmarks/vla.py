@@ -42,7 +42,6 @@ from rlinf.models.cuda_graphs import GraphedForward
 from rlinf.models.lora import attach_lora, trainable_parameters
 from rlinf.models.transfer import Received
 from transformers_openvla_oft import (
-    CHECKPOINTING_POLICIES,
     ActionOutput,
     OpenVLAConfig,
     OpenVLAForActionPrediction,
@@ -58,6 +57,7 @@ from transformers_openvla_oft import (
     lora_target_modules,
     sample_bins,
 )
+from transformers_openvla_oft.model.blocks import CHECKPOINTING_POLICIES
 from transformers_openvla_oft.small import DINOV2, SIGLIP
 
 TEMPERATURE = 1.6

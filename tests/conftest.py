@@ -20,3 +20,11 @@ def small_policy(tmp_path_factory):
     from tests.small_policy import write_policy  # imports torch, which many tests do without
 
     return write_policy(tmp_path_factory.mktemp("policy") / "small")
+
+
+@pytest.fixture(scope="session")
+def autoregressive_policy(tmp_path_factory):
+    """The same, token by token."""
+    from tests.small_policy import write_policy
+
+    return write_policy(tmp_path_factory.mktemp("policy") / "autoregressive", num_actions=1)

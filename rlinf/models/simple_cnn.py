@@ -30,8 +30,9 @@ from rlinf.models.decoding import BinnedPolicy
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.policy import PolicyInputs, PolicySource, Stated
 from rlinf.run_layout import WHOLE_FILES
-from transformers_openvla_oft import ActionTokenMap, CheckpointError, ValueHead, resize_pictures
+from transformers_openvla_oft import ActionTokenMap, CheckpointError, ValueHead
 from transformers_openvla_oft.loading import check_finite, check_fit, read_object, shapes
+from transformers_openvla_oft.processing.images import resize_pictures
 
 MODEL_TYPE = "simple_cnn"
 CONFIG_FILE = "config.json"

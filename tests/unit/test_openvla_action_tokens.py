@@ -13,10 +13,9 @@ from transformers_openvla_oft import (
     action_entropy,
     action_log_probs,
     finite_rows,
-    gripper_from_env,
-    gripper_to_env,
     sample_bins,
 )
+from transformers_openvla_oft.model.action_tokens import gripper_from_env, gripper_to_env
 
 BEGIN = 31744  # 32064 rows - 64 rows of padding - 256 bins
 LOW, HIGH = (-0.5, -1.0, -0.2, -0.1, -0.3, -0.4), (0.5, 0.8, 0.6, 0.1, 0.3, 0.2)

@@ -19,7 +19,7 @@ from rlinf.data import Observation
 from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
 from tests.openvla_reference import REFERENCE, needs_reference
-from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
+from tests.small_policy import LANGUAGE, model_config, read_policy
 from transformers_openvla_oft import (
     CheckpointError,
     NonFiniteLogitsError,
@@ -133,8 +133,10 @@ def test_an_earlier_adapter_that_cannot_be_merged_is_refused(small_policy, adapt
 
 @pytest.mark.parametrize("num_actions", [8, 1])
 @torch.no_grad()
-def test_a_policy_whose_logits_are_not_numbers_refuses_to_act(small_policy, adapter, tmp_path, num_actions):
-    folder = small_policy if num_actions == 8 else write_policy(tmp_path / "autoregressive", num_actions=1)
+def test_a_policy_whose_logits_are_not_numbers_refuses_to_act(
+    small_policy, autoregressive_policy, adapter, num_actions
+):
+    folder = small_policy if num_actions == 8 else autoregressive_policy
     policy = read_policy(folder, lora_path=adapter)
     # As an update that diverged leaves them: a file with such weights is not read at all.
     trainable_parameters(policy.module)["base_model.model.language_model.lm_head.lora_B.default.weight"][-80] = (
@@ -151,10 +153,9 @@ def test_a_policy_whose_logits_are_not_numbers_refuses_to_act(small_policy, adap
 
 @torch.no_grad()
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_decoding_token_by_token_refuses_logits_that_are_not_numbers(tmp_path, temperature):
-    folder = write_policy(tmp_path / "autoregressive", num_actions=1)
-    model = OpenVLAForActionPrediction.from_pretrained(folder)
-    batch = batch_of(read_policy(folder))
+def test_decoding_token_by_token_refuses_logits_that_are_not_numbers(autoregressive_policy, temperature):
+    model = OpenVLAForActionPrediction.from_pretrained(autoregressive_policy)
+    batch = batch_of(read_policy(autoregressive_policy))
     inputs = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
     draws = {"uniforms_BT": np.full((2, 7), 0.5), "temperature": temperature}
     model(**inputs, **draws)

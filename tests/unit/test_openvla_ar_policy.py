@@ -1,6 +1,7 @@
 """Autoregressive OpenVLA as a policy: decoding, scoring, updates and methods in one process."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,23 +29,16 @@ from rlinf.engines.learner import PolicyLearner
 from rlinf.models import POLICIES, PolicyInputs, PolicySource, ReplayablePolicy, load_policy, policy_kind
 from rlinf.models.value_head import VALUE_HEAD_FILE
 from rlinf.workers.logits import LogitsPrecomputeWorker
-from tests.small_policy import (
-    LANGUAGE,
-    make_rollouts,
-    model_config,
-    read_policy,
-    write_autoregressive_policy,
-    write_policy,
-)
+from tests.small_policy import LANGUAGE, make_rollouts, model_config, read_policy
 from tests.unit.replay_demos import SUITE, write_hdf5
 
 LANGUAGES = (LANGUAGE, "open the drawer", "turn on the stove")
 PPO = AlgorithmConfig(adv_type="gae", loss_type="ppo", filter_rewards=False, loss_aggregation="token")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_autoregressive_policy(tmp_path_factory.mktemp("policy") / "small")
+@pytest.fixture
+def checkpoint(autoregressive_policy) -> Path:
+    return autoregressive_policy
 
 
 def _policy(checkpoint, **options):
@@ -378,16 +372,15 @@ def test_more_than_one_action_is_refused(checkpoint):
         policy_kind(ModelConfig(model_name="openvla"))
 
 
-def test_a_checkpoint_of_chunks_is_refused(tmp_path):
-    chunked = write_policy(tmp_path / "chunked")
-    source = PolicySource(chunked, unnorm_key=SUITE, seed=3)
+def test_a_checkpoint_of_chunks_is_refused(small_policy):
+    source = PolicySource(small_policy, unnorm_key=SUITE, seed=3)
     with pytest.raises(ConfigError, match=r"trained on chunks of 8.*openvla_oft"):
         load_policy(ModelConfig(model_name="openvla", num_action_chunks=1), source, base_dtype=torch.float32)
 
 
 def test_a_checkpoint_that_states_no_chunk_is_read(checkpoint, tmp_path):
     """As the published ones are."""
-    stated = write_autoregressive_policy(tmp_path / "published")
+    stated = Path(shutil.copytree(checkpoint, tmp_path / "published"))
     fields = json.loads((stated / "config.json").read_text())
     fields.pop("num_actions_chunk")
     (stated / "config.json").write_text(json.dumps(fields))

@@ -13,25 +13,20 @@ from rlinf.config.schema import ATTENTION_ROUTES as CONFIG_ROUTES
 from rlinf.config.schema import CHECKPOINTING_POLICIES as CONFIG_POLICIES
 from rlinf.config.schema import PICTURE_PATHS as CONFIG_PICTURES
 from rlinf.models import PolicySource, load_policy
-from tests.small_policy import model_config, read_policy, write_policy
-from transformers_openvla_oft import (
-    ATTENTION_ROUTES,
-    CHECKPOINTING_POLICIES,
-    OpenVLAForActionPrediction,
-    PrismaticProcessor,
-    choose_attention,
-    fsdp_units,
-)
+from tests.small_policy import model_config, read_policy
+from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor, choose_attention, fsdp_units
 from transformers_openvla_oft.model import language
+from transformers_openvla_oft.model.blocks import CHECKPOINTING_POLICIES
+from transformers_openvla_oft.model.language import ATTENTION_ROUTES
 from transformers_openvla_oft.model.layouts import oft_hidden_states
 from transformers_openvla_oft.processing.images import PICTURE_PATHS
 
 TASKS = ("open the drawer", "pick up the black bowl next to the plate and place it on the plate", "turn on the stove")
 
 
-@pytest.fixture(scope="module", params=[8, 1], ids=["oft", "autoregressive"])
-def folder(request, tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("policy") / "small", num_actions=request.param)
+@pytest.fixture(params=["small_policy", "autoregressive_policy"], ids=["oft", "autoregressive"])
+def folder(request):
+    return request.getfixturevalue(request.param)
 
 
 def batch_of(folder, tasks=TASKS, **options):
@@ -161,14 +156,14 @@ def test_nothing_is_looked_up_that_is_stated(folder, route, tasks):
         model(**{**given, "padded": None})
 
 
-@pytest.mark.parametrize("tasks", [TASKS, TASKS[1:2] * 3], ids=["padded", "unpadded"])
 @torch.no_grad()
-def test_a_recording_runs_what_was_compiled_before_it(folder, tasks, monkeypatch):
+def test_a_recording_runs_what_was_compiled_before_it(folder, monkeypatch):
     """While a CUDA graph is recorded nothing can be compiled, and transformers builds masks in another way."""
     torch._dynamo.reset()
     model = load(folder, attn_implementation="sdpa")
     for block in fsdp_units(model):
         block.compile(backend="eager")
+    tasks = TASKS if model.config.num_actions_chunk == 1 else TASKS[1:2] * 3  # with pads and without
     batch = batch_of(folder, tasks, prompt_multiple=1)
     given = {**arguments(batch), "padded": batch.padded, "bins_BT": torch.arange(7).expand(3, 7)}
     expected = model(**given).logits_BTV
@@ -179,9 +174,9 @@ def test_a_recording_runs_what_was_compiled_before_it(folder, tasks, monkeypatch
 
 @pytest.mark.parametrize("route", ["eager", "sdpa"])
 @torch.no_grad()
-def test_decoding_sees_no_pads(tmp_path, route):
+def test_decoding_sees_no_pads(autoregressive_policy, route):
     """Tokens follow each other from a cache as they are scored at once, with and without pads."""
-    folder = write_policy(tmp_path / "small", num_actions=1)
+    folder = autoregressive_policy
     model = load(folder, attn_implementation=route)
     for tasks in (TASKS, TASKS[1:2] * 3):
         batch = batch_of(folder, tasks, prompt_multiple=1)

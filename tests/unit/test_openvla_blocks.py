@@ -22,7 +22,6 @@ from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
 from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
 from transformers_openvla_oft import (
-    CHECKPOINTING_POLICIES,
     SmallSizes,
     TowerSizes,
     checkpoint_blocks,
@@ -32,6 +31,7 @@ from transformers_openvla_oft import (
 )
 from transformers_openvla_oft.adapters import scale_adapter
 from transformers_openvla_oft.model import blocks
+from transformers_openvla_oft.model.blocks import CHECKPOINTING_POLICIES
 from transformers_openvla_oft.small import DINOV2
 
 needs_compiler = pytest.mark.skipif(which("g++") is None and which("clang++") is None, reason="needs a C++ compiler")

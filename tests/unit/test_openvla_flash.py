@@ -14,7 +14,6 @@ from torch.nn import functional
 from torch.testing import assert_close
 from transformers import modeling_flash_attention_utils as flash_utils
 
-from tests.small_policy import write_policy
 from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor
 
 TASKS = ("open the drawer", "pick up the black bowl next to the plate and place it on the plate", "turn on the stove")
@@ -91,9 +90,9 @@ def flash(monkeypatch):
     return CALLS
 
 
-@pytest.fixture(scope="module", params=[8, 1], ids=["oft", "autoregressive"])
-def folder(request, tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("policy") / "small", num_actions=request.param)
+@pytest.fixture(params=["small_policy", "autoregressive_policy"], ids=["oft", "autoregressive"])
+def folder(request):
+    return request.getfixturevalue(request.param)
 
 
 def load(folder, route):
@@ -132,8 +131,8 @@ def test_logits_and_gradients_are_those_of_the_other_route(folder, flash, tasks)
 
 @MIXES
 @torch.no_grad()
-def test_token_by_token_from_a_cache(tmp_path, flash, tasks):
-    folder = write_policy(tmp_path / "small", num_actions=1)
+def test_token_by_token_from_a_cache(autoregressive_policy, flash, tasks):
+    folder = autoregressive_policy
     inputs, draws = given(folder, tasks), np.random.default_rng(0).random((3, 7))
     decoded = [
         load(folder, route)(**inputs, uniforms_BT=draws, temperature=1.0) for route in ("sdpa", "flash_attention_2")

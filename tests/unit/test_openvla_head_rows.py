@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 
-from tests.small_policy import read_policy, write_policy
+from tests.small_policy import read_policy
 from transformers_openvla_oft.model.heads import project_rows
 
 HIDDEN, OUTPUTS, ROWS = 24, 640, slice(320, 576)
@@ -129,8 +129,8 @@ def test_a_head_that_is_sharded_by_itself(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_a_policy_computes_the_bins_only(tmp_path):
-    policy = read_policy(write_policy(tmp_path / "policy"))
+def test_a_policy_computes_the_bins_only(small_policy):
+    policy = read_policy(small_policy)
     model = policy.module.get_base_model()
     seen = []
     model.language_model.lm_head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape))

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rlinf.models.identity import checkpoint_hash
 from tests.openvla_reference import REFERENCE, needs_reference
-from tests.small_policy import read_policy, write_policy
+from tests.small_policy import read_policy
 from transformers_openvla_oft import (
     CheckpointError,
     OpenVLAConfig,
@@ -64,8 +64,8 @@ def test_the_published_auto_class_works_where_it_exists(small_policy):
     assert isinstance(transformers.AutoModelForVision2Seq.from_pretrained(small_policy), OpenVLAForActionPrediction)
 
 
-def test_one_action_per_chunk_is_decoded_token_by_token(tmp_path, small_policy):
-    ours = write_policy(tmp_path / "policy", num_actions=1)
+def test_one_action_per_chunk_is_decoded_token_by_token(autoregressive_policy, small_policy):
+    ours = autoregressive_policy
     assert type(AutoModelForImageTextToText.from_pretrained(ours)) is OpenVLAForAutoregressivePrediction
     fresh = AutoModelForImageTextToText.from_config(OpenVLAConfig.from_pretrained(ours))
     assert type(fresh) is OpenVLAForAutoregressivePrediction

@@ -14,8 +14,9 @@ from rlinf.data import Observation
 from rlinf.models import PolicySource, load_policy
 from tests.openvla_reference import REFERENCE, needs_reference
 from tests.simple_cnn import write_cnn
-from tests.small_policy import LANGUAGE, model_config, write_policy
-from transformers_openvla_oft import PrismaticProcessor, resize_bicubic
+from tests.small_policy import LANGUAGE, model_config
+from transformers_openvla_oft import PrismaticProcessor
+from transformers_openvla_oft.processing.images import resize_bicubic
 from transformers_openvla_oft.processing.official_images import (
     crop_center,
     jpeg_round_trip,
@@ -106,9 +107,9 @@ def test_the_processor_takes_that_path_where_asked(raw, expected, path, name):
 
 @pytest.mark.parametrize("side", [64, 32], ids=["larger", "of the model's size"])
 @pytest.mark.parametrize("path", ["rl", "oft", "oft_center_crop"])
-def test_the_configuration_chooses_the_path(tmp_path, path, side):
+def test_the_configuration_chooses_the_path(small_policy, path, side):
     """Rollouts keep pictures that went along it, and updates take those as they are."""
-    source = PolicySource(write_policy(tmp_path / "small"), unnorm_key="libero_spatial", seed=3)
+    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
     config = replace(model_config(source.checkpoint), picture_path=path)
     policy = load_policy(config, source, base_dtype=torch.float32)
     images = np.random.default_rng(0).integers(0, 256, (2, 1, side, side, 3), np.uint8)

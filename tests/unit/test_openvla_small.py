@@ -17,10 +17,9 @@ from transformers_openvla_oft import (
     SmallSizes,
     TowerSizes,
     create_small_checkpoint,
-    libero_sentences,
     lora_target_modules,
 )
-from transformers_openvla_oft.small import DINOV2, SIGLIP
+from transformers_openvla_oft.small import DINOV2, SIGLIP, libero_sentences
 
 TASKS = ["Pick up the black bowl", "open the middle drawer of the cabinet and put the bowl in it"]
 

@@ -18,8 +18,9 @@ from openvla_oft.data.oft_augment import SIDE, OftAugmentConfig, OftDraw, crop, 
 from tests.unit import sft_demos
 from tests.unit.sft_demos import LANGUAGES, write_file
 from tests.unit.sft_runs import assert_same_weights, logged, run
-from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor, resize_bicubic
+from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap
+from transformers_openvla_oft.processing.images import resize_bicubic
 from transformers_openvla_oft.processing.official_images import resize_lanczos
 
 REPOSITORY = Path(__file__).resolve().parents[2]

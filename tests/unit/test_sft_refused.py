@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from openvla_oft import pack
+from openvla_oft.options import TrainConfig
 from tests.unit.sft_runs import run
 
 CROPS = ["--pictures", "oft_random_crop"]
@@ -91,6 +92,12 @@ def test_the_option_is_named(demos, base, adapter, tmp_path, capsys, extra, mess
 def test_the_end_of_a_training_is_asked_for(demos, tmp_path, capsys):
     assert run(demos, tmp_path / "policy") == 2
     assert "give --steps, --minutes, or both" in capsys.readouterr().err
+
+
+def test_a_batch_that_two_processes_cannot_divide():
+    config = TrainConfig(num_steps=1, batch_size=8, micro_batch_size=3)
+    with pytest.raises(ValueError, match="--batch-size 8 must be a multiple of --micro-batch-size x processes = 3 x 2"):
+        config.micro_batch(2)
 
 
 def test_what_has_an_effect_is_taken(demos, base, adapter, tmp_path):

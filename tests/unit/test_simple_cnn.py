@@ -28,10 +28,11 @@ from rlinf.run_layout import LEDGER_FILE, checkpoints, publish, start_writing
 from rlinf.workers.random_action import RandomActionPolicy
 from tests.sequences import at
 from tests.simple_cnn import read_cnn, write_cnn
-from tests.small_policy import LANGUAGE, make_rollouts, write_policy
+from tests.small_policy import LANGUAGE, make_rollouts
 from tests.unit.replay_demos import write_hdf5
 from tests.unit.sft_demos import LANGUAGES, load, write_suite
-from transformers_openvla_oft import CheckpointError, libero_sentences
+from transformers_openvla_oft import CheckpointError
+from transformers_openvla_oft.small import libero_sentences
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_base_identity_sees_the_weights(checkpoint, tmp_path):
     assert policy.base_identity(LANGUAGE, bins)["model"] != other.base_identity(LANGUAGE, bins)["model"]
 
 
-def test_what_does_not_fit_is_refused(checkpoint, tmp_path):
+def test_what_does_not_fit_is_refused(checkpoint, small_policy, tmp_path):
     other = write_cnn(tmp_path / "other", hidden_size=48)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         read_cnn(checkpoint, weights=other)
@@ -191,11 +192,10 @@ def test_what_does_not_fit_is_refused(checkpoint, tmp_path):
         load_policy(replace(cnn, previous_lora_paths=["a"]), source, base_dtype=torch.float32)
     with pytest.raises(ConfigError, match=r"'openvla', but the one in .* is of type 'simple_cnn'"):
         find_weights(ModelConfig(), checkpoint)
-    vla = write_policy(tmp_path / "vla")
     with pytest.raises(ConfigError, match=r"'simple_cnn', but the one in .* is of type 'openvla'"):
-        find_weights(cnn, vla)
+        find_weights(cnn, small_policy)
     with pytest.raises(ConfigError, match=r"expected model\.pt in"):
-        find_weights(replace(cnn, lora_path=str(vla)), checkpoint)
+        find_weights(replace(cnn, lora_path=str(small_policy)), checkpoint)
 
 
 def test_the_supervised_start_learns_its_demonstrations(tmp_path):

@@ -17,7 +17,7 @@ from rlinf.custom.sequence.lineage import Lineage
 from rlinf.models import load_policy
 from rlinf.models.lora import trainable_parameters
 from tests.simple_cnn import write_cnn
-from tests.small_policy import read_policy, write_policy
+from tests.small_policy import read_policy
 from tests.unit.sft_runs import run
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
@@ -25,9 +25,9 @@ WRIST = "eye_in_hand"
 ADAPTER, BENEATH = "actor.model.lora_path={}", "actor.model.previous_lora_paths=[{}]"
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory) -> Path:
-    return write_policy(tmp_path_factory.mktemp("stored") / "policy")
+@pytest.fixture
+def stored(small_policy) -> Path:
+    return small_policy
 
 
 @pytest.fixture
@@ -289,8 +289,8 @@ def test_an_adapter_of_two_pictures_needs_a_base_that_says_so(folder, adapter):
 # --------------------------------------------------------------------------------------------------- chunks, statistics
 
 
-def test_one_that_decodes_token_by_token_is_another_policy(tmp_path):
-    message = refused(write_policy(tmp_path / "policy", num_actions=1))
+def test_one_that_decodes_token_by_token_is_another_policy(autoregressive_policy):
+    message = refused(autoregressive_policy)
     assert "give actor.model.model_name=openvla and actor.model.num_action_chunks=1" in message
 
 

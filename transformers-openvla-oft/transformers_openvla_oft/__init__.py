@@ -14,15 +14,13 @@ from .model.action_tokens import (
     action_entropy,
     action_log_probs,
     finite_rows,
-    gripper_from_env,
-    gripper_to_env,
     require_finite,
     sample_bins,
 )
-from .model.blocks import CHECKPOINTING_POLICIES, checkpoint_blocks, compile_blocks
+from .model.blocks import checkpoint_blocks, compile_blocks
 from .model.configuration import OpenVLAConfig
 from .model.heads import ValueHead
-from .model.language import ATTENTION_ROUTES, choose_attention
+from .model.language import choose_attention
 from .model.modeling import (
     ActionOutput,
     OpenVLAForActionPrediction,
@@ -30,10 +28,8 @@ from .model.modeling import (
     fsdp_units,
     lora_target_modules,
 )
-from .processing.images import ImageSettings, resize_bicubic, resize_pictures
-from .processing.official_images import official_pictures
 from .processing.processor import PolicyBatch, PrismaticProcessor
-from .small import SmallSizes, TowerSizes, create_small_checkpoint, libero_sentences
+from .small import SmallSizes, TowerSizes, create_small_checkpoint
 
 # transformers 5 dropped the second of these names, which the published checkpoints use.
 MODEL_CLASSES = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")
@@ -52,12 +48,9 @@ def register() -> None:
 register()
 
 __all__ = [
-    "ATTENTION_ROUTES",
-    "CHECKPOINTING_POLICIES",
     "ActionOutput",
     "ActionTokenMap",
     "CheckpointError",
-    "ImageSettings",
     "NonFiniteLogitsError",
     "OpenVLAConfig",
     "OpenVLAForActionPrediction",
@@ -75,13 +68,7 @@ __all__ = [
     "create_small_checkpoint",
     "finite_rows",
     "fsdp_units",
-    "gripper_from_env",
-    "gripper_to_env",
-    "libero_sentences",
     "lora_target_modules",
-    "official_pictures",
     "require_finite",
-    "resize_bicubic",
-    "resize_pictures",
     "sample_bins",
 ]

@@ -72,16 +72,16 @@ def broken(file: Path, why: str, *, expected: str) -> CheckpointError:
 @contextmanager
 def unreported() -> Iterator[None]:
     """Without transformers' table of weights that do not fit, which calls a value head unexpected; `report` says it."""
+
+    def is_no_table(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
     logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(_is_no_table)
+    logger.addFilter(is_no_table)
     try:
         yield
     finally:
-        logger.removeFilter(_is_no_table)
-
-
-def _is_no_table(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
+        logger.removeFilter(is_no_table)
 
 
 def check_fit(what: str, *, stored: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> None:

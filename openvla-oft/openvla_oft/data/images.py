@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from transformers_openvla_oft import official_pictures, resize_bicubic
+from transformers_openvla_oft.processing.images import resize_bicubic
+from transformers_openvla_oft.processing.official_images import official_pictures
 
 PICTURES = {"rl": "rl", "oft": "oft", "oft_random_crop": "oft_center_crop"}
 """What --pictures may be, and the ``picture_path`` of ``PrismaticProcessor`` that a policy trained so acts with."""

@@ -28,11 +28,10 @@ def save_policy(
     check_finite(tensors)
     dtype = SAVE_DTYPES[save_dtype]
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not float(tensor.abs().max()) <= torch.finfo(dtype).max:
-            raise ValueError(
-                f"{name} reaches {float(tensor.abs().max()):g} and does not fit {save_dtype}; "
-                f"use --save-dtype bfloat16 or float32"
-            )
+        largest = float(tensor.abs().max())
+        if tensor.is_floating_point() and largest > torch.finfo(dtype).max:
+            advice = "use --save-dtype bfloat16 or float32"
+            raise ValueError(f"{name} reaches {largest:g} and does not fit {save_dtype}; {advice}")
     stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     model.config.dtype = dtype
     model.save_pretrained(folder, state_dict=stored)
@@ -53,12 +52,6 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def check_is_checkpoint(folder: Path) -> None:
-    """Raise where there is no checkpoint at all."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--init {folder}: no config.json there; expected 'small' or a Hugging Face checkpoint folder")
-
-
 def load_for_training(
     folder: Path, *, num_actions_chunk: int | None = None, num_images: int | None = None, attention: str = "sdpa"
 ) -> tuple[OpenVLAForActionPrediction, PrismaticProcessor]:
@@ -69,7 +62,6 @@ def load_for_training(
     Raises:
         ValueError: there is none, it is corrupt, or its weights are not the model's; no weight is ever made up.
     """
-    check_is_checkpoint(folder)
     with reading(folder):
         config: OpenVLAConfig = OpenVLAConfig.from_pretrained(folder)
     if num_actions_chunk is not None:

@@ -89,7 +89,8 @@ def _chunk_of(options: FinetuneOptions, folder: Path) -> int:
     Raises:
         ValueError: the checkpoint, or the adapter that is continued, says otherwise than the options.
     """
-    checkpoints.check_is_checkpoint(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--init {folder}: no config.json there; expected 'small' or a Hugging Face checkpoint folder")
     with reading(folder):
         stored = OpenVLAConfig.get_config_dict(folder)[0]
     wanted = options.targets.actions_per_chunk if "actions-per-chunk" in options.given else None

@@ -287,22 +287,19 @@ def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, b
     if config.use_compile and not sharded:
         loss_of = loss_with(torch.compile(core, dynamic=False))
         try:
-            _check_first(_forward_backward(loss_of, sample))
+            _check_first(loss_of, sample)
             return loss_of, True
         except TorchDynamoException as error:
             logger.warning("torch.compile failed (%s); training without it", str(error).strip().splitlines()[0])
     loss_of = loss_with(core)
-    _check_first(_forward_backward(loss_of, sample))
+    _check_first(loss_of, sample)
     return loss_of, config.use_compile and sharded
 
 
-def _forward_backward(loss_of: LossFunction, sample: Sample) -> Tensor:
+def _check_first(loss_of: LossFunction, sample: Sample) -> None:
+    """One forward and backward pass, for which functions are compiled."""
     loss = loss_of(*sample)
     loss.backward()
-    return loss.detach()
-
-
-def _check_first(loss: Tensor) -> None:
     if not bool(loss.isfinite()):
         raise TrainingDivergedError(f"the loss is {loss.item()} before the first step; check the checkpoint's weights")
 
