@@ -39,7 +39,7 @@ DEFAULT_LOG_ROOT = "logs"
 DEFAULT_SUITE = "libero_spatial"  # its logs carry no suite in their name
 
 _STEP = re.compile(r"global_step_(\d+)")
-_RUN = re.compile(r"(tasks?_(?:all|\d+(?:[_,-]\d+)*)|base)_seed(\d+)")
+_RUN = re.compile(r"tasks?_(all|\d+(?:[_,-]\d+)*)_seed(\d+)")
 
 
 # ------------------------------------------------------------------------------------------------------------ names
@@ -58,10 +58,12 @@ def run_name(task_ids: Sequence[int] | None, seed: int) -> str:
     return f"{task_name(task_ids)}_seed{seed}"
 
 
-def seed_of(run_folder: PurePath) -> int | None:
-    """The seed in the name of a run's folder; None where the name is another."""
+def tasks_and_seed(run_folder: PurePath) -> tuple[tuple[int, ...], int] | None:
+    """The tasks (none: all of a suite) and the seed in the name of a run's folder; None where the name is another."""
     match = _RUN.fullmatch(run_folder.name)
-    return int(match[2]) if match else None
+    if match is None:
+        return None
+    return () if match[1] == "all" else tuple(int(task) for task in re.split(r"[_,-]", match[1])), int(match[2])
 
 
 def results_root(log_root: str, suite: str) -> str:

@@ -3,21 +3,16 @@
 import logging
 import pprint
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from libero_runtime.suites import standard_suite
 from rlinf.cli.request import Request, parse
 from rlinf.config import RANDOM_ACTION, REPOSITORY, config_hash
 from rlinf.custom.sequence.lineage import Lineage, is_as_trained
-from rlinf.envs import playable_tasks
 from rlinf.envs.registry import simulator
-from rlinf.reporting import ledger
-from rlinf.reporting.loggers import MetricLogger
-from rlinf.run_layout import BASE_ROW, LEDGER_FILE, VIDEOS, task_name
-from rlinf.runners import evaluation
-from rlinf.runners.records import EvaluatedPolicy, make_record, metrics_group, on_suite
-from rlinf.runners.run_folder import run_folder
+from rlinf.run_layout import BASE_ROW, task_name
+from rlinf.runners.records import EvaluatedPolicy, evaluate_suites
+from rlinf.runners.run_folder import metric_logger, run_folder
 from rlinf.scheduler.cluster import Cluster
 from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
 from rlinf.workers.object_store import object_store_gb
@@ -55,32 +50,17 @@ def _evaluate(request: Request) -> None:
     sim = simulator(config.env.simulator)
     sim.prepare()
     folder = run_folder(config)
-    path = folder.parent / LEDGER_FILE
-    metrics: dict[str, float] = {}
     with Cluster(object_store_gb=object_store_gb(config, request.source, learn=False)) as cluster:
         config = fit_to_gpus(config, cluster.resources)
         workers = start_workers(config, cluster.resources, source=request.source, learn=False)
         attach_envs(workers)
         label = f"evaluation at scale {policy.lora_scale:g}" if policy and policy.probe else "evaluation"
-        for suite in (config.env.suite, *config.env.eval_suites):
-            one = on_suite(config, suite)
-            name = label if suite == config.env.suite else f"{label} on {suite}"
-            tasks = playable_tasks(one.env, one.env.eval_task_ids)
-            outcome = evaluation.evaluate(workers, one, task_ids=tasks, label=name, video_folder=folder / VIDEOS)
-            metrics |= outcome.metrics(metrics_group(config, suite))
-            if policy is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                assets = sim.asset_kind(suite)
-                ledger.append(path, make_record(one, outcome, policy, assets=assets, ledger_folder=path.parent))
-    logger = config.runner.logger
-    with MetricLogger(
-        folder,
-        backends=logger.logger_backends,
-        project=logger.project_name,
-        experiment=f"{logger.experiment_name or folder.name} evaluation",
-        config=asdict(config),
-    ) as metric_logger:
-        metric_logger.log(metrics, 0)
+        suites = (config.env.suite, *config.env.eval_suites)
+        metrics = evaluate_suites(
+            workers, config, suites, policy=policy, label=label, folder=folder, asset_kind=sim.asset_kind
+        )
+    with metric_logger(config, folder, kind="evaluation") as logger:
+        logger.log(metrics, 0)
     pprint.pprint(metrics, sort_dicts=False)
 
 

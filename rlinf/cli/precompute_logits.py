@@ -15,7 +15,6 @@ from rlinf.custom.replay.base_logits import logits_path
 from rlinf.custom.replay.dataset import DemonstrationRef, find_demonstrations
 from rlinf.models import PolicySource
 from rlinf.reporting.progress import Progress
-from rlinf.runners.watch import Watch, reach
 from rlinf.scheduler.cluster import Cluster, Resources
 from rlinf.scheduler.worker_group import WorkerGroup, place_on_gpus
 from rlinf.workers.launch import torch_environment
@@ -74,9 +73,8 @@ def run(config: Config, source: PolicySource, refs: Sequence[DemonstrationRef], 
         watched=True,
     )
     with Progress("base-model logits", total=len(refs), unit="demonstrations") as bar:
-        watch = Watch(group, lambda counts: reach(bar, sum(counts)))
         calls = group.submit_each("compute", [(share,) for share in divide(refs, count)])
-        computed: list[int] = group.wait(calls, tick=watch.tick)
-        reach(bar, len(refs))
+        computed: list[int] = group.wait(calls, show=lambda counts: bar.reach(sum(counts)))
+        bar.reach(len(refs))
     group.stop()
     return sum(computed)

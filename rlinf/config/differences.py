@@ -43,6 +43,13 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return pairs
 
 
+def recorded(run_folder: Path) -> dict[str, Any]:
+    """The configuration that a run noted, by dotted key; empty where it noted none."""
+    path = run_folder / CONFIG_FILE
+    values = OmegaConf.to_container(OmegaConf.load(path), resolve=True) if path.is_file() else None
+    return flat({str(key): value for key, value in values.items()}) if isinstance(values, dict) else {}
+
+
 def scope_of(key: str) -> str:
     """The mark of a key in the schema, or of a group that it is in; "" for what results depend on."""
     return next((scope for marked, scope in _marks().items() if f"{key}.".startswith(f"{marked}.")), "")
@@ -76,9 +83,7 @@ def refuse_other_settings(folder: Path, config: Config) -> None:
     for other in sorted({folder, *_siblings(folder)}, key=lambda path: (path != folder, path.name)):
         if not (other / CONFIG_FILE).is_file() or not checkpoints(other):
             continue
-        old = OmegaConf.to_container(OmegaConf.load(other / CONFIG_FILE), resolve=True)
-        assert isinstance(old, dict)
-        found = differences({str(key): value for key, value in old.items()}, new, beside=other != folder)
+        found = differences(recorded(other), new, beside=other != folder)
         if found:
             lines = "\n".join(f"  {one.key}: {one.old} there, {one.new} now" for one in found)
             raise ConfigError(

@@ -72,6 +72,11 @@ class Progress:
         elif self._style == "lines" and self._clock() - self._printed >= self._interval:
             self._print_line()
 
+    def reach(self, done: int, *, note: str = "") -> None:
+        """Count up to ``done`` finished units; it never goes back."""
+        if done > self.done:
+            self.advance(done - self.done, note=note)
+
     def close(self) -> None:
         """End the step; further calls do nothing."""
         if self._bar is not None:

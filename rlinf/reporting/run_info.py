@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from libero_runtime.cpus import num_cpus
-from rlinf.config.differences import flat
+from rlinf.config.differences import recorded
 from rlinf.run_layout import CONFIG_FILE, RUN_FILE
 
 
@@ -56,7 +56,7 @@ def read(folder: Path) -> RunInfo | None:
             languages={int(task): str(text) for task, text in _texts(entry, "languages").items()},
             versions=_texts(entry, "versions"),
             hardware=_texts(entry, "hardware"),
-            config=_config(folder / CONFIG_FILE),
+            config=_config(folder),
         )
     except (ValueError, TypeError, AttributeError) as error:  # no JSON, or of another shape
         raise RunInfoError(f"{path} cannot be read ({error}); remove it, the next run writes it again") from error
@@ -76,14 +76,11 @@ def hardware() -> dict[str, str]:
     return facts
 
 
-def _config(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
+def _config(folder: Path) -> dict[str, str]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        pairs = recorded(folder)
     except yaml.YAMLError as error:
-        raise RunInfoError(f"{path} is no YAML: {error}") from error
-    pairs = flat(config) if isinstance(config, dict) else {}
+        raise RunInfoError(f"{folder / CONFIG_FILE} is no YAML: {error}") from error
     return {key: "null" if value is None else str(value) for key, value in pairs.items()}
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from rlinf.data import EpisodePlan
 from rlinf.reporting.progress import Progress
-from rlinf.runners.watch import Watch, reach
 from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers
 
@@ -28,9 +27,9 @@ def collect(workers: Workers, request: CollectRequest, *, label: str) -> Collect
 
         def show(tallies: Sequence[tuple[int, int]]) -> None:
             done, good = map(sum, zip(*tallies, strict=True))
-            reach(bar, done, note=f"{good / max(done, 1):.0%} succeed")
+            bar.reach(done, note=f"{good / max(done, 1):.0%} succeed")
 
         refs = workers.rollout.submit_each("collect", [(replace(request, plans=share),) for share in shares])
-        collected = Collected.cat(workers.rollout.wait(refs, tick=Watch(workers.rollout, show).tick))
-        reach(bar, len(collected.results), note=f"{collected.success_rate:.0%} succeed")
+        collected = Collected.cat(workers.rollout.wait(refs, show=show))
+        bar.reach(len(collected.results), note=f"{collected.success_rate:.0%} succeed")
     return collected

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,6 @@ from rlinf.custom.sequence.lineage import Lineage
 from rlinf.envs import init_states, playable_tasks
 from rlinf.envs.episodes import training_plans
 from rlinf.reporting import ledger
-from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.progress import Progress
 from rlinf.run_layout import (
     BASE_ROW,
@@ -32,9 +31,9 @@ from rlinf.run_layout import (
     task_name,
 )
 from rlinf.runners.collect import collect
-from rlinf.runners.evaluation import EvaluationOutcome, evaluate
-from rlinf.runners.records import EvaluatedPolicy, make_record, metrics_group, on_suite
-from rlinf.runners.watch import Watch, reach
+from rlinf.runners.evaluation import evaluate
+from rlinf.runners.records import EvaluatedPolicy, evaluate_suites
+from rlinf.runners.run_folder import metric_logger
 from rlinf.scheduler.worker_group import WorkerGroup
 from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers, attach_envs
@@ -117,14 +116,7 @@ class EmbodiedRunner:
         self.task = task_context(config, state)
         self.epoch = 0
         self._meeting = TemporaryDirectory(prefix="rlinf_")  # the driver's, since workers are killed in the end
-        log_config = config.runner.logger
-        self.logger = MetricLogger(
-            state.folder,
-            backends=log_config.logger_backends,
-            project=log_config.project_name,
-            experiment=log_config.experiment_name or state.folder.name,
-            config=asdict(config),
-        )
+        self.logger = metric_logger(config, state.folder)
 
     @property
     def actor(self) -> WorkerGroup:
@@ -188,7 +180,8 @@ class EmbodiedRunner:
         interval = self.config.runner.val_check_interval
         if interval > 0 and self.epoch % interval == 0:
             self.sync_weights()
-            metrics |= self.measure(list(self.state.task_ids), label=f"evaluation at epoch {self.epoch}").metrics()
+            tasks, videos, label = self.state.task_ids, self.state.folder / VIDEOS, f"evaluation at epoch {self.epoch}"
+            metrics |= evaluate(self.workers, self.config, task_ids=tasks, label=label, video_folder=videos).metrics()
         metrics |= rollouts.metrics()
         metrics["time/epoch"] = time.monotonic() - started
         metrics["rollout/steps_per_second"] = metrics["rollout/num_steps"] / metrics["time/rollout"]
@@ -227,9 +220,10 @@ class EmbodiedRunner:
         seed = self.config.runner.seed + self.epoch
         refs = self.actor.submit("update", rollouts.batches, seed)
         with Progress(f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} update", total=100, unit="%") as bar:
-            watch = Watch(self.actor, lambda fractions: reach(bar, int(100 * min(fractions))))
-            metrics: list[dict[str, float]] = self.actor.wait(refs, tick=watch.tick)
-            reach(bar, 100)
+            metrics: list[dict[str, float]] = self.actor.wait(
+                refs, show=lambda fractions: bar.reach(int(100 * min(fractions)))
+            )
+            bar.reach(100)
         return metrics[0]
 
     def save(self) -> None:
@@ -255,24 +249,14 @@ class EmbodiedRunner:
         if self.config.runner.keep_checkpoints:
             prune(folder, self.config.runner.keep_checkpoints)
 
-    def measure(self, task_ids: Sequence[int], *, label: str, config: Config | None = None) -> EvaluationOutcome:
-        """Play the evaluation episodes with the weights that inference holds; ``config``: of another suite."""
-        videos = self.state.folder / VIDEOS
-        return evaluate(self.workers, config or self.config, task_ids=task_ids, label=label, video_folder=videos)
-
     def evaluate(self, suites: Sequence[str], *, row: str | None, label: str) -> None:
         """Evaluate all tasks of some suites; ``row`` names the row of the success matrix that the results become."""
-        for suite in suites:
-            config = on_suite(self.config, suite)
-            name = label if suite == self.config.env.suite else f"{label} on {suite}"
-            outcome = self.measure(playable_tasks(config.env, config.env.eval_task_ids), label=name, config=config)
-            self.logger.log(outcome.metrics(metrics_group(self.config, suite)), self.epoch)
-            if row is not None:
-                path = self.state.folder.parent / LEDGER_FILE
-                assets = self.asset_kind(suite)
-                policy = self._policy(row)
-                ledger.append(path, make_record(config, outcome, policy, assets=assets, ledger_folder=path.parent))
-            log.info("%s: success %.1f %%", name, 100 * outcome.success_once)
+        policy = None if row is None else self._policy(row)
+        folder = self.state.folder
+        metrics = evaluate_suites(
+            self.workers, self.config, suites, policy=policy, label=label, folder=folder, asset_kind=self.asset_kind
+        )
+        self.logger.log(metrics, self.epoch)
 
     def _policy(self, row: str) -> EvaluatedPolicy:
         """The policy as it is now, or the base model."""

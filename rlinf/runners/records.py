@@ -1,12 +1,19 @@
 """Evaluations as lines of the ledger."""
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlinf.config import Config, config_hash
+from rlinf.envs import playable_tasks
 from rlinf.reporting import ledger
-from rlinf.runners.evaluation import EvaluationOutcome
+from rlinf.run_layout import LEDGER_FILE, VIDEOS
+from rlinf.runners.evaluation import EvaluationOutcome, evaluate
 from rlinf.runners.run_folder import versions
+from rlinf.workers.launch import Workers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,32 @@ def on_suite(config: Config, suite: str) -> Config:
     return replace(config, env=replace(config.env, suite=suite, eval_suites=[]))
 
 
-def metrics_group(config: Config, suite: str) -> str:
-    """What the metrics of a suite are called: as in the user's document, and by their names for further ones."""
-    return "env_info" if suite == config.env.suite else suite
+def evaluate_suites(
+    workers: Workers,
+    config: Config,
+    suites: Sequence[str],
+    *,
+    policy: EvaluatedPolicy | None,
+    label: str,
+    folder: Path,
+    asset_kind: Callable[[str], str],
+) -> dict[str, float]:
+    """Evaluate all tasks of some suites with the weights that the workers hold; returns the metrics of all.
+
+    policy: whose evaluation it is, for the ledger beside the run's ``folder``; None: it is no row of it.
+    """
+    metrics: dict[str, float] = {}
+    for suite in suites:
+        one, is_own = on_suite(config, suite), suite == config.env.suite
+        name = label if is_own else f"{label} on {suite}"
+        tasks = playable_tasks(one.env, one.env.eval_task_ids)
+        outcome = evaluate(workers, one, task_ids=tasks, label=name, video_folder=folder / VIDEOS)
+        metrics |= outcome.metrics("env_info" if is_own else suite)
+        if policy is not None:
+            record = make_record(one, outcome, policy, assets=asset_kind(suite), ledger_folder=folder.parent)
+            ledger.append(folder.parent / LEDGER_FILE, record)
+        log.info("%s: success %.1f %%", name, 100 * outcome.success_once)
+    return metrics
 
 
 def make_record(

@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rlinf.config import REPOSITORY, Config, config_hash, config_yaml
 from rlinf.config.places import check_writable
 from rlinf.reporting.jsonlines import write_whole
 from rlinf.reporting.ledger import utc_now
-from rlinf.reporting.loggers import check_backends
+from rlinf.reporting.loggers import MetricLogger, check_backends
 from rlinf.reporting.run_info import hardware
 from rlinf.run_layout import CHECKPOINTS, CONFIG_FILE, RUN_FILE, results_folder, results_root, run_name
 
@@ -37,6 +38,18 @@ def check_run_folder(config: Config) -> None:
     setting = "runner.logger.log_path" if config.runner.logger.log_path else "runner.logger.log_root"
     for place in (folder.parent, folder, folder / CHECKPOINTS):
         check_writable(place, setting=setting)
+
+
+def metric_logger(config: Config, folder: Path, *, kind: str = "") -> MetricLogger:
+    """Where the metrics of a run go; kind: of what is logged there beside training."""
+    logger = config.runner.logger
+    return MetricLogger(
+        folder,
+        backends=logger.logger_backends,
+        project=logger.project_name,
+        experiment=f"{logger.experiment_name or folder.name} {kind}".rstrip(),
+        config=asdict(config),
+    )
 
 
 def versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _POLL_S = 0.5
 WATCH = "watch"
+Show = Callable[[Sequence[Any]], None]
 
 
 class WorkerError(RuntimeError):
@@ -88,7 +89,7 @@ class WorkerGroup:
         timeout_s: float,
         watched: bool = False,
     ) -> None:
-        """``watched`` workers have a second thread, in which ``watch`` asks for progress while the first works; a
+        """``watched`` workers have a second thread, in which they are asked for progress while the first works; a
         simulator must not, since OpenGL contexts belong to one thread."""
         self.name = name
         self.timeout_s = timeout_s
@@ -130,22 +131,19 @@ class WorkerGroup:
         pairs = zip(self.workers, arguments, strict=True)
         return [getattr(worker, method).remote(*args) for worker, args in pairs]
 
-    def watch(self, method: str) -> "list[ray.ObjectRef[Any]]":
-        """Call ``method`` on every worker in its second thread; returns at once."""
-        return [getattr(worker, method).options(concurrency_group=WATCH).remote() for worker in self.workers]
-
     def call(self, method: str, *args: Any) -> list[Any]:
         """Call ``method`` on every worker and wait for all results."""
         return self.wait(self.submit(method, *args))
 
-    def wait(self, refs: "Sequence[ray.ObjectRef[T]]", *, tick: Callable[[], None] | None = None) -> list[T]:
-        """Results of ``refs`` in order; ``tick`` is called about twice a second meanwhile.
+    def wait(self, refs: "Sequence[ray.ObjectRef[T]]", *, show: Show | None = None) -> list[T]:
+        """Results of ``refs`` in order. Meanwhile ``show`` is given, about twice a second, what the workers' methods
+        ``progress`` answer, which are not waited for.
 
         Raises:
             WorkerError: a worker died, or the deadline passed.
             Exception: what a worker raised, as it raised it.
         """
-        self.finish(refs, tick=tick)
+        self.finish(refs, show=show)
         try:
             return ray.get(list(refs))
         except RayTaskError as error:
@@ -155,18 +153,19 @@ class WorkerGroup:
         """Wait until all workers are constructed; raises like ``wait``."""
         self.finish([])
 
-    def finish(self, refs: "Sequence[ray.ObjectRef[Any]]", *, tick: Callable[[], None] | None = None) -> None:
+    def finish(self, refs: "Sequence[ray.ObjectRef[Any]]", *, show: Show | None = None) -> None:
         """Wait until all calls are done, fetching only what failed; the first failure ends the wait."""
         constructed, self._constructed = self._constructed, []
         for calls in (constructed, refs):
-            self._finish(calls, tick=tick)
+            self._finish(calls, show)
 
-    def _finish(self, refs: "Sequence[ray.ObjectRef[Any]]", *, tick: Callable[[], None] | None) -> None:
+    def _finish(self, refs: "Sequence[ray.ObjectRef[Any]]", show: Show | None) -> None:
         pending, waited = list(refs), 0.0
+        asked: list[ray.ObjectRef[Any]] = []
         while pending:
             done, pending = ray.wait(pending, num_returns=1, timeout=_POLL_S, fetch_local=False)
-            if tick is not None:
-                tick()
+            if show is not None:
+                asked = self._show_progress(asked, show)
             if not done:
                 waited += _POLL_S
                 if waited >= self.timeout_s:
@@ -176,6 +175,15 @@ class WorkerGroup:
                     )
             for ref in done:
                 self._raise_failure(ref)
+
+    def _show_progress(self, asked: "list[ray.ObjectRef[Any]]", show: Show) -> "list[ray.ObjectRef[Any]]":
+        """Show what has been answered, and ask again, in the workers' second thread."""
+        if asked:
+            answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
+            if len(answered) < len(asked):
+                return asked
+            show(ray.get(asked))
+        return [worker.progress.options(concurrency_group=WATCH).remote() for worker in self.workers]
 
     def _raise_failure(self, ref: "ray.ObjectRef[Any]") -> None:
         try:

@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
+from rlinf.config.differences import recorded
 from rlinf.config.errors import UserError
-from rlinf.run_layout import ADAPTER_FILES, CHECKPOINTS, CONFIG_FILE, RUN_FILE, WHOLE_FILES, checkpoints, has_weights
+from rlinf.run_layout import ADAPTER_FILES, CHECKPOINTS, RUN_FILE, WHOLE_FILES, checkpoints, has_weights
 
 
 class SequenceError(UserError):
@@ -73,11 +72,8 @@ def find_run(text: str, *, workspace: Workspace) -> Path:
 def recorded_start(run_folder: Path) -> tuple[Path, ...]:
     """The adapters that a run began with, as it noted them: merged ones, then the one that it trained on; empty where
     it began with the base model."""
-    if not (run_folder / CONFIG_FILE).is_file():
-        return ()
-    noted = OmegaConf.load(run_folder / CONFIG_FILE)
-    merged = OmegaConf.select(noted, "actor.model.previous_lora_paths") or []
-    adapter = OmegaConf.select(noted, "actor.model.lora_path")
+    noted = recorded(run_folder)
+    merged, adapter = noted.get("actor.model.previous_lora_paths") or [], noted.get("actor.model.lora_path")
     return tuple(Path(path) for path in (*merged, *([adapter] if adapter else [])))
 
 

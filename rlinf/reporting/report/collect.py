@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +12,9 @@ from rlinf.reporting.loggers import read_metrics
 from rlinf.reporting.metrics import MetricsError, SuccessMatrix
 from rlinf.reporting.report.names import method_name, suite_name
 from rlinf.reporting.run_info import RunInfo
-from rlinf.run_layout import LEDGER_FILE, METRICS_FILE, RUN_FILE, step_of
+from rlinf.run_layout import LEDGER_FILE, METRICS_FILE, RUN_FILE, step_of, tasks_and_seed
 
 VIDEO_TYPES = {".webp": "image/webp", ".gif": "image/gif", ".webm": "video/webm", ".mp4": "video/mp4"}
-_TASK_FOLDER = re.compile(r"tasks?_(all|\d+(?:[_,-]\d+)*)_seed(\d+)")
 
 
 class ReportError(ValueError):
@@ -133,12 +131,10 @@ def _training_runs(folders: Sequence[Path]) -> list[TrainingRun]:
     paths = _find(folders, METRICS_FILE) + _find(folders, RUN_FILE)
     runs = []
     for folder in dict.fromkeys(path.parent for path in paths):
-        if match := _TASK_FOLDER.fullmatch(folder.name):
-            tasks = () if match[1] == "all" else tuple(int(task) for task in re.split(r"[_,-]", match[1]))
+        if found := tasks_and_seed(folder):
+            tasks, seed = found
             metrics = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).exists() else {}
-            runs.append(
-                TrainingRun(folder=folder, tasks=tasks, seed=int(match[2]), metrics=metrics, info=run_info.read(folder))
-            )
+            runs.append(TrainingRun(folder=folder, tasks=tasks, seed=seed, metrics=metrics, info=run_info.read(folder)))
     return runs
 
 
