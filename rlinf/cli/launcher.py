@@ -5,7 +5,7 @@ the documented one and doubles as the usage message::
 
     TASK_ID_OR_RANGE [ER_COEFF=0.03] [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]
 
-Settings after ``--`` are fixed by the launcher: ``action=``, ``order=`` and ``config=`` (see ``Settings``), and
+Settings after ``--`` are fixed by the launcher: ``action=``, ``order=`` and ``config=`` (see ``Arguments``), and
 ``hint=``, which is added to the usage message; every other one, such as ``method=er``, is a Hydra override in which
 ``{ER_COEFF}`` stands for that positional argument and ``{LR_STRING[0]}`` for the first number of a list. An override
 whose argument is not given is left out.
@@ -42,35 +42,23 @@ RATES = {"LR_STRING": ("vision", "llm", "head")}  # arguments that are lists of 
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One positional argument of a launcher."""
-
-    name: str
-    is_required: bool
-    default: str
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a launcher fixes."""
-
-    action: str = "sequence"  # ``sequence`` of training runs, ``evaluate`` a checkpoint, or ``train`` once
-    order: str = "range"  # tasks: FIRST,LAST in order; ``listed`` exactly as given; ``joint``: all in one run
-    config: str = DEFAULT_CONFIG
-    overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Arguments:
-    """A launcher's command line, read."""
+    """A launcher's command line, read, with what the launcher fixes."""
 
     usage: str
-    settings: Settings
+    action: str  # ``sequence`` of training runs, ``evaluate`` a checkpoint, or ``train`` once
+    order: str  # tasks: ``range``, FIRST,LAST in order; ``listed`` exactly as given; ``joint``: all in one run
+    config: str
     values: Mapping[str, str]  # positional arguments by name; "" where not given and without default
-    overrides: tuple[str, ...]  # Hydra overrides: the launcher's, then the user's
+    launcher_overrides: tuple[str, ...]  # Hydra's
     user_overrides: tuple[str, ...]
     is_dry_run: bool
     is_help: bool
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The launcher's own, then the user's, which count."""
+        return (*self.launcher_overrides, *self.user_overrides)
 
     def value(self, *names: str) -> str:
         """The first of these arguments that the launcher declares; "" when it was not given."""
@@ -105,19 +93,21 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         raise UsageError(f"{len(parameters)} arguments are expected, {len(positional)} given ({extra!r})\n{usage}")
 
     values = {}
-    for index, parameter in enumerate(parameters):
-        text = positional[index].strip() if index < len(positional) else ""
-        if not text and parameter.is_required and not is_help:
-            raise UsageError(f"{parameter.name} is missing\n{usage}")
-        values[parameter.name] = text or parameter.default
-        if values[parameter.name]:
-            check_number(parameter.name, values[parameter.name])
-    settings = parse_settings(fixed, values)
+    given_texts = [*map(str.strip, positional), *[""] * len(parameters)]
+    for (name, default), text in zip(parameters.items(), given_texts, strict=False):
+        if not text and default is None and not is_help:
+            raise UsageError(f"{name} is missing\n{usage}")
+        values[name] = text or default or ""
+        if values[name]:
+            check_number(name, values[name])
+    settings = {"action": "sequence", "order": "range", "config": DEFAULT_CONFIG}
+    settings |= {key: value for key, _, value in (word.partition("=") for word in fixed) if key in settings}
+    own = [_filled(word, values) for word in fixed if word.partition("=")[0] not in settings]
     return Arguments(
         usage=usage,
-        settings=settings,
+        **settings,
         values=values,
-        overrides=(*settings.overrides, *user_overrides),
+        launcher_overrides=tuple(filter(None, own)),
         user_overrides=user_overrides,
         is_dry_run=DRY_RUN in flags,
         is_help=is_help,
@@ -130,15 +120,17 @@ def _is_override(word: str) -> bool:
     return bool(_OVERRIDE.fullmatch(word)) and not is_path
 
 
-def parse_signature(signature: str) -> tuple[Parameter, ...]:
-    """``"TASK [COEFF=0.03]"``: a required argument, then an optional one with its default."""
-    parameters = []
+def parse_signature(signature: str) -> dict[str, str | None]:
+    """``"TASK [COEFF=0.03]"``: arguments in order with their defaults; None: it must be given, "": it has none."""
+    parameters: dict[str, str | None] = {}
     for word in signature.split():
         match = _PARAMETER.fullmatch(word)
         assert match, f"cannot read {word!r} in the launcher's signature {signature!r}"
-        name = match["required"] or match["optional"]
-        parameters.append(Parameter(name, is_required=bool(match["required"]), default=match["default"] or ""))
-    return tuple(parameters)
+        if match["required"]:
+            parameters[match["required"]] = None
+        else:
+            parameters[match["optional"]] = match["default"] or ""
+    return parameters
 
 
 def check_number(name: str, text: str) -> None:
@@ -168,32 +160,25 @@ def read_number(text: str) -> float | None:
     return number if isfinite(number) else None
 
 
-def parse_settings(words: Sequence[str], values: Mapping[str, str]) -> Settings:
-    """Split a launcher's fixed words into its settings and its overrides, arguments filled in."""
-    fixed = {"action": "sequence", "order": "range", "config": DEFAULT_CONFIG}
-    overrides = []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in fixed:
-            fixed[key] = value
-            continue
-        missing = [name for name, _ in _PLACEHOLDER.findall(word) if not values[name]]
-        if not missing:
-            overrides.append(_PLACEHOLDER.sub(lambda match: _filled(values[match[1]], match[2]), word))
-    return Settings(**fixed, overrides=tuple(overrides))
+def _filled(override: str, values: Mapping[str, str]) -> str:
+    """A launcher's override with arguments filled in; empty where one of them is not given."""
+    if not all(values[name] for name, _ in _PLACEHOLDER.findall(override)):
+        return ""
 
+    def part(match: re.Match[str]) -> str:
+        text = values[match[1]]
+        return text.split(",")[int(match[2])].strip() if match[2] else text
 
-def _filled(text: str, index: str | None) -> str:
-    return text.split(",")[int(index)].strip() if index else text
+    return _PLACEHOLDER.sub(part, override)
 
 
 def parse_tasks(arguments: Arguments, *, num_tasks: int) -> tuple[tuple[int, ...], ...]:
     """The tasks of each training run of a sequence, in order."""
     text = arguments.value("TASK_ID_OR_RANGE", "TASK_IDS")
-    if arguments.settings.order == "range":
+    if arguments.order == "range":
         return tuple((task_id,) for task_id in parse_task_range(text, num_tasks=num_tasks))
     ids = parse_task_list(text, num_tasks=num_tasks)
-    return (tuple(sorted(ids)),) if arguments.settings.order == "joint" else tuple((task_id,) for task_id in ids)
+    return (tuple(sorted(ids)),) if arguments.order == "joint" else tuple((task_id,) for task_id in ids)
 
 
 def parse_task_range(text: str, *, num_tasks: int) -> tuple[int, ...]:

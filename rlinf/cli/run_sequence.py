@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     workspace = Workspace(root=REPOSITORY, called_from=Path.cwd())
     plans = {"sequence": sequence_steps, "evaluate": evaluation_steps, "train": single_step}
-    heading, steps = plans[arguments.settings.action](arguments, workspace)
+    heading, steps = plans[arguments.action](arguments, workspace)
     print(heading, flush=True)
     if arguments.is_dry_run:
         for number, step in enumerate(steps, start=1):
@@ -64,7 +64,7 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
     suite, method = recipe.config.env.suite, recipe.config.results_name
     stages = parse_tasks(arguments, num_tasks=num_tasks(suite))
     run_id = arguments.value("RUN_ID")
-    if not run_id and arguments.settings.order == "listed":
+    if not run_id and arguments.order == "listed":
         run_id = "order_" + "_".join(str(task_id) for stage in stages for task_id in stage)
     request = SequenceRequest(
         stages=stages,
@@ -143,7 +143,7 @@ def compose(arguments: Arguments, *, recorded: str | None = None) -> Recipe:
 
     recorded: the name of the one that a checkpoint was trained with.
     """
-    name = arguments.value("CONFIG_NAME", "CONFIG") or recorded or arguments.settings.config
+    name = arguments.value("CONFIG_NAME", "CONFIG") or recorded or arguments.config
     config = load_config(name, arguments.overrides)
     validate(config, num_tasks=num_tasks(config.env.suite))
     check_eval_suites(config.env, num_tasks)

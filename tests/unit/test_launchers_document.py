@@ -137,7 +137,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def steps_of(repository: Path, arguments: Arguments) -> tuple[str, tuple[Step, ...]]:
     plans = {"sequence": run_sequence.sequence_steps, "evaluate": run_sequence.evaluation_steps}
-    return plans[arguments.settings.action](arguments, at(repository))
+    return plans[arguments.action](arguments, at(repository))
 
 
 def plan(repository: Path, arguments: Arguments) -> str:
