@@ -2,65 +2,58 @@
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import torch
 
 from libero_runtime.cpus import num_cpus
-from rlinf.cli.console import run_cli
+from openvla_oft import cli
+from openvla_oft.cli import Option
+from openvla_oft.data import dataset
+from openvla_oft.data.demonstration import DataOptions
+from rlinf.config.places import check_writable
+from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
+from rlinf.models.simple_cnn import CNNSettings
 
 log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Train and write a checkpoint folder; returns the exit code."""
-    options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    from openvla_oft import cli
-    from rlinf.config.places import check_writable
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is read and written; how it is trained is in ``PretrainConfig``."""
 
-    output: Path = options.output
+    demonstrations: Annotated[Path, Option("LIBERO HDF5 files, or a folder packed by openvla_oft.pack")]
+    suite: Annotated[str, Option("subfolder of the demonstrations, and statistics")] = "libero_spatial"
+    output: Annotated[Path, Option("folder to write; must not exist")]
+    image_size: Annotated[int, Option("side of the images the network sees (default: 128)")] = 128
+    max_demos_per_task: Annotated[int | None, Option("use the first ones only")] = None
+    num_workers: Annotated[int, Option("processes that read (0: none)")] = field(default_factory=num_cpus)
+
+
+def run(given: cli.Given, command: Sequence[str]) -> None:
+    """Train as the options say and write a checkpoint folder."""
+    options, config = cli.build(Options, given), cli.build(PretrainConfig, given)
+    data = DataOptions(
+        demonstrations=options.demonstrations,
+        suite=options.suite,
+        image_size=options.image_size,
+        max_demos_per_task=options.max_demos_per_task,
+        num_workers=options.num_workers,
+    )
+    output = options.output
     check_writable(output.absolute(), setting="--output")
     with cli.alone(output.parent, output=output, doing=f"training {output.name} in", name=f".{output.name}.lock"):
-        _pretrain(options)
-    print(output)
-    return 0
-
-
-def _pretrain(options: argparse.Namespace) -> None:
-    import torch
-
-    from openvla_oft import cli
-    from openvla_oft.data import dataset
-    from openvla_oft.data.demonstration import DataOptions
-    from rlinf.config import ConfigError
-    from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
-    from rlinf.models.simple_cnn import CNNSettings
-
-    if options.output.exists():
-        raise ConfigError(f"--output {options.output} exists; give another folder or remove it")
-    config = PretrainConfig(
-        num_steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.lr,
-        label_sigma=options.label_sigma,
-        validation_fraction=options.validation_fraction,
-        seed=options.seed,
-    )
-    demos = dataset.load(
-        DataOptions(
-            demonstrations=options.demonstrations,
-            suite=options.suite,
-            image_size=options.image_size,
-            max_demos_per_task=options.max_demos_per_task,
-            num_workers=options.num_workers,
-        )
-    )
-    cli.use_our_cpus()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = CNNSettings(image_size=options.image_size)
-    result = pretrain(
-        demos, suite=options.suite, settings=settings, config=config, output=options.output, device=device
-    )
+        if output.exists():
+            raise ValueError(f"--output {output} exists; give another folder or remove it")
+        demos = dataset.load(data)
+        cli.use_our_cpus()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        settings = CNNSettings(image_size=options.image_size)
+        result = pretrain(demos, suite=data.suite, settings=settings, config=config, output=output, device=device)
     log.info(
         "%d steps in %.0f s; held-out cross-entropy %.3f, accuracy %.3f",
         result.num_steps,
@@ -68,30 +61,21 @@ def _pretrain(options: argparse.Namespace) -> None:
         result.validation_cross_entropy,
         result.validation_accuracy,
     )
+    print(output)
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rlinf.cli.pretrain_simple_cnn",
         description="Train the convolutional policy on demonstrations, the start of its reinforcement learning.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--demonstrations", type=Path, required=True, help="LIBERO HDF5 files, or a folder packed by openvla_oft.pack"
+    for kind in (Options, PretrainConfig):
+        cli.add_options(parser, kind)
+    return cli.run_command(
+        parser, run, argv, interrupted=lambda _: "nothing was written; the same command starts again"
     )
-    parser.add_argument("--suite", default="libero_spatial", help="subfolder of the demonstrations, and statistics")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps")
-    parser.add_argument("--batch-size", type=int, default=128, help="frames per step")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--label-sigma", type=float, default=1.0, help="smoothing of labels over bins; 0: none")
-    parser.add_argument("--image-size", type=int, default=128, help="side of the pictures the network sees")
-    parser.add_argument("--max-demos-per-task", type=int, default=None, help="use the first ones only")
-    parser.add_argument("--validation-fraction", type=float, default=0.02, help="share that is held out")
-    parser.add_argument("--num-workers", type=int, default=num_cpus(), help="processes that read")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    sys.exit(main())

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openvla_oft.cli import Option
 from openvla_oft.data import augment
 from openvla_oft.data.augment import AugmentConfig
 from openvla_oft.data.batches import shuffled_batches
@@ -39,17 +41,16 @@ SAVE_DTYPE = torch.float16  # halves the file; its error is far below a bin's wi
 class PretrainConfig:
     """Settings of one supervised training."""
 
-    num_steps: int = 4000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
+    num_steps: Annotated[int, Option("optimizer steps (default: 4000)", name="steps")] = 4000
+    batch_size: Annotated[int, Option("frames per step (default: 128)")] = 128
+    learning_rate: Annotated[float, Option("peak learning rate (default: 1e-3)", name="lr")] = 1e-3
     num_warmup_steps: int = 100
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    label_sigma: float = 1.0
-    """Standard deviation of smoothed labels in bins; 0: hard labels."""
+    label_sigma: Annotated[float, Option("standard deviation of smoothed labels in bins; 0: hard labels")] = 1.0
     ema_decay: float = 0.998
-    validation_fraction: float = 0.02
-    seed: int = 0
+    validation_fraction: Annotated[float, Option("share that is held out (default: 0.02)")] = 0.02
+    seed: Annotated[int, Option()] = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:

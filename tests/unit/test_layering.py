@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -59,6 +60,7 @@ def cycles(graph: Mapping[str, set[str]]) -> set[frozenset[str]]:
     }
 
 
+@cache
 def module_graph() -> tuple[Graph, dict[str, Path]]:
     known = modules()
     return {name: imports(path, known) - {name} for name, path in known.items()}, known
