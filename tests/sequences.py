@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlinf.config import Config
-from rlinf.config.compose import with_settings
+from rlinf.config.schema import with_settings
 from rlinf.custom.sequence.locations import Workspace
 from rlinf.custom.sequence.recipe import Recipe
 from rlinf.run_layout import Checkpoint

@@ -23,6 +23,7 @@ from rlinf.config import (
     validate,
 )
 from rlinf.config.compose import CONFIG_FOLDER
+from rlinf.config.schema import with_settings
 from rlinf.custom.sequence.lineage import check_lineage
 from rlinf.custom.sequence.training_records import follow_training
 from rlinf.models import PolicySource, find_merged, find_weights, policy_kind
@@ -75,12 +76,7 @@ def check(config: Config, *, config_name: str, overrides: Sequence[str], learns:
     configure_process()
     if config.rollout.worker == RANDOM_ACTION:
         _validate(config, learns=learns)
-        logger = replace(config.runner.logger, method_suffix="")
-        named = replace(
-            config,
-            method=replace(config.method, label=RANDOM_ACTION),
-            runner=replace(config.runner, logger=logger),
-        )
+        named = with_settings(config, {"method.label": RANDOM_ACTION, "runner.logger.method_suffix": ""})
         nothing = PolicySource(REPOSITORY, unnorm_key="", seed=config.runner.seed)
         return Request(named, config_name, tuple(overrides), nothing, None)
     kind = policy_kind(config.actor.model)

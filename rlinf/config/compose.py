@@ -1,12 +1,11 @@
 """From YAML groups and command-line overrides to one typed, checked ``Config``."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -62,18 +61,6 @@ def typed_config(composed: DictConfig) -> Config:
             "Every key with its type and meaning: rlinf/config/schema.py"
         ) from error
     assert isinstance(config, Config)
-    return config
-
-
-def with_settings(config: Config, settings: Mapping[str, object]) -> Config:
-    """The configuration with other values at some keys, which overrides would give it, too."""
-
-    def changed(node: Any, names: list[str], value: object) -> Any:
-        name, *inner = names
-        return replace(node, **{name: changed(getattr(node, name), inner, value) if inner else value})
-
-    for key, value in settings.items():
-        config = changed(config, key.split("."), list(value) if isinstance(value, tuple) else value)
     return config
 
 

@@ -1,8 +1,8 @@
 """Settings of the learner that a configuration leaves open, chosen by the memory of a GPU."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from rlinf.config.schema import BY_MEMORY, Config
+from rlinf.config.schema import BY_MEMORY, Config, with_settings
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,7 @@ def settle(config: Config, *, gpu_gib: float | None, num_ranks: int) -> tuple[Co
     values = {key: chosen if given is None else given for key, (given, chosen) in found.items()}
     place = "without a GPU" if gpu_gib is None else f"for a GPU of {gpu_gib:.0f} GiB"
     lines = [f"{key}={str(values[key]).lower()}, chosen {place}" for key, (given, _) in found.items() if given is None]
-    settled = replace(
-        config,
-        actor=replace(
-            actor,
-            micro_batch_size=int(values["actor.micro_batch_size"]),
-            model=replace(
-                model,
-                compile_blocks=bool(values["actor.model.compile_blocks"]),
-                gradient_checkpointing=bool(values["actor.model.gradient_checkpointing"]),
-            ),
-            fsdp=replace(actor.fsdp, shard_frozen=bool(values["actor.fsdp.shard_frozen"])),
-        ),
-    )
-    return settled, lines
+    return with_settings(config, values), lines
 
 
 def _micro_batch(most: int, global_batch: int, num_ranks: int) -> int:

@@ -6,7 +6,7 @@ Pure: a new configuration is returned. Resolving twice changes nothing, and sett
 from dataclasses import replace
 
 from rlinf.config.errors import ConfigError
-from rlinf.config.schema import ActorConfig, AlgorithmConfig, Config, MethodConfig, ReplayConfig
+from rlinf.config.schema import Config, MethodConfig, ReplayConfig, with_settings
 
 DEFAULT_METHOD = "sequential"
 MERGING_METHOD = "weight_merge"
@@ -24,8 +24,8 @@ def resolve(config: Config) -> Config:
     Raises:
         ConfigError: settings contradict each other.
     """
-    method = _method(config)
-    return replace(config, method=method, algorithm=_agreeing(config.algorithm, method), actor=_actor(config, method))
+    config = replace(config, method=_method(config))
+    return with_settings(config, {**_as_documented(config.method), **_factors(config)})
 
 
 def _method(config: Config) -> MethodConfig:
@@ -63,24 +63,24 @@ def _replay(config: Config, name: str) -> ReplayConfig:
     return replay
 
 
-def _agreeing(algorithm: AlgorithmConfig, method: MethodConfig) -> AlgorithmConfig:
+def _as_documented(method: MethodConfig) -> dict[str, object]:
     """The document's keys, saying what the method says."""
-    replays = method.name in REPLAY_METHODS
-    is_der = method.name == "der"
-    return replace(
-        algorithm,
-        use_ewc=True if method.name == "ewc" else None,
-        use_experience_replay=True if replays else None,
-        bc_coeff=method.replay.coeff if replays else None,
-        use_reference_logits_bc=True if is_der else None,
-        use_cached_bc_logits=method.replay.cached_logits if is_der else None,
-    )
+    replays, is_der = method.name in REPLAY_METHODS, method.name == "der"
+    return {
+        "algorithm.use_ewc": True if method.name == "ewc" else None,
+        "algorithm.use_experience_replay": True if replays else None,
+        "algorithm.bc_coeff": method.replay.coeff if replays else None,
+        "algorithm.use_reference_logits_bc": True if is_der else None,
+        "algorithm.use_cached_bc_logits": method.replay.cached_logits if is_der else None,
+    }
 
 
-def _actor(config: Config, method: MethodConfig) -> ActorConfig:
-    """Factors on the adapters: weight merge has one for all of them."""
+def _factors(config: Config) -> dict[str, object]:
+    """Factors on the adapters that are left open: weight merge has one for all of them."""
+    factor = config.method.merge.coeff if config.method.name == MERGING_METHOD else 1.0
     model = config.actor.model
-    factor = method.merge.coeff if method.name == MERGING_METHOD else 1.0
-    previous = factor if model.previous_lora_coeff is None else model.previous_lora_coeff
-    scale = factor if model.lora_scale is None else model.lora_scale
-    return replace(config.actor, model=replace(model, previous_lora_coeff=previous, lora_scale=scale))
+    given = {
+        "actor.model.previous_lora_coeff": model.previous_lora_coeff,
+        "actor.model.lora_scale": model.lora_scale,
+    }
+    return {key: factor if value is None else value for key, value in given.items()}

@@ -5,8 +5,8 @@ an error at start-up. ``null`` keys may be given on the command line with or wit
 say what it may be (``validate.py`` checks it) and whether results depend on it.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -445,3 +445,15 @@ def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, "Field[Any]", Any
         yield prefix + one.name, one, value
         if is_dataclass(value):
             yield from walk(value, f"{prefix}{one.name}.")
+
+
+def with_settings(config: Config, settings: Mapping[str, object]) -> Config:
+    """The configuration with other values at some keys, which overrides would give it, too."""
+
+    def changed(node: Any, names: list[str], value: object) -> Any:
+        name, *inner = names
+        return replace(node, **{name: changed(getattr(node, name), inner, value) if inner else value})
+
+    for key, value in settings.items():
+        config = changed(config, key.split("."), list(value) if isinstance(value, tuple) else value)
+    return config

@@ -14,8 +14,7 @@ from rlinf.config.schema import AGEMConfig, EWCConfig, LwFConfig, MethodConfig, 
 from rlinf.custom.methods import make_method
 from rlinf.custom.methods.agem import AGEM
 from rlinf.custom.methods.chunks import ActionChunks
-from rlinf.custom.methods.ewc import EWC
-from rlinf.custom.methods.fisher import per_sample_fisher, published_fisher
+from rlinf.custom.methods.ewc import EWC, per_sample_fisher, published_fisher
 from rlinf.custom.methods.lwf import LwF
 from rlinf.custom.methods.slca import SLCA
 from rlinf.custom.methods.state import gather_state, read_state, write_state

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlinf.config.compose import with_settings
 from rlinf.config.overrides import Value, override
+from rlinf.config.schema import with_settings
 from rlinf.custom.sequence.evaluation import evaluate_base
 from rlinf.custom.sequence.locations import SequenceError, Workspace, find_weights, recorded_start
 from rlinf.custom.sequence.recipe import TRAIN_SCRIPT, Recipe, Step

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlinf.config import Config
-from rlinf.config.compose import with_settings
 from rlinf.config.overrides import Value, override
 from rlinf.config.resolve import MERGING_METHOD
+from rlinf.config.schema import with_settings
 from rlinf.run_layout import results_root
 
 DEFAULT_SEED = 1234
