@@ -93,10 +93,9 @@ class Stock:
         self.controller = ExactController(self.env)
         self.layout = Layout(self.model)
         self._tolerance, self._jacobian = float(self.model.opt.tolerance), int(self.model.opt.jacobian)
-        self._settled = self.state()
+        self._settled = integration, controller = self.state()
         bodies, qpos = fixture_bodies(self.env), self.data.qpos.copy()
         pose = Pose(self.model.body_pos[bodies].copy(), self.model.body_quat[bodies].copy(), qpos, qpos)
-        integration, controller = self.state()
         return EpisodeState(integration, controller, pose, init_index=init_index, seed=seed)
 
     def state(self) -> tuple[Array, Array]:
