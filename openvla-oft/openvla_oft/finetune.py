@@ -14,7 +14,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -151,10 +151,11 @@ def _train_into(folder: Path, options: FinetuneOptions, distributed: Distributed
             batch_size=training.micro_batch(distributed.world_size),
         )
         report = {
-            "command": "python -m openvla_oft.finetune " + shlex.join(options.command),
-            "data": _report_of_data(options, demos, split),
-            "config": _report_of_config(options, num_actions=token_map.num_actions_chunk, keys=list(statistics)),
-            **_report_of_training(options, result, split, seconds=seconds, world_size=distributed.world_size),
+            **_report(
+                options, demos, split, result, num_actions=token_map.num_actions_chunk, statistics=list(statistics)
+            ),
+            "processes": distributed.world_size,
+            "seconds": {name: round(value, 1) for name, value in seconds.items()},
             "validation_of_saved_weights": per_task,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -195,47 +196,46 @@ def _fingerprint(demos: DemonstrationSet) -> str:
     return f"{len(demos.demo_lengths_D)} of {demos.num_frames} frames, {digest.hexdigest()}"
 
 
-def _report_of_data(options: FinetuneOptions, demos: DemonstrationSet, split: Split) -> dict[str, object]:
-    return {
-        "suite": options.data.suite,
-        "demonstrations": len(demos.demo_lengths_D),
-        "frames": demos.num_frames,
-        "validation_frames": len(split.validation_frames),
-        "cameras": list(demos.cameras),
-        "noops_dropped": options.data.drop_noops,
-        "tasks": {language: int((demos.demo_tasks_D == task).sum()) for task, language in enumerate(demos.languages)},
-    }
-
-
-def _report_of_config(options: FinetuneOptions, *, num_actions: int, keys: list[str]) -> dict[str, object]:
-    """What ``training_record`` reads, and more."""
-    return {
-        **asdict(options.training),
-        "objective": options.targets.objective,
-        "layout": options.targets.layout,
-        "proprio": options.data.proprio,
-        "pictures": options.data.pictures,
-        "picture_path": images.PICTURES[options.data.pictures],
-        "actions_per_chunk": num_actions,
-        "statistics": keys,
-        "after_end": options.targets.after_end,
-        "action_bounds": options.targets.action_bounds,
-        "lora_rank": options.lora.rank,
-    }
-
-
-def _report_of_training(
-    options: FinetuneOptions, result: TrainResult, split: Split, *, seconds: Mapping[str, float], world_size: int
+def _report(
+    options: FinetuneOptions,
+    demos: DemonstrationSet,
+    split: Split,
+    result: TrainResult,
+    *,
+    num_actions: int,
+    statistics: Sequence[str],
 ) -> dict[str, object]:
+    """What ``training_record`` reads, and more."""
     num_samples = result.num_steps * options.training.batch_size
     return {
-        "processes": world_size,
+        "command": "python -m openvla_oft.finetune " + shlex.join(options.command),
+        "data": {
+            "suite": options.data.suite,
+            "demonstrations": len(demos.demo_lengths_D),
+            "frames": demos.num_frames,
+            "validation_frames": len(split.validation_frames),
+            "cameras": list(demos.cameras),
+            "noops_dropped": options.data.drop_noops,
+            "tasks": {text: int((demos.demo_tasks_D == task).sum()) for task, text in enumerate(demos.languages)},
+        },
+        "config": {
+            **asdict(options.training),
+            "objective": options.targets.objective,
+            "layout": options.targets.layout,
+            "proprio": options.data.proprio,
+            "pictures": options.data.pictures,
+            "picture_path": images.PICTURES[options.data.pictures],
+            "actions_per_chunk": num_actions,
+            "statistics": list(statistics),
+            "after_end": options.targets.after_end,
+            "action_bounds": options.targets.action_bounds,
+            "lora_rank": options.lora.rank,
+        },
         "steps": result.num_steps,
         "resumed_from_step": result.resumed_from,
         "samples": num_samples,
         "passes_over_data": round(num_samples / max(1, len(split.train_frames)), 2),
         "compiled": result.compiled,
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "train_loss": result.train_loss,
         "validation": result.validation,
     }

@@ -86,7 +86,7 @@ def test_demos_come_in_numeric_order_with_tasks_by_file(tmp_path):
     demos = load(tmp_path)
     assert demos.languages == ("first", "second")
     assert demos.frame_tasks().tolist() == [0] * 4 + [1] * 33
-    assert demos.demo_starts_D.tolist() == [0, *range(4, 37, 3)]
+    assert demos.demo_lengths_D.tolist() == [4] + [3] * 11
 
 
 def test_language_falls_back_to_the_file_name(tmp_path):

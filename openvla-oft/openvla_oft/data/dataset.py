@@ -69,11 +69,6 @@ class DemonstrationSet:
         """Side of the square images in pixels."""
         return int(self.images_FNHWC.shape[2])
 
-    @property
-    def demo_starts_D(self) -> NDArray[np.int64]:
-        """First frame of every demonstration."""
-        return np.cumsum(self.demo_lengths_D) - self.demo_lengths_D
-
     def frame_tasks(self) -> NDArray[np.int64]:
         """Task index of every frame, (F,)."""
         return np.repeat(self.demo_tasks_D, self.demo_lengths_D)
