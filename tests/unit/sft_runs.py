@@ -5,7 +5,7 @@ import json
 import torch
 from safetensors.torch import load_file
 
-from openvla_oft import finetune
+from openvla_oft import finetune, pack
 from openvla_oft.train import optimisation
 
 SIZES = [
@@ -27,6 +27,11 @@ def command(demos, output, *extra):
 
 def run(demos, output, *extra):
     return finetune.main(command(demos, output, *extra))
+
+
+def packing(demos, output, *extra, size=32):
+    words = ["--demonstrations", demos, "--output", output, "--image-size", size, "--num-workers", 0, *extra]
+    return pack.main([str(word) for word in words])
 
 
 def logged(folder, name):

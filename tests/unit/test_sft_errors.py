@@ -3,8 +3,7 @@
 
 import pytest
 
-from openvla_oft import pack
-from tests.unit.sft_runs import run, stop_at
+from tests.unit.sft_runs import packing, run, stop_at
 
 STEP = ["--steps", "1"]
 
@@ -14,11 +13,6 @@ def packed(demos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed") / "packed"
     assert packing(demos, folder) == 0
     return folder
-
-
-def packing(demos, output, *extra):
-    command = ["--demonstrations", demos, "--output", output, "--image-size", 32, "--num-workers", 0, *extra]
-    return pack.main([str(word) for word in command])
 
 
 @pytest.mark.parametrize(

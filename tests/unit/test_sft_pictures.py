@@ -2,7 +2,6 @@
 
 import colorsys
 import json
-import os
 from pathlib import Path
 
 import h5py
@@ -11,22 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openvla_oft import pack
 from openvla_oft.data import dataset
 from openvla_oft.data.images import PICTURES
 from openvla_oft.data.oft_augment import SIDE, OftAugmentConfig, OftDraw, crop, crop_center, saturate, turn_hue
+from tests.openvla_reference import REFERENCE, needs_reference
 from tests.unit import sft_demos
 from tests.unit.sft_demos import LANGUAGES, write_file
-from tests.unit.sft_runs import assert_same_weights, logged, run
+from tests.unit.sft_runs import assert_same_weights, logged, packing, run
 from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 from transformers_openvla_oft.processing.images import resize_bicubic
 from transformers_openvla_oft.processing.official_images import resize_lanczos
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("OPENVLA_REFERENCE", REPOSITORY.parent / "shared" / "fixtures" / "openvla_reference"))
-RLDS = REPOSITORY / "tests" / "data" / "rlds"
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="set OPENVLA_REFERENCE to the reference fixtures")
+RLDS = Path(__file__).resolve().parents[1] / "data" / "rlds"
 CROPS = ["--pictures", "oft_random_crop"]
 STEPS = ["--steps", "3", "--save-dtype", "float32"]
 
@@ -62,11 +58,6 @@ def looking(large, tmp_path_factory):
 
 def load(source, pictures, **options):
     return sft_demos.load(source, **{"image_size": 32, "pictures": pictures, **options}).images_FNHWC
-
-
-def packing(demos, output, pictures):
-    words = ["--demonstrations", demos, "--output", output, "--image-size", 32, "--num-workers", 0]
-    return pack.main([str(word) for word in [*words, "--pictures", pictures]])
 
 
 def levels_apart(found, expected):
@@ -222,7 +213,7 @@ def test_validation_sees_what_the_policy_acts_on(large, looking, tmp_path, pictu
 
 def test_packed_pictures_serve_the_values_that_they_fit(large, tmp_path, capsys):
     for pictures, stored in (("rl", "rl"), ("oft_random_crop", "oft")):
-        assert packing(large, tmp_path / pictures, pictures) == 0
+        assert packing(large, tmp_path / pictures, "--pictures", pictures) == 0
         assert json.loads((tmp_path / pictures / "pack.json").read_text())["pictures"] == stored
     for pictures in ("oft", "oft_random_crop"):
         assert np.array_equal(load(tmp_path / "oft_random_crop", pictures), load(large, pictures))
@@ -238,7 +229,7 @@ def test_packed_pictures_serve_the_values_that_they_fit(large, tmp_path, capsys)
 
 
 def test_a_pack_from_before_the_option_has_the_pictures_of_reinforcement_learning(large, tmp_path):
-    assert packing(large, tmp_path / "packed", "rl") == 0
+    assert packing(large, tmp_path / "packed") == 0
     file = tmp_path / "packed" / "pack.json"
     description = json.loads(file.read_text())
     del description["pictures"]

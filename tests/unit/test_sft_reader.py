@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from libero_runtime.suites import load_suite
-from openvla_oft import cli, pack
+from openvla_oft import cli
 from openvla_oft.data import dataset, hdf5
 from openvla_oft.data.demonstration import DemonstrationError, ReadOptions, kept_steps
 from openvla_oft.data.images import prepare_images
 from tests.unit import sft_demos
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
+from tests.unit.sft_runs import packing
 from transformers_openvla_oft import PrismaticProcessor
 from transformers_openvla_oft.processing.images import ImageSettings
 from transformers_openvla_oft.small import libero_sentences, train_tokenizer
@@ -138,8 +139,7 @@ def test_workers_and_pack_give_the_same_frames(tmp_path):
     write_suite(tmp_path / "demos")
     direct = load(tmp_path / "demos")
     parallel = load(tmp_path / "demos", num_workers=2)
-    arguments = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed")]
-    assert pack.main([*arguments, "--image-size", "16", "--num-workers", "0"]) == 0
+    assert packing(tmp_path / "demos", tmp_path / "packed", size=16) == 0
     packed = load(tmp_path / "packed")
     by_two = sft_demos.reading(tmp_path / "demos", image_size=16, num_workers=2)
     dataset.pack(by_two, tmp_path / "packed_by_two")
@@ -163,8 +163,7 @@ def test_pack_leaves_nothing_after_an_error(tmp_path, capsys):
     actions = np.zeros((5, 7))
     actions[3, 2] = np.nan
     write_file(tmp_path / "demos" / "a_demo.hdf5", language="x", num_demos=1, num_steps=5, actions=actions)
-    command = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed"), "--num-workers", "0"]
-    assert pack.main(command) == 2
+    assert packing(tmp_path / "demos", tmp_path / "packed") == 2
     assert "a_demo.hdf5, demo_0: action nan at step 3, dimension 2" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["demos"]
 
@@ -235,11 +234,10 @@ def test_proprioception_is_read_packed_and_checked(tmp_path):
     assert demos.proprio_FP.shape == (40, 8)
     assert np.array_equal(demos.proprio_FP[20:30], felt)
     assert load(tmp_path / "demos").proprio_FP is None
-    command = ["--demonstrations", str(tmp_path / "demos"), "--image-size", "16", "--num-workers", "0"]
-    assert pack.main([*command, "--output", str(tmp_path / "packed"), "--proprio"]) == 0
+    assert packing(tmp_path / "demos", tmp_path / "packed", "--proprio", size=16) == 0
     assert np.array_equal(load(tmp_path / "packed", proprio=True).proprio_FP, demos.proprio_FP)
     assert load(tmp_path / "packed", proprio=True, max_demos_per_task=1).proprio_FP.shape == (20, 8)
-    assert pack.main([*command, "--output", str(tmp_path / "without")]) == 0
+    assert packing(tmp_path / "demos", tmp_path / "without", size=16) == 0
     with pytest.raises(DemonstrationError, match="was packed without --proprio"):
         load(tmp_path / "without", proprio=True)
 
@@ -267,8 +265,7 @@ def test_noops_are_left_out_with_their_pictures(tmp_path):
     assert fewer.demo_lengths_D.tolist() == [6, 6]
     assert np.array_equal(fewer.images_FNHWC[6:], every.images_FNHWC[9:][kept])
     assert np.array_equal(fewer.actions_FA[:6], every.actions_FA[kept])
-    arguments = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed"), "--drop-noops"]
-    assert pack.main([*arguments, "--image-size", "16", "--num-workers", "0"]) == 0
+    assert packing(tmp_path / "demos", tmp_path / "packed", "--drop-noops", size=16) == 0
     assert np.array_equal(load(tmp_path / "packed", drop_noops=True).images_FNHWC, fewer.images_FNHWC)
     with pytest.raises(DemonstrationError, match="was packed with --drop-noops True, but False"):
         load(tmp_path / "packed")
@@ -332,9 +329,8 @@ def test_an_instruction_in_pieces_or_bytes(tmp_path):
 
 def test_packing_twice_at_once_is_refused(tmp_path, capsys):
     write_suite(tmp_path / "demos")
-    command = ["--demonstrations", str(tmp_path / "demos"), "--output", str(tmp_path / "packed"), "--num-workers", "0"]
     with cli.alone(tmp_path, output=tmp_path / "packed", doing="", name=".packed.lock"):
-        assert pack.main(command) == 2
+        assert packing(tmp_path / "demos", tmp_path / "packed") == 2
     assert f"another process is packing packed in {tmp_path}: process " in capsys.readouterr().err
-    assert pack.main(command) == 0
+    assert packing(tmp_path / "demos", tmp_path / "packed") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demos", "packed"]

@@ -1,8 +1,6 @@
 """Training in OpenVLA-OFT's own layout, and its L1 head, against the published code's numbers (float32, CPU)."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from openvla_oft.data.statistics import normalised_proprio, proprio_statistics
 from openvla_oft.model import checkpoints
 from openvla_oft.model.learner import Learner
 from openvla_oft.train.objectives import OftTokenObjective
-from tests.unit.sft_demos import write_suite
+from tests.openvla_reference import REFERENCE, needs_reference
 from tests.unit.sft_runs import logged, run
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 from transformers_openvla_oft.model.configuration import OpenVLAConfig
@@ -22,13 +20,7 @@ from transformers_openvla_oft.model.heads import L1ActionHead, ProprioProjector
 from transformers_openvla_oft.model.layouts import end_token, oft_hidden_states, oft_logits
 from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 
-REFERENCE = Path(
-    os.environ.get(
-        "OPENVLA_REFERENCE", Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "openvla_reference"
-    )
-)
 FUSED = REFERENCE / "tiny_openvla_oft_fused"
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference fixtures beside the repository")
 IGNORED, PAD, PROMPT_END = -100, 32000, 29871
 
 
@@ -167,8 +159,7 @@ def test_proprioception_is_scaled_by_its_quantiles():
     np.testing.assert_allclose(scaled[[0, 4, 200, 396, 400], 3], [-1, -1, 0, 1, 1], atol=1e-6)
 
 
-def test_the_command_trains_in_this_layout(tmp_path):
-    demos = write_suite(tmp_path / "demos", num_demos=3, num_steps=10, size=32)
+def test_the_command_trains_in_this_layout(demos, tmp_path):
     extra = ["--layout", "oft", "--no-augment", "--ema", "0", "--after-end", "mask", "--proprio"]
     assert run(demos, tmp_path / "policy", "--steps", "15", "--lr", "3e-3", *extra) == 0
     losses = logged(tmp_path / "policy", "train_loss")

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from openvla_oft import pack
 from openvla_oft.options import TrainConfig
-from tests.unit.sft_runs import run
+from tests.unit.sft_runs import packing, run
 
 CROPS = ["--pictures", "oft_random_crop"]
 OFT = ["--layout", "oft"]
@@ -110,8 +109,7 @@ def test_an_output_that_cannot_be_made_is_named(demos, tmp_path, capsys):
     for output in (tmp_path / "file" / "x", Path("/proc/x/y")):
         assert run(demos, output, "--steps", "1") == 2
         assert f"--output {output} cannot be made" in capsys.readouterr().err
-        words = ["--demonstrations", demos, "--output", output, "--num-workers", 0]
-        assert pack.main([str(word) for word in words]) == 2
+        assert packing(demos, output) == 2
         assert f"--output {output} cannot be made" in capsys.readouterr().err
     assert run(demos, tmp_path / "file", "--steps", "1", "--overwrite") == 2
     assert "is not a folder that could be replaced" in capsys.readouterr().err

@@ -5,11 +5,10 @@ from pathlib import Path
 import h5py
 import pytest
 
-from openvla_oft import pack
 from openvla_oft.data import hdf5, reader
 from openvla_oft.data.demonstration import DemonstrationError, ReadOptions
 from tests.unit.sft_demos import write_file
-from tests.unit.sft_runs import run
+from tests.unit.sft_runs import packing, run
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "rlds"
 
@@ -32,8 +31,7 @@ def test_files_of_another_suite_are_refused(flat, tmp_path, capsys):
     assert run(flat, tmp_path / "policy", "--steps", "1", "--suite", suite) == 2
     message = f"{flat / 'a_demo.hdf5'} is of libero_spatial, but --suite libero_goal is asked for"
     assert message in capsys.readouterr().err
-    command = ["--demonstrations", flat, "--suite", suite, "--output", tmp_path / "packed", "--num-workers", 0]
-    assert pack.main([str(word) for word in command]) == 2
+    assert packing(flat, tmp_path / "packed", "--suite", suite) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["demos"]
 

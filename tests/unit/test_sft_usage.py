@@ -1,22 +1,16 @@
 """Published checkpoints do not say how many actions they decode and read one image: the options decide, once."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from openvla_oft.model import checkpoints, initial
+from tests.openvla_reference import REFERENCE, needs_reference
 from tests.unit.sft_runs import run
 from transformers_openvla_oft import OpenVLAForAutoregressivePrediction
 
-REFERENCE = Path(
-    os.environ.get(
-        "OPENVLA_REFERENCE", Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "openvla_reference"
-    )
-)
 TWO = ["--cameras", "agentview,eye_in_hand"]
 STEP = ["--steps", "1"]
 
@@ -54,7 +48,7 @@ def test_without_the_option_it_becomes_openvla_oft(demos, published, tmp_path):
     assert configured(tmp_path / "policy") == (8, 1)
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference fixtures beside the repository")
+@needs_reference
 def test_the_reference_checkpoint_says_neither(demos, tmp_path):
     extra = [*STEP, *TWO, "--actions-per-chunk", "1", "--batch-size", "2", "--validation-fraction", "0"]
     assert run(demos, tmp_path / "policy", "--init", str(REFERENCE / "tiny_openvla_oft_fused"), *extra) == 0
