@@ -14,16 +14,31 @@ def group_advantages(returns_E: Tensor, group_E: Tensor, *, normalize: bool = Tr
     advantage zero, since it has nothing to be compared with. The spread is the unbiased standard deviation. Without
     ``normalize`` the returns themselves are given back.
     """
-    if returns_E.shape != group_E.shape or returns_E.ndim != 1:
-        raise ValueError(f"returns {tuple(returns_E.shape)} and groups {tuple(group_E.shape)} must be equal vectors")
     if not normalize:
         return returns_E
-    _, slot_E = torch.unique(group_E, return_inverse=True)
-    size_G = torch.bincount(slot_E).to(returns_E.dtype)
-    mean_G = torch.zeros_like(size_G).index_add_(0, slot_E, returns_E) / size_G
+    slot_E, size_G, mean_G = _group_means(returns_E, group_E)
     centered_E = returns_E - mean_G[slot_E]
     variance_G = torch.zeros_like(size_G).index_add_(0, slot_E, centered_E**2) / (size_G - 1).clamp(min=1)
     return centered_E / (variance_G.sqrt()[slot_E] + eps)
+
+
+def leave_one_out_advantages(returns_E: Tensor, group_E: Tensor) -> Tensor:
+    """Each episode's return less the mean of the others in its group, not divided by their spread (RLOO,
+    arXiv:2402.14740): an unbiased baseline, under which easy and hard groups weigh as their returns differ.
+
+    A group of one episode gets advantage zero.
+    """
+    slot_E, size_G, mean_G = _group_means(returns_E, group_E)
+    return (returns_E - mean_G[slot_E]) * (size_G / (size_G - 1).clamp(min=1))[slot_E]
+
+
+def _group_means(returns_E: Tensor, group_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each episode the place of its group, and the groups' sizes and mean returns."""
+    if returns_E.shape != group_E.shape or returns_E.ndim != 1:
+        raise ValueError(f"returns {tuple(returns_E.shape)} and groups {tuple(group_E.shape)} must be equal vectors")
+    _, slot_E = torch.unique(group_E, return_inverse=True)
+    size_G = torch.bincount(slot_E).to(returns_E.dtype)
+    return slot_E, size_G, torch.zeros_like(size_G).index_add_(0, slot_E, returns_E) / size_G
 
 
 def informative_groups(returns_E: Tensor, group_E: Tensor, *, lower: float, upper: float) -> Tensor:
@@ -31,9 +46,7 @@ def informative_groups(returns_E: Tensor, group_E: Tensor, *, lower: float, uppe
 
     A group that always or never succeeds has no advantage to learn from (dynamic sampling, DAPO, arXiv:2503.14476).
     """
-    _, slot_E = torch.unique(group_E, return_inverse=True)
-    size_G = torch.bincount(slot_E).to(returns_E.dtype)
-    mean_G = torch.zeros_like(size_G).index_add_(0, slot_E, returns_E) / size_G
+    slot_E, _, mean_G = _group_means(returns_E, group_E)
     kept_G = (mean_G >= lower) & (mean_G <= upper)
     return kept_G[slot_E]
 

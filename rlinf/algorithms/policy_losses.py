@@ -28,27 +28,45 @@ def clipped_policy_loss(
     *,
     clip_low: float,
     clip_high: float,
+    dual_clip: float | None = None,
+    ratio: str = "token",
 ) -> PolicyLoss:
     """PPO's clipped surrogate per token (arXiv:1707.06347) with separate bounds (clip-higher, arXiv:2503.14476).
 
     Each token's loss is ``max(-a r, -a clip(r, 1 - clip_low, 1 + clip_high))`` for ratio ``r`` and advantage ``a``.
     weights_SC weighs an action's tokens and is zero for actions that were not executed; see ``token_weights``.
-    ``approx_kl_sum`` adds ``r - 1 - log r`` over unmasked tokens (Schulman's k3 estimator), ``gap_sum`` ``|log r|``.
+    dual_clip: above 1; where ``a < 0`` the loss is at most ``-a dual_clip``, however large ``r`` is (dual clip,
+        arXiv:1912.09729).
+    ratio: ``"token"``, each token's own; ``"sequence"``, for all tokens of a chunk the geometric mean of theirs (GSPO,
+        arXiv:2507.18071, with a chunk, which answers one observation, as its sequence).
+    ``approx_kl_sum`` adds ``r - 1 - log r`` over unmasked tokens (Schulman's k3 estimator), ``gap_sum`` ``|log r|``,
+    both of each token's own ratio.
     """
+    if ratio not in ("token", "sequence"):
+        raise ValueError(f"ratio must be 'token' or 'sequence', got {ratio!r}")
     mask_SCA = (weights_SC > 0)[..., None].expand_as(logprobs_SCA)
     # Masked before the exponential: an overflow outside the mask would turn into NaN gradients inside it.
     log_ratio_SCA = torch.where(mask_SCA, logprobs_SCA - old_logprobs_SCA, torch.zeros_like(logprobs_SCA))
-    ratio_SCA = log_ratio_SCA.exp()
+    own_ratio_SCA = log_ratio_SCA.exp()
+    ratio_SCA = own_ratio_SCA if ratio == "token" else _sequence_ratio(log_ratio_SCA, mask_SCA)
     advantages_S11 = advantages_S[:, None, None]
     unclipped_SCA = -advantages_S11 * ratio_SCA
     clipped_SCA = -advantages_S11 * ratio_SCA.clamp(1 - clip_low, 1 + clip_high)
     loss_SCA = torch.maximum(unclipped_SCA, clipped_SCA)
+    if dual_clip is not None:
+        loss_SCA = torch.where(advantages_S11 < 0, loss_SCA.minimum(-advantages_S11 * dual_clip), loss_SCA)
     weighted_SCA = loss_SCA * weights_SC[..., None]
     with torch.no_grad():
-        kl_SCA = ratio_SCA - 1 - log_ratio_SCA  # zero where masked
-        clipped = (clipped_SCA > unclipped_SCA) & mask_SCA
+        kl_SCA = own_ratio_SCA - 1 - log_ratio_SCA  # zero where masked
+        clipped = (loss_SCA != unclipped_SCA) & mask_SCA
         gap = log_ratio_SCA.abs().sum()
     return PolicyLoss(weighted_SCA.sum(), clipped.sum(), kl_SCA.sum(), gap, mask_SCA.sum())
+
+
+def _sequence_ratio(log_ratio_SCA: Tensor, mask_SCA: Tensor) -> Tensor:
+    """The geometric mean of a chunk's ratios, at each of its tokens; 1 where none was executed."""
+    count_S = mask_SCA.sum((1, 2)).clamp(min=1)
+    return (log_ratio_SCA.sum((1, 2)) / count_S).exp()[:, None, None].expand_as(log_ratio_SCA)
 
 
 def token_weights(

@@ -10,4 +10,4 @@ class ConfigError(UserError):
 
 
 class DivergedError(UserError, FloatingPointError):
-    """A loss or a gradient is NaN or infinite: with these settings training does not go on."""
+    """A loss or a gradient is NaN or infinite, or all gradients are zero: with these settings training is no use."""

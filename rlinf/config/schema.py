@@ -35,6 +35,7 @@ def _one_of(*names: str) -> dict[str, Any]:
 
 AT_LEAST_1 = _must("must be at least 1", lambda value: value >= 1)
 NOT_NEGATIVE = _must("must not be negative", lambda value: value >= 0)
+ABOVE_1 = _must("must be greater than 1, or null", lambda value: value > 1)
 POSITIVE = _must("must be greater than 0", lambda value: value > 0)
 POSITIVE_AND_FINITE = _must("must be greater than 0, and finite", lambda value: value > 0 and isfinite(value))
 FRACTION = _must("must be between 0 and 1", lambda value: 0 <= value <= 1)
@@ -115,10 +116,12 @@ class SamplingConfig:
 class AlgorithmConfig:
     """Reinforcement learning."""
 
-    adv_type: str = field(default="grpo", metadata=_one_of("grpo", "gae"))
-    """Advantage estimator: ``grpo`` (an episode against its group) or ``gae`` (a chunk against a value head)."""
+    adv_type: str = field(default="grpo", metadata=_one_of("grpo", "rloo", "gae"))
+    """Advantage estimator: ``grpo`` (an episode against its group, in units of the group's spread), ``rloo`` (against
+    the others of its group, leave one out) or ``gae`` (a chunk against a value head)."""
     loss_type: str = field(default="grpo", metadata=_one_of("grpo", "ppo"))
-    """Loss: ``grpo`` (clipped surrogate) with ``adv_type: grpo``; ``ppo`` (and a value loss) with ``gae``."""
+    """Loss: ``grpo`` (clipped surrogate) with ``adv_type`` ``grpo`` or ``rloo``; ``ppo`` (and a value loss) with
+    ``gae``."""
     num_group_envs: int = field(default=8, metadata=AT_LEAST_1)
     """Groups per rollout round; each group starts from one state."""
     group_size: int = 8
@@ -130,6 +133,11 @@ class AlgorithmConfig:
     normalize_advantages: bool = True
     clip_ratio_low: float = 0.2
     clip_ratio_high: float = 0.28
+    clip_ratio_dual: float | None = field(default=None, metadata=ABOVE_1)
+    """Dual clip: of actions that did worse than expected, the ratio that still counts, such as 3.0; null: any."""
+    importance_ratio: str = field(default="token", metadata=_one_of("token", "sequence"))
+    """``token``: each token's own ratio of probabilities; ``sequence``: a chunk's geometric mean (GSPO), which needs
+    clip ratios of about a hundredth."""
     loss_aggregation: str = field(default="episode", metadata=_one_of("episode", "token"))
     """``episode``: every episode weighs the same (published recipe); ``token``: every executed token does."""
     entropy_bonus: float = 0.0

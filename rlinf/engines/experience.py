@@ -9,7 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlinf.algorithms.advantages import generalized_advantages, group_advantages, informative_groups, standardize
+from rlinf.algorithms.advantages import (
+    generalized_advantages,
+    group_advantages,
+    informative_groups,
+    leave_one_out_advantages,
+    standardize,
+)
 from rlinf.algorithms.policy_losses import token_weights
 from rlinf.config.schema import AlgorithmConfig
 from rlinf.data import RolloutBatch
@@ -75,6 +81,8 @@ def prepare_experience(rollouts: RolloutBatch, config: AlgorithmConfig) -> Exper
     critic = None
     if config.adv_type == "gae":
         advantages_S, critic = _critic_advantages(rollouts, kept_S, config)
+    elif config.adv_type == "rloo":
+        advantages_S = leave_one_out_advantages(returns_E, group_E)[episode_S]
     else:
         advantages_S = group_advantages(returns_E, group_E, normalize=config.normalize_advantages)[episode_S]
     return Experience(rollouts, advantages_S, weights_SC, kept_S, float(kept_E.float().mean()), critic)

@@ -83,6 +83,8 @@ class PolicyLearner:
             self._step(experience, samples, scale=scale, totals=totals)
             report((number + 1) / len(steps))
         metrics = totals.reduce()
+        if steps and self.num_updates > self.optim.critic_warmup_steps:
+            _require_gradient(metrics, experience)
         metrics["train/num_samples"] = float(len(experience.kept_S))
         metrics["train/kept_episodes"] = experience.kept_episodes
         if experience.critic is not None:
@@ -146,6 +148,8 @@ class PolicyLearner:
             batch.weights_SC,
             clip_low=self.algorithm.clip_ratio_low,
             clip_high=self.algorithm.clip_ratio_high,
+            dual_clip=self.algorithm.clip_ratio_dual,
+            ratio=self.algorithm.importance_ratio,
         )
         entropy = masked_entropy_sum(out.entropy_BCA, batch.weights_SC)
         totals.add_tokens(
@@ -212,6 +216,24 @@ class PolicyLearner:
         path = self.folder / BAD_BATCH_FILE
         save_samples(path, experience, samples)
         return f"; the {what} is in {path} (numpy.load). No weight was changed by it; try a smaller actor.optim.lr"
+
+
+def _require_gradient(metrics: Mapping[str, float], experience: Experience) -> None:
+    """Stop where an epoch with something to learn moved nothing: not one gradient differed from zero.
+
+    Raises:
+        DivergedError: says what there was to learn from.
+    """
+    kept = experience.kept_S
+    signal_S = (experience.advantages_S[kept] != 0) & (experience.weights_SC[kept] > 0).any(1)
+    if metrics["train/grad_norm"] == 0 and signal_S.any():
+        steps, count = int(metrics["train/num_steps"]), int(signal_S.sum())
+        raise DivergedError(
+            f"all {steps} gradients of this epoch are zero, although {count} of {len(kept)} samples have an advantage: "
+            "what is trained does not act on the policy's answers, or every ratio is clipped. Look at "
+            "actor.model.lora_rank and lora_path, actor.fsdp.param_dtype, and algorithm.clip_ratio_low, "
+            "clip_ratio_high and clip_ratio_dual"
+        )
 
 
 def _not_finite(values: Mapping[str, Tensor], noun: str) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlinf.algorithms.advantages import group_advantages, informative_groups
+from rlinf.algorithms.advantages import group_advantages, informative_groups, leave_one_out_advantages
 from rlinf.algorithms.policy_losses import clipped_policy_loss, masked_entropy_sum, token_weights
 from tests.published import published_case
 
@@ -22,9 +22,17 @@ def test_a_group_of_one_has_nothing_to_learn():
     assert group_advantages(torch.tensor([5.0]), torch.tensor([0])).item() == 0.0
 
 
-def test_advantages_refuse_unequal_vectors():
+def test_leave_one_out_compares_with_the_others_of_the_group():
+    returns_E = torch.tensor([1.0, 3.0, 5.0, 0.0, 4.0, 2.0])
+    group_E = torch.tensor([7, 7, 7, 2, 2, 1])
+    # 1 - (3 + 5) / 2, 3 - (1 + 5) / 2, 5 - (1 + 3) / 2; 0 - 4, 4 - 0; alone.
+    assert leave_one_out_advantages(returns_E, group_E).tolist() == [-3.0, 0.0, 3.0, -4.0, 4.0, 0.0]
+
+
+@pytest.mark.parametrize("advantages", [group_advantages, leave_one_out_advantages])
+def test_advantages_refuse_unequal_vectors(advantages):
     with pytest.raises(ValueError, match="must be equal vectors"):
-        group_advantages(torch.zeros(3), torch.zeros(2))
+        advantages(torch.zeros(3), torch.zeros(2))
 
 
 def test_reward_filter_keeps_groups_between_the_bounds():
@@ -51,6 +59,49 @@ def test_clipped_loss_by_hand():
     assert result.num_tokens.item() == 4
     expected_kl = sum(r - 1 - np.log(r) for r in (2.0, 0.5, 1.1, 1.0))
     assert result.approx_kl_sum.item() == pytest.approx(expected_kl, rel=1e-5)
+
+
+def test_dual_clip_bounds_what_a_bad_action_can_weigh():
+    # Ratios 5 and 2 at advantage -1 and +1; bounds 0.8, 1.28 and 3.
+    logprobs = torch.tensor([[[5.0, 2.0]], [[5.0, 2.0]]]).log().requires_grad_()
+    result = clipped_policy_loss(
+        logprobs,
+        torch.zeros(2, 1, 2),
+        torch.tensor([-1.0, 1.0]),
+        torch.full((2, 1), 0.5),
+        clip_low=0.2,
+        clip_high=0.28,
+        dual_clip=3.0,
+    )
+    assert result.loss.item() == pytest.approx((3.0 + 2.0 - 1.28 - 1.28) / 2)
+    assert result.clipped_tokens.item() == 3
+    result.loss.backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.flatten().tolist() == pytest.approx([0.0, 1.0, 0.0, 0.0])
+
+
+def test_a_sequence_has_the_geometric_mean_of_its_executed_tokens_ratios():
+    # Chunk 0: ratios 4 and 1, mean 2, clipped to 1.28; the second action was not executed. Chunk 1: mean 1/2.
+    ratios = torch.tensor([[[4.0, 1.0], [99.0, 99.0]], [[0.5, 0.5], [1.0, 0.25]]])
+    logprobs = ratios.log().requires_grad_()
+    weights_SC = torch.tensor([[0.5, 0.0], [0.25, 0.25]])
+    result = clipped_policy_loss(
+        logprobs,
+        torch.zeros(2, 2, 2),
+        torch.tensor([1.0, 1.0]),
+        weights_SC,
+        clip_low=0.2,
+        clip_high=0.28,
+        ratio="sequence",
+    )
+    assert result.loss.item() == pytest.approx(-(1.28 + 0.5))
+    assert result.clipped_tokens.item() == 2
+    result.loss.backward()
+    # d(-1/2)/d(log r) of each of four tokens is -1/2 times its quarter; a clipped chunk has none.
+    assert logprobs.grad is not None
+    assert logprobs.grad.flatten().tolist() == pytest.approx([0, 0, 0, 0, -0.125, -0.125, -0.125, -0.125])
+    with pytest.raises(ValueError, match="'token' or 'sequence'"):
+        clipped_policy_loss(logprobs, logprobs, torch.ones(2), weights_SC, clip_low=0, clip_high=0, ratio="chunk")
 
 
 def test_masked_tokens_take_no_part_even_when_their_ratio_overflows():

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlinf.config import ConfigError
+from rlinf.config.errors import DivergedError
 from rlinf.config.schema import AlgorithmConfig
 from rlinf.custom.methods import ContinualMethod
 from rlinf.data import JoinedFrames, Observation
@@ -173,6 +174,27 @@ class Spoiling(ContinualMethod):
     def on_backward(self, policy):
         parameters = policy.value_head.parameters() if self.part == "value" else policy.trainable_modules()["llm"]
         next(parameter for parameter in parameters if parameter.grad is not None).grad.fill_(torch.nan)
+
+
+def test_an_epoch_whose_gradients_are_all_zero_is_refused(small_policy):
+    """Every ratio is clipped: of successes it is far above the bounds, of failures far below."""
+    rollouts = make_rollouts()
+    won_S = np.array([episode.success_once for episode in rollouts.episodes])[rollouts.episode_S]
+    old = np.where(won_S[:, None, None], np.float32(-20), np.float32(0)) + np.zeros_like(rollouts.logprobs_SCA)
+    policy = read_policy(small_policy)
+    with pytest.raises(DivergedError, match=r"all 2 gradients of this epoch are zero, although 24 of 24 samples"):
+        make_learner(policy).update(replace(rollouts, logprobs_SCA=old), seed=0)
+
+
+@pytest.mark.parametrize("options", [{"adv_type": "rloo"}, {"clip_ratio_dual": 1.5}, {"importance_ratio": "sequence"}])
+def test_options_change_what_is_learnt(small_policy, options):
+    """From the second step on, when ratios are not 1 any more."""
+    changed = []
+    for algorithm in (AlgorithmConfig(update_epoch=3), AlgorithmConfig(update_epoch=3, **options)):
+        learner = make_learner(read_policy(small_policy), algorithm=algorithm, lr=0.03)
+        learner.update(make_rollouts(), seed=0)
+        changed.append(learner.policy.module.state_dict())
+    assert any(not torch.equal(changed[0][name], changed[1][name]) for name in changed[0])
 
 
 @pytest.mark.parametrize(
