@@ -224,6 +224,32 @@ class LwFConfig:
 
 
 @dataclass
+class KLConfig:
+    """Divergence from the base model."""
+
+    coeff: float = field(default=0.1, metadata=NOT_NEGATIVE)
+    """Weight of the Kullback-Leibler divergence of the policy from the frozen base model beside the policy loss."""
+    anneal_steps: int = field(default=0, metadata=NOT_NEGATIVE)
+    """Optimizer steps of a task in which the weight falls to 0, by the same amount each; 0: it stays."""
+
+
+@dataclass
+class L2Config:
+    """Pull towards the start."""
+
+    coeff: float = field(default=0.01, metadata=NOT_NEGATIVE)
+    """Weight of the penalty ``coeff * sum((theta - start)**2)``."""
+
+
+@dataclass
+class EMAConfig:
+    """Exponential moving average of the weights."""
+
+    decay: float = field(default=0.9, metadata=FRACTION)
+    """What of the average stays when an optimizer step's weights are counted in. A task has tens of steps."""
+
+
+@dataclass
 class MergeConfig:
     """Weight merge."""
 
@@ -237,8 +263,8 @@ class MethodConfig:
     """The continual-learning method."""
 
     name: str = field(default="sequential", metadata=NAME)
-    """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, or one that an installed
-    package brings (entry point group ``rlinf.methods``)."""
+    """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, ``kl``, ``l2``, ``ema``,
+    or one that an installed package brings (entry point group ``rlinf.methods``)."""
     label: str = field(default="", metadata=NAME)
     """Names its results (``Config.results_name``): one method may be run in several ways; empty: the method's name."""
     options: dict[str, float | str] = field(default_factory=dict)
@@ -247,6 +273,9 @@ class MethodConfig:
     slca: SLCAConfig = field(default_factory=SLCAConfig)
     agem: AGEMConfig = field(default_factory=AGEMConfig)
     lwf: LwFConfig = field(default_factory=LwFConfig)
+    kl: KLConfig = field(default_factory=KLConfig)
+    l2: L2Config = field(default_factory=L2Config)
+    ema: EMAConfig = field(default_factory=EMAConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
 

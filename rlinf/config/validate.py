@@ -115,15 +115,19 @@ def _adapters(config: Config) -> None:
 
 
 def _base_logits(config: Config) -> None:
-    """``der`` asks for the base model's logits by switching the adapter off; merged ones cannot be switched off."""
-    merged = config.actor.model.previous_lora_paths
-    if config.method.name == "der" and merged and not config.method.replay.cached_logits:
-        raise ConfigError(
-            f"method=der keeps the policy close to the base model, but adapters are merged into it "
-            f"(actor.model.previous_lora_paths names {len(merged)}): computed logits would be the merged model's.\n"
-            "Store the base model's with bash examples/embodiment/compute_base_logits_embodiment.sh CONFIG_NAME and "
-            "give method.replay.cached_logits=true, or leave actor.model.previous_lora_paths out"
-        )
+    """``der`` and ``kl`` ask the base model by switching the adapter off; merged ones cannot be switched off."""
+    name, merged = config.method.name, config.actor.model.previous_lora_paths
+    if not merged or name not in ("der", "kl") or (name == "der" and config.method.replay.cached_logits):
+        return
+    store = (
+        "Store the base model's with bash examples/embodiment/compute_base_logits_embodiment.sh CONFIG_NAME and give "
+        "method.replay.cached_logits=true, or leave"
+    )
+    raise ConfigError(
+        f"method={name} keeps the policy close to the base model, but adapters are merged into it "
+        f"(actor.model.previous_lora_paths names {len(merged)}): computed logits would be the merged model's.\n"
+        f"{store if name == 'der' else 'Leave'} actor.model.previous_lora_paths out"
+    )
 
 
 def _critic(config: Config) -> None:

@@ -7,7 +7,16 @@ import pytest
 import torch.distributed as dist
 from safetensors.numpy import load_file
 
-from rlinf.config.schema import AGEMConfig, EWCConfig, LwFConfig, MethodConfig, SLCAConfig
+from rlinf.config.schema import (
+    AGEMConfig,
+    EMAConfig,
+    EWCConfig,
+    KLConfig,
+    L2Config,
+    LwFConfig,
+    MethodConfig,
+    SLCAConfig,
+)
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.engines.checkpoint import save_actor
 from rlinf.engines.fsdp import gather_trainable, shard
@@ -22,8 +31,11 @@ CONFIGS = {
         slca=SLCAConfig(vision=1e-4, llm=3e-4, head=1e-3),
         agem=AGEMConfig(memory_per_task=7, batch_size=5),
         lwf=LwFConfig(coeff=10.0),
+        kl=KLConfig(coeff=10.0),
+        l2=L2Config(coeff=100.0),
+        ema=EMAConfig(decay=0.5),
     )
-    for name in ("sequential", "ewc", "ewc-published", "slca", "agem", "lwf")
+    for name in ("sequential", "ewc", "ewc-published", "slca", "agem", "lwf", "kl", "l2", "ema")
 }
 
 
@@ -85,13 +97,13 @@ def test_every_method_does_something(runs, method):
     assert gap > 2e-4, "more than the tolerance of the comparison of shards"
 
 
-@pytest.mark.parametrize("method", ["ewc", "ewc-published", "agem", "lwf"])
+@pytest.mark.parametrize("method", ["ewc", "ewc-published", "agem", "lwf", "kl", "l2", "ema"])
 def test_two_shards_store_what_one_process_stores(runs, method):
     folder, _, _ = runs
     for task in ("0", "1"):
         one, two = (load_file(folder / run / method / task / METHOD_STATE) for run in ("one", "two"))
         assert one.keys() == two.keys()
         for name, value in one.items():
-            atol = 2e-5 if name.startswith(("anchor.", "previous.")) else 0
+            atol = 2e-5 if name.startswith(("anchor.", "previous.", "start.", "average.")) else 0
             scale = float(np.abs(value).max()) * 1e-3 if name.startswith("fisher.") else 0
             np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=atol + scale, err_msg=name)

@@ -163,10 +163,15 @@ def _name(word: str) -> str:
     return word.strip("[]").partition("=")[0]
 
 
-def test_the_document_has_the_launchers_that_there_are() -> None:
+def test_further_launchers_are_called_as_ewcs() -> None:
+    documented = signatures().keys() | {"eval_embodiment.sh"}
     scripts = {path.name for path in LAUNCHERS.glob("*.sh")} - {"launch.sh", "common_functions.sh"}
-    assert scripts == signatures().keys() | {"eval_embodiment.sh"}
+    assert documented <= scripts
     assert all(os.access(LAUNCHERS / script, os.X_OK) for script in scripts)
+    for script in scripts - documented:
+        signature, settings = declaration(script)
+        assert signature == declaration("run_embodiment_ewc.sh")[0]
+        assert settings == [f"method={script.removeprefix('run_embodiment_').removesuffix('.sh')}"]
 
 
 @pytest.mark.parametrize("call", list(dict.fromkeys(command_lines())), ids=" ".join)

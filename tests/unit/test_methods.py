@@ -10,14 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from rlinf.config import ConfigError
-from rlinf.config.schema import AGEMConfig, EWCConfig, LwFConfig, MethodConfig, SLCAConfig
+from rlinf.config.schema import (
+    AGEMConfig,
+    EMAConfig,
+    EWCConfig,
+    KLConfig,
+    L2Config,
+    LwFConfig,
+    MethodConfig,
+    SLCAConfig,
+)
 from rlinf.custom.methods import make_method
 from rlinf.custom.methods.agem import AGEM
-from rlinf.custom.methods.chunks import ActionChunks
+from rlinf.custom.methods.ema import ExponentialMovingAverage
 from rlinf.custom.methods.ewc import EWC, per_sample_fisher, published_fisher
+from rlinf.custom.methods.kl import KLToBase
+from rlinf.custom.methods.l2 import L2Start
 from rlinf.custom.methods.lwf import LwF
+from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.custom.methods.slca import SLCA
 from rlinf.custom.methods.state import gather_state, read_state, write_state
+from rlinf.models import PolicyInputs
 from rlinf.run_layout import METHOD_STATE
 from tests.published import published_case
 from tests.toy_policy import Score, ToyPolicy, toy_inputs, toy_rollouts, toy_task
@@ -274,6 +287,86 @@ def test_lwf_keeps_the_previous_policy_over_an_interruption():
     resumed.load_state_dict(state)
     resumed.on_task_start(toy_task(1), policy)
     assert resumed.previous["w"].tolist() == [0, 0]
+
+
+# --- KL to the base
+
+
+class _WithBase(ToyPolicy):
+    """The base model gives bin 1 a probability of 1/2."""
+
+    def base_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
+        return torch.zeros_like(self.action_logits(inputs, bins_BT))
+
+
+def test_kl_is_the_divergence_from_the_base_model_at_the_training_temperature():
+    policy = _WithBase(_features((1.0, 0.0)), Score((2 * math.log(3), 0.0)))  # at temperature 2, bin 1 has 3/4
+    method = KLToBase(KLConfig(coeff=2.0))
+    method.on_task_start(toy_task(1, temperature=2.0), policy)
+    method.before_forward(policy, toy_inputs([0]), torch.zeros((1, 1, 1), dtype=torch.int64), torch.tensor([[True]]))
+    loss = method.loss_terms(policy)["kl"]
+    divergence = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert loss.item() == pytest.approx(2 * divergence)
+    loss.backward()  # d KL / d logit = p (log p/q - KL), a logit being w / 2
+    assert policy.module.w.grad.tolist() == pytest.approx([2 * 0.75 * (math.log(0.75 / 0.5) - divergence) / 2, 0])
+
+
+def test_kl_is_annealed_over_the_steps_of_a_task_and_goes_on_after_an_interruption():
+    policy, method = _WithBase(_features((1.0, 0.0))), KLToBase(KLConfig(coeff=1.0, anneal_steps=4))
+    seen = []
+    for _ in range(6):
+        seen.append(method.coeff)
+        method.on_backward(policy)
+    assert seen == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    resumed, method.num_steps = KLToBase(method.config), 3
+    resumed.load_state_dict(gather_state(method.state_dict()))
+    assert resumed.coeff == 0.25
+
+
+def test_kl_asks_for_a_base_model():
+    policy, method = ToyPolicy(_features((1.0, 0.0))), KLToBase(KLConfig())
+    with pytest.raises(ConfigError, match="which ToyPolicy does not give"):
+        method.loss_terms(policy)
+
+
+# --- L2 to the start
+
+
+def test_l2_pulls_towards_where_the_sequence_started(tmp_path):
+    policy = ToyPolicy(_features((1.0, 0.0)), Score((1.0, 2.0)))
+    folder = _learn(L2Start(L2Config()), policy, 0, toy_rollouts(_bins(1)), tmp_path / "0", None)
+    with torch.no_grad():
+        policy.module.w.copy_(torch.tensor([1.5, 1.0]))
+    method = L2Start(L2Config(coeff=0.1))
+    method.on_task_start(toy_task(1, learnt_before=(0,), previous=folder), policy)
+    method.on_backward(policy)
+    assert policy.module.w.grad.tolist() == pytest.approx([2 * 0.1 * 0.5, 2 * 0.1 * -1.0])
+
+
+# --- EMA
+
+
+def test_what_a_task_leaves_is_the_moving_average_of_its_weights():
+    policy = ToyPolicy(_features((1.0, 0.0)), Score((0.0, 8.0)))
+    method = ExponentialMovingAverage(EMAConfig(decay=0.75))
+    method.on_task_start(toy_task(0), policy)
+    for step in (4.0, 8.0):
+        method.on_backward(policy)
+        with torch.no_grad():
+            policy.module.w[0] = step
+        if step == 4.0:
+            resumed = ExponentialMovingAverage(EMAConfig(decay=0.75))
+            resumed.load_state_dict(gather_state(method.state_dict()))
+            resumed.on_task_start(toy_task(0), policy)
+    for continued in (method, resumed):
+        if continued is resumed:  # goes on where the first was after one step
+            with torch.no_grad():
+                policy.module.w.copy_(torch.tensor([4.0, 8.0]))
+            resumed.on_backward(policy)
+            with torch.no_grad():
+                policy.module.w[0] = 8.0
+        continued.on_task_end(toy_task(0), policy, toy_rollouts(_bins(1)))
+        assert policy.module.w.tolist() == [0.25 * (0.75 * 4 + 8), 8]
 
 
 # --- all

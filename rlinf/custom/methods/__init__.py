@@ -8,10 +8,13 @@ from rlinf.config.schema import MethodConfig
 from rlinf.custom.methods.agem import AGEM
 from rlinf.custom.methods.base import ContinualMethod, ParamGroup, TaskContext
 from rlinf.custom.methods.der import DarkExperienceReplay
+from rlinf.custom.methods.ema import ExponentialMovingAverage
 from rlinf.custom.methods.er import ExperienceReplay
 from rlinf.custom.methods.ewc import EWC
-from rlinf.custom.methods.gradients import add_to_gradients, inner_product, loss_gradient
+from rlinf.custom.methods.kl import KLToBase
+from rlinf.custom.methods.l2 import L2Start
 from rlinf.custom.methods.lwf import LwF
+from rlinf.custom.methods.parts.gradients import add_to_gradients, inner_product, loss_gradient
 from rlinf.custom.methods.slca import SLCA
 from rlinf.custom.methods.state import check_tasks, named_shards, read_earlier
 from rlinf.custom.methods.weight_merge import WeightMerge
@@ -26,6 +29,9 @@ METHODS: dict[str, MethodFactory] = {
     "weight_merge": lambda config: WeightMerge(),
     "agem": lambda config: AGEM(config.agem),
     "lwf": lambda config: LwF(config.lwf),
+    "kl": lambda config: KLToBase(config.kl),
+    "l2": lambda config: L2Start(config.l2),
+    "ema": lambda config: ExponentialMovingAverage(config.ema),
     "er": lambda config: ExperienceReplay(config.replay),
     "der": lambda config: DarkExperienceReplay(config.replay),
 }

@@ -1,30 +1,19 @@
 """Learning without forgetting."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch import Tensor
 
-from openvla_oft.torch_utils.tensors import local
-from rlinf.config.errors import ConfigError
 from rlinf.config.schema import LwFConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
+from rlinf.custom.methods.parts.divergence import log_probs, mean_divergence
+from rlinf.custom.methods.parts.weights import other_weights
 from rlinf.custom.methods.state import named_shards
 from rlinf.models import Policy, PolicyInputs
 from rlinf.models.lora import trainable_parameters
 
 PREFIX = "previous."
-
-
-@runtime_checkable
-class GivesLogits(Protocol):
-    """A policy whose full distribution can be asked for."""
-
-    def action_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
-        """Logits of the bins (B, T, V), differentiable; see ``ReplayablePolicy``."""
 
 
 class LwF(ContinualMethod):
@@ -54,44 +43,13 @@ class LwF(ContinualMethod):
 
     def loss_terms(self, policy: Policy) -> dict[str, Tensor]:
         """Divergence per token of a chunk; actions that were not carried out count as none."""
-        gap_STV = self._target_STV.exp() * (self._target_STV - self._log_probs(policy))
-        kl_SCA = gap_STV.sum(-1).unflatten(1, (self._executed_SC.shape[1], -1))
-        return {"lwf": self.coeff * (kl_SCA * self._executed_SC[..., None]).mean()}
+        return {"lwf": self.coeff * mean_divergence(self._target_STV, self._log_probs(policy), self._executed_SC)}
 
     def _log_probs(self, policy: Policy) -> Tensor:
-        if not isinstance(policy, GivesLogits):
-            raise ConfigError(f"method lwf needs the full distribution, which {type(policy).__name__} does not give")
-        return torch.log_softmax(policy.action_logits(self._inputs, self._bins_ST) / self.temperature, dim=-1)
+        return log_probs(policy, self._inputs, self._bins_ST, temperature=self.temperature)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"{PREFIX}{name}": value for name, value in self.previous.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._resumed = state
-
-
-@contextmanager
-def other_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Other weights for a while. Works on this rank's shards; every rank must do it."""
-    _reshard(module)
-    parameters = trainable_parameters(module)
-    kept = {name: local(parameters[name]).detach().clone() for name in tensors}
-    _copy(parameters, tensors)
-    try:
-        yield
-    finally:
-        _reshard(module)
-        _copy(parameters, kept)
-
-
-def _reshard(module: nn.Module) -> None:
-    """What was gathered of the weights before would be used again, and would be what parameters are."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
-
-
-@torch.no_grad()
-def _copy(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
-    for name, value in tensors.items():
-        local(parameters[name]).copy_(local(value))

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from openvla_oft.torch_utils.tensors import local
 from rlinf.custom.methods.base import TaskContext
-from rlinf.custom.methods.chunks import ActionChunks
+from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.shards import rank_and_size

@@ -1,0 +1,53 @@
+"""A moving average of the weights as the result of a task."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from openvla_oft.torch_utils.tensors import local
+from rlinf.config.schema import EMAConfig
+from rlinf.custom.methods.base import ContinualMethod, TaskContext
+from rlinf.custom.methods.state import named_shards
+from rlinf.data import RolloutBatch
+from rlinf.models import Policy
+from rlinf.models.lora import trainable_parameters
+
+
+class ExponentialMovingAverage(ContinualMethod):
+    """Learn with the weights, keep their exponential moving average (Polyak averaging; of weights over tasks,
+    arXiv:2110.04366): what a task leaves, which is evaluated and which the next task starts from, is the average."""
+
+    def __init__(self, config: EMAConfig) -> None:
+        self.decay = config.decay
+        self.average: dict[str, Tensor] = {}
+        self._resumed: Mapping[str, Tensor] = {}
+
+    def on_task_start(self, task: TaskContext, policy: Policy) -> None:
+        """The average begins where the task does."""
+        self.average = named_shards(self._resumed, "average.", policy) or {
+            name: parameter.detach().clone() for name, parameter in trainable_parameters(policy.module).items()
+        }
+
+    def on_backward(self, policy: Policy) -> None:
+        """Count in the weights as the step before left them."""
+        self._count_in(policy)
+
+    @torch.no_grad()
+    def on_task_end(self, task: TaskContext, policy: Policy, rollouts: RolloutBatch) -> None:
+        """Put the average, with the last step in it, in the weights' place."""
+        self._count_in(policy)
+        parameters = trainable_parameters(policy.module)
+        for name, average in self.average.items():
+            local(parameters[name]).copy_(local(average))
+
+    @torch.no_grad()
+    def _count_in(self, policy: Policy) -> None:
+        for name, parameter in trainable_parameters(policy.module).items():
+            self.average[name] = self.decay * self.average[name] + (1 - self.decay) * parameter.detach()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {f"average.{name}": value for name, value in self.average.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._resumed = state

@@ -1,0 +1,1 @@
+"""What methods are made of: samples, gradients, divergences, other weights for a while."""
