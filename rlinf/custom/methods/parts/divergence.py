@@ -36,10 +36,10 @@ def log_probs(policy: Policy, inputs: PolicyInputs, bins_ST: Tensor, *, temperat
     """
     if not isinstance(policy, GivesLogits):
         raise ConfigError(f"the method needs the full distribution, which {type(policy).__name__} does not give")
-    return torch.log_softmax(policy.action_logits(inputs, bins_ST) / temperature, dim=-1)
+    return (policy.action_logits(inputs, bins_ST) / temperature).log_softmax(dim=-1)
 
 
 def mean_divergence(log_p_STV: Tensor, log_q_STV: Tensor, executed_SC: Tensor) -> Tensor:
     """Mean over all tokens of ``KL(p || q)``; those of actions that were not carried out count as none."""
-    kl_SCA = (log_p_STV.exp() * (log_p_STV - log_q_STV)).sum(-1).unflatten(1, (executed_SC.shape[1], -1))
+    kl_SCA: Tensor = (log_p_STV.exp() * (log_p_STV - log_q_STV)).sum(-1).unflatten(1, (executed_SC.shape[1], -1))
     return (kl_SCA * executed_SC[..., None]).mean()
