@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -39,8 +40,10 @@ class WorkerProcess:
 
     def cause_of_death(self) -> str:
         """How the process ended."""
-        self.process.join(timeout=10)
-        code = self.process.exitcode
+        deadline = time.monotonic() + 10
+        # The pool's own thread may have taken the exit code from the system, and not have noted it yet.
+        while (code := self.process.exitcode) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
         return f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
 
     def end(self) -> None:
