@@ -19,6 +19,8 @@ from rlinf.algorithms.advantages import (
 from rlinf.algorithms.policy_losses import token_weights
 from rlinf.config.schema import AlgorithmConfig
 from rlinf.data import RolloutBatch
+from rlinf.models import PolicyInputs
+from rlinf.models.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,42 @@ def rank_share(
     padded = np.concatenate([mine, np.repeat(samples[-1:], per_rank - len(mine))])
     starts = range(0, per_rank, micro_batch)
     return [(padded[i : i + micro_batch], min(max(len(mine) - i, 0), micro_batch)) for i in starts]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples with what is known of them.
+
+    weights_SC: of the policy loss; zero for samples that are there only to fill the batch.
+    critic: None without a value function.
+    """
+
+    inputs: PolicyInputs
+    bins_SCA: Tensor
+    logprobs_SCA: Tensor
+    advantages_S: Tensor
+    weights_SC: Tensor
+    critic: Critic | None
+
+    @staticmethod
+    def gather(
+        experience: Experience, samples: NDArray[np.int64], *, counted: int, device: torch.device
+    ) -> "MicroBatch":
+        """The ``samples``, of which the first ``counted`` count. Does not wait for what a GPU has begun."""
+        part, chosen, critic = experience.rollouts.select(samples), torch.from_numpy(samples), experience.critic
+        weights_SC = experience.weights_SC[chosen]
+        weights_SC[counted:] = 0
+        return MicroBatch(
+            inputs=PolicyInputs(
+                sent(torch.from_numpy(np.asarray(part.frames_SNHWC)), device),
+                tuple(part.languages[index] for index in part.language_S),
+            ),
+            bins_SCA=sent(torch.from_numpy(part.bins_SCA), device),
+            logprobs_SCA=sent(torch.from_numpy(part.logprobs_SCA), device),
+            advantages_S=sent(experience.advantages_S[chosen], device),
+            weights_SC=sent(weights_SC, device),
+            critic=critic and Critic(sent(critic.values_S[chosen], device), sent(critic.returns_S[chosen], device)),
+        )
 
 
 def save_samples(path: Path, experience: Experience, samples: NDArray[np.int64]) -> None:

@@ -16,9 +16,16 @@ from rlinf.config.errors import DivergedError
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod, ParamGroup
 from rlinf.data import RolloutBatch
-from rlinf.engines.experience import Critic, Experience, minibatches, prepare_experience, rank_share, save_samples
+from rlinf.engines.experience import (
+    Critic,
+    Experience,
+    MicroBatch,
+    minibatches,
+    prepare_experience,
+    rank_share,
+    save_samples,
+)
 from rlinf.engines.fsdp import accumulation, clip_gradients
-from rlinf.engines.microbatch import MicroBatch
 from rlinf.models import Policy
 from rlinf.models.shards import rank_and_size
 

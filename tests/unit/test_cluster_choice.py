@@ -11,8 +11,7 @@ import pytest
 
 from rlinf.config import ConfigError
 from rlinf.scheduler import cluster
-from rlinf.scheduler.address import find_cluster, named_cluster
-from rlinf.scheduler.cluster import LONGEST_SOCKET, SOCKET, work_folders
+from rlinf.scheduler.cluster import LONGEST_SOCKET, SOCKET, find_cluster, named_cluster, work_folders
 
 
 @pytest.mark.parametrize(("value", "named"), [(None, None), ("", None), (" ", None), ("local", None), ("a:1", "a:1")])
