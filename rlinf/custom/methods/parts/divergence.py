@@ -5,7 +5,6 @@ Where a policy decodes token by token, distributions are those after the tokens 
 
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from rlinf.config.errors import ConfigError
