@@ -25,10 +25,7 @@ class OpenVLAPolicy(VLAPolicy):
         """Sample an action token by token."""
         batch = self.batch(inputs)
         output: ActionOutput = self.module(
-            input_ids_BL=batch.input_ids_BL,
-            attention_mask_BL=batch.attention_mask_BL,
-            pixel_values=batch.pixel_values,
-            padded=batch.padded,
+            **vars(batch),
             uniforms_BT=uniforms_BCA.reshape(len(inputs), -1),
             temperature=temperature,
             check_finite=False,  # `sampled_chunk` does

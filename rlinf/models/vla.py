@@ -152,13 +152,7 @@ class VLAPolicy(BinnedPolicy):
 
     def decode(self, batch: PolicyBatch, bins_BT: Tensor | None = None) -> ActionOutput:
         """One forward pass; a model that decodes all tokens at once looks at no bins."""
-        output: ActionOutput = self.module(
-            input_ids_BL=batch.input_ids_BL,
-            attention_mask_BL=batch.attention_mask_BL,
-            pixel_values=batch.pixel_values,
-            padded=batch.padded,
-            bins_BT=bins_BT,
-        )
+        output: ActionOutput = self.module(**vars(batch), bins_BT=bins_BT)
         return output
 
     def batch(self, inputs: PolicyInputs) -> PolicyBatch:

@@ -74,7 +74,7 @@ def test_plain_peft_loads_what_a_policy_saves(small_policy, adapter):
     policy = read_policy(small_policy, lora_path=adapter)
     batch = batch_of(policy)
     plain = PeftModel.from_pretrained(OpenVLAForActionPrediction.from_pretrained(small_policy), str(adapter)).eval()
-    inputs = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
+    inputs = vars(batch)
     assert_close(policy.decode(batch).logits_BTV, plain(**inputs).logits_BTV)
     without = read_policy(small_policy).decode(batch).logits_BTV
     assert (plain(**inputs).logits_BTV - without).abs().max() > 1e-2
@@ -156,7 +156,7 @@ def test_a_policy_whose_logits_are_not_numbers_refuses_to_act(
 def test_decoding_token_by_token_refuses_logits_that_are_not_numbers(autoregressive_policy, temperature):
     model = OpenVLAForActionPrediction.from_pretrained(autoregressive_policy)
     batch = batch_of(read_policy(autoregressive_policy))
-    inputs = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
+    inputs = vars(batch)
     draws = {"uniforms_BT": np.full((2, 7), 0.5), "temperature": temperature}
     model(**inputs, **draws)
     model.language_model.lm_head.weight[-80] = torch.nan

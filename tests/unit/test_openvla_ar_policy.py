@@ -88,7 +88,7 @@ def test_cached_decoding_equals_teacher_forcing(checkpoint):
     policy = _policy(checkpoint)
     inputs = _inputs(policy)
     batch = policy.batch(inputs)
-    tensors = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
+    tensors = vars(batch)
     with torch.no_grad():
         decoded = policy.module(**tensors, uniforms_BT=_uniforms()[:, 0], temperature=1.6)
         forced = policy.module(**tensors, bins_BT=decoded.bins_BT)

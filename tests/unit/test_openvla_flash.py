@@ -105,9 +105,7 @@ def load(folder, route):
 def given(folder, tasks):
     processor = PrismaticProcessor.from_pretrained(folder, prompt_multiple=1)
     images = torch.randint(0, 256, (len(tasks), 1, 32, 32, 3), generator=torch.Generator().manual_seed(0))
-    batch = processor(images.to(torch.uint8), tasks)
-    inputs = dict(zip(("input_ids_BL", "attention_mask_BL", "pixel_values"), batch.tensors(), strict=True))
-    return {**inputs, "padded": batch.padded}
+    return vars(processor(images.to(torch.uint8), tasks))
 
 
 @MIXES

@@ -56,9 +56,7 @@ def batch(folder):
 
 
 def run(model, batch):
-    return model(
-        input_ids_BL=batch.input_ids_BL, attention_mask_BL=batch.attention_mask_BL, pixel_values=batch.pixel_values
-    )
+    return model(**vars(batch))
 
 
 def is_unused(name):

@@ -67,7 +67,7 @@ def test_checkpoint_folder_is_complete_and_loads(base):
     picture = torch.zeros(1, 1, 256, 256, 3, dtype=torch.uint8)
     batch = processor(picture, ["pick up the black bowl on the stove and place it on the plate"])
     with torch.no_grad():
-        output = model(**{name: getattr(batch, name) for name in ("input_ids_BL", "attention_mask_BL", "pixel_values")})
+        output = model(**vars(batch))
     bins = output.logits_BTV.argmax(dim=-1)
     actions = ActionTokenMap.from_config(model.config, "libero_spatial").env_actions(bins)
     assert actions.shape == (1, 8, 7)

@@ -5,10 +5,10 @@ Shapes: F frames, B samples, N cameras, H = W pixels, C = 3 colours.
 
 import logging
 import os
+from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,26 +29,27 @@ MEMORY_SHARE = 0.5
 logger = logging.getLogger(__name__)
 
 
-class FrameStore(Protocol):
+class FrameStore(ABC):
     """uint8 images (B, N, H, W, C) of frames by their indices, on ``device``."""
-
-    device: torch.device
-    num_cameras: int
-    image_size: int
-
-    def prefetch(self, frames_B: Tensor) -> None:
-        """Say which frames come next."""
-
-    def images(self, frames_B: Tensor, shift_BN2: Tensor | None) -> Tensor:
-        """Pictures, moved by whole pixels where asked for; see ``augment.fetch``."""
-
-
-class DeviceFrames:
-    """Every frame on the device: a step reads nothing else (128 pixels: 49 kB a frame, half a million take 25 GB)."""
 
     def __init__(self, images_FNHWC: NDArray[np.uint8], device: torch.device) -> None:
         self.device = device
         self.num_cameras, self.image_size = images_FNHWC.shape[1:3]
+
+    @abstractmethod
+    def prefetch(self, frames_B: Tensor) -> None:
+        """Say which frames come next."""
+
+    @abstractmethod
+    def images(self, frames_B: Tensor, shift_BN2: Tensor | None) -> Tensor:
+        """Pictures, moved by whole pixels where asked for; see ``augment.fetch``."""
+
+
+class DeviceFrames(FrameStore):
+    """Every frame on the device: a step reads nothing else (128 pixels: 49 kB a frame, half a million take 25 GB)."""
+
+    def __init__(self, images_FNHWC: NDArray[np.uint8], device: torch.device) -> None:
+        super().__init__(images_FNHWC, device)
         self.images_FNHWC = _copy_frames(images_FNHWC, device)
 
     def prefetch(self, frames_B: Tensor) -> None:
@@ -62,12 +63,11 @@ class DeviceFrames:
         return augment.fetch(self.images_FNHWC, frames_B, shift_BN2)
 
 
-class FileFrames:
+class FileFrames(FrameStore):
     """Frames in a memory-mapped file; the next batch is read by a thread while the device computes."""
 
     def __init__(self, images_FNHWC: NDArray[np.uint8], device: torch.device) -> None:
-        self.device = device
-        self.num_cameras, self.image_size = images_FNHWC.shape[1:3]
+        super().__init__(images_FNHWC, device)
         self.images_FNHWC = images_FNHWC
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="frames")
         self._ahead: tuple[Tensor, Future[Tensor]] | None = None
