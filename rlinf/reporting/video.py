@@ -6,7 +6,6 @@ codecs or permissions, and at simulator sizes it is smaller than VP8.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from rlinf.reporting.jsonlines import whole_file
 
 _INK, _PAPER, _MUTED = (242, 242, 240), (24, 26, 28), (150, 154, 158)
 _SUCCESS, _FAILURE = (110, 205, 140), (236, 138, 118)
@@ -40,13 +41,8 @@ def write_video(path: Path, frames: Sequence[NDArray[np.uint8]], *, caption: Cap
     first, *rest = _captioned(frames, caption)
     durations = [round(1000 / fps)] * len(frames)
     durations[-1] += round(1000 * caption.hold_seconds)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with whole_file(path) as partial:
         first.save(partial, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, quality=70, method=3)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -4,7 +4,6 @@
 tokens T of a chunk, bins V) in float32 and, in its header, what they depend on. A file appears complete or not at all.
 """
 
-import os
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from rlinf.config.errors import UserError
 from rlinf.custom.replay.dataset import Demonstration, DemonstrationRef
 from rlinf.models import ReplayablePolicy
+from rlinf.reporting.jsonlines import whole_file
 
 FOLDER = "base_logits"
 TENSOR = "logits_FTV"
@@ -48,15 +48,9 @@ def is_current(ref: DemonstrationRef, identity: Mapping[str, str]) -> bool:
 
 
 def write_logits(ref: DemonstrationRef, identity: Mapping[str, str], logits_FTV: Tensor) -> None:
-    """Store logits under a temporary name, then give the file its own."""
-    path = logits_path(ref)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    """Store logits, all of a demonstration or none."""
+    with whole_file(logits_path(ref)) as partial:
         save_file({TENSOR: logits_FTV.float().cpu().contiguous()}, partial, metadata=dict(identity))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_logits(ref: DemonstrationRef, identity: Mapping[str, str]) -> Tensor:
