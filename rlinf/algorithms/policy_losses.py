@@ -63,6 +63,18 @@ def clipped_policy_loss(
     return PolicyLoss(weighted_SCA.sum(), clipped.sum(), kl_SCA.sum(), gap, mask_SCA.sum())
 
 
+def imitation_loss(logprobs_SCA: Tensor, weights_SC: Tensor) -> PolicyLoss:
+    """Weighted sum of negative log-probabilities (behaviour cloning); weights_SC as in ``clipped_policy_loss``.
+
+    It knows no other policy: nothing is clipped, and nothing is said of a distance.
+    """
+    mask_SCA = (weights_SC > 0)[..., None].expand_as(logprobs_SCA)
+    # Masked before the product: minus infinity times a weight of zero is NaN.
+    kept_SCA = torch.where(mask_SCA, logprobs_SCA, torch.zeros_like(logprobs_SCA))
+    none = torch.zeros((), device=logprobs_SCA.device)
+    return PolicyLoss(-(kept_SCA * weights_SC[..., None]).sum(), none, none, none, mask_SCA.sum())
+
+
 def _sequence_ratio(log_ratio_SCA: Tensor, mask_SCA: Tensor) -> Tensor:
     """The geometric mean of a chunk's ratios, at each of its tokens; 1 where none was executed."""
     count_S = mask_SCA.sum((1, 2)).clamp(min=1)

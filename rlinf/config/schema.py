@@ -116,12 +116,13 @@ class SamplingConfig:
 class AlgorithmConfig:
     """Reinforcement learning."""
 
-    adv_type: str = field(default="grpo", metadata=_one_of("grpo", "rloo", "gae"))
+    adv_type: str = field(default="grpo", metadata=_one_of("grpo", "rloo", "gae", "success"))
     """Advantage estimator: ``grpo`` (an episode against its group, in units of the group's spread), ``rloo`` (against
-    the others of its group, leave one out) or ``gae`` (a chunk against a value head)."""
-    loss_type: str = field(default="grpo", metadata=_one_of("grpo", "ppo"))
+    the others of its group, leave one out), ``gae`` (a chunk against a value head) or ``success`` (1 for all of an
+    episode that succeeded, others are left out)."""
+    loss_type: str = field(default="grpo", metadata=_one_of("grpo", "ppo", "sft"))
     """Loss: ``grpo`` (clipped surrogate) with ``adv_type`` ``grpo`` or ``rloo``; ``ppo`` (and a value loss) with
-    ``gae``."""
+    ``gae``; ``sft`` (negative log-likelihood) with ``success``."""
     num_group_envs: int = field(default=8, metadata=AT_LEAST_1)
     """Groups per rollout round; each group starts from one state."""
     group_size: int = 8
@@ -250,6 +251,15 @@ class EMAConfig:
 
 
 @dataclass
+class SFTConfig:
+    """Supervised fine-tuning."""
+
+    source: str = field(default="demonstrations", metadata=_one_of("demonstrations", "own"))
+    """What is imitated: the expert's ``demonstrations`` of the task (``method.replay`` says which), or the policy's
+    ``own`` successful episodes."""
+
+
+@dataclass
 class MergeConfig:
     """Weight merge."""
 
@@ -264,7 +274,7 @@ class MethodConfig:
 
     name: str = field(default="sequential", metadata=NAME)
     """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, ``kl``, ``l2``, ``ema``,
-    or one that an installed package brings (entry point group ``rlinf.methods``)."""
+    ``sft``, or one that an installed package brings (entry point group ``rlinf.methods``)."""
     label: str = field(default="", metadata=NAME)
     """Names its results (``Config.results_name``): one method may be run in several ways; empty: the method's name."""
     options: dict[str, float | str] = field(default_factory=dict)
@@ -276,6 +286,7 @@ class MethodConfig:
     kl: KLConfig = field(default_factory=KLConfig)
     l2: L2Config = field(default_factory=L2Config)
     ema: EMAConfig = field(default_factory=EMAConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
 

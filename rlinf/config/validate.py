@@ -10,7 +10,7 @@ from rlinf.config.schema import BY_MEMORY, Config, EnvConfig, walk
 from rlinf.run_layout import ADAPTER_FILES, WHOLE_FILES
 
 DOWNLOAD = "Download it:      hf download Haozhan72/{name} --local-dir ./model/{name}"
-LOSS_OF_ADVANTAGE = {"grpo": "grpo", "rloo": "grpo", "gae": "ppo"}
+LOSS_OF_ADVANTAGE = {"grpo": "grpo", "rloo": "grpo", "gae": "ppo", "success": "sft"}
 SMALL_CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
 
 
@@ -138,7 +138,7 @@ def _critic(config: Config) -> None:
             f"algorithm.adv_type={algorithm.adv_type} goes with algorithm.loss_type={loss}, "
             f"got loss_type={algorithm.loss_type}"
         )
-    compares = algorithm.adv_type != "gae"
+    compares = algorithm.adv_type in ("grpo", "rloo")
     if algorithm.group_size < 2 and (compares or algorithm.filter_rewards):
         why = f"{algorithm.adv_type.upper()} compares" if compares else "algorithm.filter_rewards=true judges"
         raise ConfigError(f"algorithm.group_size={algorithm.group_size} must be at least 2: {why} rollouts of a group")

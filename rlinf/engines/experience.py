@@ -67,22 +67,30 @@ def prepare_experience(rollouts: RolloutBatch, config: AlgorithmConfig) -> Exper
     returns_E = torch.tensor([episode.total_reward for episode in rollouts.episodes])
     group_E = torch.tensor([episode.plan.group for episode in rollouts.episodes])
     kept_E = torch.ones_like(group_E, dtype=torch.bool)
-    if config.filter_rewards:
+    if config.adv_type == "success":
+        kept_E = torch.tensor([episode.success_once for episode in rollouts.episodes])
+    elif config.filter_rewards:
         kept_E = informative_groups(
             returns_E, group_E, lower=config.rewards_lower_bound, upper=config.rewards_upper_bound
         )
     episode_S = torch.from_numpy(rollouts.episode_S)
+    executed_SC = torch.from_numpy(rollouts.executed_SC)
+    imitates = config.loss_type == "sft"
     weights_SC = token_weights(
-        torch.from_numpy(rollouts.executed_SC),
+        executed_SC & kept_E[episode_S][:, None] if imitates else executed_SC,
         episode_S,
         num_action_dims=rollouts.bins_SCA.shape[2],
         num_episodes=len(rollouts.episodes),
         by=config.loss_aggregation,
     )
+    if imitates:  # a mean over what is imitated, however few succeeded
+        weights_SC = weights_SC / (weights_SC.sum() * rollouts.bins_SCA.shape[2]).clamp(min=1e-12)
     kept_S = np.flatnonzero(kept_E[episode_S].numpy())
     critic = None
     if config.adv_type == "gae":
         advantages_S, critic = _critic_advantages(rollouts, kept_S, config)
+    elif config.adv_type == "success":
+        advantages_S = kept_E[episode_S].float()
     elif config.adv_type == "rloo":
         advantages_S = leave_one_out_advantages(returns_E, group_E)[episode_S]
     else:

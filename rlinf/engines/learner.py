@@ -10,7 +10,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rlinf.algorithms.policy_losses import clipped_policy_loss, masked_entropy_sum
+from rlinf.algorithms.policy_losses import PolicyLoss, clipped_policy_loss, imitation_loss, masked_entropy_sum
 from rlinf.algorithms.value_losses import clipped_value_loss
 from rlinf.config.errors import DivergedError
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
@@ -31,6 +31,7 @@ from rlinf.models.shards import rank_and_size
 
 log = logging.getLogger(__name__)
 
+_OF_RATIOS = ("train/clip_fraction", "train/approx_kl", "train/logprob_gap")
 BAD_BATCH_FILE = "bad_batch.npz"
 
 
@@ -92,6 +93,8 @@ class PolicyLearner:
         metrics = totals.reduce()
         if steps and self.num_updates > self.optim.critic_warmup_steps:
             _require_gradient(metrics, experience)
+        if self.algorithm.loss_type == "sft":  # which compares with no other policy
+            metrics = {name: value for name, value in metrics.items() if name not in _OF_RATIOS}
         metrics["train/num_samples"] = float(len(experience.kept_S))
         metrics["train/kept_episodes"] = experience.kept_episodes
         if experience.critic is not None:
@@ -148,16 +151,7 @@ class PolicyLearner:
         self.method.before_forward(self.policy, batch.inputs, batch.bins_SCA, executed_SC)
         temperature = self.algorithm.sampling_params.temperature_train
         out = self.policy.evaluate_actions(batch.inputs, batch.bins_SCA, temperature=temperature)
-        result = clipped_policy_loss(
-            out.logprobs_BCA,
-            batch.logprobs_SCA,
-            batch.advantages_S,
-            batch.weights_SC,
-            clip_low=self.algorithm.clip_ratio_low,
-            clip_high=self.algorithm.clip_ratio_high,
-            dual_clip=self.algorithm.clip_ratio_dual,
-            ratio=self.algorithm.importance_ratio,
-        )
+        result = self._policy_loss(out.logprobs_BCA, batch)
         entropy = masked_entropy_sum(out.entropy_BCA, batch.weights_SC)
         totals.add_tokens(
             loss=result.loss,
@@ -172,6 +166,20 @@ class PolicyLearner:
             assert out.values_B is not None
             losses["value"] = self._value_loss(out.values_B, batch.critic, batch.weights_SC, totals)
         return losses
+
+    def _policy_loss(self, logprobs_SCA: Tensor, batch: MicroBatch) -> PolicyLoss:
+        if self.algorithm.loss_type == "sft":
+            return imitation_loss(logprobs_SCA, batch.weights_SC)
+        return clipped_policy_loss(
+            logprobs_SCA,
+            batch.logprobs_SCA,
+            batch.advantages_S,
+            batch.weights_SC,
+            clip_low=self.algorithm.clip_ratio_low,
+            clip_high=self.algorithm.clip_ratio_high,
+            dual_clip=self.algorithm.clip_ratio_dual,
+            ratio=self.algorithm.importance_ratio,
+        )
 
     def _value_loss(self, values_S: Tensor, critic: Critic, weights_SC: Tensor, totals: "_Totals") -> Tensor:
         """A chunk weighs as much as all its tokens do in the policy loss."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import ray
 
 from rlinf.config import Config, resolve_adapter
 from rlinf.config.resolve import MERGING_METHOD
-from rlinf.custom.methods import TaskContext
+from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.sequence.lineage import Lineage
 from rlinf.envs import init_states, playable_tasks
 from rlinf.envs.episodes import training_plans
@@ -115,6 +116,7 @@ class EmbodiedRunner:
         self.asset_kind = asset_kind
         self.task = task_context(config, state)
         self.epoch = 0
+        self._collects = make_method(config.method).collects
         self._meeting = TemporaryDirectory(prefix="rlinf_")  # the driver's, since workers are killed in the end
         self.logger = metric_logger(config, state.folder)
 
@@ -166,14 +168,17 @@ class EmbodiedRunner:
         started = time.monotonic()
         with _timed(metrics, "time/sync_weights"):
             self.sync_weights()
-        with _timed(metrics, "time/rollout"):
-            rollouts = self.collect()
+        rollouts = None
+        if self._collects:
+            with _timed(metrics, "time/rollout"):
+                rollouts = self.collect()
+        batches = rollouts.batches if rollouts else ()
         with _timed(metrics, "time/update"):
-            metrics |= self.update(rollouts)
+            metrics |= self.update(batches)
         self.epoch += 1
         last = self.epoch == self.config.runner.max_epochs
         if last:
-            self.actor.call("end_task", self.task, rollouts.batches)
+            self.actor.call("end_task", self.task, batches)
         with _timed(metrics, "time/save"):
             if last or self.epoch % self.config.runner.save_interval == 0:
                 self.save()
@@ -182,9 +187,10 @@ class EmbodiedRunner:
             self.sync_weights()
             tasks, videos, label = self.state.task_ids, self.state.folder / VIDEOS, f"evaluation at epoch {self.epoch}"
             metrics |= evaluate(self.workers, self.config, task_ids=tasks, label=label, video_folder=videos).metrics()
-        metrics |= rollouts.metrics()
         metrics["time/epoch"] = time.monotonic() - started
-        metrics["rollout/steps_per_second"] = metrics["rollout/num_steps"] / metrics["time/rollout"]
+        if rollouts:
+            metrics |= rollouts.metrics()
+            metrics["rollout/steps_per_second"] = metrics["rollout/num_steps"] / metrics["time/rollout"]
         self.logger.log(metrics, self.epoch)
         log.info("epoch %d/%d: %s", self.epoch, self.config.runner.max_epochs, _summary(metrics))
 
@@ -215,10 +221,10 @@ class EmbodiedRunner:
         )
         return collect(self.workers, request, label=f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} rollouts")
 
-    def update(self, rollouts: Collected) -> dict[str, float]:
-        """One epoch of policy updates on all ranks."""
+    def update(self, batches: "Sequence[ray.ObjectRef[Any]]") -> dict[str, float]:
+        """One epoch of policy updates on all ranks; no ``batches``: from what the method has."""
         seed = self.config.runner.seed + self.epoch
-        refs = self.actor.submit("update", rollouts.batches, seed)
+        refs = self.actor.submit("update", batches, seed)
         with Progress(f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} update", total=100, unit="%") as bar:
             metrics: list[dict[str, float]] = self.actor.wait(
                 refs, show=lambda fractions: bar.reach(int(100 * min(fractions)))

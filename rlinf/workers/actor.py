@@ -86,10 +86,14 @@ class ActorWorker:
         return tensors if self._rank == 0 else None
 
     def update(self, batches: "Sequence[ray.ObjectRef[Any]]", seed: int) -> dict[str, float]:
-        """One epoch of updates from the rollout workers' collections; metrics are those of all ranks."""
+        """One epoch of updates from the rollout workers' collections, none where the method does not collect; metrics
+        are those of all ranks."""
         self._report(0.0)
-        rollouts = RolloutBatch.cat(ray.get(list(batches)))
-        return self._learner.update(rollouts, seed=seed, report=self._report)
+        return self._learner.update(self._experience(batches), seed=seed, report=self._report)
+
+    def _experience(self, batches: "Sequence[ray.ObjectRef[Any]]") -> RolloutBatch:
+        """What was collected, or where nothing was, what the method has to learn from."""
+        return RolloutBatch.cat(ray.get(list(batches))) if batches else self._learner.method.experience()
 
     @ray.method(concurrency_group="watch")
     def progress(self) -> float:
@@ -102,7 +106,7 @@ class ActorWorker:
     def end_task(self, task: TaskContext, batches: "Sequence[ray.ObjectRef[Any]]") -> None:
         """Let the method take stock of a learnt task."""
         task = replace(task, device=self._learner.device)
-        self._learner.method.on_task_end(task, self._learner.policy, RolloutBatch.cat(ray.get(list(batches))))
+        self._learner.method.on_task_end(task, self._learner.policy, self._experience(batches))
 
     def save(self, folder: Path, epoch: int) -> None:
         """Write adapter and training state into ``folder``."""

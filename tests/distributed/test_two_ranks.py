@@ -25,10 +25,12 @@ from tests.small_policy import (
 from transformers_openvla_oft import compile_blocks
 
 GRPO = AlgorithmConfig()
+IMITATION = AlgorithmConfig(adv_type="success", loss_type="sft", filter_rewards=False)
 RUNS = [  # whether two ranks shard what is frozen; one rank never does
     (GRPO, write_policy, False),
     (GRPO, write_policy, True),
     (PPO, write_policy, True),
+    (IMITATION, write_policy, False),
     (PPO, write_autoregressive_policy, False),
     (PPO, write_cnn, True),
 ]

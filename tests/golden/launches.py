@@ -47,6 +47,10 @@ _CRL = {
     "run_embodiment_kl": [["0,1", "", "", TINY, "3", "method.kl.coeff=0.2"]],
     "run_embodiment_l2": [["0,1", "", "", TINY]],
     "run_embodiment_ema": [["0,1", "", "", TINY]],
+    "run_embodiment_sft": [
+        ["0,1", "", "", TINY],
+        ["0", "", "", TINY, "", "method.sft.source=own", "method.label=sft_own"],
+    ],
     "run_embodiment_slca": [["1,2", "2e-6,2e-6,1e-5"], ["0", "", TINY], ["0", "1e-6, 2e-6 ,3e-5", LONG, "8"]],
     "run_embodiment_multitask": [["0,2,4"], ["0,2,4", "", "5", TINY, "6"]],
     "run_embodiment_simple_cnn": [["0"], ["0,1", "logs/simple_cnn/task_0_seed1234", "4", CNN, "3"]],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlinf.algorithms.advantages import group_advantages, informative_groups, leave_one_out_advantages
-from rlinf.algorithms.policy_losses import clipped_policy_loss, masked_entropy_sum, token_weights
+from rlinf.algorithms.policy_losses import clipped_policy_loss, imitation_loss, masked_entropy_sum, token_weights
 from tests.published import published_case
 
 
@@ -102,6 +102,13 @@ def test_a_sequence_has_the_geometric_mean_of_its_executed_tokens_ratios():
     assert logprobs.grad.flatten().tolist() == pytest.approx([0, 0, 0, 0, -0.125, -0.125, -0.125, -0.125])
     with pytest.raises(ValueError, match="'token' or 'sequence'"):
         clipped_policy_loss(logprobs, logprobs, torch.ones(2), weights_SC, clip_low=0, clip_high=0, ratio="chunk")
+
+
+def test_imitation_is_the_mean_negative_log_probability_of_what_counts():
+    logprobs = torch.tensor([[[-1.0, -3.0], [-torch.inf, -torch.inf]], [[-2.0, -2.0], [-4.0, -4.0]]])
+    result = imitation_loss(logprobs, torch.tensor([[1 / 6, 0.0], [1 / 6, 1 / 6]]))
+    assert result.loss.item() == pytest.approx((1 + 3 + 2 + 2 + 4 + 4) / 6)
+    assert result.num_tokens.item() == 6
 
 
 def test_masked_tokens_take_no_part_even_when_their_ratio_overflows():

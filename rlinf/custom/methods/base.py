@@ -58,6 +58,9 @@ class ContinualMethod:
     they only run the policy: the adapter, which would have to be sharded for them, then stays collected from one
     micro-batch to the next. Parameters are full tensors in such a hook."""
 
+    collects = True
+    """Whether the policy plays before each update; a method for which it does not gives ``experience``."""
+
     def needs_shards(self) -> bool:
         """Whether parameters must be shards before and after each forward pass of a step.
 
@@ -89,6 +92,10 @@ class ContinualMethod:
 
     def on_backward(self, policy: Policy) -> None:
         """After the backward pass of an optimizer step, before clipping: gradients may be changed."""
+
+    def experience(self) -> RolloutBatch:
+        """What every epoch learns from, where ``collects`` is false; the same on every rank."""
+        raise NotImplementedError(f"{type(self).__name__} says that it does not collect, and gives no experience")
 
     def on_task_end(self, task: TaskContext, policy: Policy, rollouts: RolloutBatch) -> None:
         """After the last epoch of a task, with its last rollouts."""

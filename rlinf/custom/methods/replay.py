@@ -102,7 +102,7 @@ def replayable(policy: Policy) -> ReplayablePolicy:
     """
     if not isinstance(policy, ReplayablePolicy):
         raise ConfigError(
-            f"methods er and der need a policy with raw logits and a base model, which {type(policy).__name__} does "
-            "not offer (see ReplayablePolicy in rlinf/models/policy.py); choose another method or policy"
+            f"methods er, der and sft need a policy with raw logits and a base model, which {type(policy).__name__} "
+            "does not offer (see ReplayablePolicy in rlinf/models/policy.py); choose another method or policy"
         )
     return policy
