@@ -129,6 +129,9 @@ class AlgorithmConfig:
     """Rollouts per group."""
     rollout_epoch: int = field(default=16, metadata=AT_LEAST_1)
     """Rollout rounds per epoch: ``num_group_envs * group_size * rollout_epoch`` episodes are collected."""
+    max_rollout_epoch: int | None = field(default=None, metadata=AT_LEAST_1)
+    """Dynamic sampling: further rounds until ``num_group_envs * rollout_epoch`` groups carry a signal, at most so many
+    in all; null: no further ones. Needs ``filter_rewards``."""
     update_epoch: int = field(default=1, metadata=AT_LEAST_1)
     """Passes over the collected episodes."""
     normalize_advantages: bool = True
@@ -299,6 +302,9 @@ class EnvSplitConfig:
     """Actions after the idle steps until an episode is cut off."""
     ignore_terminations: bool = False
     """Go on after success until the step limit (then ``success_at_end`` can differ from ``success_once``)."""
+    temperatures: list[float] = field(default_factory=list, metadata=FREE | NOT_NEGATIVE)
+    """Evaluation: play the same episodes at each of these, such as ``[1.0,0.0]``, sampled and greedy; the ledger has a
+    line for each. Empty: at ``algorithm.sampling_params.temperature_eval``; training ignores it."""
     episodes_per_task: int = 0
     """Evaluation: episodes per task, from its initial states in order; training ignores it."""
     init_states: str | None = None

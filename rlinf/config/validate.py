@@ -25,11 +25,14 @@ def validate(config: Config, *, num_tasks: int) -> None:
         for value in given if isinstance(given, list) else [given]:
             if allowed and value is not None and value not in allowed:
                 raise ConfigError(f"{key}={value} is not known; expected one of: {', '.join(allowed)}")
-        if holds and given is not None and not holds(given):
-            raise ConfigError(f"{key}={given} {field.metadata['must']}")
+            if holds and value is not None and not holds(value):
+                raise ConfigError(f"{key}={given} {field.metadata['must']}")
+    temperatures = config.env.eval.temperatures
+    if len(set(temperatures)) < len(temperatures):
+        raise ConfigError(f"env.eval.temperatures={temperatures} names one twice")
     if config.env.eval.episodes_per_task < 1:  # training ignores its own
         raise ConfigError(f"env.eval.episodes_per_task={config.env.eval.episodes_per_task} must be at least 1")
-    for rule in (_one_model, _adapters, _critic, _base_logits, _merged_acting, _batches):
+    for rule in (_one_model, _adapters, _critic, _dynamic_sampling, _base_logits, _merged_acting, _batches):
         rule(config)
     for name in ("fixed_task_ids", "eval_task_ids"):
         _task_ids(f"env.{name}", getattr(config.env, name), num_tasks, config.env.suite)
@@ -86,9 +89,9 @@ def resolve_adapter(path: str, *, key: str = "actor.model.lora_path", files: Seq
 
 
 def episodes_per_epoch(config: Config) -> int:
-    """Episodes that one training epoch collects."""
+    """Episodes that one training epoch collects, at most."""
     algorithm = config.algorithm
-    return algorithm.num_group_envs * algorithm.group_size * algorithm.rollout_epoch
+    return algorithm.num_group_envs * algorithm.group_size * (algorithm.max_rollout_epoch or algorithm.rollout_epoch)
 
 
 def _one_model(config: Config) -> None:
@@ -142,6 +145,22 @@ def _critic(config: Config) -> None:
     if algorithm.group_size < 2 and (compares or algorithm.filter_rewards):
         why = f"{algorithm.adv_type.upper()} compares" if compares else "algorithm.filter_rewards=true judges"
         raise ConfigError(f"algorithm.group_size={algorithm.group_size} must be at least 2: {why} rollouts of a group")
+
+
+def _dynamic_sampling(config: Config) -> None:
+    algorithm = config.algorithm
+    most = algorithm.max_rollout_epoch
+    if most is None:
+        return
+    if not algorithm.filter_rewards:
+        raise ConfigError(
+            f"algorithm.max_rollout_epoch={most} plays on until enough groups carry a signal, which only "
+            "algorithm.filter_rewards=true tells"
+        )
+    if most < algorithm.rollout_epoch:
+        raise ConfigError(
+            f"algorithm.max_rollout_epoch={most} must be at least algorithm.rollout_epoch={algorithm.rollout_epoch}"
+        )
 
 
 def _merged_acting(config: Config) -> None:

@@ -163,19 +163,23 @@ def not_evaluated(
     seed: int,
     row: str,
     checkpoint: Checkpoint | None = None,
+    temperatures: Sequence[float] = (),
 ) -> tuple[str, ...]:
     """Those of ``suites`` on which a row of the success matrix is still to be evaluated.
 
-    checkpoint: what the row is of; None: the base model.
+    checkpoint: what the row is of; None: the base model. temperatures: at which it has to be; none: at any.
     """
-    found = {
-        one.suite
+    found = [
+        one
         for one in records
         if (one.method, one.seed, one.row) == (method, seed, row)
         and not one.probe
         and (checkpoint is None or same_checkpoint(one.checkpoint, checkpoint.short_name))
-    }
-    return tuple(suite for suite in suites if suite not in found)
+    ]
+    if temperatures:
+        done = [{one.suite for one in found if one.temperature == temperature} for temperature in temperatures]
+        return tuple(suite for suite in suites if not all(suite in there for there in done))
+    return tuple(suite for suite in suites if suite not in {one.suite for one in found})
 
 
 def success_matrix(records: Sequence[EvaluationRecord]) -> SuccessMatrix:

@@ -14,8 +14,10 @@ import ray
 
 from rlinf.config import Config, resolve_adapter
 from rlinf.config.resolve import MERGING_METHOD
+from rlinf.config.validate import episodes_per_epoch
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.sequence.lineage import Lineage
+from rlinf.data import EpisodePlan
 from rlinf.envs import init_states, playable_tasks
 from rlinf.envs.episodes import training_plans
 from rlinf.reporting import ledger
@@ -73,7 +75,14 @@ def find_state(config: Config, folder: Path) -> RunState:
         lineage = Lineage.load(resolve_adapter(path))
         before = learnt_with(before, lineage.learnt_tasks) if lineage else before
     suites = (config.env.suite, *config.env.eval_suites)
-    missing = partial(ledger.not_evaluated, records, suites, method=config.results_name, seed=config.runner.seed)
+    missing = partial(
+        ledger.not_evaluated,
+        records,
+        suites,
+        method=config.results_name,
+        seed=config.runner.seed,
+        temperatures=config.env.eval.temperatures,
+    )
     result = Checkpoint.at(folder, config.runner.max_epochs)
     return RunState(
         folder=folder,
@@ -201,21 +210,33 @@ class EmbodiedRunner:
         self.workers.rollout.call("load_weights", reference)
 
     def collect(self) -> Collected:
-        """Groups of rollouts from the initial states that this epoch draws."""
+        """Groups of rollouts from the initial states that this epoch draws; with dynamic sampling, rounds of them until
+        enough groups carry a signal (DAPO, arXiv:2503.14476)."""
         algorithm = self.config.algorithm
         plans = training_plans(
             suite=self.config.env.suite,
             task_ids=self.state.task_ids,
             init_states=init_states(self.config.env, "train", self.state.task_ids),
-            num_groups=algorithm.num_group_envs * algorithm.rollout_epoch,
+            num_groups=episodes_per_epoch(self.config) // algorithm.group_size,
             group_size=algorithm.group_size,
             seed=self.config.runner.seed,
             epoch=self.epoch,
         )
+        num_envs = algorithm.num_group_envs
+        a_round, wanted = num_envs * algorithm.group_size, num_envs * algorithm.rollout_epoch
+        done = a_round * algorithm.rollout_epoch
+        collected = self._play(plans[:done])
+        bounds = algorithm.rewards_lower_bound, algorithm.rewards_upper_bound
+        while done < len(plans) and collected.num_groups_within(*bounds) < wanted:
+            collected = collected.then(self._play(plans[done : done + a_round]))
+            done += a_round
+        return collected
+
+    def _play(self, plans: Sequence[EpisodePlan]) -> Collected:
         request = CollectRequest(
             tuple(plans),
             self.config.env.train,
-            temperature=algorithm.sampling_params.temperature_train,
+            temperature=self.config.algorithm.sampling_params.temperature_train,
             stream=(self.config.runner.seed, self.epoch),
             keep_samples=True,
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlinf.config import Config, config_hash
+from rlinf.config.schema import with_settings
 from rlinf.envs import playable_tasks
 from rlinf.reporting import ledger
 from rlinf.run_layout import LEDGER_FILE, VIDEOS
@@ -47,21 +48,27 @@ def evaluate_suites(
     folder: Path,
     asset_kind: Callable[[str], str],
 ) -> dict[str, float]:
-    """Evaluate all tasks of some suites with the weights that the workers hold; returns the metrics of all.
+    """Evaluate all tasks of some suites with the weights that the workers hold, at every temperature that is asked
+    for; returns the metrics of all, those of the first temperature under the names that one alone has.
 
     policy: whose evaluation it is, for the ledger beside the run's ``folder``; None: it is no row of it.
     """
     metrics: dict[str, float] = {}
+    given = config.env.eval.temperatures
     for suite in suites:
-        one, is_own = on_suite(config, suite), suite == config.env.suite
-        name = label if is_own else f"{label} on {suite}"
+        one = on_suite(config, suite)
         tasks = playable_tasks(one.env, one.env.eval_task_ids)
-        outcome = evaluate(workers, one, task_ids=tasks, label=name, video_folder=folder / VIDEOS)
-        metrics |= outcome.metrics("env_info" if is_own else suite)
-        if policy is not None:
-            record = make_record(one, outcome, policy, assets=asset_kind(suite), ledger_folder=folder.parent)
-            ledger.append(folder.parent / LEDGER_FILE, record)
-        log.info("%s: success %.1f %%", name, 100 * outcome.success_once)
+        group, on = ("env_info", "") if suite == config.env.suite else (suite, f" on {suite}")
+        for temperature in given or [config.algorithm.sampling_params.temperature_eval]:
+            at = f" at temperature {temperature:g}" if len(given) > 1 else ""
+            own = with_settings(one, {"algorithm.sampling_params.temperature_eval": temperature})
+            outcome = evaluate(workers, own, task_ids=tasks, label=label + on + at, video_folder=folder / VIDEOS)
+            is_first = temperature in given[:1] or not given
+            metrics |= outcome.metrics(group if is_first else f"{group}_temperature_{temperature:g}")
+            if policy is not None:
+                record = make_record(own, outcome, policy, assets=asset_kind(suite), ledger_folder=folder.parent)
+                ledger.append(folder.parent / LEDGER_FILE, record)
+            log.info("%s: success %.1f %%", label + on + at, 100 * outcome.success_once)
     return metrics
 
 

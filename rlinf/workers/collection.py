@@ -7,7 +7,7 @@ on others. On a GPU the policy acts on one batch while the next is put together,
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,22 @@ class Collected:
             waiting_s=max(part.waiting_s for part in parts),
             num_chunks=sum(part.num_chunks for part in parts),
         )
+
+    def then(self, later: "Collected") -> "Collected":
+        """Join what was collected one after the other."""
+        joined = Collected.cat([self, later])
+        return replace(
+            joined,
+            inference_s=self.inference_s + later.inference_s,
+            waiting_s=self.waiting_s + later.waiting_s,
+        )
+
+    def num_groups_within(self, lower: float, upper: float) -> int:
+        """How many groups have a mean return in these bounds."""
+        returns: dict[int, list[float]] = {}
+        for result in self.results:
+            returns.setdefault(result.plan.group, []).append(result.total_reward)
+        return sum(lower <= sum(group) / len(group) <= upper for group in returns.values())
 
     @property
     def success_rate(self) -> float:

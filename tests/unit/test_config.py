@@ -165,6 +165,14 @@ def test_unknown_configuration_lists_the_known_ones():
         ("method.ewc.coeff=-1", "method.ewc.coeff=-1.0 must not be negative"),
         ("method.slca.head=nan", "method.slca.head=nan must not be negative"),
         ("method.agem.memory_per_task=0", "method.agem.memory_per_task=0 must be at least 1"),
+        ("algorithm.adv_type=success", "goes with algorithm.loss_type=sft, got loss_type=grpo"),
+        ("algorithm.clip_ratio_dual=1", "algorithm.clip_ratio_dual=1.0 must be greater than 1"),
+        ("algorithm.importance_ratio=chunk", "expected one of: token, sequence"),
+        ("algorithm={max_rollout_epoch:3,filter_rewards:false}", "which only algorithm.filter_rewards=true tells"),
+        ("algorithm={max_rollout_epoch:3,rollout_epoch:4}", "must be at least algorithm.rollout_epoch=4"),
+        ("env.eval.temperatures=[1.0,-1.0]", r"temperatures=\[1\.0, -1\.0\] must not be negative"),
+        ("env.eval.temperatures=[1.0,1.0]", "names one twice"),
+        ("method.sft.source=mine", "expected one of: demonstrations, own"),
         ("method.replay.tasks=one", "method.replay.tasks=one is not known; expected one of: all, seen"),
         ("method.replay.demonstrations_per_task=0", "method.replay.demonstrations_per_task=0 must be at least 1"),
     ],
@@ -182,6 +190,12 @@ def test_der_does_not_take_a_merged_model_for_the_base():
     validate(load_config(TINY, ["method=der", merged, "method.replay.cached_logits=true"]), num_tasks=10)
     for method in ("er", "lwf"):  # what they compare with does not depend on the base model
         validate(load_config(TINY, [f"method={method}", merged]), num_tasks=10)
+
+
+def test_kl_does_not_take_a_merged_model_for_the_base():
+    config = load_config(TINY, ["method=kl", "actor.model.previous_lora_paths=[a]"])
+    with pytest.raises(ConfigError, match=r"adapters are merged into it .* names 1(.|\n)*Leave"):
+        validate(config, num_tasks=10)
 
 
 def test_missing_model_says_what_to_download_and_the_alternative(tmp_path):

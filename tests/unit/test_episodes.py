@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from rlinf.config import ConfigError, load_config
-from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
+from rlinf.data import EnvStep, EpisodePlan, EpisodeResult, Observation, RolloutBatch
 from rlinf.envs import init_states
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a_time, evaluation_plans, training_plans
 from rlinf.runners.collect import divide_plans
+from rlinf.workers.collection import Collected
 
 SMALL = "crl_experiment/libero_spatial_grpo_tiny"
 
@@ -189,3 +190,20 @@ def test_shapes_are_checked_when_data_is_built():
 )
 def test_environments_that_are_used_finish_together(episodes, envs, used):
     assert environments_at_a_time(episodes, envs) == used
+
+
+def _collected(*returns: tuple[int, float], seconds: float = 1.0) -> Collected:
+    results = tuple(
+        EpisodeResult(EpisodePlan(number, group, "toy", 0, 0, 0), value > 0, value > 0, value, 8)
+        for number, (group, value) in enumerate(returns)
+    )
+    return Collected(results, (), (), inference_s=seconds, waiting_s=2 * seconds, num_chunks=len(results))
+
+
+def test_groups_with_a_signal_are_counted_over_rounds():
+    first = _collected((0, 5.0), (0, 5.0), (1, 0.0), (1, 5.0), (2, 0.0), (2, 0.0))
+    assert first.num_groups_within(0.1, 4.9) == 1
+    both = first.then(_collected((3, 5.0), (3, 0.0), seconds=4.0))
+    assert both.num_groups_within(0.1, 4.9) == 2
+    assert (both.inference_s, both.waiting_s, both.num_chunks) == (5.0, 10.0, 8)
+    assert [result.plan.group for result in both.results] == [0, 0, 1, 1, 2, 2, 3, 3]

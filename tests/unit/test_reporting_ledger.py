@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from rlinf.reporting import ledger
 from rlinf.reporting.jsonlines import JsonLinesError, append_line, read_lines
-from rlinf.reporting.ledger import EvaluationRecord, LedgerError
+from rlinf.reporting.ledger import EvaluationRecord, LedgerError, not_evaluated
 
 
 def record(row: str = "base", learnt: tuple[int, ...] = (), **changes: Any) -> EvaluationRecord:
@@ -229,6 +230,14 @@ def test_earlier_checkpoints_and_partial_evaluations_do_not_replace_a_row() -> N
     again = record("task_0", (0,), checkpoint="task_0_seed1234/global_step_10", success={0: 0.1, 1: 0.2, 10: 0.3})
     assert ledger.rows([record(), final, early, partial]) == [record(), final]
     assert ledger.rows([final, again, early, record()]) == [record(), again]
+
+
+def test_a_row_is_evaluated_when_it_is_at_every_temperature_that_is_asked_for() -> None:
+    records = [record(temperature=1.0), record(temperature=0.0, suite="libero_goal")]
+    missing = partial(not_evaluated, records, ("libero_spatial", "libero_goal"), method="sequential", seed=1234)
+    assert missing(row="base") == ()
+    assert missing(row="base", temperatures=[1.0]) == ("libero_goal",)
+    assert missing(row="base", temperatures=[1.0, 0.0]) == ("libero_spatial", "libero_goal")
 
 
 def test_joint_training_is_one_stage() -> None:

@@ -249,8 +249,16 @@ class _Planner:
 
     def _missing(self, row: str, checkpoint: Checkpoint | None = None) -> tuple[str, ...]:
         """Suites that a row is still to be evaluated on."""
-        method, seed = self.recipe.config.results_name, self.request.seed
-        return not_evaluated(self.ledger, self.recipe.suites, method=method, seed=seed, row=row, checkpoint=checkpoint)
+        config = self.recipe.config
+        return not_evaluated(
+            self.ledger,
+            self.recipe.suites,
+            method=config.results_name,
+            seed=self.request.seed,
+            row=row,
+            checkpoint=checkpoint,
+            temperatures=config.env.eval.temperatures,
+        )
 
     def _on(self, missing: tuple[str, ...]) -> str:
         return "" if missing == (self.recipe.config.env.suite,) else f" of {', '.join(missing)}"
