@@ -42,10 +42,13 @@ def model_config(path: Path) -> ModelConfig:
     return ModelConfig(lora_rank=4)
 
 
-def read_policy(path: Path, *, lora_path: Path | None = None, rank: int = 4, critic: bool = False) -> Policy:
-    """Load it with a LoRA adapter, and a value head for a ``critic``."""
+def read_policy(
+    path: Path, *, lora_path: Path | None = None, rank: int = 4, critic: bool = False, is_lora: bool = True
+) -> Policy:
+    """Load it with a LoRA adapter, or to be trained whole, and a value head for a ``critic``."""
     source = PolicySource(path, unnorm_key="libero_spatial", seed=3, critic=critic)
-    model = replace(model_config(path), lora_rank=rank, lora_path=str(lora_path) if lora_path else None)
+    weights = str(lora_path) if lora_path else None
+    model = replace(model_config(path), lora_rank=rank, lora_path=weights, is_lora=is_lora)
     return load_policy(model, source, base_dtype=torch.float32)
 
 

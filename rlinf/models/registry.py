@@ -25,7 +25,8 @@ Loader = Callable[[ModelConfig, PolicySource, torch.dtype], Policy]
 class PolicyKind:
     """A row of the table.
 
-    model_type: what the ``config.json`` of its checkpoints says; weight_files: what its ``save`` writes.
+    model_type: what the ``config.json`` of its checkpoints says.
+    weight_files: what its ``save`` writes, with an adapter if it can have one.
     obtain: how a user gets a base checkpoint; ``{name}`` stands for its folder's name.
     num_actions: actions per chunk; None: as many as the checkpoint was trained on.
     stated: what a checkpoint says of itself; None: nothing, and images are kept as the simulator draws them.
@@ -119,7 +120,8 @@ def find_weights(model: ModelConfig, checkpoint: Path) -> Path | None:
             f"{checkpoint} is of type {found!r}: give another actor.checkpoint_load_path or another configuration"
         )
     check_chunk(model, checkpoint)
-    folder = resolve_adapter(model.lora_path, files=kind.weight_files) if model.lora_path else None
-    if folder is not None and kind.weight_files == ADAPTER_FILES:
+    files = kind.weight_files if model.is_lora else WHOLE_FILES
+    folder = resolve_adapter(model.lora_path, files=files) if model.lora_path else None
+    if folder is not None and files == ADAPTER_FILES:
         stored_config(folder, rank=model.lora_rank, alpha=model.lora_alpha)
     return folder

@@ -29,14 +29,14 @@ from rlinf.config.schema import ModelConfig
 from rlinf.models.decoding import BinnedPolicy
 from rlinf.models.identity import checkpoint_hash
 from rlinf.models.policy import PolicyInputs, PolicySource, Stated
+from rlinf.models.whole_weights import WEIGHTS_FILE, read_whole, write_whole
 from rlinf.run_layout import WHOLE_FILES
-from transformers_openvla_oft import ActionTokenMap, CheckpointError, ValueHead
+from transformers_openvla_oft import ActionTokenMap, ValueHead
 from transformers_openvla_oft.loading import check_finite, check_fit, read_object, shapes
 from transformers_openvla_oft.processing.images import resize_pictures
 
 MODEL_TYPE = "simple_cnn"
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = WHOLE_FILES[0]
 INSTRUCTION_SIZE = 256
 NORM_GROUPS = 8
 VALUE_HEAD = "value_head."
@@ -217,8 +217,7 @@ def fresh_cnn(settings: CNNSettings, *, seed: int, critic: bool = False) -> Simp
 def save_cnn(folder: Path, settings: CNNSettings, tensors: Mapping[str, Tensor]) -> None:
     """Write a checkpoint into an existing folder."""
     settings.save(folder)
-    with (folder / WEIGHTS_FILE).open("wb") as file:  # given a path, torch does not say that a disk is full
-        torch.save(dict(tensors), file)
+    write_whole(folder, tensors)
 
 
 def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) -> SimpleCNN:
@@ -231,12 +230,8 @@ def load_cnn(folder: Path, settings: CNNSettings, *, seed: int, critic: bool) ->
     module, file = fresh_cnn(settings, seed=seed, critic=critic), folder / WEIGHTS_FILE
     fresh = module.state_dict()
     tensors = {name: value for name, value in fresh.items() if name.startswith(VALUE_HEAD)}
-    try:
-        stored: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-        tensors |= {name: value for name, value in stored.items() if name in fresh or not name.startswith(VALUE_HEAD)}
-    except Exception as error:  # bytes that are no pickle lead to nearly any: KeyError, IndexError, struct.error, ...
-        why = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{file} is missing, truncated or corrupt ({why}); copy it again") from error
+    stored = read_whole(folder)
+    tensors |= {name: value for name, value in stored.items() if name in fresh or not name.startswith(VALUE_HEAD)}
     check_fit(str(file), stored=shapes(tensors), expected=shapes(fresh))
     check_finite(str(file), tensors)
     module.load_state_dict(tensors)

@@ -44,11 +44,12 @@ def attach_value_head(model: OpenVLAForActionPrediction, *, path: Path | None, s
 
 def in_value_head(name: str) -> bool:
     """Whether a parameter of a policy belongs to its value head."""
-    return _MARK in name
+    return _MARK in f".{name}"
 
 
 def save_value_head(folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
     """Write the value head's tensors among ``tensors`` under their published names; nothing where there are none."""
-    head = {name.split(_MARK)[1]: torch.from_numpy(value) for name, value in tensors.items() if in_value_head(name)}
+    own = {f".{name}": value for name, value in tensors.items() if in_value_head(name)}
+    head = {name.split(_MARK)[1]: torch.from_numpy(value) for name, value in own.items()}
     if head:
         save_file(head, folder / VALUE_HEAD_FILE)

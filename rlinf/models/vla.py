@@ -1,7 +1,9 @@
-"""What OpenVLA and OpenVLA-OFT policies share: a frozen checkpoint, an adapter on it, a processor, action tokens."""
+"""What OpenVLA and OpenVLA-OFT policies share: a checkpoint, frozen under an adapter or trained whole, a processor,
+action tokens."""
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from rlinf.models.identity import checkpoint_hash
 from rlinf.models.lora import adapter_off, attach_lora, find_merged, trainable_parameters
 from rlinf.models.policy import PolicyInputs, PolicySource, Stated
 from rlinf.models.value_head import attach_value_head, in_value_head, save_value_head
-from rlinf.run_layout import ADAPTER_FILES
+from rlinf.models.whole_weights import read_whole, write_whole
+from rlinf.run_layout import ADAPTER_FILES, WHOLE_FILES
 from transformers_openvla_oft import (
     ActionOutput,
     ActionTokenMap,
@@ -35,7 +38,7 @@ from transformers_openvla_oft import (
     lora_target_modules,
 )
 from transformers_openvla_oft.adapters import merge_adapters, save_adapter
-from transformers_openvla_oft.loading import weight_files
+from transformers_openvla_oft.loading import check_finite, check_fit, shapes, weight_files
 from transformers_openvla_oft.model.configuration import DATASET_STATISTICS_FILE, with_dataset_statistics
 
 PIPELINES = {  # what `picture_path` stands for, in stored data that must fit
@@ -58,25 +61,26 @@ class VLAPolicy(BinnedPolicy):
             ConfigError: the configuration asks for what these policies do not have.
             CheckpointError: adapter, earlier adapters or value head cannot be read or do not fit.
         """
-        if not config.is_lora:
-            raise ConfigError(
-                f"actor.model.is_lora=false: this version trains {config.model_name} through an adapter only"
-            )
-        path = resolve_adapter(config.lora_path, files=ADAPTER_FILES) if config.lora_path else None
+        files = ADAPTER_FILES if config.is_lora else WHOLE_FILES
+        path = resolve_adapter(config.lora_path, files=files) if config.lora_path else None
         previous = find_merged(config)
         self.statistics = own_statistics([*previous, *([] if path is None else [path])])
         model.config.norm_stats = {**(model.config.norm_stats or {}), **self.statistics}
         if previous:
             coeff = config.previous_lora_coeff
             merge_adapters(model, previous, coeff=1.0 if coeff is None else coeff)
-        targets = lora_target_modules(model)
-        module = attach_lora(
-            model, target_modules=targets, rank=config.lora_rank, alpha=config.lora_alpha, path=path, seed=source.seed
-        )
+        module: nn.Module
+        dtype = model.dtype
+        if config.is_lora:
+            targets, rank = lora_target_modules(model), config.lora_rank
+            module = attach_lora(
+                model, target_modules=targets, rank=rank, alpha=config.lora_alpha, path=path, seed=source.seed
+            )
+        else:
+            module = _whole(model, path)
         actions = ActionTokenMap.from_config(model.config, source.unnorm_key)
         super().__init__(module, actions, checkpoint=source.checkpoint, adapter=path)
         if not source.trains:
-            dtype = model.dtype
             for parameter in trainable_parameters(self.module).values():
                 parameter.data = parameter.data.to(dtype)
         # What acts and what is scored must be one distribution, so no dropout, whatever adapter or checkpoint brings.
@@ -103,6 +107,9 @@ class VLAPolicy(BinnedPolicy):
             else None  # a checkpoint may hold the one of its own training
         )
         self.value_head = model.value_head
+        fields = {"num_actions_chunk": model.config.num_actions_chunk}
+        self._load_base = partial(load_base, config, source, dtype, **fields)  # for a policy without an adapter
+        self._base: nn.Module | None = None
 
     def resize(self, images_BNHWC: Tensor) -> Tensor:
         """Along the configured image path."""
@@ -115,9 +122,19 @@ class VLAPolicy(BinnedPolicy):
 
     @torch.no_grad()
     def base_logits(self, inputs: PolicyInputs, bins_BT: Tensor) -> Tensor:
-        """The same of the base checkpoint, with every adapter switched off."""
-        with adapter_off(self.module):
+        """The same of the base checkpoint: with every adapter switched off, or of a copy that is kept from the first
+        call on where all weights are trained."""
+        if isinstance(self.module, PeftModel):
+            with adapter_off(self.module):
+                return self.action_logits(inputs, bins_BT)
+        if self._base is None:
+            base: nn.Module = self._load_base()
+            self._base = base.eval().to(self.device)
+        trained, self.module = self.module, self._base
+        try:
             return self.action_logits(inputs, bins_BT)
+        finally:
+            self.module = trained
 
     def base_identity(self, language: str, bins_FT: Tensor) -> dict[str, str]:
         """Checkpoint, prompt and image pipeline, as texts to compare."""
@@ -138,13 +155,16 @@ class VLAPolicy(BinnedPolicy):
         """``vision`` (towers and projector), ``llm``, or ``head`` (the language model's output layer)."""
         if in_value_head(name):
             return None
-        return "head" if ".lm_head." in name else "llm" if ".language_model." in name else "vision"
+        return "head" if "lm_head." in name else "llm" if "language_model." in name else "vision"
 
     def save(self, folder: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write a PEFT adapter, loadable by PEFT alone; beside it the value head, and statistics that it came with."""
-        assert isinstance(self.module, PeftModel)
-        adapter = {name: torch.from_numpy(value) for name, value in tensors.items() if not in_value_head(name)}
-        save_adapter(self.module, folder, adapter)
+        """Write a PEFT adapter, loadable by PEFT alone, or all weights (``model.pt``); beside them the value head, and
+        statistics that they came with."""
+        own = {name: torch.from_numpy(value) for name, value in tensors.items() if not in_value_head(name)}
+        if isinstance(self.module, PeftModel):
+            save_adapter(self.module, folder, own)
+        else:
+            write_whole(folder, own)
         save_value_head(folder, tensors)
         if self.statistics:
             text = json.dumps(self.statistics, indent=1) + "\n"
@@ -158,6 +178,20 @@ class VLAPolicy(BinnedPolicy):
     def batch(self, inputs: PolicyInputs) -> PolicyBatch:
         """Prompts and normalised images, on the policy's device."""
         return self.processor(inputs.images_BNHWC, inputs.languages, resized=True)
+
+
+def _whole(model: OpenVLAForActionPrediction, path: Path | None) -> OpenVLAForActionPrediction:
+    """A model of which every weight is trained, in float32 as adapters are; ``path``: whose weights it goes on from."""
+    if path is not None:
+        what, tensors = f"the weights in {path}", read_whole(path)
+        expected = {name: value for name, value in model.named_parameters() if not in_value_head(name)}
+        check_fit(what, stored=shapes(tensors), expected=shapes(expected))
+        check_finite(what, tensors)
+        model.load_state_dict(tensors, strict=False)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return model
 
 
 def single_value(output: ActionOutput) -> Tensor | None:

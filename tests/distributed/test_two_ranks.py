@@ -26,25 +26,28 @@ from transformers_openvla_oft import compile_blocks
 
 GRPO = AlgorithmConfig()
 IMITATION = AlgorithmConfig(adv_type="success", loss_type="sft", filter_rewards=False)
-RUNS = [  # whether two ranks shard what is frozen; one rank never does
+RUNS = [  # whether two ranks shard what is frozen, or all by blocks; one rank never does
     (GRPO, write_policy, False),
     (GRPO, write_policy, True),
     (PPO, write_policy, True),
     (IMITATION, write_policy, False),
     (PPO, write_autoregressive_policy, False),
     (PPO, write_cnn, True),
+    (GRPO, write_policy, False, False),
+    (GRPO, write_policy, True, False),
 ]
 
 
 def train(
-    mesh, *, checkpoint, output, algorithm=GRPO, param_dtype="fp32", shard_frozen=False, compiled=False, resume=None
+    mesh, *, checkpoint, output, algorithm=GRPO, param_dtype="fp32", shard_frozen=False, compiled=False, is_lora=True,
+    resume=None,
 ):
     """Two epochs (one when resuming, from the checkpoint of the first); returns weights, metrics and what it does."""
     critic = algorithm.adv_type == "gae"
     if (checkpoint / "model.pt").is_file():
         policy = read_cnn(checkpoint, weights=resume, critic=critic)
     else:
-        policy = read_policy(checkpoint, lora_path=resume, critic=critic)
+        policy = read_policy(checkpoint, lora_path=resume, critic=critic, is_lora=is_lora)
     if compiled:
         compile_blocks(policy.module)
     shard(
@@ -78,10 +81,9 @@ def act(policy):
 @pytest.fixture(scope="module", params=RUNS)
 def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    algorithm, write, shard_frozen = request.param
-    again = partial(
-        run_ranks, train, checkpoint=write(folder / "small"), algorithm=algorithm, shard_frozen=shard_frozen
-    )
+    algorithm, write, shard_frozen, *rest = request.param
+    options = {"algorithm": algorithm, "shard_frozen": shard_frozen, "is_lora": rest != [False]}
+    again = partial(run_ranks, train, checkpoint=write(folder / "small"), **options)
     return folder, again, again(1, output=folder / "one")[0], again(2, output=folder / "two")
 
 
