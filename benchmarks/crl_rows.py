@@ -1,0 +1,128 @@
+"""The rows of the results table: which launcher runs each, and with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LAUNCHERS = Path(__file__).resolve().parents[1] / "examples" / "crl_experiment"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks that are learnt, first to last; the others of the ten are held out."""
+
+    first: int
+    last: int
+    policy: str = "tiny"
+
+    @property
+    def tasks(self) -> list[int]:
+        """In the order of learning."""
+        return list(range(self.first, self.last + 1))
+
+    def config(self, name: str, policy: str = "") -> str:
+        """The configuration of a policy on this suite."""
+        return f"crl_experiment/{name}_grpo_{policy or self.policy}"
+
+
+SUITES = {"libero_spatial": Suite(0, 4), "libero_object": Suite(5, 9)}
+"""The paper's sequences (arXiv:2603.11653) on the suites that the small policies are made for."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    script: the launcher, ``run_embodiment_SCRIPT.sh``. overrides: on top of the protocol's.
+    needs: ``demonstrations`` of the expert, or ``scratch``, a policy without pretraining.
+    """
+
+    title: str
+    script: str
+    overrides: tuple[str, ...] = ()
+    needs: str = ""
+
+    def words(self, suite: str, *, seed: int, epochs: int) -> list[str]:
+        """The launcher's positional arguments, and as an override what it has no argument for."""
+        of, tasks = SUITES[suite], ",".join(map(str, SUITES[suite].tasks))
+        config = of.config(suite, "simple_cnn" if self.script == "simple_cnn" else "")
+        a_range, by_override = f"{of.first},{of.last}", f"runner.max_epochs={epochs}"
+        return {
+            "multitask": [tasks, "", str(len(of.tasks) * epochs), config, str(seed)],
+            "sequential_reorder": [
+                ",".join(map(str, reversed(of.tasks))), "reversed", str(epochs), config, str(seed),
+            ],
+            "weight_merge": [a_range, "0.8", config, str(seed), by_override],
+            "slca": [a_range, "2e-4,2e-4,2e-3", config, str(seed), by_override],
+            "er": [a_range, "0.03", "", str(epochs), config, str(seed)],
+            "der": [a_range, "0.03", "", str(epochs), config, str(seed)],
+        }.get(self.script, [a_range, "", str(epochs), config, str(seed)])  # fmt: skip
+
+
+ROWS = {
+    "sequential": Row("Seq. FT", "sequential"),
+    "multitask": Row("Multitask (oracle)", "multitask"),
+    "ewc": Row("EWC", "ewc"),
+    "er": Row("Expert replay", "er", needs="demonstrations"),
+    "der": Row("DER", "der", needs="demonstrations"),
+    "slca": Row("SLCA", "slca"),
+    "weight_merge": Row("Weight merge", "weight_merge"),
+    "lwf": Row("LwF", "lwf"),
+    "kl": Row("KL to the base", "kl"),
+    "l2": Row("L2 to the start", "l2"),
+    "agem": Row("A-GEM", "agem"),
+    "ema": Row("EMA", "ema"),
+    "reversed": Row("Seq. FT, reversed order", "sequential_reorder"),
+    "sft": Row("Supervised, demonstrations", "sft", ("algorithm.update_epoch=4",), needs="demonstrations"),
+    "sft_own": Row("Supervised, own successes", "sft", ("method.sft.source=own", "method.label=sft_own")),
+    "full": Row(
+        "Full weights",
+        "sequential",
+        ("actor.model.is_lora=false", "actor.optim.lr=1e-4", "rollout.merge_adapter=false", "method.label=full"),
+    ),
+    "scratch": Row("No pretraining", "sequential", ("method.label=scratch",), needs="scratch"),
+    "full_scratch": Row(
+        "Full weights, no pretraining",
+        "sequential",
+        (
+            "actor.model.is_lora=false", "actor.optim.lr=1e-4", "rollout.merge_adapter=false",
+            "method.label=full_scratch",
+        ),
+        needs="scratch",
+    ),
+}  # fmt: skip
+"""By the name that ``--rows`` takes, in the order in which they are run."""
+
+PROTOCOL = (
+    "algorithm.num_group_envs=16",
+    "algorithm.group_size=8",
+    "actor.global_batch_size=512",
+    "actor.micro_batch_size=128",
+    "env.eval.episodes_per_task=20",
+    "env.eval.temperatures=[1.0,0.0]",
+    "env.video_episodes=0",
+    "runner.keep_checkpoints=1",
+)
+EPOCHS = 5
+TINY_PROTOCOL = (
+    "algorithm.num_group_envs=2",
+    "algorithm.group_size=2",
+    "actor.global_batch_size=8",
+    "actor.micro_batch_size=4",
+    "env.train.max_episode_steps=16",
+    "env.eval.max_episode_steps=16",
+    "env.eval.episodes_per_task=1",
+    "env.video_episodes=0",
+    "method.ewc.num_samples=8",
+)
+"""To try the command on a laptop; its numbers mean nothing."""
+
+
+def command(row: str, suite: str, *, seed: int, logs: Path, settings: Sequence[str], epochs: int) -> list[str]:
+    """What runs one cell of the table: a launcher with its arguments; ``logs``: where its results go."""
+    line = ROWS[row]
+    words = line.words(suite, seed=seed, epochs=epochs)
+    script = LAUNCHERS / f"run_embodiment_{line.script}.sh"
+    return ["bash", str(script), *words, *settings, *line.overrides, f"runner.logger.log_root={logs}"]

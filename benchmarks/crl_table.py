@@ -1,0 +1,264 @@
+"""The table of continual-learning methods and controls on one suite: runs its cells, keeps their ledgers, shows it.
+
+    bash benchmarks/crl_table.sh SUITE [--rows ROW,...] [--seeds SEED,...] [--minutes N] [--jobs N] [--show]
+
+A cell is a row with a seed: a launcher's whole sequence. Its checkpoints stay under ``--work``; its ledgers, metrics
+and configurations are copied to ``--out``/SUITE/ROW/SEED with the commit, the hardware and the time it took, which is
+what a later call skips. Where ``--minutes`` end before a cell does, it is stopped and goes on in the next call, as
+launchers do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.crl_rows import EPOCHS, PROTOCOL, ROWS, SUITES, TINY_PROTOCOL, command
+from libero_runtime.commands import naming, run_command
+from libero_runtime.cpus import num_cpus
+from rlinf.reporting.report import collect
+from rlinf.reporting.report.collect import Experiment
+from rlinf.reporting.report.columns import COLUMNS
+from rlinf.reporting.report.compare import MethodRuns
+from rlinf.reporting.run_info import hardware
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+KEPT = ("evaluations.jsonl", "metrics.jsonl", "config.yaml")
+SHOWN = ("base", "avg", "nbt", "fwt", "zero_shot")
+CELL = "cell.json"
+STOP_S = 60.0  # for a launcher to save what it is at and end
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the table. logs: of the launcher; out: what is kept of it."""
+
+    row: str
+    seed: int
+    command: tuple[str, ...]
+    logs: Path
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.row} seed {self.seed}"
+
+    @property
+    def is_done(self) -> bool:
+        return (self.out / CELL).is_file()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run, or only show; returns the exit code: 0 all is done, 1 a cell failed, 3 the time ended before."""
+    return run_command(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str]) -> int:
+    arguments = _parse(argv)
+    cells = list(_cells(arguments))
+    failed = False
+    if not arguments.show:
+        failed = not run_cells([cell for cell in cells if not cell.is_done], arguments)
+    print(table(arguments.suite, cells))
+    return 1 if failed else 0 if arguments.show or all(cell.is_done for cell in cells) else 3
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bash benchmarks/crl_table.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("suite", choices=SUITES, nargs="?", default="libero_spatial")
+    parser.add_argument("--rows", default=",".join(ROWS), help="separated by commas, in this order (all)")
+    parser.add_argument("--seeds", default="1234,1235,1236", help="separated by commas (%(default)s)")
+    parser.add_argument("--minutes", type=float, help="end in time; without it every cell is run to its end")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at the same time (%(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("logs/crl_table"), help="checkpoints (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/crl"), help="what is kept (%(default)s)")
+    parser.add_argument("--model", type=Path, help="base model; without it the suite's own")
+    parser.add_argument("--scratch", type=Path, help="policy without pretraining, for the rows that need one")
+    parser.add_argument("--demonstrations", type=Path, help="folder of expert demonstrations, for rows that need them")
+    parser.add_argument("--commit", default="", help="of the code, where git cannot tell")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each task (%(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="two short episodes of everything, to try it")
+    parser.add_argument("--show", action="store_true", help="print the table so far, run nothing")
+    arguments = parser.parse_args(argv)
+    unknown = [row for row in arguments.rows.split(",") if row not in ROWS]
+    if unknown:
+        raise ValueError(f"--rows: {', '.join(unknown)} is not known; expected some of: {', '.join(ROWS)}")
+    seeds = arguments.seeds.split(",")
+    if not all(seed.isdigit() for seed in seeds):
+        raise ValueError(f"--seeds {arguments.seeds} must be whole numbers, separated by commas")
+    if arguments.jobs < 1 or arguments.epochs < 1:
+        raise ValueError(f"--jobs {arguments.jobs} and --epochs {arguments.epochs} must be at least 1")
+    return arguments
+
+
+def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
+    """Seed by seed, so that an unfinished table has whole columns of methods first."""
+    work, out = (Path(folder).resolve() / arguments.suite for folder in (arguments.work, arguments.out))
+    given = {"demonstrations": arguments.demonstrations, "scratch": arguments.scratch}
+    rows = [row for row in arguments.rows.split(",") if not ROWS[row].needs or given[ROWS[row].needs]]
+    for row in arguments.rows.split(","):
+        if row not in rows:
+            print(f"{row}: left out, it needs --{ROWS[row].needs}", file=sys.stderr)
+    shared = list(TINY_PROTOCOL if arguments.tiny else PROTOCOL)
+    if arguments.demonstrations:
+        shared.append(f"method.replay.demonstrations={arguments.demonstrations.resolve()}")
+    simulators = max(1, num_cpus() // arguments.jobs - 1)
+    shared.append(f"cluster.num_env_workers={simulators}")
+    for seed in map(int, arguments.seeds.split(",")):
+        for row in rows:
+            logs, settings = work / f"{row}_seed{seed}", list(shared)
+            model = arguments.scratch if ROWS[row].needs == "scratch" else arguments.model
+            if model:
+                settings.append(f"actor.checkpoint_load_path={model.resolve()}")
+            epochs = 1 if arguments.tiny else arguments.epochs
+            words = command(row, arguments.suite, seed=seed, logs=logs, settings=settings, epochs=epochs)
+            yield Cell(row, seed, tuple(words), logs, out / row / f"seed{seed}")
+
+
+def run_cells(cells: Sequence[Cell], arguments: argparse.Namespace) -> bool:
+    """Run cells, some at a time, until they are done or the time ends; whether none failed."""
+    started = time.monotonic()
+    deadline = started + 60 * arguments.minutes if arguments.minutes else float("inf")
+    waiting, running, good, longest = list(cells), dict[str, "_Running"](), True, 0.0
+    while waiting or running:
+        now = time.monotonic()
+        # Nothing is begun that would be stopped before it has a checkpoint to go on from.
+        while waiting and len(running) < arguments.jobs and now + STOP_S + 0.5 * longest < deadline:
+            cell = waiting.pop(0)
+            running[cell.name] = _Running.start(cell)
+        if not running:
+            break
+        time.sleep(0.5)
+        for name, job in list(running.items()):
+            code = job.process.poll()
+            if code is None and time.monotonic() < deadline - STOP_S:
+                continue
+            stopped = code is None
+            job.end()
+            seconds = time.monotonic() - job.started
+            del running[name]
+            if stopped:
+                print(f"{name}: stopped after {seconds:.0f} s, the next call goes on", flush=True)
+            elif code:
+                good = False
+                print(f"{name}: failed with exit code {code} after {seconds:.0f} s; see {job.log}", flush=True)
+            else:
+                longest = max(longest, seconds)
+                keep(job.cell, seconds, commit=arguments.commit or _commit())
+                done = sum(one.is_done for one in cells)
+                print(f"[{done}/{len(cells)}] {name}: {seconds:.0f} s, {_numbers(job.cell)}", flush=True)
+    return good
+
+
+@dataclass
+class _Running:
+    """A cell that is being run."""
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float
+
+    @staticmethod
+    def start(cell: Cell) -> _Running:
+        cell.logs.mkdir(parents=True, exist_ok=True)
+        log = cell.logs / "launcher.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                cell.command,
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return _Running(cell, process, log, time.monotonic())
+
+    def end(self) -> None:
+        """Let it end as Ctrl-C does; what is left of it after a minute is killed."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+
+
+def keep(cell: Cell, seconds: float, *, commit: str) -> None:
+    """Copy ledgers, metrics and configurations of a finished cell, and say where they are from."""
+    with naming(cell.out):
+        shutil.rmtree(cell.out, ignore_errors=True)
+        for path in sorted(path for name in KEPT for path in cell.logs.rglob(name)):
+            there = cell.out / path.relative_to(cell.logs)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, there)
+        words = [word.replace(str(REPOSITORY), ".") for word in cell.command]
+        about: dict[str, Any] = {
+            "row": cell.row,
+            "seed": cell.seed,
+            "seconds": round(seconds),
+            "command": shlex.join(words),
+            "commit": commit,
+            "hardware": hardware(),
+        }
+        (cell.out / CELL).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def _commit() -> str:
+    """What git says of the code; "unknown" where this is no checkout."""
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def table(suite: str, cells: Sequence[Cell]) -> str:
+    """Markdown: a line per row and temperature, mean over seeds with its 95 % interval, in percent."""
+    columns = [column for key in SHOWN for column in COLUMNS if column.key == key]
+    head = ["", "evaluated", "seeds", *(column.name for column in columns)]
+    lines = [f"{suite}: tasks {SUITES[suite].first} to {SUITES[suite].last} in sequence", ""]
+    lines += ["| " + " | ".join(head) + " |", "|---|---|---:|" + "---:|" * len(columns)]
+    for row in dict.fromkeys(cell.row for cell in cells):
+        done = [cell for cell in cells if cell.row == row and cell.is_done]
+        at: dict[float, list[Experiment]] = {}
+        for one in collect([cell.out for cell in done]) if done else []:
+            if one.matrix:
+                at.setdefault(one.records[-1].temperature, []).append(one)
+        for temperature, experiments in sorted(at.items(), reverse=True):
+            runs = MethodRuns.of(*experiments)
+            shown = []
+            for column in columns:
+                found = runs.cell(column)
+                ends = [] if found is None else [end for end in (found.low, found.high) if end is not None]
+                spread = f" [{', '.join(f'{100 * end:.0f}' for end in ends)}]" if ends else ""
+                shown.append("" if found is None else f"{100 * found.value:.1f}{spread}")
+            way = "greedy" if temperature == 0 else f"sampled at {temperature:g}"
+            lines.append("| " + " | ".join([ROWS[row].title, way, str(len(runs.seeds)), *shown]) + " |")
+    return "\n".join(lines)
+
+
+def _numbers(cell: Cell) -> str:
+    """A cell's own AVG and NBT, of its first temperature."""
+    experiments = [one for one in collect([cell.out]) if one.matrix]
+    if not experiments:
+        return "no success matrix: the learnt tasks were not evaluated"
+    runs = MethodRuns.of(max(experiments, key=lambda one: one.records[-1].temperature))
+    found = {column.name: runs.cell(column) for column in COLUMNS if column.key in ("avg", "nbt")}
+    return ", ".join(f"{name} {100 * one.value:.1f}" for name, one in found.items() if one is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
