@@ -69,6 +69,7 @@ ROWS = {
     "der": Row("DER", "der", needs="demonstrations"),
     "slca": Row("SLCA", "slca"),
     "weight_merge": Row("Weight merge", "weight_merge"),
+    "olora": Row("O-LoRA", "olora"),
     "lwf": Row("LwF", "lwf"),
     "kl": Row("KL to the base", "kl"),
     "l2": Row("L2 to the start", "l2"),

@@ -10,6 +10,8 @@ from rlinf.config.schema import Config, MethodConfig, ReplayConfig, with_setting
 
 DEFAULT_METHOD = "sequential"
 MERGING_METHOD = "weight_merge"
+MERGING_METHODS = (MERGING_METHOD, "olora")
+"""Every task learns a fresh adapter on top of the earlier ones, which are merged into the base model."""
 REPLAY_METHODS = ("er", "der")
 SELECTED_BY = {  # key of the user's document -> methods that it goes with, the one it selects first
     "use_ewc": ("ewc",),

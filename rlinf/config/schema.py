@@ -254,6 +254,14 @@ class EMAConfig:
 
 
 @dataclass
+class OLoRAConfig:
+    """Orthogonal adapters."""
+
+    coeff: float = field(default=0.5, metadata=NOT_NEGATIVE)
+    """Weight of the penalty on what the adapter's A shares with those of earlier tasks (the paper: 0.5 for most)."""
+
+
+@dataclass
 class SFTConfig:
     """Supervised fine-tuning."""
 
@@ -277,7 +285,7 @@ class MethodConfig:
 
     name: str = field(default="sequential", metadata=NAME)
     """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, ``kl``, ``l2``, ``ema``,
-    ``sft``, or one that an installed package brings (entry point group ``rlinf.methods``)."""
+    ``olora``, ``sft``, or one that an installed package brings (entry point group ``rlinf.methods``)."""
     label: str = field(default="", metadata=NAME)
     """Names its results (``Config.results_name``): one method may be run in several ways; empty: the method's name."""
     options: dict[str, float | str] = field(default_factory=dict)
@@ -289,6 +297,7 @@ class MethodConfig:
     kl: KLConfig = field(default_factory=KLConfig)
     l2: L2Config = field(default_factory=L2Config)
     ema: EMAConfig = field(default_factory=EMAConfig)
+    olora: OLoRAConfig = field(default_factory=OLoRAConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)

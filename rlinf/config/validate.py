@@ -108,7 +108,7 @@ def _adapters(config: Config) -> None:
     if model.is_lora:
         return
     asked = {
-        "method=weight_merge": config.method.name == "weight_merge",
+        f"method={config.method.name}": config.method.name in ("weight_merge", "olora"),
         "actor.model.previous_lora_paths": bool(model.previous_lora_paths),
         f"actor.model.lora_scale={model.lora_scale}": model.lora_scale not in (None, 1.0),
     }

@@ -104,6 +104,7 @@ def task_context(config: Config, state: RunState) -> TaskContext:
         suite=config.env.suite,
         micro_batch=config.actor.micro_batch_size,
         previous=resolve_adapter(start) if start else None,
+        merged=tuple(resolve_adapter(path) for path in config.actor.model.previous_lora_paths),
         temperature=config.algorithm.sampling_params.temperature_train,
         seed=config.runner.seed,
         cameras=tuple(config.env.cameras),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from libero_runtime.cpus import num_cpus
 from rlinf.config.schema import Config
-from rlinf.custom.methods.replay import replayable
+from rlinf.custom.methods.parts.replay import replayable
 from rlinf.custom.replay.base_logits import is_current, logits_identity, write_logits
 from rlinf.custom.replay.dataset import (
     Demonstration,

@@ -15,6 +15,7 @@ from rlinf.config.schema import (
     L2Config,
     LwFConfig,
     MethodConfig,
+    OLoRAConfig,
     SLCAConfig,
 )
 from rlinf.custom.methods import TaskContext, make_method
@@ -34,8 +35,9 @@ CONFIGS = {
         kl=KLConfig(coeff=10.0),
         l2=L2Config(coeff=100.0),
         ema=EMAConfig(decay=0.5),
+        olora=OLoRAConfig(coeff=100.0),
     )
-    for name in ("sequential", "ewc", "ewc-published", "slca", "agem", "lwf", "kl", "l2", "ema")
+    for name in ("sequential", "ewc", "ewc-published", "slca", "agem", "lwf", "kl", "l2", "ema", "olora")
 }
 
 
@@ -55,7 +57,9 @@ def learn(mesh, name, checkpoint, output):
         if dist.get_world_size() > 1:
             shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
         learner = make_learner(policy, make_method(CONFIGS[name]))
-        task = TaskContext((task_id,), output, tuple(range(task_id)), previous=previous, micro_batch=3)
+        merged = (previous,) if name == "olora" and previous else ()  # not the sum that counts here, but the rows
+        before = tuple(range(task_id))
+        task = TaskContext((task_id,), output, before, previous=previous, merged=merged, micro_batch=3)
         learner.method.on_task_start(task, policy)
         metrics = learner.update(rollouts, seed=task_id)
         learner.method.on_task_end(task, policy, rollouts)

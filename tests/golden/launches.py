@@ -47,6 +47,7 @@ _CRL = {
     "run_embodiment_kl": [["0,1", "", "", TINY, "3", "method.kl.coeff=0.2"]],
     "run_embodiment_l2": [["0,1", "", "", TINY]],
     "run_embodiment_ema": [["0,1", "", "", TINY]],
+    "run_embodiment_olora": [["0,1", "", "", TINY]],
     "run_embodiment_sft": [
         ["0,1", "", "", TINY],
         ["0", "", "", TINY, "", "method.sft.source=own", "method.label=sft_own"],

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rlinf.config import ConfigError
@@ -18,6 +19,7 @@ from rlinf.config.schema import (
     L2Config,
     LwFConfig,
     MethodConfig,
+    OLoRAConfig,
     SLCAConfig,
 )
 from rlinf.custom.methods import make_method
@@ -27,6 +29,7 @@ from rlinf.custom.methods.ewc import EWC, per_sample_fisher, published_fisher
 from rlinf.custom.methods.kl import KLToBase
 from rlinf.custom.methods.l2 import L2Start
 from rlinf.custom.methods.lwf import LwF
+from rlinf.custom.methods.olora import OLoRA
 from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.custom.methods.slca import SLCA
 from rlinf.custom.methods.state import gather_state, read_state, write_state
@@ -367,6 +370,43 @@ def test_what_a_task_leaves_is_the_moving_average_of_its_weights():
                 policy.module.w[0] = 8.0
         continued.on_task_end(toy_task(0), policy, toy_rollouts(_bins(1)))
         assert policy.module.w.tolist() == [0.25 * (0.75 * 4 + 8), 8]
+
+
+# --- O-LoRA
+
+
+class _Adapted(nn.Module):
+    """A layer's A and B, named as PEFT names them."""
+
+    def __init__(self, rows: list[list[float]]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleDict({"lora_A": nn.ModuleDict({"default": nn.Linear(3, len(rows), bias=False)})})
+        self.layer["lora_A"]["default"].weight = nn.Parameter(torch.tensor(rows))
+
+
+def _write_a(folder: Path, rows: list[list[float]]) -> Path:
+    folder.mkdir()
+    save_file({"layer.lora_A.weight": torch.tensor(rows)}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_olora_keeps_rows_out_of_those_of_all_earlier_tasks(tmp_path):
+    policy = ToyPolicy(_features((1.0, 0.0)), _Adapted([[1.0, 2.0, 5.0]]))
+    earlier = (_write_a(tmp_path / "0", [[1.0, 0.0, 0.0]]), _write_a(tmp_path / "1", [[0.0, 3.0, 0.0]]))
+    method = OLoRA(OLoRAConfig(coeff=0.1))
+    method.on_task_start(replace(toy_task(2, learnt_before=(0, 1)), merged=earlier), policy)
+    method.on_backward(policy)
+    # The penalty is 0.1 (1 * 1)^2 + 0.1 (3 * 2)^2; its gradient 0.2 (a.e) e for each e.
+    gradient = policy.module.layer["lora_A"]["default"].weight.grad
+    assert gradient.tolist() == [[pytest.approx(0.2), pytest.approx(3.6), 0]]
+    first = OLoRA(OLoRAConfig())
+    first.on_task_start(toy_task(0), policy)
+    assert first.earlier == {}
+    other = replace(toy_task(1), merged=(tmp_path / "2",))
+    (tmp_path / "2").mkdir()
+    save_file({"other.lora_A.weight": torch.zeros(1, 3)}, tmp_path / "2" / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match="shares no layer"):
+        first.on_task_start(other, policy)
 
 
 # --- all

@@ -14,6 +14,7 @@ from rlinf.custom.methods.ewc import EWC
 from rlinf.custom.methods.kl import KLToBase
 from rlinf.custom.methods.l2 import L2Start
 from rlinf.custom.methods.lwf import LwF
+from rlinf.custom.methods.olora import OLoRA
 from rlinf.custom.methods.parts.gradients import add_to_gradients, inner_product, loss_gradient
 from rlinf.custom.methods.sft import SupervisedFineTuning
 from rlinf.custom.methods.slca import SLCA
@@ -32,6 +33,7 @@ METHODS: dict[str, MethodFactory] = {
     "lwf": lambda config: LwF(config.lwf),
     "kl": lambda config: KLToBase(config.kl),
     "l2": lambda config: L2Start(config.l2),
+    "olora": lambda config: OLoRA(config.olora),
     "sft": SupervisedFineTuning,
     "ema": lambda config: ExponentialMovingAverage(config.ema),
     "er": lambda config: ExperienceReplay(config.replay),

@@ -20,6 +20,7 @@ class TaskContext:
     suite: whose tasks they are; micro_batch: samples per forward pass on one rank.
     previous: the actor folder that the run started from, None where it started from the base model; a method finds
         there what it stored for later tasks (see ``state.py``).
+    merged: actor folders of adapters that are merged into the base model beneath the one that is trained.
     cameras: whose images the policy sees.
     temperature: of rollouts and of the log-probabilities that are trained on; seed: of the run.
     device: where the policy is; the learner fills it in.
@@ -31,6 +32,7 @@ class TaskContext:
     suite: str = "libero_spatial"
     micro_batch: int = 32
     previous: Path | None = None
+    merged: tuple[Path, ...] = ()
     temperature: float = 1.0
     seed: int = 0
     cameras: tuple[str, ...] = ("agentview",)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlinf.custom.loss import logits_mse
 from rlinf.custom.methods.base import TaskContext
-from rlinf.custom.methods.replay import DemonstrationReplay, replayable
+from rlinf.custom.methods.parts.replay import DemonstrationReplay, replayable
 from rlinf.custom.replay.base_logits import logits_identity, read_logits, require_logits
 from rlinf.custom.replay.dataset import Demonstration, DemonstrationRef, target_bins
 from rlinf.models import Policy, ReplayablePolicy

@@ -4,7 +4,7 @@ expert's actions beside the policy loss."""
 from torch import Tensor
 
 from rlinf.custom.loss import expert_cross_entropy
-from rlinf.custom.methods.replay import DemonstrationReplay, replayable
+from rlinf.custom.methods.parts.replay import DemonstrationReplay, replayable
 from rlinf.models import Policy
 
 

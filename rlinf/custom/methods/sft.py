@@ -5,7 +5,7 @@ import numpy as np
 
 from rlinf.config.schema import MethodConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
-from rlinf.custom.methods.replay import replayable
+from rlinf.custom.methods.parts.replay import replayable
 from rlinf.custom.replay.dataset import (
     DemonstrationRef,
     LiberoTrajectoryDataset,

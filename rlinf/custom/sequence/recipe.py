@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rlinf.config import Config
 from rlinf.config.overrides import Value, override
-from rlinf.config.resolve import MERGING_METHOD
+from rlinf.config.resolve import MERGING_METHODS
 from rlinf.config.schema import with_settings
 from rlinf.run_layout import results_root
 
@@ -38,7 +38,7 @@ class Recipe:
     @property
     def merges(self) -> bool:
         """Every task learns a fresh adapter on top of the earlier ones, merged into the base."""
-        return self.config.method.name == MERGING_METHOD
+        return self.config.method.name in MERGING_METHODS
 
     @property
     def suites(self) -> tuple[str, ...]:
