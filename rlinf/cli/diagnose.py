@@ -1,0 +1,128 @@
+"""``python -m rlinf.cli.diagnose CHECKPOINT...``: what training changed, of weights and of what the policy would do.
+
+For each checkpoint, a run's folder or one of its ``checkpoints/global_step_<n>/actor``: the mean effective rank of the
+change of its weight matrices (an adapter's, or of all weights), its size relative to the weights, and with
+``--demonstrations`` the divergence of the policy from its base model on the expert's frames, task by task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from peft import PeftModel
+
+from libero_runtime.commands import parse_numbers
+from libero_runtime.suites import num_tasks
+from rlinf.cli.console import UsageError, run_cli
+from rlinf.cli.request import Request, check
+from rlinf.config import Config
+from rlinf.config.compose import typed_config
+from rlinf.config.schema import with_settings
+from rlinf.custom.methods.parts.replay import replayable
+from rlinf.custom.replay.dataset import find_demonstrations, read_demonstration
+from rlinf.diagnostics.divergence import divergence_from_base
+from rlinf.diagnostics.weight_change import adapter_changes, means, whole_changes
+from rlinf.models import Policy, load_policy
+from rlinf.reporting.report.export import write_text
+from rlinf.run_layout import CONFIG_FILE, Checkpoint, checkpoint_of, checkpoints
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a line for each checkpoint; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlinf.cli.diagnose", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("--demonstrations", type=Path, help="folder of expert demonstrations, one of each task is read")
+    parser.add_argument("--tasks", help="on which, such as 5-9 (all of the suite)")
+    parser.add_argument("--frames", type=int, default=64, help="of each demonstration (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, layer by layer")
+    arguments = parser.parse_args(argv)
+    if arguments.frames < 1:
+        raise UsageError(f"--frames {arguments.frames} must be at least 1")
+    found = [_diagnose(path, arguments) for path in arguments.checkpoints]
+    tasks = sorted({task for one in found for task in one["divergence"]})
+    head = ["checkpoint", "effective rank", "relative change", *(f"KL task {task}" for task in tasks)]
+    print("| " + " | ".join(head) + " |\n|---|" + "---:|" * (len(head) - 1))
+    for one in found:
+        kl = [f"{one['divergence'][task]:.4f}" if task in one["divergence"] else "" for task in tasks]
+        cells = [one["checkpoint"], f"{one['effective_rank']:.1f}", f"{one['relative_change']:.2e}", *kl]
+        print("| " + " | ".join(cells) + " |")
+    if arguments.json:
+        print(write_text(arguments.json, json.dumps(found, indent=1) + "\n", option="--json").resolve())
+    return 0
+
+
+def _diagnose(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    checkpoint, config = _find(path)
+    config = with_settings(config, {"actor.model.lora_path": str(checkpoint.actor.resolve())})
+    if arguments.demonstrations:
+        replay = {"demonstrations": str(arguments.demonstrations.resolve()), "demonstrations_per_task": 1}
+        config = with_settings(config, {f"method.replay.{key}": value for key, value in replay.items()})
+    request = check(config, config_name=str(path), overrides=(), learns=False)
+    policy = _load(request, request.config)
+    if isinstance(policy.module, PeftModel):
+        changes = adapter_changes(policy.module)
+    else:
+        base = _load(request, with_settings(request.config, {"actor.model.lora_path": None}))
+        changes = whole_changes(policy.module, base.module)
+    rank, norm = means(changes)
+    return {
+        "checkpoint": str(path),
+        "effective_rank": rank,
+        "relative_change": norm,
+        "layers": [vars(change) for change in changes],
+        "divergence": _divergence(policy, request.config, arguments) if arguments.demonstrations else {},
+    }
+
+
+def _find(path: Path) -> tuple[Checkpoint, Config]:
+    """A checkpoint, and the configuration of its run.
+
+    Raises:
+        UsageError: there is none.
+    """
+    checkpoint = checkpoint_of(path)
+    if checkpoint is None:
+        of_run = checkpoints(path)
+        if not of_run:
+            raise UsageError(f"{path} is neither a run's folder with checkpoints nor one of its actor folders")
+        checkpoint = of_run[-1]
+    file = checkpoint.run_folder / CONFIG_FILE
+    if not file.is_file():
+        raise UsageError(f"{path} is of a run without {CONFIG_FILE}, which says how its policy is read")
+    composed = OmegaConf.load(file)
+    assert OmegaConf.is_dict(composed)
+    return checkpoint, typed_config(composed)  # type: ignore[arg-type]
+
+
+def _load(request: Request, config: Config) -> Policy:
+    policy = load_policy(config.actor.model, request.source, base_dtype=torch.float32)
+    policy.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return policy
+
+
+def _divergence(policy: Policy, config: Config, arguments: argparse.Namespace) -> dict[int, float]:
+    suite = config.env.suite
+    tasks = parse_numbers(arguments.tasks) if arguments.tasks else tuple(range(num_tasks(suite)))
+    refs = find_demonstrations(config.method.replay, suite=suite, task_ids=tasks)
+    return {
+        ref.task_id: divergence_from_base(
+            replayable(policy),
+            ref,
+            read_demonstration(ref, cameras=config.env.cameras),
+            temperature=config.algorithm.sampling_params.temperature_train,
+            max_frames=arguments.frames,
+        )
+        for ref in refs
+    }
+
+
+if __name__ == "__main__":
+    run_cli(main)

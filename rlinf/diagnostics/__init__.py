@@ -1,0 +1,1 @@
+"""What training changed: of the weights, and of what the policy would do."""
