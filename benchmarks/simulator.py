@@ -2,11 +2,13 @@
 
     python benchmarks/simulator.py [--suite libero_spatial] [--task 0] [--chunks 6]
     python benchmarks/simulator.py --processes 16 [--envs 8] [--seconds 15]     # all cores: steps per second, wall
+    python benchmarks/simulator.py --scenes [--suite libero_10]                 # all scenes of a suite in one process
 
 Stock is `OffScreenRenderEnv`, which draws every step; ours draws when the policy looks. The first form measures one
 thread, in CPU time (which a busy machine does not stretch) and wall time (which counts on a GPU), every column in a
 process of its own. The second runs as many processes of either at the same time, stock with one environment each as
-stock has it, ours with `--envs`. Prints one table; exit code 2, with one message, when it cannot run.
+stock has it, ours with `--envs`. The third makes every scene of a suite, each settled and drawn once. Prints
+one table; exit code 2, with one message, when it cannot run.
 """
 
 from __future__ import annotations
@@ -294,6 +296,43 @@ def all_cores(suite: str, task_id: int, *, processes: int, num_envs: int, num_th
     )
 
 
+def make_scenes(suite: str, answers: Queue[list[Numbers]]) -> None:
+    """Memory and time of each scene of a suite, in a process of its own."""
+    from libero_runtime.sim.scene import Scene
+    from libero_runtime.suites import load_suite
+
+    kept, found = [], []
+    for task in load_suite(suite).tasks:
+        begin = time.perf_counter()
+        scene = Scene(task, cameras=CAMERAS, image_size=IMAGE_SIZE)
+        made = time.perf_counter() - begin
+        state, _ = scene.start(init_index=0, seed=0)
+        scene.images(state)
+        kept.append(scene)
+        found.append({"construct_s": made, "memory_mb": resident_mb()})
+    answers.put(found)
+
+
+def all_scenes(suite: str) -> None:
+    """The third form."""
+    context = multiprocessing.get_context("spawn")
+    answers: Queue[list[Numbers]] = context.Queue()
+    child = context.Process(target=make_scenes, args=(suite, answers))
+    child.start()
+    scenes = answers.get(timeout=START_TIMEOUT_S)
+    child.join()
+    first, last, others = scenes[0], scenes[-1], scenes[1:]
+    print_table(
+        f"{suite}, {len(scenes)} scenes in one process",
+        [
+            ("first scene, ready (s)", None, first["construct_s"], None),
+            ("a further scene, ready (s, mean)", None, sum(one["construct_s"] for one in others) / len(others), None),
+            ("memory with one scene (MB)", None, first["memory_mb"], None),
+            ("memory with all of them (MB)", None, last["memory_mb"], None),
+        ],
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the asked form."""
     from libero_runtime.commands import run_command, use_one_thread
@@ -305,6 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=0, help="measure all cores with so many processes")
     parser.add_argument("--envs", type=int, default=2, help="in each of our processes in the second form")
     parser.add_argument("--threads", type=int, default=1, help="of each of our processes in the second form")
+    parser.add_argument("--scenes", action="store_true", help="the third form")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement in the second form")
     args = parser.parse_args(arguments)
     use_one_thread()
@@ -326,7 +366,9 @@ def run(args: argparse.Namespace) -> int:
     load_suite(args.suite).task(args.task)
     select_opengl()
     prepare_libero()
-    if args.processes:
+    if args.scenes:
+        all_scenes(args.suite)
+    elif args.processes:
         all_cores(
             args.suite,
             args.task,
