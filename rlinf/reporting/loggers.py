@@ -7,10 +7,13 @@ run superseded, TensorBoard purges from the first new step on, and W&B takes the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from rlinf.reporting.jsonlines import append_line, read_lines, write_whole
@@ -20,6 +23,7 @@ from rlinf.run_layout import METRICS_FILE
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+WANDB_KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 WANDB_ADVICE = (
     "run `wandb login`, set WANDB_API_KEY, set WANDB_MODE=offline to keep the run here, or remove it from "
     "runner.logger.logger_backends"
@@ -167,7 +171,7 @@ def check_backends(names: Sequence[str]) -> None:
     """Refuse places that metrics cannot go to, as far as that can be known before anything is started.
 
     Raises:
-        LoggerError: one is unknown or not installed.
+        LoggerError: one is unknown or not installed, or nobody has logged in to it.
     """
     if unknown := sorted(set(names) - set(BACKENDS)):
         raise LoggerError(f"unknown logger backends {unknown}; runner.logger.logger_backends takes {list(BACKENDS)}")
@@ -178,3 +182,22 @@ def check_backends(names: Sequence[str]) -> None:
                 f"runner.logger.logger_backends has {name}, which is not installed: run `pip install {name}` or remove "
                 "it from runner.logger.logger_backends"
             )
+    if "wandb" in names and not _knows_wandb_user():
+        raise LoggerError(f"runner.logger.logger_backends has wandb, and nobody has logged in to it: {WANDB_ADVICE}")
+
+
+def _knows_wandb_user() -> bool:
+    """Whether W&B's client finds an API key, or needs none; where it might, it is left to say so itself.
+
+    Asking the client would start its service, and versions differ in how they are asked.
+    """
+    given = os.environ.get
+    if any(map(given, WANDB_KEYS)) or given("WANDB_MODE", "online") not in ("", "online", "shared"):
+        return True
+    config_folder = given("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb"
+    if Path(config_folder, "settings").is_file() or Path(given("WANDB_DIR") or ".", "wandb", "settings").is_file():
+        return True  # written by `wandb offline`, `wandb login --host` and the like
+    host = urlsplit(given("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    files = [Path(given("NETRC", ""))] if given("NETRC") else [Path.home() / name for name in (".netrc", "_netrc")]
+    words = " ".join(path.read_text(errors="replace") for path in files if path.is_file()).split()
+    return any(one == "machine" and (two == host or "wandb" in two) for one, two in pairwise(words))

@@ -195,6 +195,37 @@ def test_a_checkpoint_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     assert message.startswith(f"PermissionError: {tmp_path}/config.json: Permission denied; change who may")
 
 
+@pytest.fixture
+def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that has W&B's client, on which nobody has logged in; its home."""
+    (tmp_path / "packages" / "wandb").mkdir(parents=True)
+    (tmp_path / "packages" / "wandb" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WANDB_API_KEY", "x"), ("WANDB_MODE", "offline"), ("WANDB_MODE", "disabled")]
+)
+def test_a_login_to_wandb_is_found(wandb: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    for _ in range(2):
+        with pytest.raises(LoggerError, match=r"`wandb login`, set WANDB_API_KEY, set WANDB_MODE=offline"):
+            check_backends(["tensorboard", "wandb"])
+        (wandb / ".netrc").write_text("machine github.com login me password x\n")
+    monkeypatch.setenv(name, value)
+    check_backends(["wandb"])
+    monkeypatch.delenv(name)
+    (wandb / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password x\n")
+    check_backends(["wandb"])
+    monkeypatch.setenv("WANDB_BASE_URL", "https://metrics.example.org")
+    (wandb / ".netrc").write_text("machine metrics.example.org login user password x\n")
+    check_backends(["wandb"])
+
+
 def test_a_folder_of_wandbs_logs_is_not_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "wandb" in sys.modules:
         pytest.skip("wandb is imported")
