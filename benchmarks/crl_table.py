@@ -27,6 +27,7 @@ from typing import Any
 from benchmarks.crl_rows import EPOCHS, PROTOCOL, ROWS, SUITES, TINY_PROTOCOL, command
 from libero_runtime.commands import naming, run_command
 from libero_runtime.cpus import num_cpus
+from rlinf.cli.console import configure_process
 from rlinf.reporting.report import collect
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import COLUMNS
@@ -61,6 +62,7 @@ class Cell:
 
 def main(argv: Sequence[str]) -> int:
     """Run, or only show; returns the exit code: 0 all is done, 1 a cell failed, 3 the time ended before."""
+    configure_process()  # SIGTERM unwinds, so that launchers are ended
     return run_command(lambda: _main(argv))
 
 
@@ -129,37 +131,34 @@ def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
 
 
 def run_cells(cells: Sequence[Cell], arguments: argparse.Namespace) -> bool:
-    """Run cells, some at a time, until they are done or the time ends; whether none failed."""
-    started = time.monotonic()
-    deadline = started + 60 * arguments.minutes if arguments.minutes else float("inf")
-    waiting, running, good, longest = list(cells), dict[str, "_Running"](), True, 0.0
-    while waiting or running:
-        now = time.monotonic()
-        # Nothing is begun that would be stopped before it has a checkpoint to go on from.
-        while waiting and len(running) < arguments.jobs and now + STOP_S + 0.5 * longest < deadline:
-            cell = waiting.pop(0)
-            running[cell.name] = _Running.start(cell)
-        if not running:
-            break
-        time.sleep(0.5)
-        for name, job in list(running.items()):
-            code = job.process.poll()
-            if code is None and time.monotonic() < deadline - STOP_S:
-                continue
-            stopped = code is None
-            job.end()
-            seconds = time.monotonic() - job.started
-            del running[name]
-            if stopped:
-                print(f"{name}: stopped after {seconds:.0f} s, the next call goes on", flush=True)
-            elif code:
-                good = False
-                print(f"{name}: failed with exit code {code} after {seconds:.0f} s; see {job.log}", flush=True)
-            else:
+    """Run cells, some at a time, until they are done or the time ends; whether none failed. Leaves nothing running."""
+    deadline = time.monotonic() + 60 * arguments.minutes - STOP_S if arguments.minutes else float("inf")
+    waiting, running, good, longest = list(cells), list[_Running](), True, 0.0
+    try:
+        while (waiting or running) and time.monotonic() < deadline:
+            # Nothing is begun that would be stopped before it has a checkpoint to go on from.
+            while waiting and len(running) < arguments.jobs and time.monotonic() + 0.5 * longest < deadline:
+                running.append(_Running.start(waiting.pop(0)))
+            if not running:
+                break
+            time.sleep(0.5)
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                seconds, code = job.seconds(), job.process.returncode
+                if code:
+                    good = False
+                    print(f"{job.cell.name}: failed with exit code {code}; see {job.log}", flush=True)
+                    continue
                 longest = max(longest, seconds)
                 keep(job.cell, seconds, commit=arguments.commit or _commit())
                 done = sum(one.is_done for one in cells)
-                print(f"[{done}/{len(cells)}] {name}: {seconds:.0f} s, {_numbers(job.cell)}", flush=True)
+                print(f"[{done}/{len(cells)}] {job.cell.name}: {seconds:.0f} s, {_numbers(job.cell)}", flush=True)
+    finally:
+        for job in running:
+            job.process.terminate()
+        for job in running:
+            job.end()
+            print(f"{job.cell.name}: stopped after {job.seconds():.0f} s, the next call goes on", flush=True)
     return good
 
 
@@ -188,20 +187,27 @@ class _Running:
         return _Running(cell, process, log, time.monotonic())
 
     def end(self) -> None:
-        """Let it end as Ctrl-C does; what is left of it after a minute is killed."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+        """Wait for a launcher that was told to end; what is left of it after a minute is killed."""
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def seconds(self) -> float:
+        """How long the cell has taken, those calls included in which it was stopped or failed; once, when it ends."""
+        file = self.cell.logs / "seconds.txt"
+        before = float(file.read_text()) if file.is_file() else 0.0
+        total = before + time.monotonic() - self.started
+        file.write_text(f"{total:.1f}\n")
+        return total
 
 
 def keep(cell: Cell, seconds: float, *, commit: str) -> None:
     """Copy ledgers, metrics and configurations of a finished cell, and say where they are from."""
     with naming(cell.out):
-        shutil.rmtree(cell.out, ignore_errors=True)
+        if cell.out.exists():  # half of it, from a call that was ended here
+            shutil.rmtree(cell.out)
         for path in sorted(path for name in KEPT for path in cell.logs.rglob(name)):
             there = cell.out / path.relative_to(cell.logs)
             there.parent.mkdir(parents=True, exist_ok=True)
