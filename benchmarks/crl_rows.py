@@ -81,15 +81,14 @@ ROWS = {
     "full": Row(
         "Full weights",
         "sequential",
-        ("actor.model.is_lora=false", "actor.optim.lr=1e-4", "rollout.merge_adapter=false", "method.label=full"),
+        ("actor.model.is_lora=false", "actor.optim.lr=1e-4", "method.label=full"),
     ),
     "scratch": Row("No pretraining", "sequential", ("method.label=scratch",), needs="scratch"),
     "full_scratch": Row(
         "Full weights, no pretraining",
         "sequential",
         (
-            "actor.model.is_lora=false", "actor.optim.lr=1e-4", "rollout.merge_adapter=false",
-            "method.label=full_scratch",
+            "actor.model.is_lora=false", "actor.optim.lr=1e-4", "method.label=full_scratch",
         ),
         needs="scratch",
     ),

@@ -140,8 +140,8 @@ class AlgorithmConfig:
     clip_ratio_dual: float | None = field(default=None, metadata=ABOVE_1)
     """Dual clip: of actions that did worse than expected, the ratio that still counts, such as 3.0; null: any."""
     importance_ratio: str = field(default="token", metadata=_one_of("token", "sequence"))
-    """``token``: each token's own ratio of probabilities; ``sequence``: a chunk's geometric mean (GSPO), which needs
-    clip ratios of about a hundredth."""
+    """``token``: each token's own ratio of probabilities; ``sequence``: a chunk's geometric mean (GSPO, whose
+    paper clips at 3e-4 and 4e-4)."""
     loss_aggregation: str = field(default="episode", metadata=_one_of("episode", "token"))
     """``episode``: every episode weighs the same (published recipe); ``token``: every executed token does."""
     entropy_bonus: float = 0.0

@@ -15,8 +15,8 @@ from rlinf.models.lora import trainable_parameters
 
 
 class ExponentialMovingAverage(ContinualMethod):
-    """Learn with the weights, keep their exponential moving average (Polyak averaging; of weights over tasks,
-    arXiv:2110.04366): what a task leaves, which is evaluated and which the next task starts from, is the average."""
+    """Learn with the weights, keep their exponential moving average (after Polyak and Juditsky 1992, who average all
+    steps alike): what a task leaves, which is evaluated and which the next task starts from, is the average."""
 
     def __init__(self, config: EMAConfig) -> None:
         self.decay = config.decay

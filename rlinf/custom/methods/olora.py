@@ -29,12 +29,14 @@ class OLoRA(ContinualMethod):
         """Rows of all earlier tasks' A, by parameter, one below the other."""
         rows: dict[str, list[Tensor]] = {}
         for folder in task.merged:
+            found = 0
             with safe_open(folder / ADAPTER_FILES[1], framework="pt") as stored:
                 for name in trainable_parameters(policy.module):
                     key = name.replace(".default.", ".")
                     if name.endswith(_A) and key in stored.keys():  # noqa: SIM118 - no mapping
                         rows.setdefault(name, []).append(stored.get_tensor(key).flatten(1).float())
-            if not rows:
+                        found += 1
+            if not found:
                 raise ConfigError(f"the adapter in {folder} shares no layer with the one that method olora trains")
         self.earlier = {name: torch.cat(parts).to(task.device) for name, parts in rows.items()}
 
