@@ -1,5 +1,6 @@
 """A collection of episodes: what comes out does not depend on when simulators and the policy answer."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -82,11 +83,20 @@ def test_results_do_not_depend_on_timing(simulators, monkeypatch, arriving):
 
 def test_a_busy_policy_gets_full_batches(simulators, monkeypatch):
     """While it computes, simulators are waited for that fill the next batch; small ones are for an idle policy."""
+    asked_when_busy: list[int] = []
+
+    class Noting(Collector):
+        def _launch(self, answered):
+            if self._flights and answered and len(self._queue):
+                asked_when_busy.append(sum(self._pending[ref].num_asked for ref in answered))
+            super()._launch(answered)
+
+    monkeypatch.setattr(sys.modules[__name__], "Collector", Noting)
     monkeypatch.setattr(collection, "Received", Late)
-    monkeypatch.setattr(Late, "looks", 10**6)  # it is busy until somebody waits for it
-    _, _, policy, _ = play(simulators, range(2, 110, 3), num_envs=4, max_batch=4)  # of three chunks each
-    assert len(policy.sizes) > 10
-    assert sum(size == 4 for size in policy.sizes) > len(policy.sizes) / 2
+    monkeypatch.setattr(Late, "looks", 10**4)  # it is busy until somebody waits for it, or for 20 s
+    play(simulators, range(2, 110, 3), num_envs=4, max_batch=4)  # six stages of two environments, three chunks each
+    assert asked_when_busy
+    assert set(asked_when_busy) == {4}
 
 
 def test_no_more_environments_are_used_than_are_busy_to_the_end(simulators):
