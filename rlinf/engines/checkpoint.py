@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from libero_runtime.commands import naming
 from rlinf.config import ConfigError
-from rlinf.custom.methods.state import gather_state, read_state, write_state
+from rlinf.custom.methods.parts.state import gather_state, read_state, write_state
 from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models.lora import trainable_parameters

@@ -31,8 +31,8 @@ from rlinf.custom.methods.l2 import L2Start
 from rlinf.custom.methods.lwf import LwF
 from rlinf.custom.methods.olora import OLoRA
 from rlinf.custom.methods.parts.chunks import ActionChunks
+from rlinf.custom.methods.parts.state import gather_state, read_state, write_state
 from rlinf.custom.methods.slca import SLCA
-from rlinf.custom.methods.state import gather_state, read_state, write_state
 from rlinf.models import PolicyInputs
 from rlinf.run_layout import METHOD_STATE
 from tests.published import published_case

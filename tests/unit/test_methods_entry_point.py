@@ -12,7 +12,7 @@ import torch
 from rlinf.config import ConfigError
 from rlinf.config.schema import MethodConfig
 from rlinf.custom.methods import l2, make_method, method_names
-from rlinf.custom.methods.state import gather_state, write_state
+from rlinf.custom.methods.parts.state import gather_state, write_state
 from tests.toy_policy import ToyPolicy, toy_rollouts, toy_task
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "example_method"

@@ -11,7 +11,7 @@ from rlinf.config.schema import AGEMConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.custom.methods.parts.gradients import add_to_gradients, inner_product, loss_gradient
-from rlinf.custom.methods.state import check_tasks, read_earlier
+from rlinf.custom.methods.parts.state import check_tasks, read_earlier
 from rlinf.data import RolloutBatch
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters

@@ -19,7 +19,7 @@ class TaskContext:
 
     suite: whose tasks they are; micro_batch: samples per forward pass on one rank.
     previous: the actor folder that the run started from, None where it started from the base model; a method finds
-        there what it stored for later tasks (see ``state.py``).
+        there what it stored for later tasks (see ``parts/state.py``).
     merged: actor folders of adapters that are merged into the base model beneath the one that is trained.
     cameras: whose images the policy sees.
     temperature: of rollouts and of the log-probabilities that are trained on; seed: of the run.

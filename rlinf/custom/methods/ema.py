@@ -8,7 +8,7 @@ from torch import Tensor
 from openvla_oft.torch_utils.tensors import local
 from rlinf.config.schema import EMAConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
-from rlinf.custom.methods.state import named_shards
+from rlinf.custom.methods.parts.state import named_shards
 from rlinf.data import RolloutBatch
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters

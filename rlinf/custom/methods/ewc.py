@@ -10,7 +10,7 @@ from rlinf.config.schema import EWCConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.custom.methods.parts.gradients import add_to_gradients
-from rlinf.custom.methods.state import check_tasks, named_shards, read_earlier
+from rlinf.custom.methods.parts.state import check_tasks, named_shards, read_earlier
 from rlinf.data import RolloutBatch
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters

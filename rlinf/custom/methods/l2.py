@@ -8,7 +8,7 @@ from torch import Tensor
 from rlinf.config.schema import L2Config
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.custom.methods.parts.gradients import add_to_gradients
-from rlinf.custom.methods.state import named_shards, read_state
+from rlinf.custom.methods.parts.state import named_shards, read_state
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
 

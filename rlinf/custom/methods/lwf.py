@@ -8,8 +8,8 @@ from torch import Tensor
 from rlinf.config.schema import LwFConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.custom.methods.parts.divergence import log_probs, mean_divergence
+from rlinf.custom.methods.parts.state import named_shards
 from rlinf.custom.methods.parts.weights import other_weights
-from rlinf.custom.methods.state import named_shards
 from rlinf.models import Policy, PolicyInputs
 from rlinf.models.lora import trainable_parameters
 

@@ -1,1 +1,1 @@
-"""What methods are made of: samples, gradients, divergences, other weights for a while."""
+"""What methods are made of: samples, gradients, divergences, other weights for a while, what earlier tasks left."""
