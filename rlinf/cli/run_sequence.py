@@ -49,6 +49,9 @@ def main(argv: Sequence[str]) -> int:
             print("\n".join(step.describe(number, len(steps))))
         print("dry run: nothing was started")
         return 0
+    if not any(step.todo for step in steps):
+        print("\n".join(step.skipped(number, len(steps)) for number, step in enumerate(steps, start=1)))
+        return 0
     from rlinf.cli.steps import run_steps  # which imports torch and Ray
 
     return run_steps(steps)

@@ -17,7 +17,7 @@ def run_steps(steps: Sequence[Step]) -> int:
     with Session() as session:
         for number, step in enumerate(steps, start=1):
             if not step.todo:
-                print(f"[{number}/{len(steps)}] {step.title}: done before, skipped ({step.result})", flush=True)
+                print(step.skipped(number, len(steps)), flush=True)
                 continue
             print("\n".join(step.describe(number, len(steps))[:-1]), flush=True)
             try:

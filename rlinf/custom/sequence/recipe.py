@@ -78,6 +78,10 @@ class Step:
         """Whether it trains, and does not only evaluate."""
         return self.command[0] == TRAIN_SCRIPT
 
+    def skipped(self, number: int, count: int) -> str:
+        """The line that says that there is nothing left to do."""
+        return f"[{number}/{count}] {self.title}: done before, skipped ({self.result})"
+
     def describe(self, number: int, count: int) -> list[str]:
         """In lines, as the ``number``-th of ``count`` steps; the last line is its command."""
         lines = [f"[{number}/{count}] {self.title}: {'; '.join(self.todo) or 'done before, skipped'}"]
