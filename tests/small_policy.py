@@ -11,6 +11,7 @@ from rlinf.custom.methods import ContinualMethod
 from rlinf.data import EpisodePlan, EpisodeResult, RolloutBatch
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models import Policy, PolicySource, load_policy
+from rlinf.models.lora import trainable_parameters
 from transformers_openvla_oft import OpenVLAConfig, SmallSizes, TowerSizes, create_small_checkpoint
 from transformers_openvla_oft.small import DINOV2, SIGLIP
 
@@ -37,9 +38,9 @@ def write_autoregressive_policy(path: Path) -> Path:
 
 def model_config(path: Path) -> ModelConfig:
     """How the checkpoint in ``path`` is read."""
-    if OpenVLAConfig.from_pretrained(path).num_actions_chunk == 1:
-        return ModelConfig(model_name="openvla", num_action_chunks=1, lora_rank=4)
-    return ModelConfig(lora_rank=4)
+    num_actions = OpenVLAConfig.from_pretrained(path).num_actions_chunk
+    name = "openvla" if num_actions == 1 else "openvla_oft"
+    return ModelConfig(model_name=name, num_action_chunks=num_actions, lora_rank=4)
 
 
 def read_policy(
@@ -50,6 +51,15 @@ def read_policy(
     weights = str(lora_path) if lora_path else None
     model = replace(model_config(path), lora_rank=rank, lora_path=weights, is_lora=is_lora)
     return load_policy(model, source, base_dtype=torch.float32)
+
+
+def write_adapter(policy: Path, folder: Path, *, seed: int) -> Path:
+    """An adapter of random weights for the checkpoint in ``policy``."""
+    adapted, generator = read_policy(policy), torch.Generator().manual_seed(seed)
+    parameters = trainable_parameters(adapted.module)
+    tensors = {name: 0.1 * torch.randn(one.shape, generator=generator).numpy() for name, one in parameters.items()}
+    adapted.save(folder, tensors)
+    return folder
 
 
 def make_learner(

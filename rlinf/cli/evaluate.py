@@ -69,7 +69,7 @@ def _policy(request: Request) -> EvaluatedPolicy | None:
     config, adapter = request.config, request.adapter
     model = config.actor.model
     lineage = Lineage.load(adapter) if adapter else None
-    is_base = adapter is None and not model.previous_lora_paths
+    is_base = adapter is None and not model.previous_lora_paths and not model.task_lora_paths
     if lineage is None and not is_base:
         return None
     nobody = "random actions" if config.rollout.worker == RANDOM_ACTION else BASE_ROW

@@ -26,7 +26,7 @@ from rlinf.config.compose import CONFIG_FOLDER
 from rlinf.config.schema import with_settings
 from rlinf.custom.sequence.lineage import check_lineage
 from rlinf.custom.sequence.training_records import follow_training
-from rlinf.models import PolicySource, find_merged, find_weights, policy_kind
+from rlinf.models import PolicySource, find_experts, find_merged, find_weights, policy_kind
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def check(config: Config, *, config_name: str, overrides: Sequence[str], learns:
     configure_process()
     if config.rollout.worker == RANDOM_ACTION:
         _validate(config, learns=learns)
-        named = with_settings(config, {"method.label": RANDOM_ACTION, "runner.logger.method_suffix": ""})
+        anonymous = {"runner.logger.method_suffix": "", "actor.model.task_lora_paths": None}
+        named = with_settings(config, {"method.label": RANDOM_ACTION, **anonymous})
         nothing = PolicySource(REPOSITORY, unnorm_key="", seed=config.runner.seed)
         return Request(named, config_name, tuple(overrides), nothing, None)
     kind = policy_kind(config.actor.model)
@@ -88,6 +89,8 @@ def check(config: Config, *, config_name: str, overrides: Sequence[str], learns:
     merged = find_merged(config.actor.model)
     for path in merged:
         check_lineage(config, path, is_merged=True, learns=learns)
+    for place, path in enumerate(find_experts(config.actor.model, adapter)):
+        check_lineage(config, path, expert=place, learns=learns)
     if adapter is not None:
         check_lineage(config, adapter, learns=learns)
     adapters = [*([] if adapter is None else [adapter]), *reversed(merged)]

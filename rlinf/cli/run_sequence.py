@@ -30,6 +30,7 @@ PLANNED = {
     "env.fixed_task_ids": "the argument TASK_ID_OR_RANGE",
     "actor.model.lora_path": "the argument CHECKPOINT_PATH",
     "actor.model.previous_lora_paths": "run_embodiment_weight_merge.sh TASK_ID_OR_RANGE MERGE_COEFF",
+    "actor.model.task_lora_paths": "run_embodiment_dwe.sh TASK_ID_OR_RANGE",
 }
 PREVIOUS_COEFF = "actor.model.previous_lora_coeff"
 SCALE = "actor.model.lora_scale"
@@ -135,6 +136,9 @@ def check_steps(steps: Sequence[Step], workspace: Workspace) -> None:
         folder = workspace.root / step.folder
         if step.todo:
             check_writable(folder, setting="runner.logger.log_root")
+        for place, path in enumerate(step.experts):
+            if (workspace.root / path / LINEAGE_FILE).is_file():
+                check_lineage(step.config, workspace.root / path, expert=place, learns=step.learns)
         if step.start is not None and (workspace.root / step.start / LINEAGE_FILE).is_file():
             check_lineage(step.config, workspace.root / step.start, learns=step.learns)
         if step.learns and (number == 0 or (folder / CONFIG_FILE).is_file()):  # one beside others tells of all

@@ -22,6 +22,7 @@ _NUM_PARTS = {  # folders may be moved together: how much of a path's end must a
     "actor.tokenizer.tokenizer_model": 1,
     "actor.model.lora_path": 4,  # task_0_seed1234/checkpoints/global_step_10/actor
     "actor.model.previous_lora_paths": 4,
+    "actor.model.task_lora_paths": 4,
 }
 
 

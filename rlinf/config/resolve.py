@@ -1,4 +1,4 @@
-"""Settings that follow from others: the method that the keys of the user's document select, factors on adapters.
+"""Settings that follow from others: the method that the keys of the user's document select, what adapters leave open.
 
 Pure: a new configuration is returned. Resolving twice changes nothing, and settings that mean the same are equal after.
 """
@@ -10,8 +10,12 @@ from rlinf.config.schema import Config, MethodConfig, ReplayConfig, with_setting
 
 DEFAULT_METHOD = "sequential"
 MERGING_METHOD = "weight_merge"
-MERGING_METHODS = (MERGING_METHOD, "olora")
-"""Every task learns a fresh adapter on top of the earlier ones, which are merged into the base model."""
+EARLIER_ADAPTERS = {
+    MERGING_METHOD: "actor.model.previous_lora_paths",
+    "olora": "actor.model.previous_lora_paths",
+    "dwe": "actor.model.task_lora_paths",
+}
+"""Methods of which every task learns a fresh adapter -> the key that the adapters of the tasks before are given in."""
 REPLAY_METHODS = ("er", "der")
 SELECTED_BY = {  # key of the user's document -> methods that it goes with, the one it selects first
     "use_ewc": ("ewc",),
@@ -27,7 +31,7 @@ def resolve(config: Config) -> Config:
         ConfigError: settings contradict each other.
     """
     config = replace(config, method=_method(config))
-    return with_settings(config, {**_as_documented(config.method), **_factors(config)})
+    return with_settings(config, {**_as_documented(config.method), **_adapters(config)})
 
 
 def _method(config: Config) -> MethodConfig:
@@ -77,12 +81,15 @@ def _as_documented(method: MethodConfig) -> dict[str, object]:
     }
 
 
-def _factors(config: Config) -> dict[str, object]:
-    """Factors on the adapters that are left open: weight merge has one for all of them."""
+def _adapters(config: Config) -> dict[str, object]:
+    """What is left open of adapters: the factors on them, of which weight merge has one for all; with an adapter per
+    task, that there are none of earlier tasks."""
+    per_task = EARLIER_ADAPTERS.get(config.method.name) == "actor.model.task_lora_paths"
     factor = config.method.merge.coeff if config.method.name == MERGING_METHOD else 1.0
     model = config.actor.model
-    given = {
-        "actor.model.previous_lora_coeff": model.previous_lora_coeff,
-        "actor.model.lora_scale": model.lora_scale,
+    left_open: dict[str, tuple[object, object]] = {
+        "actor.model.previous_lora_coeff": (model.previous_lora_coeff, factor),
+        "actor.model.lora_scale": (model.lora_scale, factor),
+        "actor.model.task_lora_paths": (model.task_lora_paths, [] if per_task else None),
     }
-    return {key: factor if value is None else value for key, value in given.items()}
+    return {key: follows if given is None else given for key, (given, follows) in left_open.items()}

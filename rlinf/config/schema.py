@@ -286,7 +286,7 @@ class MethodConfig:
 
     name: str = field(default="sequential", metadata=NAME)
     """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, ``kl``, ``l2``, ``ema``,
-    ``olora``, ``sft``, or one that an installed package brings (entry point group ``rlinf.methods``)."""
+    ``olora``, ``dwe``, ``sft``, or one that an installed package brings (entry point group ``rlinf.methods``)."""
     label: str = field(default="", metadata=NAME)
     """Names its results (``Config.results_name``): one method may be run in several ways; empty: the method's name."""
     options: dict[str, float | str] = field(default_factory=dict)
@@ -423,6 +423,9 @@ class ModelConfig:
     """Adapter folders of earlier tasks, merged into the base model when it is loaded."""
     previous_lora_coeff: float | None = field(default=None, metadata=FRACTION)
     """Factor, 0 to 1, on those; null: ``method.merge.coeff`` for weight merge, else 1."""
+    task_lora_paths: list[str] | None = field(default=None, metadata=OWN)
+    """Adapter folders of earlier tasks, each of which plays its own tasks in evaluations (``method=dwe``); null: one
+    adapter plays all."""
     lora_scale: float | None = field(default=None, metadata=FRACTION)
     """Evaluation: factor on the adapter (training always uses 1); null: ``method.merge.coeff`` for weight merge, else
     1."""

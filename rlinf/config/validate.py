@@ -6,6 +6,7 @@ from pathlib import Path
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.places import check_readable
+from rlinf.config.resolve import EARLIER_ADAPTERS
 from rlinf.config.schema import BY_MEMORY, Config, EnvConfig, walk
 from rlinf.run_layout import ADAPTER_FILES, WHOLE_FILES
 
@@ -105,11 +106,17 @@ def _one_model(config: Config) -> None:
 
 def _adapters(config: Config) -> None:
     model = config.actor.model
+    if model.task_lora_paths is not None and model.previous_lora_paths:
+        raise ConfigError(
+            "actor.model.task_lora_paths (method=dwe) gives every task an adapter on the plain base model: leave "
+            "actor.model.previous_lora_paths out, which merges adapters into it"
+        )
     if model.is_lora:
         return
     asked = {
-        f"method={config.method.name}": config.method.name in ("weight_merge", "olora"),
+        f"method={config.method.name}": config.method.name in EARLIER_ADAPTERS,
         "actor.model.previous_lora_paths": bool(model.previous_lora_paths),
+        "actor.model.task_lora_paths": model.task_lora_paths is not None,
         f"actor.model.lora_scale={model.lora_scale}": model.lora_scale not in (None, 1.0),
     }
     for setting, is_given in asked.items():

@@ -1,6 +1,6 @@
 """Policies behind one protocol. A new model is one file here and one row in ``POLICIES``."""
 
-from rlinf.models.lora import find_merged
+from rlinf.models.lora import find_experts, find_merged
 from rlinf.models.policy import Policy, PolicyEval, PolicyInputs, PolicyOutput, PolicySource, ReplayablePolicy, Stated
 from rlinf.models.registry import POLICIES, find_weights, load_policy, policy_kind
 
@@ -13,6 +13,7 @@ __all__ = [
     "PolicySource",
     "ReplayablePolicy",
     "Stated",
+    "find_experts",
     "find_merged",
     "find_weights",
     "load_policy",

@@ -65,6 +65,23 @@ def find_merged(model: ModelConfig) -> list[Path]:
     return folders
 
 
+def find_experts(model: ModelConfig, own: Path | None) -> list[Path]:
+    """The folders of adapters of earlier tasks, which take the place of the policy's own in evaluations.
+
+    own: its folder; None: a fresh one.
+
+    Raises:
+        ConfigError: one is not there, or of another rank or alpha.
+        CheckpointError: one is no plain LoRA.
+    """
+    alpha = stored_config(own).lora_alpha if own else model.lora_alpha or model.lora_rank
+    key = "actor.model.task_lora_paths"
+    folders = [resolve_adapter(path, key=key, files=ADAPTER_FILES) for path in model.task_lora_paths or ()]
+    for folder in folders:
+        stored_config(folder, rank=model.lora_rank, alpha=alpha)
+    return folders
+
+
 @contextmanager
 def adapter_off(module: nn.Module) -> Iterator[None]:
     """The base model, for a while: every adapter's scale is 0.

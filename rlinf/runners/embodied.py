@@ -71,7 +71,8 @@ def find_state(config: Config, folder: Path) -> RunState:
     task_ids = tuple(playable_tasks(config.env, config.env.fixed_task_ids))
     before: tuple[int, ...] = ()
     model = config.actor.model
-    for path in [*model.previous_lora_paths, *([model.lora_path] if model.lora_path else [])]:
+    earlier = [*model.previous_lora_paths, *(model.task_lora_paths or ())]
+    for path in [*earlier, *([model.lora_path] if model.lora_path else [])]:
         lineage = Lineage.load(resolve_adapter(path))
         before = learnt_with(before, lineage.learnt_tasks) if lineage else before
     suites = (config.env.suite, *config.env.eval_suites)
@@ -272,6 +273,7 @@ class EmbodiedRunner:
             picture_path=model.picture_path,
             cameras=tuple(self.config.env.cameras),
             unnorm_key=model.unnorm_key,
+            experts=None if model.task_lora_paths is None else tuple(model.task_lora_paths),
         ).save(writing / "actor")
         publish(folder, self.epoch)
         if self.config.runner.keep_checkpoints:

@@ -4,18 +4,20 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 from rlinf.config.schema import Config
-from rlinf.data import EpisodeResult
+from rlinf.custom.methods.dwe import Player, players
+from rlinf.data import EpisodePlan, EpisodeResult
 from rlinf.envs import init_states, suite_tasks
 from rlinf.envs.episodes import evaluation_plans
 from rlinf.envs.vector_env import VIDEO_STRIDE
 from rlinf.reporting.ledger import index_ranges
 from rlinf.reporting.video import Caption, write_video
 from rlinf.runners.collect import collect
-from rlinf.workers.collection import CollectRequest
+from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,8 @@ class EvaluationOutcome:
 def evaluate(
     workers: Workers, config: Config, *, task_ids: Sequence[int], label: str, video_folder: Path | None
 ) -> EvaluationOutcome:
-    """Play ``env.eval.episodes_per_task`` episodes of each task with the weights that the workers hold.
+    """Play ``env.eval.episodes_per_task`` episodes of each task with the weights that the workers hold, or with an
+    adapter per task with each task's own.
 
     Same seed, same initial states and action noise: differences between two evaluations come from the weights.
     """
@@ -81,9 +84,16 @@ def evaluate(
         stream=(config.runner.seed, EVALUATION_STREAM),
         keep_samples=False,
         video_episodes=video_episodes,
-        lora_scale=1.0 if config.actor.model.lora_scale is None else config.actor.model.lora_scale,
     )
-    collected = collect(workers, request, label=label)
+    player_of, shares = players(config, task_ids), defaultdict[Player, list[EpisodePlan]](list)
+    for plan in plans:
+        shares[player_of[plan.task_id]].append(plan)
+    parts = []
+    for player, share in shares.items():
+        own = replace(request, plans=tuple(share), adapter=player.adapter, lora_scale=player.scale)
+        tasks = f", tasks {index_ranges(plan.task_id for plan in share)}" if len(shares) > 1 else ""
+        parts.append(collect(workers, own, label=label + tasks))
+    collected = reduce(Collected.then, parts)
     videos = []
     for result, frames in collected.videos:
         if not frames:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class CollectRequest:
     keep_samples: keep experience for the learner (training) or results only (evaluation).
     video_episodes: numbers of episodes whose frames are kept for a video.
     lora_scale: factor on the adapter; training always uses 1.
+    adapter: folder of the one that acts; None: the policy's own.
     """
 
     plans: tuple[EpisodePlan, ...]
@@ -43,6 +45,7 @@ class CollectRequest:
     keep_samples: bool
     video_episodes: frozenset[int] = frozenset()
     lora_scale: float = 1.0
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Inference: plays episodes in the simulator processes attached to it, as fast as they answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,14 @@ from ray.actor import ActorHandle
 
 from libero_runtime.cpus import num_cpus
 from rlinf.config.schema import Config
+from rlinf.custom.methods.parts.weights import other_weights
 from rlinf.engines.distributed import local_device, set_up_torch
 from rlinf.engines.fsdp import DTYPES, load_trainable
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.models.lora import MergedAdapter
 from rlinf.workers.collection import Collected, Collector, CollectRequest
-from transformers_openvla_oft.adapters import scale_adapter
+from transformers_openvla_oft.adapters import read_weights, scale_adapter
 
 
 class RolloutWorker:
@@ -44,21 +47,30 @@ class RolloutWorker:
     def load_weights(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Take over the learner's trainable tensors."""
         load_trainable(self._policy.module, dict(tensors))
-        if self._merged is not None:
-            self._merged.refresh()
+        self._refresh()
 
     def scale(self, factor: float) -> None:
         """Let the adapter count ``factor`` times from now on."""
         if factor != self._lora_scale:
             scale_adapter(self._policy.module, factor)
             self._lora_scale = factor
-            if self._merged is not None:
-                self._merged.refresh()
+            self._refresh()
 
     @ray.method(concurrency_group="watch")
     def progress(self) -> tuple[int, int]:
         """Finished episodes of the running collection, and how many succeeded."""
         return self._recorder.num_done, self._recorder.num_successes
+
+    @contextmanager
+    def acting_with(self, adapter: Path | None) -> Iterator[None]:
+        """The stored adapter in a folder acts for a while, then the same weights as before; None: they go on."""
+        if adapter is None:
+            yield
+            return
+        with other_weights(self._policy.module, read_weights(self._policy.module, adapter)):
+            self._refresh()
+            yield
+        self._refresh()
 
     def collect(self, request: CollectRequest) -> Collected:
         """Play ``request.plans``; complete episodes only."""
@@ -73,4 +85,9 @@ class RolloutWorker:
             num_stages=self._config.env.pipeline_stages,
             max_batch=self._config.rollout.max_batch,
         )
-        return collector.run()
+        with self.acting_with(request.adapter):
+            return collector.run()
+
+    def _refresh(self) -> None:
+        if self._merged is not None:
+            self._merged.refresh()

@@ -48,6 +48,7 @@ _CRL = {
     "run_embodiment_l2": [["0,1", "", "", TINY]],
     "run_embodiment_ema": [["0,1", "", "", TINY]],
     "run_embodiment_olora": [["0,1", "", "", TINY]],
+    "run_embodiment_dwe": [["0,2", "", "", TINY]],
     "run_embodiment_sft": [
         ["0,1", "", "", TINY],
         ["0", "", "", TINY, "", "method.sft.source=own", "method.label=sft_own"],

@@ -446,7 +446,7 @@ def test_an_evaluation_finds_the_merged_adapters_and_scales_all(workspace: Works
         "actor.model.lora_scale=0.8",
     )
     (earlier / "adapter_config.json").unlink()
-    with pytest.raises(SequenceError, match=r"on top of the adapter in logs/weight_merge/task_0_seed7/.* is missing"):
+    with pytest.raises(SequenceError, match=r"needs the adapter in logs/weight_merge/task_0_seed7/.* is missing"):
         evaluate(workspace, "logs/weight_merge/task_1_seed7")
 
 

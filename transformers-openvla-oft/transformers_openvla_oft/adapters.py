@@ -103,6 +103,17 @@ def attach_adapter(model: nn.Module, config: LoraConfig, *, path: Path | None, s
     return wrapped
 
 
+def read_weights(wrapped: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The tensors of the adapter in folder `path`, by their names in `wrapped`, whose adapter is of the same shape.
+
+    Raises:
+        CheckpointError: the stored adapter is broken or does not fit the model.
+    """
+    names = {name.replace(".default.", "."): name for name, _ in wrapped.named_parameters() if _is_adapter_weight(name)}
+    weights = _open_weights(path, expected={stored: wrapped.get_parameter(name) for stored, name in names.items()})
+    return {name: weights.get_tensor(stored) for stored, name in names.items()}
+
+
 def save_adapter(wrapped: PeftModel, folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write whole adapter tensors, by their names in `wrapped`, so that plain PEFT loads them."""
     wrapped.peft_config["default"].save_pretrained(str(folder))

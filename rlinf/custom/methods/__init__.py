@@ -8,6 +8,7 @@ from rlinf.config.schema import MethodConfig
 from rlinf.custom.methods.agem import AGEM
 from rlinf.custom.methods.base import ContinualMethod, ParamGroup, TaskContext
 from rlinf.custom.methods.der import DarkExperienceReplay
+from rlinf.custom.methods.dwe import AdapterPerTask
 from rlinf.custom.methods.ema import ExponentialMovingAverage
 from rlinf.custom.methods.er import ExperienceReplay
 from rlinf.custom.methods.ewc import EWC
@@ -34,6 +35,7 @@ METHODS: dict[str, MethodFactory] = {
     "kl": lambda config: KLToBase(config.kl),
     "l2": lambda config: L2Start(config.l2),
     "olora": lambda config: OLoRA(config.olora),
+    "dwe": lambda config: AdapterPerTask(),
     "sft": SupervisedFineTuning,
     "ema": lambda config: ExponentialMovingAverage(config.ema),
     "er": lambda config: ExperienceReplay(config.replay),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from libero_runtime.suites import standard_suite
@@ -41,13 +42,14 @@ def _evaluate(
     actor: Path | None, folder: Path, seed: int, recipe: Recipe, *, workspace: Workspace, notes: tuple[str, ...] = ()
 ) -> Step:
     lineage = Lineage.load(actor) if actor else None
-    beneath = _merged_beneath(lineage, workspace)
     settings: dict[str, Value | tuple[str, ...]] = {}
     if actor is not None:
         settings["actor.model.lora_path"] = workspace.show(actor)
     settings |= {"runner.seed": seed, "runner.logger.log_path": workspace.show(folder)}
-    if beneath:
-        settings["actor.model.previous_lora_paths"] = beneath
+    if lineage is not None and lineage.merged:
+        settings["actor.model.previous_lora_paths"] = find_earlier(lineage.merged, workspace)
+    if lineage is not None and lineage.experts is not None:
+        settings["actor.model.task_lora_paths"] = find_earlier(lineage.experts, workspace)
     if lineage is not None and lineage.merge_coeff is not None:
         settings["actor.model.previous_lora_coeff"] = lineage.merge_coeff
         settings["actor.model.lora_scale"] = lineage.merge_coeff
@@ -60,19 +62,16 @@ def _evaluate(
         config=recipe.with_settings(settings),
         todo=("evaluate all tasks",),
         notes=notes,
-        merged=beneath,
     )
 
 
-def _merged_beneath(lineage: Lineage | None, workspace: Workspace) -> tuple[str, ...]:
-    """The adapters that a checkpoint was trained on top of; each must be there."""
-    paths = [workspace.find(path) for path in lineage.merged] if lineage else []
-    for path in paths:
+def find_earlier(paths: Sequence[str], workspace: Workspace) -> tuple[str, ...]:
+    """The adapters of earlier tasks that a checkpoint was trained with; each must be there."""
+    found = [workspace.find(path) for path in paths]
+    for path in found:
         if not has_weights(path):
-            raise SequenceError(
-                f"the checkpoint was trained on top of the adapter in {workspace.show(path)}, which is missing"
-            )
-    return tuple(workspace.show(path) for path in paths)
+            raise SequenceError(f"the checkpoint needs the adapter in {workspace.show(path)}, which is missing")
+    return tuple(workspace.show(path) for path in found)
 
 
 def _checkpoint_at(

@@ -1,6 +1,7 @@
 """Where an adapter comes from: recorded beside it, and compared with the configuration that is to use it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class Lineage:
     several when learnt together.
     merged: adapters of earlier tasks that were in the base model beneath it.
     merge_coeff: factor on those, and on this one in evaluations (weight merge only).
+    experts: adapters of earlier tasks, which play these in evaluations; None: this one plays all tasks.
     picture_path, cameras, unnorm_key: what the policy saw and what its tokens mean; older ones do not say.
     """
 
@@ -32,6 +34,7 @@ class Lineage:
     picture_path: str | None = None
     cameras: tuple[str, ...] = ()
     unnorm_key: str | None = None
+    experts: tuple[str, ...] | None = None
 
     def save(self, actor_folder: Path) -> None:
         """Write beside an adapter."""
@@ -45,7 +48,8 @@ class Lineage:
             return None
         values = json.loads(path.read_text())
         lists = {name: tuple(values.get(name, ())) for name in ("learnt_tasks", "stage", "merged", "cameras")}
-        return Lineage(**{**values, **lists})
+        experts = values.get("experts")
+        return Lineage(**{**values, **lists, "experts": None if experts is None else tuple(experts)})
 
 
 def is_as_trained(config: Config, lineage: Lineage | None) -> bool:
@@ -57,17 +61,21 @@ def is_as_trained(config: Config, lineage: Lineage | None) -> bool:
     )
 
 
-def check_lineage(config: Config, adapter: Path, *, is_merged: bool = False, learns: bool = True) -> None:
-    """Refuse an adapter that was trained for another suite or model, or on top of others that are not there.
+def check_lineage(
+    config: Config, adapter: Path, *, is_merged: bool = False, expert: int | None = None, learns: bool = True
+) -> None:
+    """Refuse an adapter that was trained for another suite or model, or with others that are not there.
 
-    is_merged: the adapter is one of those beneath; learns: the policy goes on learning, and is not evaluated only, for
-    which a perturbation of the suite will do.
+    is_merged: the adapter is one of those beneath; expert: its place among ``actor.model.task_lora_paths``; learns: the
+    policy goes on learning, and is not evaluated only, for which a perturbation of the suite will do.
 
     Raises:
         ConfigError: says what the adapter was trained with and what the configuration says.
     """
     lineage = Lineage.load(adapter)
     if lineage is None:
+        if expert is not None:
+            raise ConfigError(f"{adapter} holds no {LINEAGE_FILE}, which says what tasks the adapter there is to play")
         return
     base, model = config.actor.checkpoint_load_path, config.actor.model
     is_perturbed = not learns and lineage.suite == standard_suite(config.env.suite)
@@ -86,3 +94,17 @@ def check_lineage(config: Config, adapter: Path, *, is_merged: bool = False, lea
             f"actor.model.previous_lora_paths names {len(model.previous_lora_paths)}; expected "
             f"[{','.join(lineage.merged)}]"
         )
+    experts = model.task_lora_paths if model.task_lora_paths is None else model.task_lora_paths[:expert]
+    if not is_merged and _count(lineage.experts) != _count(experts):
+        raise ConfigError(
+            f"the checkpoint {adapter} goes with actor.model.task_lora_paths={_list(lineage.experts)} (an adapter per "
+            f"task, method=dwe; null: one for all), but the configuration has {_list(experts)} before it"
+        )
+
+
+def _count(paths: Sequence[str] | None) -> int | None:
+    return None if paths is None else len(paths)
+
+
+def _list(paths: Sequence[str] | None) -> str:
+    return "null" if paths is None else f"[{','.join(paths)}]"

@@ -70,11 +70,13 @@ def find_run(text: str, *, workspace: Workspace) -> Path:
 
 
 def recorded_start(run_folder: Path) -> tuple[Path, ...]:
-    """The adapters that a run began with, as it noted them: merged ones, then the one that it trained on; empty where
-    it began with the base model."""
+    """The adapters that a run began with, as it noted them: those of earlier tasks, then the one that it trained on;
+    empty where it began with the base model."""
     noted = recorded(run_folder)
-    merged, adapter = noted.get("actor.model.previous_lora_paths") or [], noted.get("actor.model.lora_path")
-    return tuple(Path(path) for path in (*merged, *([adapter] if adapter else [])))
+    merged, experts, adapter = (
+        noted.get(f"actor.model.{key}") or [] for key in ("previous_lora_paths", "task_lora_paths", "lora_path")
+    )
+    return tuple(Path(path) for path in (*merged, *experts, *([adapter] if adapter else [])))
 
 
 def recorded_config(folder: Path) -> str | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rlinf.config.overrides import Value, override
 from rlinf.config.schema import with_settings
-from rlinf.custom.sequence.evaluation import evaluate_base
+from rlinf.custom.sequence.evaluation import evaluate_base, find_earlier
+from rlinf.custom.sequence.lineage import Lineage
 from rlinf.custom.sequence.locations import SequenceError, Workspace, find_weights, recorded_start
 from rlinf.custom.sequence.recipe import TRAIN_SCRIPT, Recipe, Step
 from rlinf.reporting.ledger import EvaluationRecord, not_evaluated
@@ -58,20 +59,21 @@ def plan_sequence(
 class _Start:
     """What a stage starts from.
 
-    adapter: None where it is a fresh one; merged: adapters in the base model beneath it; given: named by the user.
+    adapter: None where it is a fresh one; earlier: adapters of the tasks before that it has beside it or beneath it;
+    given: named by the user.
     """
 
     adapter: Path | None = None
-    merged: tuple[Path, ...] = ()
+    earlier: tuple[Path, ...] = ()
     given: bool = False
 
     @property
     def is_base_model(self) -> bool:
-        return self.adapter is None and not self.merged
+        return self.adapter is None and not self.earlier
 
     @property
     def adapters(self) -> tuple[Path, ...]:
-        return (*self.merged, *([self.adapter] if self.adapter else []))
+        return (*self.earlier, *([self.adapter] if self.adapter else []))
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ class _Planner:
         return Checkpoint.at(self.folder(stage), self.max_epochs)
 
     def steps(self) -> tuple[Step, ...]:
-        """Each stage starts from the adapter that the one before it ends with, or, where the method merges, from a
-        fresh one on top of all before it."""
+        """Each stage starts from the adapter that the one before it ends with, or, where the method has one per task,
+        from a fresh one with all before it."""
         request, recipe, steps = self.request, self.recipe, list[Step]()
         start = self._first_start()
         missing = self._missing(BASE_ROW) if not recipe.gives("runner.eval_before") and start.is_base_model else ()
@@ -116,29 +118,43 @@ class _Planner:
             self._refuse_other_start(stage, start)
             steps.append(self._step(stage, start, wants_base=wants_base))
             result = self.result(stage).actor
-            start = _Start(merged=(*start.merged, result)) if self.recipe.merges else _Start(adapter=result)
+            keeps = self.recipe.earlier_key is not None
+            start = _Start(earlier=(*start.earlier, result)) if keeps else _Start(adapter=result)
             wants_base = False
         return tuple(steps)
 
     def _first_start(self) -> _Start:
         given = self.request.checkpoint
         adapter = find_weights(self.workspace.find(given), given=given) if given else None
-        merged = self._earlier_adapters() if self.recipe.merges else ()
-        return _Start(adapter, merged, given=adapter is not None)
+        if adapter is not None and self.recipe.config.actor.model.task_lora_paths is not None:
+            return _Start(earlier=self._learnt_with(adapter), given=True)
+        earlier = self._earlier_adapters() if self.recipe.earlier_key else ()
+        return _Start(adapter, earlier, given=adapter is not None)
+
+    def _learnt_with(self, adapter: Path) -> tuple[Path, ...]:
+        """The adapters of all tasks that a sequence with one per task has learnt, of which the last one is given."""
+        lineage = Lineage.load(adapter)
+        if lineage is None or lineage.experts is None:
+            raise SequenceError(
+                f"{self.workspace.show(adapter)} is no adapter for a task of its own: give the last checkpoint of a "
+                f"sequence of method={self.recipe.config.method.name}, or none to start with the base model"
+            )
+        return (*map(self.workspace.find, find_earlier(lineage.experts, self.workspace)), adapter)
 
     def _earlier_adapters(self) -> tuple[Path, ...]:
         """What tasks before the first one of this request have learnt, from the suite's first task on; nothing where
-        the user gave the whole order."""
-        if self.request.run_id is not None:
+        the user gave the whole order, or tasks to learn together."""
+        stage = self.request.stages[0]
+        if self.request.run_id is not None or len(stage) > 1:
             return ()
-        first, wanted = self.recipe.config.env.first_task, self.request.stages[0][0]
+        first, wanted = self.recipe.config.env.first_task, stage[0]
         adapters = []
         for task_id in range(first, wanted):
             actor = self.result((task_id,)).actor
             if not has_weights(actor):
                 raise SequenceError(
-                    f"task {wanted} learns on top of the adapters of the tasks before it, and that of task "
-                    f"{task_id} is missing: {self.workspace.show(actor)}\n"
+                    f"task {wanted} needs the adapters of the tasks before it, and that of task {task_id} is missing: "
+                    f"{self.workspace.show(actor)}\n"
                     f'Train them first, with TASK_ID_OR_RANGE="{first},{wanted}"'
                 )
             adapters.append(actor)
@@ -155,9 +171,8 @@ class _Planner:
             settings["runner.max_epochs"] = self.request.max_epochs
         if start.adapter is not None:
             settings["actor.model.lora_path"] = show(start.adapter)
-        beneath = tuple(show(path) for path in start.merged)
-        if beneath:
-            settings["actor.model.previous_lora_paths"] = beneath
+        if start.earlier and recipe.earlier_key is not None:
+            settings[recipe.earlier_key] = tuple(show(path) for path in start.earlier)
         todo = []
         if not recipe.gives("runner.eval_before"):
             settings["runner.eval_before"] = wants_base
@@ -176,7 +191,6 @@ class _Planner:
             config=recipe.with_settings(settings),
             todo=tuple(todo),
             notes=(*self._continuation_note(stage, start), *self._growth_note(stage)),
-            merged=beneath,
         )
 
     def _training_left(self, stage: Stage) -> list[str]:
@@ -229,7 +243,7 @@ class _Planner:
         """How to train only the newest task longer; empty where that is impossible or another task learnt from it."""
         newest = [stage for stage in self.request.stages if checkpoints(self.folder(stage))][-1]
         adapters = recorded_start(self.folder(newest))
-        if self.recipe.merges or self.request.run_id or len(adapters) != 1 or self._learnt_from(newest):
+        if self.recipe.earlier_key or self.request.run_id or len(adapters) != 1 or self._learnt_from(newest):
             return ""
         last, end = newest[0], self.request.stages[-1][0]
         tasks = str(last) if last == end else f'"{last},{end}"'
@@ -276,7 +290,7 @@ class _Planner:
     def _continuation_note(self, stage: Stage, start: _Start) -> tuple[str, ...]:
         """Starting at task 2 from the base model is allowed, but often a forgotten checkpoint."""
         in_order = self.request.run_id is None and len(stage) == 1
-        if self.recipe.merges or start.adapter is not None or not in_order:
+        if self.recipe.earlier_key or start.adapter is not None or not in_order:
             return ()
         earlier = self.folder((stage[0] - 1,))
         if not checkpoints(earlier):

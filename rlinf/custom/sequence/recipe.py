@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rlinf.config import Config
 from rlinf.config.overrides import Value, override
-from rlinf.config.resolve import MERGING_METHODS
+from rlinf.config.resolve import EARLIER_ADAPTERS
 from rlinf.config.schema import with_settings
 from rlinf.run_layout import results_root
 
@@ -36,9 +36,9 @@ class Recipe:
         return any(text.lstrip("+~").split("=", 1)[0] == key for text in self.overrides)
 
     @property
-    def merges(self) -> bool:
-        """Every task learns a fresh adapter on top of the earlier ones, merged into the base."""
-        return self.config.method.name in MERGING_METHODS
+    def earlier_key(self) -> str | None:
+        """Where every task learns a fresh adapter, the key that those of the tasks before are given in."""
+        return EARLIER_ADAPTERS.get(self.config.method.name)
 
     @property
     def suites(self) -> tuple[str, ...]:
@@ -65,13 +65,22 @@ class Step:
 
     title: str
     folder: str
-    start: str | None  # actor folder; None is the base model or, in weight merge, what ``merged`` makes of it
+    start: str | None  # actor folder; None is the base model, or what ``merged`` makes of it
     result: str | None  # actor folder that exists when the command has done its work; None for an evaluation
     command: tuple[str, ...]  # what does the same by itself: script and arguments, without the interpreter
     config: Config  # what the command composes
     todo: tuple[str, ...]  # what is left to do, in words; empty: skipped
     notes: tuple[str, ...] = ()
-    merged: tuple[str, ...] = ()  # actor folders that are merged into the base model
+
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """Actor folders that are merged into the base model."""
+        return tuple(self.config.actor.model.previous_lora_paths)
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Actor folders whose adapters play the tasks that they learnt."""
+        return tuple(self.config.actor.model.task_lora_paths or ())
 
     @property
     def learns(self) -> bool:
@@ -88,6 +97,7 @@ class Step:
         lines += [f"  note        {note}" for note in self.notes]
         lines.append(f"  folder      {self.folder}")
         lines += [f"  merged      {path}" for path in self.merged]
+        lines += [f"  expert      {path}" for path in self.experts]
         lines.append(f"  start       {self.start or ('merged model' if self.merged else 'base model')}")
         if self.result is not None:
             lines.append(f"  checkpoint  {self.result}")
