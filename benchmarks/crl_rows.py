@@ -67,6 +67,7 @@ ROWS = {
     "ewc": Row("EWC", "ewc"),
     "er": Row("Expert replay", "er", needs="demonstrations"),
     "der": Row("DER", "der", needs="demonstrations"),
+    "dwe": Row("DWE (an adapter per task)", "dwe"),
     "slca": Row("SLCA", "slca"),
     "weight_merge": Row("Weight merge", "weight_merge"),
     "olora": Row("O-LoRA", "olora"),

@@ -12,6 +12,7 @@ METHOD_NAMES = {
     "er": "Experience replay",
     "der": "Dark experience replay",
     "weight_merge": "Weight merge",
+    "dwe": "Adapter per task (DWE)",
     "slca": "SLCA",
     "agem": "A-GEM",
     "lwf": "Learning without forgetting",
