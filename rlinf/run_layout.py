@@ -3,6 +3,7 @@
 Below the repository's root, or any other ``runner.logger.log_root``::
 
     logs[_SUITE]/METHOD[/GROUP]/evaluations.jsonl       the ledger: one line per evaluation
+    logs[_SUITE]/METHOD[/GROUP]/diagnostics.jsonl       what training changed: one line per checkpoint
     logs[_SUITE]/METHOD[/GROUP]/task_K_seedS/           a run:
         run.json, config.yaml                           settings, versions, machine
         metrics.jsonl                                   one line per epoch
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 LEDGER_FILE = "evaluations.jsonl"
+DIAGNOSTICS_FILE = "diagnostics.jsonl"
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"

@@ -2,7 +2,8 @@
 
 For each checkpoint, a run's folder or one of its ``checkpoints/global_step_<n>/actor``: the mean effective rank of the
 change of its weight matrices (an adapter's, or of all weights), its size relative to the weights, and with
-``--demonstrations`` the divergence of the policy from its base model on the expert's frames, task by task.
+``--demonstrations`` the divergence of the policy from its base model on the expert's frames, task by task. Each line is
+kept in ``diagnostics.jsonl`` beside the ledger of the run, where reports find it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -26,11 +27,14 @@ from rlinf.config.compose import typed_config
 from rlinf.config.schema import with_settings
 from rlinf.custom.methods.parts.replay import replayable
 from rlinf.custom.replay.dataset import find_demonstrations, read_demonstration
+from rlinf.custom.sequence.lineage import Lineage
 from rlinf.diagnostics.divergence import divergence_from_base
-from rlinf.diagnostics.weight_change import adapter_changes, means, whole_changes
+from rlinf.diagnostics.weight_change import LayerChange, adapter_changes, means, whole_changes
 from rlinf.models import Policy, load_policy
+from rlinf.reporting.diagnoses import Diagnosis, append
+from rlinf.reporting.ledger import utc_now
 from rlinf.reporting.report.export import write_text
-from rlinf.run_layout import CONFIG_FILE, Checkpoint, checkpoint_of, checkpoints
+from rlinf.run_layout import CONFIG_FILE, DIAGNOSTICS_FILE, LINEAGE_FILE, Checkpoint, checkpoint_of, checkpoints
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,21 +50,29 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.frames < 1:
         raise UsageError(f"--frames {arguments.frames} must be at least 1")
-    found = [_diagnose(path, arguments) for path in arguments.checkpoints]
-    tasks = sorted({task for one in found for task in one["divergence"]})
+    found = []
+    for path in arguments.checkpoints:
+        diagnosis, layers, kept = _diagnose(path, arguments)
+        append(kept, diagnosis)
+        found.append((path, diagnosis, layers, kept))
+    tasks = sorted({task for _, one, *_ in found for task in one.kl})
     head = ["checkpoint", "effective rank", "relative change", *(f"KL task {task}" for task in tasks)]
     print("| " + " | ".join(head) + " |\n|---|" + "---:|" * (len(head) - 1))
-    for one in found:
-        kl = [f"{one['divergence'][task]:.4f}" if task in one["divergence"] else "" for task in tasks]
-        cells = [one["checkpoint"], f"{one['effective_rank']:.1f}", f"{one['relative_change']:.2e}", *kl]
+    for path, one, *_ in found:
+        kl = [f"{one.kl[task]:.4f}" if task in one.kl else "" for task in tasks]
+        cells = [str(path), f"{one.effective_rank:.1f}", f"{one.relative_change:.2e}", *kl]
         print("| " + " | ".join(cells) + " |")
+    for kept in dict.fromkeys(kept for *_, kept in found):
+        print(kept)
     if arguments.json:
-        print(write_text(arguments.json, json.dumps(found, indent=1) + "\n", option="--json").resolve())
+        everything = [asdict(one) | {"layers": [vars(layer) for layer in layers]} for _, one, layers, _ in found]
+        print(write_text(arguments.json, json.dumps(everything, indent=1) + "\n", option="--json").resolve())
     return 0
 
 
-def _diagnose(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    checkpoint, config = _find(path)
+def _diagnose(path: Path, arguments: argparse.Namespace) -> tuple[Diagnosis, list[LayerChange], Path]:
+    """What training changed, layer by layer, too, and the file that keeps it."""
+    checkpoint, lineage, config = _find(path)
     config = with_settings(config, {"actor.model.lora_path": str(checkpoint.actor.resolve())})
     if arguments.demonstrations:
         replay = {"demonstrations": str(arguments.demonstrations.resolve()), "demonstrations_per_task": 1}
@@ -73,17 +85,24 @@ def _diagnose(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         base = _load(request, with_settings(request.config, {"actor.model.lora_path": None}))
         changes = whole_changes(policy.module, base.module)
     rank, norm = means(changes)
-    return {
-        "checkpoint": str(path),
-        "effective_rank": rank,
-        "relative_change": norm,
-        "layers": [vars(change) for change in changes],
-        "divergence": _divergence(policy, request.config, arguments) if arguments.demonstrations else {},
-    }
+    diagnosis = Diagnosis(
+        method=lineage.method,
+        suite=lineage.suite,
+        seed=lineage.seed,
+        learnt_tasks=lineage.learnt_tasks,
+        checkpoint=checkpoint.short_name,
+        effective_rank=rank,
+        relative_change=norm,
+        temperature=request.config.algorithm.sampling_params.temperature_train,
+        frames=arguments.frames,
+        time=utc_now(),
+        kl=_divergence(policy, request.config, arguments) if arguments.demonstrations else {},
+    )
+    return diagnosis, changes, checkpoint.run_folder.parent / DIAGNOSTICS_FILE
 
 
-def _find(path: Path) -> tuple[Checkpoint, Config]:
-    """A checkpoint, and the configuration of its run.
+def _find(path: Path) -> tuple[Checkpoint, Lineage, Config]:
+    """A checkpoint, where it comes from, and the configuration of its run.
 
     Raises:
         UsageError: there is none.
@@ -94,12 +113,13 @@ def _find(path: Path) -> tuple[Checkpoint, Config]:
         if not of_run:
             raise UsageError(f"{path} is neither a run's folder with checkpoints nor one of its actor folders")
         checkpoint = of_run[-1]
-    file = checkpoint.run_folder / CONFIG_FILE
-    if not file.is_file():
-        raise UsageError(f"{path} is of a run without {CONFIG_FILE}, which says how its policy is read")
+    file, lineage = checkpoint.run_folder / CONFIG_FILE, Lineage.load(checkpoint.actor)
+    if not file.is_file() or lineage is None:
+        lacking = LINEAGE_FILE if file.is_file() else CONFIG_FILE
+        raise UsageError(f"{path} is of a run without {lacking}, which says what its policy is")
     composed = OmegaConf.load(file)
     assert OmegaConf.is_dict(composed)
-    return checkpoint, typed_config(composed)  # type: ignore[arg-type]
+    return checkpoint, lineage, typed_config(composed)  # type: ignore[arg-type]
 
 
 def _load(request: Request, config: Config) -> Policy:

@@ -1,17 +1,23 @@
 """What training changed: effective rank and size of the weights' change, and divergence from the base model."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from rlinf.cli import diagnose
 from rlinf.cli.console import UsageError
+from rlinf.config import config_yaml, load_config
 from rlinf.config.schema import ReplayConfig
 from rlinf.custom.replay.dataset import find_demonstrations, read_demonstration
+from rlinf.custom.sequence.lineage import Lineage
 from rlinf.diagnostics.divergence import divergence_from_base
 from rlinf.diagnostics.weight_change import adapter_changes, effective_rank, means, whole_changes
-from tests.small_policy import make_learner, make_rollouts, read_policy
+from rlinf.reporting.diagnoses import Diagnosis, DiagnosisError, append, by_checkpoint, read_if_there
+from rlinf.run_layout import CONFIG_FILE, DIAGNOSTICS_FILE, Checkpoint
+from tests.small_policy import make_learner, make_rollouts, read_policy, write_adapter
 from tests.unit.replay_demos import write_hdf5
 from transformers_openvla_oft.adapters import low_rank_product
 
@@ -69,6 +75,64 @@ def test_divergence_from_the_base_model_grows_with_training(small_policy, tmp_pa
     assert 0 < seen[1] < seen[2]
     in_parts = divergence_from_base(policy, ref, demo, temperature=1.0, max_frames=4, batch=3)
     assert in_parts == pytest.approx(seen[2], rel=1e-4)
+
+
+def write_run(policy: Path, folder: Path, *, adapter_seed: int) -> Checkpoint:
+    """A run after one task, as training leaves it behind: a checkpoint, where it comes from, and its settings."""
+    given = [f"actor.checkpoint_load_path={policy}", "actor.model.lora_rank=4", "env.fixed_task_ids=[2]"]
+    given.append(f"actor.tokenizer.tokenizer_model={policy}")
+    config = load_config("crl_experiment/libero_spatial_grpo_tiny", given)
+    checkpoint = Checkpoint.at(folder / "task_2_seed7", 3)
+    write_adapter(policy, checkpoint.actor, seed=adapter_seed)
+    Lineage("sequential", "libero_spatial", 7, (2,), (2,), str(policy)).save(checkpoint.actor)
+    (checkpoint.run_folder / CONFIG_FILE).write_text(config_yaml(config))
+    return checkpoint
+
+
+def test_what_was_found_is_kept_beside_the_ledger(small_policy, tmp_path, capsys):
+    demonstrations = write_hdf5(tmp_path / "demonstrations", task_ids=[2, 5], num_demos=1)
+    checkpoint = write_run(small_policy, tmp_path / "logs", adapter_seed=1)
+    run, kept, details = checkpoint.run_folder, tmp_path / "logs" / DIAGNOSTICS_FILE, tmp_path / "details.json"
+    assert diagnose.main([str(run)]) == 0
+    given = ["--demonstrations", str(demonstrations), "--tasks", "2,5", "--frames", "3", "--json", str(details)]
+    assert diagnose.main([str(checkpoint.actor), *given]) == 0
+    assert str(kept) in capsys.readouterr().out.splitlines()
+    first, second = read_if_there(kept)
+    assert (first.kl, sorted(second.kl)) == ({}, [2, 5])
+    assert min(second.kl.values()) > 0
+    assert (second.effective_rank, second.relative_change) == (first.effective_rank, first.relative_change)
+    assert 1 < second.effective_rank <= 4
+    about = (second.method, second.suite, second.seed, second.learnt_tasks, second.checkpoint)
+    assert about == ("sequential", "libero_spatial", 7, (2,), "task_2_seed7/global_step_3")
+    assert len(json.loads(details.read_text())[0]["layers"]) > 10
+    (checkpoint.actor / "lineage.json").unlink()
+    with pytest.raises(UsageError, match=r"a run without lineage\.json"):
+        diagnose.main([str(run)])
+
+
+def diagnosis(checkpoint: str, kl: dict[int, float], learnt: tuple[int, ...] = (0,)) -> Diagnosis:
+    return Diagnosis(
+        method="ewc", suite="libero_spatial", seed=1, learnt_tasks=learnt, checkpoint=checkpoint, effective_rank=2.5,
+        relative_change=0.01, temperature=1.0, frames=8, time="2026-05-04T10:00:00+00:00", kl=kl,
+    )  # fmt: skip
+
+
+def test_of_several_the_one_over_the_most_tasks_counts(tmp_path):
+    file = tmp_path / DIAGNOSTICS_FILE
+    assert read_if_there(file) == []
+    written = [
+        diagnosis("task_1_seed1/global_step_2", {}, (0, 1)),
+        diagnosis("task_0_seed1/global_step_2", {3: 0.5, 0: 0.25}),
+        diagnosis("task_0_seed1/global_step_2", {}),
+        diagnosis("task_0_seed1/global_step_2", {0: 0.1, 3: 0.2}),
+    ]
+    for one in written:
+        append(file, one)
+    assert read_if_there(file) == written
+    assert by_checkpoint(written) == [written[3], written[0]]
+    file.write_text(file.read_text() + '{"method": "ewc"}\n')
+    with pytest.raises(DiagnosisError, match="line 5"):
+        read_if_there(file)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

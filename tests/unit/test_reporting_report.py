@@ -14,8 +14,12 @@ import pytest
 
 from rlinf.cli import report as cli
 from rlinf.reporting import run_info
+from rlinf.reporting.diagnoses import Diagnosis
+from rlinf.reporting.diagnoses import append as append_diagnosis
 from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.report import ReportError, collect, write_report
+from rlinf.reporting.report.changes import change_rows
+from rlinf.reporting.report.compare import MethodRuns
 from rlinf.reporting.video import Caption, write_video
 from tests.study import BASE, LANGUAGES, write_record
 
@@ -201,6 +205,30 @@ def test_several_methods_and_seeds_are_compared(tmp_path: Path) -> None:
     page = page_of(tmp_path / "logs")
     assert "3 seeds: 1 , 2 , 3" in page.text
     assert [link for link in page.links if link.startswith("#")] == [f"#experiment-{n}" for n in (2, 3, 4, 1)]
+
+
+def test_what_training_changed_is_a_mean_over_seeds(tmp_path: Path) -> None:
+    """KL on learnt tasks is that of the tasks learnt by then; a checkpoint that was not evaluated is in no row."""
+    logs = tmp_path / "logs"
+    for seed, kl in ((1, {0: 0.1, 1: 0.3, 5: 0.01}), (2, {0: 0.2, 1: 0.4, 5: 0.03})):
+        write_rows(logs / "sequential", *BOTH, seed=seed)
+        for learnt, step in (((0,), 6), ((0, 1), 6), ((0, 1), 3)):
+            about = {"method": "sequential", "suite": "libero_spatial", "seed": seed, "learnt_tasks": learnt}
+            numbers = {"effective_rank": 20.0 + 2 * seed if step == 6 else 90.0, "relative_change": 0.002, "kl": kl}
+            checkpoint = f"task_{learnt[-1]}_seed{seed}/global_step_{step}"
+            rest = {"checkpoint": checkpoint, "temperature": 1.0, "frames": 8, "time": "2026-05-04T10:00:00+00:00"}
+            append_diagnosis(logs / "sequential" / "diagnostics.jsonl", Diagnosis(**about, **numbers, **rest))
+    write_rows(logs / "ewc", *BOTH, method="ewc", seed=1)
+    experiments = collect([logs])
+    rows = change_rows(MethodRuns.of(*(one for one in experiments if one.method == "sequential")))
+    assert [(row.policy, row.seeds) for row in rows] == [("after task 0", (1, 2)), ("after task 1", (1, 2))]
+    values = [[cell.value for cell in row.cells if cell] for row in rows]
+    assert values[0] == pytest.approx([23, 0.002, 0.15, 0.02])
+    assert values[1] == pytest.approx([23, 0.002, 0.25, 0.02])
+    text = page_of(logs).text
+    assert text.count("What training changed") == 3, "the comparison, and each of the two seeds"
+    assert re.search(r"Sequential fine-tuning, after task 1 2 23\.0 [−\d.-]+ to [\d.]+ 0\.20%", text)
+    assert "What training changed" not in page_of(logs / "ewc").text
 
 
 def test_stages_appear_in_the_order_of_learning(tmp_path: Path) -> None:

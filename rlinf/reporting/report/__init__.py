@@ -1,7 +1,8 @@
 """The report: one self-contained HTML file from the folders of one or more experiments, and its table as LaTeX and CSV.
 
-``collect`` reads files, ``columns`` are the metrics of all tables and ``compare`` groups what is comparable. ``plots``
-works out where shapes lie and ``page`` what ``template.html`` shows; ``export`` writes LaTeX and CSV.
+``collect`` reads files, ``columns`` are the metrics of all tables, ``compare`` groups what is comparable,
+``changes`` has what training changed. ``plots`` works out where shapes lie and ``page`` what ``template.html``
+shows; ``export`` writes LaTeX and CSV.
 """
 
 from rlinf.reporting.report.collect import ReportError, collect

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rlinf.reporting import ledger, run_info
+from rlinf.reporting import diagnoses, ledger, run_info
+from rlinf.reporting.diagnoses import Diagnosis
 from rlinf.reporting.ledger import EvaluationRecord, LedgerError
 from rlinf.reporting.loggers import read_metrics
 from rlinf.reporting.metrics import MetricsError, SuccessMatrix
 from rlinf.reporting.report.names import method_name, suite_name
 from rlinf.reporting.run_info import RunInfo
-from rlinf.run_layout import LEDGER_FILE, METRICS_FILE, RUN_FILE, step_of, tasks_and_seed
+from rlinf.run_layout import DIAGNOSTICS_FILE, LEDGER_FILE, METRICS_FILE, RUN_FILE, step_of, tasks_and_seed
 
 VIDEO_TYPES = {".webp": "image/webp", ".gif": "image/gif", ".webm": "video/webm", ".mp4": "video/mp4"}
 
@@ -60,7 +61,8 @@ class Experiment:
 
     ``records`` holds the last evaluation of each row in the order of learning. ``matrix`` is None when the rows
     cannot share one; ``matrix_problem`` then says why. ``probes`` are evaluations of changed policies, such as other
-    LoRA scales. ``further`` holds evaluations of the same rows on other suites, by suite.
+    LoRA scales. ``further`` holds evaluations of the same rows on other suites, by suite. ``diagnoses`` say what
+    training had changed after a row, in the order of learning.
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class Experiment:
     videos: tuple[Video, ...]
     probes: tuple[EvaluationRecord, ...] = ()
     further: Mapping[str, tuple[EvaluationRecord, ...]] = field(default_factory=dict)
+    diagnoses: tuple[Diagnosis, ...] = ()
 
     @property
     def title(self) -> str:
@@ -172,6 +175,7 @@ def _experiments_of(path: Path, runs: Sequence[TrainingRun]) -> list[Experiment]
                 videos=_videos(path.parent, records),
                 probes=tuple(record for record in group if record.probe),
                 further=_further(records, beside),
+                diagnoses=_diagnoses(path.with_name(DIAGNOSTICS_FILE), records),
             )
         )
     return experiments
@@ -193,6 +197,17 @@ def _further(
         if chosen := tuple(ledger.rows(same)):
             found[suite] = chosen
     return found
+
+
+def _diagnoses(path: Path, rows: Sequence[EvaluationRecord]) -> tuple[Diagnosis, ...]:
+    """What is known of the checkpoints of these rows."""
+    of = {(row.method, row.suite, row.seed, row.learnt_tasks, step_of(row.checkpoint)) for row in rows}
+    known = [
+        one
+        for one in diagnoses.read_if_there(path)
+        if (one.method, one.suite, one.seed, one.learnt_tasks, step_of(one.checkpoint)) in of
+    ]
+    return tuple(diagnoses.by_checkpoint(known))
 
 
 def _matrix(records: Sequence[EvaluationRecord]) -> tuple[SuccessMatrix | None, str]:

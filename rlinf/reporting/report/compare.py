@@ -77,14 +77,14 @@ class MethodRuns:
 
     def cell(self, column: Column) -> Cell | None:
         """Mean over the seeds with Student's interval; one seed keeps the interval of its evaluation episodes."""
-        return _over_seeds([column.measure(one) for one in self.experiments])
+        return over_seeds([column.measure(one) for one in self.experiments])
 
     def start_on(self, tasks: Sequence[int]) -> Cell | None:
         """Success of the first row on some tasks; None where they were not evaluated."""
         if not set(tasks) <= set(self.matrices[0].tasks) or not tasks:
             return None
         columns = [self.matrices[0].column(task) for task in tasks]
-        return _over_seeds(
+        return over_seeds(
             [mean_success(one.success_RK[0, columns], one.episodes_RK[0, columns]) for one in self.matrices]
         )
 
@@ -99,7 +99,8 @@ class MethodRuns:
         return [suite_name(learnt), *(further_name(suite, learnt) for suite in suites[1:])], rows
 
 
-def _over_seeds(measured: Sequence[Estimate | float | None]) -> Cell | None:
+def over_seeds(measured: Sequence[Estimate | float | None]) -> Cell | None:
+    """Mean with Student's interval; one alone keeps its own interval. None of none."""
     found = [value for value in measured if value is not None]
     if len(found) > 1:
         mean = metrics.over_seeds([value.value if isinstance(value, Estimate) else value for value in found])

@@ -14,6 +14,7 @@ from rlinf.reporting import metrics
 from rlinf.reporting.ledger import row_tasks, utc_now
 from rlinf.reporting.metrics import SuccessMatrix
 from rlinf.reporting.report import names, plots
+from rlinf.reporting.report.changes import MEASURES, change_rows
 from rlinf.reporting.report.collect import VIDEO_TYPES, Experiment, TrainingRun, Video
 from rlinf.reporting.report.columns import COLUMNS, evaluations_in_training, further_suites
 from rlinf.reporting.report.compare import (
@@ -85,6 +86,7 @@ def _environment() -> Environment:
         "id": id, "zip": zip, "LEFT_OUT": LEFT_OUT, "COLUMNS": COLUMNS, "NUM_COLOURS": NUM_COLOURS,
         "heat_rows": plots.heat_rows, "learnt_places": plots.learnt_places,
         "before_and_after": plots.before_and_after, "metrics": metrics,
+        "change_rows": change_rows, "MEASURES": MEASURES,
     }  # fmt: skip
     return environment
 

@@ -1,0 +1,78 @@
+"""What training changed, one JSON line per checkpoint that was looked at (``python -m rlinf.cli.diagnose``)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlinf.reporting.jsonlines import append_line, read_lines
+from rlinf.run_layout import same_checkpoint
+
+BY_TASK = ("kl",)  # fields that map task ids to numbers
+
+
+class DiagnosisError(ValueError):
+    """A line that does not hold what it must."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """Of one checkpoint, against its base model, of which merged adapters of earlier tasks are a part.
+
+    method, suite, seed, learnt_tasks, checkpoint: as in ``ledger.EvaluationRecord``. effective_rank, relative_change:
+    means over the weight matrices that changed (``rlinf.diagnostics.weight_change``). kl: by task, mean over tokens of
+    ``KL(base || policy)`` in nats at ``temperature``, on ``frames`` frames of a demonstration; empty where none was
+    given. time: UTC in ISO format.
+    """
+
+    method: str
+    suite: str
+    seed: int
+    learnt_tasks: tuple[int, ...]
+    checkpoint: str
+    effective_rank: float
+    relative_change: float
+    temperature: float
+    frames: int
+    time: str
+    kl: dict[int, float] = field(default_factory=dict)
+
+
+def append(path: Path, diagnosis: Diagnosis) -> None:
+    """Add one; safe while other processes append to the same file."""
+    entry = dataclasses.asdict(diagnosis)
+    for name in BY_TASK:
+        entry[name] = {str(task): value for task, value in sorted(entry[name].items())}
+    append_line(path, entry)
+
+
+def read_if_there(path: Path) -> list[Diagnosis]:
+    """All, in the order they were written; none where nothing was looked at.
+
+    Raises:
+        DiagnosisError: a line lacks a field, or has one too many.
+    """
+    found = []
+    for number, entry in read_lines(path) if path.is_file() else []:
+        try:
+            values = {**entry, "learnt_tasks": tuple(entry["learnt_tasks"])}
+            for name in BY_TASK:
+                values[name] = {int(task): float(value) for task, value in entry.get(name, {}).items()}
+            found.append(Diagnosis(**values))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DiagnosisError(f"{path} line {number}: {error!r}") from error
+    return found
+
+
+def by_checkpoint(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
+    """One for each checkpoint, in the order of learning: of several the one over the most tasks, of those the last."""
+    best: list[Diagnosis] = []
+    for one in diagnoses:
+        other = next((old for old in best if same_checkpoint(old.checkpoint, one.checkpoint)), None)
+        if other is None:
+            best.append(one)
+        elif len(one.kl) >= len(other.kl):
+            best[best.index(other)] = one
+    return sorted(best, key=lambda one: len(one.learnt_tasks))

@@ -1,0 +1,78 @@
+"""What training changed, as tables show it: of the weights, and of what the policy would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rlinf.reporting.diagnoses import Diagnosis
+from rlinf.reporting.report.compare import Cell, MethodRuns, over_seeds
+from rlinf.reporting.report.names import row_name
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a diagnosis. of: given also the tasks that are held out of the whole sequence; None: not known."""
+
+    name: str
+    definition: str
+    of: Callable[[Diagnosis, Sequence[int]], float | None]
+    form: str
+
+    def show(self, value: float) -> str:
+        """A value as the page writes it."""
+        return format(value, self.form)
+
+
+def _mean(values: Mapping[int, float], tasks: Sequence[int]) -> float | None:
+    found = [values[task] for task in tasks if task in values]
+    return sum(found) / len(found) if found else None
+
+
+MEASURES = (
+    Measure(
+        "Effective rank",
+        "directions of a weight matrix’s change, counted by their weight",
+        lambda one, _: one.effective_rank,
+        ".1f",
+    ),
+    Measure(
+        "Relative change",
+        "norm of a weight matrix’s change, relative to the weight’s",
+        lambda one, _: one.relative_change,
+        ".2%",
+    ),
+    Measure(
+        "KL, learnt tasks",
+        "KL(base || policy) per token, nats, on the expert’s frames of the tasks learnt so far",
+        lambda one, _: _mean(one.kl, one.learnt_tasks),
+        ".2g",
+    ),
+    Measure(
+        "KL, held-out tasks",
+        "the same on tasks that the sequence never learns",
+        lambda one, held_out: _mean(one.kl, held_out),
+        ".2g",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ChangeRow:
+    """The policy after one stage, over the seeds of which it was looked at; a cell for each of ``MEASURES``."""
+
+    policy: str
+    seeds: tuple[int, ...]
+    cells: tuple[Cell | None, ...]
+
+
+def change_rows(method: MethodRuns) -> list[ChangeRow]:
+    """One row for each stage of which any seed was looked at, in the order of learning."""
+    matrix, rows = method.matrices[0], []
+    for number, stage in enumerate(matrix.stages):
+        learnt = tuple(task for tasks in matrix.stages[: number + 1] for task in tasks)
+        found = {one.seed: seen for one in method.experiments for seen in one.diagnoses if seen.learnt_tasks == learnt}
+        if found:
+            cells = [over_seeds([one.of(seen, matrix.held_out_tasks) for seen in found.values()]) for one in MEASURES]
+            rows.append(ChangeRow(row_name(stage), tuple(found), tuple(cells)))
+    return rows
