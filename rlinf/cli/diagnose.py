@@ -2,8 +2,9 @@
 
 For each checkpoint, a run's folder or one of its ``checkpoints/global_step_<n>/actor``: the mean effective rank of the
 change of its weight matrices (an adapter's, or of all weights), its size relative to the weights, and with
-``--demonstrations`` the divergence of the policy from its base model on the expert's frames, task by task. Each line is
-kept in ``diagnostics.jsonl`` beside the ledger of the run, where reports find it.
+``--demonstrations``, task by task on the expert's frames, the divergence of the policy from its base model and the
+Fisher energy of the change. Each line is kept in ``diagnostics.jsonl`` beside the ledger of the run, where reports find
+it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ from rlinf.config import Config
 from rlinf.config.compose import typed_config
 from rlinf.config.schema import with_settings
 from rlinf.custom.methods.parts.replay import replayable
-from rlinf.custom.replay.dataset import find_demonstrations, read_demonstration
+from rlinf.custom.replay.dataset import DemonstrationRef, find_demonstrations, read_demonstration
 from rlinf.custom.sequence.lineage import Lineage
 from rlinf.diagnostics.divergence import divergence_from_base
-from rlinf.diagnostics.weight_change import LayerChange, adapter_changes, means, whole_changes
+from rlinf.diagnostics.fisher_energy import fisher_energy, fisher_on_demonstration
+from rlinf.diagnostics.weight_change import (
+    LayerChange,
+    adapter_changes,
+    adapter_deltas,
+    means,
+    whole_changes,
+    whole_deltas,
+)
 from rlinf.models import Policy, load_policy
 from rlinf.reporting.diagnoses import Diagnosis, append
 from rlinf.reporting.ledger import utc_now
@@ -46,6 +55,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--demonstrations", type=Path, help="folder of expert demonstrations, one of each task is read")
     parser.add_argument("--tasks", help="on which, such as 5-9 (all of the suite)")
     parser.add_argument("--frames", type=int, default=64, help="of each demonstration (%(default)s)")
+    parser.add_argument(
+        "--fisher",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the Fisher energy, too: a backward pass through all weights of the base model for each frame (yes)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, layer by layer")
     arguments = parser.parse_args(argv)
     if arguments.frames < 1:
@@ -56,11 +71,12 @@ def main(argv: Sequence[str]) -> int:
         append(kept, diagnosis)
         found.append((path, diagnosis, layers, kept))
     tasks = sorted({task for _, one, *_ in found for task in one.kl})
-    head = ["checkpoint", "effective rank", "relative change", *(f"KL task {task}" for task in tasks)]
+    head = ["checkpoint", "effective rank", "relative change"]
+    head += [f"{what} task {task}" for what in ("KL", "Fisher energy") for task in tasks]
     print("| " + " | ".join(head) + " |\n|---|" + "---:|" * (len(head) - 1))
     for path, one, *_ in found:
-        kl = [f"{one.kl[task]:.4f}" if task in one.kl else "" for task in tasks]
-        cells = [str(path), f"{one.effective_rank:.1f}", f"{one.relative_change:.2e}", *kl]
+        cells = [str(path), f"{one.effective_rank:.1f}", f"{one.relative_change:.2e}"]
+        cells += [f"{by[task]:.4f}" if task in by else "" for by in (one.kl, one.fisher_energy) for task in tasks]
         print("| " + " | ".join(cells) + " |")
     for kept in dict.fromkeys(kept for *_, kept in found):
         print(kept)
@@ -79,12 +95,31 @@ def _diagnose(path: Path, arguments: argparse.Namespace) -> tuple[Diagnosis, lis
         config = with_settings(config, {f"method.replay.{key}": value for key, value in replay.items()})
     request = check(config, config_name=str(path), overrides=(), learns=False)
     policy = _load(request, request.config)
-    if isinstance(policy.module, PeftModel):
-        changes = adapter_changes(policy.module)
+    is_adapter, base = isinstance(policy.module, PeftModel), None
+    if not is_adapter or (arguments.demonstrations and arguments.fisher):
+        base = _load(
+            request, with_settings(request.config, {"actor.model.lora_path": None, "actor.model.is_lora": False})
+        )
+    if is_adapter:
+        layers = adapter_changes(policy.module)
     else:
-        base = _load(request, with_settings(request.config, {"actor.model.lora_path": None}))
-        changes = whole_changes(policy.module, base.module)
-    rank, norm = means(changes)
+        assert base is not None
+        layers = whole_changes(policy.module, base.module)
+    kl: dict[int, float] = {}
+    energy: dict[int, float] = {}
+    temperature = request.config.algorithm.sampling_params.temperature_train
+    for ref in _demonstrations(request.config, arguments):
+        demo = read_demonstration(ref, cameras=request.config.env.cameras)
+        kl[ref.task_id] = divergence_from_base(
+            replayable(policy), ref, demo, temperature=temperature, max_frames=arguments.frames
+        )
+        if base is not None and arguments.fisher:
+            fisher = fisher_on_demonstration(
+                replayable(base), ref, demo, temperature=temperature, max_frames=arguments.frames, device=_device()
+            )
+            deltas = adapter_deltas(policy.module) if is_adapter else whole_deltas(policy.module, base.module)
+            energy[ref.task_id] = fisher_energy(fisher, deltas)
+    rank, norm = means(layers)
     diagnosis = Diagnosis(
         method=lineage.method,
         suite=lineage.suite,
@@ -93,12 +128,13 @@ def _diagnose(path: Path, arguments: argparse.Namespace) -> tuple[Diagnosis, lis
         checkpoint=checkpoint.short_name,
         effective_rank=rank,
         relative_change=norm,
-        temperature=request.config.algorithm.sampling_params.temperature_train,
+        temperature=temperature,
         frames=arguments.frames,
         time=utc_now(),
-        kl=_divergence(policy, request.config, arguments) if arguments.demonstrations else {},
+        kl=kl,
+        fisher_energy=energy,
     )
-    return diagnosis, changes, checkpoint.run_folder.parent / DIAGNOSTICS_FILE
+    return diagnosis, layers, checkpoint.run_folder.parent / DIAGNOSTICS_FILE
 
 
 def _find(path: Path) -> tuple[Checkpoint, Lineage, Config]:
@@ -124,24 +160,20 @@ def _find(path: Path) -> tuple[Checkpoint, Lineage, Config]:
 
 def _load(request: Request, config: Config) -> Policy:
     policy = load_policy(config.actor.model, request.source, base_dtype=torch.float32)
-    policy.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    policy.to(_device())
     return policy
 
 
-def _divergence(policy: Policy, config: Config, arguments: argparse.Namespace) -> dict[int, float]:
-    suite = config.env.suite
-    tasks = parse_numbers(arguments.tasks) if arguments.tasks else tuple(range(num_tasks(suite)))
-    refs = find_demonstrations(config.method.replay, suite=suite, task_ids=tasks)
-    return {
-        ref.task_id: divergence_from_base(
-            replayable(policy),
-            ref,
-            read_demonstration(ref, cameras=config.env.cameras),
-            temperature=config.algorithm.sampling_params.temperature_train,
-            max_frames=arguments.frames,
-        )
-        for ref in refs
-    }
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _demonstrations(config: Config, arguments: argparse.Namespace) -> list[DemonstrationRef]:
+    """One of each task that is asked for; none where no folder is given."""
+    if not arguments.demonstrations:
+        return []
+    tasks = parse_numbers(arguments.tasks) if arguments.tasks else tuple(range(num_tasks(config.env.suite)))
+    return find_demonstrations(config.method.replay, suite=config.env.suite, task_ids=tasks)
 
 
 if __name__ == "__main__":

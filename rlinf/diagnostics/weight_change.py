@@ -3,7 +3,7 @@
 o outputs, i inputs (of a convolution: inputs times pixels), r rank of an adapter.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from rlinf.models.value_head import in_value_head
+from transformers_openvla_oft.adapters import low_rank_product
+
+PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,7 @@ def effective_rank(singular_values: Tensor) -> float:
 def adapter_changes(module: nn.Module) -> list[LayerChange]:
     """Of every layer that the adapter in ``module`` changes, by ``alpha / r * B A``."""
     found = []
-    layers: dict[str, Any] = {name: one for name, one in module.named_modules() if isinstance(one, LoraLayer)}
-    for name, layer in layers.items():
+    for name, layer in _adapted(module).items():
         a_rI = layer.lora_A["default"].weight.detach().double().flatten(1)
         b_Or = layer.lora_B["default"].weight.detach().double().flatten(1)
         # B A has the singular values of the two triangles' product, which is as small as the rank.
@@ -52,12 +54,31 @@ def adapter_changes(module: nn.Module) -> list[LayerChange]:
 def whole_changes(trained: nn.Module, base: nn.Module) -> list[LayerChange]:
     """Of every weight matrix, between two models of the same architecture."""
     before, found = dict(base.named_parameters()), []
-    for name, parameter in trained.named_parameters():
-        if parameter.dim() > 1 and not in_value_head(name):
-            weight = before[name].detach().double().flatten(1)
-            values = torch.linalg.svdvals(parameter.detach().double().flatten(1) - weight)
+    for name, delta in whole_deltas(trained, base):
+        if delta.dim() > 1:
+            values = torch.linalg.svdvals(delta.double().flatten(1))
+            weight = before[name].detach().double()
             found.append(LayerChange(name, effective_rank(values), float(values.norm() / weight.norm())))
     return found
+
+
+def adapter_deltas(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What the adapter in ``module`` adds to each weight, by the weight's name in a model without adapters."""
+    for name, layer in _adapted(module).items():
+        a, b = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
+        yield f"{name.removeprefix(PEFT_PREFIX)}.weight", low_rank_product(a, b) * layer.scaling["default"]
+
+
+def whole_deltas(trained: nn.Module, base: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The difference of all weights but the value head's, between two models of the same architecture."""
+    before = dict(base.named_parameters())
+    for name, parameter in trained.named_parameters():
+        if not in_value_head(name):
+            yield name, parameter.detach() - before[name].detach()
+
+
+def _adapted(module: nn.Module) -> dict[str, Any]:
+    return {name: one for name, one in module.named_modules() if isinstance(one, LoraLayer)}
 
 
 def means(changes: Iterable[LayerChange]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rlinf.reporting.jsonlines import append_line, read_lines
 from rlinf.run_layout import same_checkpoint
 
-BY_TASK = ("kl",)  # fields that map task ids to numbers
+BY_TASK = ("kl", "fisher_energy")  # fields that map task ids to numbers
 
 
 class DiagnosisError(ValueError):
@@ -24,7 +24,8 @@ class Diagnosis:
     method, suite, seed, learnt_tasks, checkpoint: as in ``ledger.EvaluationRecord``. effective_rank, relative_change:
     means over the weight matrices that changed (``rlinf.diagnostics.weight_change``). kl: by task, mean over tokens of
     ``KL(base || policy)`` in nats at ``temperature``, on ``frames`` frames of a demonstration; empty where none was
-    given. time: UTC in ISO format.
+    given. fisher_energy: by task, on the same frames (``rlinf.diagnostics.fisher_energy``); empty where it was left
+    out. time: UTC in ISO format.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Diagnosis:
     frames: int
     time: str
     kl: dict[int, float] = field(default_factory=dict)
+    fisher_energy: dict[int, float] = field(default_factory=dict)
 
 
 def append(path: Path, diagnosis: Diagnosis) -> None:
@@ -67,12 +69,17 @@ def read_if_there(path: Path) -> list[Diagnosis]:
 
 
 def by_checkpoint(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
-    """One for each checkpoint, in the order of learning: of several the one over the most tasks, of those the last."""
+    """One for each checkpoint, in the order of learning: of several the one that says most of tasks, of those the
+    last."""
     best: list[Diagnosis] = []
     for one in diagnoses:
         other = next((old for old in best if same_checkpoint(old.checkpoint, one.checkpoint)), None)
         if other is None:
             best.append(one)
-        elif len(one.kl) >= len(other.kl):
+        elif _extent(one) >= _extent(other):
             best[best.index(other)] = one
     return sorted(best, key=lambda one: len(one.learnt_tasks))
+
+
+def _extent(diagnosis: Diagnosis) -> int:
+    return len(diagnosis.kl) + len(diagnosis.fisher_energy)

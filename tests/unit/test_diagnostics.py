@@ -14,7 +14,15 @@ from rlinf.config.schema import ReplayConfig
 from rlinf.custom.replay.dataset import find_demonstrations, read_demonstration
 from rlinf.custom.sequence.lineage import Lineage
 from rlinf.diagnostics.divergence import divergence_from_base
-from rlinf.diagnostics.weight_change import adapter_changes, effective_rank, means, whole_changes
+from rlinf.diagnostics.fisher_energy import fisher_energy, fisher_on_demonstration
+from rlinf.diagnostics.weight_change import (
+    adapter_changes,
+    adapter_deltas,
+    effective_rank,
+    means,
+    whole_changes,
+    whole_deltas,
+)
 from rlinf.reporting.diagnoses import Diagnosis, DiagnosisError, append, by_checkpoint, read_if_there
 from rlinf.run_layout import CONFIG_FILE, DIAGNOSTICS_FILE, Checkpoint
 from tests.small_policy import make_learner, make_rollouts, read_policy, write_adapter
@@ -77,6 +85,56 @@ def test_divergence_from_the_base_model_grows_with_training(small_policy, tmp_pa
     assert in_parts == pytest.approx(seen[2], rel=1e-4)
 
 
+def test_fisher_energy_compares_a_change_with_one_of_random_direction():
+    """F = 4, 0 and 2 of three weights, in mean 2; the fourth has no information and lowers the mean to 1.5."""
+    fisher = {"a": torch.tensor([4.0, 0.0]), "b": torch.tensor([2.0])}
+    still = torch.zeros(1)
+
+    def energy(a, b, c):
+        return fisher_energy(fisher, [("a", torch.tensor(a)), ("b", torch.tensor(b)), ("c", torch.tensor(c))])
+
+    assert energy([1.0, 0.0], [0.0], [0.0]) == pytest.approx(4 / 1.5)
+    assert energy([0.0, 7.0], [0.0], [0.0]) == 0
+    assert energy([-0.5, 0.5], [0.5], [0.5]) == pytest.approx(1), "all directions alike"
+    assert energy([0.5, 0.0], [-1.0], [0.0]) == pytest.approx((4 * 0.25 + 2) / 1.25 / 1.5)
+    assert energy([3.0, 0.0], [-6.0], [0.0]) == pytest.approx(energy([0.5, 0.0], [-1.0], [0.0])), "not of its size"
+    assert energy([0.0, 0.0], [0.0], [0.0]) == 0
+    assert fisher_energy({}, [("c", still + 1)]) == 0
+
+
+def test_fisher_energy_of_an_adapter_is_that_of_the_weights_it_changes(small_policy, tmp_path):
+    """The same change as an adapter, and counted into all weights: the information is the base model's own."""
+    folder = write_hdf5(tmp_path, task_ids=[2], num_demos=1)
+    (ref,) = find_demonstrations(ReplayConfig(demonstrations=str(folder)), suite="libero_spatial", task_ids=[2])
+    demo, base = read_demonstration(ref, cameras=["agentview"]), read_policy(small_policy, is_lora=False)
+    weights = {name: weight.detach().clone() for name, weight in base.module.named_parameters()}
+    given = {"temperature": 1.3, "max_frames": 3, "device": torch.device("cpu")}
+    fisher = fisher_on_demonstration(base, ref, demo, **given)
+    assert all(torch.equal(weight, weights[name]) for name, weight in base.module.named_parameters())
+    again = fisher_on_demonstration(base, ref, demo, **given)
+    assert all(torch.equal(value, again[name]) for name, value in fisher.items()), "its actions are drawn alike"
+
+    adapted = read_policy(small_policy, lora_path=write_adapter(small_policy, tmp_path / "adapter", seed=1))
+    deltas = dict(adapter_deltas(adapted.module))
+    assert deltas.keys() <= weights.keys()
+    assert all(delta.shape == weights[name].shape for name, delta in deltas.items())
+    by_hand = {name: fisher.get(name, torch.zeros_like(delta)).double() for name, delta in deltas.items()}
+    flat_f = torch.cat([by_hand[name].flatten() for name in deltas])
+    flat_d = torch.cat([delta.double().flatten() for delta in deltas.values()])
+    expected = (flat_f * flat_d**2).sum() / (flat_d**2).sum() / flat_f.mean()
+    assert fisher_energy(fisher, adapter_deltas(adapted.module)) == pytest.approx(float(expected), rel=1e-5)
+
+    whole = read_policy(small_policy, is_lora=False)
+    parameters = dict(whole.module.named_parameters())
+    with torch.no_grad():
+        for name, delta in deltas.items():
+            parameters[name] += delta
+    on_all = fisher_energy(fisher, whole_deltas(whole.module, base.module))
+    count, information = sum(map(torch.numel, weights.values())), sum(float(f.double().sum()) for f in fisher.values())
+    ratio = (count / information) / (flat_f.numel() / float(flat_f.sum()))
+    assert on_all == pytest.approx(float(expected) * ratio, rel=1e-3)
+
+
 def write_run(policy: Path, folder: Path, *, adapter_seed: int) -> Checkpoint:
     """A run after one task, as training leaves it behind: a checkpoint, where it comes from, and its settings."""
     given = [f"actor.checkpoint_load_path={policy}", "actor.model.lora_rank=4", "env.fixed_task_ids=[2]"]
@@ -100,6 +158,12 @@ def test_what_was_found_is_kept_beside_the_ledger(small_policy, tmp_path, capsys
     first, second = read_if_there(kept)
     assert (first.kl, sorted(second.kl)) == ({}, [2, 5])
     assert min(second.kl.values()) > 0
+    assert (first.fisher_energy, sorted(second.fisher_energy)) == ({}, [2, 5])
+    assert min(second.fisher_energy.values()) > 0
+    given = ["--demonstrations", str(demonstrations), "--tasks", "2", "--frames", "3", "--no-fisher"]
+    assert diagnose.main([str(checkpoint.actor), *given]) == 0
+    assert read_if_there(kept)[2].fisher_energy == {}
+    assert read_if_there(kept)[2].kl[2] == pytest.approx(second.kl[2])
     assert (second.effective_rank, second.relative_change) == (first.effective_rank, first.relative_change)
     assert 1 < second.effective_rank <= 4
     about = (second.method, second.suite, second.seed, second.learnt_tasks, second.checkpoint)

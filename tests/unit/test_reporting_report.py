@@ -215,6 +215,7 @@ def test_what_training_changed_is_a_mean_over_seeds(tmp_path: Path) -> None:
         for learnt, step in (((0,), 6), ((0, 1), 6), ((0, 1), 3)):
             about = {"method": "sequential", "suite": "libero_spatial", "seed": seed, "learnt_tasks": learnt}
             numbers = {"effective_rank": 20.0 + 2 * seed if step == 6 else 90.0, "relative_change": 0.002, "kl": kl}
+            numbers["fisher_energy"] = {0: 0.5, 1: 0.5 + seed} if learnt == (0, 1) else {}
             checkpoint = f"task_{learnt[-1]}_seed{seed}/global_step_{step}"
             rest = {"checkpoint": checkpoint, "temperature": 1.0, "frames": 8, "time": "2026-05-04T10:00:00+00:00"}
             append_diagnosis(logs / "sequential" / "diagnostics.jsonl", Diagnosis(**about, **numbers, **rest))
@@ -224,7 +225,7 @@ def test_what_training_changed_is_a_mean_over_seeds(tmp_path: Path) -> None:
     assert [(row.policy, row.seeds) for row in rows] == [("after task 0", (1, 2)), ("after task 1", (1, 2))]
     values = [[cell.value for cell in row.cells if cell] for row in rows]
     assert values[0] == pytest.approx([23, 0.002, 0.15, 0.02])
-    assert values[1] == pytest.approx([23, 0.002, 0.25, 0.02])
+    assert values[1] == pytest.approx([23, 0.002, 0.25, 0.02, 1.25])
     text = page_of(logs).text
     assert text.count("What training changed") == 3, "the comparison, and each of the two seeds"
     assert re.search(r"Sequential fine-tuning, after task 1 2 23\.0 [−\d.-]+ to [\d.]+ 0\.20%", text)

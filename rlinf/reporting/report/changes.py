@@ -54,6 +54,19 @@ MEASURES = (
         lambda one, held_out: _mean(one.kl, held_out),
         ".2g",
     ),
+    Measure(
+        "Fisher energy, learnt tasks",
+        "1 like a change of random direction, below 1 away from the weights that the base model’s behaviour on these "
+        "tasks depends on, above 1 towards them; not the number of that name in arXiv:2603.11653",
+        lambda one, _: _mean(one.fisher_energy, one.learnt_tasks),
+        ".2f",
+    ),
+    Measure(
+        "Fisher energy, held-out tasks",
+        "the same on tasks that the sequence never learns",
+        lambda one, held_out: _mean(one.fisher_energy, held_out),
+        ".2f",
+    ),
 )
 
 
