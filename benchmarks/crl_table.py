@@ -2,10 +2,11 @@
 
     bash benchmarks/crl_table.sh SUITE [--rows ROW,...] [--seeds SEED,...] [--minutes N] [--jobs N] [--show]
 
-A cell is a row with a seed: a launcher's whole sequence. Its checkpoints stay under ``--work``; its ledgers, metrics
-and configurations are copied to ``--out``/SUITE/ROW/SEED with the commit, the hardware and the time it took, which is
-what a later call skips. Where ``--minutes`` end before a cell does, it is stopped and goes on in the next call, as
-launchers do.
+A cell is a row with a seed: a launcher's whole sequence; then the policy after the last task on LIBERO-PRO's changes of
+the suite, and with ``--demonstrations`` (of all its tasks) what training changed. Its checkpoints stay under
+``--work``; its ledgers, metrics and configurations are copied to ``--out``/SUITE/ROW/SEED with the commit, the
+hardware and the time it took, which is what a later call skips. Where ``--minutes`` end before a cell does, it is
+stopped and goes on in the next call, as launchers do.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.crl_after import LastPolicy, diagnosis, evaluation
 from benchmarks.crl_rows import EPOCHS, PROTOCOL, ROWS, SUITES, TINY_PROTOCOL, command
 from libero_runtime.commands import naming, run_command
 from libero_runtime.cpus import num_cpus
 from rlinf.cli.console import configure_process
 from rlinf.reporting.report import collect
 from rlinf.reporting.report.collect import Experiment
-from rlinf.reporting.report.columns import COLUMNS
+from rlinf.reporting.report.columns import COLUMNS, further_suites, suite_column
 from rlinf.reporting.report.compare import MethodRuns
 from rlinf.reporting.run_info import hardware
+from rlinf.run_layout import CONFIG_FILE, DIAGNOSTICS_FILE, LEDGER_FILE, METRICS_FILE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-KEPT = ("evaluations.jsonl", "metrics.jsonl", "config.yaml")
+KEPT = (LEDGER_FILE, DIAGNOSTICS_FILE, METRICS_FILE, CONFIG_FILE)
 SHOWN = ("base", "avg", "nbt", "fwt", "zero_shot")
 CELL = "cell.json"
 STOP_S = 60.0  # for a launcher to save what it is at and end
@@ -43,13 +46,22 @@ STOP_S = 60.0  # for a launcher to save what it is at and end
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the table. logs: of the launcher; out: what is kept of it."""
+    """One run of the table.
+
+    command: the launcher's; logs: its; out: what is kept of it. settings: of the launcher, which evaluations share.
+    is_perturbed: the last policy is evaluated on LIBERO-PRO's changes of the suite. demonstrations: to say what
+    training changed; None: not said.
+    """
 
     row: str
     seed: int
     command: tuple[str, ...]
     logs: Path
     out: Path
+    suite: str = ""
+    settings: tuple[str, ...] = ()
+    is_perturbed: bool = False
+    demonstrations: Path | None = None
 
     @property
     def name(self) -> str:
@@ -58,6 +70,15 @@ class Cell:
     @property
     def is_done(self) -> bool:
         return (self.out / CELL).is_file()
+
+    def after(self) -> list[str] | None:
+        """What is to be run next once the launcher has ended; None: nothing."""
+        policy = LastPolicy.of(self.logs, self.suite)
+        if policy is not None and self.is_perturbed and policy.perturbed:
+            return evaluation(policy, self.row, self.settings)
+        if policy is not None and self.demonstrations and not policy.is_diagnosed:
+            return diagnosis(policy, self.demonstrations)
+        return None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,6 +111,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="base model; without it the suite's own")
     parser.add_argument("--scratch", type=Path, help="policy without pretraining, for the rows that need one")
     parser.add_argument("--demonstrations", type=Path, help="folder of expert demonstrations, for rows that need them")
+    parser.add_argument(
+        "--pro",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="evaluate LIBERO-PRO's changes of the suite after the last task (yes)",
+    )
     parser.add_argument("--commit", default="", help="of the code, where git cannot tell")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each task (%(default)s)")
     parser.add_argument("--tiny", action="store_true", help="two short episodes of everything, to try it")
@@ -127,7 +154,17 @@ def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
                 settings.append(f"actor.checkpoint_load_path={model.resolve()}")
             epochs = 1 if arguments.tiny else arguments.epochs
             words = command(row, arguments.suite, seed=seed, logs=logs, settings=settings, epochs=epochs)
-            yield Cell(row, seed, tuple(words), logs, out / row / f"seed{seed}")
+            yield Cell(
+                row,
+                seed,
+                tuple(words),
+                logs,
+                out / row / f"seed{seed}",
+                arguments.suite,
+                tuple(settings),
+                arguments.pro,
+                arguments.demonstrations,
+            )
 
 
 def run_cells(cells: Sequence[Cell], arguments: argparse.Namespace) -> bool:
@@ -138,16 +175,21 @@ def run_cells(cells: Sequence[Cell], arguments: argparse.Namespace) -> bool:
         while (waiting or running) and time.monotonic() < deadline:
             # Nothing is begun that would be stopped before it has a checkpoint to go on from.
             while waiting and len(running) < arguments.jobs and time.monotonic() + 0.5 * longest < deadline:
-                running.append(_Running.start(waiting.pop(0)))
+                running.append(_Running.start(waiting[0], waiting.pop(0).command))
             if not running:
                 break
             time.sleep(0.5)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 seconds, code = job.seconds(), job.process.returncode
-                if code:
+                following = None if code else job.cell.after()
+                if code or following == list(job.command):
                     good = False
-                    print(f"{job.cell.name}: failed with exit code {code}; see {job.log}", flush=True)
+                    why = f"failed with exit code {code}" if code else "left undone what it was to do"
+                    print(f"{job.cell.name}: {why}; see {job.log}", flush=True)
+                    continue
+                if following is not None:
+                    running.append(_Running.start(job.cell, following))
                     continue
                 longest = max(longest, seconds)
                 keep(job.cell, seconds, commit=arguments.commit or _commit())
@@ -164,27 +206,28 @@ def run_cells(cells: Sequence[Cell], arguments: argparse.Namespace) -> bool:
 
 @dataclass
 class _Running:
-    """A cell that is being run."""
+    """A command of a cell that is being run."""
 
     cell: Cell
+    command: Sequence[str]
     process: subprocess.Popen[bytes]
     log: Path
     started: float
 
     @staticmethod
-    def start(cell: Cell) -> _Running:
+    def start(cell: Cell, command: Sequence[str]) -> _Running:
         cell.logs.mkdir(parents=True, exist_ok=True)
         log = cell.logs / "launcher.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                cell.command,
+                command,
                 cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return _Running(cell, process, log, time.monotonic())
+        return _Running(cell, command, process, log, time.monotonic())
 
     def end(self) -> None:
         """Wait for a launcher that was told to end; what is left of it after a minute is killed."""
@@ -195,7 +238,8 @@ class _Running:
             self.process.wait()
 
     def seconds(self) -> float:
-        """How long the cell has taken, those calls included in which it was stopped or failed; once, when it ends."""
+        """How long the cell has taken, with its earlier commands and the calls in which it was stopped or failed; once,
+        when it ends."""
         file = self.cell.logs / "seconds.txt"
         before = float(file.read_text()) if file.is_file() else 0.0
         total = before + time.monotonic() - self.started
@@ -232,27 +276,30 @@ def _commit() -> str:
 
 
 def table(suite: str, cells: Sequence[Cell]) -> str:
-    """Markdown: a line per row and temperature, mean over seeds with its 95 % interval, in percent."""
+    """Markdown: a line per row and temperature, mean over seeds with its 95 % interval, in percent; success on
+    LIBERO-PRO's suites after the last task where any row was evaluated there."""
+    found: dict[tuple[str, float], list[Experiment]] = {}
+    for row in dict.fromkeys(cell.row for cell in cells):
+        done = [cell for cell in cells if cell.row == row and cell.is_done]
+        experiments = [one for one in collect([cell.out for cell in done]) if one.matrix] if done else []
+        for one in sorted(experiments, key=lambda one: -one.records[-1].temperature):
+            found.setdefault((row, one.records[-1].temperature), []).append(one)
+    suites = further_suites(one for experiments in found.values() for one in experiments)
     columns = [column for key in SHOWN for column in COLUMNS if column.key == key]
+    columns += [suite_column(one, suite) for one in suites]
     head = ["", "evaluated", "seeds", *(column.name for column in columns)]
     lines = [f"{suite}: tasks {SUITES[suite].first} to {SUITES[suite].last} in sequence", ""]
     lines += ["| " + " | ".join(head) + " |", "|---|---|---:|" + "---:|" * len(columns)]
-    for row in dict.fromkeys(cell.row for cell in cells):
-        done = [cell for cell in cells if cell.row == row and cell.is_done]
-        at: dict[float, list[Experiment]] = {}
-        for one in collect([cell.out for cell in done]) if done else []:
-            if one.matrix:
-                at.setdefault(one.records[-1].temperature, []).append(one)
-        for temperature, experiments in sorted(at.items(), reverse=True):
-            runs = MethodRuns.of(*experiments)
-            shown = []
-            for column in columns:
-                found = runs.cell(column)
-                ends = [] if found is None else [end for end in (found.low, found.high) if end is not None]
-                spread = f" [{', '.join(f'{100 * end:.0f}' for end in ends)}]" if ends else ""
-                shown.append("" if found is None else f"{100 * found.value:.1f}{spread}")
-            way = "greedy" if temperature == 0 else f"sampled at {temperature:g}"
-            lines.append("| " + " | ".join([ROWS[row].title, way, str(len(runs.seeds)), *shown]) + " |")
+    for (row, temperature), experiments in found.items():
+        runs = MethodRuns.of(*experiments)
+        shown = []
+        for column in columns:
+            cell = runs.cell(column)
+            ends = [] if cell is None else [end for end in (cell.low, cell.high) if end is not None]
+            spread = f" [{', '.join(f'{100 * end:.0f}' for end in ends)}]" if ends else ""
+            shown.append("" if cell is None else f"{100 * cell.value:.1f}{spread}")
+        way = "greedy" if temperature == 0 else f"sampled at {temperature:g}"
+        lines.append("| " + " | ".join([ROWS[row].title, way, str(len(runs.seeds)), *shown]) + " |")
     return "\n".join(lines)
 
 

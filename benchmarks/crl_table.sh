@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The table of continual-learning methods and controls, slice by slice: what is done is skipped.
 #
-#   bash benchmarks/crl_table.sh libero_spatial                              every row, three seeds
+#   bash benchmarks/crl_table.sh libero_spatial                              every row, three seeds, LIBERO-PRO at the end
 #   bash benchmarks/crl_table.sh libero_spatial --minutes 25 --jobs 3        ends in time; the next call goes on
 #   bash benchmarks/crl_table.sh libero_spatial --rows sequential,sft --seeds 1234
 #   bash benchmarks/crl_table.sh libero_spatial --show                       the table so far, and nothing is run

@@ -1,15 +1,26 @@
 """The results table: rows are launchers' command lines, what is done is skipped, numbers come from the ledgers."""
 
+import dataclasses
 import json
+from argparse import Namespace
 
+import numpy as np
 import pytest
 
 from benchmarks import crl_table
+from benchmarks.crl_after import LastPolicy, evaluation
 from benchmarks.crl_rows import ROWS, SUITES, command
 from rlinf.cli import run_sequence
 from rlinf.cli.launcher import read_arguments
-from tests.sequences import at, declaration
-from tests.study import write_study
+from rlinf.reporting import ledger
+from rlinf.reporting.diagnoses import read_if_there
+from rlinf.run_layout import DIAGNOSTICS_FILE, LEDGER_FILE
+from tests.sequences import at, declaration, save
+from tests.study import EPOCHS, write_record, write_study
+from tests.unit.replay_demos import write_hdf5
+from tests.unit.trained_runs import write_run
+
+SPATIAL = "libero_spatial"
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -71,3 +82,84 @@ def test_a_cell_that_fails_is_named_and_not_kept(tmp_path, capsys):
     assert "sequential seed 0: failed with exit code 2" in capsys.readouterr().out
     assert "nothing" in (tmp_path / "work/libero_spatial/sequential_seed0/launcher.log").read_text()
     assert not (tmp_path / "out").exists()
+
+
+def write_further(ledger_file, change, *, temperature=1.6, rate=0.25):
+    """An evaluation of the last row on a changed suite, at another temperature where one is given."""
+    last = ledger.rows([one for one in ledger.read(ledger_file) if one.suite == SPATIAL])[-1]
+    further = dataclasses.replace(
+        last, suite=f"{SPATIAL}_{change}", learnt_suite=SPATIAL, temperature=temperature,
+        success=dict.fromkeys(last.success, rate),
+    )  # fmt: skip
+    ledger.append(ledger_file, further)
+
+
+def test_the_last_policy_alone_is_evaluated_on_what_is_missing_of_libero_pro(tmp_path):
+    logs = write_study(tmp_path / "logs", methods=("sequential",), seeds=(1,))
+    file, run = logs / "sequential" / LEDGER_FILE, logs / "sequential" / "task_4_seed1"
+    policy = LastPolicy.of(logs, SPATIAL)
+    assert policy.checkpoint.actor == run / f"checkpoints/global_step_{EPOCHS}/actor"
+    assert policy.perturbed == tuple(f"{SPATIAL}_{change}" for change in ("lan", "object", "swap", "task"))
+    save(run, EPOCHS)
+    words = evaluation(policy, "full", ["env.video_episodes=0"])
+    signature, fixed = declaration(words[1].rpartition("/")[2])
+    arguments = read_arguments([words[1].rpartition("/")[2], signature, *words[2:], "--", *fixed])
+    _, (step,) = run_sequence.evaluation_steps(arguments, at(tmp_path))
+    assert (step.folder, step.learns) == ("logs/sequential/task_4_seed1", False)
+    assert step.config.env.suite == f"{SPATIAL}_lan"
+    assert step.config.env.eval_suites == [f"{SPATIAL}_{change}" for change in ("object", "swap", "task")]
+    assert (step.config.env.video_episodes, step.config.actor.model.is_lora) == (0, False)
+
+    write_further(file, "lan")
+    write_further(file, "swap")
+    assert LastPolicy.of(logs, SPATIAL).perturbed == (f"{SPATIAL}_object", f"{SPATIAL}_task")
+    last = ledger.rows([one for one in ledger.read(file) if one.suite == SPATIAL])[-1]
+    ledger.append(file, dataclasses.replace(last, temperature=0.0, decoding="greedy"))
+    write_further(file, "swap", temperature=0.0)
+    changes = [suite.removeprefix(f"{SPATIAL}_") for suite in LastPolicy.of(logs, SPATIAL).perturbed]
+    assert changes == ["lan", "object", "task"], "each suite is evaluated at all temperatures, as the tasks are"
+    assert LastPolicy.of(tmp_path / "nothing", SPATIAL) is None
+
+
+def test_suites_of_libero_pro_are_columns_where_any_row_was_evaluated_there(tmp_path):
+    cells = []
+    for row in ("sequential", "ewc"):
+        logs = write_study(tmp_path / row, methods=(row,), seeds=(1,))
+        if row == "ewc":
+            write_further(logs / row / LEDGER_FILE, "swap", rate=0.3)
+            write_further(logs / row / LEDGER_FILE, "lan", rate=0.7)
+        cells.append(crl_table.Cell(row, 1, ("bash",), logs, tmp_path / "out" / row / "seed1"))
+        crl_table.keep(cells[-1], 1.0, commit="abc")
+    head, _, without, with_both = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in crl_table.table(SPATIAL, cells).splitlines()[2:]
+    ]
+    assert head[-3:] == ["Zero-shot", "Other words", "Other places"]
+    assert (without[0], without[-2:]) == ("Seq. FT", ["", ""])
+    assert (with_both[0], [cell.partition(" ")[0] for cell in with_both[-2:]]) == ("EWC", ["70.0", "30.0"])
+    (line,) = crl_table.table(SPATIAL, cells[:1]).splitlines()[2:3]
+    assert line.endswith("Zero-shot |")
+
+
+def test_what_training_changed_is_found_out_and_kept_with_a_cell(small_policy, tmp_path, capsys):
+    """After its launcher, which has nothing left to do here."""
+    logs, demonstrations = tmp_path / "logs", tmp_path / "demonstrations"
+    write_hdf5(demonstrations, task_ids=range(10), num_demos=1, num_steps=2)
+    write_run(small_policy, logs / "sequential", adapter_seed=1)
+    for learnt in ((), (2,)):
+        checkpoint = "task_2_seed7/global_step_3" if learnt else "base"
+        write_record(logs / "sequential", "sequential", 7, learnt, np.full(10, 0.5), checkpoint=checkpoint)
+    cell = crl_table.Cell(
+        "sequential", 7, ("true",), logs, tmp_path / "out" / "seed7", SPATIAL, demonstrations=demonstrations
+    )
+    assert crl_table.run_cells([cell], Namespace(minutes=None, jobs=1, commit="abc")), capsys.readouterr().out
+    (kept,) = read_if_there(cell.out / "sequential" / DIAGNOSTICS_FILE)
+    assert sorted(kept.kl) == sorted(kept.fisher_energy) == list(range(10))
+    assert json.loads((cell.out / crl_table.CELL).read_text())["command"] == "true"
+    assert cell.after() is None
+
+    (logs / "sequential" / DIAGNOSTICS_FILE).unlink()
+    (logs / "sequential" / "task_2_seed7" / "config.yaml").unlink()
+    other = dataclasses.replace(cell, out=tmp_path / "out" / "other")
+    assert not crl_table.run_cells([other], Namespace(minutes=None, jobs=1, commit="abc"))
+    assert "sequential seed 7: failed with exit code 2" in capsys.readouterr().out
+    assert not other.out.exists()

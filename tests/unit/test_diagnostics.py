@@ -2,17 +2,14 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from rlinf.cli import diagnose
 from rlinf.cli.console import UsageError
-from rlinf.config import config_yaml, load_config
 from rlinf.config.schema import ReplayConfig
 from rlinf.custom.replay.dataset import find_demonstrations, read_demonstration
-from rlinf.custom.sequence.lineage import Lineage
 from rlinf.diagnostics.divergence import divergence_from_base
 from rlinf.diagnostics.fisher_energy import fisher_energy, fisher_on_demonstration
 from rlinf.diagnostics.weight_change import (
@@ -24,9 +21,10 @@ from rlinf.diagnostics.weight_change import (
     whole_deltas,
 )
 from rlinf.reporting.diagnoses import Diagnosis, DiagnosisError, append, by_checkpoint, read_if_there
-from rlinf.run_layout import CONFIG_FILE, DIAGNOSTICS_FILE, Checkpoint
+from rlinf.run_layout import DIAGNOSTICS_FILE
 from tests.small_policy import make_learner, make_rollouts, read_policy, write_adapter
 from tests.unit.replay_demos import write_hdf5
+from tests.unit.trained_runs import write_run
 from transformers_openvla_oft.adapters import low_rank_product
 
 
@@ -133,18 +131,6 @@ def test_fisher_energy_of_an_adapter_is_that_of_the_weights_it_changes(small_pol
     count, information = sum(map(torch.numel, weights.values())), sum(float(f.double().sum()) for f in fisher.values())
     ratio = (count / information) / (flat_f.numel() / float(flat_f.sum()))
     assert on_all == pytest.approx(float(expected) * ratio, rel=1e-3)
-
-
-def write_run(policy: Path, folder: Path, *, adapter_seed: int) -> Checkpoint:
-    """A run after one task, as training leaves it behind: a checkpoint, where it comes from, and its settings."""
-    given = [f"actor.checkpoint_load_path={policy}", "actor.model.lora_rank=4", "env.fixed_task_ids=[2]"]
-    given.append(f"actor.tokenizer.tokenizer_model={policy}")
-    config = load_config("crl_experiment/libero_spatial_grpo_tiny", given)
-    checkpoint = Checkpoint.at(folder / "task_2_seed7", 3)
-    write_adapter(policy, checkpoint.actor, seed=adapter_seed)
-    Lineage("sequential", "libero_spatial", 7, (2,), (2,), str(policy)).save(checkpoint.actor)
-    (checkpoint.run_folder / CONFIG_FILE).write_text(config_yaml(config))
-    return checkpoint
 
 
 def test_what_was_found_is_kept_beside_the_ledger(small_policy, tmp_path, capsys):
