@@ -129,6 +129,7 @@ class EmbodiedRunner:
         self.epoch = 0
         self._collects = make_method(config.method).collects
         self._meeting = TemporaryDirectory(prefix="rlinf_")  # the driver's, since workers are killed in the end
+        self._epoch_ended: float | None = None
         self.logger = metric_logger(config, state.folder)
 
     @property
@@ -174,9 +175,10 @@ class EmbodiedRunner:
         self.logger.close()
 
     def train_epoch(self) -> None:
-        """One epoch: sync weights, collect, update, save, log."""
-        metrics: dict[str, float] = {}
-        started = time.monotonic()
+        """One epoch: sync weights, collect, update, save, log. It lasts from the end of the one before, whose metrics
+        are logged meanwhile, so that epochs add up to the run."""
+        started = self._epoch_ended or time.monotonic()
+        metrics = {"time/log": time.monotonic() - started}
         with _timed(metrics, "time/sync_weights"):
             self.sync_weights()
         rollouts = None
@@ -189,16 +191,17 @@ class EmbodiedRunner:
         self.epoch += 1
         last = self.epoch == self.config.runner.max_epochs
         if last:
-            self.actor.call("end_task", self.task, batches)
+            with _timed(metrics, "time/end_task"):
+                self.actor.call("end_task", self.task, batches)
         with _timed(metrics, "time/save"):
             if last or self.epoch % self.config.runner.save_interval == 0:
                 self.save()
         interval = self.config.runner.val_check_interval
         if interval > 0 and self.epoch % interval == 0:
-            self.sync_weights()
-            tasks, videos, label = self.state.task_ids, self.state.folder / VIDEOS, f"evaluation at epoch {self.epoch}"
-            metrics |= evaluate(self.workers, self.config, task_ids=tasks, label=label, video_folder=videos).metrics()
-        metrics["time/epoch"] = time.monotonic() - started
+            with _timed(metrics, "time/evaluate"):
+                metrics |= self.validate()
+        self._epoch_ended = time.monotonic()
+        metrics["time/epoch"] = self._epoch_ended - started
         if rollouts:
             metrics |= rollouts.metrics()
             metrics["rollout/steps_per_second"] = metrics["rollout/num_steps"] / metrics["time/rollout"]
@@ -278,6 +281,12 @@ class EmbodiedRunner:
         publish(folder, self.epoch)
         if self.config.runner.keep_checkpoints:
             prune(folder, self.config.runner.keep_checkpoints)
+
+    def validate(self) -> dict[str, float]:
+        """Evaluate the tasks that are trained, as they are learnt by now."""
+        self.sync_weights()
+        tasks, videos, label = self.state.task_ids, self.state.folder / VIDEOS, f"evaluation at epoch {self.epoch}"
+        return evaluate(self.workers, self.config, task_ids=tasks, label=label, video_folder=videos).metrics()
 
     def evaluate(self, suites: Sequence[str], *, row: str | None, label: str) -> None:
         """Evaluate all tasks of some suites; ``row`` names the row of the success matrix that the results become."""
