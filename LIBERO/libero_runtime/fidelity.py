@@ -13,7 +13,8 @@ references, stock as it is and converged stock (the same with a solver tolerance
 
 - Step by step: from each state that converged stock passes through, one control step of ours against one of its own,
   all of `qpos` within `STEP_TOLERANCE`. Left out are steps where stock is a tenth of it off when it starts 1e-9 away,
-  or from the same state with its sums in another order (there are objects that hop by micrometres in a substep).
+  or from the same state with its sums in another order or a solver tolerance of 1e-13 (there are objects that hop by
+  micrometres in a substep, or do not).
 - Whole runs: ours against both references. A joint or object counts as chaotic from the step at which a twin of the
   reference is further away than a tenth of the tolerance; until then ours must stay within it. Twins are three runs
   from states perturbed by 1e-9, 1e-8 and 1e-8 (joint positions, object positions, velocities: 1e-8 m is how far ours,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -108,13 +109,13 @@ class Stock:
         *,
         perturbation: float = 0.0,
         seed: int = 0,
-        converged: bool = False,
+        tolerance: float | None = None,
         reordered: bool = False,
     ) -> None:
         """Go to a state, or to one `perturbation` away.
 
-        What follows runs `converged` with the solver's tolerance tightened, `reordered` with constraint Jacobians
-        stored sparsely: the same matrices, whose sums are rounded otherwise.
+        What follows runs with another `tolerance` of the solver, `reordered` with constraint Jacobians stored
+        sparsely: the same matrices, whose sums are rounded otherwise.
         """
         mujoco.mj_setState(self.model, self.data, state[0], STATE)
         self.controller.set_state(state[1])
@@ -123,13 +124,13 @@ class Stock:
             self.data.qpos[self.layout.joints] += perturbation * rng.choice([-1.0, 1.0], len(self.layout.joints))
             self.data.qpos[self.layout.objects] += perturbation * rng.choice([-1.0, 1.0], self.layout.objects.shape)
             self.data.qvel[:] += perturbation * rng.choice([-1.0, 1.0], self.model.nv)
-        self.model.opt.tolerance = _CONVERGED if converged else self._tolerance
+        self.model.opt.tolerance = self._tolerance if tolerance is None else tolerance
         self.model.opt.jacobian = mujoco.mjtJacobian.mjJAC_SPARSE if reordered else self._jacobian
         self.env.timestep, self.env.done = 0, False
 
     def run(self, actions_TA: Array, *, perturbation: float = 0.0, seed: int = 0, converged: bool = False) -> Run:
         """Run from the settled state, or from one `perturbation` away."""
-        self.load(self._settled, perturbation=perturbation, seed=seed, converged=converged)
+        self.load(self._settled, perturbation=perturbation, seed=seed, tolerance=_CONVERGED if converged else None)
         joints, objects, rewards, success = [], [], [], []
         for action in actions_TA:
             _, reward, done, _ = self.control_env.step(action)
@@ -150,21 +151,29 @@ class Stock:
         )
         converged_run = self.run(actions_TA, converged=True)
         stock = [self.run(actions_TA), *twins, converged_run]
-        self.load(self._settled, converged=True)
+        self.load(self._settled, tolerance=_CONVERGED)
         starts, ends = [], []
         for action in actions_TA:
             starts.append(self.state())
             self.control_env.step(action)
             ends.append(self.data.qpos.copy())
-        step_twins = [self._steps_again(starts, actions_TA, size) for size in (_STEP_PERTURBATION, 0.0)]
+        again = partial(self._steps_again, starts, actions_TA)
+        step_twins = [again(perturbation=_STEP_PERTURBATION), again(reordered=True), again(tolerance=_CONVERGED / 10)]
         return Record(actions_TA, stock, [converged_run, *converged_twins], starts, np.array(ends), step_twins)
 
-    def _steps_again(self, starts: Sequence[tuple[Array, Array]], actions_TA: Array, perturbation: float) -> Array:
-        """Where each step ends from a state so far away, or (0) with its sums in another order."""
+    def _steps_again(
+        self,
+        starts: Sequence[tuple[Array, Array]],
+        actions_TA: Array,
+        *,
+        perturbation: float = 0.0,
+        reordered: bool = False,
+        tolerance: float = _CONVERGED,
+    ) -> Array:
+        """Where each step ends in another way that should not matter; see `load`."""
         ends = []
         for step, (start, action) in enumerate(zip(starts, actions_TA, strict=True)):
-            reordered = perturbation == 0.0
-            self.load(start, perturbation=perturbation, seed=step, converged=True, reordered=reordered)
+            self.load(start, perturbation=perturbation, seed=step, tolerance=tolerance, reordered=reordered)
             self.control_env.step(action)
             ends.append(self.data.qpos.copy())
         return np.array(ends)
