@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up like the quickstart, then lints, type-checks and tests.
 #
-#   bash tests/run.sh                      every suite, with the time of each
+#   bash tests/run.sh                      every suite, with the time of each check
 #   bash tests/run.sh tests/unit -k plan   pytest with these arguments instead
 source "$(dirname "${BASH_SOURCE[0]}")/../examples/setup_environment.sh"
 setup_development_environment
@@ -27,12 +27,11 @@ fi
 if (($#)); then
   check pytest python -m pytest "$@"
 else
-  # The others start processes of their own, as many as there are cores.
+  # Those that wait longest for processes of their own come first, so that others fill the cores meanwhile.
   workers=$(python -m libero_runtime.cpus)
-  check tests/unit env OMP_NUM_THREADS=1 python -m pytest -q tests/unit -n $((workers < 4 ? workers : 4)) --dist loadfile
-  for suite in golden distributed gpu e2e; do
-    check "tests/$suite" python -m pytest -q "tests/$suite"
-  done
+  suites=(tests/e2e tests/distributed tests/gpu tests/golden tests/unit)
+  check tests env OMP_NUM_THREADS=1 python -m pytest -q "${suites[@]}" -n $((workers < 4 ? workers : 4)) --dist loadfile \
+    --durations=15
 fi
 
 printf '\n'

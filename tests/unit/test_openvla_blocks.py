@@ -25,7 +25,6 @@ from transformers_openvla_oft import (
     SmallSizes,
     TowerSizes,
     checkpoint_blocks,
-    compile_blocks,
     create_small_checkpoint,
     fsdp_units,
 )
@@ -192,21 +191,10 @@ def test_a_policy_that_only_acts_keeps_its_adapter_in_its_own_precision(small_po
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [None, "matmuls"])
-def test_compiled_blocks(small_policy, plain, checkpointing):
-    policy = effective(read_policy(small_policy))
-    if checkpointing is not None:
-        checkpoint_blocks(policy.module, policy=checkpointing)
-    assert compile_blocks(policy.module) == 4
-    assert_same(outcome(policy), plain)
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize("shard_frozen", [False, True])
-def test_compiled_blocks_that_are_sharded(small_policy, plain, tmp_path, shard_frozen):
+def test_compiled_blocks_that_are_checkpointed_and_sharded(small_policy, plain, tmp_path):
     """In the place of a policy that was let go of, as at the start of a sequence's next task, nothing is compiled."""
-    config = replace(model_config(small_policy), compile_blocks=True, gradient_checkpointing=True)
+    checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_policy": "matmuls"}
+    config = replace(model_config(small_policy), compile_blocks=True, **checkpointing)
     source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
     graphs = []
     for number in range(2):
@@ -216,10 +204,8 @@ def test_compiled_blocks_that_are_sharded(small_policy, plain, tmp_path, shard_f
         torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
         try:
             mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-            shard(
-                policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True,
-                shard_frozen=shard_frozen,
-            )  # fmt: skip
+            options = {"reshard_after_forward": True, "shard_frozen": False}
+            shard(policy.module, policy.units(), mesh, param_dtype="fp32", **options)
             assert_same(outcome(policy), plain)
         finally:
             torch.distributed.destroy_process_group()
