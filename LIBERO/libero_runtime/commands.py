@@ -79,6 +79,17 @@ def run_command(command: Callable[[], int]) -> int:
 def system_message(error: BaseException) -> str | None:
     """What the operating system refused and what its user can do, also where a library or a Ray worker wraps it; None
     for every other error."""
+    number = refused(error)
+    if number is None:
+        return None
+    causes = list(_causes(error))
+    names = [getattr(one, name, None) for one, _ in causes for name in ("filename2", "filename")]  # the target first
+    paths = [name for name in names if name]
+    return f"{f'{paths[0]}: ' if paths else ''}{os.strerror(number)}; {MENDABLE[number]}"
+
+
+def refused(error: BaseException) -> int | None:
+    """The number (``errno``) of what the operating system refused and its user can mend, see ``system_message``."""
     causes = list(_causes(error))
     stated = [
         one.errno
@@ -86,11 +97,7 @@ def system_message(error: BaseException) -> str | None:
         if isinstance(one, OSError) and one.errno is not None and one.errno in (MENDABLE if is_certain else _STORAGE)
     ]
     quoted = [number for one, _ in causes if (number := _quoted(f"{one} {one.args}")) is not None]
-    names = [getattr(one, name, None) for one, _ in causes for name in ("filename2", "filename")]  # the target first
-    paths = [name for name in names if name]
-    for number in (*stated, *quoted):
-        return f"{f'{paths[0]}: ' if paths else ''}{os.strerror(number)}; {MENDABLE[number]}"
-    return None
+    return next(iter((*stated, *quoted)), None)
 
 
 @contextmanager

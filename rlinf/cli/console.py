@@ -62,10 +62,14 @@ def configure_process() -> None:
     for noisy in ("httpx", "OpenGL", "matplotlib", "robosuite_logs"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
+    leaving = signal.SIGTERM, signal.SIGHUP
+
     def leave(number: int, _: FrameType | None) -> None:
+        for once in leaving:  # a second one, as a group and its parent may send, would interrupt the tidying up
+            signal.signal(once, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in leaving:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
 

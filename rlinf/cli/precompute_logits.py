@@ -70,6 +70,7 @@ def run(config: Config, source: PolicySource, refs: Sequence[DemonstrationRef], 
         lambda _: (config, source, threads),
         placement=placement,
         timeout_s=config.runner.call_timeout_s,
+        stall_s=config.runner.stall_timeout_s,
         watched=True,
     )
     with Progress("base-model logits", total=len(refs), unit="demonstrations") as bar:

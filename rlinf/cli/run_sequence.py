@@ -1,6 +1,7 @@
 """Carry out what a launcher asks for: train task after task, evaluate, or show the plan (``--dry-run``).
 
-It composes the configuration once and plans; ``rlinf.cli.steps`` carries the plan out.
+It composes the configuration once and plans; ``rlinf.cli.steps`` carries the plan out, in a process of its own that is
+started again when it dies.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from libero_runtime.suites import num_tasks
 from rlinf.cli.console import REPOSITORY, UsageError, run_cli
 from rlinf.cli.launcher import Arguments, parse_count, parse_tasks, read_arguments
+from rlinf.cli.supervise import supervise
 from rlinf.config import check_eval_suites, load_config, validate
 from rlinf.config.differences import refuse_other_settings
 from rlinf.config.places import check_writable
@@ -21,7 +23,7 @@ from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence, sequence_
 from rlinf.custom.sequence.recipe import DEFAULT_SEED, TRAIN_SCRIPT, Recipe, Step
 from rlinf.reporting import ledger
 from rlinf.reporting.loggers import check_backends
-from rlinf.run_layout import BASE_ROW, CONFIG_FILE, LEDGER_FILE, LINEAGE_FILE
+from rlinf.run_layout import BASE_ROW, CONFIG_FILE, LEDGER_FILE, LINEAGE_FILE, Checkpoint, checkpoints
 
 PLANNED = {
     "runner.seed": "the argument SEED",
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     workspace = Workspace(root=REPOSITORY, called_from=Path.cwd())
     plans = {"sequence": sequence_steps, "evaluate": evaluation_steps, "train": single_step}
     heading, steps = plans[arguments.action](arguments, workspace)
-    print(heading, flush=True)
+    print(heading)
     if arguments.is_dry_run:
         for number, step in enumerate(steps, start=1):
             print("\n".join(step.describe(number, len(steps))))
@@ -53,9 +55,19 @@ def main(argv: Sequence[str]) -> int:
     if not any(step.todo for step in steps):
         print("\n".join(step.skipped(number, len(steps)) for number, step in enumerate(steps, start=1)))
         return 0
-    from rlinf.cli.steps import run_steps  # which imports torch and Ray
 
-    return run_steps(steps)
+    def work(is_first: bool) -> int:
+        from rlinf.cli.steps import run_steps  # which imports torch and Ray
+
+        return run_steps(steps if is_first else plans[arguments.action](arguments, workspace)[1])
+
+    limit = max(step.config.runner.max_restarts for step in steps)
+    return supervise(work, lambda: [_saved(workspace.root / step.folder) for step in steps], max_restarts=limit)
+
+
+def _saved(folder: Path) -> tuple[list[Checkpoint], int]:
+    """What a run has written for good: checkpoints, and evaluations beside it."""
+    return checkpoints(folder), len(ledger.read_if_there(folder.parent / LEDGER_FILE))
 
 
 def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:

@@ -84,6 +84,12 @@ class RunnerConfig:
     """Epochs between evaluations of the trained tasks; -1: never."""
     call_timeout_s: float = field(default=1800.0, metadata=FREE)
     """Deadline of one worker call; a call that takes longer ends the run with an error that names the worker."""
+    stall_timeout_s: float = field(default=600.0, metadata=FREE | POSITIVE)
+    """The same for collecting and updating, which report progress: how long there may be none."""
+    max_restarts: int = field(default=3, metadata=FREE | NOT_NEGATIVE)
+    """How often in a row a launcher starts a run again that dies without a new checkpoint or evaluation; errors that a
+    user can mend and signals from outside end it at once. A simulator process that dies is replaced as often in an
+    epoch."""
     logger: LoggerConfig = field(default_factory=LoggerConfig, metadata=FREE)
 
 
@@ -350,6 +356,9 @@ class EnvConfig:
     """Idle actions after a reset, while objects fall into place."""
     reward_coef: float = 5.0
     """Reward for reaching success."""
+    call_timeout_s: float = field(default=300.0, metadata=FREE | POSITIVE)
+    """A simulator process that has not answered a call (at most the building of its scenes, or a chunk of actions in
+    each) after so long is replaced."""
     use_rel_reward: bool = True
     """Reward changes of success (``+reward_coef`` when reached, minus that when lost) instead of every step in it."""
     video_episodes: int = field(default=0, metadata=FREE)

@@ -89,6 +89,11 @@ class EpisodeQueue:
             self._task_of[worker] = task
         return self._waiting[task].popleft()
 
+    def put_back(self, plans: Sequence[EpisodePlan]) -> None:
+        """Episodes that were begun and could not be finished."""
+        for plan in plans:
+            self._waiting[plan.task_id].appendleft(plan)
+
 
 class EpisodeRecorder:
     """Collects the chunks of running episodes; a finished episode becomes samples and a result.

@@ -2,8 +2,11 @@
 
 import gc
 import logging
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -17,14 +20,23 @@ T = TypeVar("T")
 
 _POLL_S = 0.5
 WATCH = "watch"
+LAST_LINES = 20
 Show = Callable[[Sequence[Any]], None]
 
 
 class WorkerError(RuntimeError):
     """A worker died, hung or failed; the message names it. Unlike after other errors, trying again may help."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}\nRun the same command again to continue from what was saved")
+
+def describe_death(error: RayActorError) -> str:
+    """What Ray says of an actor's death, and the last lines that the process wrote, where this machine has them."""
+    text = str(error).partition("Some common causes")[0].strip()
+    pid = re.search(r"\bpid: (\d+)", text)
+    node: Any = ray._private.worker._global_node
+    folder = Path(node.get_logs_dir_path()) if node else None
+    logs = sorted(folder.glob(f"worker-*-{pid[1]}.*"), reverse=True) if folder and pid else []  # .out before .err
+    lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()[-LAST_LINES:]]
+    return "\n  ".join([f"{text}\nThe last lines of its log:", *lines]) if lines else text
 
 
 @dataclass(frozen=True)
@@ -87,12 +99,20 @@ class WorkerGroup:
         *,
         placement: WorkerPlacement = WorkerPlacement(),
         timeout_s: float,
+        stall_s: float = math.inf,
         watched: bool = False,
+        replaceable: bool = False,
     ) -> None:
-        """``watched`` workers have a second thread, in which they are asked for progress while the first works; a
-        simulator must not, since OpenGL contexts belong to one thread."""
+        """Returns before the workers are ready.
+
+        timeout_s: deadline of a call; stall_s: of a call that shows progress, without any.
+        watched: they have a second thread, in which they are asked for progress while the first works; a simulator must
+            not, since OpenGL contexts belong to one thread.
+        replaceable: Ray starts another in the place of one that dies, whose running calls fail.
+        """
         self.name = name
-        self.timeout_s = timeout_s
+        self.timeout_s, self.stall_s = timeout_s, stall_s
+        self._shown: Sequence[Any] = ()
         # Ray's types know neither concurrency groups nor classes that are not literals.
         remote: Any = ray.remote(concurrency_groups={WATCH: 1}) if watched else ray.remote  # type: ignore[call-overload]
         actor_class = remote(type(worker_class.__name__, (_KeepsRefusal, worker_class), {}))
@@ -101,7 +121,7 @@ class WorkerGroup:
             options: dict[str, Any] = {
                 "num_cpus": placement.num_cpus,
                 "num_gpus": placement.num_gpus,
-                "max_restarts": 0,
+                "max_restarts": -1 if replaceable else 0,
             }
             if placement.env_vars:
                 options["runtime_env"] = {"env_vars": placement.env_vars}
@@ -160,19 +180,21 @@ class WorkerGroup:
             self._finish(calls, show)
 
     def _finish(self, refs: "Sequence[ray.ObjectRef[Any]]", show: Show | None) -> None:
+        limit, key = (self.timeout_s, "call_timeout_s") if show is None else (self.stall_s, "stall_timeout_s")
         pending, waited = list(refs), 0.0
         asked: list[ray.ObjectRef[Any]] = []
         while pending:
             done, pending = ray.wait(pending, num_returns=1, timeout=_POLL_S, fetch_local=False)
+            shown = self._shown
             if show is not None:
                 asked = self._show_progress(asked, show)
-            if not done:
-                waited += _POLL_S
-                if waited >= self.timeout_s:
-                    raise WorkerError(
-                        f"{self.name}: {len(pending)} of {len(refs)} calls did not return within "
-                        f"{self.timeout_s:.0f} s (runner.call_timeout_s); the workers are stopped"
-                    )
+            waited = 0.0 if done or self._shown != shown else waited + _POLL_S
+            if waited >= limit:
+                how = "did not return" if show is None else "made no progress"
+                raise WorkerError(
+                    f"{self.name}: {len(pending)} of {len(refs)} calls {how} within {limit:.0f} s (runner.{key}); the "
+                    "workers are stopped"
+                )
             for ref in done:
                 self._raise_failure(ref)
 
@@ -182,7 +204,8 @@ class WorkerGroup:
             answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
             if len(answered) < len(asked):
                 return asked
-            show(ray.get(asked))
+            self._shown = ray.get(asked)
+            show(self._shown)
         return [worker.progress.options(concurrency_group=WATCH).remote() for worker in self.workers]
 
     def _raise_failure(self, ref: "ray.ObjectRef[Any]") -> None:
@@ -191,7 +214,7 @@ class WorkerGroup:
         except RayTaskError as error:
             raise error.as_instanceof_cause() from None
         except RayActorError as error:
-            raise WorkerError(f"{self.name}: a worker died: {error}") from error
+            raise WorkerError(f"{self.name}: a worker died: {describe_death(error)}") from error
         except GetTimeoutError as error:
             raise WorkerError(f"{self.name}: a result could not be fetched within {self.timeout_s:.0f} s") from error
 

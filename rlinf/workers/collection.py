@@ -4,8 +4,9 @@ The environments of a simulator process form pipeline stages that take turns: wh
 on others. On a GPU the policy acts on one batch while the next is put together, so that it never runs out of work.
 """
 
+import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,16 +16,23 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from rlinf.config.schema import EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, EpisodeResult, Observation
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a_time
 from rlinf.models import Policy, PolicyOutput
 from rlinf.models.transfer import Received
+from rlinf.scheduler.worker_group import WorkerError, describe_death
 from rlinf.workers.env import PlayRequest
+
+log = logging.getLogger(__name__)
 
 MAX_FLIGHTS = 2  # one batch that the policy acts on, and the next
 POLL_S = 0.002  # between two checks of what simulators have answered, while the policy is busy
+RESTART_S = 0.1  # between two questions whether a process has taken the place of one that died
+REPLACED_WITHIN_S = 120.0
+LOOK_S = 1.0  # between two checks whether one has stopped answering, while nothing else is to be done
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Collected:
     inference_s: float
     waiting_s: float
     num_chunks: int
+    num_replaced: int = 0
+    """Simulator processes that died or hung, and were replaced."""
 
     @staticmethod
     def cat(parts: Sequence["Collected"]) -> "Collected":
@@ -74,6 +84,7 @@ class Collected:
             inference_s=max(part.inference_s for part in parts),
             waiting_s=max(part.waiting_s for part in parts),
             num_chunks=sum(part.num_chunks for part in parts),
+            num_replaced=sum(part.num_replaced for part in parts),
         )
 
     def then(self, later: "Collected") -> "Collected":
@@ -109,18 +120,23 @@ class Collected:
             "rollout/return": sum(result.total_reward for result in self.results) / count,
             "rollout/episode_len": sum(result.num_steps for result in self.results) / count,
             "rollout/num_episodes": float(count),
+            "rollout/num_replaced_simulators": float(self.num_replaced),
         }
 
 
 @dataclass(eq=False)
 class _Stage:
-    """A group of environments of one simulator process: the episode of each, and how many chunks of it were begun."""
+    """A group of environments of one simulator process: the episode of each, and how many chunks of it were begun.
+
+    asked: when the process was given its request.
+    """
 
     worker: int
     env_ids: Sequence[int]
     episode_of: dict[int, EpisodePlan] = field(default_factory=dict)
     chunk_of: dict[int, int] = field(default_factory=dict)
     request: PlayRequest | None = None
+    asked: float = 0.0
 
     @property
     def num_asked(self) -> int:
@@ -143,6 +159,9 @@ class Collector:
     """Plays complete episodes in the simulator processes ``envs``, each with ``num_envs`` environments.
 
     recorder: is told of everything; another thread may ask it how far the collection is.
+    timeout_s: a process that has not answered a call after so many seconds is ended.
+    max_replaced: how often each process may die; Ray starts another in its place, which plays the unfinished episodes
+        again. An episode depends on its plan and number alone, so nothing else comes of it.
     """
 
     def __init__(
@@ -155,11 +174,14 @@ class Collector:
         num_envs: int,
         num_stages: int,
         max_batch: int,
+        timeout_s: float,
+        max_replaced: int,
     ) -> None:
         self._policy = policy
         self._envs = envs
         self._request = request
-        self._max_batch = max_batch
+        self._max_batch, self._timeout_s, self._max_replaced = max_batch, timeout_s, max_replaced
+        self._replaced, self._ended = Counter[int](), set[int]()
         self._queue, self._recorder = EpisodeQueue(request.plans), recorder
         self._videos: dict[int, list[NDArray[np.uint8]]] = {number: [] for number in sorted(request.video_episodes)}
         self._pending: dict[ray.ObjectRef[Any], _Stage] = {}
@@ -176,7 +198,8 @@ class Collector:
 
     def run(self) -> Collected:
         """Play all episodes."""
-        ray.get([env.configure.remote(self._request.split) for env in self._envs])
+        for env in self._envs:
+            env.configure.remote(self._request.split)
         for stage in self._stages:
             self._submit(stage, {})
         while self._pending or self._flights:
@@ -195,6 +218,7 @@ class Collector:
             inference_s=self._inference_s,
             waiting_s=self._waiting_s,
             num_chunks=self._num_chunks,
+            num_replaced=self._replaced.total(),
         )
 
     def _answered(self) -> "list[ray.ObjectRef[Any]]":
@@ -203,9 +227,11 @@ class Collector:
         refs, is_busy = list(self._pending), bool(self._flights)
         if not is_busy:
             started = time.perf_counter()
-            ray.wait(refs, num_returns=1)
+            while not ray.wait(refs, num_returns=1, timeout=LOOK_S)[0]:
+                self._end_silent(refs)
             self._waiting_s += time.perf_counter() - started
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=POLL_S if is_busy else 0)
+        ready, silent = ray.wait(refs, num_returns=len(refs), timeout=POLL_S if is_busy else 0)
+        self._end_silent(silent)
         room, chosen = self._max_batch, 0
         while chosen < len(ready) and (chosen == 0 or self._pending[ready[chosen]].num_asked <= room):
             room -= self._pending[ready[chosen]].num_asked
@@ -213,14 +239,69 @@ class Collector:
         is_full = chosen < len(ready) or room <= 0
         return ready[:chosen] if is_full or not is_busy else []
 
+    def _end_silent(self, refs: "Sequence[ray.ObjectRef[Any]]") -> None:
+        """End processes that have not answered for too long: these calls then fail like those of one that died."""
+        for ref in refs:
+            stage = self._pending[ref]
+            if time.monotonic() - stage.asked > self._timeout_s and stage.worker not in self._ended:
+                log.warning("simulator %d has not answered for %.0f s: it is ended", stage.worker, self._timeout_s)
+                self._ended.add(stage.worker)
+                ray.kill(self._envs[stage.worker], no_restart=False)
+
+    def _replace(self, worker: int, error: RayActorError) -> None:
+        """A simulator process has died, and Ray starts another in its place: its episodes begin anew. What the policy
+        answers to the dead one's observations counts no more, since their stages are none of ours any longer.
+
+        Raises:
+            WorkerError: that happens too often.
+        """
+        self._replaced[worker] += 1
+        if self._replaced[worker] > self._max_replaced:
+            count = self._replaced[worker]
+            raise WorkerError(f"simulator {worker} died {count} times (runner.max_restarts): {describe_death(error)}")
+        lost = [stage for stage in self._stages if stage.worker == worker]
+        self._pending = {ref: stage for ref, stage in self._pending.items() if stage not in lost}
+        plans = [plan for stage in lost for plan in stage.episode_of.values()]
+        why = describe_death(error)
+        log.warning("simulator %d died; another plays its %d unfinished episodes again: %s", worker, len(plans), why)
+        self._queue.put_back(plans)
+        for plan in plans:
+            self._videos.get(plan.episode, []).clear()
+        self._stages = [_Stage(worker, stage.env_ids) if stage in lost else stage for stage in self._stages]
+        self._configure_another(worker)
+        self._ended.discard(worker)
+        for stage in self._stages:
+            if stage.worker == worker:
+                self._submit(stage, {})
+
+    def _configure_another(self, worker: int) -> None:
+        """Wait until Ray has started a process in the place of one that died: it refuses calls at first."""
+        deadline = time.monotonic() + REPLACED_WITHIN_S
+        env: Any = self._envs[worker]
+        while True:
+            try:
+                ray.get(env.configure.remote(self._request.split), timeout=REPLACED_WITHIN_S)
+                return
+            except ActorUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RESTART_S)
+
     def _launch(self, answered: "Sequence[ray.ObjectRef[Any]]") -> None:
         """Let the policy act on the observations of stages."""
         rows: list[tuple[_Stage, int]] = []
         seen: list[Observation] = []
         for ref in answered:
-            stage = self._pending.pop(ref)
+            stage = self._pending.pop(ref, None)
+            if stage is None:  # of a process that died a moment ago
+                continue
+            try:
+                answer = ray.get(ref)
+            except RayActorError as error:
+                self._replace(stage.worker, error)
+                continue
             num_rows = len(rows)
-            for env_ids, observation in self._absorb(stage, *ray.get(ref)):
+            for env_ids, observation in self._absorb(stage, *answer):
                 rows += [(stage, env_id) for env_id in env_ids]
                 seen.append(observation)
             if len(rows) == num_rows:
@@ -248,20 +329,23 @@ class Collector:
     def _land(self, flight: _Flight) -> None:
         """Hand the policy's actions to the simulators; the recorder keeps what the learner needs."""
         env_actions_BCA = flight.output.env_actions_BCA
+        rows = [row for row, (stage, _) in enumerate(flight.rows) if stage in self._stages]
+        chosen = slice(None) if len(rows) == len(flight.rows) else rows  # a slice copies no images
         frames, (bins_BCA, logprobs_BCA, *values) = flight.frames.arrays(), flight.sample.arrays()
         now = time.perf_counter()
         self._inference_s += now - max(flight.launched, self._landed)
         self._landed = now
         if self._request.keep_samples:
             self._recorder.act(
-                [stage.episode_of[env_id].episode for stage, env_id in flight.rows],
-                images_BNHWC=frames[0],
-                bins_BCA=bins_BCA,
-                logprobs_BCA=logprobs_BCA,
-                values_B=values[0] if values else None,
+                [stage.episode_of[env_id].episode for stage, env_id in (flight.rows[row] for row in rows)],
+                images_BNHWC=frames[0][chosen],
+                bins_BCA=bins_BCA[chosen],
+                logprobs_BCA=logprobs_BCA[chosen],
+                values_B=values[0][chosen] if values else None,
             )
         actions: dict[_Stage, dict[int, NDArray[np.float32]]] = {}
-        for row, (stage, env_id) in enumerate(flight.rows):
+        for row in rows:
+            stage, env_id = flight.rows[row]
             stage.chunk_of[env_id] += 1
             actions.setdefault(stage, {})[env_id] = env_actions_BCA[row]
         for stage, own in actions.items():
@@ -305,4 +389,5 @@ class Collector:
             step_ids=step_ids,
             video_ids=tuple(env_id for env_id in step_ids if stage.episode_of[env_id].episode in video_episodes),
         )
+        stage.asked = time.monotonic()
         self._pending[self._envs[stage.worker].play.remote(stage.request)] = stage

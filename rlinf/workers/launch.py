@@ -131,7 +131,8 @@ def env_settings(config: Config) -> EnvConfig:
 
 def shared_settings(config: Config) -> tuple[object, ...]:
     """What workers are started with; runs in which it is equal can have the same ones."""
-    return env_settings(config), config.cluster, config.rollout.worker, config.runner.call_timeout_s
+    deadlines = config.runner.call_timeout_s, config.runner.stall_timeout_s
+    return env_settings(config), config.cluster, config.rollout.worker, deadlines
 
 
 def start_workers(config: Config, resources: Resources, *, source: PolicySource, learn: bool) -> Workers:
@@ -149,6 +150,7 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
         lambda index: (env_settings(config), index % gpus_per_node if gpus_per_node else None),
         placement=WorkerPlacement(env_vars=single),
         timeout_s=timeout,
+        replaceable=True,
     )
     rollout = WorkerGroup(
         "rollout",
@@ -157,6 +159,7 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
         lambda _: (config, source),
         placement=placement,
         timeout_s=timeout,
+        stall_s=config.runner.stall_timeout_s,
         watched=True,
     )
     actor = None
@@ -168,6 +171,7 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
             lambda rank: (rank, counts.actor, config, source),
             placement=placement,
             timeout_s=timeout,
+            stall_s=config.runner.stall_timeout_s,
             watched=True,
         )
     return Workers(actor, rollout, env)

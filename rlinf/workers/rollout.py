@@ -84,6 +84,8 @@ class RolloutWorker:
             num_envs=self._config.env.num_envs_per_worker,
             num_stages=self._config.env.pipeline_stages,
             max_batch=self._config.rollout.max_batch,
+            timeout_s=self._config.env.call_timeout_s,
+            max_replaced=self._config.runner.max_restarts,
         )
         with self.acting_with(request.adapter):
             return collector.run()

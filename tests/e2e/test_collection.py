@@ -1,5 +1,7 @@
 """A collection of episodes: what comes out does not depend on when simulators and the policy answer."""
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +15,7 @@ from rlinf.data import EpisodePlan, Observation, RolloutBatch
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models.transfer import Received
 from rlinf.scheduler.cluster import Cluster
+from rlinf.scheduler.worker_group import WorkerError
 from rlinf.workers import collection
 from rlinf.workers.collection import Collector, CollectRequest
 from rlinf.workers.random_action import RandomActionPolicy
@@ -44,15 +47,27 @@ class Watched(RandomActionPolicy):
 @pytest.fixture(scope="module")
 def simulators():
     with Cluster(object_store_gb=0.1):
-        yield [ray.remote(num_cpus=0)(Simulator).remote() for _ in range(3)]
+        yield [ray.remote(num_cpus=0, max_restarts=-1)(Simulator).remote() for _ in range(3)]
 
 
-def play(simulators, episodes: Sequence[int], *, num_envs: int, max_batch: int, seconds: float = 0.0):
-    ray.get([simulator.begin.remote(seconds * (1 + i)) for i, simulator in enumerate(simulators)])
+def play(
+    simulators,
+    episodes: Sequence[int],
+    *,
+    num_envs: int,
+    max_batch: int,
+    seconds: float = 0.0,
+    timeout_s: float = 60,
+    max_replaced: int = 0,
+    policy: Watched | None = None,
+):
+    begin = [simulator.begin.options(max_task_retries=9) for simulator in simulators]  # one may have been killed
+    ray.get([call.remote(seconds * (1 + i)) for i, call in enumerate(begin)])
     plans = tuple(EpisodePlan(episode, -1, "toy", 0, 0, 7) for episode in episodes)
     request = CollectRequest(plans, EnvSplitConfig(), temperature=1.0, stream=(3,), keep_samples=True)
-    policy, recorder = Watched(), EpisodeRecorder(ray.put)
-    made = Collector(policy, simulators, request, recorder, num_envs=num_envs, num_stages=2, max_batch=max_batch)
+    policy, recorder = policy or Watched(), EpisodeRecorder(ray.put)
+    limits = {"num_stages": 2, "max_batch": max_batch, "timeout_s": timeout_s, "max_replaced": max_replaced}
+    made = Collector(policy, simulators, request, recorder, num_envs=num_envs, **limits)
     collected = made.run()
     batch = RolloutBatch.cat([ray.get(ref) for ref in collected.batches])
     return collected, replace(batch, frames_SNHWC=np.asarray(batch.frames_SNHWC)), policy, recorder
@@ -79,6 +94,36 @@ def test_results_do_not_depend_on_timing(simulators, monkeypatch, arriving):
     assert np.array_equal(frames_SC[:, 0], batch.episode_S)
     assert np.array_equal(frames_SC[:, 1], np.concatenate([np.arange(1 + e % 3) for e in range(13)]))
     assert np.array_equal(batch.rewards_SC > 0, batch.bins_SCA[..., 0] < 128)
+
+
+class Faulty(Watched):
+    """Sends signals to a process while it prepares its fifth batch and every ``every``-th after it."""
+
+    def __init__(self, simulator, number: signal.Signals, *, every: int = 1000) -> None:
+        super().__init__()
+        self._simulator, self._number, self._every = simulator, number, every
+
+    def prepare(self, observation: Observation) -> object:
+        if len(self.sizes) >= 5 and (len(self.sizes) - 5) % self._every == 0:
+            os.kill(ray.get(self._simulator.pid.options(max_task_retries=9).remote()), self._number)
+        return super().prepare(observation)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_simulator_that_dies_or_hangs_is_replaced_and_plays_its_episodes_again(simulators, number):
+    expected = play(simulators[:1], range(40), num_envs=2, max_batch=64)[1]
+    policy = Faulty(simulators[1], number)
+    limits = {"timeout_s": 2.0, "max_replaced": 1}
+    collected, batch, _, recorder = play(simulators, range(40), num_envs=4, max_batch=3, policy=policy, **limits)
+    assert same(batch, expected)
+    assert (recorder.num_done, collected.num_replaced) == (40, 1)
+    assert sum(policy.sizes) > batch.num_samples, "some chunks were played twice"
+
+
+def test_a_simulator_that_dies_again_and_again_ends_it(simulators):
+    policy = Faulty(simulators[1], signal.SIGKILL, every=5)
+    with pytest.raises(WorkerError, match=r"simulator 1 died 3 times \(runner.max_restarts\)"):
+        play(simulators, range(400), num_envs=4, max_batch=3, policy=policy, max_replaced=2)
 
 
 def test_a_busy_policy_gets_full_batches(simulators, monkeypatch):

@@ -52,7 +52,7 @@ def test_random_actions_are_not_trained(tmp_path):
 def test_a_cnn_is_trained_where_a_full_disk_had_stopped_it_and_is_evaluated(tmp_path):
     """A disk that is full while a run writes: one message, and the same command goes on when there is room."""
     model = write_cnn(tmp_path / "cnn")
-    own = ("algorithm.rollout_epoch=1", "runner.eval_before=false")
+    own = ("algorithm.rollout_epoch=1", "runner.eval_before=false", "runner.max_restarts=0")
     train = command("run_embodiment_simple_cnn.sh", "0", "", "1", CNN, "7", *own, model=model, logs=tmp_path)
     folder = tmp_path / "simple_cnn" / "task_0_seed7"
     metrics = folder / "metrics.jsonl"

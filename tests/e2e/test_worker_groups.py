@@ -5,14 +5,18 @@ Workers import this module, hence no torch here.
 
 import errno
 import os
+import signal
+import sys
+import time
 import weakref
 from typing import ClassVar
 
 import pytest
+import ray
 
 from rlinf.config import ConfigError
 from rlinf.scheduler.cluster import Cluster
-from rlinf.scheduler.worker_group import WorkerGroup
+from rlinf.scheduler.worker_group import WorkerError, WorkerGroup
 
 
 class RefusedError(ValueError):
@@ -46,6 +50,28 @@ class Worker:
 
     def state(self) -> tuple[int, str, int, bool]:
         return os.getpid(), self.name, self.policies_left, hasattr(self, "memory")
+
+
+class Mortal:
+    """Works in steps and says how many are done; or dies with last words."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    @ray.method(concurrency_group="watch")
+    def progress(self) -> int:
+        return self.done
+
+    def work(self, steps: int, seconds: float) -> int:
+        for _ in range(steps):
+            time.sleep(seconds)
+            self.done += 1
+        return self.done
+
+    def die(self) -> None:
+        sys.stderr.write("out of memory\n")
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +120,17 @@ def test_a_new_workers_refusal_comes_too(cluster):
     with pytest.raises(RefusedError, match="worker is odd"):
         bad.call("state")
     bad.stop()
+
+
+def test_a_call_may_take_long_while_it_goes_on(cluster):
+    group = WorkerGroup("mortal", Mortal, 1, lambda _: (), timeout_s=300, stall_s=4, watched=True)
+    assert group.wait(group.submit("work", 8, 0.75), show=lambda _: None) == [8]
+    with pytest.raises(WorkerError, match=r"mortal: 1 of 1 calls made no progress within 4 s .runner.stall_timeout_s"):
+        group.wait(group.submit("work", 1, 60), show=lambda _: None)
+    group.stop()
+
+
+def test_a_workers_last_words_are_told(cluster):
+    group = WorkerGroup("mortal", Mortal, 1, lambda _: (), timeout_s=300, watched=True)
+    with pytest.raises(WorkerError, match=r"mortal: a worker died: (.|\n)*last lines of its log:(.|\n)*out of memory"):
+        group.call("die")

@@ -1,5 +1,6 @@
 """A simulator process of toy episodes, which imports no torch: processes start in a tenth of the time."""
 
+import os
 import time
 
 import numpy as np
@@ -13,11 +14,20 @@ NUM_ACTIONS = 2
 class Simulator:
     """Episode ``e`` ends after ``1 + e % 3`` chunks; its image says which episode and which chunk it shows."""
 
+    _seconds = 0.0
+
+    def __init__(self) -> None:
+        self._chunk_of: dict[int, int] = {}
+        self._plan_of: dict[int, EpisodePlan] = {}
+
+    def pid(self) -> int:
+        return os.getpid()
+
     def begin(self, seconds: float) -> None:
         """Forget all episodes; from now on a call takes so long."""
         self._seconds = seconds
-        self._chunk_of: dict[int, int] = {}
-        self._plan_of: dict[int, EpisodePlan] = {}
+        self._chunk_of.clear()
+        self._plan_of.clear()
 
     def configure(self, split: EnvSplitConfig) -> None:
         self._split = split
