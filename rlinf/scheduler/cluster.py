@@ -13,37 +13,11 @@ from tempfile import TemporaryDirectory
 
 from libero_runtime.cpus import control_groups, num_cpus
 from rlinf.config.errors import ConfigError
+from rlinf.scheduler.ray_settings import VARIABLE, configure_ray, named_cluster
 
 log = logging.getLogger(__name__)
 
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_COLOR_PREFIX": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A busy simulator process must not be mistaken for a memory leak on small machines.
-    "RAY_memory_monitor_refresh_ms": "0",
-}
-# The name is Ray's. On Linux too, a cluster of our own then listens on the loopback interface and nowhere else.
-_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-
-
-VARIABLE = "RAY_ADDRESS"
 CONNECT_S = 5.0
-
-
-def named_cluster() -> str | None:
-    """``RAY_ADDRESS``; None where a cluster of our own is wanted, for which Ray's word is "local"."""
-    address = os.environ.get(VARIABLE, "").strip()
-    return None if address in ("", "local") else address
-
-
-def configure_ray() -> None:
-    """Set what Ray reads from the environment, some of it while it is imported; what the user set is kept."""
-    wanted = _QUIET if named_cluster() else _QUIET | _ALONE
-    os.environ.update({key: os.environ.get(key, value) for key, value in wanted.items()})
-
-
 SHARED_MEMORY = "/dev/shm"
 SMALL_STORE = 2 * 2**30
 """Bytes of a store that may lie in an ordinary file, where Ray puts it if shared memory is small, as in containers."""
