@@ -24,7 +24,8 @@ def object_store_gb(config: Config, source: PolicySource, *, learn: bool) -> flo
     """
     parts = {"videos": _video_bytes(config), "other": OTHER_BYTES}
     if learn:
-        parts = {"samples": _sample_bytes(config, source), "weights": _weight_bytes(config, source), **parts}
+        weights = NUM_WEIGHT_COPIES * trained_bytes(config, source)
+        parts = {"samples": _sample_bytes(config, source), "weights": weights, **parts}
     needed = sum(parts.values()) / FILLED / GIB
     given = config.cluster.object_store_gb
     size = needed if given is None else given
@@ -52,16 +53,19 @@ def _sample_bytes(config: Config, source: PolicySource) -> int:
     return episodes_per_epoch(config) * chunks * (3 * num_images * size**2 + beside)
 
 
-def _weight_bytes(config: Config, source: PolicySource) -> int:
+def stored_bytes(source: PolicySource) -> int:
+    """Size of the files of weights of the checkpoint."""
+    files = [path for end in ("safetensors", "pt", "bin") for path in source.checkpoint.glob(f"*.{end}")]
+    return sum(path.stat().st_size for path in files)
+
+
+def trained_bytes(config: Config, source: PolicySource) -> int:
     """Trained weights in float32, estimated from the files of the checkpoint, which may hold 16-bit numbers.
 
     A rank-r adapter of an n x n matrix takes 4 r / n of those; n is mostly 4096 in the 7B, 2048 is assumed.
     """
-    files = [path for end in ("safetensors", "pt", "bin") for path in source.checkpoint.glob(f"*.{end}")]
-    stored = sum(path.stat().st_size for path in files)
-    model = config.actor.model
-    trained = min(2 * stored, stored * model.lora_rank // 512) if model.is_lora else 2 * stored
-    return NUM_WEIGHT_COPIES * trained
+    stored, model = stored_bytes(source), config.actor.model
+    return min(2 * stored, stored * model.lora_rank // 512) if model.is_lora else 2 * stored
 
 
 def _video_bytes(config: Config) -> int:
