@@ -24,10 +24,9 @@ import torch
 from safetensors.torch import load_file
 
 from libero_runtime.commands import OptionError
-from rlinf.cli.console import run_cli
+from rlinf.cli.console import REPOSITORY, run_cli
 from rlinf.run_layout import checkpoints
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 LAUNCHER = REPOSITORY / "examples" / "crl_experiment" / "run_embodiment_sequential.sh"
 CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
 MARKER = "CRL_CHAOS"  # an environment variable of all processes of a run
@@ -82,6 +81,11 @@ class Run:
         found = [pid for pid, line in processes(self.marker) if target.text in line and pid != self.process.pid]
         return [pid for pid in found if target is not DRIVER or parent(pid) == self.process.pid]
 
+    def newest(self) -> int:
+        """The epoch of the newest checkpoint of a task."""
+        found = [checkpoints(folder) for folder in (self.folder / "sequential").glob("task_*")]
+        return max((saved[-1].step for saved in found if saved), default=0)
+
     def saved(self) -> int:
         """How many checkpoints there are."""
         return sum(len(checkpoints(folder)) for folder in (self.folder / "sequential").glob("task_*"))
@@ -102,10 +106,10 @@ def main(arguments: Sequence[str]) -> int:
     out.mkdir(parents=True)
     words = [str(args.epochs), CONFIG, "1234", *SMALL, *DEADLINES, *args.overrides]
     started = time.monotonic()
-    with launched(words, out / "undisturbed") as run:
+    with launched("0,1", words, out / "undisturbed") as run:
         code = run.process.wait()
     print(f"undisturbed: exit code {code}, {time.monotonic() - started:.0f} s", flush=True)
-    with small_disk(out / "disturbed"), launched(words, out / "disturbed") as run:
+    with small_disk(out / "disturbed"), launched("0,1", words, out / "disturbed") as run:
         started = time.monotonic()
         survived = disturb(run, kinds, random.Random(args.seed), args.faults)
         code = max(code, run.process.wait())
@@ -197,10 +201,10 @@ def disturb(run: Run, kinds: Sequence[Fault], rng: random.Random, count: int) ->
 
 
 @contextmanager
-def launched(words: Sequence[str], folder: Path) -> Iterator[Run]:
-    """Two tasks through the launcher, which is ended with this."""
+def launched(tasks: str, words: Sequence[str], folder: Path) -> Iterator[Run]:
+    """Tasks through the launcher, which is ended with this."""
     marker, log = f"{MARKER}={os.getpid()}_{folder.name}", folder.parent / f"{folder.name}.log"
-    command = ["bash", str(LAUNCHER), "0,1", "", *words, f"runner.logger.log_root={folder}"]
+    command = ["bash", str(LAUNCHER), tasks, "", *words, f"runner.logger.log_root={folder}"]
     environment = {**os.environ, MARKER: marker.partition("=")[2]}
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=REPOSITORY)
