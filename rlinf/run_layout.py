@@ -7,6 +7,7 @@ Below the repository's root, or any other ``runner.logger.log_root``::
     logs[_SUITE]/METHOD[/GROUP]/task_K_seedS/           a run:
         run.json, config.yaml                           settings, versions, machine
         metrics.jsonl                                   one line per epoch
+        trace.json                                      what each process did when (``runner.trace``)
         videos/
         checkpoints/global_step_N/actor/                an adapter or all weights, where they come from (lineage.json),
                                                         and what resuming needs
@@ -26,6 +27,7 @@ DIAGNOSTICS_FILE = "diagnostics.jsonl"
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
+TRACE_FILE = "trace.json"
 VIDEOS = "videos"
 CHECKPOINTS = "checkpoints"
 LINEAGE_FILE = "lineage.json"

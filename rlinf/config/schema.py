@@ -82,6 +82,8 @@ class RunnerConfig:
     """Evaluate all tasks after the last epoch."""
     val_check_interval: int = field(default=-1, metadata=FREE)
     """Epochs between evaluations of the trained tasks; -1: never."""
+    trace: bool = field(default=False, metadata=FREE)
+    """Write what each process does when into ``trace.json`` of the run's folder (docs/metrics.md)."""
     call_timeout_s: float = field(default=1800.0, metadata=FREE)
     """Deadline of one worker call; a call that takes longer ends the run with an error that names the worker."""
     stall_timeout_s: float = field(default=600.0, metadata=FREE | POSITIVE)

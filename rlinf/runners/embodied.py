@@ -22,9 +22,11 @@ from rlinf.envs import init_states, playable_tasks
 from rlinf.envs.episodes import training_plans
 from rlinf.reporting import ledger
 from rlinf.reporting.progress import Progress
+from rlinf.reporting.trace import RECORDER, TraceFile, traced
 from rlinf.run_layout import (
     BASE_ROW,
     LEDGER_FILE,
+    TRACE_FILE,
     VIDEOS,
     Checkpoint,
     checkpoints,
@@ -131,6 +133,8 @@ class EmbodiedRunner:
         self._meeting = TemporaryDirectory(prefix="rlinf_")  # the driver's, since workers are killed in the end
         self._epoch_ended: float | None = None
         self.logger = metric_logger(config, state.folder)
+        RECORDER.is_on = config.runner.trace
+        self._trace = TraceFile(state.folder / TRACE_FILE) if config.runner.trace else None
 
     @property
     def actor(self) -> WorkerGroup:
@@ -163,15 +167,14 @@ class EmbodiedRunner:
         if self.state.learnt_before:  # no row of the success matrix
             missing = missing[:1] if missing[:1] == (self.config.env.suite,) else ()
         if runner.eval_before and missing and self.epoch == 0:
-            self.sync_weights()
             row = BASE_ROW if not self.state.learnt_before else None
             self.evaluate(missing, row=row, label="evaluation before")
         while self.epoch < runner.max_epochs:
             self.train_epoch()
         if runner.eval_after and self.state.missing_after:
-            self.sync_weights()
             row = task_name(self.state.task_ids)
             self.evaluate(self.state.missing_after, row=row, label=f"evaluation after {row}")
+        self._write_trace()
         self.logger.close()
 
     def train_epoch(self) -> None:
@@ -205,8 +208,19 @@ class EmbodiedRunner:
         if rollouts:
             metrics |= rollouts.metrics()
             metrics["rollout/steps_per_second"] = metrics["rollout/num_steps"] / metrics["time/rollout"]
-        self.logger.log(metrics, self.epoch)
+        with RECORDER.span("log"):
+            self.logger.log(metrics, self.epoch)
+        self._write_trace()
         log.info("epoch %d/%d: %s", self.epoch, self.config.runner.max_epochs, _summary(metrics))
+
+    def _write_trace(self) -> None:
+        """Fetch what all processes did since the last time."""
+        if self._trace is None:
+            return
+        spans = {"driver": RECORDER.take()}
+        for group in (self.actor, self.workers.rollout, self.workers.env):
+            spans |= {f"{group.name} {index}": own for index, own in enumerate(group.call("take_spans"))}
+        self._trace.add(spans)
 
     def sync_weights(self) -> None:
         """Trainable tensors go from the learners to inference through the object store."""
@@ -288,8 +302,10 @@ class EmbodiedRunner:
         tasks, videos, label = self.state.task_ids, self.state.folder / VIDEOS, f"evaluation at epoch {self.epoch}"
         return evaluate(self.workers, self.config, task_ids=tasks, label=label, video_folder=videos).metrics()
 
+    @traced("evaluate")
     def evaluate(self, suites: Sequence[str], *, row: str | None, label: str) -> None:
         """Evaluate all tasks of some suites; ``row`` names the row of the success matrix that the results become."""
+        self.sync_weights()
         policy = None if row is None else self._policy(row)
         folder = self.state.folder
         metrics = evaluate_suites(
@@ -314,7 +330,8 @@ class EmbodiedRunner:
 @contextmanager
 def _timed(metrics: dict[str, float], name: str) -> Iterator[None]:
     started = time.monotonic()
-    yield
+    with RECORDER.span(name.removeprefix("time/")):
+        yield
     metrics[name] = time.monotonic() - started
 
 

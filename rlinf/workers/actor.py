@@ -1,5 +1,6 @@
 """Learning: one FSDP rank."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ from rlinf.engines.distributed import join_group, leave_group, local_device, mee
 from rlinf.engines.fsdp import DTYPES, gather_trainable, shard
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models import PolicySource, load_policy
+from rlinf.reporting.trace import RECORDER, Traced, traced
 
 
-class ActorWorker:
+class ActorWorker(Traced):
     """Holds a shard of the policy and its optimizer. Methods are collective."""
 
     def __init__(self, rank: int, world_size: int, config: Config, source: PolicySource) -> None:
@@ -29,7 +31,7 @@ class ActorWorker:
         self._world_size = world_size
         self._config = config
         self._source = source
-        self._fraction = 0.0
+        self._fraction, self._reported_ns = 0.0, 0
 
     def rendezvous(self, folder: Path) -> str:
         """Where the group meets if this is rank 0; ``folder``: of the driver, for a cluster on one machine."""
@@ -80,17 +82,22 @@ class ActorWorker:
         self._learner.folder = task.folder
         self._learner.method.on_task_start(replace(task, device=self._learner.device), self._learner.policy)
 
+    @traced("gather weights")
     def weights(self) -> dict[str, NDArray[np.float32]] | None:
         """Full trainable tensors, from rank 0."""
         tensors = gather_trainable(self._learner.policy.module)
         return tensors if self._rank == 0 else None
 
+    @traced("update")
     def update(self, batches: "Sequence[ray.ObjectRef[Any]]", seed: int) -> dict[str, float]:
         """One epoch of updates from the rollout workers' collections, none where the method does not collect; metrics
         are those of all ranks."""
+        self._fraction = 0.0
+        experience = self._experience(batches)
         self._report(0.0)
-        return self._learner.update(self._experience(batches), seed=seed, report=self._report)
+        return self._learner.update(experience, seed=seed, report=self._report)
 
+    @traced("read samples")
     def _experience(self, batches: "Sequence[ray.ObjectRef[Any]]") -> RolloutBatch:
         """What was collected, or where nothing was, what the method has to learn from."""
         return RolloutBatch.cat(ray.get(list(batches))) if batches else self._learner.method.experience()
@@ -101,13 +108,18 @@ class ActorWorker:
         return self._fraction
 
     def _report(self, fraction: float) -> None:
-        self._fraction = fraction
+        """An optimizer step ends, where any is done, and the next begins."""
+        if fraction:
+            RECORDER.add("optimizer step", self._reported_ns)
+        self._fraction, self._reported_ns = fraction, time.time_ns()
 
+    @traced("end task")
     def end_task(self, task: TaskContext, batches: "Sequence[ray.ObjectRef[Any]]") -> None:
         """Let the method take stock of a learnt task."""
         task = replace(task, device=self._learner.device)
         self._learner.method.on_task_end(task, self._learner.policy, self._experience(batches))
 
+    @traced("save")
     def save(self, folder: Path, epoch: int) -> None:
         """Write adapter and training state into ``folder``."""
         save_actor(self._learner, folder, epoch=epoch)

@@ -23,6 +23,7 @@ from rlinf.data import EnvStep, EpisodePlan, EpisodeResult, Observation
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a_time
 from rlinf.models import Policy, PolicyOutput
 from rlinf.models.transfer import Received
+from rlinf.reporting.trace import RECORDER, traced
 from rlinf.scheduler.worker_group import WorkerError, describe_death
 from rlinf.workers.env import PlayRequest
 
@@ -227,8 +228,9 @@ class Collector:
         refs, is_busy = list(self._pending), bool(self._flights)
         if not is_busy:
             started = time.perf_counter()
-            while not ray.wait(refs, num_returns=1, timeout=LOOK_S)[0]:
-                self._end_silent(refs)
+            with RECORDER.span("wait for simulators"):
+                while not ray.wait(refs, num_returns=1, timeout=LOOK_S)[0]:
+                    self._end_silent(refs)
             self._waiting_s += time.perf_counter() - started
         ready, silent = ray.wait(refs, num_returns=len(refs), timeout=POLL_S if is_busy else 0)
         self._end_silent(silent)
@@ -287,6 +289,7 @@ class Collector:
                     raise
                 time.sleep(RESTART_S)
 
+    @traced("act")
     def _launch(self, answered: "Sequence[ray.ObjectRef[Any]]") -> None:
         """Let the policy act on the observations of stages."""
         rows: list[tuple[_Stage, int]] = []
@@ -296,7 +299,8 @@ class Collector:
             if stage is None:  # of a process that died a moment ago
                 continue
             try:
-                answer = ray.get(ref)
+                with RECORDER.span("read answer"):
+                    answer = ray.get(ref)
             except RayActorError as error:
                 self._replace(stage.worker, error)
                 continue
@@ -309,10 +313,12 @@ class Collector:
         if not rows:
             return
         launched = time.perf_counter()
-        inputs = self._policy.prepare(Observation.cat(seen))
+        with RECORDER.span("prepare"):
+            inputs = self._policy.prepare(Observation.cat(seen))
         kept = [inputs.images_BNHWC] if self._request.keep_samples else []
         frames = Received(*kept)  # before the policy is busy with them
-        output = self._policy.act(inputs, temperature=self._request.temperature, uniforms_BCA=self._uniforms(rows))
+        with RECORDER.span("policy"):
+            output = self._policy.act(inputs, temperature=self._request.temperature, uniforms_BCA=self._uniforms(rows))
         values = [] if output.values_B is None else [output.values_B.float()]
         sample = Received(output.bins_BCA, output.logprobs_BCA.float(), *values)
         self._flights.append(_Flight(rows, frames, output, sample, launched))
@@ -326,6 +332,7 @@ class Collector:
             for stage, env_id in rows
         ])  # fmt: skip
 
+    @traced("hand over actions")
     def _land(self, flight: _Flight) -> None:
         """Hand the policy's actions to the simulators; the recorder keeps what the learner needs."""
         env_actions_BCA = flight.output.env_actions_BCA
@@ -333,7 +340,9 @@ class Collector:
         chosen = slice(None) if len(rows) == len(flight.rows) else rows  # a slice copies no images
         frames, (bins_BCA, logprobs_BCA, *values) = flight.frames.arrays(), flight.sample.arrays()
         now = time.perf_counter()
-        self._inference_s += now - max(flight.launched, self._landed)
+        seconds = now - max(flight.launched, self._landed)
+        RECORDER.add("inference", time.time_ns() - int(1e9 * seconds), lane="policy")
+        self._inference_s += seconds
         self._landed = now
         if self._request.keep_samples:
             self._recorder.act(
@@ -369,6 +378,7 @@ class Collector:
         if started is not None:
             yield stage.request.start_ids, started
 
+    @traced("submit")
     def _submit(self, stage: _Stage, actions: Mapping[int, NDArray[np.float32]]) -> None:
         """Send a stage its actions, and new episodes for environments that are free."""
         starts: list[tuple[int, EpisodePlan]] = []

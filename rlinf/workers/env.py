@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
 from rlinf.envs import make_env
+from rlinf.reporting.trace import RECORDER, Traced
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class PlayRequest:
     video_ids: tuple[int, ...] = ()
 
 
-class EnvWorker:
+class EnvWorker(Traced):
     """Plays episodes on request; holds ``env.num_envs_per_worker`` environments."""
 
     def __init__(self, config: EnvConfig, drawing_gpu: int | None) -> None:
@@ -38,8 +39,12 @@ class EnvWorker:
         """First observations of the started episodes, and what came of the chunks."""
         step = None
         if request.actions_BCA is not None:
-            step = self._env.step_chunk(request.actions_BCA, request.step_ids, video_ids=request.video_ids)
-        return self._env.reset(request.start, request.start_ids) if request.start else None, step
+            with RECORDER.span("step"):
+                step = self._env.step_chunk(request.actions_BCA, request.step_ids, video_ids=request.video_ids)
+        if not request.start:
+            return None, step
+        with RECORDER.span("reset"):
+            return self._env.reset(request.start, request.start_ids), step
 
     def close(self) -> None:
         """Free the simulator."""

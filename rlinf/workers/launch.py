@@ -9,6 +9,7 @@ from rlinf.config import RANDOM_ACTION, ConfigError
 from rlinf.config.gpu_memory import settle
 from rlinf.config.schema import Config, EnvConfig
 from rlinf.models import PolicySource
+from rlinf.reporting import trace
 from rlinf.scheduler.cluster import Resources
 from rlinf.scheduler.worker_group import WorkerGroup, WorkerPlacement, place_on_gpus
 from rlinf.workers.actor import ActorWorker
@@ -132,7 +133,7 @@ def env_settings(config: Config) -> EnvConfig:
 def shared_settings(config: Config) -> tuple[object, ...]:
     """What workers are started with; runs in which it is equal can have the same ones."""
     deadlines = config.runner.call_timeout_s, config.runner.stall_timeout_s
-    return env_settings(config), config.cluster, config.rollout.worker, deadlines
+    return env_settings(config), config.cluster, config.rollout.worker, deadlines, config.runner.trace
 
 
 def start_workers(config: Config, resources: Resources, *, source: PolicySource, learn: bool) -> Workers:
@@ -140,7 +141,8 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
     counts = count_workers(config, resources)
     timeout = config.runner.call_timeout_s
     num_gpus = max(counts.actor, counts.rollout) if resources.num_gpus else 0
-    placement = place_on_gpus(num_gpus, share=GPU_SHARE, env_vars=torch_environment())
+    traces = {trace.VARIABLE: "1"} if learn and config.runner.trace else {}
+    placement = place_on_gpus(num_gpus, share=GPU_SHARE, env_vars=torch_environment() | traces)
     gpus_per_node = resources.num_gpus // resources.num_nodes
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     env = WorkerGroup(
@@ -148,7 +150,7 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
         EnvWorker,
         counts.env,
         lambda index: (env_settings(config), index % gpus_per_node if gpus_per_node else None),
-        placement=WorkerPlacement(env_vars=single),
+        placement=WorkerPlacement(env_vars=single | traces),
         timeout_s=timeout,
         replaceable=True,
     )

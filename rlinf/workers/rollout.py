@@ -19,11 +19,12 @@ from rlinf.engines.fsdp import DTYPES, load_trainable
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.models.lora import MergedAdapter
+from rlinf.reporting.trace import Traced, traced
 from rlinf.workers.collection import Collected, Collector, CollectRequest
 from transformers_openvla_oft.adapters import read_weights, scale_adapter
 
 
-class RolloutWorker:
+class RolloutWorker(Traced):
     """Holds one copy of the policy."""
 
     def __init__(self, config: Config, source: PolicySource) -> None:
@@ -44,6 +45,7 @@ class RolloutWorker:
         """The simulator processes that this worker plays in."""
         self._envs = list(envs)
 
+    @traced("load weights")
     def load_weights(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Take over the learner's trainable tensors."""
         load_trainable(self._policy.module, dict(tensors))
@@ -72,6 +74,7 @@ class RolloutWorker:
             yield
         self._refresh()
 
+    @traced("collect")
     def collect(self, request: CollectRequest) -> Collected:
         """Play ``request.plans``; complete episodes only."""
         self.scale(request.lora_scale)

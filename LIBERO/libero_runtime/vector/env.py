@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby
@@ -89,7 +89,9 @@ class LiberoVectorEnv(BaseVectorEnv):
         exact: bool = False,
         num_threads: int = 1,
         on_failure: str = "raise",
+        watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
+        """watch: what the thread of the caller is about to do, for somebody who takes the time."""
         super().__init__(
             num_envs=num_envs,
             cameras=cameras,
@@ -106,6 +108,7 @@ class LiberoVectorEnv(BaseVectorEnv):
         self._quality: Quality = "official" if quality == "official" else "fast"
         self._num_idle_steps = num_idle_steps
         self._max_scenes = max_scenes
+        self._watch = watch
         self._scene_type: type[Scene] = ExactScene if exact else Scene
         self._pool = ThreadPoolExecutor(num_threads, "libero-step") if num_threads > 1 else None
         self._scenes: OrderedDict[_TaskKey, Scene] = OrderedDict()
@@ -161,11 +164,13 @@ class LiberoVectorEnv(BaseVectorEnv):
             ]
             with closing(self._results(runs)) as each:
                 # On one thread all steps first, then all frames: each finds its own data in the caches.
-                results: Iterator[Advance] = each if self._pool is not None else iter(list(each))
+                with self._watch("simulate"):
+                    results: Iterator[Advance] = each if self._pool is not None else iter(list(each))
                 for scene, env_id, done in zip(scenes, wave, results, strict=True):
                     view = None
                     if done.failure is None:
-                        view = View(images_NHWC=scene.images(done.state), proprio=done.proprio)
+                        with self._watch("draw"):
+                            view = View(images_NHWC=scene.images(done.state), proprio=done.proprio)
                         episodes[env_id].state = done.state
                     recorded = [scene.images(state, 1)[0] for state in done.recorded]
                     yield env_id, Outcome(view, done.success, recorded, done.failure)
@@ -217,12 +222,13 @@ class LiberoVectorEnv(BaseVectorEnv):
             return self._scenes[key]
         while len(self._scenes) >= self._max_scenes:
             self._scenes.popitem(last=False)[1].close()
-        scene = self._scene_type(
-            task,
-            cameras=self._cameras,
-            image_size=self._image_size,
-            quality=self._quality,
-            num_idle_steps=self._num_idle_steps,
-        )
+        with self._watch("build scene"):
+            scene = self._scene_type(
+                task,
+                cameras=self._cameras,
+                image_size=self._image_size,
+                quality=self._quality,
+                num_idle_steps=self._num_idle_steps,
+            )
         self._scenes[key] = scene
         return scene

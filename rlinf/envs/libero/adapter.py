@@ -15,6 +15,7 @@ from libero_runtime.suites import TaskSpec, init_states, load_suite, suite_asset
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
 from rlinf.envs.vector_env import VIDEO_STRIDE, TaskInfo
+from rlinf.reporting.trace import RECORDER
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class LiberoEnv:
             quality=config.look,
             num_idle_steps=config.num_idle_steps,
             on_failure="freeze",
+            watch=RECORDER.span,
         )
         self._steps_left = np.zeros(self.num_envs, np.int64)
         self._succeeded = np.zeros(self.num_envs, np.bool_)
