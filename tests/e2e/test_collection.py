@@ -113,7 +113,7 @@ class Faulty(Watched):
 def test_a_simulator_that_dies_or_hangs_is_replaced_and_plays_its_episodes_again(simulators, number):
     expected = play(simulators[:1], range(40), num_envs=2, max_batch=64)[1]
     policy = Faulty(simulators[1], number)
-    limits = {"timeout_s": 2.0, "max_replaced": 1}
+    limits = {"timeout_s": 8.0, "max_replaced": 1}
     collected, batch, _, recorder = play(simulators, range(40), num_envs=4, max_batch=3, policy=policy, **limits)
     assert same(batch, expected)
     assert (recorder.num_done, collected.num_replaced) == (40, 1)

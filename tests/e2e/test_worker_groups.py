@@ -123,9 +123,9 @@ def test_a_new_workers_refusal_comes_too(cluster):
 
 
 def test_a_call_may_take_long_while_it_goes_on(cluster):
-    group = WorkerGroup("mortal", Mortal, 1, lambda _: (), timeout_s=300, stall_s=4, watched=True)
-    assert group.wait(group.submit("work", 8, 0.75), show=lambda _: None) == [8]
-    with pytest.raises(WorkerError, match=r"mortal: 1 of 1 calls made no progress within 4 s .runner.stall_timeout_s"):
+    group = WorkerGroup("mortal", Mortal, 1, lambda _: (), timeout_s=300, stall_s=6, watched=True)
+    assert group.wait(group.submit("work", 8, 1.0), show=lambda _: None) == [8]
+    with pytest.raises(WorkerError, match=r"mortal: 1 of 1 calls made no progress within 6 s .runner.stall_timeout_s"):
         group.wait(group.submit("work", 1, 60), show=lambda _: None)
     group.stop()
 
