@@ -72,11 +72,13 @@ def main(argv: Sequence[str]) -> int:
         found.append((path, diagnosis, layers, kept))
     tasks = sorted({task for _, one, *_ in found for task in one.kl})
     head = ["checkpoint", "effective rank", "relative change"]
-    head += [f"{what} task {task}" for what in ("KL", "Fisher energy") for task in tasks]
+    with_energy = any(one.fisher_energy for _, one, *_ in found)
+    head += [f"{what} task {task}" for what in ("KL", *["Fisher energy"] * with_energy) for task in tasks]
     print("| " + " | ".join(head) + " |\n|---|" + "---:|" * (len(head) - 1))
     for path, one, *_ in found:
         cells = [str(path), f"{one.effective_rank:.1f}", f"{one.relative_change:.2e}"]
-        cells += [f"{by[task]:.4f}" if task in by else "" for by in (one.kl, one.fisher_energy) for task in tasks]
+        known = (one.kl, one.fisher_energy) if with_energy else (one.kl,)
+        cells += [f"{by[task]:.4f}" if task in by else "" for by in known for task in tasks]
         print("| " + " | ".join(cells) + " |")
     for kept in dict.fromkeys(kept for *_, kept in found):
         print(kept)
