@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 from libero_runtime.commands import OptionError
-from rlinf.cli.console import REPOSITORY, run_cli
+from rlinf.cli.console import REPOSITORY, configure_process, run_cli
 from rlinf.run_layout import checkpoints
 
 LAUNCHER = REPOSITORY / "examples" / "crl_experiment" / "run_embodiment_sequential.sh"
@@ -101,6 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="a new folder; by default below logs/chaos")
     parser.add_argument("overrides", nargs="*", help="of the configuration, key=value")
     args = parser.parse_args(arguments)
+    configure_process()  # so that a signal ends the run, too
     kinds = chosen(args.only, faults())
     out = (args.out or REPOSITORY / "logs" / "chaos" / time.strftime("%Y%m%d_%H%M%S")).absolute()
     out.mkdir(parents=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.chaos import CONFIG, SMALL, Run, launched, processes
-from rlinf.cli.console import REPOSITORY, run_cli
+from rlinf.cli.console import REPOSITORY, configure_process, run_cli
 
 KINDS = {"ray::Env": "simulator", "ray::Roll": "rollout", "ray::Act": "actor", "rlinf.cli.run_sequence": "driver"}
 LIMIT_MB = 1.0
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="a new folder; by default below logs/memory")
     parser.add_argument("overrides", nargs="*", help="of the configuration, key=value")
     args = parser.parse_args(arguments)
+    configure_process()  # so that a signal ends the run, too
     out = (args.out or REPOSITORY / "logs" / "memory" / time.strftime("%Y%m%d_%H%M%S")).absolute()
     out.mkdir(parents=True)
     own = [f"cluster.num_env_workers={args.simulators}", "runner.keep_checkpoints=1", *args.overrides]
