@@ -26,7 +26,7 @@ class OnlineL2(ContinualMethod):
 
     def __init__(self, config: MethodConfig) -> None:
         coeff = config.options.get("coeff", 0.01)
-        if not isinstance(coeff, float) or coeff < 0:
+        if isinstance(coeff, str) or coeff < 0:
             raise ConfigError(f"method.options.coeff={coeff} must be a number, 0 or greater")
         self.coeff = coeff
         self.anchor: dict[str, Tensor] = {}

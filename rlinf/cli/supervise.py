@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -19,14 +20,16 @@ FINAL = (0, EXIT_USER_ERROR, *(128 + number for number in STOPPING))
 SI_KERNEL = 0x80  # how a signal says that the terminal sent it, and so to all processes of the command
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 GRACE_S = 5.0
-EXIT_FULL = os.EX_TEMPFAIL
+PROGRAMMING_ERRORS = (ImportError, SyntaxError, NameError, AttributeError, TypeError, LookupError, AssertionError)
+EXIT_BUG, EXIT_FULL = os.EX_SOFTWARE, os.EX_TEMPFAIL
 FULL_S = 30.0  # until a full disk is tried again
 
 
 def supervise(work: Callable[[bool], int], progress: Callable[[], object], *, max_restarts: int) -> int:
     """Do ``work`` in a child process, again where that dies; returns the exit code, in the parent and in each child.
 
-    A full disk is tried again after a while, as often; the exit code then is that of a user's error.
+    A full disk is tried again after a while, as often; the exit code then is that of a user's error. Mistakes in the
+    program (``PROGRAMMING_ERRORS``) are not tried again.
 
     The child is a fork, so this must be called before anything starts threads (torch, Ray). It ends with this process,
     and what it leaves behind when it dies, such as Ray's processes, is ended before another is started.
@@ -51,6 +54,8 @@ def supervise(work: Callable[[bool], int], progress: Callable[[], object], *, ma
         _end_descendants()
         if code in FINAL or is_stopped:
             return code
+        if code == EXIT_BUG:
+            return 1
         now = progress()
         restarts = restarts + 1 if now == seen else 1
         seen = now
@@ -73,9 +78,15 @@ def supervise(work: Callable[[bool], int], progress: Callable[[], object], *, ma
 
 
 def _work(work: Callable[[bool], int], *, is_first: bool) -> int:
-    """In the child: a full disk has an exit code of its own, since somebody else may make room."""
+    """In the child: a full disk has an exit code of its own, since somebody else may make room, and so has a mistake in
+    the program, which another try would only repeat."""
     try:
         return work(is_first)
+    except PROGRAMMING_ERRORS as error:
+        if user_message(error) is not None:  # a package that is missing
+            raise
+        traceback.print_exception(error)
+        return EXIT_BUG
     except Exception as error:
         if refused(error) not in (errno.ENOSPC, errno.EDQUOT):
             raise

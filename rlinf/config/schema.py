@@ -297,7 +297,7 @@ class MethodConfig:
     ``olora``, ``dwe``, ``sft``, or one that an installed package brings (entry point group ``rlinf.methods``)."""
     label: str = field(default="", metadata=NAME)
     """Names its results (``Config.results_name``): one method may be run in several ways; empty: the method's name."""
-    options: dict[str, float | str] = field(default_factory=dict)
+    options: dict[str, int | float | str] = field(default_factory=dict)
     """Settings of a method without fields of its own here: ``+method.options.NAME=VALUE``."""
     ewc: EWCConfig = field(default_factory=EWCConfig)
     slca: SLCAConfig = field(default_factory=SLCAConfig)

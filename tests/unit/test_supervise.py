@@ -34,6 +34,8 @@ def work(is_first):
         raise RuntimeError("CUDA error")
     if how == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/metrics.jsonl")
+    if how == "typo":
+        return lenn(deaths)
     if how == "mistake":
         raise UsageError("lr must be greater than 0")
     if how == "wait":
@@ -93,7 +95,9 @@ def test_without_progress_it_gives_up(tmp_path: Path, saves: bool, expected: int
     assert ("2 restarts gave no new checkpoint" in text) is not saves
 
 
-@pytest.mark.parametrize(("deaths", "limit", "expected"), [("mistake", 3, 2), ("bug", 0, 1), ("done", 3, 0)])
+@pytest.mark.parametrize(
+    ("deaths", "limit", "expected"), [("mistake", 3, 2), ("typo", 3, 1), ("bug", 0, 1), ("done", 3, 0)]
+)
 def test_what_is_over_is_not_tried_again(tmp_path: Path, deaths: str, limit: int, expected: int) -> None:
     code, text = finish(start(tmp_path, deaths, limit=limit))
     assert (code, len(attempts(tmp_path))) == (expected, 1)
