@@ -74,9 +74,11 @@ def find_experts(model: ModelConfig, own: Path | None) -> list[Path]:
         ConfigError: one is not there, or of another rank or alpha.
         CheckpointError: one is no plain LoRA.
     """
+    if not model.task_lora_paths:
+        return []  # and the policy's own weights may be no adapter
     alpha = stored_config(own).lora_alpha if own else model.lora_alpha or model.lora_rank
     key = "actor.model.task_lora_paths"
-    folders = [resolve_adapter(path, key=key, files=ADAPTER_FILES) for path in model.task_lora_paths or ()]
+    folders = [resolve_adapter(path, key=key, files=ADAPTER_FILES) for path in model.task_lora_paths]
     for folder in folders:
         stored_config(folder, rank=model.lora_rank, alpha=alpha)
     return folders

@@ -120,6 +120,12 @@ def test_an_evaluation_finds_the_adapters_in_the_lineage(tmp_path: Path) -> None
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize("paths", [None, []])
+def test_other_policies_weights_need_be_no_adapter(tmp_path: Path, paths: list[str] | None) -> None:
+    """A CNN's, whole weights, or those of the first task."""
+    assert find_experts(ModelConfig(task_lora_paths=paths), tmp_path) == []
+
+
 def test_adapters_that_do_not_go_with_a_checkpoint_are_refused(tmp_path: Path) -> None:
     first, second = learn(tmp_path, 0, 1)
     assert Lineage.load(first) == Lineage("dwe", "libero_spatial", 7, (0,), (0,), BASE, experts=())
