@@ -10,12 +10,8 @@ _QUIET = {
     # A busy simulator process must not be mistaken for a memory leak on small machines.
     "RAY_memory_monitor_refresh_ms": "0",
 }
-_ALONE = {
-    # The name is Ray's. On Linux too, a cluster of our own then listens on the loopback interface and nowhere else.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # A head that is gone, of which there is no other, is not waited for as long as Ray's default of a minute.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
-}
+# The name is Ray's. On Linux too, a cluster of our own then listens on the loopback interface and nowhere else.
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 VARIABLE = "RAY_ADDRESS"
 
 
