@@ -99,7 +99,7 @@ def cpus(root: Path = Path("/")) -> Iterator[Finding]:
 
     count = num_cpus(root)
     few = ": simulators and the policy take turns; two are the least for the quick start's times" if count < 2 else ""
-    yield "warning" if few else "ok", f"{count} are ours{few}"
+    yield "warning" if few else "ok", f"ours: {count}{few}"
 
 
 def gpus() -> Iterator[Finding]:

@@ -47,7 +47,7 @@ def test_one_cpu_is_few(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     (line,) = found(capsys, "CPUs", lambda: doctor.cpus(tmp_path))
-    assert line.startswith("warning  CPUs: 1 of")
+    assert line.startswith("warning  CPUs: ours: 1: ")
 
 
 def test_a_gpu_that_torch_does_not_see(tmp_path, capsys, monkeypatch):
