@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos import processes
 from rlinf.reporting import ledger
 from tests.launchers import SEED, TINY, command, run
 from tests.processes import wait_until
@@ -16,18 +17,6 @@ from tests.processes import wait_until
 def _command(model: Path, logs: Path) -> list[str]:
     words = ("0,1", "", "2", TINY, str(SEED), "env.eval_task_ids=[0,1]")
     return command("run_embodiment_sequential.sh", *words, model=model, logs=logs)
-
-
-def _processes_of(marker: str) -> list[str]:
-    """Command lines of running processes that carry ``marker`` in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if marker.encode() in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
-        except OSError:  # the process has ended meanwhile, or is not ours
-            continue
-    return found
 
 
 @pytest.mark.slow
@@ -42,12 +31,11 @@ def test_a_killed_sequence_is_finished_by_the_same_command(small_policy, tmp_pat
             _command(model, logs), env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
         reached = wait_until(lambda: first.is_dir() or process.poll() is not None, 240)
-        process.kill()  # this one alone: it takes its Ray cluster along
+        process.kill()  # this one alone: it takes its run along
         process.wait()
     assert reached, (tmp_path / "first.log").read_text()[-3000:]
     assert first.is_dir(), (tmp_path / "first.log").read_text()[-3000:]
-    # Ray's two agents try for a minute to tell a cluster that is gone.
-    assert wait_until(lambda: not _processes_of(marker), 180), _processes_of(marker)
+    assert wait_until(lambda: not processes(marker), 60), processes(marker)
 
     finished = subprocess.run(
         _command(model, logs), env=environment, capture_output=True, text=True, timeout=400, check=False
@@ -66,7 +54,7 @@ def test_a_killed_sequence_is_finished_by_the_same_command(small_policy, tmp_pat
     assert {tuple(record.init_states.items()) for record in records} == {((0, "0"), (1, "0"))}
     matrix = ledger.success_matrix(records)
     assert matrix.success_RK.shape == (3, 2)
-    assert wait_until(lambda: not _processes_of(marker), 60), _processes_of(marker)
+    assert wait_until(lambda: not processes(marker), 60), processes(marker)
 
     started = time.monotonic()
     again = subprocess.run(
