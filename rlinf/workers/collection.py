@@ -16,7 +16,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
 
 from rlinf.config.schema import EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, EpisodeResult, Observation
@@ -199,8 +199,7 @@ class Collector:
 
     def run(self) -> Collected:
         """Play all episodes."""
-        for env in self._envs:
-            env.configure.remote(self._request.split)
+        self._configure()
         for stage in self._stages:
             self._submit(stage, {})
         while self._pending or self._flights:
@@ -275,6 +274,21 @@ class Collector:
         for stage in self._stages:
             if stage.worker == worker:
                 self._submit(stage, {})
+
+    def _configure(self) -> None:
+        """Tell all processes the rules, also one that takes the place of one that has died or hung since the collection
+        before: it would play by others."""
+        asked: list[ray.ObjectRef[Any]] = [env.configure.remote(self._request.split) for env in self._envs]
+        for worker, ref in enumerate(asked):
+            try:
+                ray.get(ref, timeout=self._timeout_s)
+                continue
+            except GetTimeoutError:
+                ray.kill(self._envs[worker], no_restart=False)
+            except RayActorError as error:
+                log.warning("simulator %d died while nothing was played: %s", worker, describe_death(error))
+            self._replaced[worker] += 1
+            self._configure_another(worker)
 
     def _configure_another(self, worker: int) -> None:
         """Wait until Ray has started a process in the place of one that died: it refuses calls at first."""

@@ -56,13 +56,14 @@ def play(
     *,
     num_envs: int,
     max_batch: int,
-    seconds: float = 0.0,
+    seconds: float | None = 0.0,
     timeout_s: float = 60,
     max_replaced: int = 0,
     policy: Watched | None = None,
 ):
-    begin = [simulator.begin.options(max_task_retries=9) for simulator in simulators]  # one may have been killed
-    ray.get([call.remote(seconds * (1 + i)) for i, call in enumerate(begin)])
+    if seconds is not None:
+        begin = [simulator.begin.options(max_task_retries=9) for simulator in simulators]  # one may have been killed
+        ray.get([call.remote(seconds * (1 + i)) for i, call in enumerate(begin)])
     plans = tuple(EpisodePlan(episode, -1, "toy", 0, 0, 7) for episode in episodes)
     request = CollectRequest(plans, EnvSplitConfig(), temperature=1.0, stream=(3,), keep_samples=True)
     policy, recorder = policy or Watched(), EpisodeRecorder(ray.put)
@@ -118,6 +119,17 @@ def test_a_simulator_that_dies_or_hangs_is_replaced_and_plays_its_episodes_again
     assert same(batch, expected)
     assert (recorder.num_done, collected.num_replaced) == (40, 1)
     assert sum(policy.sizes) > batch.num_samples, "some chunks were played twice"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_one_that_dies_or_hangs_between_collections_is_told_the_rules_before_it_plays(simulators, number):
+    expected = play(simulators[:1], range(13), num_envs=2, max_batch=64)[1]
+    limits = {"timeout_s": 8.0, "max_replaced": 1}
+    ray.get([simulator.begin.options(max_task_retries=9).remote(0.0) for simulator in simulators])
+    os.kill(ray.get(simulators[1].pid.remote()), number)
+    collected, batch, _, _ = play(simulators, range(13), num_envs=4, max_batch=3, seconds=None, **limits)
+    assert same(batch, expected)
+    assert collected.num_replaced == 1
 
 
 def test_a_simulator_that_dies_again_and_again_ends_it(simulators):

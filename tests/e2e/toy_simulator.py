@@ -15,6 +15,7 @@ class Simulator:
     """Episode ``e`` ends after ``1 + e % 3`` chunks; its image says which episode and which chunk it shows."""
 
     _seconds = 0.0
+    _split: EnvSplitConfig | None = None
 
     def __init__(self) -> None:
         self._chunk_of: dict[int, int] = {}
@@ -33,6 +34,7 @@ class Simulator:
         self._split = split
 
     def play(self, request) -> tuple[Observation | None, EnvStep | None]:
+        assert self._split is not None, "told the rules before anything is played"
         time.sleep(self._seconds)
         step = None
         if request.step_ids:
