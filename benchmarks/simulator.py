@@ -4,6 +4,8 @@
     python benchmarks/simulator.py --processes 16 [--envs 8] [--seconds 15]     # all cores: steps per second, wall
     python benchmarks/simulator.py --scenes [--suite libero_10]                 # all scenes of a suite in one process
 
+``--only ours`` leaves stock's column empty: a machine with the reduced models alone cannot run stock.
+
 Stock is `OffScreenRenderEnv`, which draws every step; ours draws when the policy looks. The first form measures one
 thread, in CPU time (which a busy machine does not stretch) and wall time (which counts on a GPU), every column in a
 process of its own. The second runs as many processes of either at the same time, stock with one environment each as
@@ -25,6 +27,7 @@ from typing import Any
 
 IMAGE_SIZE = 256
 CAMERAS = ("agentview", "robot0_eye_in_hand")
+MODES = ("stock", "ours")
 CHUNK = 8  # actions between two looks
 NUM_FURTHER = 8  # simulations of the same task, to measure what one more costs
 START_TIMEOUT_S = 170.0
@@ -229,17 +232,19 @@ def print_table(title: str, rows: list[tuple[str, float | None, float | None, fl
         print(f"| {label:<58} | {cells[0]} | {cells[1]} | {ratio} |")
 
 
-def one_thread(suite: str, task_id: int, chunks: int) -> None:
+def one_thread(suite: str, task_id: int, chunks: int, modes: Sequence[str]) -> None:
     """The first form."""
-    columns: dict[str, Numbers] = {}
+    columns: dict[str, Numbers] = {mode: {} for mode in MODES}
     context = multiprocessing.get_context("spawn")
-    for mode in ("stock", "ours"):
+    for mode in modes:
         answers: Queue[Numbers] = context.Queue()
         child = context.Process(target=measure_one, args=(mode, suite, task_id, chunks, answers))
         child.start()
         columns[mode] = answers.get(timeout=START_TIMEOUT_S)
         child.join()
     stock, ours = columns["stock"], columns["ours"]
+
+    idle_ms = stock["step_ms"] * 10 if stock else None
 
     def row(label: str, name: str, *, ratio: bool = True) -> tuple[str, float | None, float | None, float | None]:
         a, b = stock.get(name), ours.get(name)
@@ -254,7 +259,7 @@ def one_thread(suite: str, task_id: int, chunks: int) -> None:
             row(f"one {IMAGE_SIZE} x {IMAGE_SIZE} frame (CPU ms)", "frame_ms"),
             row(f"one {IMAGE_SIZE} x {IMAGE_SIZE} frame (wall ms)", "frame_wall_ms"),
             row("reset to an initial state, fixtures drawn anew (CPU ms)", "reset_ms"),
-            ("ten idle steps, once per start (CPU ms)", stock["step_ms"] * 10, ours["settle_ms"], None),
+            ("ten idle steps, once per start (CPU ms)", idle_ms, ours["settle_ms"], None),
             row("first environment of a task, ready (s)", "construct_s"),
             row("memory, first environment (MB)", "memory_mb"),
             row("memory, one more simulation of the task (MB)", "further_mb"),
@@ -264,12 +269,14 @@ def one_thread(suite: str, task_id: int, chunks: int) -> None:
     )  # fmt: skip
 
 
-def all_cores(suite: str, task_id: int, *, processes: int, num_envs: int, num_threads: int, seconds: float) -> None:
+def all_cores(
+    suite: str, task_id: int, modes: Sequence[str], *, processes: int, num_envs: int, num_threads: int, seconds: float
+) -> None:
     """The second form."""
     context = multiprocessing.get_context("spawn")
     rates: dict[str, float] = {}
     memory: dict[str, float] = {}
-    for mode in ("stock", "ours"):
+    for mode in modes:
         answers: Queue[Numbers] = context.Queue()
         barrier = context.Barrier(processes)
         children = [
@@ -286,12 +293,19 @@ def all_cores(suite: str, task_id: int, *, processes: int, num_envs: int, num_th
         rates[mode] = sum(result["rate"] for result in results)
         memory[mode] = sum(result["memory_mb"] for result in results) / processes
     per_env = memory["ours"] / num_envs
+
+    def row(
+        label: str, ours: float, stock: float | None, *, less_is_better: bool
+    ) -> tuple[str, float | None, float, float | None]:
+        ratio = None if stock is None else stock / ours if less_is_better else ours / stock
+        return label, stock, ours, ratio
+
     print_table(
         f"{suite} task {task_id}, {processes} processes, ours {num_envs} env(s), {num_threads} thread(s)",
         [
-            ("steps per second, two cameras (wall)", rates["stock"], rates["ours"], rates["ours"] / rates["stock"]),
-            ("memory per process (MB)", memory["stock"], memory["ours"], memory["stock"] / memory["ours"]),
-            ("memory per environment (MB)", memory["stock"], per_env, memory["stock"] / per_env),
+            row("steps per second, two cameras (wall)", rates["ours"], rates.get("stock"), less_is_better=False),
+            row("memory per process (MB)", memory["ours"], memory.get("stock"), less_is_better=True),
+            row("memory per environment (MB)", per_env, memory.get("stock"), less_is_better=True),
         ],
     )
 
@@ -345,6 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--envs", type=int, default=2, help="in each of our processes in the second form")
     parser.add_argument("--threads", type=int, default=1, help="of each of our processes in the second form")
     parser.add_argument("--scenes", action="store_true", help="the third form")
+    parser.add_argument("--only", choices=["ours"], help="leave stock out of the first two forms")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement in the second form")
     args = parser.parse_args(arguments)
     use_one_thread()
@@ -366,19 +381,21 @@ def run(args: argparse.Namespace) -> int:
     load_suite(args.suite).task(args.task)
     select_opengl()
     prepare_libero()
+    modes = [args.only] if args.only else MODES
     if args.scenes:
         all_scenes(args.suite)
     elif args.processes:
         all_cores(
             args.suite,
             args.task,
+            modes,
             processes=args.processes,
             num_envs=args.envs,
             num_threads=args.threads,
             seconds=args.seconds,
         )
     else:
-        one_thread(args.suite, args.task, args.chunks)
+        one_thread(args.suite, args.task, args.chunks, modes)
     return 0
 
 
