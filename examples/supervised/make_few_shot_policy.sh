@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Teaches a pretrained policy a suite from a few demonstrations of each task, as the published "1 trajectory" checkpoints
-# were made from a VLA: an adapter of rank 32 that reinforcement learning continues.
+# were made from a VLA: an adapter of rank 32, and OUTPUT-merged, the checkpoint that reinforcement learning starts from.
 #
 #   bash examples/supervised/make_few_shot_policy.sh BASE [SUITE] [DEMONSTRATIONS_PER_TASK] [STEPS] [OUTPUT] [WORK_FOLDER]
 #
@@ -28,5 +28,6 @@ run python -m libero_runtime.demos "$suite" --episodes "$demonstrations" --out "
 run python -m openvla_oft.finetune --demonstrations "$work/demonstrations" --suite "$suite" --init "$base" \
   --output "$output" --steps "$steps" --batch-size 256 --lr 1e-3 --label-sigma 0 --validate-every 1000000 \
   --lora-rank 32 --lora-alpha 32 --unnorm-key libero_90_no_noops
-finish "$output" "crl_experiment/${suite}_grpo_tiny" \
-  "actor.checkpoint_load_path=$base actor.model.lora_path=$output actor.model.unnorm_key=libero_90"
+run python -m openvla_oft.merge --base "$base" --adapter "$output" --output "$output-merged"
+finish "$output-merged" "crl_experiment/${suite}_grpo_tiny" \
+  "actor.checkpoint_load_path=$output-merged actor.model.unnorm_key=libero_90"

@@ -183,10 +183,12 @@ def test_a_few_shot_policy_starts_from_the_pretrained_one(tmp_path: Path, starte
     assert not started.exists()
     taught = run("supervised/make_few_shot_policy.sh", str(base), "libero_10", "1", cwd=tmp_path)
     assert taught.returncode == 0, taught.stderr
-    recorded, trained = started.read_text().splitlines()
+    recorded, trained, merged = started.read_text().splitlines()
+    adapter = f"{base}-libero-10-1-demos"
     assert recorded.startswith("python -m libero_runtime.demos libero_10 --episodes 1 ")
-    assert f"--init {base} --output {base}-libero-10-1-demos " in trained
-    assert f"actor.model.lora_path={base}-libero-10-1-demos actor.model.unnorm_key=libero_90" in taught.stdout
+    assert f"--init {base} --output {adapter} " in trained
+    assert merged.endswith(f"openvla_oft.merge --base {base} --adapter {adapter} --output {adapter}-merged")
+    assert f"actor.checkpoint_load_path={adapter}-merged actor.model.unnorm_key=libero_90" in taught.stdout
 
 
 def test_a_simple_cnns_arguments_are_checked_and_shown(tmp_path: Path, started: Path) -> None:

@@ -8,11 +8,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from openvla_oft import merge
 from openvla_oft.data.batches import normalised_actions
 from openvla_oft.model import checkpoints
 from openvla_oft.train.objectives import env_actions
 from rlinf.models.lora import attach_lora
 from tests.unit.sft_runs import logged, run
+from transformers_openvla_oft import adapters
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 from transformers_openvla_oft.model.adapted import SILU
 from transformers_openvla_oft.model.modeling import lora_target_modules
@@ -71,6 +73,47 @@ def test_merging_adds_the_adapter_to_its_base(demos, base, adapter, tmp_path):
     torch.testing.assert_close(logits(merged, base), expected, atol=1e-4, rtol=1e-4)
     before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
     assert before.keys() == after.keys()
+
+
+def test_the_merge_command_makes_the_checkpoint_that_training_would(demos, base, adapter, tmp_path):
+    merged, trained = tmp_path / "merged", tmp_path / "trained"
+    folders = ["--base", str(base), "--adapter", str(adapter)]
+    assert merge.main([*folders, "--output", str(merged), "--save-dtype", "float32"]) == 0
+    options = ["--steps", "3", "--lr", "1e-2", "--merge", "--save-dtype", "float32"]
+    assert run(demos, trained, *adapted(base), *options) == 0
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (merged, trained))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    read = [json.loads((folder / "dataset_statistics.json").read_text()) for folder in (merged, adapter)]
+    assert read[0].items() >= read[1].items()
+    assert json.loads((merged / "config.json").read_text())["norm_stats"].keys() >= read[1].keys()
+    assert (merged / "training.json").read_text() == (adapter / "training.json").read_text()
+
+
+def test_half_an_adapter_is_half_as_far_from_its_base(base, adapter, tmp_path):
+    output = tmp_path / "half"
+    folders = ["--base", str(base), "--adapter", str(adapter), "--output", str(output)]
+    assert merge.main([*folders, "--scale", "0.5", "--save-dtype", "float32"]) == 0
+    model, _ = checkpoints.load_for_training(base)
+    adapters.merge_adapters(model, [adapter], coeff=0.5)
+    torch.testing.assert_close(load_file(output / "model.safetensors"), dict(model.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--adapter": "nothing"}, "no adapter_config.json there"),
+        ({"--base": "nothing"}, "no config.json there"),
+        ({"--scale": "0"}, "--scale 0.0 must be larger than 0"),
+        ({"--output": "."}, "exists; remove it or give another --output"),
+    ],
+)
+def test_what_cannot_be_merged_leaves_nothing(base, adapter, tmp_path, capsys, changed, message):
+    options = {"--base": str(base), "--adapter": str(adapter), "--output": str(tmp_path / "merged"), **changed}
+    assert merge.main([word for pair in options.items() for word in pair]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
 
 
 def test_an_adapter_is_continued_and_the_base_stays(demos, base, adapter, tmp_path):
