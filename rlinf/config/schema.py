@@ -96,15 +96,33 @@ class RunnerConfig:
 
 
 @dataclass
-class ClusterConfig:
-    """How many workers of each kind; Ray is started locally unless ``RAY_ADDRESS`` is set."""
+class NodeGroupConfig:
+    """Machines of a cluster under one name."""
 
+    label: str
+    node_ranks: Any
+    """Which: ``0-1``, a list, or ``all``. The head has rank 0, the others follow by address."""
+
+
+@dataclass
+class ClusterConfig:
+    """Workers of each kind, and where they run; Ray is started locally unless ``RAY_ADDRESS`` is set."""
+
+    component_placement: Any = None
+    """Where workers run (docs/clusters.md), such as ``{"actor,env,rollout": all}`` or ``{actor: 0-3, rollout: 4-7,
+    env: all}``: GPUs by number over the cluster, one for each actor and rollout worker; without any, processes. ``env``
+    there says where simulators run and draw. A component may be ``{node_group: LABEL, placement: 0-7}``: numbers within
+    that group, of GPUs, or of simulators where it has none. null: actor and rollout share GPUs, simulators are
+    everywhere, in proportion to CPUs."""
+    node_groups: list[NodeGroupConfig] = field(default_factory=list)
+    """Groups of nodes for ``component_placement``: ``[{label: cpu, node_ranks: 0-1}, ...]``."""
     num_actor_workers: int = -1
     """FSDP ranks; -1: one per GPU, or one."""
     num_rollout_workers: int = -1
     """Inference workers; -1: one per GPU, or one."""
     num_env_workers: int = -1
-    """Simulator processes; -1: one per CPU core, leaving one core per GPU for inference."""
+    """Simulator processes; -1: one per CPU core, leaving one core per GPU for inference. Like the numbers above, it
+    must agree with ``component_placement`` where that gives one."""
     object_store_gb: float | None = field(default=None, metadata=STORE_SIZE)
     """GiB of shared memory for Ray where we start it; null: as much as keeps an epoch's samples and the weights in
     memory. Ray begins to write them to disk when 80 % of it are full."""

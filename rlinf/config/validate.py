@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
+from rlinf.config.placement import requests
 from rlinf.config.places import check_readable
 from rlinf.config.resolve import EARLIER_ADAPTERS
 from rlinf.config.schema import BY_MEMORY, Config, EnvConfig, walk
@@ -35,6 +36,7 @@ def validate(config: Config, *, num_tasks: int) -> None:
         raise ConfigError(f"env.eval.episodes_per_task={config.env.eval.episodes_per_task} must be at least 1")
     for rule in (_one_model, _adapters, _critic, _dynamic_sampling, _base_logits, _merged_acting, _batches):
         rule(config)
+    requests(config.cluster)
     for name in ("fixed_task_ids", "eval_task_ids"):
         _task_ids(f"env.{name}", getattr(config.env, name), num_tasks, config.env.suite)
 
