@@ -140,6 +140,10 @@ def use_one_thread() -> None:
         os.environ[f"{library}_NUM_THREADS"] = "1"
 
 
+MAX_NUMBER = 100_000
+"""Above every task's and initial state's number: no range may fill the memory."""
+
+
 class NumberError(ValueError):
     """A number or a list of numbers on a command line that does not fit."""
 
@@ -151,7 +155,10 @@ def parse_numbers(text: str) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
             raise NumberError(f"expected numbers and ranges such as 0-3,7, given {text!r}")
-        numbers += range(int(first), int(last or first) + 1)
+        asked = range(int(first), int(last or first) + 1)
+        if asked.stop > MAX_NUMBER:
+            raise NumberError(f"{text!r} names {asked[-1]}; tasks and initial states are numbered below {MAX_NUMBER}")
+        numbers += asked
     if len(set(numbers)) != len(numbers):
         raise NumberError(f"{text!r} names a number twice")
     return tuple(numbers)

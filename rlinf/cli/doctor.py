@@ -238,13 +238,12 @@ def results(request: Request, *, free: int | None = None) -> Iterator[Finding]:
     free: bytes of the disk; None: as found.
     """
     from rlinf.runners.run_folder import check_run_folder, run_folder
-    from rlinf.workers.object_store import trained_bytes
 
     config, folder = request.config, run_folder(request.config)
     check_run_folder(config)  # and somebody has logged in to W&B, where it is asked for
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
     left = shutil.disk_usage(there).free if free is None else free
-    size = 3 * trained_bytes(config, request.source)  # the weights and AdamW's two moments
+    size = _checkpoint_bytes(request)
     runner = config.runner
     written = -(-runner.max_epochs // runner.save_interval)
     kept = min(written, runner.keep_checkpoints + 1) if runner.keep_checkpoints else written  # one being written
@@ -252,6 +251,20 @@ def results(request: Request, *, free: int | None = None) -> Iterator[Finding]:
     advice = "" if kept * size < left else ": free some space, or give runner.keep_checkpoints=2"
     yield "problem" if advice else "ok", text + advice
     yield "ok", f"metrics go to {', '.join(['metrics.jsonl', *runner.logger.logger_backends])}"
+
+
+def _checkpoint_bytes(request: Request) -> int:
+    """Size of a checkpoint: the trained weights and AdamW's two moments, all in float32."""
+    from safetensors import safe_open
+
+    from rlinf.workers.object_store import trained_bytes
+
+    model, count = request.config.actor.model, 0
+    for path in request.source.checkpoint.glob("*.safetensors") if model.is_lora else ():
+        with safe_open(path, framework="pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - no dictionary
+        count += sum(model.lora_rank * sum(shape) for shape in shapes if len(shape) == 2)  # the layers that are adapted
+    return 3 * (4 * count or trained_bytes(request.config, request.source))
 
 
 def ray_cluster() -> Iterator[Finding]:
@@ -265,20 +278,20 @@ def ray_cluster() -> Iterator[Finding]:
         where = f"{VARIABLE}={named} answers" if named else f"a cluster starts in {time.monotonic() - started:.0f} s"
         yield "ok", f"{where}: {found.num_nodes} node(s), {found.num_cpus} CPUs, {found.num_gpus} GPUs"
         if not named:
-            outside = {port for process in _children(os.getpid()) for port in open_ports(process)}
+            outside = {port for process in _started_by(os.getpid()) for port in open_ports(process)}
             why = f"ports {sorted(outside)} are open to other machines: unset RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
             yield "warning" if outside else "ok", why if outside else "it listens on the loopback interface alone"
         stopping = time.monotonic()
     yield "ok", f"it was left within {time.monotonic() - stopping:.0f} s"
 
 
-def _children(process: int) -> Iterator[int]:
+def _started_by(process: int) -> Iterator[int]:
     """All processes that a process has started, and those that they have."""
-    for path in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(OSError):  # it has ended meanwhile
-            for child in map(int, path.read_text().split()):
-                yield child
-                yield from _children(child)
+    from rlinf.cli.supervise import children
+
+    for child in children(process):
+        yield child
+        yield from _started_by(child)
 
 
 def open_ports(process: int) -> set[int]:

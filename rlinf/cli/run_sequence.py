@@ -167,7 +167,12 @@ def compose(arguments: Arguments, *, recorded: str | None = None) -> Recipe:
     validate(config, num_tasks=num_tasks(config.env.suite))
     check_eval_suites(config.env, num_tasks)
     check_backends(config.runner.logger.logger_backends)
-    return Recipe(config, name, arguments.overrides)
+    recipe = Recipe(config, name, arguments.overrides)
+    if arguments.is_dry_run and recipe.gives("method.name"):
+        from rlinf.custom.methods import make_method  # imports torch, which must not be there before a fork
+
+        make_method(config.method)
+    return recipe
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def _end_descendants() -> None:
     while True:
         while _reap() is not None:
             pass
-        left = _children()
+        left = children(os.getpid())
         if not left:
             return
         if time.monotonic() > deadline:
@@ -136,15 +136,15 @@ def _end_descendants() -> None:
         time.sleep(0.05)
 
 
-def _children() -> list[int]:
+def children(process: int) -> list[int]:
     """Processes whose parent this one is."""
-    own, found = str(os.getpid()), []
+    found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
         except OSError:  # it has ended meanwhile
             continue
-        if fields[1] == own:
+        if int(fields[1]) == process:
             found.append(int(path.parent.name))
     return found
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from rlinf.config.errors import ConfigError
 from rlinf.config.overrides import literals, quoting_advice
@@ -20,6 +20,9 @@ from rlinf.config.schema import Config, walk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG_FOLDER = REPOSITORY / "examples" / "embodiment" / "config"
+ALL_KEYS = "Every key with its type and meaning: rlinf/config/schema.py"
+NO_SUCH_KEY = (ConfigKeyError, ConfigAttributeError)
+LIKE = 0.7  # from this ratio on, two names are a slip of the pen apart
 
 
 def config_names(folder: Path = CONFIG_FOLDER) -> list[str]:
@@ -44,7 +47,9 @@ def load_config(name: str, overrides: Sequence[str] = (), *, folder: Path = CONF
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             composed = compose(config_name=name, overrides=list(overrides))
     except HydraException as error:
-        advice = quoting_advice(overrides) or _suggestion(error)
+        if isinstance(error.__cause__, NO_SUCH_KEY):
+            raise _no_such_key(error.__cause__, overrides) from error
+        advice = quoting_advice(overrides)
         raise ConfigError(f"configuration {name!r} does not compose: {_flat(error)}{advice}") from error
     return resolve(typed_config(composed))
 
@@ -54,12 +59,11 @@ def typed_config(composed: DictConfig) -> Config:
     plain = literals(OmegaConf.to_container(composed, resolve=True))  # forgets what Hydra's ++ let through
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain)))
+    except NO_SUCH_KEY as error:
+        raise _no_such_key(error) from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or getattr(error, "key", None)
-        raise ConfigError(
-            f"configuration key {key!r}: {str(error).splitlines()[0]}{_suggestion(error)}\n"
-            "Every key with its type and meaning: rlinf/config/schema.py"
-        ) from error
+        raise ConfigError(f"configuration key {key!r}: {str(error).splitlines()[0]}\n{ALL_KEYS}") from error
     assert isinstance(config, Config)
     return config
 
@@ -81,9 +85,38 @@ def _flat(error: Exception) -> str:
     return "; ".join(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
-def _suggestion(error: Exception) -> str:
-    """Near matches for a misspelt key, so that the reader need not search."""
-    known = [key for key, _, value in walk(Config()) if not is_dataclass(value)]
-    wrong = [word.strip("'\".,()") for word in str(error).split() if "." in word or "'" in word]
-    near = [match for word in wrong for match in get_close_matches(word, known, n=2, cutoff=0.75)]
-    return f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+def _no_such_key(error: OmegaConfBaseException, overrides: Sequence[str] = ()) -> ConfigError:
+    """The error for a key that is not declared: with those that may be meant, else those of its group."""
+    key = str(error.full_key or error.key)  # up to the first name that is wrong
+    given = (text.lstrip("+~").partition("=")[0] for text in overrides)
+    key = next((one for one in given if f"{one}.".startswith(f"{key}.")), key)
+    group = key.rpartition(".")[0]
+    known = [name for name, _, value in walk(Config()) if not is_dataclass(value)]
+    siblings = [name for name in known if name.rpartition(".")[0] == group]
+    if near := near_keys(key, known):
+        advice = f" Did you mean {' or '.join(near)}?"
+    else:
+        advice = f" {group} has: {', '.join(one.rpartition('.')[2] for one in siblings)}." if group and siblings else ""
+    return ConfigError(f"configuration key {key!r} does not exist.{advice}\n{ALL_KEYS}")
+
+
+def near_keys(key: str, known: Sequence[str]) -> list[str]:
+    """Up to three of the known keys that may be meant by one that is not, the nearest first.
+
+    Those of its own group, which a part of the last name or a slip of the pen tells; where there are none, the same
+    name in other groups.
+    """
+    group, _, name = key.rpartition(".")
+
+    def last(one: str) -> str:
+        return one.rpartition(".")[2]
+
+    def likeness(one: str) -> tuple[float, float]:
+        return SequenceMatcher(None, name, last(one)).ratio(), SequenceMatcher(None, key, one).ratio()
+
+    def is_like(one: str) -> bool:
+        return likeness(one)[0] >= LIKE or set(name.split("_")) <= set(last(one).split("_"))
+
+    below = [one for one in known if one.startswith(f"{group}.") and is_like(one)]
+    same = [one for one in known if last(one) == name]
+    return sorted(below or same, key=likeness, reverse=True)[:3]

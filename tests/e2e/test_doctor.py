@@ -73,7 +73,7 @@ def test_opengl_that_does_not_draw(capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("override", "said"),
-    [("env.suit=libero_goal", "does not compose"), ("actor.checkpoint_load_path=no/model", "does not exist: ")],
+    [("env.suit=libero_goal", "Did you mean env.suite?"), ("actor.checkpoint_load_path=no/model", "does not exist: ")],
 )
 def test_a_configuration_that_cannot_be(override, said, capsys):
     requests: list[Request] = []
@@ -98,7 +98,7 @@ def test_what_a_configuration_needs_and_there_is_not(small_policy, tmp_path, cap
     assert found(capsys, "memory", lambda: doctor.memory(small, available=64 * GIB))[0].startswith("ok ")
     disk, _ = found(capsys, "results", lambda: doctor.results(small, free=1))
     assert disk.startswith("problem  results: ")
-    assert "about 2 checkpoint(s)" in disk
+    assert "about 2 checkpoint(s) of 0.0022 GiB" in disk
 
 
 def test_results_that_cannot_be_written(small_policy, tmp_path, capsys):

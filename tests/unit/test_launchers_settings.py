@@ -152,6 +152,11 @@ def test_the_launcher_refuses_before_it_starts_anything(tmp_path: Path) -> None:
     assert sequence(tmp_path, *command, "actor.optim.lr=0.1", f"runner.logger.log_root={tmp_path}/other")
 
 
+def test_a_dry_run_knows_the_methods(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"method\.name=ewcc is not known; expected one of: sequential, ewc, "):
+        sequence(tmp_path, "0", "", "", TINY, "7", "--dry-run", "method.name=ewcc")
+
+
 def test_ppo_and_grpo_sequences_do_not_meet(tmp_path: Path) -> None:
     """The default, GRPO, has the documented folder; PPO has its own, whatever the suite, the method and the root."""
     record_run(tmp_path / "logs/sequential/task_0_seed7", tiny("runner.seed=7", "env.fixed_task_ids=[0]"))

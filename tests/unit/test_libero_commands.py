@@ -59,6 +59,6 @@ def test_numbers_that_do_not_fit_exit_with_2(capsys, command, flags, message):
 
 def test_lists_of_numbers():
     assert parse_numbers("0-3,7") == (0, 1, 2, 3, 7)
-    for text in ("", "a", "3-1", "3-1,5", "1-", "-1", "²", "1,1"):
+    for text in ("", "a", "3-1", "3-1,5", "1-", "-1", "²", "1,1", "0-99999999999"):
         with pytest.raises(NumberError):
             parse_numbers(text)
