@@ -190,13 +190,19 @@ def memory(request: Request, *, available: int | None = None) -> Iterator[Findin
     import torch
 
     from libero_runtime.cpus import num_cpus
+    from rlinf.config.placement import Node
+    from rlinf.config.schema import with_settings
     from rlinf.scheduler.cluster import Resources, available_memory, smallest_gpu_gib
-    from rlinf.workers.launch import count_workers, fit_to_gpus
+    from rlinf.scheduler.ray_settings import named_cluster
+    from rlinf.workers.launch import check_workers, fit_to_gpus
     from rlinf.workers.object_store import object_store_gb, stored_bytes
 
     num_gpus = torch.cuda.device_count()
-    here = Resources(num_cpus(), num_gpus, 1, smallest_gpu_gib() if num_gpus else None)
-    counts = count_workers(fit_to_gpus(request.config, here), here)
+    here = Resources((Node(0, "", "", num_cpus(), num_gpus),), smallest_gpu_gib() if num_gpus else None)
+    # Where a cluster is named, a placement is for its machines, and not for this one alone.
+    config = with_settings(request.config, {"cluster.component_placement": None} if named_cluster() else {})
+    placement = check_workers(fit_to_gpus(config, here), here)
+    num_actor, num_rollout, num_env = len(placement.actor), len(placement.rollout), len(placement.env)
     have = available_memory() if available is None else available
     weights = stored_bytes(request.source)
     for number in range(num_gpus):
@@ -204,12 +210,12 @@ def memory(request: Request, *, available: int | None = None) -> Iterator[Findin
         fits = 2 * weights < total
         text = f"learner and inference hold {2 * weights / GIB:.1f} GiB of weights on GPU {number} of {total / GIB:.0f}"
         yield "ok" if fits else "problem", text + ("" if fits else ": it needs a larger GPU, or a smaller model")
-    copies = 0 if num_gpus else counts.actor + counts.rollout
-    processes = (counts.actor + counts.rollout + counts.env) * PROCESS_BYTES
+    copies = 0 if num_gpus else num_actor + num_rollout
+    processes = (num_actor + num_rollout + num_env) * PROCESS_BYTES
     store = object_store_gb(request.config, request.source, learn=True) * GIB
     needed = processes + copies * weights + store
-    text = f"{have / GIB:.1f} GiB available; {counts.env} simulators, {counts.rollout} inference worker(s) and "
-    text += f"{counts.actor} learner(s) may take {needed / GIB:.1f}"
+    text = f"{have / GIB:.1f} GiB available; {num_env} simulators, {num_rollout} inference worker(s) and "
+    text += f"{num_actor} learner(s) may take {needed / GIB:.1f}"
     if copies * weights + store > have:
         yield "problem", f"{text}, {copies * weights / GIB:.1f} of it weights: it needs a GPU, or a smaller model"
     elif needed > have:
@@ -276,7 +282,7 @@ def ray_cluster() -> Iterator[Finding]:
     with Cluster(object_store_gb=0.1) as cluster:
         found, named = cluster.resources, named_cluster()
         where = f"{VARIABLE}={named} answers" if named else f"a cluster starts in {time.monotonic() - started:.0f} s"
-        yield "ok", f"{where}: {found.num_nodes} node(s), {found.num_cpus} CPUs, {found.num_gpus} GPUs"
+        yield "ok", f"{where}: {len(found.nodes)} node(s), {found.num_cpus} CPUs, {found.num_gpus} GPUs"
         if not named:
             outside = {port for process in _started_by(os.getpid()) for port in open_ports(process)}
             why = f"ports {sorted(outside)} are open to other machines: unset RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"

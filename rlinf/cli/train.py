@@ -11,7 +11,7 @@ from rlinf.envs import suite_tasks
 from rlinf.envs.registry import simulator
 from rlinf.runners.embodied import EmbodiedRunner, find_state, task_context
 from rlinf.runners.run_folder import run_folder, write_run
-from rlinf.workers.launch import count_workers, fit_to_gpus
+from rlinf.workers.launch import check_workers, fit_to_gpus
 from rlinf.workers.session import Session
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def _train(request: Request, session: Session) -> None:
     sim.prepare()
     resources = session.resources(config, request.source)
     config = fit_to_gpus(config, resources)
-    count_workers(config, resources)
+    check_workers(config, resources)
     write_run(
         state.folder,
         config,

@@ -6,13 +6,17 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from libero_runtime.cpus import control_groups, num_cpus
 from rlinf.config.errors import ConfigError
+from rlinf.config.placement import Node
 from rlinf.scheduler.ray_settings import VARIABLE, configure_ray, named_cluster
 
 log = logging.getLogger(__name__)
@@ -27,17 +31,27 @@ SHORT_FOLDER = "/tmp"
 SOCKET = "session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"  # as long as Ray makes them
 MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of a control group, in version 2 and 1
 GIB = 2**30
+HEAD = "node:__internal_head__"  # a resource that Ray gives the head alone
 
 
 @dataclass(frozen=True)
 class Resources:
     """What the cluster offers."""
 
-    num_cpus: int
-    num_gpus: int
-    num_nodes: int
+    nodes: tuple[Node, ...]
+    """By rank."""
     gpu_gib: float | None = None
     """Memory of a GPU; machines of a cluster are taken to have the same. None without any."""
+
+    @property
+    def num_cpus(self) -> int:
+        """Of all nodes."""
+        return sum(node.num_cpus for node in self.nodes)
+
+    @property
+    def num_gpus(self) -> int:
+        """Of all nodes."""
+        return sum(node.num_gpus for node in self.nodes)
 
 
 class Cluster(ExitStack):
@@ -64,7 +78,7 @@ class Cluster(ExitStack):
             found = self.resources
             self.callback(stack.pop_all().close)
         where = f"cluster at {named}" if named else "local Ray"
-        log.info("%s: %d node(s), %d CPUs, %d GPUs", where, found.num_nodes, found.num_cpus, found.num_gpus)
+        log.info("%s: %d node(s), %d CPUs, %d GPUs", where, len(found.nodes), found.num_cpus, found.num_gpus)
         return self
 
     def _join(self, named: str) -> None:
@@ -113,13 +127,30 @@ class Cluster(ExitStack):
     def resources(self) -> Resources:
         import ray
 
-        total = ray.cluster_resources()
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        num_gpus = int(total.get("GPU", 0))
-        if num_gpus and self._gpu_gib is None:
+        found = Resources(ranked(ray.nodes()))
+        if found.num_gpus and self._gpu_gib is None:
             look = ray.remote(num_cpus=0, num_gpus=0.01)(smallest_gpu_gib)  # where there is one, which may be elsewhere
             self._gpu_gib = ray.get(look.remote())
-        return Resources(int(total.get("CPU", 0)), num_gpus, len(nodes), self._gpu_gib)
+        return replace(found, gpu_gib=self._gpu_gib)
+
+
+def ranked(found: Sequence[Mapping[str, Any]]) -> tuple[Node, ...]:
+    """The nodes that are there, of those that Ray lists: the head first, the others by address."""
+
+    def order(node: Mapping[str, Any]) -> tuple[bool, int, str]:
+        return HEAD not in node["Resources"], int(ip_address(node["NodeManagerAddress"])), node["NodeID"]
+
+    alive = sorted((node for node in found if node["Alive"]), key=order)
+    return tuple(
+        Node(
+            rank,
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            num_cpus=int(node["Resources"].get("CPU", 0)),
+            num_gpus=int(node["Resources"].get("GPU", 0)),
+        )
+        for rank, node in enumerate(alive)
+    )
 
 
 def work_folders(stack: ExitStack) -> tuple[Path, Path | None]:

@@ -13,13 +13,14 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POLL_S = 0.5
 WATCH = "watch"
+NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 LAST_LINES = 20
 Show = Callable[[Sequence[Any]], None]
 
@@ -41,24 +42,38 @@ def describe_death(error: RayActorError) -> str:
 
 @dataclass(frozen=True)
 class WorkerPlacement:
-    """Where the workers of a group run: GPUs per worker and the placement group's bundle of each, if any."""
+    """Where the workers of a group run: GPUs per worker and, in turns, bundles of a placement group or else ids of
+    nodes; anywhere, if neither is given."""
 
     num_cpus: float = 0
     num_gpus: float = 0
     group: PlacementGroup | None = None
     bundles: Sequence[int] = ()
+    nodes: Sequence[str] = ()
     env_vars: dict[str, str] | None = None
+
+    def strategy(self, index: int, *, movable: bool) -> object:
+        """Ray's word for the place of worker ``index``. movable: it may be elsewhere once its node is lost."""
+        if self.group is not None:
+            bundle = self.bundles[index % len(self.bundles)]
+            return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
+        return NodeAffinitySchedulingStrategy(self.nodes[index % len(self.nodes)], soft=movable) if self.nodes else None
+
+
+def reserve_gpus(nodes: Sequence[str | None]) -> PlacementGroup:
+    """A bundle for each GPU: on the node with that id or, if None, packed on as few as possible."""
+    bundles = [{"GPU": 1.0, "CPU": 1.0}] * len(nodes)
+    labels = [{NODE_ID: node} if node else {} for node in nodes]
+    group: PlacementGroup = ray.util.placement_group(bundles, strategy="PACK", bundle_label_selector=labels)
+    ray.get(group.ready())
+    return group
 
 
 def place_on_gpus(num_gpus: int, *, share: float, env_vars: dict[str, str]) -> WorkerPlacement:
-    """Workers that take ``share`` of a GPU each, in turns on ``num_gpus``; without any they are anywhere.
-
-    One bundle per GPU, packed on as few nodes as possible: groups with the same placement share the GPUs.
-    """
+    """Workers that take ``share`` of a GPU each, in turns on ``num_gpus``; without any they are anywhere."""
     if not num_gpus:
         return WorkerPlacement(env_vars=env_vars)
-    group: PlacementGroup = ray.util.placement_group([{"GPU": 1.0, "CPU": 1.0}] * num_gpus, strategy="PACK")
-    ray.get(group.ready())
+    group = reserve_gpus([None] * num_gpus)
     return WorkerPlacement(num_gpus=share, group=group, bundles=range(num_gpus), env_vars=env_vars)
 
 
@@ -108,7 +123,8 @@ class WorkerGroup:
         timeout_s: deadline of a call; stall_s: of a call that shows progress, without any.
         watched: they have a second thread, in which they are asked for progress while the first works; a simulator must
             not, since OpenGL contexts belong to one thread.
-        replaceable: Ray starts another in the place of one that dies, whose running calls fail.
+        replaceable: Ray starts another in the place of one that dies, whose running calls fail; on another node where
+            its own is lost.
         """
         self.name = name
         self.timeout_s, self.stall_s = timeout_s, stall_s
@@ -125,10 +141,8 @@ class WorkerGroup:
             }
             if placement.env_vars:
                 options["runtime_env"] = {"env_vars": placement.env_vars}
-            if placement.group is not None:
-                options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                    placement.group, placement_group_bundle_index=placement.bundles[index % len(placement.bundles)]
-                )
+            if (strategy := placement.strategy(index, movable=replaceable)) is not None:
+                options["scheduling_strategy"] = strategy
             self.workers.append(actor_class.options(**options).remote(*arguments(index)))
         # Actors carry out calls in order: until these have returned, no other call counts.
         self._constructed: list[ray.ObjectRef[Any]] = self.submit("constructed")

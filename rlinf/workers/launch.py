@@ -2,16 +2,18 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlinf.config import RANDOM_ACTION, ConfigError
 from rlinf.config.gpu_memory import settle
+from rlinf.config.placement import Place, Placement, place_workers
 from rlinf.config.schema import Config, EnvConfig
 from rlinf.models import PolicySource
 from rlinf.reporting import trace
 from rlinf.scheduler.cluster import Resources
-from rlinf.scheduler.worker_group import WorkerGroup, WorkerPlacement, place_on_gpus
+from rlinf.scheduler.worker_group import WorkerGroup, WorkerPlacement, reserve_gpus
 from rlinf.workers.actor import ActorWorker
 from rlinf.workers.env import EnvWorker
 from rlinf.workers.random_action import RandomActionRolloutWorker
@@ -41,15 +43,6 @@ ROLLOUT_WORKERS: dict[str, type[RolloutWorker]] = {
 GPU_SHARE = 0.4  # of a GPU, for the learner and for inference each; the rest is for drawing
 
 
-@dataclass(frozen=True)
-class WorkerCounts:
-    """Workers of each kind."""
-
-    actor: int
-    rollout: int
-    env: int
-
-
 @dataclass
 class Workers:
     """The groups of a run; ``actor`` is None where nothing is learnt."""
@@ -75,46 +68,27 @@ class Workers:
 
 def fit_to_gpus(config: Config, resources: Resources) -> Config:
     """Choose what the configuration leaves to the GPUs' memory; says what."""
-    asked = config.cluster.num_actor_workers
-    ranks = asked if asked != -1 else max(resources.num_gpus, 1)
-    settled, lines = settle(config, gpu_gib=resources.gpu_gib, num_ranks=ranks)
+    num_ranks = len(place_workers(config.cluster, resources.nodes).actor)
+    settled, lines = settle(config, gpu_gib=resources.gpu_gib, num_ranks=num_ranks)
     for line in lines:
         log.info(line)
     return settled
 
 
-def count_workers(config: Config, resources: Resources) -> WorkerCounts:
-    """Fill in the counts that the configuration leaves open (-1).
+def check_workers(config: Config, resources: Resources) -> Placement:
+    """A place for every worker.
 
     Raises:
-        ConfigError: a count that cannot work.
+        ConfigError: what the configuration asks for cannot work on this cluster.
     """
-    per_gpu = max(resources.num_gpus, 1)
-    asked = config.cluster
-    actor = asked.num_actor_workers if asked.num_actor_workers != -1 else per_gpu
-    rollout = asked.num_rollout_workers if asked.num_rollout_workers != -1 else per_gpu
-    spare = resources.num_cpus - resources.num_gpus
-    env = asked.num_env_workers if asked.num_env_workers != -1 else max(spare, rollout)
-    for key, count in (("num_actor_workers", actor), ("num_rollout_workers", rollout), ("num_env_workers", env)):
-        if count < 1:
-            raise ConfigError(f"cluster.{key}={count} must be at least 1, or -1 to choose by the machine")
-    if env < rollout:
-        raise ConfigError(
-            f"cluster.num_env_workers={env} must be at least cluster.num_rollout_workers={rollout}: every inference "
-            "worker needs a simulator process"
-        )
-    if resources.num_gpus and max(actor, rollout) > resources.num_gpus:
-        raise ConfigError(
-            f"cluster.num_actor_workers={actor} and cluster.num_rollout_workers={rollout} must not exceed the "
-            f"{resources.num_gpus} GPUs of the cluster"
-        )
-    unit = config.actor.micro_batch_size * actor
-    if config.actor.global_batch_size % unit:
+    placement = place_workers(config.cluster, resources.nodes)
+    ranks = len(placement.actor)
+    if config.actor.global_batch_size % (config.actor.micro_batch_size * ranks):
         raise ConfigError(
             f"actor.global_batch_size={config.actor.global_batch_size} must be a multiple of "
-            f"actor.micro_batch_size * ranks = {config.actor.micro_batch_size} * {actor}"
+            f"actor.micro_batch_size * ranks = {config.actor.micro_batch_size} * {ranks}"
         )
-    return WorkerCounts(actor, rollout, env)
+    return placement
 
 
 def torch_environment() -> dict[str, str]:
@@ -136,42 +110,58 @@ def shared_settings(config: Config) -> tuple[object, ...]:
     return env_settings(config), config.cluster, config.rollout.worker, deadlines, config.runner.trace
 
 
+def ids(places: Sequence[Place]) -> list[str]:
+    """Ray's ids of nodes, none where workers may be anywhere."""
+    return [place.node.id for place in places if place.node is not None]
+
+
 def start_workers(config: Config, resources: Resources, *, source: PolicySource, learn: bool) -> Workers:
     """Start simulators and inference, and learners when ``learn``; returns before they are ready."""
-    counts = count_workers(config, resources)
+    placement = check_workers(config, resources)
+    if len(resources.nodes) > 1 or config.cluster.component_placement is not None:
+        log.info("where workers run:\n%s", placement.table())
     timeout = config.runner.call_timeout_s
-    num_gpus = max(counts.actor, counts.rollout) if resources.num_gpus else 0
     traces = {trace.VARIABLE: "1"} if learn and config.runner.trace else {}
-    placement = place_on_gpus(num_gpus, share=GPU_SHARE, env_vars=torch_environment() | traces)
-    gpus_per_node = resources.num_gpus // resources.num_nodes
+    gpus = sorted({place for place in (*placement.actor, *placement.rollout) if place.gpu is not None})
+    group = reserve_gpus([place.node.id if place.node else None for place in gpus]) if gpus else None
+    torch_env = torch_environment() | traces
+
+    def on(places: Sequence[Place]) -> WorkerPlacement:
+        """A share of their GPUs; without any, on their nodes."""
+        if group is None:
+            return WorkerPlacement(nodes=ids(places), env_vars=torch_env)
+        bundles = [gpus.index(place) for place in places]
+        return WorkerPlacement(num_gpus=GPU_SHARE, group=group, bundles=bundles, env_vars=torch_env)
+
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     env = WorkerGroup(
         "env",
         EnvWorker,
-        counts.env,
-        lambda index: (env_settings(config), index % gpus_per_node if gpus_per_node else None),
-        placement=WorkerPlacement(env_vars=single | traces),
+        len(placement.env),
+        lambda index: (env_settings(config), placement.env[index].gpu),
+        placement=WorkerPlacement(nodes=ids(placement.env), env_vars=single | traces),
         timeout_s=timeout,
         replaceable=True,
     )
     rollout = WorkerGroup(
         "rollout",
         ROLLOUT_WORKERS[config.rollout.worker],
-        counts.rollout,
+        len(placement.rollout),
         lambda _: (config, source),
-        placement=placement,
+        placement=on(placement.rollout),
         timeout_s=timeout,
         stall_s=config.runner.stall_timeout_s,
         watched=True,
     )
     actor = None
     if learn:
+        count = len(placement.actor)
         actor = WorkerGroup(
             "actor",
             ActorWorker,
-            counts.actor,
-            lambda rank: (rank, counts.actor, config, source),
-            placement=placement,
+            count,
+            lambda rank: (rank, count, config, source),
+            placement=on(placement.actor),
             timeout_s=timeout,
             stall_s=config.runner.stall_timeout_s,
             watched=True,
