@@ -214,9 +214,9 @@ class Rank(ActorWorker):
         )
         return 0
 
-    def update(self, batches: Sequence[Any], seed: int) -> dict[str, float]:
+    def update(self, batches: Sequence[Any], seed: int, epoch: int) -> dict[str, float]:
         self._policy.begin()
-        return super().update(batches, seed)
+        return super().update(batches, seed, epoch)
 
     def measured(self) -> Measured:
         (weights,) = gather_trainable(self._policy.module).values()
@@ -226,7 +226,7 @@ class Rank(ActorWorker):
 class CopyingRank(Rank):
     """Joins the images of all collections first."""
 
-    def update(self, batches: Sequence[Any], seed: int) -> dict[str, float]:
+    def update(self, batches: Sequence[Any], seed: int, epoch: int) -> dict[str, float]:
         self._policy.begin()
         joined = RolloutBatch.cat(ray.get(list(batches)))
         return self._learner.update(replace(joined, frames_SNHWC=np.asarray(joined.frames_SNHWC)), seed=seed)
@@ -258,9 +258,9 @@ def measure(way: str, lengths: Sequence[int], *, num_ranks: int, image_size: int
     )
     meeting = tempfile.TemporaryDirectory()
     ranks.call("setup", ranks.call("rendezvous", Path(meeting.name))[0], None)
-    ranks.call("update", ray.get(collector.collect.remote([1, 2], way))[0], 0)
+    ranks.call("update", ray.get(collector.collect.remote([1, 2], way))[0], 0, 0)
     batches, collecting = ray.get(collector.collect.remote(lengths, way))
-    ranks.call("update", tuple(batches), 0)
+    ranks.call("update", tuple(batches), 0, 0)
     measured: list[Measured] = ranks.call("measured")
     spilled = "Spilled" in store_summary()
     del batches

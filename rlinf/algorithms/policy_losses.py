@@ -30,6 +30,7 @@ def clipped_policy_loss(
     clip_high: float,
     dual_clip: float | None = None,
     ratio: str = "token",
+    behaviour_SCA: Tensor | None = None,
 ) -> PolicyLoss:
     """PPO's clipped surrogate per token (arXiv:1707.06347) with separate bounds (clip-higher, arXiv:2503.14476).
 
@@ -39,6 +40,8 @@ def clipped_policy_loss(
         arXiv:1912.09729).
     ratio: ``"token"``, each token's own; ``"sequence"``, for all tokens of a chunk the geometric mean of theirs (GSPO,
         arXiv:2507.18071, with a chunk, which answers one observation, as its sequence).
+    behaviour_SCA: weights of tokens for having been sampled by an older policy than the one that ``old_logprobs_SCA``
+        are of; see ``behaviour_weights``.
     ``approx_kl_sum`` adds ``r - 1 - log r`` over unmasked tokens (Schulman's k3 estimator), ``gap_sum`` ``|log r|``,
     both of each token's own ratio.
     """
@@ -56,11 +59,23 @@ def clipped_policy_loss(
     if dual_clip is not None:
         loss_SCA = torch.where(advantages_S11 < 0, loss_SCA.minimum(-advantages_S11 * dual_clip), loss_SCA)
     weighted_SCA = loss_SCA * weights_SC[..., None]
+    if behaviour_SCA is not None:
+        weighted_SCA = weighted_SCA * torch.where(mask_SCA, behaviour_SCA, torch.zeros_like(behaviour_SCA))
     with torch.no_grad():
         kl_SCA = own_ratio_SCA - 1 - log_ratio_SCA  # zero where masked
         clipped = (loss_SCA != unclipped_SCA) & mask_SCA
         gap = log_ratio_SCA.abs().sum()
     return PolicyLoss(weighted_SCA.sum(), clipped.sum(), kl_SCA.sum(), gap, mask_SCA.sum())
+
+
+def behaviour_weights(proximal_SCA: Tensor, behaviour_SCA: Tensor, *, cap: float) -> Tensor:
+    """How much likelier tokens are under the policy that an update starts from than under the one that sampled them.
+
+    With these weights the clipped surrogate keeps close to the former, while its expectation is over what it would
+    have sampled (decoupled objective, arXiv:2505.24298). Both are log-probabilities. Larger weights count as ``cap``
+    (truncated importance sampling, arXiv:1802.01561).
+    """
+    return (proximal_SCA - behaviour_SCA).exp().clamp(max=cap)
 
 
 def imitation_loss(logprobs_SCA: Tensor, weights_SC: Tensor) -> PolicyLoss:

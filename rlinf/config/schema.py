@@ -168,6 +168,12 @@ class AlgorithmConfig:
     importance_ratio: str = field(default="token", metadata=_one_of("token", "sequence"))
     """``token``: each token's own ratio of probabilities; ``sequence``: a chunk's geometric mean (GSPO, whose
     paper clips at 3e-4 and 4e-4)."""
+    max_policy_lag: int = field(default=0, metadata=_must("must be 0 or 1", lambda value: value in (0, 1)))
+    """By how many epochs the weights that play may be older than those that learn. 0: an epoch is played, then learnt.
+    1: the next is played while one is learnt, with the weights that the update starts from (not across a checkpoint or
+    an evaluation, so that a run resumes exactly); the loss then is the decoupled one (arXiv:2505.24298)."""
+    lag_weight_cap: float = field(default=5.0, metadata=POSITIVE)
+    """The largest weight of a token that the policy has become likelier to sample than the older weights were."""
     loss_aggregation: str = field(default="episode", metadata=_one_of("episode", "token"))
     """``episode``: every episode weighs the same (published recipe); ``token``: every executed token does."""
     entropy_bonus: float = 0.0

@@ -34,7 +34,8 @@ def validate(config: Config, *, num_tasks: int) -> None:
         raise ConfigError(f"env.eval.temperatures={temperatures} names one twice")
     if config.env.eval.episodes_per_task < 1:  # training ignores its own
         raise ConfigError(f"env.eval.episodes_per_task={config.env.eval.episodes_per_task} must be at least 1")
-    for rule in (_one_model, _adapters, _critic, _dynamic_sampling, _base_logits, _merged_acting, _batches):
+    rules = (_one_model, _adapters, _critic, _dynamic_sampling, _policy_lag, _base_logits, _merged_acting, _batches)
+    for rule in rules:
         rule(config)
     requests(config.cluster)
     for name in ("fixed_task_ids", "eval_task_ids"):
@@ -169,6 +170,15 @@ def _dynamic_sampling(config: Config) -> None:
     if most < algorithm.rollout_epoch:
         raise ConfigError(
             f"algorithm.max_rollout_epoch={most} must be at least algorithm.rollout_epoch={algorithm.rollout_epoch}"
+        )
+
+
+def _policy_lag(config: Config) -> None:
+    algorithm = config.algorithm
+    if algorithm.max_policy_lag and algorithm.loss_type == "sft":
+        raise ConfigError(
+            f"algorithm.max_policy_lag={algorithm.max_policy_lag} corrects for older weights in a clipped loss, but "
+            "algorithm.loss_type=sft compares with no policy: give algorithm.max_policy_lag=0"
         )
 
 

@@ -22,10 +22,14 @@ class EpisodePlan:
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What became of an episode: ``total_reward`` is the sum of its rewards, ``num_steps`` counts simulator actions."""
+    """What became of an episode: ``total_reward`` is the sum of its rewards, ``num_steps`` counts simulator actions.
+
+    policy_version: epochs of updates that the weights had had which acted, all through the episode.
+    """
 
     plan: EpisodePlan
     success_once: bool
     success_at_end: bool
     total_reward: float
     num_steps: int
+    policy_version: int = 0

@@ -52,6 +52,23 @@ class Experience:
     kept_episodes: float
     """Share of episodes in groups that were kept."""
     critic: Critic | None = None
+    proximal_SCA: Tensor | None = None
+    """Log-probabilities under the policy that the update starts from, of the samples of this rank; None where the
+    rollouts' are these."""
+
+    def policy_lag(self, version: int, *, most: int) -> float:
+        """Mean of the epochs by which the kept samples' policy is older than the one of ``version``.
+
+        Raises:
+            ValueError: one is newer, or more than ``most`` older.
+        """
+        lag_E = np.array([version - episode.policy_version for episode in self.rollouts.episodes])
+        if lag_E.min() < 0 or lag_E.max() > most:
+            raise ValueError(
+                f"samples of policies {lag_E.min()} to {lag_E.max()} epochs old came to the update of epoch {version}, "
+                f"expected 0 to {most}"
+            )
+        return float(lag_E[self.rollouts.episode_S[self.kept_S]].mean()) if len(self.kept_S) else 0.0
 
 
 def prepare_experience(rollouts: RolloutBatch, config: AlgorithmConfig) -> Experience:
@@ -149,6 +166,7 @@ class MicroBatch:
 
     weights_SC: of the policy loss; zero for samples that are there only to fill the batch.
     critic: None without a value function.
+    proximal_SCA: as of ``Experience``.
     """
 
     inputs: PolicyInputs
@@ -157,6 +175,7 @@ class MicroBatch:
     advantages_S: Tensor
     weights_SC: Tensor
     critic: Critic | None
+    proximal_SCA: Tensor | None
 
     @staticmethod
     def gather(
@@ -164,6 +183,7 @@ class MicroBatch:
     ) -> "MicroBatch":
         """The ``samples``, of which the first ``counted`` count. Does not wait for what a GPU has begun."""
         part, chosen, critic = experience.rollouts.select(samples), torch.from_numpy(samples), experience.critic
+        proximal_SCA = experience.proximal_SCA
         weights_SC = experience.weights_SC[chosen]
         weights_SC[counted:] = 0
         return MicroBatch(
@@ -176,6 +196,7 @@ class MicroBatch:
             advantages_S=sent(experience.advantages_S[chosen], device),
             weights_SC=sent(weights_SC, device),
             critic=critic and Critic(sent(critic.values_S[chosen], device), sent(critic.returns_S[chosen], device)),
+            proximal_SCA=None if proximal_SCA is None else sent(proximal_SCA[chosen], device),
         )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rlinf.algorithms.policy_losses import PolicyLoss, clipped_policy_loss, imitation_loss, masked_entropy_sum
+from rlinf.algorithms.policy_losses import (
+    PolicyLoss,
+    behaviour_weights,
+    clipped_policy_loss,
+    imitation_loss,
+    masked_entropy_sum,
+)
 from rlinf.algorithms.value_losses import clipped_value_loss
 from rlinf.config.errors import DivergedError
 from rlinf.config.schema import AlgorithmConfig, OptimConfig
@@ -78,15 +85,32 @@ class PolicyLearner:
         )
 
     def update(
-        self, rollouts: RolloutBatch, *, seed: int, report: Callable[[float], None] = lambda fraction: None
+        self,
+        rollouts: RolloutBatch,
+        *,
+        seed: int,
+        version: int | None = None,
+        report: Callable[[float], None] = lambda fraction: None,
     ) -> dict[str, float]:
         """All optimizer steps of one epoch; ``report`` is told the share of them that is done. Collective; every rank
-        passes the same rollouts and seed."""
+        passes the same rollouts, seed and version.
+
+        version: epochs of updates that the policy has had. Where that is more than the rollouts' policy had had, the
+        loss is the decoupled one; None: they are this policy's.
+
+        Raises:
+            ValueError: no rollouts, or of a policy older than ``max_policy_lag`` allows.
+            DivergedError: a loss or a gradient is not finite, or all gradients are zero.
+        """
         experience = prepare_experience(rollouts, self.algorithm)
         totals = _Totals(self.device)
         if len(experience.kept_S) == 0:
             log.warning("no group has both successes and failures: no update in this epoch")
         steps = self._schedule(experience, seed)
+        most = self.algorithm.max_policy_lag
+        lag = 0.0 if version is None else experience.policy_lag(version, most=most)
+        if lag:
+            experience = replace(experience, proximal_SCA=self._proximal(experience, steps))
         for number, (samples, scale) in enumerate(steps):
             self._step(experience, samples, scale=scale, totals=totals)
             report((number + 1) / len(steps))
@@ -99,6 +123,8 @@ class PolicyLearner:
         metrics["train/kept_episodes"] = experience.kept_episodes
         if experience.critic is not None:
             metrics["train/explained_variance"] = experience.critic.explained_variance(experience.kept_S)
+        if most:
+            metrics["train/policy_lag"] = lag
         metrics["train/lr"] = float(self.optimizer.param_groups[0]["lr"])
         return metrics
 
@@ -111,11 +137,27 @@ class PolicyLearner:
             steps += [(samples, float(len(batches))) for samples in batches]
         return steps
 
+    @torch.no_grad()
+    def _proximal(self, experience: Experience, steps: Sequence[tuple[NDArray[np.int64], float]]) -> Tensor:
+        """Log-probabilities, as the policy is now, of what this rank will learn from in ``steps``; others are NaN.
+        Collective."""
+        proximal_SCA = torch.full(experience.rollouts.logprobs_SCA.shape, torch.nan)
+        temperature = self.algorithm.sampling_params.temperature_train
+        for samples, _ in steps:
+            for micro, counted in self._shares(samples):
+                batch = MicroBatch.gather(experience, micro, counted=counted, device=self.device)
+                out = self.policy.evaluate_actions(batch.inputs, batch.bins_SCA, temperature=temperature)
+                proximal_SCA[torch.from_numpy(micro)] = out.logprobs_BCA.float().cpu()
+        return proximal_SCA
+
+    def _shares(self, samples: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], int]]:
+        return rank_share(samples, rank=self.rank, world_size=self.world_size, micro_batch=self.micro_batch)
+
     def _step(self, experience: Experience, samples: NDArray[np.int64], *, scale: float, totals: "_Totals") -> None:
         """One optimizer step over one minibatch. The loss is a sum over ranks of weighted tokens; FSDP averages
         gradients, hence the factor ``world_size``; ``scale`` makes the minibatch stand for the whole collection."""
         self.optimizer.zero_grad(set_to_none=True)
-        shares = rank_share(samples, rank=self.rank, world_size=self.world_size, micro_batch=self.micro_batch)
+        shares = self._shares(samples)
         seen: list[dict[str, Tensor]] = []
         with accumulation(self.policy, keeps_weights=not self.method.needs_shards()) as begin:
             for position, (micro, counted) in enumerate(shares):
@@ -170,15 +212,20 @@ class PolicyLearner:
     def _policy_loss(self, logprobs_SCA: Tensor, batch: MicroBatch) -> PolicyLoss:
         if self.algorithm.loss_type == "sft":
             return imitation_loss(logprobs_SCA, batch.weights_SC)
+        old_SCA, behaviour_SCA = batch.logprobs_SCA, None
+        if batch.proximal_SCA is not None:
+            cap = self.algorithm.lag_weight_cap
+            old_SCA, behaviour_SCA = batch.proximal_SCA, behaviour_weights(batch.proximal_SCA, old_SCA, cap=cap)
         return clipped_policy_loss(
             logprobs_SCA,
-            batch.logprobs_SCA,
+            old_SCA,
             batch.advantages_S,
             batch.weights_SC,
             clip_low=self.algorithm.clip_ratio_low,
             clip_high=self.algorithm.clip_ratio_high,
             dual_clip=self.algorithm.clip_ratio_dual,
             ratio=self.algorithm.importance_ratio,
+            behaviour_SCA=behaviour_SCA,
         )
 
     def _value_loss(self, values_S: Tensor, critic: Critic, weights_SC: Tensor, totals: "_Totals") -> Tensor:

@@ -101,10 +101,11 @@ class EpisodeRecorder:
     Complete episodes only: what is still running when ``batches`` is called is left out.
     """
 
-    def __init__(self, put: Callable[[RolloutBatch], Any] = lambda batch: batch) -> None:
+    def __init__(self, put: Callable[[RolloutBatch], Any] = lambda batch: batch, *, policy_version: int = 0) -> None:
         """``put`` is given the samples of each episode when it ends, and ``batches`` returns what it gave. With Ray's
-        ``put`` only the samples of running episodes take memory here."""
+        ``put`` only the samples of running episodes take memory here. policy_version: of the weights that act."""
         self._put = put
+        self._policy_version = policy_version
         self._running: dict[int, _Episode] = {}
         self._results: dict[int, EpisodeResult] = {}
         self._batches: dict[int, Any] = {}
@@ -113,7 +114,7 @@ class EpisodeRecorder:
 
     def start(self, plan: EpisodePlan) -> None:
         """Begin an episode."""
-        self._running[plan.episode] = _Episode(plan)
+        self._running[plan.episode] = _Episode(plan, self._policy_version)
 
     def act(
         self,
@@ -167,6 +168,7 @@ class _Episode:
     carried out, and their rewards."""
 
     plan: EpisodePlan
+    policy_version: int
     acted: list[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]] = field(default_factory=list)
     outcomes: list[tuple[NDArray[np.bool_], NDArray[np.float32]]] = field(default_factory=list)
     values: list[np.float32] = field(default_factory=list)
@@ -177,7 +179,14 @@ class _Episode:
     success_at_end: bool = False
 
     def result(self) -> EpisodeResult:
-        return EpisodeResult(self.plan, self.success_once, self.success_at_end, self.total_reward, self.num_steps)
+        return EpisodeResult(
+            self.plan,
+            self.success_once,
+            self.success_at_end,
+            self.total_reward,
+            self.num_steps,
+            self.policy_version,
+        )
 
     def batch(self) -> RolloutBatch:
         frames, bins, logprobs = zip(*self.acted, strict=True)

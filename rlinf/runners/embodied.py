@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -132,6 +133,8 @@ class EmbodiedRunner:
         self._collects = make_method(config.method).collects
         self._meeting = TemporaryDirectory(prefix="rlinf_")  # the driver's, since workers are killed in the end
         self._epoch_ended: float | None = None
+        self._meanwhile = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        self._ahead: Future[Collected] | None = None
         self.logger = metric_logger(config, state.folder)
         RECORDER.is_on = config.runner.trace
         self._trace = TraceFile(state.folder / TRACE_FILE) if config.runner.trace else None
@@ -157,6 +160,7 @@ class EmbodiedRunner:
 
     def close(self) -> None:
         """Let go of the learners, so that another run can have the workers."""
+        self._meanwhile.shutdown()
         self.actor.call("close")
         self._meeting.cleanup()
 
@@ -182,12 +186,7 @@ class EmbodiedRunner:
         are logged meanwhile, so that epochs add up to the run."""
         started = self._epoch_ended or time.monotonic()
         metrics = {"time/log": time.monotonic() - started}
-        with _timed(metrics, "time/sync_weights"):
-            self.sync_weights()
-        rollouts = None
-        if self._collects:
-            with _timed(metrics, "time/rollout"):
-                rollouts = self.collect()
+        rollouts = self._rollouts(metrics)
         batches = rollouts.batches if rollouts else ()
         with _timed(metrics, "time/update"):
             metrics |= self.update(batches)
@@ -207,18 +206,45 @@ class EmbodiedRunner:
         metrics["time/epoch"] = self._epoch_ended - started
         if rollouts:
             metrics |= rollouts.metrics()
-            metrics["rollout/steps_per_second"] = metrics["rollout/num_steps"] / metrics["time/rollout"]
+            collecting = max(metrics["time/rollout"], rollouts.inference_s + rollouts.waiting_s)
+            metrics["rollout/steps_per_second"] = metrics["rollout/num_steps"] / collecting
         with RECORDER.span("log"):
             self.logger.log(metrics, self.epoch)
         self._write_trace()
         log.info("epoch %d/%d: %s", self.epoch, self.config.runner.max_epochs, _summary(metrics))
 
+    def _rollouts(self, metrics: dict[str, float]) -> Collected | None:
+        """This epoch's experience; where it may be, the next epoch's is played from now on, with the weights that the
+        update starts from. None: the method does not collect."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            with _timed(metrics, "time/sync_weights"):
+                self.sync_weights()
+            if not self._collects:
+                return None
+        with _timed(metrics, "time/rollout"):
+            rollouts = self.collect(self.epoch) if ahead is None else ahead.result()
+        if self._may_collect_ahead():
+            if ahead is not None:
+                with _timed(metrics, "time/sync_weights"):
+                    self.sync_weights()
+            self._ahead = self._meanwhile.submit(self.collect, self.epoch + 1)
+        return rollouts
+
+    def _may_collect_ahead(self) -> bool:
+        """Not across a checkpoint, after which a resumed run has no older weights, nor where inference is needed."""
+        runner, following = self.config.runner, self.epoch + 1
+        is_evaluated = runner.val_check_interval > 0 and following % runner.val_check_interval == 0
+        is_boundary = following == runner.max_epochs or following % runner.save_interval == 0 or is_evaluated
+        return self.config.algorithm.max_policy_lag > 0 and not is_boundary
+
     def _write_trace(self) -> None:
-        """Fetch what all processes did since the last time."""
+        """Fetch what all processes did since the last time; of those that play ahead it is fetched later."""
         if self._trace is None:
             return
         spans = {"driver": RECORDER.take()}
-        for group in (self.actor, self.workers.rollout, self.workers.env):
+        players = () if self._ahead else (self.workers.rollout, self.workers.env)
+        for group in (self.actor, *players):
             spans |= {f"{group.name} {index}": own for index, own in enumerate(group.call("take_spans"))}
         self._trace.add(spans)
 
@@ -226,10 +252,10 @@ class EmbodiedRunner:
         """Trainable tensors go from the learners to inference through the object store."""
         tensors = self.actor.call("weights")[0]
         reference = ray.put(tensors)
-        self.workers.rollout.call("load_weights", reference)
+        self.workers.rollout.call("load_weights", reference, self.epoch)
 
-    def collect(self) -> Collected:
-        """Groups of rollouts from the initial states that this epoch draws; with dynamic sampling, rounds of them until
+    def collect(self, epoch: int) -> Collected:
+        """Groups of rollouts from the initial states that an epoch draws; with dynamic sampling, rounds of them until
         enough groups carry a signal (DAPO, arXiv:2503.14476)."""
         algorithm = self.config.algorithm
         plans = training_plans(
@@ -239,32 +265,32 @@ class EmbodiedRunner:
             num_groups=episodes_per_epoch(self.config) // algorithm.group_size,
             group_size=algorithm.group_size,
             seed=self.config.runner.seed,
-            epoch=self.epoch,
+            epoch=epoch,
         )
         num_envs = algorithm.num_group_envs
         a_round, wanted = num_envs * algorithm.group_size, num_envs * algorithm.rollout_epoch
         done = a_round * algorithm.rollout_epoch
-        collected = self._play(plans[:done])
+        collected = self._play(plans[:done], epoch)
         bounds = algorithm.rewards_lower_bound, algorithm.rewards_upper_bound
         while done < len(plans) and collected.num_groups_within(*bounds) < wanted:
-            collected = collected.then(self._play(plans[done : done + a_round]))
+            collected = collected.then(self._play(plans[done : done + a_round], epoch))
             done += a_round
         return collected
 
-    def _play(self, plans: Sequence[EpisodePlan]) -> Collected:
+    def _play(self, plans: Sequence[EpisodePlan], epoch: int) -> Collected:
         request = CollectRequest(
             tuple(plans),
             self.config.env.train,
             temperature=self.config.algorithm.sampling_params.temperature_train,
-            stream=(self.config.runner.seed, self.epoch),
+            stream=(self.config.runner.seed, epoch),
             keep_samples=True,
         )
-        return collect(self.workers, request, label=f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} rollouts")
+        return collect(self.workers, request, label=f"epoch {epoch + 1}/{self.config.runner.max_epochs} rollouts")
 
     def update(self, batches: "Sequence[ray.ObjectRef[Any]]") -> dict[str, float]:
         """One epoch of policy updates on all ranks; no ``batches``: from what the method has."""
         seed = self.config.runner.seed + self.epoch
-        refs = self.actor.submit("update", batches, seed)
+        refs = self.actor.submit("update", batches, seed, self.epoch)
         with Progress(f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} update", total=100, unit="%") as bar:
             metrics: list[dict[str, float]] = self.actor.wait(
                 refs, show=lambda fractions: bar.reach(int(100 * min(fractions)))

@@ -89,13 +89,14 @@ class ActorWorker(Traced):
         return tensors if self._rank == 0 else None
 
     @traced("update")
-    def update(self, batches: "Sequence[ray.ObjectRef[Any]]", seed: int) -> dict[str, float]:
+    def update(self, batches: "Sequence[ray.ObjectRef[Any]]", seed: int, epoch: int) -> dict[str, float]:
         """One epoch of updates from the rollout workers' collections, none where the method does not collect; metrics
-        are those of all ranks."""
+        are those of all ranks. epoch: how many there were before."""
         self._fraction = 0.0
         experience = self._experience(batches)
         self._report(0.0)
-        return self._learner.update(experience, seed=seed, report=self._report)
+        version = epoch if batches else None
+        return self._learner.update(experience, seed=seed, version=version, report=self._report)
 
     @traced("read samples")
     def _experience(self, batches: "Sequence[ray.ObjectRef[Any]]") -> RolloutBatch:

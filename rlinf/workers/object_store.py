@@ -41,7 +41,8 @@ def object_store_gb(config: Config, source: PolicySource, *, learn: bool) -> flo
 
 
 def _sample_bytes(config: Config, source: PolicySource) -> int:
-    """Samples of one epoch; those of the epoch before are gone when they are collected."""
+    """Samples of one epoch; those of the epoch before are gone when they are collected, or with
+    ``algorithm.max_policy_lag`` still there."""
     num_actions, action_dim = config.actor.model.num_action_chunks, 7
     chunks = -(-config.env.train.max_episode_steps // num_actions)
     beside = num_actions * (12 * action_dim + 5) + 20  # bins, log-probabilities; mask, rewards; indices, value
@@ -50,7 +51,8 @@ def _sample_bytes(config: Config, source: PolicySource) -> int:
     if stated is not None:
         found = stated(source.checkpoint)
         num_images, size = found.num_images, found.image_size
-    return episodes_per_epoch(config) * chunks * (3 * num_images * size**2 + beside)
+    epochs = 1 + config.algorithm.max_policy_lag
+    return epochs * episodes_per_epoch(config) * chunks * (3 * num_images * size**2 + beside)
 
 
 def stored_bytes(source: PolicySource) -> int:

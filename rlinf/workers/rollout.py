@@ -33,6 +33,7 @@ class RolloutWorker(Traced):
         self._policy = self.load(config, replace(source, trains=False, cuda_graphs=config.rollout.cuda_graphs))
         self._policy.to(local_device())
         self._lora_scale = 1.0
+        self._version = 0
         self._merged = MergedAdapter(self._policy.module) if config.rollout.merge_adapter else None
         self._envs: list[ActorHandle[Any]] = []
         self._recorder = EpisodeRecorder(ray.put)
@@ -46,9 +47,10 @@ class RolloutWorker(Traced):
         self._envs = list(envs)
 
     @traced("load weights")
-    def load_weights(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take over the learner's trainable tensors."""
+    def load_weights(self, tensors: Mapping[str, NDArray[np.float32]], version: int) -> None:
+        """Take over the learner's trainable tensors after ``version`` epochs; episodes that they play name it."""
         load_trainable(self._policy.module, dict(tensors))
+        self._version = version
         self._refresh()
 
     def scale(self, factor: float) -> None:
@@ -78,7 +80,7 @@ class RolloutWorker(Traced):
     def collect(self, request: CollectRequest) -> Collected:
         """Play ``request.plans``; complete episodes only."""
         self.scale(request.lora_scale)
-        self._recorder = EpisodeRecorder(ray.put)
+        self._recorder = EpisodeRecorder(ray.put, policy_version=self._version)
         collector = Collector(
             self._policy,
             self._envs,

@@ -1,12 +1,17 @@
 """The mathematics of GRPO: numbers worked out by hand, and the published code's outputs."""
 
-
 import numpy as np
 import pytest
 import torch
 
 from rlinf.algorithms.advantages import group_advantages, informative_groups, leave_one_out_advantages
-from rlinf.algorithms.policy_losses import clipped_policy_loss, imitation_loss, masked_entropy_sum, token_weights
+from rlinf.algorithms.policy_losses import (
+    behaviour_weights,
+    clipped_policy_loss,
+    imitation_loss,
+    masked_entropy_sum,
+    token_weights,
+)
 from tests.published import published_case
 
 
@@ -59,6 +64,21 @@ def test_clipped_loss_by_hand():
     assert result.num_tokens.item() == 4
     expected_kl = sum(r - 1 - np.log(r) for r in (2.0, 0.5, 1.1, 1.0))
     assert result.approx_kl_sum.item() == pytest.approx(expected_kl, rel=1e-5)
+
+
+def test_decoupled_loss_by_hand():
+    """Probabilities of three tokens: under the policy that sampled, where the update starts, and now."""
+    sampled, proximal, now = (torch.tensor([[[*p]]]) for p in ((0.1, 0.2, 0.1), (0.2, 0.1, 0.9), (0.3, 0.11, 0.9)))
+    weights_SCA = behaviour_weights(proximal.log(), sampled.log(), cap=4.0)
+    torch.testing.assert_close(weights_SCA, torch.tensor([[[2.0, 0.5, 4.0]]]))
+    bounds = {"clip_low": 0.2, "clip_high": 0.28}
+    given = (now.log(), proximal.log(), torch.tensor([1.0]), torch.tensor([[1.0]]))
+    result = clipped_policy_loss(*given, **bounds, behaviour_SCA=weights_SCA)
+    # Ratios to the proximal policy 1.5 (clipped to 1.28), 1.1 and 1, each times its token's weight.
+    assert result.loss.item() == pytest.approx(-(2 * 1.28 + 0.5 * 1.1 + 4 * 1))
+    assert result.clipped_tokens.item() == 1
+    masked = (now.log(), proximal.log(), torch.tensor([1.0]), torch.tensor([[0.0]]))
+    assert clipped_policy_loss(*masked, **bounds, behaviour_SCA=torch.full((1, 1, 3), torch.nan)).loss.item() == 0
 
 
 def test_dual_clip_bounds_what_a_bad_action_can_weigh():

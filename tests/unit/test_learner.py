@@ -108,6 +108,48 @@ def test_ranks_share_a_minibatch_without_counting_a_sample_twice():
     assert sorted(counted) == list(range(7))
 
 
+def _at_version(rollouts, version):
+    return replace(rollouts, episodes=tuple(replace(one, policy_version=version) for one in rollouts.episodes))
+
+
+def _sampled_by(learner: PolicyLearner, rollouts, *, shift: float = 0.0):
+    """The rollouts with the log-probabilities that the learner's policy gives them, less ``shift``."""
+    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
+    with torch.no_grad():
+        out = learner.policy.evaluate_actions(inputs, torch.from_numpy(rollouts.bins_SCA), temperature=1.6)
+    return replace(rollouts, logprobs_SCA=out.logprobs_BCA.numpy() - np.float32(shift))
+
+
+def test_samples_of_the_epoch_before_are_weighed_and_clipped_around_the_present_policy(small_policy):
+    lagging = AlgorithmConfig(max_policy_lag=1, lag_weight_cap=3.0)
+    fresh = _learner(small_policy)
+    rollouts = _sampled_by(fresh, make_rollouts())
+    expected = fresh.update(rollouts, seed=0)
+    # What the older policy found as likely: the same update, although one does not know that before.
+    same = _learner(small_policy, lagging)
+    metrics = same.update(_at_version(rollouts, 4), seed=0, version=5)
+    assert metrics["train/policy_lag"] == 1
+    assert max(np.abs(a - _weights(fresh)[name]).max() for name, a in _weights(same).items()) < 1e-6
+    # Half as likely: PPO's ratio would be 2 and clipped; here each token counts twice.
+    half = _learner(small_policy, lagging)
+    metrics = half.update(_at_version(_sampled_by(half, rollouts, shift=np.log(2)), 4), seed=0, version=5)
+    assert metrics["train/clip_fraction"] == 0
+    assert metrics["train/grad_norm"] == pytest.approx(2 * expected["train/grad_norm"], rel=1e-3)
+    # The present policy's: nothing is corrected.
+    on_policy = _learner(small_policy, lagging)
+    assert on_policy.update(_at_version(rollouts, 5), seed=0, version=5)["train/policy_lag"] == 0
+    assert _same(_weights(on_policy), _weights(fresh))
+
+
+@pytest.mark.parametrize(("version", "words"), [(6, "2 to 2 epochs old"), (3, "-1 to -1 epochs old")])
+def test_samples_of_other_policies_than_allowed_are_refused(small_policy, version, words):
+    learner = _learner(small_policy, AlgorithmConfig(max_policy_lag=1))
+    before = _weights(learner)
+    with pytest.raises(ValueError, match=f"{words} came to the update of epoch {version}, expected 0 to 1"):
+        learner.update(_at_version(make_rollouts(), 4), seed=0, version=version)
+    assert _same(before, _weights(learner))
+
+
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")
 def test_an_update_does_not_depend_on_where_images_lie(small_policy):
     rollouts, weights = make_rollouts(), []
