@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rlinf.cli.request import Request, check
+from rlinf.config import load_config
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPTS = REPOSITORY / "examples" / "crl_experiment"
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
@@ -18,11 +21,22 @@ SMALL = (
 """Two short episodes of one group, and two updates."""
 
 
+def of_model(model: Path) -> tuple[str, ...]:
+    """What makes a policy the one to start from."""
+    paths = ("actor.checkpoint_load_path", "rollout.model_dir", "actor.tokenizer.tokenizer_model")
+    return tuple(f"{path}={model}" for path in paths)
+
+
+def request(model: Path, *overrides: str) -> Request:
+    """A command line of ``TINY``, checked."""
+    words = [*of_model(model), *overrides]
+    return check(load_config(TINY, words), config_name=TINY, overrides=words)
+
+
 def command(script: str, *words: str, model: Path | None = None, logs: Path | None = None) -> list[str]:
     """A launcher with its arguments; ``model`` is a policy to start from, ``logs`` where results go, with ``SMALL``."""
     own = () if logs is None else (*SMALL, f"runner.logger.log_root={logs}")
-    paths = ("actor.checkpoint_load_path", "rollout.model_dir", "actor.tokenizer.tokenizer_model")
-    own += () if model is None else tuple(f"{path}={model}" for path in paths)
+    own += () if model is None else of_model(model)
     positional = [word for word in words if "=" not in word]
     return ["bash", str(SCRIPTS / script), *positional, *own, *(word for word in words if "=" in word)]
 

@@ -89,16 +89,10 @@ def assert_same_adapter(first, second):
     assert_same_log(first, second)
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        ["--micro-batch-size", "2", "--shard-frozen"],
-        pytest.param(["--compile", "--gradient-checkpointing"], marks=pytest.mark.slow),
-    ],
-)
-def test_two_ranks_train_the_adapter_and_head_of_one(demos, one, adapted, tmp_path, extra):
+@pytest.mark.slow
+def test_two_ranks_train_the_adapter_and_head_of_one_compiled_and_checkpointed(demos, one, adapted, tmp_path):
     output = tmp_path / "policy"
-    finetune(demos, output, *adapter_of(one), *extra)
+    finetune(demos, output, *adapter_of(one), "--compile", "--gradient-checkpointing")
     assert_same_adapter(adapted, output)
 
 

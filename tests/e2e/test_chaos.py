@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import chaos
+from tests.launchers import of_model
 
 FAULTS = "SIGKILL of simulator,SIGKILL of driver"
 
@@ -10,10 +11,8 @@ FAULTS = "SIGKILL of simulator,SIGKILL of driver"
 @pytest.mark.slow
 def test_faults_change_nothing(small_policy, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(chaos, "QUIET_S", (0.0, 2.0))
-    paths = ("actor.checkpoint_load_path", "rollout.model_dir", "actor.tokenizer.tokenizer_model")
-    model = [f"{path}={small_policy}" for path in paths]
-    words = ["--faults", "2", "--only", FAULTS, "--epochs", "2", "--out", str(tmp_path / "chaos"), *model]
-    assert chaos.main(words) == 0, capsys.readouterr().out
+    words = ["--faults", "2", "--only", FAULTS, "--epochs", "2", "--out", str(tmp_path / "chaos")]
+    assert chaos.main([*words, *of_model(small_policy)]) == 0, capsys.readouterr().out
     out = capsys.readouterr().out
     assert "adapters equal bit for bit: yes" in out
     assert all(f"{fault} " in out for fault in FAULTS.split(","))

@@ -4,15 +4,13 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from libero_runtime import opengl
 from rlinf.cli import doctor
-from rlinf.cli.request import Request, check
-from rlinf.config import load_config
-from tests.launchers import REPOSITORY, TINY
+from rlinf.cli.request import Request
+from tests.launchers import REPOSITORY, TINY, request
 
 GIB = 2**30
 
@@ -21,12 +19,6 @@ def found(capsys, name, test) -> list[str]:
     """Lines of a check."""
     doctor.show(name, test)
     return capsys.readouterr().out.splitlines()
-
-
-def request(model: Path, *overrides: str) -> Request:
-    paths = ("actor.checkpoint_load_path", "rollout.model_dir", "actor.tokenizer.tokenizer_model")
-    words = [*(f"{path}={model}" for path in paths), *overrides]
-    return check(load_config(TINY, words), config_name=TINY, overrides=words)
 
 
 def test_packages_and_python_are_compared_with_what_is_wanted(tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 from libero_runtime.folder_lock import only_one
 from rlinf.reporting import ledger
 from rlinf.run_layout import LEDGER_FILE
-from tests.launchers import SEED, TINY, command, run
+from tests.launchers import SEED, TINY, command, request, run
 from tests.processes import wait_until
 
 
@@ -31,7 +31,6 @@ def holder(folder: Path) -> int | None:
     return json.loads(texts[0])["pid"] if any(texts) else None
 
 
-@pytest.mark.slow
 def test_training_waits_for_nobody_but_its_own_task(small_policy, tmp_path):
     model, logs = small_policy, tmp_path / "logs"
     results = logs / "sequential"
@@ -40,8 +39,9 @@ def test_training_waits_for_nobody_but_its_own_task(small_policy, tmp_path):
         before = sorted(logs.rglob("*"))
         is_refused(training(0, model, logs), folder, os.getpid())
         assert sorted(logs.rglob("*")) == before
-        run(training(1, model, logs))
-    assert [record.row for record in ledger.read(results / LEDGER_FILE)] == ["base", "task_1"]
+        beside = request(model, "env.fixed_task_ids=[1]", f"runner.seed={SEED}", f"runner.logger.log_root={logs}")
+        with beside.alone():
+            assert sorted(path.name for path in results.iterdir()) == [f"task_{task}_seed{SEED}" for task in (0, 1)]
 
 
 @pytest.mark.slow

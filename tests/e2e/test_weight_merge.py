@@ -23,14 +23,12 @@ def test_two_tasks_are_merged_and_scaled(small_policy, tmp_path):
     assert [f"task_0_seed{SEED}" in path for path in lineage["merged"]] == [True]
 
     location = str(logs / "weight_merge" / f"task_1_seed{SEED}")
-    launch("eval_embodiment.sh", location, "", TINY, *settings, model=model, logs=logs)
     launch("eval_embodiment_lora_scale.sh", location, "0", "0", "", TINY, *settings, model=model, logs=logs)
     records = ledger.read(logs / "weight_merge" / "evaluations.jsonl")
     rows = [(record.row, record.lora_scale, record.previous_coeff, record.probe) for record in records]
     assert rows == [
         ("base", 1.0, None, False),
         ("task_0", 0.5, None, False),
-        ("task_1", 0.5, 0.5, False),
         ("task_1", 0.5, 0.5, False),
         ("task_1", 0.0, 0.0, True),
     ]

@@ -1,7 +1,6 @@
 """The bash launchers themselves: dry runs from any folder, exit codes, nothing written."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -203,14 +202,6 @@ def test_a_simple_cnns_arguments_are_checked_and_shown(tmp_path: Path, started: 
     assert "--episodes-per-task 20 " in first
     assert second.endswith("--output model/simple-cnn-libero-spatial --steps 100")
     assert not started.exists()
-
-
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck() -> None:
-    scripts = [*(REPOSITORY / "examples").rglob("*.sh"), REPOSITORY / "tests" / "run.sh", REPOSITORY / ".ci" / "run"]
-    command = ["shellcheck", "-x", "-P", "SCRIPTDIR", *map(str, scripts)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
 
 
 def test_every_launcher_is_a_declaration() -> None:

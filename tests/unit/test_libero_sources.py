@@ -13,9 +13,9 @@ from libero_runtime import paths, suites
 from libero_runtime.assets import sources
 from libero_runtime.suites import suite_asset_kind
 from rlinf.cli.console import EXIT_USER_ERROR
+from tests.launchers import REPOSITORY, of_model
 from tests.small_policy import write_policy
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 INNER = paths.libero_folder()
 EVALUATE = ("examples/embodiment/eval_embodied_agent.py", "--config-name", "crl_experiment/libero_spatial_grpo_tiny")
 
@@ -49,9 +49,8 @@ def test_the_doctor_names_a_package_that_comes_first(tmp_path):
 def test_a_run_names_it_before_anything_starts(tmp_path):
     foreign = foreign_package(tmp_path, "libero")
     model = write_policy(tmp_path / "small")
-    models = [f"actor.checkpoint_load_path={model}", f"rollout.model_dir={model}"]
-    models += [f"actor.tokenizer.tokenizer_model={model}", f"runner.logger.log_root={tmp_path / 'logs'}"]
-    done = run([*EVALUATE, *models], foreign.parents[1], REPOSITORY)
+    words = [*EVALUATE, *of_model(model), f"runner.logger.log_root={tmp_path / 'logs'}"]
+    done = run(words, foreign.parents[1], REPOSITORY)
     names(done, foreign)
     assert not (tmp_path / "logs").exists()
 

@@ -16,6 +16,7 @@ from rlinf.config import ConfigError
 from rlinf.custom.sequence.lineage import Lineage
 from rlinf.models import load_policy
 from rlinf.models.lora import trainable_parameters
+from tests.launchers import request
 from tests.simple_cnn import write_cnn
 from tests.small_policy import read_policy
 from tests.unit.sft_runs import run
@@ -60,11 +61,7 @@ def state_images(folder: Path, count: int) -> None:
 
 def used(folder: Path, *overrides: str) -> Request:
     """The command line of a training or an evaluation with the policy, checked; nothing is started."""
-    names = ("actor.checkpoint_load_path", "rollout.model_dir", "actor.tokenizer.tokenizer_model")
-    words = [*(f"{name}={folder}" for name in names), "actor.model.lora_rank=4", *overrides]
-    request = parse(["--config-name", TINY, *words], prog="test", description="test")
-    assert request is not None
-    return request
+    return request(folder, "actor.model.lora_rank=4", *overrides)
 
 
 def refused(folder: Path, *overrides: str) -> str:
@@ -132,7 +129,7 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize(("name", "noted"), zip(BESIDE, [False, True] * 3, strict=True))
+@pytest.mark.parametrize(("name", "noted"), list(zip(BESIDE, [False, True] * 3, strict=True)))
 def test_a_network_beside_a_checkpoint_is_no_policy_of_tokens(folder, name, noted):
     if noted:
         note(folder)
@@ -361,7 +358,7 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize(("part", "key"), zip(PARTS, [ADAPTER, BENEATH] * 3, strict=True), ids=str)
+@pytest.mark.parametrize(("part", "key"), list(zip(PARTS, [ADAPTER, BENEATH] * 3, strict=True)), ids=str)
 def test_an_adapter_with_parts_beside_plain_lora_is_refused_before_anything_starts(stored, adapter, part, key):
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **part}))

@@ -5,13 +5,13 @@ edges, shading and colours differ slightly; the camera is fixed, so small shifts
 
 Random numbers are drawn by ``AugmentConfig.draw`` and used by the pure ``fetch`` and ``jitter``, so that these can be
 compiled and tested.
-``oft_augment`` has the OpenVLA-OFT repository's augmentation instead; the trainer knows both by ``Augmentation``.
+``oft_augment`` has the OpenVLA-OFT repository's augmentation instead.
 Shapes: F frames in memory, B samples, N cameras, H = W pixels, C = 3 colour channels.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,13 +32,6 @@ class ImageChange(ABC):
         """What happens to some samples."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(**{name: None if value is None else value[samples] for name, value in values.items()})
-
-
-class Augmentation(Protocol):
-    """Strengths of an augmentation."""
-
-    def draw(self, *, num_samples: int, num_cameras: int, image_size: int, generator: torch.Generator) -> ImageChange:
-        """Draw on the generator's device."""
 
 
 @dataclass(frozen=True)
