@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -29,7 +29,7 @@ class WorkerError(RuntimeError):
     """A worker died, hung or failed; the message names it. Unlike after other errors, trying again may help."""
 
 
-def describe_death(error: RayActorError) -> str:
+def describe_death(error: RayActorError | ObjectLostError) -> str:
     """What Ray says of an actor's death, and the last lines that the process wrote, where this machine has them."""
     text = str(error).partition("Some common causes")[0].strip()
     pid = re.search(r"\bpid: (\d+)", text)

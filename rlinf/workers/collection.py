@@ -16,7 +16,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, ObjectLostError, RayActorError
 
 from rlinf.config.schema import EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, EpisodeResult, Observation
@@ -249,7 +249,7 @@ class Collector:
                 self._ended.add(stage.worker)
                 ray.kill(self._envs[stage.worker], no_restart=False)
 
-    def _replace(self, worker: int, error: RayActorError) -> None:
+    def _replace(self, worker: int, error: RayActorError | ObjectLostError) -> None:
         """A simulator process has died, and Ray starts another in its place: its episodes begin anew. What the policy
         answers to the dead one's observations counts no more, since their stages are none of ours any longer.
 
@@ -315,7 +315,7 @@ class Collector:
             try:
                 with RECORDER.span("read answer"):
                     answer = ray.get(ref)
-            except RayActorError as error:
+            except (RayActorError, ObjectLostError) as error:  # its process is gone, or its node with the answer
                 self._replace(stage.worker, error)
                 continue
             num_rows = len(rows)

@@ -17,7 +17,8 @@ class Simulator:
     _seconds = 0.0
     _split: EnvSplitConfig | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 32) -> None:
+        self._size = size
         self._chunk_of: dict[int, int] = {}
         self._plan_of: dict[int, EpisodePlan] = {}
 
@@ -55,7 +56,7 @@ class Simulator:
         return self._seen(request.start_ids) if request.start else None, step
 
     def _seen(self, env_ids: tuple[int, ...]) -> Observation:
-        images = np.zeros((len(env_ids), 1, 32, 32, 3), np.uint8)
+        images = np.zeros((len(env_ids), 1, self._size, self._size, 3), np.uint8)
         for row, env_id in enumerate(env_ids):
             images[row, ..., 0], images[row, ..., 1] = self._plan_of[env_id].episode, self._chunk_of[env_id]
         return Observation(images, np.zeros((len(env_ids), 8), np.float32), ("lift",) * len(env_ids))

@@ -1,0 +1,144 @@
+"""A run on two nodes, here of one machine: simulators have the second, and the run goes on when that is lost."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from benchmarks.chaos import parent, processes, same_adapters
+from rlinf.cli.request import check
+from rlinf.cli.train import train
+from rlinf.config import load_config
+from rlinf.scheduler.cluster import Cluster
+from rlinf.scheduler.ray_settings import configure_ray
+from rlinf.scheduler.worker_group import WorkerGroup, WorkerPlacement
+from rlinf.workers.session import Session
+from tests.e2e.test_collection import Watched, play, same
+from tests.e2e.toy_simulator import Simulator
+from tests.launchers import SEED, SMALL, TINY
+
+HEAD, SECOND = "127.0.0.2", "127.0.0.3"  # of 127.0.0.1 Ray makes the machine's own address
+# A node that says nothing for 2 s is taken for lost, where Ray waits 15.
+SOON = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+OPTIONS = {"object_store_memory": 200 * 2**20, "include_dashboard": False}
+PLACEMENT = (
+    "cluster.component_placement={actor:0,rollout:0,env:{node_group:simulators,placement:all}}",
+    "cluster.node_groups=[{label:simulators,node_ranks:1}]",
+    "cluster.num_env_workers=-1",
+)
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A cluster's head, which ``RAY_ADDRESS`` names."""
+    with TemporaryDirectory(prefix="two_", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        configure_ray()
+        from ray.cluster_utils import Cluster as Nodes
+
+        cluster = Nodes()
+        cluster.add_node(num_cpus=1, node_ip_address=HEAD, temp_dir=folder, _system_config=SOON, **OPTIONS)
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture
+def lose_second(nodes):
+    """A second node with two CPUs; what kills it, which may be done only once."""
+    second = nodes.add_node(num_cpus=2, node_ip_address=SECOND, **OPTIONS)
+
+    def lose() -> None:
+        raylet = second.all_processes["raylet"][0].process.pid
+        workers = [pid for pid, _ in processes("") if parent(pid) == raylet]
+        nodes.remove_node(second, allow_graceful=False)
+        for pid in workers:  # which would look for their raylet from time to time
+            os.kill(pid, signal.SIGKILL)
+
+    return lose
+
+
+class Losing(Watched):
+    """Acts for the first time when a simulator has already shown more, which nobody has fetched: that is lost."""
+
+    def __init__(self, lose: Callable[[], None]) -> None:
+        super().__init__()
+        self._lose: Callable[[], None] | None = lose
+
+    def act(self, *inputs, **options):
+        if self._lose is not None:
+            time.sleep(1)
+            self._lose()
+            self._lose = None
+        return super().act(*inputs, **options)
+
+
+def test_what_a_lost_node_had_to_show_is_played_again(lose_second):
+    with Cluster(object_store_gb=0.1) as cluster:
+        second = cluster.resources.nodes[1].id
+        group = WorkerGroup(
+            "env",
+            Simulator,
+            1,
+            lambda _: (256,),  # pixels: an answer is no longer sent with the call's end
+            placement=WorkerPlacement(nodes=[second]),
+            timeout_s=60,
+            replaceable=True,
+        )
+        how = {"episodes": range(4), "num_envs": 2, "max_batch": 1, "seconds": 0.2}
+        _, expected, _, _ = play(group.workers, **how)
+        collected, batch, _, _ = play(group.workers, **how, policy=Losing(lose_second), max_replaced=1)
+        assert collected.num_replaced == 1
+        assert same(batch, expected)
+
+
+def _train(session: Session, model: Path, logs: Path) -> Path:
+    paths = ("actor.checkpoint_load_path", "rollout.model_dir", "actor.tokenizer.tokenizer_model")
+    overrides = [
+        *SMALL, *PLACEMENT, *(f"{path}={model}" for path in paths), f"runner.logger.log_root={logs}",
+        f"runner.seed={SEED}", "runner.max_epochs=2", "env.fixed_task_ids=[0]", "algorithm.entropy_bonus=1.0",
+        "algorithm.rollout_epoch=2", "env.train.max_episode_steps=48", "cluster.object_store_gb=0.1",
+    ]  # fmt: skip
+    train(check(load_config(TINY, overrides), config_name=TINY, overrides=overrides), session)
+    return _folder(logs)
+
+
+def _folder(logs: Path) -> Path:
+    return logs / "sequential" / f"task_0_seed{SEED}"
+
+
+def test_a_run_goes_on_with_the_same_bits_when_the_node_of_its_simulators_is_lost(
+    lose_second, small_policy, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+
+    def lose_later() -> None:
+        """While the second epoch is collected."""
+        first = _folder(tmp_path / "disturbed") / "checkpoints" / "global_step_1"
+        while not first.exists():
+            time.sleep(0.02)
+        lose_second()
+
+    with Session() as session:
+        _train(session, small_policy, tmp_path / "undisturbed")
+        losing = threading.Thread(target=lose_later, daemon=True)
+        losing.start()
+        folder = _train(session, small_policy, tmp_path / "disturbed")
+    losing.join(timeout=60)
+    table = next(record.getMessage() for record in caplog.records if "where workers run" in record.getMessage())
+    assert table.splitlines()[2:] == [
+        f"  actor 0    0: {HEAD}  -",
+        f"  rollout 0  0: {HEAD}  -",
+        f"  env 0-1    1: {SECOND}  -",
+    ]
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    replaced = [epoch["metrics"]["rollout/num_replaced_simulators"] for epoch in epochs]
+    assert replaced[0] == 0
+    assert replaced[1] >= 1
+    assert same_adapters(tmp_path / "undisturbed", tmp_path / "disturbed")
