@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from difflib import SequenceMatcher
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, folder: Path = CONF
             f"configuration {name!r} does not exist in {folder}.\n"
             f"Expected one of: {', '.join(config_names(folder)) or '(none)'}"
         )
-    ConfigStore.instance().store(name="schema", node=Config, package="_global_")
+    _schema()
     try:
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             composed = compose(config_name=name, overrides=list(overrides))
@@ -54,11 +55,20 @@ def load_config(name: str, overrides: Sequence[str] = (), *, folder: Path = CONF
     return resolve(typed_config(composed))
 
 
+@cache
+def _schema() -> DictConfig:
+    """The schema, which Hydra is told of; making it takes longer than all else of a composition."""
+    ConfigStore.instance().store(name="schema", node=Config, package="_global_")
+    schema = OmegaConf.structured(Config)
+    assert isinstance(schema, DictConfig)
+    return schema
+
+
 def typed_config(composed: DictConfig) -> Config:
     """Check keys and types of a composed configuration against the schema."""
     plain = literals(OmegaConf.to_container(composed, resolve=True))  # forgets what Hydra's ++ let through
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain)))
+        config = OmegaConf.to_object(OmegaConf.merge(_schema(), OmegaConf.create(plain)))
     except NO_SUCH_KEY as error:
         raise _no_such_key(error) from error
     except OmegaConfBaseException as error:

@@ -104,11 +104,9 @@ def _siblings(folder: Path) -> list[Path]:
 
 
 def _defaults() -> dict[str, Any]:
-    values = OmegaConf.to_container(OmegaConf.structured(Config), throw_on_missing=False)
-    assert isinstance(values, dict)
-    pairs = flat({str(key): value for key, value in values.items()})
+    pairs = {key: value for key, value in flat(asdict(Config())).items() if value != MISSING}
     pairs["actor.model.picture_path"] = PICTURE_PATHS[0]  # which is what it was before it could be left open
-    return {key: value for key, value in pairs.items() if value != MISSING}
+    return pairs
 
 
 def _comparable(key: str, value: object) -> object:
