@@ -271,7 +271,7 @@ def test_acting_with_the_adapter_merged(small_policy, adapters):
     torch.testing.assert_close(_logprobs(worker._policy), _logprobs(first), atol=1e-5, rtol=0)
     for _ in range(2):
         for policy, scale in ((second, 1.0), (first, 1.0), (first, 0.5), (second, 0.0)):
-            worker.load_weights(weights[policy])
+            worker.load_weights(weights[policy], version=0)
             worker.scale(scale)
             scale_adapter(policy.module, scale)
             torch.testing.assert_close(_logprobs(worker._policy), _logprobs(policy), atol=1e-5, rtol=0)
