@@ -23,7 +23,7 @@ from tests.e2e.test_collection import Watched, play, same
 from tests.e2e.toy_simulator import Simulator
 from tests.launchers import SEED, SMALL, TINY
 
-HEAD, SECOND = "127.0.0.2", "127.0.0.3"  # of 127.0.0.1 Ray makes the machine's own address
+LOOPBACK = "127.0.0.1"  # with any other address Ray would listen everywhere
 # A node that says nothing for 2 s is taken for lost, where Ray waits 15.
 SOON = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 OPTIONS = {"object_store_memory": 200 * 2**20, "include_dashboard": False}
@@ -43,7 +43,7 @@ def nodes():
         from ray.cluster_utils import Cluster as Nodes
 
         cluster = Nodes()
-        cluster.add_node(num_cpus=1, node_ip_address=HEAD, temp_dir=folder, _system_config=SOON, **OPTIONS)
+        cluster.add_node(num_cpus=1, node_ip_address=LOOPBACK, temp_dir=folder, _system_config=SOON, **OPTIONS)
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
         cluster.shutdown()
@@ -52,7 +52,7 @@ def nodes():
 @pytest.fixture
 def lose_second(nodes):
     """A second node with two CPUs; what kills it, which may be done only once."""
-    second = nodes.add_node(num_cpus=2, node_ip_address=SECOND, **OPTIONS)
+    second = nodes.add_node(num_cpus=2, node_ip_address=LOOPBACK, **OPTIONS)
 
     def lose() -> None:
         raylet = second.all_processes["raylet"][0].process.pid
@@ -133,9 +133,9 @@ def test_a_run_goes_on_with_the_same_bits_when_the_node_of_its_simulators_is_los
     losing.join(timeout=60)
     table = next(record.getMessage() for record in caplog.records if "where workers run" in record.getMessage())
     assert table.splitlines()[2:] == [
-        f"  actor 0    0: {HEAD}  -",
-        f"  rollout 0  0: {HEAD}  -",
-        f"  env 0-1    1: {SECOND}  -",
+        f"  actor 0    0: {LOOPBACK}  -",
+        f"  rollout 0  0: {LOOPBACK}  -",
+        f"  env 0-1    1: {LOOPBACK}  -",
     ]
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     replaced = [epoch["metrics"]["rollout/num_replaced_simulators"] for epoch in epochs]
