@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import ray
+from ray.cluster_utils import Cluster as Nodes
 
 from benchmarks.chaos import parent, processes, same_adapters
 from rlinf.cli.request import check
@@ -40,8 +42,8 @@ def nodes():
     with TemporaryDirectory(prefix="two_", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         configure_ray()
-        from ray.cluster_utils import Cluster as Nodes
-
+        # Of what was configured, Ray reads this when it is imported, which another test may have done.
+        patch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
         cluster = Nodes()
         cluster.add_node(num_cpus=1, node_ip_address=LOOPBACK, temp_dir=folder, _system_config=SOON, **OPTIONS)
         patch.setenv("RAY_ADDRESS", cluster.address)
@@ -53,6 +55,9 @@ def nodes():
 def lose_second(nodes):
     """A second node with two CPUs; what kills it, which may be done only once."""
     second = nodes.add_node(num_cpus=2, node_ip_address=LOOPBACK, **OPTIONS)
+    with Cluster(object_store_gb=0.1):
+        only_there = ray.remote(num_cpus=2)(lambda: None)
+        ray.get(only_there.remote())  # now the head knows it, and sends there what belongs there
 
     def lose() -> None:
         raylet = second.all_processes["raylet"][0].process.pid
