@@ -141,7 +141,7 @@ def use_one_thread() -> None:
 
 
 MAX_NUMBER = 100_000
-"""Above every task's and initial state's number: no range may fill the memory."""
+"""Above the number of any task, initial state or GPU: no range may fill the memory."""
 
 
 class NumberError(ValueError):
@@ -157,7 +157,7 @@ def parse_numbers(text: str) -> tuple[int, ...]:
             raise NumberError(f"expected numbers and ranges such as 0-3,7, given {text!r}")
         asked = range(int(first), int(last or first) + 1)
         if asked.stop > MAX_NUMBER:
-            raise NumberError(f"{text!r} names {asked[-1]}; tasks and initial states are numbered below {MAX_NUMBER}")
+            raise NumberError(f"{text!r} names {asked[-1]}; expected numbers below {MAX_NUMBER}")
         numbers += asked
     if len(set(numbers)) != len(numbers):
         raise NumberError(f"{text!r} names a number twice")

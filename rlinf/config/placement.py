@@ -4,12 +4,12 @@ Pure. Nodes have ranks, 0 for the head. GPUs are numbered from 0 over the nodes 
 over its nodes; where there is no GPU, the numbers are of processes, one per CPU.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, TypeVar
 
+from libero_runtime.commands import NumberError, parse_numbers
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ClusterConfig
 
@@ -152,17 +152,11 @@ def _numbers(key: str, value: Any) -> tuple[int, ...] | None:
     """Numbers of a text such as ``0-3,6`` or of a list; None for ``all``."""
     if value == "all":
         return None
-    words = [word.strip() for word in (",".join(map(str, value)) if isinstance(value, list) else str(value)).split(",")]
-    numbers: list[int] = []
-    for word in words:
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
-        if last < first:
-            raise ConfigError(f"{key}={value}: {word!r} is no number or range; expected such as 0-3, [0,2] or all")
-        numbers += range(first, last + 1)
-    if len(set(numbers)) < len(numbers):
-        raise ConfigError(f"{key}={value} names a number twice")
-    return tuple(numbers)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    try:
+        return parse_numbers(text)
+    except NumberError as error:
+        raise ConfigError(f"{key}: {error}; all means all of them") from error
 
 
 def _given(cluster: ClusterConfig, name: str) -> int | None:

@@ -92,10 +92,14 @@ def test_a_head_without_cpus_has_no_simulators():
         ({"actor,env": 0, "rollout,env": 0}, "names env twice"),
         ({"actor": 0}, "says nothing of rollout and env"),
         ({}, "says nothing of actor and rollout and env"),
-        ({"actor": "1-0", "rollout,env": 0}, "component_placement.actor=1-0: '1-0' is no number or range"),
-        ({"actor": "0:0-3", "rollout,env": 0}, "'0:0-3' is no number or range; expected such as 0-3, [0,2] or all"),
-        ({"actor,rollout,env": None}, "'None' is no number or range"),
-        ({"actor": "0-2,1", "rollout,env": 0}, "actor=0-2,1 names a number twice"),
+        (
+            {"actor": "1-0", "rollout,env": 0},
+            "component_placement.actor: expected numbers and ranges such as 0-3,7, given '1-0'; all",
+        ),
+        ({"actor": "0:0-3", "rollout,env": 0}, "given '0:0-3'; all means all of them"),
+        ({"actor,rollout,env": None}, "ranges such as 0-3,7, given 'None'"),
+        ({"actor": "0-9999999999", "rollout,env": 0}, "names 9999999999; expected numbers below 100000"),
+        ({"actor": "0-2,1", "rollout,env": 0}, "component_placement.actor: '0-2,1' names a number twice"),
         ({"actor": {"placement": 0}, "rollout,env": 0}, "expected a place such as 0-3, or {node_group: LABEL, "),
         (
             {"actor,rollout": 0, "env": {"node_group": "robot", "placement": 0}},
