@@ -39,7 +39,8 @@ SMALL = (
     "actor.micro_batch_size=8",
 )  # fmt: skip
 """Short episodes; the bonus lets every epoch learn something."""
-DISK_MB = 512
+DISK_MB = 128
+CHECKPOINT_MB = 24  # 15, and logs
 FULL_S = 12.0
 QUIET_S = (2.0, 12.0)  # between a fault that was survived and the next
 SURVIVED_S = 300.0
@@ -110,7 +111,10 @@ def main(arguments: Sequence[str]) -> int:
     with launched("0,1", words, out / "undisturbed") as run:
         code = run.process.wait()
     print(f"undisturbed: exit code {code}, {time.monotonic() - started:.0f} s", flush=True)
-    with small_disk(out / "disturbed"), launched("0,1", words, out / "disturbed") as run:
+    with (
+        small_disk(out / "disturbed", num_checkpoints=2 * args.epochs),
+        launched("0,1", words, out / "disturbed") as run,
+    ):
         started = time.monotonic()
         survived = disturb(run, kinds, random.Random(args.seed), args.faults)
         code = max(code, run.process.wait())
@@ -217,12 +221,12 @@ def launched(tasks: str, words: Sequence[str], folder: Path) -> Iterator[Run]:
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of its own, where we may make one."""
+def small_disk(folder: Path, *, num_checkpoints: int) -> Iterator[None]:
+    """A file system of its own with room for the run, where we may make one."""
     folder.mkdir(parents=True)
     is_root = os.geteuid() == 0
     if is_root:
-        options = ["-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs"]
+        options = ["-t", "tmpfs", "-o", f"size={DISK_MB + CHECKPOINT_MB * num_checkpoints}m", "tmpfs"]
         subprocess.run(["mount", *options, str(folder)], check=True)
     try:
         yield
