@@ -23,7 +23,7 @@ from rlinf.scheduler.worker_group import WorkerGroup, WorkerPlacement
 from rlinf.workers.session import Session
 from tests.e2e.test_collection import Watched, play, same
 from tests.e2e.toy_simulator import Simulator
-from tests.launchers import SEED, SMALL, TINY
+from tests.launchers import SEED, SMALL, TINY, of_model
 
 LOOPBACK = "127.0.0.1"  # with any other address Ray would listen everywhere
 # A node that says nothing for 2 s is taken for lost, where Ray waits 15.
@@ -122,9 +122,8 @@ def test_what_a_lost_node_had_to_show_is_played_again(second):
 
 
 def _train(session: Session, model: Path, logs: Path) -> Path:
-    paths = ("actor.checkpoint_load_path", "rollout.model_dir", "actor.tokenizer.tokenizer_model")
     overrides = [
-        *SMALL, *PLACEMENT, *(f"{path}={model}" for path in paths), f"runner.logger.log_root={logs}",
+        *SMALL, *PLACEMENT, *of_model(model), f"runner.logger.log_root={logs}",
         f"runner.seed={SEED}", "runner.max_epochs=2", "env.fixed_task_ids=[0]", "algorithm.entropy_bonus=1.0",
         "algorithm.rollout_epoch=2", "env.train.max_episode_steps=48", "cluster.object_store_gb=0.1",
     ]  # fmt: skip

@@ -72,10 +72,12 @@ def test_two_tasks_have_an_adapter_each(small_policy, tmp_path):
     )
     lineage = json.loads((last / "lineage.json").read_text())
     assert (lineage["learnt_tasks"], lineage["stage"], lineage["experts"]) == ([0, 1], [1], [str(first)])
+    launch("eval_embodiment.sh", str(last.parents[2]), "", TINY, *settings, model=model, logs=logs)
     records = ledger.read(logs / "dwe" / "evaluations.jsonl")
     assert [(one.row, one.learnt_tasks, one.probe) for one in records] == [
         ("base", (), False),
         ("task_0", (0,), False),
+        ("task_1", (0, 1), False),
         ("task_1", (0, 1), False),
     ]
     assert all(set(one.success) == {0, 1, 2} for one in records)
