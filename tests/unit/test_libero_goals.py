@@ -39,9 +39,9 @@ def test_goals_that_can_be_told(goal: str):
 @pytest.mark.parametrize(
     ("goal", "reason"),
     [  # the first two as LIBERO-PRO's generator writes them
-        ("(On moka_pot_2 stove_1))", "closed that was not opened"),
-        ("And (Turnon stove_1) (On moka_pot_2 stove_1))", "closed that was not opened"),
-        ("(And (On moka_pot_2 stove_1)", "not closed"),
+        ("(On moka_pot_2 stove_1))", "Missing open parenthesis"),
+        ("And (Turnon stove_1) (On moka_pot_2 stove_1))", "Missing open parenthesis"),
+        ("(And (On moka_pot_2 stove_1)", "Missing close parenthesis"),
         ("And (On moka_pot_2 stove_1)", "a word where a predicate is expected"),
         ("(And)", "none at all"),
         ("(Above moka_pot_2 stove_1)", "does not know"),

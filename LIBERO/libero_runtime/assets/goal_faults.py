@@ -7,11 +7,9 @@ ask for another thing than the instruction.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-_TOKEN = re.compile(r"[()]|[^\s()]+")
 _NUM_ARGUMENTS = {"on": 2, "in": 2, "open": 1, "close": 1, "turnon": 1, "turnoff": 1}
 
 # Instruction and one predicate of the goal -> how they disagree. No mending: either could be the one that was meant.
@@ -33,10 +31,12 @@ def goal_fault(bddl: str) -> str | None:
 
     bddl: the file's text.
     """
+    from bddl.parsing import scan_tokens  # not above: what is missing is said where tasks are loaded
+
     try:
-        sections = {str(part[0]): part[1:] for part in _parsed(bddl) if isinstance(part, list)}
+        sections = {str(part[0]): part[1:] for part in scan_tokens(string=bddl) if isinstance(part, list)}
         predicates = _predicates(sections.get(":goal", []))
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001 - of no other class are those of the parser
         return f"it cannot be parsed: {error}"
     words = [str(word) for kind in (":objects", ":fixtures") for word in sections.get(kind, [])]
     declared = {word for before, word in pairwise(["", *words]) if "-" not in (before, word)}  # as "milk_1 - milk"
@@ -49,25 +49,6 @@ def goal_fault(bddl: str) -> str | None:
                 return f"its goal {written} names {argument}, which is not in the scene"
     instruction = " ".join(map(str, sections.get(":language", [])))
     return next((why for goal in predicates if (why := _DISAGREEING.get((instruction, goal)))), None)
-
-
-def _parsed(text: str) -> list[_Node]:
-    """Nested lists of lower-case words."""
-    open_lists: list[list[_Node]] = [[]]
-    for token in _TOKEN.findall(re.sub(r";.*", "", text).lower()):
-        if token == "(":
-            open_lists.append([])
-        elif token != ")":
-            open_lists[-1].append(token)
-        elif len(open_lists) == 1:
-            raise ValueError("a parenthesis is closed that was not opened")
-        else:
-            done = open_lists.pop()
-            open_lists[-1].append(done)
-    if len(open_lists) > 1 or len(open_lists[0]) != 1:
-        raise ValueError("a parenthesis is not closed, or closed too early")
-    (problem,) = open_lists[0]
-    return problem if isinstance(problem, list) else []
 
 
 def _predicates(goal: Sequence[_Node]) -> list[tuple[str, ...]]:

@@ -19,7 +19,6 @@ _GRIP_M = 0.016  # pads' middle inside its end
 _BELOW_TOP_M = 0.020
 _WIDEST_M = 0.06
 _MAX_CLOSE_STEPS = 14
-_SQUEEZE_M = 0.004
 _LOST_M = 0.035
 _OVER_FLOOR_M = 0.025
 _SET_DOWN_M = 0.004
