@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
+import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from libero_runtime.commands import naming
 
 
 def cache_folder() -> Path:
@@ -16,14 +19,37 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "libero-runtime"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one step: who reads beside this finds the old one or the new one. Folders are made."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file under, which then gets its own: who reads beside this finds the old one or the
+    new one, and a full disk leaves the old one. Folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        part.write(content)
-    file = Path(part.name)
-    file.chmod(0o644)  # a temporary file is its owner's only
-    file.replace(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        with naming(path):
+            yield partial
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """The same of a folder that is not there yet, while nobody else makes it; what a killed process left is removed."""
+    partial = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -183,7 +183,7 @@ def _write_config(paths: LiberoPaths, assets: Path) -> Path:
     text = yaml.safe_dump({name: str(path) for name, path in config.items()})
     folder = cache_folder() / "config" / hashlib.sha256(text.encode()).hexdigest()[:12]
     if not (folder / "config.yaml").is_file():
-        write_whole(folder / "config.yaml", text.encode())
+        write_whole(folder / "config.yaml", text)
     return folder
 
 

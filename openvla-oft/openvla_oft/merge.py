@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from libero_runtime.files import whole_folder
 from openvla_oft import cli
 from openvla_oft.cli import Option
 from openvla_oft.model import checkpoints
@@ -56,19 +57,13 @@ def merge(options: MergeOptions) -> None:
     model, processor = checkpoints.load_for_training(options.base)
     adapters.merge_adapters(model, [options.adapter], coeff=options.scale)
     take_adapter_statistics(model, options.adapter)
-    partial = output.with_name(f".{output.name}.unfinished")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(output) as partial:
         checkpoints.save_policy(
             partial, model=model, tensors=dict(model.state_dict()), processor=processor, save_dtype=options.save_dtype
         )
         save_statistics(partial, model.config.norm_stats or {})
         if (noted := options.adapter / TRAINING_FILE).is_file():
             shutil.copyfile(noted, partial / TRAINING_FILE)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,8 +8,6 @@ Shapes: F frames of all demonstrations, K tasks, B samples, T action tokens, N p
 
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from libero_runtime.files import whole_folder
 from openvla_oft.cli import Option
 from openvla_oft.data import augment
 from openvla_oft.data.augment import AugmentConfig
@@ -111,9 +110,7 @@ def pretrain(
     started = time.monotonic()
     train_loss, validation = _train(module, data, demos, config)
     result = PretrainResult(config.num_steps, time.monotonic() - started, train_loss, *validation)
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(output) as partial:
         save_cnn(partial, settings, {name: value.cpu().to(SAVE_DTYPE) for name, value in module.state_dict().items()})
         record = {
             "config": asdict(config),
@@ -123,9 +120,6 @@ def pretrain(
             "result": asdict(result),
         }
         (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return result
 
 

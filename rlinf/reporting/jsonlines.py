@@ -1,4 +1,4 @@
-"""Append-only JSON-lines files that survive crashes and concurrent writers, and files that are whole or not there."""
+"""Append-only JSON-lines files that survive crashes and concurrent writers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +38,6 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name to write a file under, which then gets its own: a full disk leaves what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with naming(path):
-            yield partial
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

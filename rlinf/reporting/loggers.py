@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from rlinf.reporting.jsonlines import append_line, read_lines, write_whole
+from libero_runtime.files import write_whole
+from rlinf.reporting.jsonlines import append_line, read_lines
 from rlinf.reporting.ledger import utc_now
 from rlinf.run_layout import METRICS_FILE
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from rlinf.reporting.jsonlines import whole_file
+from libero_runtime.files import whole_file
 
 _INK, _PAPER, _MUTED = (242, 242, 240), (24, 26, 28), (150, 154, 158)
 _SUCCESS, _FAILURE = (110, 205, 140), (236, 138, 118)

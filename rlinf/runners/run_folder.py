@@ -7,9 +7,9 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from libero_runtime.files import write_whole
 from rlinf.config import REPOSITORY, Config, config_hash, config_yaml
 from rlinf.config.places import check_writable
-from rlinf.reporting.jsonlines import write_whole
 from rlinf.reporting.ledger import utc_now
 from rlinf.reporting.loggers import MetricLogger, check_backends
 from rlinf.reporting.run_info import hardware

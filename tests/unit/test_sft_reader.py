@@ -149,7 +149,7 @@ def test_workers_and_pack_give_the_same_frames(tmp_path):
         assert np.array_equal(other.actions_FA, direct.actions_FA)
         assert np.array_equal(other.demo_lengths_D, direct.demo_lengths_D)
         assert other.languages == direct.languages == LANGUAGES
-    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+    assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
     few = load(tmp_path / "packed", max_demos_per_task=1)
     assert np.array_equal(few.images_FNHWC, load(tmp_path / "demos", max_demos_per_task=1).images_FNHWC)
     assert len(few.demo_lengths_D) == 2

@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import save_file
 
 from libero_runtime import commands
+from libero_runtime.files import write_whole
 from openvla_oft import cli as finetune_cli
 from openvla_oft import pack
 from rlinf.cli.console import run_cli, user_message
 from rlinf.config import ConfigError, resolve_model
 from rlinf.config.places import check_readable, check_writable
 from rlinf.models.simple_cnn import CNNSettings, save_cnn
-from rlinf.reporting.jsonlines import append_line, read_lines, write_whole
+from rlinf.reporting.jsonlines import append_line, read_lines
 from rlinf.reporting.loggers import LoggerError, check_backends
 from tests.full_disk import largest_file
 

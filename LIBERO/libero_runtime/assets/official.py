@@ -47,7 +47,7 @@ def asset_kind(assets: Path, cache: Path) -> str:
         kind: str = json.loads(known.read_text(encoding="utf-8"))["kind"]
         return kind
     kind = _read(assets)
-    write_whole(known, json.dumps({"kind": kind, "assets": str(assets)}).encode())
+    write_whole(known, json.dumps({"kind": kind, "assets": str(assets)}))
     return kind
 
 

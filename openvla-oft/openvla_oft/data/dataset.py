@@ -6,7 +6,6 @@ T steps of an action chunk, A action dimensions.
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.files import whole_folder
 from libero_runtime.suites import instruction
 from openvla_oft.data import reader
 from openvla_oft.data.demonstration import (
@@ -135,13 +135,8 @@ def pack(options: DataOptions, output: Path) -> DemonstrationSet:
     if output.exists():
         raise DemonstrationError(f"{output} exists; remove it or give another --output")
     infos = _scan(options)
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise DemonstrationError(f"--output {output} cannot be made ({error}); give another folder") from error
-    file = partial / IMAGES_FILE
-    try:
+    with whole_folder(output) as partial:
+        file = partial / IMAGES_FILE
         images_FNHWC = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=_shape(infos, options))
         with file.open("r+b") as stored:  # a disk that is full while a memory map grows would kill the process
             os.posix_fallocate(stored.fileno(), 0, file.stat().st_size)
@@ -154,9 +149,6 @@ def pack(options: DataOptions, output: Path) -> DemonstrationSet:
             np.save(partial / "proprio.npy", demos.proprio_FP)
         description = {"version": PACK_VERSION, "languages": demos.languages, **_described(options)}
         (partial / PACK_FILE).write_text(json.dumps(description, indent=1) + "\n")
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return demos
 
 

@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from libero_runtime.files import whole_file
 from rlinf.config.errors import UserError
 from rlinf.custom.replay.dataset import Demonstration, DemonstrationRef
 from rlinf.models import ReplayablePolicy
-from rlinf.reporting.jsonlines import whole_file
 
 FOLDER = "base_logits"
 TENSOR = "logits_FTV"

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlinf.reporting.jsonlines import write_whole
+from libero_runtime.files import write_whole
 from rlinf.reporting.report.collect import Experiment, ReportError
 from rlinf.reporting.report.columns import COLUMNS, further_suites, stage_columns
 from rlinf.reporting.report.compare import LEFT_OUT, Cell, Comparison, MethodRuns, comparisons, left_out
