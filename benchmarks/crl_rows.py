@@ -11,10 +11,12 @@ LAUNCHERS = Path(__file__).resolve().parents[1] / "examples" / "crl_experiment"
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that are learnt, first to last; the others of the ten are held out."""
+    """Tasks that are learnt, first to last; the others of the ten are held out, and on one of them, ``search``,
+    learning rates are chosen."""
 
     first: int
     last: int
+    search: int
     policy: str = "tiny"
 
     @property
@@ -27,7 +29,7 @@ class Suite:
         return f"crl_experiment/{name}_grpo_{policy or self.policy}"
 
 
-SUITES = {"libero_spatial": Suite(0, 4), "libero_object": Suite(5, 9)}
+SUITES = {"libero_spatial": Suite(0, 4, 7), "libero_object": Suite(5, 9, 2)}
 """The paper's sequences (arXiv:2603.11653) on the suites that the small policies are made for."""
 
 
@@ -44,11 +46,11 @@ class Row:
     overrides: tuple[str, ...] = ()
     needs: str = ""
 
-    def words(self, suite: str, *, seed: int, epochs: int) -> list[str]:
-        """The launcher's positional arguments, and as an override what it has no argument for."""
+    def words(self, suite: str, *, seed: int, epochs: int, task: int | None = None) -> list[str]:
+        """The launcher's positional arguments, and as an override what it has no argument for. task: this one alone."""
         of, tasks = SUITES[suite], ",".join(map(str, SUITES[suite].tasks))
         config = of.config(suite, "simple_cnn" if self.script == "simple_cnn" else "")
-        a_range, by_override = f"{of.first},{of.last}", f"runner.max_epochs={epochs}"
+        a_range, by_override = f"{of.first},{of.last}" if task is None else str(task), f"runner.max_epochs={epochs}"
         return {
             "multitask": [tasks, "", str(len(of.tasks) * epochs), config, str(seed)],
             "sequential_reorder": [
@@ -77,7 +79,12 @@ ROWS = {
     "agem": Row("A-GEM", "agem"),
     "ema": Row("EMA", "ema"),
     "reversed": Row("Seq. FT, reversed order", "sequential_reorder"),
-    "sft": Row("Supervised, demonstrations", "sft", ("algorithm.update_epoch=4",), needs="demonstrations"),
+    "sft": Row(
+        "Supervised, demonstrations",
+        "sft",
+        ("algorithm.update_epoch=4", "method.replay.demonstrations_per_task=null"),
+        needs="demonstrations",
+    ),
     "sft_own": Row("Supervised, own successes", "sft", ("method.sft.source=own", "method.label=sft_own")),
     "full": Row(
         "Full weights",
@@ -97,16 +104,22 @@ ROWS = {
 """By the name that ``--rows`` takes, in the order in which they are run."""
 
 PROTOCOL = (
-    "algorithm.num_group_envs=16",
+    "algorithm.num_group_envs=12",
     "algorithm.group_size=8",
-    "actor.global_batch_size=512",
+    "actor.global_batch_size=256",
     "actor.micro_batch_size=128",
-    "env.eval.episodes_per_task=20",
+    "env.eval.episodes_per_task=10",
     "env.eval.temperatures=[1.0,0.0]",
     "env.video_episodes=0",
     "runner.keep_checkpoints=1",
 )
 EPOCHS = 5
+SEARCHED = {
+    "sequential": ("3e-4", "1e-3", "3e-3"),
+    "sft": ("1e-4", "3e-4", "1e-3"),
+    "full": ("3e-5", "1e-4", "3e-4"),
+}
+"""Learning rates that are tried for rows whose training is of another kind each."""
 TINY_PROTOCOL = (
     "algorithm.num_group_envs=2",
     "algorithm.group_size=2",
@@ -121,9 +134,12 @@ TINY_PROTOCOL = (
 """To try the command on a laptop; its numbers mean nothing."""
 
 
-def command(row: str, suite: str, *, seed: int, logs: Path, settings: Sequence[str], epochs: int) -> list[str]:
-    """What runs one cell of the table: a launcher with its arguments; ``logs``: where its results go."""
+def command(
+    row: str, suite: str, *, seed: int, logs: Path, settings: Sequence[str], epochs: int, task: int | None = None
+) -> list[str]:
+    """What runs one cell of the table: a launcher with its arguments; ``logs``: where its results go. task: this one
+    alone, instead of the suite's sequence."""
     line = ROWS[row]
-    words = line.words(suite, seed=seed, epochs=epochs)
+    words = line.words(suite, seed=seed, epochs=epochs, task=task)
     script = LAUNCHERS / f"run_embodiment_{line.script}.sh"
     return ["bash", str(script), *words, *settings, *line.overrides, f"runner.logger.log_root={logs}"]

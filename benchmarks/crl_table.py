@@ -1,12 +1,14 @@
 """The table of continual-learning methods and controls on one suite: runs its cells, keeps their ledgers, shows it.
 
-    bash benchmarks/crl_table.sh SUITE [--rows ROW,...] [--seeds SEED,...] [--minutes N] [--jobs N] [--show]
+    bash benchmarks/crl_table.sh SUITE [--rows ROW,...] [--seeds SEED,...] [--minutes N] [--jobs N] [--search] [--show]
 
 A cell is a row with a seed: a launcher's whole sequence; then the policy after the last task on LIBERO-PRO's changes of
 the suite, and with ``--demonstrations`` (of all its tasks) what training changed. Its checkpoints stay under
 ``--work``; its ledgers, metrics and configurations are copied to ``--out``/SUITE/ROW/SEED with the commit, the
 hardware and the time it took, which is what a later call skips. Where ``--minutes`` end before a cell does, it is
-stopped and goes on in the next call, as launchers do.
+stopped and goes on in the next call, as launchers do. Several cells at a time share the machine's GPUs, each on one.
+
+With ``--search`` a cell is one task that is not learnt in the table, with one of the learning rates that are tried.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.crl_after import LastPolicy, diagnosis, evaluation
-from benchmarks.crl_rows import EPOCHS, PROTOCOL, ROWS, SUITES, TINY_PROTOCOL, command
+from benchmarks.crl_rows import EPOCHS, PROTOCOL, ROWS, SEARCHED, SUITES, TINY_PROTOCOL, command
 from libero_runtime.commands import naming, run_command
 from libero_runtime.cpus import num_cpus
 from rlinf.cli.console import configure_process
+from rlinf.reporting import ledger
 from rlinf.reporting.report import collect
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import COLUMNS, further_suites, suite_column
@@ -62,10 +67,11 @@ class Cell:
     settings: tuple[str, ...] = ()
     is_perturbed: bool = False
     demonstrations: Path | None = None
+    learning_rate: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.row} seed {self.seed}"
+        return f"{self.row} seed {self.seed}{self.learning_rate and f' lr {self.learning_rate}'}"
 
     @property
     def is_done(self) -> bool:
@@ -93,7 +99,7 @@ def _main(argv: Sequence[str]) -> int:
     failed = False
     if not arguments.show:
         failed = not run_cells([cell for cell in cells if not cell.is_done], arguments)
-    print(table(arguments.suite, cells))
+    print(search_table(arguments.suite, cells) if arguments.search else table(arguments.suite, cells))
     return 1 if failed else 0 if arguments.show or all(cell.is_done for cell in cells) else 3
 
 
@@ -120,6 +126,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--commit", default="", help="of the code, where git cannot tell")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each task (%(default)s)")
     parser.add_argument("--tiny", action="store_true", help="two short episodes of everything, to try it")
+    parser.add_argument(
+        "--search", action="store_true", help="try learning rates on one task that the table leaves out"
+    )
     parser.add_argument("--show", action="store_true", help="print the table so far, run nothing")
     arguments = parser.parse_args(argv)
     unknown = [row for row in arguments.rows.split(",") if row not in ROWS]
@@ -137,45 +146,60 @@ def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
     """Seed by seed, so that an unfinished table has whole columns of methods first."""
     work, out = (Path(folder).resolve() / arguments.suite for folder in (arguments.work, arguments.out))
     given = {"demonstrations": arguments.demonstrations, "scratch": arguments.scratch}
-    rows = [row for row in arguments.rows.split(",") if not ROWS[row].needs or given[ROWS[row].needs]]
-    for row in arguments.rows.split(","):
+    asked = [row for row in arguments.rows.split(",") if row in SEARCHED or not arguments.search]
+    rows = [row for row in asked if not ROWS[row].needs or given[ROWS[row].needs]]
+    for row in asked:
         if row not in rows:
             print(f"{row}: left out, it needs --{ROWS[row].needs}", file=sys.stderr)
-    shared = list(TINY_PROTOCOL if arguments.tiny else PROTOCOL)
-    if arguments.demonstrations:
-        shared.append(f"method.replay.demonstrations={arguments.demonstrations.resolve()}")
-    simulators = max(1, num_cpus() // arguments.jobs - 1)
-    shared.append(f"cluster.num_env_workers={simulators}")
+    task = SUITES[arguments.suite].search if arguments.search else None
+    shared = _shared(arguments, task)
     for seed in map(int, arguments.seeds.split(",")):
-        for row in rows:
-            logs, settings = work / f"{row}_seed{seed}", list(shared)
+        for row, rate in ((one, rate) for one in rows for rate in (SEARCHED[one] if arguments.search else ("",))):
+            name = f"search/{row}_lr_{rate}" if rate else row
+            logs, settings = work / f"{name}_seed{seed}", list(shared)
             model = arguments.scratch if ROWS[row].needs == "scratch" else arguments.model
             if model:
                 settings.append(f"actor.checkpoint_load_path={model.resolve()}")
             epochs = 1 if arguments.tiny else arguments.epochs
-            words = command(row, arguments.suite, seed=seed, logs=logs, settings=settings, epochs=epochs)
+            words = command(row, arguments.suite, seed=seed, logs=logs, settings=settings, epochs=epochs, task=task)
             yield Cell(
                 row,
                 seed,
-                tuple(words),
+                (*words, f"actor.optim.lr={rate}") if rate else tuple(words),
                 logs,
-                out / row / f"seed{seed}",
+                out / name / f"seed{seed}",
                 arguments.suite,
                 tuple(settings),
-                arguments.pro,
-                arguments.demonstrations,
+                arguments.pro and not rate,
+                None if rate else arguments.demonstrations,
+                rate,
             )
+
+
+def _shared(arguments: argparse.Namespace, task: int | None) -> list[str]:
+    """Settings of all cells. task: the only one that is learnt and evaluated."""
+    shared = list(TINY_PROTOCOL if arguments.tiny else PROTOCOL)
+    if task is not None:
+        shared += [f"env.eval_task_ids=[{task}]", f"env.eval.episodes_per_task={1 if arguments.tiny else 50}"]
+    if arguments.demonstrations:
+        shared.append(f"method.replay.demonstrations={arguments.demonstrations.resolve()}")
+    # While one cell learns, another's simulators have its cores.
+    share = num_cpus() - 1 if arguments.jobs == 1 else round(1.25 * num_cpus() / arguments.jobs)
+    return [*shared, f"cluster.num_env_workers={max(1, share)}"]
 
 
 def run_cells(cells: Sequence[Cell], arguments: argparse.Namespace) -> bool:
     """Run cells, some at a time, until they are done or the time ends; whether none failed. Leaves nothing running."""
     deadline = time.monotonic() + 60 * arguments.minutes - STOP_S if arguments.minutes else float("inf")
     waiting, running, good, longest = list(cells), list[_Running](), True, 0.0
+    gpus = visible_gpus()
     try:
         while (waiting or running) and time.monotonic() < deadline:
             # Nothing is begun that would be stopped before it has a checkpoint to go on from.
             while waiting and len(running) < arguments.jobs and time.monotonic() + 0.5 * longest < deadline:
-                running.append(_Running.start(waiting[0], waiting.pop(0).command))
+                taken = [job.gpu for job in running]
+                gpu = min(gpus, key=taken.count) if gpus else None
+                running.append(_Running.start(waiting[0], waiting.pop(0).command, gpu))
             if not running:
                 break
             time.sleep(0.5)
@@ -189,7 +213,7 @@ def run_cells(cells: Sequence[Cell], arguments: argparse.Namespace) -> bool:
                     print(f"{job.cell.name}: {why}; see {job.log}", flush=True)
                     continue
                 if following is not None:
-                    running.append(_Running.start(job.cell, following))
+                    running.append(_Running.start(job.cell, following, job.gpu))
                     continue
                 longest = max(longest, seconds)
                 keep(job.cell, seconds, commit=arguments.commit or _commit())
@@ -204,30 +228,39 @@ def run_cells(cells: Sequence[Cell], arguments: argparse.Namespace) -> bool:
     return good
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this program may use, as CUDA_VISIBLE_DEVICES names them."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in named.split(",") if name]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 @dataclass
 class _Running:
-    """A command of a cell that is being run."""
+    """A command of a cell that is being run. gpu: the only one that it sees; None: the machine has none."""
 
     cell: Cell
     command: Sequence[str]
     process: subprocess.Popen[bytes]
     log: Path
     started: float
+    gpu: str | None
 
     @staticmethod
-    def start(cell: Cell, command: Sequence[str]) -> _Running:
+    def start(cell: Cell, command: Sequence[str], gpu: str | None) -> _Running:
         cell.logs.mkdir(parents=True, exist_ok=True)
         log = cell.logs / "launcher.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
                 cwd=REPOSITORY,
+                env=os.environ if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpu},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return _Running(cell, command, process, log, time.monotonic())
+        return _Running(cell, command, process, log, time.monotonic(), gpu)
 
     def end(self) -> None:
         """Wait for a launcher that was told to end; what is left of it after a minute is killed."""
@@ -300,6 +333,21 @@ def table(suite: str, cells: Sequence[Cell]) -> str:
             shown.append("" if cell is None else f"{100 * cell.value:.1f}{spread}")
         way = "greedy" if temperature == 0 else f"sampled at {temperature:g}"
         lines.append("| " + " | ".join([ROWS[row].title, way, str(len(runs.seeds)), *shown]) + " |")
+    return "\n".join(lines)
+
+
+def search_table(suite: str, cells: Sequence[Cell]) -> str:
+    """Markdown: success on the one task before and after learning it with each rate, sampled and greedy, in percent."""
+    lines = [f"{suite}: task {SUITES[suite].search} alone", "", "| | learning rate | evaluated | before | after |"]
+    lines.append("|---|---:|---|---:|---:|")
+    for cell in (cell for cell in cells if cell.is_done):
+        for path in sorted(cell.out.rglob(LEDGER_FILE)):
+            records = ledger.read(path)
+            for temperature in sorted({record.temperature for record in records}, reverse=True):
+                found = [100 * one.success_once for one in records if one.temperature == temperature]
+                way = "greedy" if temperature == 0 else f"sampled at {temperature:g}"
+                cell_numbers = f"{found[0]:.0f} | {found[-1]:.0f}"
+                lines.append(f"| {ROWS[cell.row].title} | {cell.learning_rate} | {way} | {cell_numbers} |")
     return "\n".join(lines)
 
 

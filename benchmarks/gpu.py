@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -65,8 +65,10 @@ class Place:
     tiny: bool
 
 
-def run(place: Place, name: str, command: Sequence[str], *, timeout_s: float) -> float:
-    """Run a command with its output in a file; returns the seconds it took.
+def run(
+    place: Place, name: str, command: Sequence[str], *, timeout_s: float, environment: Mapping[str, str] | None = None
+) -> float:
+    """Run a command with its output in a file, and with more variables in its environment; returns the seconds it took.
 
     Raises:
         StepError: it ended with another code than 0, or not in time.
@@ -75,11 +77,11 @@ def run(place: Place, name: str, command: Sequence[str], *, timeout_s: float) ->
     print(f"== {name}: {' '.join(command)}", flush=True)
     started = time.monotonic()
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, **torch_environment(), "PYTHONPATH": path}
+    variables = {**os.environ, **torch_environment(), "PYTHONPATH": path, **(environment or {})}
     with log.open("w", encoding="utf-8") as file:
         try:
             done = subprocess.run(
-                command, cwd=REPOSITORY, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=timeout_s,
+                command, cwd=REPOSITORY, env=variables, stdout=file, stderr=subprocess.STDOUT, timeout=timeout_s,
                 stdin=subprocess.DEVNULL, check=False,
             )  # fmt: skip
             code = str(done.returncode)
@@ -94,26 +96,36 @@ def run(place: Place, name: str, command: Sequence[str], *, timeout_s: float) ->
 
 
 class MemoryWatch:
-    """Largest memory in use on the first GPU, of all processes, in GB; 0 without one."""
+    """The most memory in use, of all processes, in GB: of any GPU (0 without one), and of the machine, beyond what was
+    in use at the start."""
 
     def __init__(self) -> None:
-        self.peak_gb = 0.0
+        self.peak_gb = self.host_gb = 0.0
+        self._has_gpu, self._free_at_start = shutil.which("nvidia-smi") is not None, _available_gb()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> MemoryWatch:
-        if shutil.which("nvidia-smi"):
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        self._thread.join()
 
     def _look(self) -> None:
-        query = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0")
+        query = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
         while not self._over.wait(1.0):
-            shown = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-            self.peak_gb = max(self.peak_gb, float(shown.split()[0]) * 2**20 / 1e9)
+            self.host_gb = max(self.host_gb, self._free_at_start - _available_gb())
+            if self._has_gpu:
+                shown = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+                self.peak_gb = max(self.peak_gb, max(map(float, shown.split())) * 2**20 / 1e9)
+
+
+def _available_gb() -> float:
+    """What programs could still have of this machine's memory."""
+    (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) * 1024 / 1e9
 
 
 def run_tests(place: Place) -> dict[str, Any]:
@@ -174,7 +186,15 @@ def run_small(place: Place) -> dict[str, Any]:
     return train(place, "small", "crl_experiment/libero_spatial_grpo_tiny", [*SMALL, *fewer], epochs=2)
 
 
-def train(place: Place, name: str, config: str, settings: Sequence[str], *, epochs: int) -> dict[str, Any]:
+def train(
+    place: Place,
+    name: str,
+    config: str,
+    settings: Sequence[str],
+    *,
+    epochs: int,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """A training run's times by epoch, what it took beside them, and its largest memory."""
     runs = place.folder / f"{name}_run"
     shutil.rmtree(runs, ignore_errors=True)
@@ -183,7 +203,7 @@ def train(place: Place, name: str, config: str, settings: Sequence[str], *, epoc
         f"runner.logger.log_root={runs}", "runner.logger.logger_backends=[]",
     ]  # fmt: skip
     with MemoryWatch() as memory:
-        seconds = run(place, name, command, timeout_s=420)
+        seconds = run(place, name, command, timeout_s=420, environment=environment)
     (metrics,) = runs.rglob("metrics.jsonl")
     lines = [json.loads(line)["metrics"] for line in metrics.read_text(encoding="utf-8").splitlines()]
     rows = [{key: line[key] for key in SHOWN if key in line} for line in lines if "time/epoch" in line]
@@ -194,6 +214,7 @@ def train(place: Place, name: str, config: str, settings: Sequence[str], *, epoc
         "seconds": seconds,
         "start_seconds": seconds - sum(row["time/epoch"] for row in rows),
         "peak_gb": memory.peak_gb,
+        "host_gb": memory.host_gb,
         "epochs": rows,
     }
 

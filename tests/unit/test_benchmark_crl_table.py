@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import crl_table
 from benchmarks.crl_after import LastPolicy, evaluation
-from benchmarks.crl_rows import ROWS, SUITES, command
+from benchmarks.crl_rows import ROWS, SEARCHED, SUITES, command
 from rlinf.cli import run_sequence
 from rlinf.cli.launcher import read_arguments
 from rlinf.reporting import ledger
@@ -73,6 +73,35 @@ def test_cells_that_are_done_are_skipped_and_shown(tmp_path, capsys):
     assert [line.split(" | ")[0] for line in lines[4:]] == ["| Seq. FT", "| EWC"]
     assert all(" | 2 | " in line for line in lines[4:])
     assert not (tmp_path / "work").exists()
+
+
+def test_a_search_is_of_one_task_with_each_learning_rate(tmp_path, capsys):
+    words = command("full", SPATIAL, seed=7, logs=tmp_path, settings=[], epochs=2, task=SUITES[SPATIAL].search)
+    signature, fixed = declaration(words[1].rpartition("/")[2])
+    arguments = read_arguments([words[1].rpartition("/")[2], signature, *words[2:], "--", *fixed])
+    _, (step,) = run_sequence.sequence_steps(arguments, at(tmp_path))
+    assert step.config.env.fixed_task_ids == [7]
+    assert 7 not in SUITES[SPATIAL].tasks
+    for rate in SEARCHED["full"]:
+        logs = write_study(tmp_path / rate, methods=("sequential",), seeds=(0,))
+        folder = tmp_path / "out" / SPATIAL / "search" / f"full_lr_{rate}" / "seed0"
+        crl_table.keep(crl_table.Cell("full", 0, ("bash",), logs, folder, learning_rate=rate), 1.0, commit="abc")
+    given = [SPATIAL, "--search", "--rows", "full,ewc", "--seeds", "0", "--out", str(tmp_path / "out")]
+    assert crl_table.main([*given, "--work", str(tmp_path / "work")]) == 0, "nothing is left to run"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "libero_spatial: task 7 alone"
+    assert [line.split(" | ")[1] for line in lines[4:]] == list(SEARCHED["full"])
+    assert all(line.startswith("| Full weights | ") for line in lines[4:])
+
+
+def test_cells_at_the_same_time_share_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    words = ("bash", "-c", "echo sees $CUDA_VISIBLE_DEVICES; sleep 1")
+    cells = [crl_table.Cell("ewc", seed, words, tmp_path / f"{seed}", tmp_path / "out" / f"{seed}") for seed in (0, 1)]
+    for cell in cells:
+        write_study(cell.logs, methods=("ewc",), seeds=(cell.seed,))
+    assert crl_table.run_cells(cells, Namespace(minutes=None, jobs=2, commit="abc"))
+    assert [(cell.logs / "launcher.log").read_text() for cell in cells] == ["sees 3\n", "sees 5\n"]
 
 
 def test_a_cell_that_fails_is_named_and_not_kept(tmp_path, capsys):
