@@ -41,7 +41,7 @@ ON_CPU = (
     "actor.model.compile_blocks=false",
 )
 TASK, KILLED_AFTER, EPOCHS = 7, 1, 3
-COMPARED = ("rollout/returns_mean", "rollout/num_chunks", "train/grad_norm", "train/approx_kl", "train/loss")
+COMPARED = ("rollout/success_rate", "train/num_samples", "train/loss/policy", "train/grad_norm", "train/approx_kl")
 PARTS = ("1", "2", "4", "8", "apart", "fewer", "more")
 
 
