@@ -20,7 +20,7 @@ from libero_runtime.render.cameras import demonstrated_name
 from libero_runtime.suites import STANDARD_SUITES, TaskSpec, load_suite
 from openvla_oft.data import hdf5, reader, rlds
 from openvla_oft.data.dataset import chunk_actions
-from openvla_oft.data.demonstration import DemoInfo, ReadOptions
+from openvla_oft.data.demonstration import Demo, DemoInfo, ReadOptions
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ReplayConfig
@@ -32,28 +32,15 @@ log = logging.getLogger(__name__)
 PROPRIO_DIM = 8
 
 
-@dataclass(frozen=True)
-class DemonstrationRef:
-    """Where one demonstration is: a file and the name inside it (HDF5 group, or position in an RLDS shard).
+Demonstration = Demo
+"""Its pictures are upright, as the policy sees them, in the file's resolution."""
 
-    offset: byte of the episode's record in an RLDS shard.
-    """
 
-    path: Path
-    name: str
+@dataclass(frozen=True, kw_only=True)
+class DemonstrationRef(DemoInfo):
+    """Where a demonstration is; ``language`` is the task's."""
+
     task_id: int
-    language: str
-    num_steps: int
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """images_TNHWC: uint8 pictures, upright as the policy sees them, in the file's resolution; actions_TA: float32
-    actions of the environment."""
-
-    images_TNHWC: NDArray[np.uint8]
-    actions_TA: NDArray[np.float32]
 
 
 def replay_folder(config: ReplayConfig) -> Path:
@@ -97,8 +84,7 @@ def read_demonstration(ref: DemonstrationRef, *, cameras: Sequence[str]) -> Demo
     options = read_options(cameras)
     if not rlds.is_shard(ref.path):
         hdf5.scan([ref.path], options)  # a file without the wrist's pictures is an error that says so
-    demo = reader.read(DemoInfo(ref.path, ref.name, ref.language, ref.num_steps, ref.offset), options)
-    return Demonstration(demo.images_TNHWC, demo.actions_TA)
+    return reader.read(ref, options)
 
 
 @dataclass(frozen=True)
@@ -171,16 +157,10 @@ def _scan(folder: Path, suite: str, tasks: Sequence[TaskSpec]) -> Iterator[Demon
     by_name = {task.name: task for task in tasks}
     by_language = {task.language.lower(): task for task in tasks}
     files = hdf5.find_files(folder, suite)
-    if files:
-        for info in hdf5.scan(files):
-            task = by_name.get(info.path.stem.removesuffix("_demo")) or by_language.get(info.language.lower())
-            if task is not None:
-                yield DemonstrationRef(info.path, info.name, task.task_id, task.language, info.num_steps)
-        return
-    for info in rlds.scan(rlds.find_shards(folder, suite)):
-        task = by_language.get(info.language.lower())
+    for info in hdf5.scan(files) if files else rlds.scan(rlds.find_shards(folder, suite)):
+        task = by_name.get(info.path.stem.removesuffix("_demo")) or by_language.get(info.language.lower())
         if task is not None:
-            yield DemonstrationRef(info.path, info.name, task.task_id, task.language, info.num_steps, info.offset)
+            yield DemonstrationRef(**{**vars(info), "language": task.language}, task_id=task.task_id)
 
 
 def _how_to_make(folder: Path, suite: str, missing: Sequence[int], needed: int, wanted: int) -> str:
