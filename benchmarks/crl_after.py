@@ -52,7 +52,7 @@ class LastPolicy:
     @property
     def is_diagnosed(self) -> bool:
         """Whether it is known what training changed, task by task."""
-        known = diagnoses.read_if_there(self.checkpoint.run_folder.parent / DIAGNOSTICS_FILE)
+        known = diagnoses.read(self.checkpoint.run_folder.parent / DIAGNOSTICS_FILE)
         return any(same_checkpoint(one.checkpoint, self.checkpoint.short_name) and one.kl for one in known)
 
 

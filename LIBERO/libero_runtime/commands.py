@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -162,6 +162,14 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     if len(set(numbers)) != len(numbers):
         raise NumberError(f"{text!r} names a number twice")
     return tuple(numbers)
+
+
+def number_ranges(numbers: Iterable[int]) -> str:
+    """Numbers as ``parse_numbers`` reads them: 7, 0, 1, 2, 3 is "0-3,7"."""
+    ordered = sorted(set(numbers))
+    starts = [number for number in ordered if number - 1 not in ordered]
+    ends = [number for number in ordered if number + 1 not in ordered]
+    return ",".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
 
 
 def whole(text: str, *, least: int = 0) -> int:

@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _saved(folder: Path) -> tuple[list[Checkpoint], int]:
     """What a run has written for good: checkpoints, and evaluations beside it."""
-    return checkpoints(folder), len(ledger.read_if_there(folder.parent / LEDGER_FILE))
+    return checkpoints(folder), len(ledger.read(folder.parent / LEDGER_FILE))
 
 
 def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
@@ -90,7 +90,7 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
         run_id=run_id or None,
     )
     folder = sequence_folder(request, recipe, workspace)
-    steps = plan_sequence(request, recipe, workspace=workspace, ledger=ledger.read_if_there(folder / LEDGER_FILE))
+    steps = plan_sequence(request, recipe, workspace=workspace, ledger=ledger.read(folder / LEDGER_FILE))
     check_steps(steps, workspace)
     epochs = max_epochs or recipe.config.runner.max_epochs
     tasks = ", then ".join("+".join(str(task_id) for task_id in stage) for stage in stages)

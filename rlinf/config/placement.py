@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, TypeVar
 
-from libero_runtime.commands import NumberError, parse_numbers
+from libero_runtime.commands import NumberError, number_ranges, parse_numbers
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ClusterConfig
 
@@ -56,7 +56,7 @@ class Placement:
                 numbers = [number for number, place in enumerate(places) if place.node == node]
                 gpus = {place.gpu for place in places if place.node == node and place.gpu is not None}
                 where = f"{node.rank}: {node.address}" if node else "any"
-                rows.append((f"{name} {spelled(numbers)}", where, spelled(sorted(gpus)) if node and gpus else "-"))
+                rows.append((f"{name} {number_ranges(numbers)}", where, number_ranges(gpus) if node and gpus else "-"))
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         return "\n".join(f"  {one:{widths[0]}}  {where:{widths[1]}}  {gpu}" for one, where, gpu in rows)
 
@@ -129,13 +129,6 @@ def spread(count: int, weights: Sequence[int]) -> list[int]:
     return parts
 
 
-def spelled(numbers: Sequence[int]) -> str:
-    """Ascending numbers as ranges: ``0-3,6``."""
-    starts = [number for number in numbers if number - 1 not in numbers]
-    ends = [number for number in numbers if number + 1 not in numbers]
-    return ",".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
-
-
 def _request(key: str, value: Any, cluster: ClusterConfig) -> Request:
     if not isinstance(value, Mapping):
         return Request(None, _numbers(key, value))
@@ -177,7 +170,7 @@ def _chosen(key: str, numbers: Iterable[int], there: Sequence[T], what: str) -> 
     numbers = tuple(numbers)
     if max(numbers) >= len(there):
         has = f"0 to {len(there) - 1}" if there else "none"
-        raise ConfigError(f"{key}={spelled(sorted(numbers))}: {max(numbers)} is not there; the {what}: {has}")
+        raise ConfigError(f"{key}={number_ranges(numbers)}: {max(numbers)} is not there; the {what}: {has}")
     return [there[number] for number in numbers]
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlinf.reporting.jsonlines import append_line, read_lines
+from rlinf.reporting.jsonlines import append_record, read_records
 from rlinf.run_layout import same_checkpoint
 
 BY_TASK = ("kl", "fisher_energy")  # fields that map task ids to numbers
-
-
-class DiagnosisError(ValueError):
-    """A line that does not hold what it must."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +39,12 @@ class Diagnosis:
 
 def append(path: Path, diagnosis: Diagnosis) -> None:
     """Add one; safe while other processes append to the same file."""
-    entry = dataclasses.asdict(diagnosis)
-    for name in BY_TASK:
-        entry[name] = {str(task): value for task, value in sorted(entry[name].items())}
-    append_line(path, entry)
+    append_record(path, diagnosis, by_task=BY_TASK)
 
 
-def read_if_there(path: Path) -> list[Diagnosis]:
-    """All, in the order they were written; none where nothing was looked at.
-
-    Raises:
-        DiagnosisError: a line lacks a field, or has one too many.
-    """
-    found = []
-    for number, entry in read_lines(path) if path.is_file() else []:
-        try:
-            values = {**entry, "learnt_tasks": tuple(entry["learnt_tasks"])}
-            for name in BY_TASK:
-                values[name] = {int(task): float(value) for task, value in entry.get(name, {}).items()}
-            found.append(Diagnosis(**values))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DiagnosisError(f"{path} line {number}: {error!r}") from error
-    return found
+def read(path: Path) -> list[Diagnosis]:
+    """All, in the order they were written; none where nothing was looked at."""
+    return read_records(path, Diagnosis, by_task=BY_TASK)
 
 
 def by_checkpoint(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from libero_runtime.commands import naming
 
 logger = logging.getLogger(__name__)
+Record = TypeVar("Record")
 
 
 class JsonLinesError(ValueError):
@@ -38,6 +40,33 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def append_record(path: Path, record: Any, *, by_task: Collection[str]) -> None:
+    """Add a dataclass. by_task: its fields that map task ids, which are strings in JSON; sorted, so that equal records
+    are equal lines."""
+    entry = dataclasses.asdict(record)
+    for name in by_task:
+        entry[name] = {str(task): value for task, value in sorted(entry[name].items())}
+    append_line(path, entry)
+
+
+def read_records(path: Path, kind: type[Record], *, by_task: Collection[str]) -> list[Record]:
+    """What ``append_record`` wrote, in that order; nothing where there is no file. Lacking fields get their defaults.
+
+    Raises:
+        JsonLinesError: a line has other fields, or values that cannot be; names it.
+    """
+    found = []
+    for number, entry in read_lines(path) if path.is_file() else []:
+        try:
+            values = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+            for name in entry.keys() & by_task:
+                values[name] = {int(task): value for task, value in entry[name].items()}
+            found.append(kind(**values))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise JsonLinesError(f"{path} line {number}: {error}") from error
+    return found
 
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rlinf.reporting.jsonlines import append_line, read_lines
+from rlinf.reporting.jsonlines import append_record, read_records
 from rlinf.reporting.metrics import SuccessMatrix
 from rlinf.run_layout import BASE_ROW, Checkpoint, same_checkpoint, step_of
+
+BY_TASK = ("success", "episodes", "init_states")
 
 
 class LedgerError(ValueError):
@@ -111,28 +111,12 @@ def row_tasks(row: str) -> tuple[int, ...]:
 
 def append(path: Path, record: EvaluationRecord) -> None:
     """Add one record; safe while other processes append to the same file."""
-    append_line(path, _to_json(record))
+    append_record(path, record, by_task=BY_TASK)
 
 
 def read(path: Path) -> list[EvaluationRecord]:
-    """All records in the order they were written."""
-    return [_from_json(path, number, entry) for number, entry in read_lines(path)]
-
-
-def read_if_there(path: Path) -> list[EvaluationRecord]:
-    """The same; none where nothing was evaluated yet."""
-    return read(path) if path.is_file() else []
-
-
-def index_ranges(indices: Iterable[int]) -> str:
-    """Indices as ranges, for ``init_states``: 0, 1, 2, 7 becomes ``0-2,7``."""
-    ranges: list[list[int]] = []
-    for index in sorted(set(indices)):
-        if ranges and index == ranges[-1][1] + 1:
-            ranges[-1][1] = index
-        else:
-            ranges.append([index, index])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+    """All records in the order they were written; none where nothing was evaluated yet."""
+    return read_records(path, EvaluationRecord, by_task=BY_TASK)
 
 
 def rows(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
@@ -210,40 +194,3 @@ def success_matrix(records: Sequence[EvaluationRecord]) -> SuccessMatrix:
         success_RK=np.array([[record.success[task] for task in tasks] for record in chosen], dtype=np.float64),
         episodes_RK=np.array([[record.episodes[task] for task in tasks] for record in chosen], dtype=np.int64),
     )
-
-
-def _to_json(record: EvaluationRecord) -> dict[str, Any]:
-    entry = dataclasses.asdict(record)
-    # JSON keys are strings; sorted, so that equal records are equal lines.
-    for name in ("success", "episodes", "init_states"):
-        entry[name] = {str(task): entry[name][task] for task in sorted(entry[name])}
-    return entry
-
-
-_JSON_TYPES: dict[str, Any] = {
-    "str": str, "bool": bool, "int": int, "float": (int, float), "float | None": (int, float, type(None)),
-    "tuple": list, "dict": dict,
-}  # fmt: skip
-
-
-def _from_json(path: Path, number: int, entry: Mapping[str, Any]) -> EvaluationRecord:
-    fields = {one.name: one for one in dataclasses.fields(EvaluationRecord)}
-    missing = dataclasses.MISSING
-    required = {name for name, one in fields.items() if one.default is missing and one.default_factory is missing}
-    if lacking := sorted(required - entry.keys()):
-        raise LedgerError(f"{path} line {number} lacks {lacking}")
-    if unknown := sorted(entry.keys() - fields.keys()):
-        raise LedgerError(f"{path} line {number} has unknown fields {unknown}; known: {sorted(fields)}")
-    values = dict(entry)
-    try:
-        for name, value in entry.items():
-            kind = str(fields[name].type).partition("[")[0]
-            if not isinstance(value, _JSON_TYPES[kind]):
-                raise LedgerError(f"{name} must be of type {fields[name].type}, given {value!r}")
-            if isinstance(value, list):
-                values[name] = tuple(value)
-        for name in ("success", "episodes", "init_states"):
-            values[name] = {int(task): value for task, value in values.get(name, {}).items()}
-        return EvaluationRecord(**values)
-    except (ValueError, TypeError) as error:
-        raise LedgerError(f"{path} line {number}: {error}") from error

@@ -70,7 +70,7 @@ class RunState:
 
 def find_state(config: Config, folder: Path) -> RunState:
     """Look at a run's folder: its newest checkpoint, where it started from, and what was evaluated."""
-    found, records = checkpoints(folder), ledger.read_if_there(folder.parent / LEDGER_FILE)
+    found, records = checkpoints(folder), ledger.read(folder.parent / LEDGER_FILE)
     task_ids = tuple(playable_tasks(config.env, config.env.fixed_task_ids))
     before: tuple[int, ...] = ()
     model = config.actor.model

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
+from libero_runtime.commands import number_ranges
 from rlinf.config.schema import Config
 from rlinf.custom.methods.dwe import Player, players
 from rlinf.data import EpisodePlan, EpisodeResult
 from rlinf.envs import init_states, suite_tasks
 from rlinf.envs.episodes import evaluation_plans
 from rlinf.envs.vector_env import VIDEO_STRIDE
-from rlinf.reporting.ledger import index_ranges
 from rlinf.reporting.video import Caption, write_video
 from rlinf.runners.collect import collect
 from rlinf.workers.collection import Collected, CollectRequest
@@ -91,7 +91,7 @@ def evaluate(
     parts = []
     for player, share in shares.items():
         own = replace(request, plans=tuple(share), adapter=player.adapter, lora_scale=player.scale)
-        tasks = f", tasks {index_ranges(plan.task_id for plan in share)}" if len(shares) > 1 else ""
+        tasks = f", tasks {number_ranges(plan.task_id for plan in share)}" if len(shares) > 1 else ""
         parts.append(collect(workers, own, label=label + tasks))
     collected = reduce(Collected.then, parts)
     videos = []
@@ -126,5 +126,5 @@ def summarize(
         mean_episode_len=sum(result.num_steps for result in results) / count,
         wall_seconds=wall_seconds,
         videos=videos,
-        init_states={task: index_ranges(indices) for task, indices in sorted(states.items())},
+        init_states={task: number_ranges(indices) for task, indices in sorted(states.items())},
     )

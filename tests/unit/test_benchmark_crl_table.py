@@ -13,7 +13,7 @@ from benchmarks.crl_rows import ROWS, SEARCHED, SUITES, command
 from rlinf.cli import run_sequence
 from rlinf.cli.launcher import read_arguments
 from rlinf.reporting import ledger
-from rlinf.reporting.diagnoses import read_if_there
+from rlinf.reporting.diagnoses import read
 from rlinf.run_layout import DIAGNOSTICS_FILE, LEDGER_FILE
 from tests.sequences import at, declaration, save
 from tests.study import EPOCHS, write_record, write_study
@@ -181,7 +181,7 @@ def test_what_training_changed_is_found_out_and_kept_with_a_cell(small_policy, t
         "sequential", 7, ("true",), logs, tmp_path / "out" / "seed7", SPATIAL, demonstrations=demonstrations
     )
     assert crl_table.run_cells([cell], Namespace(minutes=None, jobs=1, commit="abc")), capsys.readouterr().out
-    (kept,) = read_if_there(cell.out / "sequential" / DIAGNOSTICS_FILE)
+    (kept,) = read(cell.out / "sequential" / DIAGNOSTICS_FILE)
     assert sorted(kept.kl) == sorted(kept.fisher_energy) == list(range(10))
     assert json.loads((cell.out / crl_table.CELL).read_text())["command"] == "true"
     assert cell.after() is None

@@ -20,7 +20,8 @@ from rlinf.diagnostics.weight_change import (
     whole_changes,
     whole_deltas,
 )
-from rlinf.reporting.diagnoses import Diagnosis, DiagnosisError, append, by_checkpoint, read_if_there
+from rlinf.reporting.diagnoses import Diagnosis, append, by_checkpoint, read
+from rlinf.reporting.jsonlines import JsonLinesError
 from rlinf.run_layout import DIAGNOSTICS_FILE
 from tests.small_policy import make_learner, make_rollouts, read_policy, write_adapter
 from tests.unit.replay_demos import write_hdf5
@@ -141,15 +142,15 @@ def test_what_was_found_is_kept_beside_the_ledger(small_policy, tmp_path, capsys
     given = ["--demonstrations", str(demonstrations), "--tasks", "2,5", "--frames", "3", "--json", str(details)]
     assert diagnose.main([str(checkpoint.actor), *given]) == 0
     assert str(kept) in capsys.readouterr().out.splitlines()
-    first, second = read_if_there(kept)
+    first, second = read(kept)
     assert (first.kl, sorted(second.kl)) == ({}, [2, 5])
     assert min(second.kl.values()) > 0
     assert (first.fisher_energy, sorted(second.fisher_energy)) == ({}, [2, 5])
     assert min(second.fisher_energy.values()) > 0
     given = ["--demonstrations", str(demonstrations), "--tasks", "2", "--frames", "3", "--no-fisher"]
     assert diagnose.main([str(checkpoint.actor), *given]) == 0
-    assert read_if_there(kept)[2].fisher_energy == {}
-    assert read_if_there(kept)[2].kl[2] == pytest.approx(second.kl[2])
+    assert read(kept)[2].fisher_energy == {}
+    assert read(kept)[2].kl[2] == pytest.approx(second.kl[2])
     assert (second.effective_rank, second.relative_change) == (first.effective_rank, first.relative_change)
     assert 1 < second.effective_rank <= 4
     about = (second.method, second.suite, second.seed, second.learnt_tasks, second.checkpoint)
@@ -169,7 +170,7 @@ def diagnosis(checkpoint: str, kl: dict[int, float], learnt: tuple[int, ...] = (
 
 def test_of_several_the_one_over_the_most_tasks_counts(tmp_path):
     file = tmp_path / DIAGNOSTICS_FILE
-    assert read_if_there(file) == []
+    assert read(file) == []
     written = [
         diagnosis("task_1_seed1/global_step_2", {}, (0, 1)),
         diagnosis("task_0_seed1/global_step_2", {3: 0.5, 0: 0.25}),
@@ -178,11 +179,11 @@ def test_of_several_the_one_over_the_most_tasks_counts(tmp_path):
     ]
     for one in written:
         append(file, one)
-    assert read_if_there(file) == written
+    assert read(file) == written
     assert by_checkpoint(written) == [written[3], written[0]]
     file.write_text(file.read_text() + '{"method": "ewc"}\n')
-    with pytest.raises(DiagnosisError, match="line 5"):
-        read_if_there(file)
+    with pytest.raises(JsonLinesError, match="line 5"):
+        read(file)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

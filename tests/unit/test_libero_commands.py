@@ -5,7 +5,14 @@ import os
 import pytest
 
 from libero_runtime import expert_table, fidelity_episodes
-from libero_runtime.commands import NumberError, OptionError, parse_numbers, run_command, use_one_thread
+from libero_runtime.commands import (
+    NumberError,
+    OptionError,
+    number_ranges,
+    parse_numbers,
+    run_command,
+    use_one_thread,
+)
 from libero_runtime.demos.cli import main as demos
 
 
@@ -62,3 +69,10 @@ def test_lists_of_numbers():
     for text in ("", "a", "3-1", "3-1,5", "1-", "-1", "²", "1,1", "0-99999999999"):
         with pytest.raises(NumberError):
             parse_numbers(text)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([], ""), ([4], "4"), ([2, 0, 1, 1], "0-2"), ([0, 1, 7, 9, 10], "0-1,7,9-10")]
+)
+def test_numbers_as_ranges(numbers, text):
+    assert number_ranges(numbers) == text

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rlinf.config import ConfigError, load_config, validate
-from rlinf.config.placement import Node, place_workers, spelled, spread
+from rlinf.config.placement import Node, place_workers, spread
 from rlinf.config.schema import ClusterConfig, NodeGroupConfig
 
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
@@ -203,7 +203,3 @@ def test_the_table_has_a_line_for_the_workers_of_a_kind_on_a_node():
 )
 def test_parts_are_in_proportion(count, weights, parts):
     assert spread(count, weights) == parts
-
-
-def test_numbers_are_spelled_as_ranges():
-    assert spelled([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"

@@ -88,13 +88,6 @@ def test_probes_never_enter_the_matrix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("indices", "text"), [([], ""), ([4], "4"), ([2, 0, 1, 1], "0-2"), ([0, 1, 7, 9, 10], "0-1,7,9-10")]
-)
-def test_index_ranges(indices: list[int], text: str) -> None:
-    assert ledger.index_ranges(indices) == text
-
-
-@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"success": {0: 1.5, 1: 0.0, 10: 0.0}}, r"rates in 0\.\.1"),
@@ -160,11 +153,10 @@ def test_a_corrupt_middle_line_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda e: e.pop("seed"), r"line 1 lacks \['seed'\]"),
-        (lambda e: e.update(colour="red"), r"unknown fields \['colour'\]"),
+        (lambda e: e.pop("seed"), "line 1: .*missing .*'seed'"),
+        (lambda e: e.update(colour="red"), "line 1: .*unexpected .*'colour'"),
         (lambda e: e.update(success={"a": 1.0}), "line 1: .*'a'"),
-        (lambda e: e.update(learnt_tasks="0"), "learnt_tasks must be of type tuple"),
-        (lambda e: e.update(seed=1.5), "line 1: seed must be of type int, given 1.5"),
+        (lambda e: e.update(learnt_tasks="0"), "line 1: .*learnt_tasks"),
     ],
 )
 def test_lines_of_the_wrong_shape_name_file_line_and_field(tmp_path: Path, edit: Any, message: str) -> None:
@@ -173,7 +165,7 @@ def test_lines_of_the_wrong_shape_name_file_line_and_field(tmp_path: Path, edit:
     entry = json.loads(path.read_text())
     edit(entry)
     path.write_text(json.dumps(entry) + "\n")
-    with pytest.raises(LedgerError, match=message):
+    with pytest.raises(JsonLinesError, match=message):
         ledger.read(path)
 
 

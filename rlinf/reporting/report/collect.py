@@ -204,7 +204,7 @@ def _diagnoses(path: Path, rows: Sequence[EvaluationRecord]) -> tuple[Diagnosis,
     of = {(row.method, row.suite, row.seed, row.learnt_tasks, step_of(row.checkpoint)) for row in rows}
     known = [
         one
-        for one in diagnoses.read_if_there(path)
+        for one in diagnoses.read(path)
         if (one.method, one.suite, one.seed, one.learnt_tasks, step_of(one.checkpoint)) in of
     ]
     return tuple(diagnoses.by_checkpoint(known))
