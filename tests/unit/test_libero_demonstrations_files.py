@@ -19,7 +19,7 @@ from libero_runtime.demos import record
 from libero_runtime.demos.cli import main as demonstrations
 from libero_runtime.demos.episodes import EpisodeOptions, run_episode
 from libero_runtime.demos.hdf5 import demonstration_file, quaternions
-from libero_runtime.demos.plan import DemonstrationError, RunOptions, TaskProgress, Write, next_job, plan_attempt
+from libero_runtime.demos.plan import DemonstrationError, RunOptions, TaskProgress, next_attempt, plan_attempt
 from libero_runtime.demos.shards import Shards
 from libero_runtime.folder_lock import FolderInUseError
 from libero_runtime.opengl import num_egl_devices, select_opengl
@@ -187,25 +187,22 @@ def test_an_unfinished_run_is_continued_with_its_options_only_and_by_one_process
 
 
 def simulate(tasks, fails, *, num_workers, seed):
-    """Jobs end in any order and now and then with their process's death; returns what is in each task's file."""
+    """Attempts end in any order and now and then with their process's death; returns which are kept, and those made."""
     order, by_id, running = np.random.default_rng(seed), {task.task_id: task for task in tasks}, {}
-    files, scenes, jobs = {}, [None] * num_workers, []
-    while not all(task.is_written for task in tasks):
+    scenes, plans = [None] * num_workers, []
+    while not all(task.is_complete for task in tasks):
         for worker in range(num_workers):
             if worker not in running:
-                job = next_job(OPTIONS, tasks, scenes[worker], Counter(filter(None, scenes)))
-                if job is not None:
-                    running[worker] = job
-                    scenes[worker] = scenes[worker] if isinstance(job, Write) else job.task_id
-                    jobs.append(job)
-        job = running.pop(order.choice(list(running)))
+                plan = next_attempt(OPTIONS, tasks, scenes[worker], Counter(filter(None, scenes)))
+                if plan is not None:
+                    running[worker], scenes[worker] = plan, plan.task_id
+                    plans.append(plan)
+        plan = running.pop(order.choice(list(running)))
         if order.uniform() < 0.1:
-            by_id[job.task_id].forget(job)
-            continue
-        if isinstance(job, Write):
-            files[job.task_id] = job.attempts
-        by_id[job.task_id].finish(job, success=isinstance(job, Write) or job.attempt not in fails)
-    return files, jobs
+            by_id[plan.task_id].running.discard(plan.attempt)
+        else:
+            by_id[plan.task_id].finish(plan.attempt, success=plan.attempt not in fails)
+    return {task.task_id: task.wanted for task in tasks}, plans
 
 
 @pytest.mark.parametrize("num_workers", [1, 3, 40])
@@ -213,28 +210,28 @@ def test_files_hold_the_first_successes_by_number_whatever_comes_first(num_worke
     """As without an earlier run's attempts."""
     for seed in range(10):
         tasks = [TaskProgress(1, 4, {0: True, 3: False}), TaskProgress(2, 40, {})]
-        files, jobs = simulate(tasks, fails={1, 3, 4}, num_workers=num_workers, seed=seed)
+        files, plans = simulate(tasks, fails={1, 3, 4}, num_workers=num_workers, seed=seed)
         assert files == {1: (0, 2, 5, 6), 2: (0, 2, *range(5, 43))}
-        assert plan_attempt(OPTIONS, 1, 0) not in jobs, "it was made in an earlier run"
+        assert plan_attempt(OPTIONS, 1, 0) not in plans, "it was made in an earlier run"
 
 
 def test_a_worker_keeps_its_scene_or_helps_where_most_waits():
     tasks = [TaskProgress(0, 2, {}), TaskProgress(2, 2, {})]
     scenes = [(None, {}), (None, {0: 1}), (2, {0: 1, 2: 1}), (2, {0: 1, 2: 1}), (2, {0: 2, 2: 1})]
-    jobs = [next_job(OPTIONS, tasks, scene, Counter(counts)) for scene, counts in scenes]
-    assert [(job.task_id, job.attempt) for job in jobs[:4]] == [(0, 0), (2, 0), (2, 1), (0, 1)]
-    assert jobs[4] is None, "all that is wanted is under way"
+    plans = [next_attempt(OPTIONS, tasks, scene, Counter(counts)) for scene, counts in scenes]
+    assert [(plan.task_id, plan.attempt) for plan in plans[:4]] == [(0, 0), (2, 0), (2, 1), (0, 1)]
+    assert plans[4] is None, "all that is wanted is under way"
 
 
 def test_failed_attempts_are_replaced_until_it_is_hopeless():
     task = TaskProgress(0, 2, {})
-    task.finish(plan_attempt(OPTIONS, 0, 0), success=True)
-    task.finish(plan_attempt(OPTIONS, 0, 1), success=False)
+    task.finish(0, success=True)
+    task.finish(1, success=False)
     assert task.pending == [2]
     for attempt in range(2, 7):
-        task.finish(plan_attempt(OPTIONS, 0, attempt), success=False)
+        task.finish(attempt, success=False)
     with pytest.raises(DemonstrationError, match="only 1 of 2 demonstrations after 8 attempts"):
-        task.finish(plan_attempt(OPTIONS, 0, 7), success=False)
+        task.finish(7, success=False)
 
 
 def test_attempts_differ_but_repeat():

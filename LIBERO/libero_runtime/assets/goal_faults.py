@@ -58,5 +58,3 @@ def _predicates(goal: Sequence[_Node]) -> list[tuple[str, ...]]:
     if not predicates or len(predicates) < len(parts):
         raise ValueError("its goal has a word where a predicate is expected, or none at all")
     return predicates
-
-

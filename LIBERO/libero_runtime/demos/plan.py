@@ -33,17 +33,6 @@ class RunOptions:
     episode: EpisodeOptions
 
 
-@dataclass(frozen=True)
-class Write:
-    """To make a task's file of some attempts' demonstrations."""
-
-    task_id: int
-    attempts: tuple[int, ...]
-
-
-Job = EpisodePlan | Write
-
-
 def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> EpisodePlan:
     """The attempt-th episode of a task: initial states in turn, seeds from the run's seed."""
     scene_seed, seed = np.random.SeedSequence([options.seed, task_id, attempt]).generate_state(2)
@@ -65,8 +54,6 @@ class TaskProgress:
         self.num_wanted = num_wanted
         self.made = dict(made)
         self.running: set[int] = set()
-        self.is_writing = False
-        self.is_written = False
 
     @property
     def wanted(self) -> tuple[int, ...]:
@@ -83,20 +70,15 @@ class TaskProgress:
         """Attempts that have to be made, whatever comes of those that are running."""
         return [attempt for attempt in self.wanted if attempt not in self.made and attempt not in self.running]
 
-    def forget(self, job: Job) -> None:
-        """A job came to no end: it has to be done again."""
-        if isinstance(job, Write):
-            self.is_writing = False
-        else:
-            self.running.discard(job.attempt)
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of them are there."""
+        return self.num_kept == self.num_wanted
 
-    def finish(self, job: Job, *, success: bool) -> None:
-        """A job is done; an attempt that failed is replaced by one more."""
-        if isinstance(job, Write):
-            self.is_written = True
-            return
-        self.running.discard(job.attempt)
-        self.made[job.attempt] = success
+    def finish(self, attempt: int, *, success: bool) -> None:
+        """An attempt was made; one that failed is replaced by one more."""
+        self.running.discard(attempt)
+        self.made[attempt] = success
         limit = ATTEMPTS_PER_EPISODE * self.num_wanted
         if self.wanted[-1] >= limit:
             num_made = sum(self.made.get(attempt, False) for attempt in range(limit))
@@ -106,17 +88,13 @@ class TaskProgress:
             )
 
 
-def next_job(
+def next_attempt(
     options: RunOptions, tasks: Sequence[TaskProgress], scene: int | None, num_scenes: Counter[int]
-) -> Job | None:
-    """Begin a job for a worker that has the scene of a task; `num_scenes` workers have that of each.
+) -> EpisodePlan | None:
+    """Begin an attempt for a worker that has the scene of a task; `num_scenes` workers have that of each.
 
     It stays with the task whose scene is compiled; else it helps where most waits per worker.
     """
-    for task in tasks:
-        if task.num_kept == task.num_wanted and not task.is_writing:
-            task.is_writing = True
-            return Write(task.task_id, task.wanted)
     waiting = {task: len(task.pending) / (1 + num_scenes[task.task_id]) for task in tasks if task.pending}
     if not waiting:
         return None
