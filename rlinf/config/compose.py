@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG_FOLDER = REPOSITORY / "examples" / "embodiment" / "config"
 ALL_KEYS = "Every key with its type and meaning: rlinf/config/schema.py"
 NO_SUCH_KEY = (ConfigKeyError, ConfigAttributeError)
-LIKE = 0.7  # from this ratio on, two names are a slip of the pen apart
+LIKE = 0.8  # from this ratio on, one key may be meant by another
 
 
 def config_names(folder: Path = CONFIG_FOLDER) -> list[str]:
@@ -103,30 +103,9 @@ def _no_such_key(error: OmegaConfBaseException, overrides: Sequence[str] = ()) -
     group = key.rpartition(".")[0]
     known = [name for name, _, value in walk(Config()) if not is_dataclass(value)]
     siblings = [name for name in known if name.rpartition(".")[0] == group]
-    if near := near_keys(key, known):
+    same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    if near := get_close_matches(key, known, cutoff=LIKE) or same[:3]:
         advice = f" Did you mean {' or '.join(near)}?"
     else:
         advice = f" {group} has: {', '.join(one.rpartition('.')[2] for one in siblings)}." if group and siblings else ""
     return ConfigError(f"configuration key {key!r} does not exist.{advice}\n{ALL_KEYS}")
-
-
-def near_keys(key: str, known: Sequence[str]) -> list[str]:
-    """Up to three of the known keys that may be meant by one that is not, the nearest first.
-
-    Those of its own group, which a part of the last name or a slip of the pen tells; where there are none, the same
-    name in other groups.
-    """
-    group, _, name = key.rpartition(".")
-
-    def last(one: str) -> str:
-        return one.rpartition(".")[2]
-
-    def likeness(one: str) -> tuple[float, float]:
-        return SequenceMatcher(None, name, last(one)).ratio(), SequenceMatcher(None, key, one).ratio()
-
-    def is_like(one: str) -> bool:
-        return likeness(one)[0] >= LIKE or set(name.split("_")) <= set(last(one).split("_"))
-
-    below = [one for one in known if one.startswith(f"{group}.") and is_like(one)]
-    same = [one for one in known if last(one) == name]
-    return sorted(below or same, key=likeness, reverse=True)[:3]

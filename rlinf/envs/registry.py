@@ -12,7 +12,8 @@ from rlinf.envs.vector_env import TaskInfo, VectorEnv
 
 @dataclass(frozen=True)
 class Simulator:
-    """How to list the tasks of a suite, to make an environment, and to name what its results depend on."""
+    """How to list the tasks of a suite, to make an environment, and to say whether a suite's files are the official
+    ones, which is recorded with every result."""
 
     tasks: Callable[[str], tuple[TaskInfo, ...]]
     make: Callable[[EnvConfig, int | None], VectorEnv]
@@ -21,9 +22,10 @@ class Simulator:
 
 
 def _libero() -> Simulator:
+    from libero_runtime.suites import suite_asset_kind
     from rlinf.envs.libero import adapter
 
-    return Simulator(adapter.tasks, adapter.LiberoEnv, adapter.asset_kind, adapter.prepare)
+    return Simulator(adapter.tasks, adapter.LiberoEnv, suite_asset_kind, adapter.prepare)
 
 
 SIMULATORS: dict[str, Callable[[], Simulator]] = {"libero": _libero}

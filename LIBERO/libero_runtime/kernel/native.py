@@ -22,11 +22,10 @@ logger = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _SWITCH = "LIBERO_RUNTIME_COMPILED"
 _FOLDER = Path(__file__).parent
-_LIBRARIES = ("libmujoco.so*", "libmujoco*.dylib", "mujoco.dll")
 
 
 class NativeError(ValueError):
-    """libmujoco is missing, or is laid out otherwise than this package understands."""
+    """libmujoco is laid out otherwise than this package understands."""
 
 
 def _wants_compiled() -> bool:
@@ -115,20 +114,11 @@ else:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
-    folder = Path(mujoco.__file__).parent
-    for pattern in _LIBRARIES:
-        for path in sorted(folder.glob(pattern)):
-            return ctypes.CDLL(str(path))
-    raise NativeError(f"no MuJoCo library ({', '.join(_LIBRARIES)}) in {folder}: reinstall the mujoco package")
-
-
-@functools.cache
 def function_address(name: str) -> int:
     """Address of a function of the libmujoco that the Python bindings use."""
-    address = ctypes.cast(getattr(_library(), name), ctypes.c_void_p).value
-    if address is None:
-        raise NativeError(f"{name} is not in libmujoco")
+    library = ctypes.CDLL(str(next(Path(mujoco.__file__).parent.glob("libmujoco.*"))))
+    address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+    assert address is not None
     return address
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from libero_runtime import paths
 from libero_runtime.opengl import select_opengl
 from libero_runtime.render.devices import device_environment, drawing_devices
-from libero_runtime.suites import TaskSpec, init_states, load_suite, suite_asset_kind
+from libero_runtime.suites import TaskSpec, init_states, load_suite
 from rlinf.config.schema import EnvConfig, EnvSplitConfig
 from rlinf.data import EnvStep, EpisodePlan, Observation
 from rlinf.envs.vector_env import VIDEO_STRIDE, TaskInfo
@@ -29,11 +29,6 @@ def tasks(suite: str) -> tuple[TaskInfo, ...]:
         return TaskInfo(task.task_id, task.name, task.language, count, fault)
 
     return tuple(info(task) for task in load_suite(suite).tasks)
-
-
-def asset_kind(suite: str) -> str:
-    """Whether models and tasks of a suite are the official ones; recorded with every result."""
-    return suite_asset_kind(suite)
 
 
 def prepare() -> None:
