@@ -3,7 +3,7 @@
 Reinforcement learning from a sparse reward needs a policy that succeeds now and then; a VLA has one from its
 pretraining, a CNN only from demonstrations. Data, targets, augmentation and schedule are those of ``openvla_oft``.
 
-Shapes: F frames of all demonstrations, K tasks, B samples, T action tokens, N pictures, D instruction features.
+Shapes: F frames of all demonstrations, K tasks, B samples, T action tokens, N images, D instruction features.
 """
 
 import json
@@ -180,8 +180,8 @@ def _loss_function(
         numbers = config.augment.draw(
             num_samples=len(frames_B), num_cameras=num_cameras, image_size=size, generator=generator
         )
-        pictures = augment.jitter(augment.fetch(data.images_FNHWC, frames_B, numbers.shift_BN2), numbers)
-        logits_BTV = module(to_pixels(pictures), data.instructions_KD[data.tasks_F[frames_B]]).logits_BTV
+        images = augment.jitter(augment.fetch(data.images_FNHWC, frames_B, numbers.shift_BN2), numbers)
+        logits_BTV = module(to_pixels(images), data.instructions_KD[data.tasks_F[frames_B]]).logits_BTV
         targets_BT = data.targets_FT[frames_B]
         return token_cross_entropy(logits_BTV, targets_BT, torch.ones_like(targets_BT), table_VV=table_VV)
 

@@ -251,7 +251,7 @@ def test_a_camera_too_few_or_too_many(folder, noted):
         note(folder, cameras=["agentview", WRIST])
     for given in ("agentview", "agentview,eye_in_hand,frontview"):
         message = refused(folder, f"env.cameras=[{given}]")
-        assert f"reads 2 picture(s) per observation, but env.cameras=[{given}] names" in message
+        assert f"reads 2 image(s) per observation, but env.cameras=[{given}] names" in message
         assert f"give env.cameras=[agentview,{WRIST}]" in message
     used(folder, f"env.cameras=[agentview,{WRIST}]")
     used(folder, "env.cameras=[agentview,robot0_eye_in_hand]")
@@ -262,7 +262,7 @@ def test_the_convolutional_policy_states_its_pictures_too(tmp_path):
     words = [f"actor.checkpoint_load_path={model}", f"rollout.model_dir={model}"]
     name = ["--config-name", "crl_experiment/libero_spatial_grpo_simple_cnn"]
     parse([*name, *words], prog="test", description="test")
-    with pytest.raises(ConfigError, match=r"reads 1 picture\(s\) per observation, but env\.cameras"):
+    with pytest.raises(ConfigError, match=r"reads 1 image\(s\) per observation, but env\.cameras"):
         parse([*name, *words, f"env.cameras=[agentview,{WRIST}]"], prog="test", description="test")
 
 

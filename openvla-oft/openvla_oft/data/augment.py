@@ -1,4 +1,4 @@
-"""Picture augmentation on the device that holds the frames: shift, brightness, contrast, colour and noise.
+"""Image augmentation on the device that holds the frames: shift, brightness, contrast, colour and noise.
 
 A policy trained on images of one renderer (EGL on a GPU) also has to work on another's (software rendering), whose
 edges, shading and colours differ slightly; the camera is fixed, so small shifts are the geometry to be robust to.
@@ -96,7 +96,7 @@ class AugmentDraw(ImageChange):
     noise_BNHWC: Tensor | None
 
     def apply(self, images_BNHWC: Tensor) -> Tensor:
-        """Pictures that were shifted already to floats in [0, 1]."""
+        """Images that were shifted already to floats in [0, 1]."""
         return jitter(images_BNHWC, self)
 
 

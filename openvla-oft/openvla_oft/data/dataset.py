@@ -48,7 +48,7 @@ class DemonstrationSet:
     languages: tuple[str, ...]
     cameras: tuple[str, ...]
     proprio_FP: NDArray[np.float32] | None = None
-    """What the robot felt, where it was read."""
+    """Proprioception, where it was read."""
 
     def __post_init__(self) -> None:
         num_frames = int(self.demo_lengths_D.sum())

@@ -54,12 +54,12 @@ class Demo:
     images_TNHWC: NDArray[np.uint8]
     actions_TA: NDArray[np.float32]
     proprio_TP: NDArray[np.float32] | None = None
-    """What the robot felt, where it was asked for."""
+    """Proprioception, where it was asked for."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How demonstrations are read; ``image_size`` None keeps the pictures' own."""
+    """How demonstrations are read; ``image_size`` None keeps the images' own."""
 
     cameras: Annotated[tuple[str, ...], Option("comma-separated: agentview, eye_in_hand (default: agentview)")] = (
         "agentview",

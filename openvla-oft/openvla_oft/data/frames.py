@@ -42,7 +42,7 @@ class FrameStore(ABC):
 
     @abstractmethod
     def images(self, frames_B: Tensor, shift_BN2: Tensor | None) -> Tensor:
-        """Pictures, moved by whole pixels where asked for; see ``augment.fetch``."""
+        """Images, moved by whole pixels where asked for; see ``augment.fetch``."""
 
 
 class DeviceFrames(FrameStore):
@@ -120,11 +120,11 @@ def load_demonstrations(
 
 
 def frame_store(images_FNHWC: NDArray[np.uint8], device: torch.device, *, kind: str) -> FrameStore:
-    """Pictures on the device where they fit, else in the file that they come from."""
+    """Images on the device where they fit, else in the file that they come from."""
     if kind == "auto":
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _main_memory()
         kind = "device" if images_FNHWC.nbytes <= MEMORY_SHARE * free else "file"
-    logger.info("pictures: %.1f GB, %s", images_FNHWC.nbytes / 1e9, {"device": "on the device"}.get(kind, "in a file"))
+    logger.info("images: %.1f GB, %s", images_FNHWC.nbytes / 1e9, {"device": "on the device"}.get(kind, "in a file"))
     return DeviceFrames(images_FNHWC, device) if kind == "device" else FileFrames(images_FNHWC, device)
 
 

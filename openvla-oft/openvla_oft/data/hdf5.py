@@ -60,8 +60,8 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
         actions_TA = np.asarray(group[options.action_key][()], dtype=np.float32)
         check_actions(actions_TA, where=where)
         kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=where)
-        felt = [group["obs"][key][()] for key in PROPRIO_KEYS] if options.proprio else []
-        proprio_TP = checked_proprio(felt, len(kept_T), where=where)[kept_T] if options.proprio else None
+        parts = [group["obs"][key][()] for key in PROPRIO_KEYS] if options.proprio else []
+        proprio_TP = checked_proprio(parts, len(kept_T), where=where)[kept_T] if options.proprio else None
         images = [_read_images(group["obs"][CAMERA_KEYS[camera]], kept_T, options) for camera in options.cameras]
     return Demo(images[0][:, None] if len(images) == 1 else np.stack(images, axis=1), actions_TA[kept_T], proprio_TP)
 

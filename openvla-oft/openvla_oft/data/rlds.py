@@ -100,11 +100,11 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
     with _explained(record):
         features = features_of(record.data)
         actions_TA = _actions(features, record)
-        pictures = [list(bytes_list(_required(features, IMAGE_KEYS[camera], record))) for camera in options.cameras]
+        stored = [list(bytes_list(_required(features, IMAGE_KEYS[camera], record))) for camera in options.cameras]
     check_actions(actions_TA, where=record.where)
     kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=record.where)
     cameras = []
-    for camera, encoded in zip(options.cameras, pictures, strict=True):
+    for camera, encoded in zip(options.cameras, stored, strict=True):
         if len(encoded) != len(actions_TA):
             raise DemonstrationError(
                 f"{record.where}: {len(actions_TA)} actions, but {len(encoded)} images in {IMAGE_KEYS[camera]}"
@@ -117,8 +117,8 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
     if options.proprio:
         with _explained(record):
             values = float_list(_required(features, PROPRIO_KEY, record))
-        felt_TP = values.reshape(len(kept_T), -1) if len(values) % len(kept_T) == 0 else values[:, None]
-        proprio_TP = checked_proprio([felt_TP], len(kept_T), where=record.where)[kept_T]
+        given_TP = values.reshape(len(kept_T), -1) if len(values) % len(kept_T) == 0 else values[:, None]
+        proprio_TP = checked_proprio([given_TP], len(kept_T), where=record.where)[kept_T]
     return Demo(np.stack(cameras, axis=1), actions_TA[kept_T], proprio_TP)
 
 
@@ -198,18 +198,18 @@ def _actions(features: dict[str, memoryview], record: Record) -> NDArray[np.floa
 
 def _decode(data: bytes, camera: str, step: int, record: Record) -> NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise DemonstrationError(f"{record.where}: the {camera} image of step {step} is broken ({error})") from error
 
 
-def _stack(pictures: Sequence[NDArray[np.uint8]], camera: str, record: Record) -> NDArray[np.uint8]:
-    shapes = {picture.shape for picture in pictures}
-    height, width, _ = pictures[0].shape
+def _stack(images: Sequence[NDArray[np.uint8]], camera: str, record: Record) -> NDArray[np.uint8]:
+    shapes = {image.shape for image in images}
+    height, width, _ = images[0].shape
     if len(shapes) != 1 or height != width:
         raise DemonstrationError(
             f"{record.where}: {camera} images of sizes {sorted(shape[:2] for shape in shapes)}, "
             f"expected squares of one size"
         )
-    return np.stack(pictures)
+    return np.stack(images)

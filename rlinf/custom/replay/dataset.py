@@ -3,7 +3,7 @@
 Files are LIBERO's HDF5 (one per task, such as ``python -m libero_runtime.demonstrations`` writes) or RLDS shards
 (``*.tfrecord-*``, such as openvla/modified_libero_rlds).
 
-Shapes: T steps of a demonstration, F frames of all of them, N pictures per frame, C actions per chunk, A dimensions.
+Shapes: T steps of a demonstration, F frames of all of them, N images per frame, C actions per chunk, A dimensions.
 """
 
 import logging
@@ -33,7 +33,7 @@ PROPRIO_DIM = 8
 
 
 Demonstration = Demo
-"""Its pictures are upright, as the policy sees them, in the file's resolution."""
+"""Its images are upright, as the policy sees them, in the file's resolution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,10 @@ def read_options(cameras: Sequence[str]) -> ReadOptions:
 
 
 def read_demonstration(ref: DemonstrationRef, *, cameras: Sequence[str]) -> Demonstration:
-    """Read actions, and the pictures of the cameras that the policy sees (``env.cameras``)."""
+    """Read actions, and the images of the cameras that the policy sees (``env.cameras``)."""
     options = read_options(cameras)
     if not rlds.is_shard(ref.path):
-        hdf5.scan([ref.path], options)  # a file without the wrist's pictures is an error that says so
+        hdf5.scan([ref.path], options)  # a file without the wrist's images is an error that says so
     return reader.read(ref, options)
 
 
@@ -140,7 +140,7 @@ class LiberoTrajectoryDataset:
 def prepare_frames(demo: Demonstration, language: str, policy: ReplayablePolicy) -> PolicyInputs:
     """All frames of a demonstration through the policy's own image path, as observations of the simulator are."""
     count = len(demo.images_TNHWC)
-    # Policies over pictures and language drop proprioception; no method replays it.
+    # Policies over images and language drop proprioception; no method replays it.
     proprio_TP = np.zeros((count, PROPRIO_DIM), np.float32)
     return policy.prepare(Observation(demo.images_TNHWC, proprio_TP, (language,) * count))
 

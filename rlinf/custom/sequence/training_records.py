@@ -37,8 +37,8 @@ def follow_training(
     stated: what the checkpoint says of itself; None: nothing.
 
     Raises:
-        ConfigError: the policy's action tokens were not trained, it needs more than pictures and words, or it was
-            trained on other pictures or chunks, or there are no statistics of its actions.
+        ConfigError: the policy's action tokens were not trained, it needs more than images and words, or it was
+            trained on other images or chunks, or there are no statistics of its actions.
     """
     trained = _newest(checkpoint, adapters)
     _refuse_unusable(trained)
@@ -78,7 +78,7 @@ def _refuse_unusable(trained: _Trained | None) -> None:
     for need, file in trained.record.needs.items():
         raise ConfigError(
             f"the policy in {trained.folder} was trained with {need}, as {file.name} says. Reinforcement learning and "
-            "evaluation expect one that decodes action tokens, and from pictures and an instruction alone. Train one "
+            "evaluation expect one that decodes action tokens, and from images and an instruction alone. Train one "
             "with python -m openvla_oft.finetune --objective tokens --layout rl, without --proprio, or give another "
             f"{'actor.checkpoint_load_path' if trained.is_base else 'actor.model.lora_path'}"
         )
@@ -95,19 +95,19 @@ def _check_cameras(env: EnvConfig, trained: _Trained | None, *, num_images: int,
     seen = None if trained is None else trained.record.cameras
     if trained is not None and seen is not None and len(seen) != num_images and not trained.is_base:
         raise ConfigError(
-            f"the adapter in {trained.folder} was trained on pictures of {_list(seen)}, but its base in {checkpoint} "
+            f"the adapter in {trained.folder} was trained on images of {_list(seen)}, but its base in {checkpoint} "
             f"reads {num_images} per observation: set num_images_in_input={len(seen)} in the base's config.json"
         )
     if len(given) != num_images:
         names = seen or (("agentview", "eye_in_hand") if num_images == 2 else None)
         advice = f"env.cameras={_list(names)}" if names else f"{num_images} camera(s) as env.cameras=[NAME,...]"
         raise ConfigError(
-            f"the policy in {checkpoint} reads {num_images} picture(s) per observation, but env.cameras={_list(given)} "
+            f"the policy in {checkpoint} reads {num_images} image(s) per observation, but env.cameras={_list(given)} "
             f"names {len(given)}: give {advice}"
         )
     if trained is None or seen is None or [*map(simulated_name, seen)] == [*map(simulated_name, given)]:
         return
-    message = f"env.cameras={_list(given)}, but {trained.folder} was trained on pictures of {_list(seen)}"
+    message = f"env.cameras={_list(given)}, but {trained.folder} was trained on images of {_list(seen)}"
     if env.cameras == EnvConfig().cameras:
         raise ConfigError(f"{message}: give env.cameras={_list(seen)}")
     log.warning("%s", message)
