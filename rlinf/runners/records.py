@@ -77,30 +77,20 @@ def make_record(
 ) -> ledger.EvaluationRecord:
     """A ledger line of an evaluation on ``config.env.suite``."""
     temperature, suite = config.algorithm.sampling_params.temperature_eval, config.env.suite
+    measured = {
+        **vars(policy),
+        **vars(outcome),  # the fields of both have the ledger's names
+        "learnt_suite": "" if policy.learnt_suite == suite else policy.learnt_suite,
+        "videos": tuple(str(video.relative_to(ledger_folder)) for video in outcome.videos),
+    }
     return ledger.EvaluationRecord(
-        method=policy.method,
-        row=policy.row,
-        learnt_tasks=policy.learnt_tasks,
         seed=config.runner.seed,
         suite=suite,
-        learnt_suite="" if policy.learnt_suite == suite else policy.learnt_suite,
-        checkpoint=policy.checkpoint,
-        success=outcome.success,
-        episodes=outcome.episodes,
-        success_once=outcome.success_once,
-        success_at_end=outcome.success_at_end,
-        mean_return=outcome.mean_return,
-        mean_episode_len=outcome.mean_episode_len,
         temperature=temperature,
         decoding="sample" if temperature > 0 else "greedy",
-        init_states=outcome.init_states,
-        lora_scale=policy.lora_scale,
-        previous_coeff=policy.previous_coeff,
-        probe=policy.probe,
         assets=assets,
         config_hash=config_hash(config),
         versions=versions(),
         time=ledger.utc_now(),
-        wall_seconds=outcome.wall_seconds,
-        videos=tuple(str(video.relative_to(ledger_folder)) for video in outcome.videos),
+        **measured,
     )
