@@ -23,8 +23,13 @@ class WorkerProcess:
 
     def __init__(self, make: Callable[..., object], *arguments: object, environment: Mapping[str, str]) -> None:
         """Called first in the process, with `environment` added to its own: `make(*arguments)`."""
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(environment, make, arguments))
+        self._initargs = environment, make, arguments
+        self._start()
+
+    def _start(self) -> None:
+        self._pool = ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=self._initargs
+        )
         others = set(multiprocessing.active_children())
         self._pool.submit(int)  # starts the process
         (self.process,) = set(multiprocessing.active_children()) - others
@@ -38,13 +43,17 @@ class WorkerProcess:
             failed.set_exception(error)
             return failed
 
-    def cause_of_death(self) -> str:
-        """How the process ended."""
+    def replace(self) -> str:
+        """Start another process in the place of one that died; returns which one that was and how it ended."""
         deadline = time.monotonic() + 10
         # The pool's own thread may have taken the exit code from the system, and not have noted it yet.
         while (code := self.process.exitcode) is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        return f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+        pid = self.process.pid
+        self.end()
+        self._start()
+        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+        return f"process {pid} {how}"
 
     def end(self) -> None:
         """End the process, whatever it is at."""

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -64,31 +64,6 @@ class Recorder:
         return True
 
 
-class _Worker:
-    """A process that draws on one device; one that died is replaced."""
-
-    def __init__(self, environment: Mapping[str, str], *run: object) -> None:
-        self._environment, self._run = environment, run
-        self.scene: int | None = None  # the task whose scene it has
-        self.start()
-
-    def start(self) -> None:
-        """Start a process."""
-        self.process = WorkerProcess(Recorder, *self._run, environment=self._environment)
-
-    def submit(self, plan: EpisodePlan) -> Future[bool]:
-        """Begin an attempt."""
-        self.scene = plan.task_id
-        return self.process.submit("attempt", plan)
-
-    def replace(self) -> str:
-        """Start the process anew; how it ended."""
-        cause = self.process.cause_of_death()
-        self.process.end()
-        self.start()
-        return cause
-
-
 def record(options: RunOptions, *, output: Path, num_workers: int, restart: bool = False) -> list[TaskResult]:
     """Record all demonstrations and write the files.
 
@@ -123,13 +98,16 @@ def record(options: RunOptions, *, output: Path, num_workers: int, restart: bool
             num_done = len(complete) * options.episodes_per_task
             devices = drawing_devices()
             num_workers = min(num_workers, sum(len(task.pending) for task in tasks))
-            workers = [_Worker(device_environment(number, devices), options, shards) for number in range(num_workers)]
+            workers = [
+                WorkerProcess(Recorder, options, shards, environment=device_environment(number, devices))
+                for number in range(num_workers)
+            ]
             try:
                 with tqdm(total=len(files) * options.episodes_per_task, initial=num_done, unit="demo") as bar:
                     _record_tasks(tasks, options, workers, bar, write)
             finally:
                 for worker in workers:
-                    worker.process.end()
+                    worker.end()
             for task_id in files:  # attempts that were not needed, or of a run killed when a file was just written
                 shards.clear(task_id)
     return [TaskResult(task_id, num_attempts[task_id], episode_lengths(path)) for task_id, path in files.items()]
@@ -138,7 +116,7 @@ def record(options: RunOptions, *, output: Path, num_workers: int, restart: bool
 def _record_tasks(
     tasks: Sequence[TaskProgress],
     options: RunOptions,
-    workers: Sequence[_Worker],
+    workers: Sequence[WorkerProcess],
     bar: tqdm,
     write: Callable[[TaskProgress], None],
 ) -> None:
@@ -146,14 +124,15 @@ def _record_tasks(
     first = bar.n
     by_id, unwritten = {task.task_id: task for task in tasks}, list(tasks)
     deaths_in_a_row, deaths_at = 0, Counter[EpisodePlan]()
-    idle, running = list(workers), dict[Future[bool], tuple[_Worker, EpisodePlan]]()
+    idle, running = list(workers), dict[Future[bool], tuple[WorkerProcess, EpisodePlan]]()
+    scenes: dict[WorkerProcess, int] = {}  # the task whose scene each has
     while unwritten:
         for worker in list(idle):
-            scenes = Counter(each.scene for each in workers if each.scene is not None)
-            plan = next_attempt(options, tasks, worker.scene, scenes)
+            plan = next_attempt(options, tasks, scenes.get(worker), Counter(scenes.values()))
             if plan is not None:
                 idle.remove(worker)
-                running[worker.submit(plan)] = worker, plan
+                scenes[worker] = plan.task_id
+                running[worker.submit("attempt", plan)] = worker, plan
         for task in [task for task in unwritten if task.is_complete]:
             write(task)
             unwritten.remove(task)
@@ -167,7 +146,7 @@ def _record_tasks(
                 task.running.discard(plan.attempt)
                 deaths_in_a_row += 1
                 deaths_at[plan] += 1
-                message = f"the process of {_name(options, plan)} {worker.replace()}"
+                message = f"{_name(options, plan)}: {worker.replace()}"
                 if max(deaths_in_a_row, deaths_at[plan]) >= _MAX_DEATHS:
                     raise DemonstrationError(f"{message}; after {_MAX_DEATHS} such ends: giving up") from error
                 logger.warning("%s; another one does it again", message)

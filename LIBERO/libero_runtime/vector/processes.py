@@ -53,7 +53,7 @@ class LiberoProcessEnv(BaseVectorEnv):
         num_threads: int = 1,
         on_failure: str = "raise",
     ) -> None:
-        self._options: dict[str, Any] = {
+        options: dict[str, Any] = {
             "cameras": tuple(cameras),
             "image_size": image_size,
             "quality": quality,
@@ -61,22 +61,20 @@ class LiberoProcessEnv(BaseVectorEnv):
             "max_scenes": max_scenes,
             "num_threads": num_threads,
         }
-        super().__init__(num_envs=num_envs, num_workers=num_workers, on_failure=on_failure, **self._options)
+        super().__init__(num_envs=num_envs, num_workers=num_workers, on_failure=on_failure, **options)
         if num_workers > num_envs:
             raise VectorEnvError(f"num_workers={num_workers} must not be more than num_envs={num_envs}")
         self._blocks = [block.tolist() for block in np.array_split(np.arange(num_envs), num_workers)]
         self._worker_of = {env_id: number for number, block in enumerate(self._blocks) for env_id in block}
         devices = drawing_devices()
         prepare_libero()  # once, before the workers all do
-        self._environments = [
-            {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"} | device_environment(number, devices)
-            for number in range(num_workers)
+        self._workers = [
+            WorkerProcess(
+                partial(LiberoVectorEnv, num_envs=len(block), **options),
+                environment={"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"} | device_environment(number, devices),
+            )
+            for number, block in enumerate(self._blocks)
         ]
-        self._workers = [self._start_worker(number) for number in range(num_workers)]
-
-    def _start_worker(self, number: int) -> WorkerProcess:
-        make = partial(LiberoVectorEnv, num_envs=len(self._blocks[number]), **self._options)
-        return WorkerProcess(make, environment=self._environments[number])
 
     # Episodes ---------------------------------------------------------------------------------------------------
 
@@ -123,10 +121,7 @@ class LiberoProcessEnv(BaseVectorEnv):
             raise errors[0]
 
     def _bury(self, number: int, call: str) -> None:
-        worker = self._workers[number]
-        cause = f"worker {number} (process {worker.process.pid}) {worker.cause_of_death()} in {call}"
-        worker.end()
+        cause = f"worker {number}, {self._workers[number].replace()} in {call}"
         for env_id in self._blocks[number]:
             if isinstance(self._starts[env_id], EpisodeStart):
                 self._fail(env_id, f"{cause}; it is started again, the episode is lost")
-        self._workers[number] = self._start_worker(number)
