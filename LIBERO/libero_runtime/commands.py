@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import re
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,30 +168,3 @@ def number_ranges(numbers: Iterable[int]) -> str:
     starts = [number for number in ordered if number - 1 not in ordered]
     ends = [number for number in ordered if number + 1 not in ordered]
     return ",".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
-
-
-def whole(text: str, *, least: int = 0) -> int:
-    """A whole number from 0 on: a type for `argparse`."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise ArgumentTypeError(f"expected a whole number of at least {least}, given {text}")
-    return number
-
-
-def at_least_one(text: str) -> int:
-    """A whole number from 1 on: a type for `argparse`."""
-    return whole(text, least=1)
-
-
-def not_negative(text: str) -> float:
-    """A finite number from 0 on: a type for `argparse`."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise ArgumentTypeError(f"expected a number of at least 0, given {text}")
-    return number

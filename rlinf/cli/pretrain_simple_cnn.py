@@ -11,8 +11,8 @@ from typing import Annotated
 import torch
 
 from libero_runtime.cpus import num_cpus
+from libero_runtime.options import Given, Option, add_options, build
 from openvla_oft import cli
-from openvla_oft.cli import Option
 from openvla_oft.data import dataset
 from openvla_oft.data.demonstration import DataOptions
 from rlinf.config.places import check_writable
@@ -29,14 +29,14 @@ class Options:
     demonstrations: Annotated[Path, Option("LIBERO HDF5 files, or a folder packed by openvla_oft.pack")]
     suite: Annotated[str, Option("subfolder of the demonstrations, and statistics")] = "libero_spatial"
     output: Annotated[Path, Option("folder to write; must not exist")]
-    image_size: Annotated[int, Option("side of the images the network sees (default: 128)")] = 128
+    image_size: Annotated[int, Option("side of the images the network sees")] = 128
     max_demos_per_task: Annotated[int | None, Option("use the first ones only")] = None
     num_workers: Annotated[int, Option("processes that read (0: none)")] = field(default_factory=num_cpus)
 
 
-def run(given: cli.Given, command: Sequence[str]) -> None:
+def run(given: Given, command: Sequence[str]) -> None:
     """Train as the options say and write a checkpoint folder."""
-    options, config = cli.build(Options, given), cli.build(PretrainConfig, given)
+    options, config = build(Options, given), build(PretrainConfig, given)
     data = DataOptions(
         demonstrations=options.demonstrations,
         suite=options.suite,
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Train the convolutional policy on demonstrations, the start of its reinforcement learning.",
     )
     for kind in (Options, PretrainConfig):
-        cli.add_options(parser, kind)
+        add_options(parser, kind)
     return cli.run_command(
         parser, run, argv, interrupted=lambda _: "nothing was written; the same command starts again"
     )

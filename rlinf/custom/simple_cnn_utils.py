@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from libero_runtime.files import whole_folder
-from openvla_oft.cli import Option
+from libero_runtime.options import Option
 from openvla_oft.data import augment
 from openvla_oft.data.augment import AugmentConfig
 from openvla_oft.data.batches import shuffled_batches
@@ -40,22 +40,17 @@ SAVE_DTYPE = torch.float16  # halves the file; its error is far below a bin's wi
 class PretrainConfig:
     """Settings of one supervised training."""
 
-    num_steps: Annotated[int, Option("optimizer steps (default: 4000)", name="steps")] = 4000
-    batch_size: Annotated[int, Option("frames per step (default: 128)")] = 128
-    learning_rate: Annotated[float, Option("peak learning rate (default: 1e-3)", name="lr")] = 1e-3
+    num_steps: Annotated[int, Option("optimizer steps", name="steps", above=0)] = 4000
+    batch_size: Annotated[int, Option("frames per step", above=0)] = 128
+    learning_rate: Annotated[float, Option("peak learning rate", name="lr", above=0)] = 1e-3
     num_warmup_steps: int = 100
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     label_sigma: Annotated[float, Option("standard deviation of smoothed labels in bins; 0: hard labels")] = 1.0
     ema_decay: float = 0.998
-    validation_fraction: Annotated[float, Option("share that is held out (default: 0.02)")] = 0.02
+    validation_fraction: Annotated[float, Option("share that is held out")] = 0.02
     seed: Annotated[int, Option()] = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be greater than 0")
 
 
 @dataclass(frozen=True)

@@ -50,18 +50,23 @@ def test_one_thread(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
-        (demos, ["libero_spatial", "--out", "x", "--episodes", "0"], "expected a whole number of at least 1, given 0"),
-        (demos, ["libero_spatial", "--out", "x", "--init-jitter", "nan"], "expected a number of at least 0, given nan"),
-        (demos, ["libero_spatial", "--out", "x", "--seed", "-1"], "--seed: expected a whole number of at least 0"),
-        (expert_table.main, ["--init-states", "0"], "--init-states: expected a whole number of at least 1, given 0"),
-        (fidelity_episodes.main, ["--jobs", "0"], "--jobs: expected a whole number of at least 1, given 0"),
+        (demos, ["libero_spatial", "--out", "x", "--episodes", "0"], "--episodes-per-task 0 must be at least 1"),
+        (demos, ["libero_spatial", "--out", "x", "--init-jitter", "nan"], "--init-jitter nan must be a finite number"),
+        (demos, ["libero_spatial", "--out", "x", "--seed", "-1"], "--seed -1 must be at least 0"),
+        (expert_table.main, ["--init-states", "0"], "--init-states 0 must be at least 1"),
+        (fidelity_episodes.main, ["--jobs", "0"], "--jobs 0 must be at least 1"),
     ],
 )
 def test_numbers_that_do_not_fit_exit_with_2(capsys, command, flags, message):
+    assert command(flags) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_what_cannot_be_read_as_numbers_is_told(capsys):
     with pytest.raises(SystemExit) as end:
-        command(flags)
+        expert_table.main(["--tasks", "3-1"])
     assert end.value.code == 2
-    assert message in capsys.readouterr().err
+    assert "argument --tasks: expected numbers and ranges such as 0-3,7, given '3-1'" in capsys.readouterr().err
 
 
 def test_lists_of_numbers():

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.expert import GaveUpError, ScriptedExpert
+from libero_runtime.options import Option
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.state import IDLE_ACTION, Pose
 from libero_runtime.suites import STANDARD_SUITES
@@ -38,11 +40,19 @@ class EpisodePlan:
 class EpisodeOptions:
     """What all episodes of a run share."""
 
-    noise: float = 0.05
-    record: str = "expert"  # which action is kept: the "expert"'s at the visited state, or the one "executed"
-    init_jitter: float = 0.0
-    max_steps: int = 220
-    max_grasps: int = 3  # at the same thing
+    noise: Annotated[float, Option("spread of the noise on the executed motion", least=0)] = 0.05
+    record: Annotated[
+        str,
+        Option(
+            "action kept: the expert's at the visited state, or the noisy one that was executed",
+            choices=("expert", "executed"),
+        ),
+    ] = "expert"
+    init_jitter: Annotated[float, Option("metres by which objects are moved at the start", least=0)] = 0.0
+    max_steps: Annotated[
+        int, Option("an episode is given up after so many (default: the suite's own limit)", least=1)
+    ] = 220
+    max_grasps: Annotated[int, Option("an episode is given up after so many attempts at one thing", least=1)] = 3
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
+from typing import Annotated
 
 import numpy as np
 
-from libero_runtime.demos.episodes import EpisodeOptions, EpisodePlan
+from libero_runtime.demos.episodes import MAX_STEPS, EpisodeOptions, EpisodePlan
+from libero_runtime.demos.hdf5 import COMPRESSIONS
+from libero_runtime.options import Option
 
 ATTEMPTS_PER_EPISODE = 4  # give a task up when this many attempts per wanted episode did not suffice
 
@@ -22,15 +25,17 @@ class DemonstrationError(ValueError):
 class RunOptions:
     """Everything that decides what is recorded."""
 
-    suite: str
-    tasks: tuple[int, ...]
-    episodes_per_task: int
-    seed: int
-    init_indices: tuple[int, ...]
-    cameras: tuple[str, ...]
-    image_size: int
-    compression: str
-    episode: EpisodeOptions
+    suite: Annotated[str, Option(f"task suite: {', '.join(MAX_STEPS)}")] = "libero_spatial"
+    tasks: Annotated[tuple[int, ...], Option("task numbers, such as 0-9 or 0,3,5 (default: 0-9)")] = tuple(range(10))
+    episodes_per_task: Annotated[int, Option("demonstrations to keep of each task", alias="episodes", least=1)] = 50
+    seed: Annotated[int, Option("of noise, jitter and the poses of fixtures", least=0)] = 0
+    init_indices: Annotated[
+        tuple[int, ...], Option("initial states to start from (default: 0-49)", name="init-range")
+    ] = tuple(range(50))
+    cameras: Annotated[tuple[str, ...], Option("names, separated by commas (default: agentview)")] = ("agentview",)
+    image_size: Annotated[int, Option("pixels (LIBERO's own files have 128)", least=1)] = 256
+    compression: Annotated[str, Option("of the images", choices=COMPRESSIONS)] = "lzf"
+    episode: EpisodeOptions = field(default_factory=EpisodeOptions)
 
 
 def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> EpisodePlan:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.cpus import num_cpus
-from openvla_oft.cli import Option, check_ranges
+from libero_runtime.options import Option
 from openvla_oft.data.images import PICTURES
 
 ACTION_DIM = 7
@@ -100,10 +100,6 @@ class DataOptions(ReadOptions):
     num_workers: Annotated[int, Option("processes that read (0: none)", may_change=True, least=0)] = field(
         default_factory=num_cpus
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ranges(self)
 
 
 def is_data(path: Path) -> bool:
