@@ -179,12 +179,12 @@ def _write(plan: _Plan, folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _smaller(file: Path) -> bytes:
-    """An image with sides of at most 512 pixels; the file itself if it is no larger."""
+    """A picture with sides of at most 512 pixels; the file itself if it is no larger."""
     with Image.open(file) as image:
         if max(image.size) <= _TEXTURE_PIXELS:
             return file.read_bytes()
-        smaller = image.convert("RGB")
-        smaller.thumbnail((_TEXTURE_PIXELS, _TEXTURE_PIXELS), Image.Resampling.BOX)  # as smaller mipmaps are made
+        picture = image.convert("RGB")
+        picture.thumbnail((_TEXTURE_PIXELS, _TEXTURE_PIXELS), Image.Resampling.BOX)  # as smaller mipmaps are made
         out = io.BytesIO()
-        smaller.save(out, "PNG")
+        picture.save(out, "PNG")
     return out.getvalue()
