@@ -1,7 +1,5 @@
 """What command lines share: a user's mistake is one message, and processes beside each other use one core each."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -4,8 +4,6 @@ A batch system's scheduler gives a job some of them by affinity, and a container
 control groups. As many processes or threads as the machine has CPUs would then only get into each other's way.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from math import ceil

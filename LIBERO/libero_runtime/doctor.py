@@ -5,8 +5,6 @@
 Exit code 2, with one message, when something is missing or broken: OpenGL, a package, a file.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

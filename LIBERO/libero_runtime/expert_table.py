@@ -3,8 +3,6 @@
 python -m libero_runtime.expert_table --suites libero_spatial,libero_object,libero_goal,libero_10 --num-workers 4
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 from collections.abc import Sequence

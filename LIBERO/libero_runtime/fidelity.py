@@ -24,8 +24,6 @@ references, stock as it is and converged stock (the same with a solver tolerance
 Exit code 0 when every task passes, 1 when one fails, 2 when none fails but one cannot be run.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 from collections.abc import Sequence

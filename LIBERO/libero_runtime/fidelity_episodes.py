@@ -9,8 +9,6 @@ difference. Alike means that both reach the goal or neither does, stock within t
 Exit code 0 when at least 99 % are alike, 1 when fewer are, 2 when it cannot run.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 from collections.abc import Sequence

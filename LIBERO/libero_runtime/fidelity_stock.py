@@ -3,8 +3,6 @@
 T control steps, J joints, O free bodies, Q numbers in qpos.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Files that are there whole or not at all, and where those are that can be made again."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -4,8 +4,6 @@ The lock is the kernel's (flock): it ends with its process, however that ends, a
 keep it between machines. The file that is locked says who has it; where a file system has no such locks, that decides.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

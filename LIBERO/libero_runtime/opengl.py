@@ -8,8 +8,6 @@ processes inherit it and do not ask again. ``python -m libero_runtime.opengl`` p
 to draw on something else.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess

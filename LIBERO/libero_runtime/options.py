@@ -1,7 +1,5 @@
 """Command lines made from dataclasses: a field says its option's name, type, range, default and help."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -7,8 +7,6 @@ with the official ones, file by file, once per machine. A machine that has none 
 models (`assets.compact`) in its cache, for "fast" images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import os

@@ -4,8 +4,6 @@ The five standard suites, and LIBERO-PRO's: four perturbations of each of the te
 Reads the task list straight from its file, without importing the code beside it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import io

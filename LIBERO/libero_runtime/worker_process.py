@@ -1,7 +1,5 @@
 """Processes that keep what they have made, such as compiled scenes, from one job to the next."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

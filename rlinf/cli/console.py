@@ -6,8 +6,6 @@ Usage, at the end of a command's module::
         run_cli(main)
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -7,8 +7,6 @@ Fisher energy of the change. Each line is kept in ``diagnostics.jsonl`` beside t
 it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

@@ -11,8 +11,6 @@ Settings after ``--`` are fixed by the launcher: ``action=``, ``order=`` and ``c
 whose argument is not given is left out.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """``python -m rlinf.cli.report FOLDER... --out report.html``: one offline page from the logs of experiments."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from collections.abc import Sequence

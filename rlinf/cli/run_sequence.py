@@ -4,8 +4,6 @@ It composes the configuration once and plans; ``rlinf.cli.steps`` carries the pl
 started again when it dies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What training changed, one JSON line per checkpoint that was looked at (``python -m rlinf.cli.diagnose``)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path

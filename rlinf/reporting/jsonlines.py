@@ -1,7 +1,5 @@
 """Append-only JSON-lines files that survive crashes and concurrent writers."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """The ledger: every evaluation of an experiment, one JSON line each, and the success matrix that follows from it."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Sequence

@@ -17,8 +17,6 @@ Almost every metric is a weighted sum of the cells. It is written here as such a
 interval come from the same formula. A metric that the data cannot tell (NBT after one task) is ``None``, never zero.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

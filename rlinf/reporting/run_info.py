@@ -1,7 +1,5 @@
 """``run.json`` and ``config.yaml``: what a run was, as its folder tells it, for people to read."""
 
-from __future__ import annotations
-
 import json
 import platform
 import shlex

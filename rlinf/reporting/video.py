@@ -4,8 +4,6 @@ It is an image to a browser: it plays in every current one (Safari since 14), in
 codecs or permissions, and at simulator sizes it is smaller than VP8.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

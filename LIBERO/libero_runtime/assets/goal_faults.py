@@ -5,8 +5,6 @@ cannot be parsed (github.com/Zxy-MLlab/LIBERO-PRO/issues/28); libero-pro-benchma
 ask for another thing than the instruction.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 

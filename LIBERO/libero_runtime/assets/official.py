@@ -4,8 +4,6 @@
 was found is kept in the cache, with the sizes and times of the files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

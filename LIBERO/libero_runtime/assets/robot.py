@@ -6,8 +6,6 @@ Only meshes that no collision geom uses are touched, so the physics is the same.
 named by what they were made from.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

@@ -5,8 +5,6 @@ names. One that comes first on Python's path (PYTHONPATH, the working folder), o
 would be taken without a word, while the installed version is still the expected one.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import importlib.metadata

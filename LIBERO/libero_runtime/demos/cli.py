@@ -10,8 +10,6 @@ Episode i starts from initial state i modulo the number of initial states; repea
 interrupted continues when the same command is given again.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -4,8 +4,6 @@ T control steps. Every observation is what was seen *before* the action of the s
 poses afterwards, of successful episodes only: what an episode looks like decides nothing in it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated

@@ -4,8 +4,6 @@ As in the stock files, images are stored as OpenGL delivers them: rotated by 180
 (readers of LIBERO data turn them). Unlike there, an observation is the one before the action of the same index.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a recording run consists of: its options, its attempts, and which of them come next."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Records demonstrations: one process per core, each of which keeps the scene of the task that it was at last."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging

@@ -4,8 +4,6 @@ In `<output>/.parts`: a file for each attempt, empty for one that failed, and th
 options is refused; finished files remember their options too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

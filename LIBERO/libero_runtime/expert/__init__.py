@@ -9,8 +9,6 @@ height a function of the remaining distance, so that phases can be told from an 
 objects go; `world` reads the state and `motion` is the action law.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

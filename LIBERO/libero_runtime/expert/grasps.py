@@ -7,8 +7,6 @@ metres.
 P points of an object, L of them at the height of the finger pads, K angles of the hand, S sideways shifts of it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

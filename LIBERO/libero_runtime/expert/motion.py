@@ -4,8 +4,6 @@ World frame: x away from the robot, y to its left, z up; metres, radians. A hand
 fingers open as first column and the direction it points to as third.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where a held object has to go for a predicate to hold, and how the hand holds it there."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 C actions.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -3,8 +3,6 @@
 J = 7 arm joints, K goal predicates, G geoms.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -5,8 +5,6 @@ time. The same source runs uncompiled, with the same bits, when `LIBERO_RUNTIME_
 either way: robosuite, which builds the scenes, imports it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import hashlib

@@ -7,8 +7,6 @@ and mass matrix of the arm are read straight from MuJoCo's arrays.
 J = 7 arm joints. Nothing here allocates.
 """
 
-from __future__ import annotations
-
 import math
 
 from libero_runtime.kernel.layout import NUM_JOINTS, Arm, Array, Live, Work

@@ -1,7 +1,5 @@
 """A task's goal test, on the table that `success.compile_goal` makes of it. K predicates, G geoms."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ Processes that draw on one GPU take turns: on an H200, judged by the time of who
 per second than 29. So they are spread over all GPUs that MuJoCo could draw on.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

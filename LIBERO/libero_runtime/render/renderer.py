@@ -3,8 +3,6 @@
 B environments, N cameras, H and W pixels, C colours.
 """
 
-from __future__ import annotations
-
 import atexit
 from collections.abc import Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 N cameras, H and W pixels, C actions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace

@@ -4,8 +4,6 @@ All ten LIBERO-Spatial tasks compile to the same model (they differ in where thi
 scenes need the memory and the construction time of one.
 """
 
-from __future__ import annotations
-
 import copy
 import ctypes
 import ctypes.util

@@ -4,8 +4,6 @@ Fixture poses live in the model, so simulations that run at the same time need a
 what is only drawn (`physics_model`): 3 MB, whatever the meshes and textures.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -3,8 +3,6 @@
 `tests/unit/test_libero_success.py` holds it against LIBERO's own `_eval_predicate`. K predicates, G geoms.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 B environments, C actions per chunk, A action dimensions, N cameras, H and W pixels.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager

@@ -3,8 +3,6 @@
 B environments, C actions per chunk, A action dimensions, N cameras, P proprioception, H and W pixels.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait

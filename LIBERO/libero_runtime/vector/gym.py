@@ -3,8 +3,6 @@
 B environments, C actions per step, A action dimensions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

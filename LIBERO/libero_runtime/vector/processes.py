@@ -6,8 +6,6 @@ does not wait for one thread. Same bits as `LiberoVectorEnv`.
 B environments, C actions per chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool

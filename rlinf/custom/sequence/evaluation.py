@@ -1,7 +1,5 @@
 """Plan an evaluation: which checkpoint, on top of which others, reporting to which ledger."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

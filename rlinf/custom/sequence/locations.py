@@ -1,7 +1,5 @@
 """What a path on a command line means: folders of runs, and the trained weights in them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Planning reads the file system and writes nothing, so a dry run is the plan and a real run is the plan carried out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What plans are made of: a composed configuration as it was written, and the steps that carry it out."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

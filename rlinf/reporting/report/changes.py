@@ -1,7 +1,5 @@
 """What training changed, as tables show it: of the weights, and of what the policy would do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

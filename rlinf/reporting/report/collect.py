@@ -1,7 +1,5 @@
 """Find what a report shows: ledgers, training metrics, run descriptions and videos below some folders."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The metrics that tables show: one list for HTML, LaTeX and CSV, so that they cannot tell different stories."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

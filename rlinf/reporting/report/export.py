@@ -1,7 +1,5 @@
 """The comparison as LaTeX (booktabs) and CSV: the same methods and metrics as on the page."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the report calls suites, methods, tasks and numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from libero_runtime.suites import PERTURBATIONS, STANDARD_SUITES

@@ -1,7 +1,5 @@
 """The report's page: what its template shows, and the page itself, with everything inline and nothing fetched."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence

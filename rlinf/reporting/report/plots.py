@@ -5,8 +5,6 @@ Drawn by hand, as no library beat it: plotly's runtime makes every page 4.8 MB, 
 150 of them in a study, and follows neither the window's width nor its colours.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What every skill is: a feedback law that keeps nothing but its phase."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import numpy as np

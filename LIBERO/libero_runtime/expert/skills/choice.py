@@ -1,7 +1,5 @@
 """From the goal of a BDDL file to the next thing to do."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from libero_runtime.expert.placements import is_roofed

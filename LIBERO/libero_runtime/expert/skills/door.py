@@ -1,7 +1,5 @@
 """A microwave's door is pulled ajar by its handle, pushed open from inside, and pushed shut."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from libero_runtime.expert.motion import CLOSE, OPEN, Array, reaching_hand

@@ -1,7 +1,5 @@
 """Drawers are pulled open by the bar of their handle, or dragged open from on top of it, and pushed shut."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

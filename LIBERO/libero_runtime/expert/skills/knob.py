@@ -1,7 +1,5 @@
 """Turn a stove's knob on or off with the wrist."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Into a microwave: things are put in through its front, held by what sticks out of them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from libero_runtime.expert.motion import CLOSE, OPEN, Array, reaching_hand

@@ -1,7 +1,5 @@
 """Take an object and set it down where a predicate wants it: lifted, pushed over the table, or put through a front."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from libero_runtime.expert.grasps import DRAWER_HOVER_M, Drawer, Grasp, choose_grasp, drawer_around, drawer_grasp
