@@ -13,7 +13,7 @@ import torch
 
 from libero_runtime.commands import naming, system_message
 from libero_runtime.cpus import num_cpus
-from libero_runtime.folder_lock import LOCK_FILE, only_one
+from libero_runtime.files import LOCK_FILE, only_one
 from libero_runtime.options import Given, given_in
 
 EXIT_USER_ERROR = 2

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from libero_runtime.folder_lock import LOCK_FILE, only_one
+from libero_runtime.files import LOCK_FILE, only_one
 from libero_runtime.suites import standard_suite
 from rlinf.cli.console import configure_process
 from rlinf.cli.launcher import DEFAULT_CONFIG

@@ -37,8 +37,7 @@ from rlinf.run_layout import (
     task_name,
 )
 from rlinf.runners.collect import collect
-from rlinf.runners.evaluation import evaluate
-from rlinf.runners.records import EvaluatedPolicy, evaluate_suites
+from rlinf.runners.evaluation import EvaluatedPolicy, evaluate, evaluate_suites
 from rlinf.runners.run_folder import metric_logger
 from rlinf.scheduler.worker_group import WorkerGroup
 from rlinf.workers.collection import Collected, CollectRequest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from libero_runtime.folder_lock import only_one
+from libero_runtime.files import only_one
 from rlinf.reporting import ledger
 from rlinf.run_layout import LEDGER_FILE
 from tests.launchers import SEED, TINY, command, request, run

@@ -25,7 +25,7 @@ from rlinf.reporting.ledger import EvaluationRecord
 from rlinf.reporting.report import collect, csv_table, latex, write_report
 from rlinf.run_layout import LEDGER_FILE
 from rlinf.runners.embodied import find_state
-from rlinf.runners.records import on_suite
+from rlinf.runners.evaluation import on_suite
 from tests.sequences import Evaluated, at, recipe, save
 from tests.study import write_record
 

@@ -21,7 +21,7 @@ from libero_runtime.demos.episodes import EpisodeOptions, run_episode
 from libero_runtime.demos.hdf5 import demonstration_file, quaternions
 from libero_runtime.demos.plan import DemonstrationError, RunOptions, TaskProgress, next_attempt, plan_attempt
 from libero_runtime.demos.shards import Shards
-from libero_runtime.folder_lock import FolderInUseError
+from libero_runtime.files import FolderInUseError
 from libero_runtime.opengl import num_egl_devices, select_opengl
 from libero_runtime.render.devices import device_environment, drawing_devices, usable
 from libero_runtime.sim.scene import Scene

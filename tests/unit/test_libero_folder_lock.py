@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from libero_runtime.folder_lock import FolderInUseError, only_one
+from libero_runtime.files import FolderInUseError, only_one
 
 HOLD = """
 import sys
 from pathlib import Path
-from libero_runtime import folder_lock
-with folder_lock.only_one(Path(sys.argv[1]), doing="sleeping in", advice="", command="a test"):
+from libero_runtime import files
+with files.only_one(Path(sys.argv[1]), doing="sleeping in", advice="", command="a test"):
     print("in", flush=True)
     sys.stdin.read()
 """
@@ -104,7 +104,7 @@ def test_one_of_many_gets_it(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from libero_runtime.folder_lock import FolderInUseError, only_one
+from libero_runtime.files import FolderInUseError, only_one
 folder = Path(sys.argv[1])
 for _ in range(200):
     try:

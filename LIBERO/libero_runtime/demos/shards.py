@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 
 from libero_runtime.demos.plan import DemonstrationError
-from libero_runtime.folder_lock import only_one
+from libero_runtime.files import only_one
 
 _ANY_TASKS = "tasks"  # demonstrations of a task do not depend on which other tasks are recorded
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
-from libero_runtime.folder_lock import LOCK_FILE
+from libero_runtime.files import LOCK_FILE
 from openvla_oft.cli import alone
 from openvla_oft.torch_utils.distributed import Distributed
 from openvla_oft.torch_utils.tensors import trainable_parameters
