@@ -62,9 +62,10 @@ def test_numbers_that_do_not_fit_exit_with_2(capsys, command, flags, message):
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_what_cannot_be_read_as_numbers_is_told(capsys):
+@pytest.mark.parametrize("command", [expert_table.main, fidelity_episodes.main])
+def test_what_cannot_be_read_as_numbers_is_told(capsys, command):
     with pytest.raises(SystemExit) as end:
-        expert_table.main(["--tasks", "3-1"])
+        command(["--tasks", "3-1"])
     assert end.value.code == 2
     assert "argument --tasks: expected numbers and ranges such as 0-3,7, given '3-1'" in capsys.readouterr().err
 

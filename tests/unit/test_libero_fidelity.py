@@ -201,10 +201,9 @@ def test_episodes_end_alike():
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
-        (fidelity, ["--tasks", "a"], "expected numbers and ranges such as 0-3,7, given 'a'"),
         (fidelity, ["--suites", "libero_nowhere"], "unknown suite"),
         (fidelity, ["--suites", "libero_goal", "--tasks", "9-10"], "task id 10 is out of range: libero_goal has"),
-        (fidelity_episodes, ["--episodes", "51"], "must be 1 to 50"),
+        (fidelity_episodes, ["--episodes", "51"], "must be at most 50"),
         (fidelity_episodes, ["--suites", "libero_90"], "the expert plays libero_spatial"),
     ],
 )
