@@ -27,11 +27,12 @@ fi
 if (($#)); then
   check pytest python -m pytest "$@"
 else
-  # Those that wait longest for processes of their own come first, so that others fill the cores meanwhile.
-  workers=$(python -m libero_runtime.cpus)
+  # Those that wait longest for processes of their own come first (which xdist would put last, as files of few tests),
+  # so that others fill the cores meanwhile; for them there is one process more.
+  workers=$(($(python -m libero_runtime.cpus) + 1))
   suites=(tests/e2e tests/distributed tests/gpu tests/golden tests/unit)
   check tests env OMP_NUM_THREADS=1 python -m pytest -q "${suites[@]}" -n $((workers < 4 ? workers : 4)) --dist loadfile \
-    --durations=15
+    --no-loadscope-reorder --durations=15
 fi
 
 printf '\n'

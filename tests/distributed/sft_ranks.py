@@ -1,15 +1,21 @@
-"""The fine-tuning command in a process that dies while it does the work of step STOP (first argument; -1: never)."""
+"""The fine-tuning command as a rank, which may die while it does the work of a step."""
 
 import os
-import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from openvla_oft import finetune
 from openvla_oft.torch_utils.distributed import end_process
 from openvla_oft.train import optimisation
+from tests.distributed.ranks import write_to
 
 
-def main() -> None:
-    stop = int(sys.argv.pop(1))
+def rank_of_two(rank: int, port: int, stop: int, words: Sequence[str], log: Path) -> None:
+    """What torchrun starts. stop: the step to die in, or -1."""
+    write_to(log)
+    number = str(rank)
+    os.environ |= {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     update = optimisation.WeightAverage.update
 
     def dying(self: optimisation.WeightAverage, step: int) -> None:
@@ -18,8 +24,4 @@ def main() -> None:
         update(self, step)
 
     optimisation.WeightAverage.update = dying  # type: ignore[method-assign]
-    end_process(finetune.main())
-
-
-if __name__ == "__main__":
-    main()
+    end_process(finetune.main(words))

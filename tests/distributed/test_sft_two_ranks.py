@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.distributed.ranks import REPOSITORY
+from rlinf.engines.distributed import free_port
+from tests.distributed.ranks import REPOSITORY, run_together
+from tests.distributed.sft_ranks import rank_of_two
 from tests.unit.sft_demos import write_suite
 from tests.unit.sft_runs import command, logged, run
 
@@ -16,15 +18,20 @@ SETTINGS = ["--steps", "4", "--save-every", "2", "--ema", "0.9", "--after-end", 
 EXACT = ["--save-dtype", "float32"]
 
 
-def finetune(demos, output, *extra, stop=-1, fails=False):
-    """Of two processes, which die in a step that ``stop`` says."""
-    words = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2),
-        *("-m", "tests.distributed.sft_ranks", stop, *command(demos, output, *SETTINGS, *extra)),
-    ]
-    done = subprocess.run([str(word) for word in words], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert (done.returncode != 0) == fails, done.stderr[-4000:]
-    return done.stderr
+def torchrun(demos, output, *extra):
+    """Of two processes, as published."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += ["-m", "openvla_oft.finetune", *command(demos, output, *SETTINGS, *extra)]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def finetune(demos, output, *extra, stop=-1):
+    """The same by processes that are forked; they die in a step that ``stop`` says."""
+    logs, port = [output.parent / f"{rank}.log" for rank in range(2)], free_port()
+    words = command(demos, output, *SETTINGS, *extra)
+    are_done = run_together([(rank_of_two, (rank, port, stop, words, log)) for rank, log in enumerate(logs)])
+    assert are_done == (stop < 0), "\n".join(log.read_text()[-4000:] for log in logs)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,7 @@ def assert_same_log(first, second):
 
 def test_two_ranks_train_the_weights_of_one(demos, one, tmp_path):
     output = tmp_path / "policy"
-    finetune(demos, output, *EXACT)
+    torchrun(demos, output, *EXACT)
     assert_same_weights(one, output, "model.safetensors")
     assert_same_log(one, output)
     assert json.loads((output / "training.json").read_text())["processes"] == 2
@@ -64,7 +71,7 @@ def test_two_ranks_train_the_weights_of_one(demos, one, tmp_path):
 
 def test_two_ranks_that_died_go_on_as_one(demos, one, tmp_path):
     output = tmp_path / "policy"
-    finetune(demos, output, *EXACT, stop=3, fails=True)
+    finetune(demos, output, *EXACT, stop=3)
     assert [path.name for path in (tmp_path / "policy.unfinished" / "state").iterdir()] == ["step_2"]
     assert run(demos, output, *SETTINGS, *EXACT) == 0
     assert json.loads((output / "training.json").read_text())["resumed_from_step"] == 2
@@ -98,7 +105,7 @@ def test_two_ranks_train_the_adapter_and_head_of_one_compiled_and_checkpointed(d
 
 def test_an_adapter_goes_on_with_its_base_sharded_or_whole(demos, one, adapted, tmp_path):
     output = tmp_path / "policy"
-    finetune(demos, output, *adapter_of(one), "--micro-batch-size", "2", stop=3, fails=True)
+    finetune(demos, output, *adapter_of(one), "--micro-batch-size", "2", stop=3)
     finetune(demos, output, *adapter_of(one), "--shard-frozen")
     assert json.loads((output / "training.json").read_text())["resumed_from_step"] == 2
     assert_same_adapter(adapted, output)

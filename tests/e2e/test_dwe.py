@@ -1,20 +1,15 @@
-"""Evaluations with an adapter per task: toy episodes tell what was done in them; then real scenes, Ray and FSDP."""
-
-import json
-
-import pytest
+"""Evaluations with an adapter per task: toy episodes tell what was done in them; real ones: test_runs.py."""
 
 from rlinf.config import load_config
 from rlinf.custom.sequence.lineage import Lineage
 from rlinf.models import PolicySource
-from rlinf.reporting import ledger
 from rlinf.runners import evaluation
 from rlinf.scheduler.cluster import Cluster
 from rlinf.scheduler.worker_group import WorkerGroup, WorkerPlacement
 from rlinf.workers.launch import Workers, attach_envs
 from rlinf.workers.rollout import RolloutWorker
 from tests.e2e.toy_simulator import NUM_ACTIONS, Simulator
-from tests.launchers import SEED, TINY, launch
+from tests.launchers import TINY
 from tests.small_policy import write_adapter, write_policy
 
 
@@ -60,25 +55,3 @@ def test_tasks_are_played_as_by_their_adapter_alone_and_others_as_by_the_base(tm
     assert chosen[0] == chosen[1] == {0: played[1][0], 1: played[0][1], 2: played[2][2]}
     for task in range(3):
         assert len({tuple(one[task]) for one in played}) == 3, "each of the three plays in its own way"
-
-
-@pytest.mark.slow
-def test_two_tasks_have_an_adapter_each(small_policy, tmp_path):
-    model, logs = small_policy, tmp_path / "logs"
-    settings = ("actor.optim.lr=0.1", "algorithm.entropy_bonus=1.0", "env.eval_task_ids=[0,1,2]")
-    launch("run_embodiment_dwe.sh", "0,1", "", "1", TINY, str(SEED), *settings, model=model, logs=logs)
-    first, last = (
-        logs / "dwe" / f"task_{task}_seed{SEED}" / "checkpoints" / "global_step_1" / "actor" for task in (0, 1)
-    )
-    lineage = json.loads((last / "lineage.json").read_text())
-    assert (lineage["learnt_tasks"], lineage["stage"], lineage["experts"]) == ([0, 1], [1], [str(first)])
-    launch("eval_embodiment.sh", str(last.parents[2]), "", TINY, *settings, model=model, logs=logs)
-    records = ledger.read(logs / "dwe" / "evaluations.jsonl")
-    assert [(one.row, one.learnt_tasks, one.probe) for one in records] == [
-        ("base", (), False),
-        ("task_0", (0,), False),
-        ("task_1", (0, 1), False),
-        ("task_1", (0, 1), False),
-    ]
-    assert all(set(one.success) == {0, 1, 2} for one in records)
-    assert ledger.success_matrix(records).success_RK.shape == (3, 3)

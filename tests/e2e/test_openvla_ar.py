@@ -1,10 +1,8 @@
-"""Autoregressive OpenVLA with random weights in real scenes: an epoch in one process, and through its launcher."""
+"""Autoregressive OpenVLA with random weights in real scenes: an epoch in one process; as a run: test_runs.py."""
 
-import json
 from dataclasses import asdict, replace
 
 import numpy as np
-import pytest
 import torch
 
 from rlinf.config import load_config
@@ -14,8 +12,7 @@ from rlinf.engines.fsdp import gather_trainable
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.envs.libero.adapter import LiberoEnv
 from rlinf.models import Policy, PolicySource, load_policy
-from rlinf.reporting import ledger
-from tests.launchers import SMALL, TINY, launch
+from tests.launchers import SMALL, TINY
 from tests.small_policy import make_learner, write_autoregressive_policy
 
 CONFIG = f"{TINY}_openvla"
@@ -86,16 +83,3 @@ def test_an_epoch_of_real_episodes(tmp_path):
     ]
     for part in ("vision_backbone", "projector", "language_model.model", "lm_head"):
         assert any(part in name for name in changed), part
-
-
-@pytest.mark.slow
-def test_the_launcher_trains_and_evaluates_it(tmp_path):
-    model, logs = write_autoregressive_policy(tmp_path / "small"), tmp_path / "logs"
-    launch("run_embodiment_sequential.sh", "0", "", "1", CONFIG, "7", *LIMITS, model=model, logs=logs)
-    folder = logs / "sequential" / "task_0_seed7"
-    adapter = folder / "checkpoints" / "global_step_1" / "actor" / "adapter_model.safetensors"
-    assert adapter.is_file()
-    assert json.loads((folder / "run.json").read_text())["config_name"] == CONFIG
-    records = ledger.read(logs / "sequential" / "evaluations.jsonl")
-    assert {record.row for record in records} == {"base", "task_0"}
-    assert {record.mean_episode_len for record in records} == {STEPS}

@@ -1,7 +1,6 @@
 """Options of a run, in one run: dynamic sampling, evaluations while training and at two temperatures, a trace."""
 
 import json
-import shutil
 
 import pytest
 
@@ -67,24 +66,3 @@ def test_rounds_until_groups_carry_a_signal_and_two_temperatures(small_policy, t
     ]
     assert len({str(record.init_states) for record in records}) == 1
     assert "done before, skipped" in run(call)
-
-
-@pytest.mark.slow
-def test_an_epoch_played_while_another_is_learnt_resumes_exactly(small_policy, tmp_path):
-    """Epochs 2 and 4 of four are played with the weights of the epoch before; checkpoints are after 2 and 4."""
-    words = ["env.eval_task_ids=[0]", "runner.eval_before=false", "runner.eval_after=false", "runner.save_interval=2"]
-    words += ["algorithm.max_policy_lag=1", "algorithm.entropy_bonus=0.01"]  # random weights never succeed
-    call = command(
-        "run_embodiment_sequential.sh", "0", "", "4", TINY, str(SEED), *words, model=small_policy, logs=tmp_path
-    )
-    folder = tmp_path / "sequential" / f"task_0_seed{SEED}"
-    adapters = []
-    for _ in range(2):
-        run(call)
-        lines = [json.loads(line)["metrics"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        lags = [line["train/policy_lag"] for line in lines if "train/policy_lag" in line]
-        assert lags == ([0, 1, 0, 1] if not adapters else [0, 1, 0, 1, 0, 1])
-        last = folder / "checkpoints" / "global_step_4"
-        adapters.append((last / "actor" / "adapter_model.safetensors").read_bytes())
-        shutil.rmtree(last)  # as if the run had ended before it was written
-    assert adapters[0] == adapters[1]

@@ -1,13 +1,11 @@
 """The command that computes base-model logits of demonstrations."""
 
-import subprocess
-from pathlib import Path
+import pytest
 
+from rlinf.cli.console import user_message
 from rlinf.cli.precompute_logits import main
 from tests.unit.replay_demos import SUITE, task_names, write_hdf5
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "examples" / "embodiment" / "compute_base_logits_embodiment.sh"
 CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
 
 
@@ -27,8 +25,6 @@ def test_a_dry_run_lists_what_is_there_and_writes_nothing(tmp_path, capsys):
 
 
 def test_without_demonstrations_the_command_that_makes_them_is_named(tmp_path):
-    command = ["bash", str(SCRIPT), CONFIG, f"method.replay.demonstrations={tmp_path}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 2
-    assert "python -m libero_runtime.demonstrations --suite libero_spatial" in result.stderr
-    assert "Traceback" not in result.stderr
+    with pytest.raises(ValueError) as caught:
+        main([CONFIG, f"method.replay.demonstrations={tmp_path}"])
+    assert "python -m libero_runtime.demonstrations --suite libero_spatial" in str(user_message(caught.value))

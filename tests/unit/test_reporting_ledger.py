@@ -189,13 +189,6 @@ def test_concurrent_writers_lose_and_mix_nothing(tmp_path: Path) -> None:
         assert [number for who, number in seen if who == writer] == list(range(25))
 
 
-def test_a_full_disk_is_an_error() -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        append_line(Path("/dev/full"), {"a": 1})
-
-
 def test_success_matrix_has_base_first_and_stages_in_order() -> None:
     records = [
         record("task_0", (1, 0), success={0: 0.9, 1: 0.7, 10: 0.5}),

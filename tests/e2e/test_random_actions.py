@@ -1,21 +1,16 @@
-"""The convolutional policy through its launcher, and random actions through an evaluation: real scenes and workers."""
+"""Random actions: evaluated in real scenes, and not trained."""
 
-import json
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from rlinf.envs.vector_env import VIDEO_STRIDE
 from rlinf.reporting import ledger
-from rlinf.reporting.jsonlines import read_lines
-from tests.launchers import REPOSITORY, SMALL, command, launch, run
-from tests.simple_cnn import write_cnn
+from tests.launchers import REPOSITORY, SMALL, run
 
 EMBODIMENT = REPOSITORY / "examples" / "embodiment"
 RANDOM = "crl_experiment/libero_spatial_random_action_eval"
-CNN = "crl_experiment/libero_spatial_grpo_simple_cnn"
 
 
 @pytest.mark.slow
@@ -45,26 +40,3 @@ def test_random_actions_are_not_trained(tmp_path):
     train = (str(EMBODIMENT / "train_embodied_agent.py"), "--config-name", RANDOM)
     assert "learns nothing" in run([sys.executable, *train, f"runner.logger.log_root={tmp_path}"], code=2)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device of a full disk")
-def test_a_cnn_is_trained_where_a_full_disk_had_stopped_it_and_is_evaluated(tmp_path):
-    """A disk that is full while a run writes: one message, and the same command goes on when there is room."""
-    model = write_cnn(tmp_path / "cnn")
-    own = ("algorithm.rollout_epoch=1", "runner.eval_before=false", "runner.max_restarts=0")
-    train = command("run_embodiment_simple_cnn.sh", "0", "", "1", CNN, "7", *own, model=model, logs=tmp_path)
-    folder = tmp_path / "simple_cnn" / "task_0_seed7"
-    metrics = folder / "metrics.jsonl"
-    folder.mkdir(parents=True)
-    metrics.symlink_to("/dev/full")
-    assert f"error: {metrics}: No space left on device; free some space there" in run(train, code=2)
-    metrics.unlink()
-    run(train)
-    assert {1} == {entry["step"] for _, entry in read_lines(metrics)}
-    actor = folder / "checkpoints" / "global_step_1" / "actor"
-    assert {path.name for path in actor.iterdir()} >= {"model.pt", "config.json", "training_state.pt", "lineage.json"}
-    records = ledger.read(tmp_path / "simple_cnn" / "evaluations.jsonl")
-    assert [(record.method, record.row) for record in records] == [("simple_cnn", "task_0")]
-    assert json.loads((folder / "run.json").read_text())["config_name"] == CNN
-    launch("eval_embodiment.sh", str(folder), "1", f"{CNN}_eval", model=model, logs=tmp_path)

@@ -1,0 +1,268 @@
+"""Runs as their launchers plan them, in one process, which therefore share a cluster and its workers: real scenes, Ray
+and FSDP. Launchers as processes of their own: test_two_at_once.py, test_options.py, test_refused.py."""
+
+import json
+import re
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import ray
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from benchmarks import chaos
+from rlinf.cli import evaluate, run_sequence, steps
+from rlinf.cli.launcher import read_arguments
+from rlinf.config import load_config
+from rlinf.custom.sequence.locations import Workspace
+from rlinf.models import PolicySource
+from rlinf.reporting import ledger
+from rlinf.reporting.jsonlines import read_lines
+from rlinf.run_layout import TRAINING_STATE
+from rlinf.workers.session import Session
+from tests.launchers import REPOSITORY, SEED, SMALL, TINY, command, launch, of_model
+from tests.processes import wait_until
+from tests.sequences import declaration
+from tests.simple_cnn import write_cnn
+from tests.small_policy import write_autoregressive_policy
+from tests.unit.replay_demos import write_hdf5
+from tests.unit.sft_runs import run as finetune
+
+pytestmark = pytest.mark.slow
+CNN = "crl_experiment/libero_spatial_grpo_simple_cnn"
+SHARED = ("env.eval_task_ids=[0,1]", "cluster.object_store_gb=0.7")  # what a cluster is started for
+LEARNING = (*SHARED, "actor.optim.lr=0.1", "algorithm.entropy_bonus=1.0")  # random weights never succeed
+
+
+@pytest.fixture(scope="module")
+def session():
+    with Session() as shared:
+        yield shared
+
+
+@pytest.fixture
+def carry_out(session, monkeypatch):
+    """Does what a launcher does, with the cluster and the workers of the test before, where they fit."""
+    monkeypatch.setattr(steps, "Session", lambda: nullcontext(session))
+    monkeypatch.setattr(evaluate, "Cluster", lambda **_: nullcontext(session._cluster))
+    monkeypatch.setattr(
+        evaluate, "start_workers", lambda config, *_, source, **__: session.learning_workers(config, source)
+    )
+
+    def do(script: str, *words: str, model: Path, logs: Path) -> None:
+        signature, fixed = declaration(script)
+        given = command(script, *words, model=model, logs=logs)[2:]
+        arguments = read_arguments([script, signature, *given, "--", *fixed])
+        plan = run_sequence.evaluation_steps if arguments.action == "evaluate" else run_sequence.sequence_steps
+        assert steps.run_steps(plan(arguments, Workspace(root=REPOSITORY, called_from=REPOSITORY))[1]) == 0
+
+    return do
+
+
+def actor_of(results: Path, task: int, *, step: int = 1) -> Path:
+    return results / f"task_{task}_seed{SEED}" / "checkpoints" / f"global_step_{step}" / "actor"
+
+
+def records_of(results: Path) -> list[ledger.EvaluationRecord]:
+    return ledger.read(results / "evaluations.jsonl")
+
+
+def lines_of(results: Path) -> list[dict[str, object]]:
+    """The ledger without when."""
+    lines = map(json.loads, (results / "evaluations.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in ("time", "wall_seconds")} for line in lines]
+
+
+def test_tasks_in_one_process_have_the_bits_of_tasks_in_two(small_policy, tmp_path, carry_out, caplog):
+    """EWC, which hands on an adapter, an anchor and its importance; entropy gives every weight a gradient."""
+    caplog.set_level("INFO")
+    own = (*SHARED, "algorithm.entropy_bonus=1.0", "method.ewc.num_samples=2")
+    train = ("run_embodiment_ewc.sh", "0,1", "", "1", TINY, str(SEED), *own)
+    apart, together = tmp_path / "logs" / "ewc", tmp_path / "together" / "ewc"
+    carry_out(*train, model=small_policy, logs=apart.parent)
+    assert caplog.text.count("local Ray:") == 1, "one cluster serves both"
+    apart.parent.rename(together.parent)
+    # The second task alone.
+    shutil.copytree(together / f"task_0_seed{SEED}", apart / f"task_0_seed{SEED}")
+    before = (together / "evaluations.jsonl").read_text().splitlines(keepends=True)[:2]
+    (apart / "evaluations.jsonl").write_text("".join(before))
+    assert "task 0: done before, skipped" in launch(*train, model=small_policy, logs=apart.parent)
+    actors = [actor_of(results, 1) for results in (together, apart)]
+    for name in ("adapter_model.safetensors", "method_state.safetensors"):
+        one, other = (load_file(actor / name) for actor in actors)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+        assert any(tensor.any() for key, tensor in one.items() if "lora_B" in key), "something was learnt"
+    states = [torch.load(actor / TRAINING_STATE, weights_only=True)["optimizer"]["state"] for actor in actors]
+    for key, moments in states[0].items():
+        assert torch.equal(moments["exp_avg"], states[1][key]["exp_avg"]), key
+    assert len(lines_of(together)) == 3
+    assert lines_of(together) == lines_of(apart)
+
+
+def test_a_killed_sequence_is_finished_by_the_same_command(small_policy, tmp_path, carry_out, monkeypatch, capsys):
+    """A simulator, the driver, and then the launcher are killed: no bit of what is learnt changes, and none is left."""
+    script = "run_embodiment_sequential.sh"
+    own = ("0,1", "", "5", TINY, str(SEED), *SHARED, "algorithm.entropy_bonus=0.1")
+    carry_out(script, *own, model=small_policy, logs=tmp_path / "undisturbed")
+    logs = tmp_path / "logs"
+    words = [*own[2:5], *SMALL, *of_model(small_policy), *own[5:]]
+    monkeypatch.setattr(chaos, "QUIET_S", (0.0, 0.0))
+    with chaos.launched("0,1", words, logs) as disturbed:
+        assert wait_until(lambda: disturbed.saved() or disturbed.process.poll() is not None, 240)
+        for fault in ("SIGKILL of simulator", "SIGKILL of driver"):
+            assert chaos.disturb(disturbed, chaos.chosen(fault, chaos.faults()), Random(0), 1), capsys.readouterr().out
+        disturbed.process.kill()  # this one alone: it takes its run along
+        disturbed.process.wait()
+    text = disturbed.log.read_text()
+    assert "the run was killed by signal 9; it goes on from what was saved, restart 1 of 3" in text
+    assert re.search(r"resuming at epoch \d of 5", text)
+    assert wait_until(lambda: not chaos.processes(disturbed.marker), 60), chaos.processes(disturbed.marker)
+
+    with chaos.launched("0,1", words, logs) as finished:
+        code = finished.process.wait()
+    assert code == 0, finished.log.read_text()[-5000:]
+    assert chaos.same_adapters(tmp_path / "undisturbed", logs)
+    for task in (0, 1):
+        actor = actor_of(logs / "sequential", task, step=5)
+        assert {path.name for path in actor.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+        assert json.loads((actor / "lineage.json").read_text())["learnt_tasks"] == list(range(task + 1))
+    records = records_of(logs / "sequential")
+    assert sorted(record.row for record in records) == ["base", "task_0", "task_1"]
+    assert {(record.decoding, record.lora_scale, record.probe) for record in records} == {("sample", 1.0, False)}
+    assert {tuple(record.init_states.items()) for record in records} == {((0, "0"), (1, "0"))}
+    assert ledger.success_matrix(records).success_RK.shape == (3, 2)
+    assert wait_until(lambda: not chaos.processes(finished.marker), 60), chaos.processes(finished.marker)
+
+    again = launch(script, *own, model=small_policy, logs=logs)
+    assert "ray" not in again.lower().replace(str(tmp_path), ""), "nothing was left to do"
+    assert records_of(logs / "sequential") == records
+
+
+def test_an_epoch_played_while_another_is_learnt_resumes_exactly(small_policy, tmp_path, carry_out):
+    """Epochs 2 and 4 of four are played with the weights of the epoch before; checkpoints are after 2 and 4."""
+    own = (*SHARED, "runner.eval_before=false", "runner.eval_after=false", "runner.save_interval=2")
+    own += ("algorithm.max_policy_lag=1", "algorithm.entropy_bonus=0.01")
+    folder = tmp_path / "sequential" / f"task_0_seed{SEED}"
+    adapters = []
+    for _ in range(2):
+        carry_out(
+            "run_embodiment_sequential.sh", "0", "", "4", TINY, str(SEED), *own, model=small_policy, logs=tmp_path
+        )
+        lines = [json.loads(line)["metrics"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        lags = [line["train/policy_lag"] for line in lines if "train/policy_lag" in line]
+        assert lags == ([0, 1, 0, 1] if not adapters else [0, 1, 0, 1, 0, 1])
+        last = folder / "checkpoints" / "global_step_4"
+        adapters.append((last / "actor" / "adapter_model.safetensors").read_bytes())
+        shutil.rmtree(last)  # as if the run had ended before it was written
+    assert adapters[0] == adapters[1]
+
+
+def test_two_tasks_are_merged_and_scaled(small_policy, tmp_path, carry_out, capsys):
+    own = {"model": small_policy, "logs": tmp_path}
+    carry_out("run_embodiment_weight_merge.sh", "0,1", "0.5", TINY, str(SEED), *LEARNING, "runner.max_epochs=1", **own)
+    assert "merged      " in capsys.readouterr().out
+    results = tmp_path / "weight_merge"
+    lineage = json.loads((actor_of(results, 1) / "lineage.json").read_text())
+    assert (lineage["learnt_tasks"], lineage["merge_coeff"]) == ([0, 1], 0.5)
+    assert [f"task_0_seed{SEED}" in path for path in lineage["merged"]] == [True]
+    location = str(results / f"task_1_seed{SEED}")
+    carry_out("eval_embodiment_lora_scale.sh", location, "0", "0", "", TINY, *LEARNING, **own)
+    records = records_of(results)
+    assert [(record.row, record.lora_scale, record.previous_coeff, record.probe) for record in records] == [
+        ("base", 1.0, None, False),
+        ("task_0", 0.5, None, False),
+        ("task_1", 0.5, 0.5, False),
+        ("task_1", 0.0, 0.0, True),
+    ]
+    assert {record.method for record in records} == {"weight_merge"}
+    assert ledger.success_matrix(records).success_RK.shape == (3, 2)
+
+
+def test_two_tasks_have_an_adapter_each(small_policy, tmp_path, carry_out):
+    own = {"model": small_policy, "logs": tmp_path}
+    carry_out("run_embodiment_dwe.sh", "0,1", "", "1", TINY, str(SEED), *LEARNING, **own)
+    results = tmp_path / "dwe"
+    last = actor_of(results, 1)
+    lineage = json.loads((last / "lineage.json").read_text())
+    assert (lineage["learnt_tasks"], lineage["stage"]) == ([0, 1], [1])
+    assert lineage["experts"] == [str(actor_of(results, 0))]
+    carry_out("eval_embodiment.sh", str(last.parents[2]), "", TINY, *LEARNING, "env.eval_task_ids=[0,1,2]", **own)
+    records = records_of(results)
+    assert [(one.row, one.learnt_tasks, one.probe) for one in records] == [
+        ("base", (), False),
+        ("task_0", (0,), False),
+        ("task_1", (0, 1), False),
+        ("task_1", (0, 1), False),
+    ]
+    assert [len(one.success) for one in records] == [2, 2, 2, 3]
+    assert ledger.success_matrix(records[:3]).success_RK.shape == (3, 2)
+
+
+def test_an_autoregressive_policy_is_trained_and_evaluated(tmp_path, carry_out):
+    model, config = write_autoregressive_policy(tmp_path / "small"), f"{TINY}_openvla"
+    carry_out("run_embodiment_sequential.sh", "0", "", "1", config, str(SEED), *SHARED, model=model, logs=tmp_path)
+    results = tmp_path / "sequential"
+    assert (actor_of(results, 0) / "adapter_model.safetensors").is_file()
+    assert json.loads((results / f"task_0_seed{SEED}" / "run.json").read_text())["config_name"] == config
+    assert {record.row for record in records_of(results)} == {"base", "task_0"}
+    assert {record.mean_episode_len for record in records_of(results)} == {16}
+
+
+def test_a_cnn_is_trained_and_evaluated(tmp_path, carry_out):
+    model, folder = write_cnn(tmp_path / "cnn"), tmp_path / "simple_cnn" / f"task_0_seed{SEED}"
+    own = (*SHARED, "algorithm.rollout_epoch=1", "runner.eval_before=false", "env.eval.ignore_terminations=false")
+    train = ("run_embodiment_simple_cnn.sh", "0", "", "1", CNN, str(SEED), *own)
+    carry_out(*train, model=model, logs=tmp_path)
+    assert {1} == {entry["step"] for _, entry in read_lines(folder / "metrics.jsonl")}
+    files = {path.name for path in actor_of(tmp_path / "simple_cnn", 0).iterdir()}
+    assert files >= {"model.pt", "config.json", "training_state.pt", "lineage.json"}
+    records = records_of(tmp_path / "simple_cnn")
+    assert [(record.method, record.row) for record in records] == [("simple_cnn", "task_0")]
+    assert json.loads((folder / "run.json").read_text())["config_name"] == CNN
+    carry_out("eval_embodiment.sh", str(folder), "1", f"{CNN}_eval", *SHARED, model=model, logs=tmp_path)
+    assert [record.row for record in records_of(tmp_path / "simple_cnn")] == 2 * ["task_0"]
+
+
+def test_rollouts_and_replay_see_what_a_policy_was_trained_on(small_policy, tmp_path, carry_out, capsys, caplog):
+    """Two cameras and random crops, all the way. An evaluation of what was learnt:
+    tests/unit/test_training_records.py."""
+    demos = write_hdf5(tmp_path / "demos", task_ids=[0, 1])
+    model = tmp_path / "policy"
+    caplog.set_level("INFO")
+    as_oft = ("--cameras", "agentview,eye_in_hand", "--pictures", "oft_random_crop")
+    assert finetune(demos, model, "--init", str(small_policy), "--steps", "1", *as_oft) == 0
+    own = (*SHARED, f"method.replay.demonstrations={demos}", "method.replay.tasks=seen")
+    own += ("env.cameras=[agentview,eye_in_hand]",)
+    train = ("run_embodiment_er.sh", "0,1", "0.03", "", "1", TINY, str(SEED), *own)
+    carry_out(*train, model=model, logs=tmp_path)
+    assert "actor.model.picture_path=oft_center_crop, as " in caplog.text
+    for task in (0, 1):
+        folder = tmp_path / "er" / f"task_{task}_seed{SEED}"
+        assert OmegaConf.load(folder / "config.yaml").actor.model.picture_path == "oft_center_crop"
+        lineage = json.loads((actor_of(tmp_path / "er", task) / "lineage.json").read_text())
+        assert (lineage["picture_path"], lineage["cameras"]) == ("oft_center_crop", ["agentview", "eye_in_hand"])
+    carry_out(*train, model=model, logs=tmp_path)
+    skipped = capsys.readouterr().out.count("done before, skipped")
+    assert skipped == 2, "the launcher, which reads no record, knows its own runs"
+    assert {record.row for record in records_of(tmp_path / "er")} == {"base", "task_0", "task_1"}
+
+
+def test_a_cluster_is_kept_as_long_as_its_workers_fit(session):
+    config = load_config(TINY, ["env.fixed_task_ids=[0]"])
+    source = PolicySource(REPOSITORY / config.actor.checkpoint_load_path, unnorm_key="libero_spatial", seed=SEED)
+
+    def cluster(**changes: object) -> str:
+        session.resources(replace(config, env=replace(config.env, **changes)), source)
+        return ray.get_runtime_context().gcs_address
+
+    first = cluster()
+    assert cluster(fixed_task_ids=[1]) == first
+    assert cluster(look="official") != first
+    session.close()
+    assert not ray.is_initialized()
