@@ -42,12 +42,25 @@ def alone(folder: Path, *, output: Path, doing: str, name: str = LOCK_FILE) -> I
         yield
 
 
+@contextmanager
+def making(output: Path, *, doing: str) -> Iterator[None]:
+    """While one command makes an output that is not there yet.
+
+    Raises:
+        ValueError: it is there, another process makes it, or it cannot be made.
+    """
+    with alone(output.parent, output=output, doing=f"{doing} {output.name} in", name=f".{output.name}.lock"):
+        if output.exists():
+            raise ValueError(f"--output {output} exists; remove it or give another folder")
+        yield
+
+
 def run_command(
     parser: argparse.ArgumentParser,
     run: Callable[[Given, Sequence[str]], None],
     arguments: Sequence[str] | None,
     *,
-    interrupted: Callable[[Path], str],
+    interrupted: Callable[[Path], str] = lambda _: "nothing was written; the same command starts again",
 ) -> int:
     """Parse and run with what was given and the whole command line, of which --output is a part.
 

@@ -40,11 +40,8 @@ def merge(options: MergeOptions) -> None:
     """Write the merged checkpoint; nothing is left where that fails.
 
     Raises:
-        ValueError: the output exists, or the base or the adapter is missing, broken, or not made for the other.
+        ValueError: the base or the adapter is missing, broken, or not made for the other.
     """
-    output = options.output
-    if output.exists():
-        raise ValueError(f"{output} exists; remove it or give another --output")
     for name, folder, file in (
         ("base", options.base, "config.json"),
         ("adapter", options.adapter, adapters.CONFIG_FILE),
@@ -57,7 +54,7 @@ def merge(options: MergeOptions) -> None:
     model, processor = checkpoints.load_for_training(options.base)
     adapters.merge_adapters(model, [options.adapter], coeff=options.scale)
     take_adapter_statistics(model, options.adapter)
-    with whole_folder(output) as partial:
+    with whole_folder(options.output) as partial:
         checkpoints.save_policy(
             partial, model=model, tensors=dict(model.state_dict()), processor=processor, save_dtype=options.save_dtype
         )
@@ -76,17 +73,14 @@ def parser() -> argparse.ArgumentParser:
 def run(given: Given, command: Sequence[str]) -> None:
     """Merge as the options say."""
     options = build(MergeOptions, given)
-    output = options.output
-    with cli.alone(output.parent, output=output, doing=f"writing {output.name} in", name=f".{output.name}.lock"):
+    with cli.making(options.output, doing="writing"):
         merge(options)
-    logger.info("wrote %s: %s and %g times %s", output, options.base, options.scale, options.adapter)
+    logger.info("wrote %s: %s and %g times %s", options.output, options.base, options.scale, options.adapter)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return cli.run_command(
-        parser(), run, arguments, interrupted=lambda _: "nothing was written; the same command starts again"
-    )
+    return cli.run_command(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def run(given: Given, command: Sequence[str]) -> None:
     options = build(PackOptions, given)
     data = replace(build(DataOptions, given), image_size=options.image_size)
     output, start = options.output, time.perf_counter()
-    with cli.alone(output.parent, output=output, doing=f"packing {output.name} in", name=f".{output.name}.lock"):
+    with cli.making(output, doing="packing"):
         demos = dataset.pack(data, output)
     logger.info(
         "packed %d demonstrations of %d tasks, %d frames, in %.0f s: %s",
@@ -56,9 +56,7 @@ def run(given: Given, command: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return cli.run_command(
-        parser(), run, arguments, interrupted=lambda _: "nothing was written; the same command starts again"
-    )
+    return cli.run_command(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,7 @@ def run(given: Given, command: Sequence[str]) -> None:
     )
     output = options.output
     check_writable(output.absolute(), setting="--output")
-    with cli.alone(output.parent, output=output, doing=f"training {output.name} in", name=f".{output.name}.lock"):
-        if output.exists():
-            raise ValueError(f"--output {output} exists; give another folder or remove it")
+    with cli.making(output, doing="training"):
         demos = dataset.load(data)
         cli.use_our_cpus()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for kind in (Options, PretrainConfig):
         add_options(parser, kind)
-    return cli.run_command(
-        parser, run, argv, interrupted=lambda _: "nothing was written; the same command starts again"
-    )
+    return cli.run_command(parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -88,11 +88,9 @@ def pretrain(
     The folder appears when it is complete.
 
     Raises:
-        ConfigError: ``output`` exists, or demonstrations and settings do not fit.
+        ConfigError: demonstrations and settings do not fit.
         FloatingPointError: the loss is not finite.
     """
-    if output.exists():
-        raise ConfigError(f"{output} exists; give another folder or remove it")
     if demos.image_size != settings.image_size or len(demos.cameras) != settings.num_images:
         raise ConfigError(
             f"frames are {len(demos.cameras)} x {demos.image_size} pixels, but the network takes "

@@ -106,7 +106,7 @@ def test_half_an_adapter_is_half_as_far_from_its_base(base, adapter, tmp_path):
         ({"--adapter": "nothing"}, "no adapter_config.json there"),
         ({"--base": "nothing"}, "no config.json there"),
         ({"--scale": "0"}, "--scale 0.0 must be larger than 0"),
-        ({"--output": "."}, "exists; remove it or give another --output"),
+        ({"--output": "."}, "exists; remove it or give another folder"),
     ],
 )
 def test_what_cannot_be_merged_leaves_nothing(base, adapter, tmp_path, capsys, changed, message):

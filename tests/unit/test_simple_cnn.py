@@ -230,7 +230,7 @@ def test_the_command_writes_a_checkpoint_and_refuses_to_replace_it(tmp_path, cap
     assert record["result"]["validation_cross_entropy"] > 0
     assert read_cnn(output).chunk_shape == (8, 7)
     assert pretrain_main(arguments) == 2
-    assert f"error: --output {output} exists; give another folder" in capsys.readouterr().err
+    assert f"error: --output {output} exists; remove it or give another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suite", ["libero_spatial", "libero_object", "libero_goal", "libero_10"])

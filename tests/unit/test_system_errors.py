@@ -123,7 +123,7 @@ def test_every_command_line_ends_with_one_message_and_exit_code_2(capsys: pytest
     assert (left.value.code, capsys.readouterr().err) == (2, expected)
     assert (commands.run_command(fail), capsys.readouterr().err) == (2, expected)
     words = ["--demonstrations", "x", "--output", "y"]
-    code = finetune_cli.run_command(pack.parser(), fail, words, interrupted=lambda _: "")
+    code = finetune_cli.run_command(pack.parser(), fail, words)
     assert (code, capsys.readouterr().err) == (2, expected)
 
 

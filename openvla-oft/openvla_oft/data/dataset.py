@@ -132,8 +132,6 @@ def num_bytes(options: DataOptions) -> int:
 
 def pack(options: DataOptions, output: Path) -> DemonstrationSet:
     """Write the resized frames once, as .npy files that ``load`` memory-maps, so that several trainings share them."""
-    if output.exists():
-        raise DemonstrationError(f"{output} exists; remove it or give another --output")
     infos = _scan(options)
     with whole_folder(output) as partial:
         file = partial / IMAGES_FILE

@@ -105,7 +105,7 @@ def csv_table(experiments: Sequence[Experiment]) -> str:
     ``left out`` has no numbers; its ``note`` says why.
     """
     columns = (*COLUMNS, *stage_columns(experiments))
-    numbers = [f"{column.key}{end}" for column in columns for end in ("", "_low", "_high")]
+    numbers = [column.key + end for column in columns for end in ("", "_low", "_high")]
     labels = ["suite", "learnt_tasks", "decoding", "assets", "line", "method", "row", "seeds", "episodes"]
     text = io.StringIO()
     writer = csv.DictWriter(text, [*labels, *numbers, "note"], restval="", lineterminator="\n")
@@ -113,22 +113,22 @@ def csv_table(experiments: Sequence[Experiment]) -> str:
 
     def write(group: Comparison, name: str, row: str, runs: MethodRuns, cells: Sequence[Cell | None]) -> None:
         first, record = runs.first, runs.first.records[-1]
-        episodes = int(sum(matrix.episodes_RK.sum() for matrix in runs.matrices))
-        values = [part for cell in cells for part in ((cell.value, cell.low, cell.high) if cell else (None,) * 3)]
-        texts = ["" if value is None else f"{value:.6g}" for value in values]
-        tasks = _join(group.methods[0].matrices[0].learnt_tasks)
-        told = (
-            first.suite,
-            tasks,
-            record.decoding_name,
-            record.assets,
-            name,
-            first.method,
-            row,
-            _join(runs.seeds),
-            episodes,
-        )
-        writer.writerow(dict(zip([*labels, *numbers], [*told, *texts], strict=True)))
+        entry: dict[str, object] = {
+            "suite": first.suite,
+            "learnt_tasks": _join(group.methods[0].matrices[0].learnt_tasks),
+            "decoding": record.decoding_name,
+            "assets": record.assets,
+            "line": name,
+            "method": first.method,
+            "row": row,
+            "seeds": _join(runs.seeds),
+            "episodes": int(sum(matrix.episodes_RK.sum() for matrix in runs.matrices)),
+        }
+        for column, cell in zip(columns, cells, strict=True):
+            if cell is not None:
+                ends = {"": cell.value, "_low": cell.low, "_high": cell.high}
+                entry |= {column.key + end: f"{value:.6g}" for end, value in ends.items() if value is not None}
+        writer.writerow(entry)
 
     for group in _comparisons(experiments):
         for method in group.methods:
