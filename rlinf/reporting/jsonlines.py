@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from libero_runtime.commands import naming
+from rlinf.reporting import ReportingError
 
 logger = logging.getLogger(__name__)
 Record = TypeVar("Record")
-
-
-class JsonLinesError(ValueError):
-    """A JSON-lines file holds something that it cannot."""
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
@@ -53,7 +50,7 @@ def read_records(path: Path, kind: type[Record], *, by_task: Collection[str]) ->
     """What ``append_record`` wrote, in that order; nothing where there is no file. Lacking fields get their defaults.
 
     Raises:
-        JsonLinesError: a line has other fields, or values that cannot be; names it.
+        ReportingError: a line has other fields, or values that cannot be; names it.
     """
     found = []
     for number, entry in read_lines(path) if path.is_file() else []:
@@ -63,7 +60,7 @@ def read_records(path: Path, kind: type[Record], *, by_task: Collection[str]) ->
                 values[name] = {int(task): value for task, value in entry[name].items()}
             found.append(kind(**values))
         except (AttributeError, TypeError, ValueError) as error:
-            raise JsonLinesError(f"{path} line {number}: {error}") from error
+            raise ReportingError(f"{path} line {number}: {error}") from error
     return found
 
 
@@ -71,7 +68,7 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """All objects with their line numbers (from 1).
 
     A last line that is cut short is skipped with a warning; anything else that is no JSON object raises
-    ``JsonLinesError``, as it means that the file was damaged or edited.
+    ``ReportingError``, as it means that the file was damaged or edited.
     """
     lines = path.read_bytes().split(b"\n")
     torn = lines.pop()  # b"" when the file ends with a newline, as it should
@@ -80,7 +77,7 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
         number = len(lines) + 1
         try:
             entries.append((number, _parse(path, number, torn)))
-        except JsonLinesError:
+        except ReportingError:
             logger.warning("%s line %d is cut short (a process died while writing it); ignored", path, number)
     return entries
 
@@ -89,12 +86,12 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         entry = json.loads(line)
     except ValueError as error:
-        raise JsonLinesError(
+        raise ReportingError(
             f"{path} line {number} is no JSON ({error}): {line[:80]!r}. The file was damaged; restore it or remove "
             "that line"
         ) from error
     if not isinstance(entry, dict):
-        raise JsonLinesError(f"{path} line {number} must be a JSON object, given {type(entry).__name__}: {line[:80]!r}")
+        raise ReportingError(f"{path} line {number} must be a JSON object, given {type(entry).__name__}: {line[:80]!r}")
     return entry
 
 

@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from rlinf.reporting import ReportingError
 from rlinf.reporting.jsonlines import append_record, read_records
 from rlinf.reporting.metrics import SuccessMatrix
 from rlinf.run_layout import BASE_ROW, Checkpoint, same_checkpoint, step_of
 
 BY_TASK = ("success", "episodes", "init_states")
-
-
-class LedgerError(ValueError):
-    """A record or a ledger that does not hold what it must."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +65,20 @@ class EvaluationRecord:
     def __post_init__(self) -> None:
         rates = (*self.success.values(), self.success_once, self.success_at_end)
         if not self.success or not all(0 <= rate <= 1 for rate in rates):
-            raise LedgerError(f"success must be rates in 0..1 of at least one task and no NaN, given {rates}")
+            raise ReportingError(f"success must be rates in 0..1 of at least one task and no NaN, given {rates}")
         if self.episodes.keys() != self.success.keys() or min(self.episodes.values()) < 1:
             tasks = sorted(self.success)
-            raise LedgerError(f"episodes must be a positive count for each of the tasks {tasks}, given {self.episodes}")
+            raise ReportingError(
+                f"episodes must be a positive count for each of the tasks {tasks}, given {self.episodes}"
+            )
         for name in ("mean_return", "mean_episode_len", "temperature", "wall_seconds", "lora_scale"):
             if not math.isfinite(getattr(self, name)):
-                raise LedgerError(f"{name} must be a finite number, given {getattr(self, name)}")
+                raise ReportingError(f"{name} must be a finite number, given {getattr(self, name)}")
         added = row_tasks(self.row)
         if self.learnt_tasks[len(self.learnt_tasks) - len(added) :] != added or (self.learnt_tasks and not added):
-            raise LedgerError(f"row '{self.row}' must end its learnt_tasks with {added}, given {self.learnt_tasks}")
+            raise ReportingError(f"row '{self.row}' must end its learnt_tasks with {added}, given {self.learnt_tasks}")
         if len(set(self.learnt_tasks)) < len(self.learnt_tasks):
-            raise LedgerError(f"learnt_tasks must hold no repeats, given {self.learnt_tasks}")
+            raise ReportingError(f"learnt_tasks must hold no repeats, given {self.learnt_tasks}")
 
     @property
     def is_further(self) -> bool:
@@ -103,7 +102,7 @@ def row_tasks(row: str) -> tuple[int, ...]:
         return ()
     match = re.fullmatch(r"task_(\d+)|tasks_(\d+(?:_\d+)+)", row)
     if match is None:
-        raise LedgerError(f"row must be 'base', 'task_<k>' or 'tasks_<a>_<b>...', given '{row}'")
+        raise ReportingError(f"row must be 'base', 'task_<k>' or 'tasks_<a>_<b>...', given '{row}'")
     return tuple(int(task) for task in (match[1] or match[2]).split("_"))
 
 
@@ -172,20 +171,20 @@ def success_matrix(records: Sequence[EvaluationRecord]) -> SuccessMatrix:
     """
     chosen = rows(records)
     if not chosen:
-        raise LedgerError("the only evaluations are of other LoRA scales")
+        raise ReportingError("the only evaluations are of other LoRA scales")
     before: tuple[int, ...] = ()
     stages = []
     for record in chosen:
         stages.append(row_tasks(record.row))
         if before + stages[-1] != record.learnt_tasks:
-            raise LedgerError(
+            raise ReportingError(
                 f"row '{record.row}' of '{record.method}' seed {record.seed} has learnt {list(record.learnt_tasks)}, "
                 f"but the row before it {list(before)}: an evaluation is missing or two task orders are mixed"
             )
         before = record.learnt_tasks
     tasks = sorted(set.intersection(*(set(record.success) for record in chosen)))
     if not tasks:
-        raise LedgerError("no task was evaluated in every row")
+        raise ReportingError("no task was evaluated in every row")
     return SuccessMatrix(
         tasks=tuple(tasks),
         stages=tuple(stages),

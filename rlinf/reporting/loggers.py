@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from libero_runtime.files import write_whole
+from rlinf.reporting import ReportingError
 from rlinf.reporting.jsonlines import append_line, read_lines
 from rlinf.reporting.ledger import utc_now
 from rlinf.run_layout import METRICS_FILE
@@ -29,10 +30,6 @@ WANDB_ADVICE = (
     "run `wandb login`, set WANDB_API_KEY, set WANDB_MODE=offline to keep the run here, or remove it from "
     "runner.logger.logger_backends"
 )
-
-
-class LoggerError(ValueError):
-    """A logger that cannot work as configured, or a file of metrics that was damaged."""
 
 
 class Backend(Protocol):
@@ -94,14 +91,14 @@ def read_metrics(path: Path) -> dict[int, dict[str, float]]:
     for number, entry in read_lines(path):
         step, metrics = entry.get("step"), entry.get("metrics")
         if not isinstance(step, int) or isinstance(step, bool) or not isinstance(metrics, dict):
-            raise LoggerError(f"{path} line {number} must hold an integer 'step' and an object 'metrics'")
+            raise ReportingError(f"{path} line {number} must hold an integer 'step' and an object 'metrics'")
         if step < last:
             steps = {known: values for known, values in steps.items() if known < step}
         last = step
         try:
             values = {name: float(value) for name, value in metrics.items()}
         except (TypeError, ValueError) as error:
-            raise LoggerError(f"{path} line {number}: metrics must be numbers, given {metrics}") from error
+            raise ReportingError(f"{path} line {number}: metrics must be numbers, given {metrics}") from error
         steps.setdefault(step, {}).update(values)
     return dict(sorted(steps.items()))
 
@@ -150,7 +147,7 @@ class WandbBackend:
                 config=dict(config),
             )
         except wandb.errors.Error as error:
-            raise LoggerError(f"Weights & Biases does not take this run ({error}): {WANDB_ADVICE}") from error
+            raise ReportingError(f"Weights & Biases does not take this run ({error}): {WANDB_ADVICE}") from error
         # W&B refuses steps that go back, as they do after resuming; a step metric of our own may.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -172,19 +169,19 @@ def check_backends(names: Sequence[str]) -> None:
     """Refuse places that metrics cannot go to, as far as that can be known before anything is started.
 
     Raises:
-        LoggerError: one is unknown or not installed, or nobody has logged in to it.
+        ReportingError: one is unknown or not installed, or nobody has logged in to it.
     """
     if unknown := sorted(set(names) - set(BACKENDS)):
-        raise LoggerError(f"unknown logger backends {unknown}; runner.logger.logger_backends takes {list(BACKENDS)}")
+        raise ReportingError(f"unknown logger backends {unknown}; runner.logger.logger_backends takes {list(BACKENDS)}")
     for name in names:
         spec = find_spec(name)
         if spec is None or spec.origin is None:  # a folder wandb/ of its logs can be imported, too
-            raise LoggerError(
+            raise ReportingError(
                 f"runner.logger.logger_backends has {name}, which is not installed: run `pip install {name}` or remove "
                 "it from runner.logger.logger_backends"
             )
     if "wandb" in names and not _knows_wandb_user():
-        raise LoggerError(f"runner.logger.logger_backends has wandb, and nobody has logged in to it: {WANDB_ADVICE}")
+        raise ReportingError(f"runner.logger.logger_backends has wandb, and nobody has logged in to it: {WANDB_ADVICE}")
 
 
 def _knows_wandb_user() -> bool:

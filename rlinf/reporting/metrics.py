@@ -26,11 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from rlinf.reporting import ReportingError
+
 CONFIDENCE = 0.95
-
-
-class MetricsError(ValueError):
-    """A success matrix that no metric can be computed from."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class SuccessMatrix:
 
     def __post_init__(self) -> None:
         if missing := sorted(set(self.learnt_tasks) - set(self.tasks)):
-            raise MetricsError(f"learnt tasks {missing} have no column; evaluated tasks: {list(self.tasks)}")
+            raise ReportingError(f"learnt tasks {missing} have no column; evaluated tasks: {list(self.tasks)}")
 
     @property
     def has_base(self) -> bool:

@@ -13,13 +13,11 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from rlinf.reporting import ReportingError
+
 STYLE_VARIABLE = "RLINF_PROGRESS"
 STYLES = ("auto", "bar", "lines", "off")
 _BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
-
-
-class ProgressError(ValueError):
-    """A progress style that does not exist."""
 
 
 class Progress:
@@ -107,7 +105,7 @@ class Progress:
 def _style(stream: TextIO) -> str:
     style = os.environ.get(STYLE_VARIABLE, "auto")
     if style not in STYLES:
-        raise ProgressError(f"{STYLE_VARIABLE} must be one of {', '.join(STYLES)}, given '{style}'")
+        raise ReportingError(f"{STYLE_VARIABLE} must be one of {', '.join(STYLES)}, given '{style}'")
     if style != "auto":
         return style
     return "bar" if stream.isatty() and os.environ.get("TERM") != "dumb" else "lines"

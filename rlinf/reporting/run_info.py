@@ -13,11 +13,8 @@ import yaml
 
 from libero_runtime.cpus import num_cpus
 from rlinf.config.differences import recorded
+from rlinf.reporting import ReportingError
 from rlinf.run_layout import CONFIG_FILE, RUN_FILE
-
-
-class RunInfoError(ValueError):
-    """A ``run.json`` or ``config.yaml`` that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +54,7 @@ def read(folder: Path) -> RunInfo | None:
             config=_config(folder),
         )
     except (ValueError, TypeError, AttributeError) as error:  # no JSON, or of another shape
-        raise RunInfoError(f"{path} cannot be read ({error}); remove it, the next run writes it again") from error
+        raise ReportingError(f"{path} cannot be read ({error}); remove it, the next run writes it again") from error
 
 
 def _texts(entry: Mapping[str, Any], name: str) -> dict[str, str]:
@@ -78,7 +75,7 @@ def _config(folder: Path) -> dict[str, str]:
     try:
         pairs = recorded(folder)
     except yaml.YAMLError as error:
-        raise RunInfoError(f"{folder / CONFIG_FILE} is no YAML: {error}") from error
+        raise ReportingError(f"{folder / CONFIG_FILE} is no YAML: {error}") from error
     return {key: "null" if value is None else str(value) for key, value in pairs.items()}
 
 

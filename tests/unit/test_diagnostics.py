@@ -20,8 +20,8 @@ from rlinf.diagnostics.weight_change import (
     whole_changes,
     whole_deltas,
 )
+from rlinf.reporting import ReportingError
 from rlinf.reporting.diagnoses import Diagnosis, append, by_checkpoint, read
-from rlinf.reporting.jsonlines import JsonLinesError
 from rlinf.run_layout import DIAGNOSTICS_FILE
 from tests.small_policy import make_learner, make_rollouts, read_policy, write_adapter
 from tests.unit.replay_demos import write_hdf5
@@ -182,7 +182,7 @@ def test_of_several_the_one_over_the_most_tasks_counts(tmp_path):
     assert read(file) == written
     assert by_checkpoint(written) == [written[3], written[0]]
     file.write_text(file.read_text() + '{"method": "ewc"}\n')
-    with pytest.raises(JsonLinesError, match="line 5"):
+    with pytest.raises(ReportingError, match="line 5"):
         read(file)
 
 

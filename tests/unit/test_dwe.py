@@ -8,12 +8,13 @@ import torch
 
 from rlinf.cli.run_sequence import check_steps
 from rlinf.config import Config, ConfigError, load_config, validate
+from rlinf.config.errors import UserError
 from rlinf.config.schema import ActorConfig, ModelConfig, RolloutConfig
 from rlinf.custom.methods import make_method
 from rlinf.custom.methods.dwe import Player, players
 from rlinf.custom.sequence.evaluation import plan_evaluation
 from rlinf.custom.sequence.lineage import Lineage, check_lineage
-from rlinf.custom.sequence.locations import SequenceError, recorded_start
+from rlinf.custom.sequence.locations import recorded_start
 from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence
 from rlinf.custom.sequence.recipe import Recipe, Step
 from rlinf.models import PolicySource, find_experts
@@ -73,7 +74,7 @@ def test_tasks_that_are_learnt_together_have_one_adapter(tmp_path: Path) -> None
 
 def test_a_later_task_goes_on_from_what_was_learnt(tmp_path: Path) -> None:
     alone = replace(THREE, stages=((2,),))
-    with pytest.raises(SequenceError, match="task 2 needs the adapters of the tasks before it, and that of task 0 is"):
+    with pytest.raises(UserError, match="task 2 needs the adapters of the tasks before it, and that of task 0 is"):
         plan(tmp_path, alone)
     learn(tmp_path, 0, 1)
     (step,) = plan(tmp_path, alone)
@@ -86,10 +87,10 @@ def test_a_later_task_goes_on_from_what_was_learnt(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_no_adapter_of_its_own_task_is_refused(tmp_path: Path) -> None:
     actor = save(tmp_path / "logs/sequential/task_1_seed7", 3)
     request = replace(THREE, stages=((2,),), checkpoint="logs/sequential/task_1_seed7")
-    with pytest.raises(SequenceError, match="is no adapter for a task of its own"):
+    with pytest.raises(UserError, match="is no adapter for a task of its own"):
         plan(tmp_path, request)
     Lineage("sequential", "libero_spatial", 7, (0, 1), (1,), BASE).save(actor)
-    with pytest.raises(SequenceError, match="sequence of method=dwe"):
+    with pytest.raises(UserError, match="sequence of method=dwe"):
         plan(tmp_path, request)
 
 
@@ -97,7 +98,7 @@ def test_a_run_began_with_the_adapters_that_it_noted(tmp_path: Path) -> None:
     first, second = learn(tmp_path, 0, 1)
     (second.parents[2] / "config.yaml").write_text(f"actor: {{model: {{task_lora_paths: ['{first}']}}}}")
     assert recorded_start(second.parents[2]) == (first,)
-    with pytest.raises(SequenceError, match="task 1 began with epoch 3 of task_0_seed7"):
+    with pytest.raises(UserError, match="task 1 began with epoch 3 of task_0_seed7"):
         plan(tmp_path, replace(THREE, max_epochs=4))
 
 
@@ -113,7 +114,7 @@ def test_an_evaluation_finds_the_adapters_in_the_lineage(tmp_path: Path) -> None
     assert second.config.actor.model.lora_path == str(actor_of(1))
     check_steps((first, second), at(tmp_path))
     (tmp_path / actor_of(0) / "adapter_config.json").unlink()
-    with pytest.raises(SequenceError, match=r"the checkpoint needs the adapter in logs/dwe/task_0_seed7/.* is"):
+    with pytest.raises(UserError, match=r"the checkpoint needs the adapter in logs/dwe/task_0_seed7/.* is"):
         plan_evaluation("logs/dwe/task_1_seed7", None, recipe, workspace=at(tmp_path))
 
 

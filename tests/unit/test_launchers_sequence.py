@@ -10,8 +10,9 @@ import pytest
 from rlinf.cli.console import UsageError
 from rlinf.cli.launcher import parse_count, parse_task_list, parse_task_range
 from rlinf.config import load_config
+from rlinf.config.errors import UserError
 from rlinf.custom.sequence.evaluation import plan_evaluation
-from rlinf.custom.sequence.locations import SequenceError, Workspace, find_weights, recorded_config
+from rlinf.custom.sequence.locations import Workspace, find_weights, recorded_config
 from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence
 from rlinf.custom.sequence.recipe import Recipe, Step
 from rlinf.reporting import ledger
@@ -211,7 +212,7 @@ def test_an_interrupted_task_says_where_it_resumes(workspace: Workspace) -> None
 
 def test_a_task_trained_beyond_what_is_asked_is_not_trained_again(workspace: Workspace) -> None:
     save(workspace.root / "logs/sequential/task_0_seed7", 20)
-    with pytest.raises(SequenceError, match="was trained to epoch 20 and has no checkpoint of epoch 10"):
+    with pytest.raises(UserError, match="was trained to epoch 20 and has no checkpoint of epoch 10"):
         plan(workspace)
 
 
@@ -313,7 +314,7 @@ def longer(workspace: Workspace, *stages: int, epochs: int = 15, **changes: obje
 
 
 def test_more_epochs_of_a_sequence_are_refused_with_all_choices(workspace: Workspace, trained: Path) -> None:
-    with pytest.raises(SequenceError) as caught:
+    with pytest.raises(UserError) as caught:
         longer(workspace, 0, 1, 2, 3, 4)
     assert str(caught.value).splitlines() == [
         "task 1 began with epoch 10 of task_0_seed7 and would now continue from epoch 15 of it; what "
@@ -348,7 +349,7 @@ def test_a_task_that_others_learnt_from_may_grow_alone_and_says_so(workspace: Wo
     )
     (last,) = longer(workspace, 2, checkpoint="logs/sequential/task_1_seed7")
     assert last.notes == ()
-    with pytest.raises(SequenceError) as caught:
+    with pytest.raises(UserError) as caught:
         longer(workspace, 0, 1)
     assert "longer" not in str(caught.value), "task 2 learnt from task 1"
 
@@ -361,12 +362,12 @@ def test_a_sequence_whose_second_task_was_not_begun_grows(workspace: Workspace) 
 
 
 def test_fewer_epochs_are_refused_too(workspace: Workspace, trained: Path) -> None:
-    with pytest.raises(SequenceError, match=r"began with epoch 10 of task_0_seed7 and would now continue from epoch 5"):
+    with pytest.raises(UserError, match=r"began with epoch 10 of task_0_seed7 and would now continue from epoch 5"):
         longer(workspace, 0, 1, epochs=5)
 
 
 def test_another_checkpoint_than_the_one_it_began_with(workspace: Workspace, trained: Path) -> None:
-    with pytest.raises(SequenceError) as caught:
+    with pytest.raises(UserError) as caught:
         longer(workspace, 1, epochs=15, checkpoint="logs/sequential/task_0_seed7/checkpoints/global_step_5")
     assert "  CHECKPOINT_PATH logs/sequential/task_0_seed7/checkpoints/global_step_10\n" in str(caught.value)
 
@@ -391,7 +392,7 @@ def test_more_epochs_of_merged_tasks_are_refused(workspace: Workspace) -> None:
     folder = workspace.root / "logs/weight_merge"
     first = begin(folder / "task_0_seed7", 10)
     begin(folder / "task_1_seed7", 10, merged=(first,))
-    with pytest.raises(SequenceError, match="task 1 began with epoch 10 of task_0_seed7") as caught:
+    with pytest.raises(UserError, match="task 1 began with epoch 10 of task_0_seed7") as caught:
         plan_sequence(replace(MERGE, max_epochs=15), MERGING, workspace=workspace, ledger=())
     assert "CHECKPOINT_PATH" not in str(caught.value), "weight merge has no such argument"
 
@@ -400,7 +401,7 @@ def test_a_later_task_alone_needs_the_adapters_before_it(workspace: Workspace) -
     alone = replace(MERGE, stages=((2,),))
     first = save(workspace.root / "logs/weight_merge/task_0_seed7", 10)
     save(workspace.root / "logs/weight_merge/task_1_seed7", 9)
-    with pytest.raises(SequenceError, match=r"of task 1 is missing: logs/weight_merge/task_1_seed7/.*global_step_10"):
+    with pytest.raises(UserError, match=r"of task 1 is missing: logs/weight_merge/task_1_seed7/.*global_step_10"):
         plan_sequence(alone, MERGING, workspace=workspace, ledger=())
     second = save(workspace.root / "logs/weight_merge/task_1_seed7", 10)
     (step,) = plan_sequence(alone, MERGING, workspace=workspace, ledger=())
@@ -446,7 +447,7 @@ def test_an_evaluation_finds_the_merged_adapters_and_scales_all(workspace: Works
         "actor.model.lora_scale=0.8",
     )
     (earlier / "adapter_config.json").unlink()
-    with pytest.raises(SequenceError, match=r"needs the adapter in logs/weight_merge/task_0_seed7/.* is missing"):
+    with pytest.raises(UserError, match=r"needs the adapter in logs/weight_merge/task_0_seed7/.* is missing"):
         evaluate(workspace, "logs/weight_merge/task_1_seed7")
 
 
@@ -478,10 +479,10 @@ def test_find_weights_accepts_the_cnn(tmp_path: Path) -> None:
 
 
 def test_find_weights_names_what_it_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(SequenceError, match=r"the checkpoint 'gone' does not exist \(looked for .*/gone\)"):
+    with pytest.raises(UserError, match=r"the checkpoint 'gone' does not exist \(looked for .*/gone\)"):
         find_weights(tmp_path / "gone", given="gone")
     with pytest.raises(
-        SequenceError,
+        UserError,
         match=r"no checkpoint in 'x': expected adapter_config.json and adapter_model.safetensors, or model.pt",
     ):
         find_weights(tmp_path, given="x")
@@ -537,7 +538,7 @@ def test_evaluation_names_the_newest_where_step_ten_is_missing(workspace: Worksp
     step = evaluate(workspace, "logs/sequential/task_0_seed1234")
     assert "global_step_3/" in step.command[3]
     assert step.notes == ("there is no global_step_10; the newest checkpoint, global_step_3, is used",)
-    with pytest.raises(SequenceError, match="has no checkpoint of step 7; there are 1, 3"):
+    with pytest.raises(UserError, match="has no checkpoint of step 7; there are 1, 3"):
         evaluate(workspace, "logs/sequential/task_0_seed1234", 7)
 
 
@@ -559,7 +560,7 @@ def test_a_location_without_seed_is_enough_when_it_is_the_only_one(workspace: Wo
     save(workspace.root / "logs/sequential/task_0_seed1", 10)
     assert evaluate(workspace, "logs/sequential/task_0").folder == "logs/sequential/task_0_seed1"
     save(workspace.root / "logs/sequential/task_0_seed2", 10)
-    with pytest.raises(SequenceError, match="there are logs/sequential/task_0_seed1, logs/sequential/task_0_seed2"):
+    with pytest.raises(UserError, match="there are logs/sequential/task_0_seed1, logs/sequential/task_0_seed2"):
         evaluate(workspace, "logs/sequential/task_0")
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlinf.reporting import metrics
-from rlinf.reporting.metrics import MetricsError, SuccessMatrix
+from rlinf.reporting import ReportingError, metrics
+from rlinf.reporting.metrics import SuccessMatrix
 
 
 def matrix_of(
@@ -173,5 +173,5 @@ def test_over_seeds() -> None:
 
 
 def test_a_learnt_task_must_be_evaluated() -> None:
-    with pytest.raises(MetricsError, match=r"learnt tasks \[7\] have no column; evaluated tasks: \[0, 1\]"):
+    with pytest.raises(ReportingError, match=r"learnt tasks \[7\] have no column; evaluated tasks: \[0, 1\]"):
         matrix_of([[0.5, 0.5]], stages=[(7,)])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rlinf.config import ConfigError, load_config, resolve_model, validate
+from rlinf.config.errors import UserError
 from rlinf.config.schema import (
     AlgorithmConfig,
     Config,
@@ -20,7 +21,6 @@ from rlinf.config.schema import (
     ReplayConfig,
 )
 from rlinf.custom.methods import ContinualMethod, TaskContext, make_method
-from rlinf.custom.replay.base_logits import StaleLogitsError
 from rlinf.custom.replay.dataset import find_demonstrations
 from rlinf.data import Observation, RolloutBatch
 from rlinf.engines.checkpoint import save_actor
@@ -298,7 +298,7 @@ def test_stored_logits_belong_to_the_expert_bins(checkpoint, demonstrations):
         losses.append(method.loss_terms(policy)["replay"])
     assert losses[1] > 1e-3
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
-    with pytest.raises(StaleLogitsError, match="actions: they were computed for"):
+    with pytest.raises(UserError, match="actions: they were computed for"):
         make_method(MethodConfig("der", replay=replay("digitize"))).on_task_start(_task(), policy)
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from rlinf.config.errors import UserError
 from rlinf.config.schema import Config, MethodConfig, ModelConfig, ReplayConfig
 from rlinf.custom.methods import TaskContext, make_method
-from rlinf.custom.replay.base_logits import StaleLogitsError, logits_path
+from rlinf.custom.replay.base_logits import logits_path
 from rlinf.custom.replay.dataset import find_demonstrations
 from rlinf.data import Observation
 from rlinf.models import PolicySource
@@ -128,7 +129,7 @@ def test_precomputation_resumes_and_renews_what_is_stale(small_policy, demonstra
 
 
 def test_missing_logits_are_an_error_before_anything_starts(demonstrations):
-    with pytest.raises(StaleLogitsError, match=r"compute_base_logits_embodiment\.sh CONFIG_NAME"):
+    with pytest.raises(UserError, match=r"compute_base_logits_embodiment\.sh CONFIG_NAME"):
         _method("der", demonstrations, cached_logits=True).check(_task())
 
 
@@ -142,18 +143,16 @@ def test_stale_logits_are_refused_and_what_differs_is_named(small_policy, demons
     write_policy(other)
     config = other / "config.json"
     config.write_text(config.read_text() + "\n")
-    with pytest.raises(StaleLogitsError, match=r"\n  model: they were computed for \w+, this run has"):
+    with pytest.raises(UserError, match=r"\n  model: they were computed for \w+, this run has"):
         method.on_task_start(_task(), read_policy(other))
 
     policy.processor.images = replace(policy.processor.images, means=((0.4, 0.4, 0.4), (0.5, 0.5, 0.5)))
-    with pytest.raises(StaleLogitsError, match=r"\n  image pipeline: they were computed for .*, this run has") as error:
+    with pytest.raises(UserError, match=r"\n  image pipeline: they were computed for .*, this run has") as error:
         method.on_task_start(_task(), policy)
     assert "model:" not in str(error.value)
 
     write_hdf5(demonstrations, task_ids=[9], num_steps=3)
-    with pytest.raises(
-        StaleLogitsError, match=r"\n  pictures: they were computed for 4x1x48x48x3 \w+, this run has 3x"
-    ):
+    with pytest.raises(UserError, match=r"\n  pictures: they were computed for 4x1x48x48x3 \w+, this run has 3x"):
         method.on_task_start(_task(), read_policy(small_policy))
 
 

@@ -18,8 +18,8 @@ import pytest
 from rlinf.cli import report as cli
 from rlinf.config.differences import differences, flat
 from rlinf.config.schema import Config
-from rlinf.reporting import metrics
-from rlinf.reporting.report import ReportError, collect, csv_table, latex, plots, write_report
+from rlinf.reporting import ReportingError, metrics
+from rlinf.reporting.report import collect, csv_table, latex, plots, write_report
 from rlinf.reporting.report.columns import COLUMNS, Column, libero_curves
 from rlinf.reporting.report.compare import Comparison, MethodRuns, comparisons, results_settings, scale_curves
 from rlinf.reporting.report.names import task_ranges
@@ -280,7 +280,7 @@ def test_a_seed_that_is_in_no_table_is_said_everywhere(tmp_path: Path, capsys: p
     (row,) = [row for row in csv.DictReader(files[1].read_text().splitlines()) if row["row"] == "left out"]
     assert (row["method"], row["seeds"], row["avg"]) == ("er", "3", "")
     assert "an evaluation is missing" in row["note"]
-    with pytest.raises(ReportError, match="--csv takes the name of a file"):
+    with pytest.raises(ReportingError, match="--csv takes the name of a file"):
         cli.main([str(logs), "--csv", str(tmp_path)])
 
 
@@ -291,7 +291,7 @@ def test_runs_without_a_matrix_are_listed_with_the_reason_and_make_no_table(tmp_
     html = page(tmp_path)
     assert html.count("seed 1: nothing has been evaluated yet</li>") == html.count('<details class="run"') == 2
     for export in (csv_table, latex):
-        with pytest.raises(ReportError, match=r"no success matrix to make a table of .*nothing has been evaluated"):
+        with pytest.raises(ReportingError, match=r"no success matrix to make a table of .*nothing has been evaluated"):
             export(collect([tmp_path]))
 
 

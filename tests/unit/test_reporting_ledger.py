@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from rlinf.reporting import ledger
-from rlinf.reporting.jsonlines import JsonLinesError, append_line, read_lines
-from rlinf.reporting.ledger import EvaluationRecord, LedgerError, not_evaluated
+from rlinf.reporting import ReportingError, ledger
+from rlinf.reporting.jsonlines import append_line, read_lines
+from rlinf.reporting.ledger import EvaluationRecord, not_evaluated
 
 
 def record(row: str = "base", learnt: tuple[int, ...] = (), **changes: Any) -> EvaluationRecord:
@@ -83,7 +83,7 @@ def test_probes_never_enter_the_matrix() -> None:
     assert ledger.rows([record(), own, probe]) == [record(), own]
     matrix = ledger.success_matrix([record(), own, probe])
     assert matrix.success_RK[1].tolist() == [0.9, 0.7, 0.5]
-    with pytest.raises(LedgerError, match="the only evaluations are of other LoRA scales"):
+    with pytest.raises(ReportingError, match="the only evaluations are of other LoRA scales"):
         ledger.success_matrix([probe])
 
 
@@ -103,7 +103,7 @@ def test_probes_never_enter_the_matrix() -> None:
     ],
 )
 def test_wrong_values_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(LedgerError, match=message):
+    with pytest.raises(ReportingError, match=message):
         record(**changes)
 
 
@@ -143,10 +143,10 @@ def test_a_corrupt_middle_line_is_refused_by_name(tmp_path: Path) -> None:
         ledger.append(path, entry)
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], lines[1][:30], *lines[2:]]))
-    with pytest.raises(JsonLinesError, match=f"{path} line 2 is no JSON"):
+    with pytest.raises(ReportingError, match=f"{path} line 2 is no JSON"):
         ledger.read(path)
     path.write_bytes(b"\n".join([lines[0], b"[1]", *lines[2:]]))
-    with pytest.raises(JsonLinesError, match="line 2 must be a JSON object, given list"):
+    with pytest.raises(ReportingError, match="line 2 must be a JSON object, given list"):
         ledger.read(path)
 
 
@@ -165,7 +165,7 @@ def test_lines_of_the_wrong_shape_name_file_line_and_field(tmp_path: Path, edit:
     entry = json.loads(path.read_text())
     edit(entry)
     path.write_text(json.dumps(entry) + "\n")
-    with pytest.raises(JsonLinesError, match=message):
+    with pytest.raises(ReportingError, match=message):
         ledger.read(path)
 
 
@@ -239,7 +239,7 @@ def test_joint_training_is_one_stage() -> None:
     ],
 )
 def test_rows_that_do_not_belong_together_are_refused(records: list[EvaluationRecord], message: str) -> None:
-    with pytest.raises(LedgerError, match=message):
+    with pytest.raises(ReportingError, match=message):
         ledger.success_matrix(records)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlinf.reporting.jsonlines import JsonLinesError
-from rlinf.reporting.loggers import LoggerError, MetricLogger, read_metrics
+from rlinf.reporting import ReportingError
+from rlinf.reporting.loggers import MetricLogger, read_metrics
 
 
 def open_logger(folder: Path, *backends: str) -> MetricLogger:
@@ -60,25 +60,25 @@ def test_not_a_number_survives_the_file(tmp_path: Path) -> None:
 def test_damaged_metric_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "metr\n{"step": 2, "metrics": {}}\n')
-    with pytest.raises(JsonLinesError, match="line 1 is no JSON"):
+    with pytest.raises(ReportingError, match="line 1 is no JSON"):
         read_metrics(path)
     path.write_text('{"step": "1", "metrics": {}}\n')
-    with pytest.raises(LoggerError, match="line 1 must hold an integer 'step'"):
+    with pytest.raises(ReportingError, match="line 1 must hold an integer 'step'"):
         read_metrics(path)
     path.write_text('{"step": 1, "metrics": {"a": null}}\n')
-    with pytest.raises(LoggerError, match="line 1: metrics must be numbers"):
+    with pytest.raises(ReportingError, match="line 1: metrics must be numbers"):
         read_metrics(path)
 
 
 def test_unknown_backends_are_named(tmp_path: Path) -> None:
-    with pytest.raises(LoggerError, match=r"unknown logger backends \['tensorbord'\].*\['tensorboard', 'wandb'\]"):
+    with pytest.raises(ReportingError, match=r"unknown logger backends \['tensorbord'\].*\['tensorboard', 'wandb'\]"):
         open_logger(tmp_path / "run", "tensorbord")
     assert not (tmp_path / "run").exists()
 
 
 def test_missing_wandb_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # what the import system does for a package that is not there
-    with pytest.raises(LoggerError, match=r"pip install wandb.*remove it from runner.logger.logger_backends"):
+    with pytest.raises(ReportingError, match=r"pip install wandb.*remove it from runner.logger.logger_backends"):
         open_logger(tmp_path, "wandb")
 
 

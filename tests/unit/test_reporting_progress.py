@@ -7,8 +7,8 @@ import io
 
 import pytest
 
-from rlinf.reporting import progress
-from rlinf.reporting.progress import Progress, ProgressError
+from rlinf.reporting import ReportingError, progress
+from rlinf.reporting.progress import Progress
 
 
 class Clock:
@@ -92,5 +92,5 @@ def test_the_style_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.advance()
     assert stream.getvalue() == ""
     monkeypatch.setenv(progress.STYLE_VARIABLE, "fancy")
-    with pytest.raises(ProgressError, match="one of auto, bar, lines, off, given 'fancy'"):
+    with pytest.raises(ReportingError, match="one of auto, bar, lines, off, given 'fancy'"):
         Progress("work", total=1, stream=stream)

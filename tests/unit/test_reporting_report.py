@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from rlinf.cli import report as cli
-from rlinf.reporting import run_info
+from rlinf.reporting import ReportingError, run_info
 from rlinf.reporting.diagnoses import Diagnosis
 from rlinf.reporting.diagnoses import append as append_diagnosis
 from rlinf.reporting.loggers import MetricLogger
-from rlinf.reporting.report import ReportError, collect, write_report
+from rlinf.reporting.report import collect, write_report
 from rlinf.reporting.report.changes import change_rows
 from rlinf.reporting.report.compare import MethodRuns
 from rlinf.reporting.video import Caption, write_video
@@ -301,7 +301,7 @@ def test_rows_of_joint_stages_have_short_names(tmp_path: Path) -> None:
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="missing is no folder"):
+    with pytest.raises(ReportingError, match="missing is no folder"):
         collect([tmp_path / "missing"])
     command = [sys.executable, "-m", "rlinf.cli.report", str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
@@ -309,7 +309,7 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: found neither evaluations.jsonl nor task_*_seed*/metrics.jsonl")
     assert "Traceback" not in done.stderr
     write_rows(tmp_path, ())
-    with pytest.raises(ReportError, match="is a folder"):
+    with pytest.raises(ReportingError, match="is a folder"):
         write_report(collect([tmp_path]), tmp_path)
 
 

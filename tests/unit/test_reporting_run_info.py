@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlinf.reporting import run_info
+from rlinf.reporting import ReportingError, run_info
 from rlinf.reporting.run_info import RunInfo
 
 
@@ -26,7 +26,7 @@ def test_run_folders_of_the_wrong_shape_are_named(tmp_path: Path, text: str, mes
     if message is None:
         assert run_info.read(tmp_path) == RunInfo()
         return
-    with pytest.raises(run_info.RunInfoError, match=message) as caught:
+    with pytest.raises(ReportingError, match=message) as caught:
         run_info.read(tmp_path)
     assert str(tmp_path / "run.json") in str(caught.value)
 

@@ -19,8 +19,9 @@ from rlinf.cli.console import run_cli, user_message
 from rlinf.config import ConfigError, resolve_model
 from rlinf.config.places import check_readable, check_writable
 from rlinf.models.simple_cnn import CNNSettings, save_cnn
+from rlinf.reporting import ReportingError
 from rlinf.reporting.jsonlines import append_line, read_lines
-from rlinf.reporting.loggers import LoggerError, check_backends
+from rlinf.reporting.loggers import check_backends
 from tests.full_disk import largest_file
 
 NOBODY = 65534
@@ -209,7 +210,7 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_login_to_wandb_is_found(wandb: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     for _ in range(2):
-        with pytest.raises(LoggerError, match=r"`wandb login`, set WANDB_API_KEY, set WANDB_MODE=offline"):
+        with pytest.raises(ReportingError, match=r"`wandb login`, set WANDB_API_KEY, set WANDB_MODE=offline"):
             check_backends(["tensorboard", "wandb"])
         (wandb / ".netrc").write_text("machine github.com login me password x\n")
     monkeypatch.setenv(name, value)
@@ -227,5 +228,5 @@ def test_a_folder_of_wandbs_logs_is_not_its_package(tmp_path: Path, monkeypatch:
         pytest.skip("wandb is imported")
     (tmp_path / "wandb").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(LoggerError, match="pip install wandb"):
+    with pytest.raises(ReportingError, match="pip install wandb"):
         check_backends(["wandb"])

@@ -22,10 +22,6 @@ TENSOR = "logits_FTV"
 COMMAND = "bash examples/embodiment/compute_base_logits_embodiment.sh CONFIG_NAME"
 
 
-class StaleLogitsError(UserError):
-    """Stored logits are missing or belong to something else; the message says what differs and how to renew them."""
-
-
 def logits_identity(
     ref: DemonstrationRef, demo: Demonstration, bins_FT: Tensor, policy: ReplayablePolicy
 ) -> dict[str, str]:
@@ -57,27 +53,27 @@ def read_logits(ref: DemonstrationRef, identity: Mapping[str, str]) -> Tensor:
     """Stored logits (F, T, V), float32.
 
     Raises:
-        StaleLogitsError: there are none, or they were computed for something else; says what differs.
+        UserError: there are none, or they were computed for something else; says what differs.
     """
     path = logits_path(ref)
     require_logits(ref)
     differing = _differences(identity, _stored(path))
     if differing:
-        raise StaleLogitsError(
+        raise UserError(
             f"the base-model logits in {path} do not belong to this run:\n  " + "\n  ".join(differing) + "\n"
             f"Compute them again with {COMMAND}, or use method.replay.cached_logits=false"
         )
     with safe_open(path, framework="pt") as file:
         logits_FTV: Tensor = file.get_tensor(TENSOR)
     if len(logits_FTV) != ref.num_steps:
-        raise StaleLogitsError(f"{path} has logits of {len(logits_FTV)} frames, the demonstration {ref.num_steps}")
+        raise UserError(f"{path} has logits of {len(logits_FTV)} frames, the demonstration {ref.num_steps}")
     return logits_FTV
 
 
 def require_logits(ref: DemonstrationRef) -> None:
-    """Raise ``StaleLogitsError`` where no logits of a demonstration are stored."""
+    """Raise ``UserError`` where no logits of a demonstration are stored."""
     if not logits_path(ref).is_file():
-        raise StaleLogitsError(
+        raise UserError(
             f"method.replay.cached_logits=true, but there are no base-model logits in {logits_path(ref)}: compute them "
             f"with {COMMAND}, or use method.replay.cached_logits=false"
         )

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from libero_runtime.suites import standard_suite
+from rlinf.config.errors import UserError
 from rlinf.config.overrides import Value
 from rlinf.custom.sequence.lineage import Lineage
-from rlinf.custom.sequence.locations import SequenceError, Workspace, find_run, find_weights
+from rlinf.custom.sequence.locations import Workspace, find_run, find_weights
 from rlinf.custom.sequence.recipe import DEFAULT_SEED, EVALUATE_SCRIPT, Recipe, Step
 from rlinf.run_layout import BASE_ROW, checkpoint_of, checkpoints, has_weights
 
@@ -68,7 +69,7 @@ def find_earlier(paths: Sequence[str], workspace: Workspace) -> tuple[str, ...]:
     found = [workspace.find(path) for path in paths]
     for path in found:
         if not has_weights(path):
-            raise SequenceError(f"the checkpoint needs the adapter in {workspace.show(path)}, which is missing")
+            raise UserError(f"the checkpoint needs the adapter in {workspace.show(path)}, which is missing")
     return tuple(workspace.show(path) for path in found)
 
 
@@ -83,7 +84,7 @@ def _checkpoint_at(
     if wanted in found:
         return found[wanted].actor, ()
     if step is not None:
-        raise SequenceError(
+        raise UserError(
             f"{workspace.show(folder)} has no checkpoint of step {step}; there are {', '.join(map(str, found))}"
         )
     newest = found[max(found)]

@@ -9,10 +9,6 @@ from rlinf.config.errors import UserError
 from rlinf.run_layout import ADAPTER_FILES, CHECKPOINTS, RUN_FILE, WHOLE_FILES, checkpoints, has_weights
 
 
-class SequenceError(UserError):
-    """A task, seed, folder or checkpoint that cannot be used as given."""
-
-
 @dataclass(frozen=True)
 class Workspace:
     """Where relative paths lie: in the repository, else where the command was called."""
@@ -39,14 +35,14 @@ def find_weights(folder: Path, *, given: str) -> Path:
     ``given`` is the user's own text, for the message.
     """
     if not folder.exists():
-        raise SequenceError(f"the checkpoint {given!r} does not exist (looked for {folder})")
+        raise UserError(f"the checkpoint {given!r} does not exist (looked for {folder})")
     for actor in (folder, folder / "actor"):
         if has_weights(actor):
             return actor
     run = folder.parent if folder.name == CHECKPOINTS else folder
     if found := checkpoints(run):
         return found[-1].actor
-    raise SequenceError(
+    raise UserError(
         f"no checkpoint in {given!r}: expected {' and '.join(ADAPTER_FILES)}, or {' and '.join(WHOLE_FILES)}, in it, "
         f"in its folder actor/, or in checkpoints/global_step_<n>/actor/ below it (looked in {folder})"
     )
@@ -61,7 +57,7 @@ def find_run(text: str, *, workspace: Workspace) -> Path:
     if len(seeds) == 1:
         return seeds[0]
     hint = f"; there are {', '.join(workspace.show(path) for path in seeds)}" if seeds else ""
-    raise SequenceError(
+    raise UserError(
         f"LOCATION={text!r} does not exist (looked for {folder}){hint}. Give a task folder such as "
         f"logs/sequential/task_0_seed1234, or `base` for the base model"
     )

@@ -7,11 +7,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rlinf.config.errors import UserError
 from rlinf.config.overrides import Value, override
 from rlinf.config.schema import with_settings
 from rlinf.custom.sequence.evaluation import evaluate_base, find_earlier
 from rlinf.custom.sequence.lineage import Lineage
-from rlinf.custom.sequence.locations import SequenceError, Workspace, find_weights, recorded_start
+from rlinf.custom.sequence.locations import Workspace, find_weights, recorded_start
 from rlinf.custom.sequence.recipe import TRAIN_SCRIPT, Recipe, Step
 from rlinf.reporting.ledger import EvaluationRecord, not_evaluated
 from rlinf.run_layout import (
@@ -133,7 +134,7 @@ class _Planner:
         """The adapters of all tasks that a sequence with one per task has learnt, of which the last one is given."""
         lineage = Lineage.load(adapter)
         if lineage is None or lineage.experts is None:
-            raise SequenceError(
+            raise UserError(
                 f"{self.workspace.show(adapter)} is no adapter for a task of its own: give the last checkpoint of a "
                 f"sequence of method={self.recipe.config.method.name}, or none to start with the base model"
             )
@@ -150,7 +151,7 @@ class _Planner:
         for task_id in range(first, wanted):
             actor = self.result((task_id,)).actor
             if not has_weights(actor):
-                raise SequenceError(
+                raise UserError(
                     f"task {wanted} needs the adapters of the tasks before it, and that of task {task_id} is missing: "
                     f"{self.workspace.show(actor)}\n"
                     f'Train them first, with TASK_ID_OR_RANGE="{first},{wanted}"'
@@ -195,14 +196,14 @@ class _Planner:
         """What is left to train, in words.
 
         Raises:
-            SequenceError: the stage was trained beyond the epochs asked for, and has no checkpoint of them.
+            UserError: the stage was trained beyond the epochs asked for, and has no checkpoint of them.
         """
         folder, steps = self.folder(stage), [one.step for one in checkpoints(self.folder(stage))]
         if self.max_epochs in steps:
             return []
         newest = max(steps, default=0)
         if newest > self.max_epochs:
-            raise SequenceError(
+            raise UserError(
                 f"{self.workspace.show(folder)} was trained to epoch {newest} and has no checkpoint of epoch "
                 f"{self.max_epochs}, which is asked for; give {newest} as MAX_EPOCH, or another runner.logger.log_root"
             )
@@ -212,7 +213,7 @@ class _Planner:
         """A stage goes on only from what it began with: another epoch of the task before it is another sequence.
 
         Raises:
-            SequenceError: says which epochs, and what can be done instead.
+            UserError: says which epochs, and what can be done instead.
         """
         folder, show = self.folder(stage), self.workspace.show
         if not checkpoints(folder):
@@ -229,7 +230,7 @@ class _Planner:
                     f"  MAX_EPOCH {old.step} (runner.max_epochs={old.step} where a launcher has no such argument)\n"
                     "      to continue the sequence as it is"
                 )
-            raise SequenceError(
+            raise UserError(
                 f"{_title(stage)} began with epoch {old.step} of {new.run_folder.name} and would now continue from "
                 f"epoch {new.step} of it; what {show(folder)} holds did not come from that. Nothing was started. "
                 f"Give one of these:\n{keep}\n"

@@ -5,8 +5,8 @@
 shows; ``export`` writes LaTeX and CSV.
 """
 
-from rlinf.reporting.report.collect import ReportError, collect
+from rlinf.reporting.report.collect import collect
 from rlinf.reporting.report.export import csv_table, latex
 from rlinf.reporting.report.page import write_report
 
-__all__ = ["ReportError", "collect", "csv_table", "latex", "write_report"]
+__all__ = ["collect", "csv_table", "latex", "write_report"]

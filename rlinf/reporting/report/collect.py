@@ -4,20 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rlinf.reporting import diagnoses, ledger, run_info
+from rlinf.reporting import ReportingError, diagnoses, ledger, run_info
 from rlinf.reporting.diagnoses import Diagnosis
-from rlinf.reporting.ledger import EvaluationRecord, LedgerError
+from rlinf.reporting.ledger import EvaluationRecord
 from rlinf.reporting.loggers import read_metrics
-from rlinf.reporting.metrics import MetricsError, SuccessMatrix
+from rlinf.reporting.metrics import SuccessMatrix
 from rlinf.reporting.report.names import method_name, suite_name
 from rlinf.reporting.run_info import RunInfo
 from rlinf.run_layout import DIAGNOSTICS_FILE, LEDGER_FILE, METRICS_FILE, RUN_FILE, step_of, tasks_and_seed
 
 VIDEO_TYPES = {".webp": "image/webp", ".gif": "image/gif", ".webm": "video/webm", ".mp4": "video/mp4"}
-
-
-class ReportError(ValueError):
-    """Nothing to report on, or a place that no report can be written to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +96,7 @@ def collect(folders: Sequence[Path]) -> list[Experiment]:
     """All experiments below the folders, ordered by method, suite and seed."""
     for folder in folders:
         if not folder.is_dir():
-            raise ReportError(f"{folder} is no folder; give folders of results such as logs/quickstart")
+            raise ReportingError(f"{folder} is no folder; give folders of results such as logs/quickstart")
     ledgers = _find(folders, LEDGER_FILE)
     runs = _training_runs(folders)
     experiments = []
@@ -115,7 +111,7 @@ def collect(folders: Sequence[Path]) -> list[Experiment]:
             orphans.setdefault((run.folder.parent, run.seed), []).append(run)
     experiments += [_without_ledger(folder, seed, group) for (folder, seed), group in orphans.items()]
     if not experiments:
-        raise ReportError(
+        raise ReportingError(
             f"found neither {LEDGER_FILE} nor task_*_seed*/{METRICS_FILE} below "
             f"{', '.join(map(str, folders))}: run an experiment first, or give its log folder"
         )
@@ -211,7 +207,7 @@ def _diagnoses(path: Path, rows: Sequence[EvaluationRecord]) -> tuple[Diagnosis,
 def _matrix(records: Sequence[EvaluationRecord]) -> tuple[SuccessMatrix | None, str]:
     try:
         return ledger.success_matrix(records), ""
-    except (LedgerError, MetricsError) as error:
+    except ReportingError as error:
         return None, str(error)
 
 

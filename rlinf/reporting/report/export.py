@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from libero_runtime.files import write_whole
-from rlinf.reporting.report.collect import Experiment, ReportError
+from rlinf.reporting import ReportingError
+from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import COLUMNS, further_suites, stage_columns
 from rlinf.reporting.report.compare import LEFT_OUT, Cell, Comparison, MethodRuns, comparisons, left_out
 from rlinf.reporting.report.names import method_name
@@ -150,13 +151,13 @@ def _join(numbers: Sequence[int]) -> str:
 def _comparisons(experiments: Sequence[Experiment]) -> list[Comparison]:
     if not (groups := comparisons(experiments)):
         problems = "; ".join(f"{one.folder}: {one.matrix_problem}" for one in experiments)
-        raise ReportError(f"there is no success matrix to make a table of ({problems})")
+        raise ReportingError(f"there is no success matrix to make a table of ({problems})")
     return groups
 
 
 def write_text(path: Path, text: str, *, option: str) -> Path:
     """Write a file, whole or not at all."""
     if path.is_dir():
-        raise ReportError(f"{path} is a folder; {option} takes the name of a file")
+        raise ReportingError(f"{path} is a folder; {option} takes the name of a file")
     write_whole(path, text)
     return path
