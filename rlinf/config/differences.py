@@ -1,7 +1,7 @@
 """Whether two runs have the same settings, as far as their results depend on them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,6 @@ _NUM_PARTS = {  # folders may be moved together: how much of a path's end must a
 }
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A key with the values of two runs."""
-
-    key: str
-    old: object
-    new: object
-
-
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested configuration by dotted key."""
     pairs: dict[str, Any] = {}
@@ -56,22 +47,24 @@ def scope_of(key: str) -> str:
     return next((scope for marked, scope in _marks().items() if f"{key}.".startswith(f"{marked}.")), "")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, beside: bool = False) -> list[Difference]:
-    """Keys of which two configurations have different values. A key that the old one does not know had its default
-    then; keys that only the old one knows are left out.
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, beside: bool = False
+) -> dict[str, tuple[object, object]]:
+    """Keys of which two configurations have different values, and these. A key that the old one does not know had its
+    default then; keys that only the old one knows are left out.
 
     beside: compare two runs of one experiment, which have tasks and seeds of their own.
     """
     scopes = ("free", "own") if beside else ("free",)
-    old_values, new_values = {**_defaults(), **flat(old)}, flat(new)
-    return [
-        Difference(key, old_values[key], value)
-        for key, value in new_values.items()
+    old_values = {**_defaults(), **flat(old)}
+    return {
+        key: (old_values[key], value)
+        for key, value in flat(new).items()
         if key in old_values
         and not (key in AS_TRAINED and value is None)
         and scope_of(key) not in scopes
         and _comparable(key, old_values[key]) != _comparable(key, value)
-    ]
+    }
 
 
 def refuse_other_settings(folder: Path, config: Config) -> None:
@@ -86,7 +79,7 @@ def refuse_other_settings(folder: Path, config: Config) -> None:
             continue
         found = differences(recorded(other), new, beside=other != folder)
         if found:
-            lines = "\n".join(f"  {one.key}: {one.old} there, {one.new} now" for one in found)
+            lines = "\n".join(f"  {key}: {there} there, {now} now" for key, (there, now) in found.items())
             raise ConfigError(
                 f"{other} was trained with other settings, and results of one folder must be comparable:\n{lines}\n"
                 "Give the same settings to continue, or keep these apart with runner.logger.log_root=FOLDER"

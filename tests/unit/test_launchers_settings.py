@@ -117,25 +117,24 @@ def test_moved_folders_and_new_keys_are_no_difference() -> None:
     key = "lora_path"
     old = {"actor": {"model": {key: "logs/a/task_0_seed1/checkpoints/global_step_3/actor"}}}
     new = {"actor": {"model": {key: "/copy/a/task_0_seed1/checkpoints/global_step_3/actor", "added_later": 1}}}
-    assert differences(old, new) == []
+    assert differences(old, new) == {}
     new["actor"]["model"][key] = "/copy/a/task_0_seed1/checkpoints/global_step_4/actor"
-    assert [one.key for one in differences(old, new)] == ["actor.model.lora_path"]
+    assert list(differences(old, new)) == ["actor.model.lora_path"]
 
 
 def test_a_key_that_is_newer_than_a_run_had_its_default_then() -> None:
     old = {"actor": {"model": {"lora_rank": 4}}}
     new = {"actor": {"model": {"lora_rank": 4, "picture_path": "rl"}}}
-    assert differences(old, new) == []
+    assert differences(old, new) == {}
     new["actor"]["model"]["picture_path"] = "oft"
-    (found,) = differences(old, new)
-    assert (found.key, found.old, found.new) == ("actor.model.picture_path", "rl", "oft")
+    assert differences(old, new) == {"actor.model.picture_path": ("rl", "oft")}
 
 
 @pytest.mark.parametrize("key", ["picture_path", "unnorm_key"])
 def test_what_follows_the_policys_training_is_compared_when_that_is_known(key: str) -> None:
     """The launcher does not read it; the training itself does, and compares again."""
     old = {"actor": {"model": {key: "taken over"}}}
-    assert differences(old, {"actor": {"model": {key: None}}}) == []
+    assert differences(old, {"actor": {"model": {key: None}}}) == {}
     assert differences(old, {"actor": {"model": {key: "another"}}})
 
 

@@ -140,7 +140,7 @@ def test_seeds_that_the_launcher_takes_for_one_experiment_are_one_row(tmp_path: 
     (experiment, *_) = collect([write_study(tmp_path, methods=("ewc",), seeds=(1, 2), num_tasks=2)])
     assert experiment.info is not None
     for key in flat(asdict(Config())):
-        is_free = differences(nested(key, "a"), nested(key, "b"), beside=True) == []
+        is_free = differences(nested(key, "a"), nested(key, "b"), beside=True) == {}
         info = replace(experiment.info, config={key: "a"})
         is_ignored = results_settings(replace(experiment, info=info)) == {}
         assert is_ignored == (is_free or key in ("method.name", "method.label")), key
