@@ -3,9 +3,9 @@
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
 
@@ -277,12 +277,24 @@ class SizeOptions:
         )
 
 
+_TITLES = {  # of the groups of options, by the fields of ``FinetuneOptions``
+    "data": "demonstrations",
+    "run": None,
+    "training": "training",
+    "model": "computation and validation",
+    "targets": "targets",
+    "lora": "low-rank adapter (default: all weights are trained)",
+    "augmentation": "augmentation (half-widths; with --pictures oft_random_crop the OFT repository's)",
+    "sizes": "sizes of --init small",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions:
     """One training. ``given``: names of the options that stand in the command line."""
 
-    run: RunOptions
     data: DataOptions
+    run: RunOptions
     training: TrainConfig
     model: ModelOptions
     targets: TargetOptions
@@ -299,29 +311,19 @@ class FinetuneOptions:
         Raises:
             ValueError: one is out of its range, does not fit another, or would have no effect.
         """
-        run = build(RunOptions, given)
-        on_gpu = run.device.startswith("cuda")
-        options = cls(
-            run=run,
-            data=build(DataOptions, given),
-            training=build(TrainConfig, {"bf16": on_gpu, "compile": on_gpu, **given}),
-            model=build(ModelOptions, given),
-            targets=build(TargetOptions, given),
-            lora=build(LoraOptions, given),
-            augmentation=build(AugmentationOptions, given),
-            sizes=build(SizeOptions, given),
-            given=frozenset(given),
-            command=command,
-        )
+        on_gpu = build(RunOptions, given).device.startswith("cuda")
+        kinds, values = get_type_hints(cls), {"bf16": on_gpu, "compile": on_gpu, **given}
+        groups: dict[str, Any] = {name: build(kinds[name], values) for name in _TITLES}
+        options = cls(**groups, given=frozenset(given), command=command)
         options._refuse_ignored()
-        if options.lora.rank is not None and run.init == SMALL:
+        if options.lora.rank is not None and options.run.init == SMALL:
             raise ValueError("--lora-rank needs a base that is stored: give --init CHECKPOINT")
         augment = options.augmentation.config(options.data.pictures)
         return replace(options, training=replace(options.training, augment=augment))
 
     def settings(self) -> dict[str, object]:
         """What must be the same when an interrupted training goes on, by the names of the options."""
-        groups = [getattr(self, part.name) for part in fields(self) if part.name not in ("given", "command")]
+        groups = [getattr(self, name) for name in _TITLES]
         values = {
             f"--{name}": getattr(group, option.name)
             for group in groups
@@ -360,16 +362,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    groups: tuple[tuple[type, str | None], ...] = (
-        (DataOptions, "demonstrations"),
-        (RunOptions, None),
-        (TrainConfig, "training"),
-        (ModelOptions, "computation and validation"),
-        (TargetOptions, "targets"),
-        (LoraOptions, "low-rank adapter (default: all weights are trained)"),
-        (AugmentationOptions, "augmentation (half-widths; with --pictures oft_random_crop the OFT repository's)"),
-        (SizeOptions, "sizes of --init small"),
-    )
-    for kind, title in groups:
-        add_options(arguments, kind, title)
+    for name, title in _TITLES.items():
+        add_options(arguments, get_type_hints(FinetuneOptions)[name], title)
     return arguments
