@@ -132,12 +132,8 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
             ("Last evaluated", last.time[:16].replace("T", " ") + " UTC"),
         ]
     if experiment.info is not None and experiment.info.hardware:
-        hardware = experiment.info.hardware
-        cores, gpus = hardware.get("cores") or hardware.get("cpus") or "?", hardware.get("gpus", "none")
-        if gpus in ("none", "0", ""):
-            facts.append(("Hardware", f"{cores} CPU cores, no GPU"))
-        else:
-            facts.append(("Hardware", f"{gpus}{' GPU(s)' if gpus.isdigit() else ''}, {cores} CPU cores"))
+        cores, gpus = (experiment.info.hardware.get(name, "none") for name in ("cores", "gpus"))
+        facts.append(("Hardware", f"{cores} CPU cores, no GPU" if gpus == "none" else f"{gpus}, {cores} CPU cores"))
     if experiment.info is not None and experiment.info.config_name:
         facts.append(("Config", experiment.info.config_name))
     return facts
