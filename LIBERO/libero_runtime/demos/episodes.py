@@ -71,7 +71,6 @@ class Attempt:
 
     success: bool
     num_steps: int
-    num_grasps: int
 
 
 def try_episode(
@@ -116,7 +115,7 @@ def play(
             watch(wanted if options.record == "expert" else executed)
         success = scene.step(executed)
         num_steps += 1
-    return Attempt(success=success, num_steps=num_steps, num_grasps=expert.num_grasps)
+    return Attempt(success, num_steps)
 
 
 def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Demonstration:

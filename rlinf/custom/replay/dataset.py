@@ -20,7 +20,7 @@ from libero_runtime.render.cameras import demonstrated_name
 from libero_runtime.suites import STANDARD_SUITES, TaskSpec, load_suite
 from openvla_oft.data import hdf5, reader, rlds
 from openvla_oft.data.dataset import chunk_actions
-from openvla_oft.data.demonstration import Demo, DemoInfo, ReadOptions
+from openvla_oft.data.demonstration import PROPRIO_DIM, Demo, DemoInfo, ReadOptions
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ReplayConfig
@@ -28,8 +28,6 @@ from rlinf.data import Observation
 from rlinf.models import PolicyInputs, ReplayablePolicy
 
 log = logging.getLogger(__name__)
-
-PROPRIO_DIM = 8
 
 
 Demonstration = Demo
