@@ -89,14 +89,14 @@ ROWS = {
     "full": Row(
         "Full weights",
         "sequential",
-        ("actor.model.is_lora=false", "actor.optim.lr=1e-4", "method.label=full"),
+        ("actor.model.is_lora=false", "actor.optim.lr=3e-5", "method.label=full"),
     ),
     "scratch": Row("No pretraining", "sequential", ("method.label=scratch",), needs="scratch"),
     "full_scratch": Row(
         "Full weights, no pretraining",
         "sequential",
         (
-            "actor.model.is_lora=false", "actor.optim.lr=1e-4", "method.label=full_scratch",
+            "actor.model.is_lora=false", "actor.optim.lr=3e-5", "method.label=full_scratch",
         ),
         needs="scratch",
     ),
@@ -117,7 +117,7 @@ EPOCHS = 5
 SEARCHED = {
     "sequential": ("3e-4", "1e-3", "3e-3"),
     "sft": ("1e-4", "3e-4", "1e-3"),
-    "full": ("3e-5", "1e-4", "3e-4"),
+    "full": ("1e-5", "3e-5", "1e-4"),
 }
 """Learning rates that are tried for rows whose training is of another kind each."""
 TINY_PROTOCOL = (

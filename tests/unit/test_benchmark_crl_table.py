@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from argparse import Namespace
 
 import numpy as np
 import pytest
 
 from benchmarks import crl_table
 from benchmarks.crl_after import LastPolicy, evaluation
+from benchmarks.crl_cells import CELL, Cell, keep, run_cells
 from benchmarks.crl_rows import ROWS, SEARCHED, SUITES, command
 from rlinf.cli import run_sequence
 from rlinf.cli.launcher import read_arguments
@@ -59,9 +59,9 @@ def test_cells_that_are_done_are_skipped_and_shown(tmp_path, capsys):
         for seed in (0, 1):
             logs = write_study(tmp_path / f"{row}{seed}", methods=(row,), seeds=(seed,))
             folder = tmp_path / "out" / "libero_spatial" / row / f"seed{seed}"
-            cell = crl_table.Cell(row, seed, ("bash", "launcher.sh"), logs, folder)
-            crl_table.keep(cell, 12.3, commit="abc")
-            about = json.loads((folder / crl_table.CELL).read_text())
+            cell = Cell(row, seed, ("bash", "launcher.sh"), logs, folder)
+            keep(cell, 12.3, commit="abc")
+            about = json.loads((folder / CELL).read_text())
             assert (about["seconds"], about["commit"], about["command"]) == (12, "abc", "bash launcher.sh")
             assert not list(folder.rglob("*.safetensors"))
     given = ["libero_spatial", "--rows", "sequential,ewc,er", "--seeds", "0,1"]
@@ -85,7 +85,7 @@ def test_a_search_is_of_one_task_with_each_learning_rate(tmp_path, capsys):
     for rate in SEARCHED["full"]:
         logs = write_study(tmp_path / rate, methods=("sequential",), seeds=(0,))
         folder = tmp_path / "out" / SPATIAL / "search" / f"full_lr_{rate}" / "seed0"
-        crl_table.keep(crl_table.Cell("full", 0, ("bash",), logs, folder, learning_rate=rate), 1.0, commit="abc")
+        keep(Cell("full", 0, ("bash",), logs, folder, learning_rate=rate), 1.0, commit="abc")
     given = [SPATIAL, "--search", "--rows", "full,ewc", "--seeds", "0", "--out", str(tmp_path / "out")]
     assert crl_table.main([*given, "--work", str(tmp_path / "work")]) == 0, "nothing is left to run"
     lines = capsys.readouterr().out.splitlines()
@@ -97,10 +97,10 @@ def test_a_search_is_of_one_task_with_each_learning_rate(tmp_path, capsys):
 def test_cells_at_the_same_time_share_the_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     words = ("bash", "-c", "echo sees $CUDA_VISIBLE_DEVICES; sleep 1")
-    cells = [crl_table.Cell("ewc", seed, words, tmp_path / f"{seed}", tmp_path / "out" / f"{seed}") for seed in (0, 1)]
+    cells = [Cell("ewc", seed, words, tmp_path / f"{seed}", tmp_path / "out" / f"{seed}") for seed in (0, 1)]
     for cell in cells:
         write_study(cell.logs, methods=("ewc",), seeds=(cell.seed,))
-    assert crl_table.run_cells(cells, Namespace(minutes=None, jobs=2, commit="abc"))
+    assert run_cells(cells, minutes=None, jobs=2, commit="abc")
     assert [(cell.logs / "launcher.log").read_text() for cell in cells] == ["sees 3\n", "sees 5\n"]
 
 
@@ -157,8 +157,8 @@ def test_suites_of_libero_pro_are_columns_where_any_row_was_evaluated_there(tmp_
         if row == "ewc":
             write_further(logs / row / LEDGER_FILE, "swap", rate=0.3)
             write_further(logs / row / LEDGER_FILE, "lan", rate=0.7)
-        cells.append(crl_table.Cell(row, 1, ("bash",), logs, tmp_path / "out" / row / "seed1"))
-        crl_table.keep(cells[-1], 1.0, commit="abc")
+        cells.append(Cell(row, 1, ("bash",), logs, tmp_path / "out" / row / "seed1"))
+        keep(cells[-1], 1.0, commit="abc")
     head, _, without, with_both = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in crl_table.table(SPATIAL, cells).splitlines()[2:]
     ]
@@ -177,18 +177,16 @@ def test_what_training_changed_is_found_out_and_kept_with_a_cell(small_policy, t
     for learnt in ((), (2,)):
         checkpoint = "task_2_seed7/global_step_3" if learnt else "base"
         write_record(logs / "sequential", "sequential", 7, learnt, np.full(10, 0.5), checkpoint=checkpoint)
-    cell = crl_table.Cell(
-        "sequential", 7, ("true",), logs, tmp_path / "out" / "seed7", SPATIAL, demonstrations=demonstrations
-    )
-    assert crl_table.run_cells([cell], Namespace(minutes=None, jobs=1, commit="abc")), capsys.readouterr().out
+    cell = Cell("sequential", 7, ("true",), logs, tmp_path / "out" / "seed7", SPATIAL, demonstrations=demonstrations)
+    assert run_cells([cell], minutes=None, jobs=1, commit="abc"), capsys.readouterr().out
     (kept,) = read(cell.out / "sequential" / DIAGNOSTICS_FILE)
     assert sorted(kept.kl) == sorted(kept.fisher_energy) == list(range(10))
-    assert json.loads((cell.out / crl_table.CELL).read_text())["command"] == "true"
+    assert json.loads((cell.out / CELL).read_text())["command"] == "true"
     assert cell.after() is None
 
     (logs / "sequential" / DIAGNOSTICS_FILE).unlink()
     (logs / "sequential" / "task_2_seed7" / "config.yaml").unlink()
     other = dataclasses.replace(cell, out=tmp_path / "out" / "other")
-    assert not crl_table.run_cells([other], Namespace(minutes=None, jobs=1, commit="abc"))
+    assert not run_cells([other], minutes=None, jobs=1, commit="abc")
     assert "sequential seed 7: failed with exit code 2" in capsys.readouterr().out
     assert not other.out.exists()
