@@ -10,7 +10,7 @@ from rlinf.config.schema import AlgorithmConfig, ModelConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod
 from rlinf.data import EpisodePlan, EpisodeResult, RolloutBatch
 from rlinf.engines.learner import PolicyLearner
-from rlinf.models import Policy, PolicySource, load_policy
+from rlinf.models import Policy, PolicyInputs, PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
 from transformers_openvla_oft import OpenVLAConfig, SmallSizes, TowerSizes, create_small_checkpoint
 from transformers_openvla_oft.small import DINOV2, SIGLIP
@@ -122,3 +122,13 @@ def make_rollouts(
         episodes=episodes,
         values_S=np.zeros(count, np.float32) if critic else None,
     )
+
+
+def success_margin(policy: Policy, rollouts: RolloutBatch) -> float:
+    """How much more likely, in log-probability, the policy does what succeeded than what did not."""
+    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
+    with torch.no_grad():
+        scored = policy.evaluate_actions(inputs, torch.from_numpy(rollouts.bins_SCA), temperature=1.6)
+    logprobs_S = scored.logprobs_BCA.mean((1, 2))
+    won_S = torch.tensor([rollouts.episodes[episode].success_once for episode in rollouts.episode_S])
+    return float(logprobs_S[won_S].mean() - logprobs_S[~won_S].mean())

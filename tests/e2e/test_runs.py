@@ -13,17 +13,20 @@ import pytest
 import ray
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks import chaos
-from rlinf.cli import evaluate, run_sequence, steps
+from rlinf.cli import evaluate, run_sequence, steps, train
 from rlinf.cli.launcher import read_arguments
-from rlinf.config import load_config
+from rlinf.config import ConfigError, load_config
 from rlinf.custom.sequence.locations import Workspace
+from rlinf.envs.vector_env import VIDEO_STRIDE
 from rlinf.models import PolicySource
 from rlinf.reporting import ledger
 from rlinf.reporting.jsonlines import read_lines
 from rlinf.run_layout import TRAINING_STATE
+from rlinf.scheduler.cluster import Cluster
 from rlinf.workers.session import Session
 from tests.launchers import REPOSITORY, SEED, SMALL, TINY, command, launch, of_model
 from tests.processes import wait_until
@@ -34,6 +37,7 @@ from tests.unit.replay_demos import write_hdf5
 from tests.unit.sft_runs import run as finetune
 
 pytestmark = pytest.mark.slow
+RANDOM = "crl_experiment/libero_spatial_random_action_eval"
 CNN = "crl_experiment/libero_spatial_grpo_simple_cnn"
 SHARED = ("env.eval_task_ids=[0,1]", "cluster.object_store_gb=0.7")  # what a cluster is started for
 LEARNING = (*SHARED, "actor.optim.lr=0.1", "algorithm.entropy_bonus=1.0")  # random weights never succeed
@@ -46,10 +50,21 @@ def session():
 
 
 @pytest.fixture
-def carry_out(session, monkeypatch):
+def shared_cluster(session, monkeypatch):
+    """An evaluation takes the cluster of the test before, if there is one."""
+
+    def cluster(*, object_store_gb: float):
+        if session._cluster is None:
+            session._cluster = session.enter_context(Cluster(object_store_gb=object_store_gb))
+        return nullcontext(session._cluster)
+
+    monkeypatch.setattr(evaluate, "Cluster", cluster)
+
+
+@pytest.fixture
+def carry_out(session, shared_cluster, monkeypatch):
     """Does what a launcher does, with the cluster and the workers of the test before, where they fit."""
     monkeypatch.setattr(steps, "Session", lambda: nullcontext(session))
-    monkeypatch.setattr(evaluate, "Cluster", lambda **_: nullcontext(session._cluster))
     monkeypatch.setattr(
         evaluate, "start_workers", lambda config, *_, source, **__: session.learning_workers(config, source)
     )
@@ -227,6 +242,33 @@ def test_a_cnn_is_trained_and_evaluated(tmp_path, carry_out):
     assert json.loads((folder / "run.json").read_text())["config_name"] == CNN
     carry_out("eval_embodiment.sh", str(folder), "1", f"{CNN}_eval", *SHARED, model=model, logs=tmp_path)
     assert [record.row for record in records_of(tmp_path / "simple_cnn")] == 2 * ["task_0"]
+
+
+def test_random_actions_are_evaluated_and_recorded_as_such_on_other_goals_too(tmp_path, shared_cluster, capsys):
+    words = [*SMALL, f"runner.logger.log_root={tmp_path}", "env.eval_suites=[libero_spatial_task]", SHARED[0]]
+    # Two films, of episodes that one simulator plays side by side.
+    assert evaluate.main(["--config-name", RANDOM, *words, "env.video_episodes=2"]) == 0
+    text = capsys.readouterr().out
+    for name in ("eval/env_info/task_0_success", "eval/libero_spatial_task/task_0_success_total"):
+        assert f"'{name}'" in text
+    own, other = records_of(tmp_path / "random_action")
+    assert (own.suite, own.learnt_suite, own.is_further) == ("libero_spatial", "", False)
+    assert (other.suite, other.learnt_suite) == ("libero_spatial_task", "libero_spatial")
+    for record in (own, other):
+        assert (record.method, record.row, record.checkpoint) == ("random_action", "base", "random actions")
+        assert record.episodes == {0: 1, 1: 1}
+        assert record.mean_episode_len == 16
+    names = {path.name for path in tmp_path.rglob("*.webp")}
+    assert names >= {"evaluation_task_0_init_0.webp", "evaluation_task_1_init_0.webp"}
+    for path in tmp_path.rglob("*.webp"):
+        with Image.open(path) as video:
+            assert video.n_frames == 16 // VIDEO_STRIDE
+
+
+def test_random_actions_are_not_trained(tmp_path):
+    with pytest.raises(ConfigError, match="learns nothing"):
+        train.main(["--config-name", RANDOM, f"runner.logger.log_root={tmp_path}"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_rollouts_and_replay_see_what_a_policy_was_trained_on(small_policy, tmp_path, carry_out, capsys, caplog):

@@ -1,7 +1,9 @@
 """Policy, adapter and updates in one process, with and without a value head."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +19,17 @@ from rlinf.data import JoinedFrames, Observation
 from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner, minibatches, rank_share
-from rlinf.models import PolicyInputs
+from rlinf.models import Policy, PolicyInputs
 from rlinf.run_layout import checkpoints, prune, publish, start_writing
-from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy
+from tests.simple_cnn import read_cnn, write_cnn
+from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy, success_margin
 from transformers_openvla_oft import CheckpointError
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", [AlgorithmConfig(), PPO], ids=["grpo", "ppo"])
 
 
-def _learner(checkpoint, algorithm=None, *, method=None, lora_path=None, micro_batch=8) -> PolicyLearner:
-    policy = read_policy(checkpoint, lora_path=lora_path, critic=algorithm is PPO)
+def _learner(checkpoint, algorithm=None, *, method=None, micro_batch=8) -> PolicyLearner:
+    policy = read_policy(checkpoint, critic=algorithm is PPO)
     return make_learner(policy, method, algorithm=algorithm, micro_batch=micro_batch)
 
 
@@ -49,15 +52,23 @@ def _observation(count: int) -> Observation:
     return Observation(images, np.zeros((count, 8), np.float32), (LANGUAGE,) * count)
 
 
-def test_actions_depend_on_their_random_numbers_and_not_on_the_batch(small_policy):
-    policy = read_policy(small_policy)
+@pytest.fixture(params=["openvla_oft", "simple_cnn"])
+def read(request, small_policy, tmp_path) -> Callable[..., Policy]:
+    """Reads a policy of a kind, with trained weights if they are given."""
+    if request.param == "simple_cnn":
+        return partial(read_cnn, write_cnn(tmp_path / "cnn"))
+    return lambda *, weights=None, critic=False: read_policy(small_policy, lora_path=weights, critic=critic)
+
+
+def test_actions_depend_on_their_random_numbers_and_not_on_the_batch(read):
+    policy = read()
     uniforms = np.random.default_rng(1).random((3, 8, 7))
     inputs = policy.prepare(_observation(3))
     together = policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
     alone = policy.act(
         PolicyInputs(inputs.images_BNHWC[2:], inputs.languages[2:]), temperature=1.0, uniforms_BCA=uniforms[2:]
     )
-    assert together.bins_BCA.shape == (3, 8, 7)
+    assert together.bins_BCA.shape == together.env_actions_BCA.shape == (3, 8, 7)
     assert torch.equal(together.bins_BCA[2], alone.bins_BCA[0])
     assert np.abs(together.env_actions_BCA).max() <= 1
 
@@ -85,8 +96,8 @@ def test_greedy_is_the_limit_of_low_temperature(small_policy):
     assert torch.equal(greedy.bins_BCA, cold.bins_BCA)
 
 
-def test_log_probabilities_of_a_rollout_are_those_of_the_learner(small_policy):
-    policy = read_policy(small_policy)
+def test_log_probabilities_of_a_rollout_are_those_of_the_learner(read):
+    policy = read()
     inputs = policy.prepare(_observation(4))
     output = policy.act(inputs, temperature=1.6, uniforms_BCA=np.random.default_rng(4).random((4, 8, 7)))
     again = policy.evaluate_actions(inputs, output.bins_BCA, temperature=1.6)
@@ -164,21 +175,11 @@ def test_an_update_does_not_depend_on_where_images_lie(small_policy):
 
 
 def test_update_raises_the_probability_of_what_succeeded(small_policy):
-    learner = _learner(small_policy)
-    rollouts = make_rollouts()
-    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
-    bins = torch.from_numpy(rollouts.bins_SCA)
-
-    def margin() -> float:
-        with torch.no_grad():
-            logprobs = learner.policy.evaluate_actions(inputs, bins, temperature=1.6).logprobs_BCA.mean((1, 2))
-        won = torch.tensor([rollouts.episodes[e].success_once for e in rollouts.episode_S])
-        return float(logprobs[won].mean() - logprobs[~won].mean())
-
-    before = margin()
+    learner, rollouts = _learner(small_policy), make_rollouts()
+    before = success_margin(learner.policy, rollouts)
     for epoch in range(3):
         metrics = learner.update(rollouts, seed=epoch)
-    assert margin() > before + 1e-3
+    assert success_margin(learner.policy, rollouts) > before + 1e-3
     assert metrics["train/num_samples"] == 24
     assert metrics["train/num_steps"] == 2
     assert metrics["train/grad_norm"] > 0
@@ -286,13 +287,14 @@ def test_weights_travel_to_another_copy(small_policy, algorithm):
 
 
 @ALGORITHMS
-def test_resuming_equals_going_on(small_policy, tmp_path, algorithm):
-    rollouts, straight = make_rollouts(critic=algorithm is PPO), _learner(small_policy, algorithm)
+def test_resuming_equals_going_on(read, tmp_path, algorithm):
+    critic = algorithm is PPO
+    rollouts, straight = make_rollouts(critic=critic), make_learner(read(critic=critic), algorithm=algorithm)
     straight.update(rollouts, seed=0)
     saved = _save(straight, tmp_path)
     straight.update(rollouts, seed=1)
 
-    resumed = _learner(small_policy, algorithm, lora_path=saved)
+    resumed = make_learner(read(weights=saved, critic=critic), algorithm=algorithm)
     assert load_training_state(resumed, saved) == 1
     resumed.update(rollouts, seed=1)
     assert _same(_weights(straight), _weights(resumed))

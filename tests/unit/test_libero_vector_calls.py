@@ -34,18 +34,21 @@ def make_env(kind, on_failure):
     return LiberoVectorEnv(num_envs=3, image_size=32, num_threads=2 if kind == "threads" else 1, on_failure=on_failure)
 
 
-@pytest.fixture(scope="module", params=["alone", "threads", "processes"])
-def env(request):
-    env = make_env(request.param, "raise")
-    yield env
-    env.close()
-
-
 @pytest.fixture(scope="module")
 def processes():
     env = make_env("processes", "raise")
     yield env
     env.close()
+
+
+@pytest.fixture(scope="module", params=["alone", "threads", "processes"])
+def env(request):
+    if request.param == "processes":
+        yield request.getfixturevalue("processes")
+    else:
+        env = make_env(request.param, "raise")
+        yield env
+        env.close()
 
 
 def test_a_start_that_cannot_be_had_freezes_its_environment_alone(env, monkeypatch):

@@ -12,28 +12,22 @@ import torch
 from rlinf.config import ConfigError, load_config, resolve_model, validate
 from rlinf.config.errors import UserError
 from rlinf.config.schema import (
-    AlgorithmConfig,
     Config,
     LwFConfig,
     MethodConfig,
     ModelConfig,
-    OptimConfig,
     ReplayConfig,
 )
-from rlinf.custom.methods import ContinualMethod, TaskContext, make_method
+from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.replay.dataset import find_demonstrations
 from rlinf.data import Observation, RolloutBatch
 from rlinf.engines.checkpoint import save_actor
-from rlinf.engines.fsdp import gather_trainable
-from rlinf.engines.learner import PolicyLearner
 from rlinf.models import POLICIES, PolicyInputs, PolicySource, ReplayablePolicy, load_policy, policy_kind
-from rlinf.models.value_head import VALUE_HEAD_FILE
 from rlinf.workers.logits import LogitsPrecomputeWorker
-from tests.small_policy import LANGUAGE, make_rollouts, model_config, read_policy
+from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, model_config, read_policy, success_margin
 from tests.unit.replay_demos import SUITE, write_hdf5
 
 LANGUAGES = (LANGUAGE, "open the drawer", "turn on the stove")
-PPO = AlgorithmConfig(adv_type="gae", loss_type="ppo", filter_rewards=False, loss_aggregation="token")
 
 
 @pytest.fixture
@@ -63,18 +57,6 @@ def _inputs(policy, count=3) -> PolicyInputs:
 
 def _uniforms(count=3):
     return np.random.default_rng(1).random((count, 1, 7))
-
-
-def _learner(policy, *, method=None, algorithm=None, lr=1e-3):
-    return PolicyLearner(
-        policy,
-        method or ContinualMethod(),
-        algorithm=algorithm or AlgorithmConfig(),
-        optim=OptimConfig(lr=lr),
-        global_batch=12,
-        micro_batch=6,
-        device=torch.device("cpu"),
-    )
 
 
 def _rollouts(**options) -> RolloutBatch:
@@ -208,32 +190,13 @@ def test_gradients_reach_every_adapter_that_runs(checkpoint):
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_updates_raise_the_probability_of_rewarded_actions(checkpoint, algorithm):
     critic = algorithm == "ppo"
-    learner = _learner(read_policy(checkpoint, critic=critic), algorithm=PPO if critic else None, lr=5e-3)
-    rollouts = _rollouts(critic=critic)
-    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
-    bins = torch.from_numpy(rollouts.bins_SCA)
-    won = np.array([episode.success_once for episode in rollouts.episodes])[rollouts.episode_S]
-
-    def contrast():
-        with torch.no_grad():
-            logprobs = learner.policy.evaluate_actions(inputs, bins, temperature=1.0).logprobs_BCA.mean((1, 2)).numpy()
-        return logprobs[won].mean() - logprobs[~won].mean()
-
-    before = contrast()
+    policy, rollouts = read_policy(checkpoint, critic=critic), _rollouts(critic=critic)
+    learner = make_learner(policy, algorithm=PPO if critic else None, micro_batch=6, lr=5e-3)
+    before = success_margin(policy, rollouts)
     for epoch in range(3):
         metrics = learner.update(rollouts, seed=epoch)
     assert metrics["train/num_samples"] == rollouts.num_samples
-    assert contrast() > before + 0.05
-
-
-def test_checkpoints_are_read_back(checkpoint, tmp_path):
-    learner = _learner(read_policy(checkpoint, critic=True), algorithm=PPO)
-    learner.update(_rollouts(critic=True), seed=0)
-    save_actor(learner, tmp_path, epoch=1)
-    assert (tmp_path / VALUE_HEAD_FILE).is_file()
-    again = read_policy(checkpoint, lora_path=tmp_path, critic=True)
-    for name, value in gather_trainable(learner.policy.module).items():
-        np.testing.assert_array_equal(gather_trainable(again.module)[name], value, err_msg=name)
+    assert success_margin(policy, rollouts) > before + 0.03
 
 
 # --- Continual-learning methods
@@ -254,7 +217,7 @@ def test_replay_lowers_its_loss(checkpoint, demonstrations):
     method = make_method(MethodConfig("der", replay=ReplayConfig(demonstrations=str(demonstrations), coeff=1.0)))
     method.on_task_start(_task(), policy)
     assert method.dataset.bins_FT.shape == (40, 7)
-    learner = _learner(policy, method=method, lr=5e-3)
+    learner = make_learner(policy, method, micro_batch=6, lr=5e-3)
     losses = [learner.update(_rollouts(), seed=epoch)["train/loss/replay"] for epoch in range(8)]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -324,7 +287,7 @@ def test_methods_learn_two_tasks(checkpoint, tmp_path, name):
     previous = None
     for task_id in range(2):
         policy = read_policy(checkpoint, lora_path=previous)
-        learner = _learner(policy, method=make_method(MethodConfig(name)))
+        learner = make_learner(policy, make_method(MethodConfig(name)), micro_batch=6)
         task = TaskContext((task_id,), tmp_path, tuple(range(task_id)), previous=previous, micro_batch=6)
         learner.method.on_task_start(task, policy)
         metrics = learner.update(_rollouts(seed=task_id), seed=task_id)

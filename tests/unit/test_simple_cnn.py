@@ -1,4 +1,7 @@
-"""The convolutional policy: sampling, updates, checkpoints, its supervised start, and the random baseline."""
+"""The convolutional policy: updates, checkpoints, its supervised start, and the random baseline.
+
+What it has in common with others: test_learner.py.
+"""
 
 import copy
 import json
@@ -14,21 +17,20 @@ from rlinf.cli.launcher import read_arguments
 from rlinf.cli.pretrain_simple_cnn import main as pretrain_main
 from rlinf.cli.run_sequence import sequence_steps
 from rlinf.config import ConfigError, load_config
-from rlinf.config.schema import AlgorithmConfig, MethodConfig, ModelConfig, OptimConfig, ReplayConfig
-from rlinf.custom.methods import ContinualMethod, TaskContext, make_method
+from rlinf.config.schema import MethodConfig, ModelConfig, ReplayConfig
+from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
 from rlinf.data import Observation
-from rlinf.engines.checkpoint import load_training_state, save_actor
+from rlinf.engines.checkpoint import save_actor
 from rlinf.engines.fsdp import gather_trainable, load_trainable
-from rlinf.engines.learner import PolicyLearner
-from rlinf.models import PolicyInputs, PolicySource, ReplayablePolicy, find_weights, load_policy
+from rlinf.models import PolicySource, ReplayablePolicy, find_weights, load_policy
 from rlinf.models.simple_cnn import CNNSettings, embed_instruction
-from rlinf.reporting import ledger
-from rlinf.run_layout import LEDGER_FILE, checkpoints, publish, start_writing
+from rlinf.run_layout import publish, start_writing
 from rlinf.workers.random_action import RandomActionPolicy
 from tests.sequences import at
 from tests.simple_cnn import read_cnn, write_cnn
-from tests.small_policy import LANGUAGE, make_rollouts
+from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, success_margin
+from tests.study import write_record
 from tests.unit.replay_demos import write_hdf5
 from tests.unit.sft_demos import LANGUAGES, load, write_suite
 from transformers_openvla_oft import CheckpointError
@@ -40,16 +42,9 @@ def checkpoint(tmp_path_factory):
     return write_cnn(tmp_path_factory.mktemp("cnn") / "tiny")
 
 
-def _learner(checkpoint, *, weights=None, critic=False):
-    return PolicyLearner(
-        read_cnn(checkpoint, weights=weights, critic=critic),
-        ContinualMethod(),
-        algorithm=AlgorithmConfig(adv_type="gae", loss_type="ppo") if critic else AlgorithmConfig(),
-        optim=OptimConfig(lr=1e-3),
-        global_batch=12,
-        micro_batch=8,
-        device=torch.device("cpu"),
-    )
+def _learner(checkpoint, *, critic=False):
+    policy = read_cnn(checkpoint, critic=critic)
+    return make_learner(policy, algorithm=PPO if critic else None, micro_batch=8)
 
 
 def _observation(count, *, language=LANGUAGE):
@@ -72,27 +67,6 @@ def test_instructions_of_all_suites_are_told_apart():
     assert embed_instruction("put the bowl")[:4].tolist() == pytest.approx(known, abs=1e-4)
 
 
-def test_an_action_depends_on_its_random_numbers_and_not_on_the_batch(checkpoint):
-    policy = read_cnn(checkpoint)
-    inputs = policy.prepare(_observation(3))
-    assert inputs.images_BNHWC.shape == (3, 1, 32, 32, 3)
-    together = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms(3))
-    alone = policy.act(
-        PolicyInputs(inputs.images_BNHWC[2:], inputs.languages[2:]), temperature=1.0, uniforms_BCA=_uniforms(3)[2:]
-    )
-    assert torch.equal(together.bins_BCA[2], alone.bins_BCA[0])
-    assert together.env_actions_BCA.shape == (3, 8, 7)
-    assert np.abs(together.env_actions_BCA).max() <= 1
-
-
-def test_the_learner_sees_the_rollouts_log_probabilities(checkpoint):
-    policy = read_cnn(checkpoint)
-    inputs = policy.prepare(_observation(4))
-    output = policy.act(inputs, temperature=1.6, uniforms_BCA=_uniforms(4))
-    again = policy.evaluate_actions(inputs, output.bins_BCA, temperature=1.6)
-    assert torch.allclose(output.logprobs_BCA, again.logprobs_BCA, atol=1e-5)
-
-
 def test_every_weight_is_trained_and_belongs_to_one_module(checkpoint):
     policy = read_cnn(checkpoint, critic=True)
     modules = policy.trainable_modules()
@@ -102,42 +76,15 @@ def test_every_weight_is_trained_and_belongs_to_one_module(checkpoint):
 
 
 def test_an_update_raises_the_probability_of_what_succeeded(checkpoint):
-    learner = _learner(checkpoint)
-    rollouts = make_rollouts()
-    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
-    bins = torch.from_numpy(rollouts.bins_SCA)
-    won = torch.tensor([rollouts.episodes[e].success_once for e in rollouts.episode_S])
-
-    def margin():
-        with torch.no_grad():
-            logprobs = learner.policy.evaluate_actions(inputs, bins, temperature=1.6).logprobs_BCA.mean((1, 2))
-        return float(logprobs[won].mean() - logprobs[~won].mean())
-
-    before, start = margin(), copy.deepcopy(gather_trainable(learner.policy.module))
+    learner, rollouts = _learner(checkpoint), make_rollouts()
+    before = success_margin(learner.policy, rollouts)
+    start = copy.deepcopy(gather_trainable(learner.policy.module))
     metrics = learner.update(rollouts, seed=0)
     learner.update(rollouts, seed=1)
     assert metrics["train/num_steps"] == 2
-    assert margin() > before + 1e-3
+    assert success_margin(learner.policy, rollouts) > before + 1e-3
     changed = gather_trainable(learner.policy.module)
     assert not [name for name in start if np.array_equal(start[name], changed[name])], "all weights are trained"
-
-
-@pytest.mark.parametrize("critic", [False, True])
-def test_resuming_equals_going_on(checkpoint, tmp_path, critic):
-    rollouts = make_rollouts(critic=critic)
-    straight = _learner(checkpoint, critic=critic)
-    straight.update(rollouts, seed=0)
-    save_actor(straight, start_writing(tmp_path, 1) / "actor", epoch=1)
-    saved = publish(tmp_path, 1)
-    assert {"model.pt", "config.json", "training_state.pt"} <= {path.name for path in saved.actor.iterdir()}
-    assert checkpoints(tmp_path) == [saved]
-    straight.update(rollouts, seed=1)
-
-    resumed = _learner(checkpoint, weights=saved.actor, critic=critic)
-    assert load_training_state(resumed, saved.actor) == 1
-    resumed.update(rollouts, seed=1)
-    for name, tensor in gather_trainable(straight.policy.module).items():
-        np.testing.assert_array_equal(tensor, gather_trainable(resumed.policy.module)[name], err_msg=name)
 
 
 def test_a_checkpoint_acts_like_the_learner_that_wrote_it_also_as_a_base(checkpoint, tmp_path):
@@ -256,14 +203,6 @@ def test_random_actions_are_uniform_and_repeat():
     np.testing.assert_array_equal(again.env_actions_BCA, actions)
 
 
-def _record(method: str) -> ledger.EvaluationRecord:
-    return ledger.EvaluationRecord(
-        method=method, row=ledger.BASE_ROW, learnt_tasks=(), seed=1234, suite="libero_spatial", checkpoint="x",
-        success={0: 0.0}, episodes={0: 1}, success_once=0.0, success_at_end=0.0, mean_return=0.0, mean_episode_len=1.0,
-        temperature=1.0, assets="none", config_hash="", versions={}, time=ledger.utc_now(), wall_seconds=0.0, videos=(),
-    )  # fmt: skip
-
-
 def test_random_actions_do_not_stand_for_the_base_model(tmp_path):
     signature = "TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]"
     fixed = ["method=simple_cnn", "config=crl_experiment/libero_spatial_grpo_simple_cnn"]
@@ -271,7 +210,7 @@ def test_random_actions_do_not_stand_for_the_base_model(tmp_path):
     workspace = at(tmp_path)
     planned = []
     for method in ("random_action", "simple_cnn"):
-        ledger.append(tmp_path / "logs" / "simple_cnn" / LEDGER_FILE, _record(method))
+        write_record(tmp_path / "logs" / "simple_cnn", method, 1234, (), [0.0])
         _, steps = sequence_steps(arguments, workspace)
         planned.append("evaluate the base model" in steps[0].todo)
     assert planned == [True, False]
@@ -284,15 +223,7 @@ def test_methods_train_it_as_they_train_an_adapter(checkpoint, tmp_path, name):
     policy = read_cnn(checkpoint)
     task = TaskContext((3,), tmp_path, suite="libero_spatial", micro_batch=6, temperature=1.6)
     method.on_task_start(task, policy)
-    learner = PolicyLearner(
-        policy,
-        method,
-        algorithm=AlgorithmConfig(),
-        optim=OptimConfig(lr=1e-3),
-        global_batch=12,
-        micro_batch=6,
-        device=torch.device("cpu"),
-    )
+    learner = make_learner(policy, method, micro_batch=6)
     start = copy.deepcopy(gather_trainable(policy.module))
     for epoch in range(2):
         metrics = learner.update(make_rollouts(), seed=epoch)
