@@ -24,7 +24,7 @@ from rlinf.run_layout import TRAINING_STATE
 def save_actor(learner: PolicyLearner, folder: Path, *, epoch: int) -> None:
     """Write the weights and the training state. Collective; rank 0 writes."""
     module = learner.policy.module
-    tensors = gather_trainable(module)
+    tensors = gather_trainable(module, keep=learner.rank == 0)
     memory = gather_state(learner.method.state_dict())
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     optimizer = get_optimizer_state_dict(module, learner.optimizer, options=options)

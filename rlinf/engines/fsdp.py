@@ -71,11 +71,14 @@ def accumulation(policy: Policy, *, keeps_weights: bool) -> AbstractContextManag
     return sharding.accumulation(policy.module, delays_gradients=True, keeps_weights=stays)
 
 
-def gather_trainable(module: nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Whole trainable tensors by name, float32 in CPU memory. Collective; every rank gets them."""
+def gather_trainable(module: nn.Module, *, keep: bool = True) -> dict[str, NDArray[np.float32]]:
+    """Whole trainable tensors by name, float32 in CPU memory, where ``keep``; nothing elsewhere. Collective.
+
+    keep: on the rank that needs them; copies that others throw away share its memory's bandwidth.
+    """
     parameters = trainable_parameters(module)
-    arrays = Received(*(whole(parameter).float() for parameter in parameters.values())).arrays()
-    return dict(zip(parameters, arrays, strict=True))
+    tensors = [tensor.float() for tensor in map(whole, parameters.values()) if keep]
+    return dict(zip(parameters, Received(*tensors).arrays(), strict=True)) if keep else {}
 
 
 def load_trainable(module: nn.Module, tensors: dict[str, NDArray[np.float32]]) -> None:

@@ -85,8 +85,9 @@ class ActorWorker(Traced):
     @traced("gather weights")
     def weights(self) -> dict[str, NDArray[np.float32]] | None:
         """Full trainable tensors, from rank 0."""
-        tensors = gather_trainable(self._learner.policy.module)
-        return tensors if self._rank == 0 else None
+        is_first = self._rank == 0
+        tensors = gather_trainable(self._learner.policy.module, keep=is_first)
+        return tensors if is_first else None
 
     @traced("update")
     def update(self, batches: "Sequence[ray.ObjectRef[Any]]", seed: int, epoch: int) -> dict[str, float]:

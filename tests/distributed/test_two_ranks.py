@@ -66,6 +66,7 @@ def train(
             output.mkdir(parents=True, exist_ok=True)
             dist.barrier()
             save_actor(learner, output, epoch=1)
+    assert gather_trainable(policy.module, keep=False) == {}
     return gather_trainable(policy.module), metrics, act(policy)
 
 
