@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.assets.goal_faults import goal_fault
-from libero_runtime.assets.sources import altered
+from libero_runtime.assets.sources import altered, is_installed
 from libero_runtime.options import Option
 from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, libero_folder, resolve_paths
 
@@ -132,11 +132,10 @@ def instruction(text: str) -> str | None:
 @lru_cache(maxsize=1)
 def _instructions() -> Mapping[str, str]:
     """Every standard task's instruction by what demonstrations may call it; empty where LIBERO is not installed."""
-    try:
-        names = [(suite, name) for suite in STANDARD_SUITES for name in _task_map()[suite]]
-        descriptions = {(suite, name): libero_folder() / "bddl_files" / suite / f"{name}.bddl" for suite, name in names}
-    except LiberoPathError:
+    if not is_installed():
         return {}
+    names = [(suite, name) for suite in STANDARD_SUITES for name in _task_map()[suite]]
+    descriptions = {(suite, name): libero_folder() / "bddl_files" / suite / f"{name}.bddl" for suite, name in names}
     known = {_plain(name): language_of(name) for _, name in names}
     other: dict[str, set[str]] = {}
     for (_, name), path in descriptions.items():

@@ -105,3 +105,16 @@ def test_an_edited_task_list_is_not_liberos(tmp_path):
     assert sources.altered([inner / name], inner=inner) == []
     (inner / name).write_text(text.replace("next_to", "beside"))
     assert sources.altered([inner / name], inner=inner) == [inner / name]
+
+
+def test_words_of_tasks_are_not_known_where_the_simulator_is_not_installed(monkeypatch):
+    """Demonstrations are read on machines that only fine-tune."""
+    caches = (suites._instructions, suites._task_map, sources.installed_folder)
+    for cached in caches:
+        cached.cache_clear()
+    monkeypatch.setitem(sources.DISTRIBUTIONS, "bddl", "not-installed-here")
+    assert suites.instruction("pick up the milk and place it in the basket") is None
+    with pytest.raises(sources.SourceError, match="not-installed-here is not installed"):
+        paths.libero_folder()
+    for cached in caches:
+        cached.cache_clear()

@@ -22,6 +22,11 @@ class SourceError(ValueError):
     """A package is not installed, or another of that name would be imported in its place."""
 
 
+def is_installed() -> bool:
+    """Whether there is all that scenes are made with."""
+    return all(any(importlib.metadata.distributions(name=name)) for name in DISTRIBUTIONS.values())
+
+
 @lru_cache(maxsize=8)
 def installed_folder(package: str) -> Path:
     """Folder of one of the ``DISTRIBUTIONS``' packages, found without importing it.
