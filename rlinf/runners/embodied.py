@@ -31,14 +31,12 @@ from rlinf.run_layout import (
     VIDEOS,
     Checkpoint,
     checkpoints,
-    prune,
-    publish,
-    start_writing,
     task_name,
 )
 from rlinf.runners.collect import collect
 from rlinf.runners.evaluation import EvaluatedPolicy, evaluate, evaluate_suites
 from rlinf.runners.run_folder import metric_logger
+from rlinf.runners.saving import CheckpointWriter
 from rlinf.scheduler.worker_group import WorkerGroup
 from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers, attach_envs
@@ -114,6 +112,25 @@ def task_context(config: Config, state: RunState) -> TaskContext:
     )
 
 
+def lineage_of(config: Config, state: RunState) -> Lineage:
+    """What the checkpoints of a run say of where they come from."""
+    model, method = config.actor.model, config.method
+    return Lineage(
+        method=config.results_name,
+        suite=config.env.suite,
+        seed=config.runner.seed,
+        learnt_tasks=state.learnt_tasks,
+        stage=state.task_ids,
+        base_model=config.actor.checkpoint_load_path,
+        merged=tuple(model.previous_lora_paths),
+        merge_coeff=method.merge.coeff if method.name == MERGING_METHOD else None,
+        picture_path=model.picture_path,
+        cameras=tuple(config.env.cameras),
+        unnorm_key=model.unnorm_key,
+        experts=None if model.task_lora_paths is None else tuple(model.task_lora_paths),
+    )
+
+
 def learnt_with(before: tuple[int, ...], task_ids: tuple[int, ...]) -> tuple[int, ...]:
     """Tasks learnt after ``task_ids``, in order; a task that is learnt again keeps its first place."""
     return tuple(dict.fromkeys((*before, *task_ids)))
@@ -134,6 +151,10 @@ class EmbodiedRunner:
         self._epoch_ended: float | None = None
         self._meanwhile = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._ahead: Future[Collected] | None = None
+        self._weights: list[ray.ObjectRef[Any]] | None = None  # of the learners, asked for before they save
+        self._checkpoints = CheckpointWriter(
+            self.actor, state.folder, lineage_of(config, state), keep=config.runner.keep_checkpoints
+        )
         self.logger = metric_logger(config, state.folder)
         RECORDER.is_on = config.runner.trace
         self._trace = TraceFile(state.folder / TRACE_FILE) if config.runner.trace else None
@@ -160,6 +181,7 @@ class EmbodiedRunner:
     def close(self) -> None:
         """Let go of the learners, so that another run can have the workers."""
         self._meanwhile.shutdown()
+        self._checkpoints.close()
         self.actor.call("close")
         self._meeting.cleanup()
 
@@ -182,11 +204,13 @@ class EmbodiedRunner:
 
     def train_epoch(self) -> None:
         """One epoch: sync weights, collect, update, save, log. It lasts from the end of the one before, whose metrics
-        are logged meanwhile, so that epochs add up to the run."""
+        are logged meanwhile, so that epochs add up to the run. Its checkpoint is written while the next one plays."""
         started = self._epoch_ended or time.monotonic()
         metrics = {"time/log": time.monotonic() - started}
         rollouts = self._rollouts(metrics)
         batches = rollouts.batches if rollouts else ()
+        with _timed(metrics, "time/save"):
+            self._checkpoints.finish()
         with _timed(metrics, "time/update"):
             metrics |= self.update(batches)
         self.epoch += 1
@@ -195,8 +219,7 @@ class EmbodiedRunner:
             with _timed(metrics, "time/end_task"):
                 self.actor.call("end_task", self.task, batches)
         with _timed(metrics, "time/save"):
-            if last or self.epoch % self.config.runner.save_interval == 0:
-                self.save()
+            self._save(last)
         interval = self.config.runner.val_check_interval
         if interval > 0 and self.epoch % interval == 0:
             with _timed(metrics, "time/evaluate"):
@@ -211,6 +234,14 @@ class EmbodiedRunner:
             self.logger.log(metrics, self.epoch)
         self._write_trace()
         log.info("epoch %d/%d: %s", self.epoch, self.config.runner.max_epochs, _summary(metrics))
+
+    def _save(self, last: bool) -> None:
+        """Begin a checkpoint where one is due, and wait for the last, which the run's evaluations name."""
+        if last or self.epoch % self.config.runner.save_interval == 0:
+            self._weights = None if last else self.actor.submit("weights")
+            self._checkpoints.begin(self.epoch)
+        if last:
+            self._checkpoints.finish()
 
     def _rollouts(self, metrics: dict[str, float]) -> Collected | None:
         """This epoch's experience; where it may be, the next epoch's is played from now on, with the weights that the
@@ -249,9 +280,9 @@ class EmbodiedRunner:
 
     def sync_weights(self) -> None:
         """Trainable tensors go from the learners to inference through the object store."""
-        tensors = self.actor.call("weights")[0]
-        reference = ray.put(tensors)
-        self.workers.rollout.call("load_weights", reference, self.epoch)
+        weights, self._weights = self._weights or self.actor.submit("weights"), None
+        self.actor.finish(weights)
+        self.workers.rollout.call("load_weights", weights[0], self.epoch)
 
     def collect(self, epoch: int) -> Collected:
         """Groups of rollouts from the initial states that an epoch draws; with dynamic sampling, rounds of them until
@@ -297,30 +328,6 @@ class EmbodiedRunner:
             bar.reach(100)
         return metrics[0]
 
-    def save(self) -> None:
-        """Write a checkpoint under a temporary name, then give it its own."""
-        folder = self.state.folder
-        writing = start_writing(folder, self.epoch)
-        model = self.config.actor.model
-        self.actor.call("save", writing / "actor", self.epoch)
-        Lineage(
-            method=self.config.results_name,
-            suite=self.config.env.suite,
-            seed=self.config.runner.seed,
-            learnt_tasks=self.state.learnt_tasks,
-            stage=self.state.task_ids,
-            base_model=self.config.actor.checkpoint_load_path,
-            merged=tuple(model.previous_lora_paths),
-            merge_coeff=self.config.method.merge.coeff if self.config.method.name == MERGING_METHOD else None,
-            picture_path=model.picture_path,
-            cameras=tuple(self.config.env.cameras),
-            unnorm_key=model.unnorm_key,
-            experts=None if model.task_lora_paths is None else tuple(model.task_lora_paths),
-        ).save(writing / "actor")
-        publish(folder, self.epoch)
-        if self.config.runner.keep_checkpoints:
-            prune(folder, self.config.runner.keep_checkpoints)
-
     def validate(self) -> dict[str, float]:
         """Evaluate the tasks that are trained, as they are learnt by now."""
         self.sync_weights()
@@ -357,7 +364,7 @@ def _timed(metrics: dict[str, float], name: str) -> Iterator[None]:
     started = time.monotonic()
     with RECORDER.span(name.removeprefix("time/")):
         yield
-    metrics[name] = time.monotonic() - started
+    metrics[name] = metrics.get(name, 0.0) + time.monotonic() - started
 
 
 def _summary(metrics: Mapping[str, float]) -> str:

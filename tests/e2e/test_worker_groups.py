@@ -9,14 +9,18 @@ import signal
 import sys
 import time
 import weakref
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import ray
 
 from rlinf.config import ConfigError
+from rlinf.run_layout import ADAPTER_FILES, checkpoints
 from rlinf.scheduler.cluster import Cluster
 from rlinf.scheduler.worker_group import WorkerError, WorkerGroup
+
+FULL = 4  # the epoch whose checkpoint has no room
 
 
 class RefusedError(ValueError):
@@ -74,6 +78,18 @@ class Mortal:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Learner:
+    """Writes an adapter's files once it is let; or is told that the disk is full."""
+
+    def save(self, folder: Path, epoch: int) -> None:
+        if epoch == FULL:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        while not (folder.parents[2] / "go").exists():
+            time.sleep(0.01)
+        for name in ADAPTER_FILES:
+            (folder / name).write_text(str(epoch))
+
+
 @pytest.fixture(scope="module")
 def cluster():
     with Cluster(object_store_gb=0.1) as running:
@@ -96,9 +112,7 @@ def test_a_renewed_worker_keeps_its_process_and_nothing_else(group):
     assert [one[1:] for one in after] == [("second 0", 0, False), ("second 1", 0, False)]
 
 
-@pytest.mark.parametrize(
-    "error", [ConfigError("no name"), RefusedError("cut off")], ids=lambda one: type(one).__name__
-)
+@pytest.mark.parametrize("error", [ConfigError("no name"), RefusedError("cut off")], ids=lambda one: type(one).__name__)
 def test_a_constructors_refusal_comes_as_it_was_raised(group, error):
     """Of one of two workers, and not as Ray's account of it."""
     group.renew(lambda index: ("third", error if index else None))
@@ -134,3 +148,26 @@ def test_a_workers_last_words_are_told(cluster):
     group = WorkerGroup("mortal", Mortal, 1, lambda _: (), timeout_s=300, watched=True)
     with pytest.raises(WorkerError, match=r"mortal: a worker died: (.|\n)*last lines of its log:(.|\n)*out of memory"):
         group.call("die")
+
+
+def test_a_checkpoint_has_its_name_once_it_is_complete_and_what_fails_is_raised_later(cluster, tmp_path):
+    from rlinf.custom.sequence.lineage import Lineage  # they import torch
+    from rlinf.runners.saving import CheckpointWriter
+
+    group = WorkerGroup("learner", Learner, 1, lambda _: (), timeout_s=60)
+    lineage = Lineage(method="ewc", suite="libero_spatial", seed=7, learnt_tasks=(2,), stage=(2,), base_model="m")
+    writer = CheckpointWriter(group, tmp_path, lineage, keep=2)
+    try:
+        writer.begin(1)
+        assert checkpoints(tmp_path) == [], "the learner still writes, and the caller goes on"
+        (tmp_path / "go").touch()
+        for epoch in (2, 3, FULL):
+            writer.begin(epoch)
+        with pytest.raises(OSError, match="No space left"):
+            writer.finish()
+        assert [one.step for one in checkpoints(tmp_path)] == [2, 3], "the newest two that are complete"
+        assert Lineage.load(checkpoints(tmp_path)[-1].actor) == lineage
+        writer.finish()
+        writer.close()
+    finally:
+        group.stop()
