@@ -98,21 +98,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="which faults, and when")
     parser.add_argument("--only", default="", help="faults by name, separated by commas; by default all in turn")
-    parser.add_argument("--epochs", type=int, default=8, help="of each of the two tasks")
+    parser.add_argument("--epochs", type=int, help="of each of the two tasks; by default three for two faults")
     parser.add_argument("--out", type=Path, help="a new folder; by default below logs/chaos")
     parser.add_argument("overrides", nargs="*", help="of the configuration, key=value")
     args = parser.parse_args(arguments)
     configure_process()  # so that a signal ends the run, too
-    kinds = chosen(args.only, faults())
+    kinds, epochs = chosen(args.only, faults()), args.epochs or max(2, 3 * args.faults // 2)
     out = (args.out or REPOSITORY / "logs" / "chaos" / time.strftime("%Y%m%d_%H%M%S")).absolute()
     out.mkdir(parents=True)
-    words = [str(args.epochs), CONFIG, "1234", *SMALL, *DEADLINES, *args.overrides]
+    words = [str(epochs), CONFIG, "1234", *SMALL, *DEADLINES, *args.overrides]
     started = time.monotonic()
     with launched("0,1", words, out / "undisturbed") as run:
         code = run.process.wait()
     print(f"undisturbed: exit code {code}, {time.monotonic() - started:.0f} s", flush=True)
     with (
-        small_disk(out / "disturbed", num_checkpoints=2 * args.epochs),
+        small_disk(out / "disturbed", num_checkpoints=2 * epochs),
         launched("0,1", words, out / "disturbed") as run,
     ):
         started = time.monotonic()
