@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.crl_after import LastPolicy, diagnosis, evaluation
+from benchmarks.gpus import visible_gpus
 from libero_runtime.commands import naming
 from rlinf.reporting.report import collect
 from rlinf.reporting.report.columns import COLUMNS
@@ -109,13 +108,6 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, minutes: float | None, commit
             job.end()
             print(f"{job.cell.name}: stopped after {job.seconds():.0f} s, the next call goes on", flush=True)
     return good
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this program may use, as CUDA_VISIBLE_DEVICES names them."""
-    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in named.split(",") if name]
-    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 @dataclass

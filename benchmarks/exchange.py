@@ -32,7 +32,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.gpus import first_gpus
 from benchmarks.vla import Row, Setting, build, config_7b, config_tiny, decode, draws, inputs
+from libero_runtime.commands import run_command
 from rlinf.engines.distributed import join_group, leave_group, local_device, meeting_point
 from rlinf.engines.fsdp import accumulation, clip_gradients, gather_trainable, shard
 from rlinf.models.lora import trainable_parameters
@@ -153,12 +155,12 @@ def _profiled(step: Any) -> tuple[float, float, int]:
             communication.append(interval)
         elif on_gpu:
             others.append(interval)
-    total = _length(communication)
-    beside = _length([*communication, *others]) - _length(others)
+    total = length(communication)
+    beside = length([*communication, *others]) - length(others)
     return total / 1e6, beside / 1e6, len(communication)
 
 
-def _length(intervals: Iterable[tuple[float, float]]) -> float:
+def length(intervals: Iterable[tuple[float, float]]) -> float:
     """How long any of them lasts."""
     total, end = 0.0, float("-inf")
     for start, stop in sorted(intervals):
@@ -178,11 +180,7 @@ def _rank(rank: int, gpus: Sequence[str], arguments: tuple[Any, ...], results: A
 
 def exchange(ranks: int, sharded: str, *, micro_batches: int, batch: int, tiny: bool) -> dict[str, Any]:
     """Rank 0's measurement, made by as many processes as there are ranks."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    known = [str(number) for number in range(torch.cuda.device_count())]
-    gpus = [] if tiny else hidden.split(",") if hidden else known
-    if not tiny and len(gpus) < ranks:
-        raise SystemExit(f"--ranks {ranks} needs as many GPUs, this machine has {len(gpus)}; --tiny runs on a CPU")
+    gpus = [] if tiny else first_gpus(ranks, flag=f"--ranks {ranks}").split(",")
     with tempfile.TemporaryDirectory() as folder:
         results = mp.get_context("spawn").SimpleQueue()
         arguments = (ranks, meeting_point("127.0.0.1", Path(folder)), sharded, micro_batches, batch, tiny)
@@ -212,6 +210,10 @@ def main() -> int:
     args = parser.parse_args()
     if args.tiny:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return run_command(lambda: _main(args))
+
+
+def _main(args: argparse.Namespace) -> int:
     rows = [
         exchange(args.ranks, sharded, micro_batches=args.micro_batches, batch=args.batch, tiny=args.tiny)
         for sharded in args.sharded

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.code_on_gpu import REPOSITORY, fingerprint
+from benchmarks.gpus import visible_gpus
 from libero_runtime.cpus import num_cpus
 from rlinf.reporting.run_info import hardware
 from rlinf.workers.launch import torch_environment
@@ -96,12 +97,13 @@ def run(
 
 
 class MemoryWatch:
-    """The most memory in use, of all processes, in GB: of any GPU (0 without one), and of the machine, beyond what was
-    in use at the start."""
+    """The most memory in use, of all processes, in GB: of any of some GPUs (0 without one), and of the machine, beyond
+    what was in use at the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: str) -> None:
+        """gpus: as in CUDA_VISIBLE_DEVICES."""
         self.peak_gb = self.host_gb = 0.0
-        self._has_gpu, self._free_at_start = shutil.which("nvidia-smi") is not None, _available_gb()
+        self._gpus, self._free_at_start = gpus, _available_gb()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -114,10 +116,10 @@ class MemoryWatch:
         self._thread.join()
 
     def _look(self) -> None:
-        query = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+        query = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={self._gpus}")
         while not self._over.wait(1.0):
             self.host_gb = max(self.host_gb, self._free_at_start - _available_gb())
-            if self._has_gpu:
+            if self._gpus:
                 shown = subprocess.run(query, capture_output=True, text=True, check=True).stdout
                 self.peak_gb = max(self.peak_gb, max(map(float, shown.split())) * 2**20 / 1e9)
 
@@ -202,7 +204,8 @@ def train(
         sys.executable, TRAIN, "--config-name", config, *settings, f"runner.max_epochs={epochs}",
         f"runner.logger.log_root={runs}", "runner.logger.logger_backends=[]",
     ]  # fmt: skip
-    with MemoryWatch() as memory:
+    seen = (environment or {}).get("CUDA_VISIBLE_DEVICES")
+    with MemoryWatch(",".join(visible_gpus()) if seen is None else seen) as memory:
         seconds = run(place, name, command, timeout_s=420, environment=environment)
     (metrics,) = runs.rglob("metrics.jsonl")
     lines = [json.loads(line)["metrics"] for line in metrics.read_text(encoding="utf-8").splitlines()]

@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.code_on_gpu import REPOSITORY
 from benchmarks.gpu import LARGE, LARGE_QUICK, Place, StepError, about, run, train
+from benchmarks.gpus import first_gpus
 from libero_runtime.cpus import num_cpus
 from rlinf.run_layout import METRICS_FILE, Checkpoint, checkpoints
 
@@ -47,9 +48,7 @@ PARTS = ("1", "2", "4", "8", "apart", "fewer", "more")
 
 def devices(count: int, *, tiny: bool) -> dict[str, str]:
     """Environment in which a program sees the first GPUs of those that this one may use."""
-    known = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = known.split(",") if known else [str(number) for number in range(count)]
-    return {"CUDA_VISIBLE_DEVICES": "" if tiny else ",".join(names[:count])}
+    return {"CUDA_VISIBLE_DEVICES": "" if tiny else first_gpus(count, flag="this part")}
 
 
 def workers(count: int, *, tiny: bool) -> list[str]:
@@ -202,9 +201,9 @@ def main() -> int:
         for part in args.parts:
             results[part] = together(place, int(part)) if part.isdigit() else made[part]()
             file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    except StepError as error:
+    except (StepError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, StepError) else 2
     print("\n".join(table(results)))
     return 0
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import exchange, gpu, scaling
 from benchmarks.code_on_gpu import PATHS, REPOSITORY, code, fingerprint
+from benchmarks.gpus import first_gpus
 
 KERNEL = '''
 """About the module."""
@@ -96,3 +97,23 @@ def test_runs_of_other_code_are_not_published(tmp_path, monkeypatch):
         with pytest.raises(SystemExit, match=message):
             gpu.publish(file)
     assert not gpu.PUBLISHED.exists()
+
+
+def test_more_gpus_than_there_are_is_one_message(monkeypatch, tmp_path, capsys):
+    """Two would otherwise be measured as four."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert first_gpus(1, flag="--ranks 1") == "3"
+    monkeypatch.setattr("sys.argv", ["scaling", "--parts", "4", "--out", str(tmp_path), "--commit", "abc"])
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").touch()
+    assert scaling.main() == 2
+    assert "needs 4 GPUs, and there are 2" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["exchange", "--ranks", "3"])
+    assert exchange.main() == 2
+    assert "--ranks 3 needs 3 GPUs, and there are 2" in capsys.readouterr().err
+
+
+def test_communication_is_exposed_where_nothing_runs_beside():
+    communication, others = [(0.0, 4.0), (10.0, 12.0), (11.0, 13.0)], [(3.0, 8.0), (7.0, 9.0)]
+    assert exchange.length(communication) == 7.0
+    assert exchange.length([*communication, *others]) - exchange.length(others) == 6.0
