@@ -8,13 +8,15 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from libero_runtime.commands import naming
 from rlinf.reporting import ReportingError
 
 logger = logging.getLogger(__name__)
 Record = TypeVar("Record")
+JSON_TYPES: dict[Any, Any] = {tuple: list, float: (int, float)}  # of fields that JSON has another type for
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
@@ -52,9 +54,11 @@ def read_records(path: Path, kind: type[Record], *, by_task: Collection[str]) ->
     Raises:
         ReportingError: a line has other fields, or values that cannot be; names it.
     """
-    found = []
+    found, hints = [], get_type_hints(kind)
     for number, entry in read_lines(path) if path.is_file() else []:
         try:
+            for name in entry.keys() & hints:
+                _require_type(name, entry[name], hints[name])
             values = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
             for name in entry.keys() & by_task:
                 values[name] = {int(task): value for task, value in entry[name].items()}
@@ -62,6 +66,13 @@ def read_records(path: Path, kind: type[Record], *, by_task: Collection[str]) ->
         except (AttributeError, TypeError, ValueError) as error:
             raise ReportingError(f"{path} line {number}: {error}") from error
     return found
+
+
+def _require_type(name: str, value: object, hint: Any) -> None:
+    """Raise where a value of JSON is none of a field's type."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if not any(isinstance(value, JSON_TYPES.get(get_origin(kind) or kind, get_origin(kind) or kind)) for kind in kinds):
+        raise ReportingError(f"{name} must be of type {getattr(hint, '__name__', hint)}, given {value!r}")
 
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

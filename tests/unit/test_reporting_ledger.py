@@ -156,7 +156,9 @@ def test_a_corrupt_middle_line_is_refused_by_name(tmp_path: Path) -> None:
         (lambda e: e.pop("seed"), "line 1: .*missing .*'seed'"),
         (lambda e: e.update(colour="red"), "line 1: .*unexpected .*'colour'"),
         (lambda e: e.update(success={"a": 1.0}), "line 1: .*'a'"),
-        (lambda e: e.update(learnt_tasks="0"), "line 1: .*learnt_tasks"),
+        (lambda e: e.update(learnt_tasks="0"), "line 1: learnt_tasks must be of type tuple, given '0'"),
+        (lambda e: e.update(seed=1.5), "line 1: seed must be of type int, given 1.5"),
+        (lambda e: e.update(previous_coeff="all"), "line 1: previous_coeff must be of type float . None"),
     ],
 )
 def test_lines_of_the_wrong_shape_name_file_line_and_field(tmp_path: Path, edit: Any, message: str) -> None:
