@@ -26,7 +26,6 @@ LOCK_FILE = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/libero-runtime`` or ``~/.cache/libero-runtime``."""
     base = os.environ.get("XDG_CACHE_HOME", "").strip()

@@ -237,11 +237,12 @@ class EmbodiedRunner:
 
     def _save(self, last: bool) -> None:
         """Begin a checkpoint where one is due, and wait for the last, which the run's evaluations name."""
-        if last or self.epoch % self.config.runner.save_interval == 0:
-            self._weights = None if last else self.actor.submit("weights")
-            self._checkpoints.begin(self.epoch)
         if last:
+            self._checkpoints.begin(self.epoch)
             self._checkpoints.finish()
+        elif self.epoch % self.config.runner.save_interval == 0:
+            self._weights = self.actor.submit("weights")  # before the learners are busy saving
+            self._checkpoints.begin(self.epoch)
 
     def _rollouts(self, metrics: dict[str, float]) -> Collected | None:
         """This epoch's experience; where it may be, the next epoch's is played from now on, with the weights that the
