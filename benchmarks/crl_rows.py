@@ -82,10 +82,14 @@ ROWS = {
     "sft": Row(
         "Supervised, demonstrations",
         "sft",
-        ("algorithm.update_epoch=4", "method.replay.demonstrations_per_task=null"),
+        ("algorithm.update_epoch=4", "method.replay.demonstrations_per_task=null", "actor.optim.lr=3e-4"),
         needs="demonstrations",
     ),
-    "sft_own": Row("Supervised, own successes", "sft", ("method.sft.source=own", "method.label=sft_own")),
+    "sft_own": Row(
+        "Supervised, own successes",
+        "sft",
+        ("method.sft.source=own", "method.label=sft_own", "actor.optim.lr=3e-4"),
+    ),
     "full": Row(
         "Full weights",
         "sequential",
