@@ -23,7 +23,7 @@ from rlinf.reporting.report import collect, csv_table, latex, plots, write_repor
 from rlinf.reporting.report.columns import COLUMNS, Column, libero_curves
 from rlinf.reporting.report.compare import Comparison, MethodRuns, comparisons, results_settings, scale_curves
 from rlinf.reporting.report.names import task_ranges
-from rlinf.reporting.report.plots import Axis, Curve
+from rlinf.reporting.report.plots import Axis, Curve, Plot
 from rlinf.run_layout import LEDGER_FILE
 from tests.study import BASE, METHODS, SETTINGS, write_record, write_scales, write_sets, write_study
 
@@ -336,12 +336,13 @@ def test_liberos_metrics_need_evaluations_while_learning(study: Path, tmp_path: 
 
 def test_curves_keep_inside_their_frame() -> None:
     piece = (plots.spread(0, (0.2, 0.4), "a<b"), plots.spread(1, (0.5, 0.5), "a<b"))
-    drawn = plots.plot([Curve("a<b", 9, [piece])], Axis(0, 1, [(0, "0")], "scale"), plots.rate_ticks((0.2, 0.5)))
-    (curve,) = drawn.curves
-    assert [title for *_, title in curve.titles] == ["a<b: 30% (20% to 40%)", "a<b: 50% (50% to 50%)"]
-    assert curve.lines == ["M0.00 40.00L100.00 0.00"], "the axis runs from 0 to 50%"
+    curve = Curve("a<b", 9, [piece])
+    drawn = Plot([curve], Axis(0, 1, [(0, "0")], "scale"), plots.rate_ticks((0.2, 0.5)))
+    assert [point.title for point in curve.points] == ["a<b: 30% (20% to 40%)", "a<b: 50% (50% to 50%)"]
+    assert drawn.line(piece) == "M0.00 40.00L100.00 0.00", "the axis runs from 0 to 50%"
+    assert drawn.y(0.6) == "0.00"
     assert "stroke-dasharray" in curve.style, "a ninth colour is the first one, dashed"
-    assert plots.rate_ticks((1.0, 1.0))[0] == 0.75
+    assert plots.rate_ticks((1.0, 1.0))[0] == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(

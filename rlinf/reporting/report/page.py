@@ -1,6 +1,7 @@
 """The report's page: what its template shows, and the page itself, with everything inline and nothing fetched."""
 
 import base64
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -78,11 +79,11 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         name: getattr(names, name)
-        for name in ("percent", "points", "count", "listing", "duration", "suite_name", "task_title")
+        for name in ("percent", "points", "count", "listing", "duration", "suite_name", "task_title", "row_name")
     }
     environment.globals |= {
         "id": id, "zip": zip, "LEFT_OUT": LEFT_OUT, "COLUMNS": COLUMNS, "NUM_COLOURS": NUM_COLOURS,
-        "heat_rows": plots.heat_rows, "learnt_places": plots.learnt_places,
+        "cell_kind": plots.cell_kind, "rate_title": plots.rate_title, "learnt_places": plots.learnt_places,
         "before_and_after": plots.before_and_after, "metrics": metrics,
         "change_rows": change_rows, "MEASURES": MEASURES,
     }  # fmt: skip
@@ -213,17 +214,18 @@ def _timeline(
         series = [
             Point(start + epoch - 0.5, value, value, value, f"{label}, epoch {epoch:g}: {show(value)}")
             for epoch, value in run.series(name)
+            if math.isfinite(value)
         ]
-        marks = [(start + epoch, rate) for epoch, rate in rings[number]] if rings else []
+        marks = [(start + epoch, rate) for epoch, rate in rings[number]] if rings and series else []
         curves.append(Curve(label, number, [series], marks))
         stages.append((float(start), label if rings else "", number))
         start += len(run.epochs)
-    values = [point.y for curve in curves for point in curve.pieces[0]]
+    values = [point.y for curve in curves for point in curve.points]
     if not values:
         return None
     ticks = plots.epoch_ticks(start, 10 if rings else 5, with_first=True)
     y_ticks = [0, 0.25, 0.5, 0.75, 1] if rings else plots.round_ticks(values)
-    return plots.plot(curves, Axis(0, max(1, start), ticks, "epoch", stages), y_ticks, show=show)
+    return Plot(curves, Axis(0, start, ticks, "epoch", stages), y_ticks, show=show)
 
 
 def _shower(form: str) -> Callable[[float], str]:
@@ -310,12 +312,12 @@ def _stage_curves(methods: Sequence[MethodRuns]) -> Plot | None:
         return None
     length = max(len(curve.pieces[0]) for curve in curves)
     axis = Axis(1, length, [(stage, str(stage)) for stage in range(1, length + 1)], "stage")
-    return plots.plot(curves, axis, _ticks(curves, [level for _, level in levels]), levels=levels)
+    return Plot(curves, axis, _ticks(curves, [level for _, level in levels]), levels=levels)
 
 
 def _ticks(curves: Sequence[Curve], levels: Sequence[float] = ()) -> list[float]:
-    points = [point for curve in curves for piece in curve.pieces for point in piece]
-    return plots.rate_ticks([*levels, *(value for point in points for value in (point.low, point.high))])
+    ends = [end for curve in curves for point in curve.points for end in (point.low, point.high)]
+    return plots.rate_ticks([*levels, *ends])
 
 
 def _learnt_so_far(matrix: SuccessMatrix, row: int) -> float:
@@ -349,7 +351,7 @@ def _learning_curves(methods: Sequence[MethodRuns]) -> Plot | None:
         for number, method, stages in found
     ]
     axis = Axis(0, start, plots.epoch_ticks(start, 12, with_first=False), "epoch", axis_stages)
-    return plots.plot(curves, axis, _ticks(curves))
+    return Plot(curves, axis, _ticks(curves))
 
 
 def _training_by_stage(method: MethodRuns) -> list[list[TrainingRun]]:
@@ -389,6 +391,6 @@ def _scales(methods: Sequence[MethodRuns]) -> list[tuple[str, Plot]]:
         if scales:
             left, right = min(0.0, scales[0]), max(1.0, scales[-1])
             panels.append(
-                (title, plots.plot(curves, Axis(left, right, plots.scale_ticks(left, right), "scale"), _ticks(curves)))
+                (title, Plot(curves, Axis(left, right, plots.scale_ticks(left, right), "scale"), _ticks(curves)))
             )
     return panels

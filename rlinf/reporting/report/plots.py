@@ -6,11 +6,14 @@ Drawn by hand, as no library beat it: plotly's runtime makes every page 4.8 MB, 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import nonsingular
 
 from rlinf.reporting.metrics import SuccessMatrix, wilson_interval
-from rlinf.reporting.report.names import ordinal, percent, row_name, task_title
+from rlinf.reporting.report.names import ordinal, percent
 
 NUM_COLOURS = 8
 _DASHES = ("", "5 3", "1.5 3")  # the palette again, told apart by dashes
@@ -48,6 +51,27 @@ class Curve:
     pieces: Sequence[Sequence[Point]]
     rings: Sequence[tuple[float, float]] = ()
 
+    @property
+    def points(self) -> list[Point]:
+        """Of all pieces."""
+        return [point for piece in self.pieces for point in piece]
+
+    @property
+    def dots(self) -> list[tuple[float, float]]:
+        """Where dots are drawn; long pieces are lines alone."""
+        return [(point.x, point.y) for piece in self.pieces if len(piece) <= _MAX_DOTS for point in piece]
+
+    @property
+    def fill(self) -> str:
+        """Its colour."""
+        return colour_of(self.colour)
+
+    @property
+    def style(self) -> str:
+        """Its stroke, the same in every plot of a page."""
+        dash = _DASHES[(self.colour // NUM_COLOURS) % len(_DASHES)]
+        return f"stroke:{self.fill}" + (f";stroke-dasharray:{dash}" if dash else "")
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -61,116 +85,68 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """One curve as the template draws it: paths in percent of the frame; ``titles`` are (x, y, text)."""
-
-    style: str
-    fill: str
-    lines: list[str]
-    bands: list[str]
-    dots: str
-    rings: str
-    titles: list[tuple[str, str, str]]
-
-
-@dataclass(frozen=True)
 class Plot:
-    """Everything in a plot's frame, in percent from its left and upper edge."""
+    """Curves in a frame from the first to the last of ``y_ticks``; ``levels`` are dashed horizontal lines.
 
-    grid: list[tuple[str, str]]
-    ticks: list[tuple[str, str]]
-    stages: list[tuple[str, str, str, str]]
-    levels: list[tuple[str, str]]
-    curves: list[Shapes]
-    title: str
-    legend: list[tuple[str, str]] = field(default_factory=list)
+    Its methods say where things lie, in percent from the frame's left and upper edge, and how paths are written.
+    """
 
+    curves: Sequence[Curve]
+    axis: Axis
+    y_ticks: Sequence[float]
+    show: Callable[[float], str] = percent
+    levels: Sequence[tuple[str, float]] = ()
 
-def plot(
-    curves: Sequence[Curve],
-    axis: Axis,
-    y_ticks: Sequence[float],
-    *,
-    show: Callable[[float], str] = percent,
-    levels: Sequence[tuple[str, float]] = (),
-) -> Plot:
-    """Curves in a frame from the first to the last of ``y_ticks``; ``levels`` are dashed horizontal lines."""
-    low, high = y_ticks[0], y_ticks[-1]
+    def x(self, x: float) -> str:
+        """From the left."""
+        return f"{100 * (x - self.axis.left) / (self.axis.right - self.axis.left):.2f}"
 
-    def x_of(x: float) -> str:
-        return f"{100 * (x - axis.left) / (axis.right - axis.left):.2f}"
-
-    def y_of(y: float) -> str:
+    def y(self, y: float) -> str:
+        """From above; what lies outside is at the edge."""
+        low, high = self.y_ticks[0], self.y_ticks[-1]
         return f"{100 * (high - min(max(y, low), high)) / (high - low):.2f}"
 
-    def path(places: Sequence[tuple[float, float]], *, joined: bool = True) -> str:
-        pairs = [f"{x_of(x)} {y_of(y)}" for x, y in places]
-        return ("M" + "L".join(pairs) if joined else "".join(f"M{pair}h0" for pair in pairs)) if pairs else ""
+    def line(self, piece: Sequence[Point]) -> str:
+        """A path through points."""
+        return "M" + "L".join(f"{self.x(point.x)} {self.y(point.y)}" for point in piece)
 
-    def shapes(curve: Curve) -> Shapes:
-        pieces = [[point for point in piece if math.isfinite(point.y)] for piece in curve.pieces]
-        points = [point for piece in pieces for point in piece]
-        dotted = [point for piece in pieces if len(piece) <= _MAX_DOTS for point in piece]
-        bands = [piece for piece in pieces if len(piece) > 1 and any(point.low != point.high for point in piece)]
-        return Shapes(
-            style=colour_style(curve.colour),
-            fill=f"var(--t{curve.colour % NUM_COLOURS})",
-            lines=[path([(point.x, point.y) for point in piece]) for piece in pieces if piece],
-            bands=[
-                path([(one.x, one.high) for one in piece] + [(one.x, one.low) for one in reversed(piece)]) + "Z"
-                for piece in bands
-            ],
-            dots=path([(point.x, point.y) for point in dotted], joined=False),
-            rings=path(curve.rings, joined=False) if points else "",
-            titles=[(x_of(point.x), y_of(point.y), point.title) for point in points],
-        )
+    def band(self, piece: Sequence[Point]) -> str:
+        """A path around the band of some points; empty where there is none."""
+        if len(piece) < 2 or all(point.low == point.high for point in piece):
+            return ""
+        edge = [(one.x, one.high) for one in piece] + [(one.x, one.low) for one in reversed(piece)]
+        return "M" + "L".join(f"{self.x(x)} {self.y(y)}" for x, y in edge) + "Z"
 
-    ends = [*(x for x, _, _ in axis.stages[1:]), axis.right]
-    return Plot(
-        grid=[(y_of(tick), show(tick)) for tick in y_ticks],
-        ticks=[(x_of(x), text) for x, text in axis.ticks],
-        stages=[
-            (x_of(x), x_of(axis.left + end - x), name, "" if colour is None else f"var(--t{colour % NUM_COLOURS})")
-            for (x, name, colour), end in zip(axis.stages, ends, strict=False)
-        ],
-        levels=[(y_of(level), name) for name, level in levels],
-        curves=[shapes(curve) for curve in curves],
-        title=axis.title,
-        legend=[(curve.label, colour_style(curve.colour)) for curve in curves],
-    )
+    def marks(self, places: Sequence[tuple[float, float]]) -> str:
+        """A path of dots."""
+        return "".join(f"M{self.x(x)} {self.y(y)}h0" for x, y in places)
+
+    @property
+    def stages(self) -> list[tuple[float, float, str, str]]:
+        """Where stages begin, how wide they are, their names and colours."""
+        ends = [*(x for x, _, _ in self.axis.stages[1:]), self.axis.right]
+        return [
+            (x, self.axis.left + end - x, name, "" if colour is None else colour_of(colour))
+            for (x, name, colour), end in zip(self.axis.stages, ends, strict=False)
+        ]
 
 
-def colour_style(colour: int) -> str:
-    """Stroke of the ``colour``-th method, the same in every plot of a page."""
-    dash = _DASHES[(colour // NUM_COLOURS) % len(_DASHES)]
-    return f"stroke:var(--t{colour % NUM_COLOURS})" + (f";stroke-dasharray:{dash}" if dash else "")
+def colour_of(number: int) -> str:
+    """A colour of the palette, which begins again at its end."""
+    return f"var(--t{number % NUM_COLOURS})"
 
 
 def rate_ticks(values: Sequence[float]) -> list[float]:
     """The smallest window of quarters that holds the rates, and round ticks in it."""
-    lowest, highest = min(values, default=0.0), max(values, default=1.0)
-    low = max(quarter for quarter in (0.0, 0.25, 0.5, 0.75) if quarter <= max(lowest, 0.0))
-    high = min(quarter for quarter in (0.25, 0.5, 0.75, 1.0) if quarter >= min(highest, 1.0))
-    if high <= low:  # all values at one quarter
-        low, high = (low - 0.25, high) if low > 0 else (low, low + 0.25)
-    step = {1.0: 0.25, 0.75: 0.25, 0.5: 0.1, 0.25: 0.05}[round(high - low, 2)]
-    return [low + step * number for number in range(round((high - low) / step) + 1)]
+    low = min(math.floor(4 * min(values, default=0.0)) / 4, 0.75)
+    high = max(math.ceil(4 * max(values, default=1.0)) / 4, low + 0.25)
+    return round_ticks([low, high], 5, (1, 2.5, 5, 10))
 
 
-def round_ticks(values: Sequence[float]) -> list[float]:
-    """About three steps of a round size that hold all finite values."""
-    finite = [value for value in values if math.isfinite(value)]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
-    if high - low < 1e-12 + 1e-6 * abs(high):
-        low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
-    step = _round_step((high - low) / 3)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [step * number for number in range(first, last + 1)]
-
-
-def _round_step(raw: float) -> float:
-    magnitude = 10.0 ** math.floor(math.log10(raw))
-    return next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw * 0.999)
+def round_ticks(values: Sequence[float], most: int = 3, steps: Sequence[float] = (1, 2, 2.5, 5, 10)) -> list[float]:
+    """Numbers at about ``most`` round steps that hold all values."""
+    low, high = nonsingular(min(values), max(values), expander=0.1, tiny=1e-6)
+    return [float(tick) for tick in MaxNLocator(most, steps=steps).tick_values(low, high)]
 
 
 def epoch_ticks(total: int, most: int, *, with_first: bool) -> list[tuple[float, str]]:
@@ -178,40 +154,17 @@ def epoch_ticks(total: int, most: int, *, with_first: bool) -> list[tuple[float,
 
     with_first: the first one, too, where it does not crowd.
     """
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**9) if total / step <= most)
-    numbers = ([1] if step > 2 and with_first else []) + list(range(step, total + 1, step))
-    return [(number - 0.5, str(number)) for number in numbers]
+    ticks = MaxNLocator(most, steps=(1, 2, 5, 10), integer=True, min_n_ticks=1).tick_values(0, total)
+    numbers = [int(tick) for tick in ticks if 1 <= tick <= total]
+    first = [1] if with_first and numbers[0] > 2 else []
+    return [(number - 0.5, str(number)) for number in (*first, *numbers)]
 
 
 # -------------------------------------------------------------------------------------------------- the success matrix
 
 
-@dataclass(frozen=True)
-class HeatCell:
-    """One cell of a heat map: its class, what hovering tells, and the rate."""
-
-    kind: str
-    title: str
-    rate: float
-
-
-def heat_rows(matrix: SuccessMatrix, languages: Mapping[int, str]) -> list[tuple[str, list[HeatCell], float]]:
-    """By row its name, cells and mean: a task's own row is framed, cells of tasks learnt before carry a dot."""
-    rows = []
-    for row, stage in enumerate(matrix.stages):
-        cells = [
-            HeatCell(
-                _kind(matrix, row, task),
-                f"{task_title(task, languages)}\n{row_name(stage)}: {rate_title(matrix, row, task)}",
-                matrix.success(row, task),
-            )
-            for task in matrix.tasks
-        ]
-        rows.append((row_name(stage), cells, float(matrix.success_RK[row].mean())))
-    return rows
-
-
-def _kind(matrix: SuccessMatrix, row: int, task: int) -> str:
+def cell_kind(matrix: SuccessMatrix, row: int, task: int) -> str:
+    """Classes of a cell of the heat map: a task's own row is framed, cells of tasks learnt before carry a dot."""
     rate = matrix.success(row, task)
     kinds = ["strong"] if rate > _STRONG else ["middle"] if rate > _MIDDLE else []
     if task in matrix.learnt_tasks and row >= (own := matrix.own_row(task)):
@@ -271,5 +224,4 @@ def learnt_places(matrix: SuccessMatrix) -> dict[int, str]:
 
 def scale_ticks(left: float, right: float) -> list[tuple[float, str]]:
     """Round LoRA scales, eight at most."""
-    step = next(step for step in (0.25, 0.5, 1.0, 5.0, 10.0**6) if (right - left) / step <= 8)
-    return [(step * n, f"{step * n:g}") for n in range(math.ceil(left / step), math.floor(right / step) + 1)]
+    return [(tick, f"{tick:g}") for tick in round_ticks([left, right], 8, (2.5, 5, 10)) if left <= tick <= right]
