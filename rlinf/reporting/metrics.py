@@ -235,29 +235,22 @@ def improvement(matrix: SuccessMatrix) -> Estimate | None:
     return _change(matrix, matrix.learnt_tasks)
 
 
-def libero_forward_transfer(curves: Mapping[int, Sequence[float]], *, hold_peak: bool = False) -> float:
+def libero_forward_transfer(curves: Mapping[int, Sequence[float]]) -> float:
     """FWT as LIBERO defines it: how fast tasks are learnt.
 
     ``FWT_k`` is the mean success on task ``k`` over the evaluations made *while* learning it (LIBERO: epochs 0, 5,
     ..., 50), ``FWT`` the mean over tasks. ``curves[k]`` holds those success rates in order. LIBERO's code goes on with
-    the best checkpoint of a task and therefore counts every evaluation after the (first) peak as the peak:
-    ``hold_peak``. Leave it off for runs that go on with the last checkpoint, as ours do.
+    the best checkpoint of a task and counts every later evaluation as that peak; our runs go on with the last one.
     """
-    means = []
-    for curve in curves.values():
-        peak = int(np.argmax(curve))
-        held = [*curve[:peak], *[curve[peak]] * (len(curve) - peak)] if hold_peak else curve
-        means.append(np.mean(held))
-    return float(np.mean(means))
+    return float(np.mean([np.mean(curve) for curve in curves.values()]))
 
 
-def libero_auc(matrix: SuccessMatrix, curves: Mapping[int, Sequence[float]], *, hold_peak: bool = False) -> float:
+def libero_auc(matrix: SuccessMatrix, curves: Mapping[int, Sequence[float]]) -> float:
     """AUC of LIBERO: ``AUC_k = (FWT_k + sum_{r>k} S[r, k]) / (T - k + 1)``, then the mean over learnt tasks."""
     areas = []
     for task in matrix.learnt_tasks:
         later = matrix.success_RK[matrix.own_row(task) + 1 :, matrix.column(task)]
-        speed = libero_forward_transfer({task: curves[task]}, hold_peak=hold_peak)
-        areas.append((speed + float(later.sum())) / (1 + len(later)))
+        areas.append((float(np.mean(curves[task])) + float(later.sum())) / (1 + len(later)))
     return float(np.mean(areas))
 
 

@@ -17,7 +17,7 @@ from rlinf.envs import init_states, playable_tasks, suite_tasks
 from rlinf.envs.episodes import evaluation_plans
 from rlinf.envs.vector_env import VIDEO_STRIDE
 from rlinf.reporting import ledger
-from rlinf.reporting.video import Caption, write_video
+from rlinf.reporting.video import write_video
 from rlinf.run_layout import LEDGER_FILE, VIDEOS
 from rlinf.runners.collect import collect
 from rlinf.runners.run_folder import versions
@@ -105,9 +105,9 @@ def evaluate(
             continue
         name = f"{label.replace(' ', '_')}_task_{result.plan.task_id}_init_{result.plan.init_index}.webp"
         steps = [min((1 + frame) * VIDEO_STRIDE, result.num_steps) for frame in range(len(frames))]
-        caption = Caption(task=infos[result.plan.task_id].language, success=result.success_once, frame_steps=steps)
         assert video_folder is not None
-        videos.append(write_video(video_folder / name, frames, caption=caption))
+        task = infos[result.plan.task_id].language
+        videos.append(write_video(video_folder / name, frames, task=task, success=result.success_once, steps=steps))
     return summarize(collected.results, wall_seconds=time.monotonic() - started, videos=tuple(videos))
 
 

@@ -69,15 +69,6 @@ def libero_auc(table: Table, curves: dict[int, Sequence[float]]) -> float:
     return sum(per_task) / last
 
 
-def libero_speed_in_code(curve: Sequence[float]) -> float:
-    """libero/lifelong/algos/base.py, learn_one_task: from the first best evaluation on, success counts as the best."""
-    best, at = -1.0, 0
-    for number, rate in enumerate(curve):
-        if rate > best:
-            best, at = rate, number
-    return sum(rate if number < at else best for number, rate in enumerate(curve)) / len(curve)
-
-
 def mammoth_bwt(table: Table) -> float:
     """Mammoth's backward_transfer: final minus own, mean over all but the last task."""
     last = len(table) - 1
@@ -127,17 +118,6 @@ def test_the_two_conventions_of_forgetting_part_when_later_tasks_help() -> None:
     # Tasks 0, 1, 2 end above all earlier rows: Mammoth's maximum includes the end, Chaudhry's does not.
     assert metrics.forgetting_mammoth(m) == pytest.approx(0.0)
     assert metrics.forgetting(m) == pytest.approx((-0.10 + -0.05 + -0.02) / 3)
-
-
-def test_speed_of_learning_as_in_the_paper_and_in_the_code() -> None:
-    for task, curve in CURVES.items():
-        assert metrics.libero_forward_transfer({task: curve}) == pytest.approx(sum(curve) / len(curve))
-        held = metrics.libero_forward_transfer({task: curve}, hold_peak=True)
-        assert held == pytest.approx(libero_speed_in_code(curve))
-    assert metrics.libero_forward_transfer({2: CURVES[2]}, hold_peak=True) == pytest.approx((0.2 + 4 * 0.9) / 5)
-    assert metrics.libero_auc(matrix_of(FORGETS), CURVES, hold_peak=True) > metrics.libero_auc(
-        matrix_of(FORGETS), CURVES
-    )
 
 
 def test_a_different_task_order_gives_the_same_numbers() -> None:

@@ -20,7 +20,7 @@ from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.report import collect, write_report
 from rlinf.reporting.report.changes import change_rows
 from rlinf.reporting.report.compare import MethodRuns
-from rlinf.reporting.video import Caption, write_video
+from rlinf.reporting.video import write_video
 from tests.study import BASE, LANGUAGES, write_record
 
 AFTER_0 = (0.68, 0.58, 0.44, 0.60, 0.20, 0.40, 0.54, 0.62, 0.44, 0.26)
@@ -73,7 +73,7 @@ def write_run(folder: Path, seed: int) -> None:
 
 
 def video_file(path: Path) -> str:
-    write_video(path, [np.zeros((64, 64, 3), np.uint8)] * 2, caption=Caption(task="a task", success=True))
+    write_video(path, [np.zeros((64, 64, 3), np.uint8)] * 2, task="a task", success=True, steps=[2, 4])
     return f"{path.parent.name}/{path.name}"
 
 

@@ -13,8 +13,6 @@ from rlinf.reporting.report.names import method_name, suite_name
 from rlinf.reporting.run_info import RunInfo
 from rlinf.run_layout import DIAGNOSTICS_FILE, LEDGER_FILE, METRICS_FILE, RUN_FILE, step_of, tasks_and_seed
 
-VIDEO_TYPES = {".webp": "image/webp", ".gif": "image/gif", ".webm": "video/webm", ".mp4": "video/mp4"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
@@ -238,11 +236,8 @@ def _videos(folder: Path, records: Sequence[EvaluationRecord]) -> tuple[Video, .
     found: dict[Path, Video] = {}
     for record in records:
         for name in record.videos:
-            path = next((base / name for base in (folder, Path()) if (base / name).is_file()), None)
-            if path is not None and path.suffix in VIDEO_TYPES:
-                found.setdefault(path.resolve(), Video(path=path, row=record.row))
+            if (folder / name).is_file():
+                found.setdefault(folder / name, Video(path=folder / name, row=record.row))
     if not records:
-        for path in sorted(folder.rglob("videos/[!.]*")):
-            if path.suffix in VIDEO_TYPES:
-                found.setdefault(path.resolve(), Video(path=path, row=""))
+        found = {path: Video(path=path, row="") for path in sorted(folder.rglob("videos/[!.]*.webp"))}
     return tuple(found.values())

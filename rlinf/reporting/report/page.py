@@ -14,7 +14,7 @@ from rlinf.reporting.ledger import row_tasks, utc_now
 from rlinf.reporting.metrics import SuccessMatrix
 from rlinf.reporting.report import names, plots
 from rlinf.reporting.report.changes import MEASURES, change_rows
-from rlinf.reporting.report.collect import VIDEO_TYPES, Experiment, TrainingRun, Video
+from rlinf.reporting.report.collect import Experiment, TrainingRun, Video
 from rlinf.reporting.report.columns import COLUMNS, evaluations_in_training, further_suites
 from rlinf.reporting.report.compare import (
     LEFT_OUT,
@@ -232,8 +232,8 @@ def _shower(form: str) -> Callable[[float], str]:
     return lambda value: f"{value:{form}}".replace("-", "−") if abs(value) > 1e-12 else "0"
 
 
-def _inline(videos: Sequence[Video], *, limit: int, max_bytes: int) -> list[tuple[str, bool, str]]:
-    """(label, whether it is an image, data) of at most ``limit`` videos, in turns from the rows, the last row first."""
+def _inline(videos: Sequence[Video], *, limit: int, max_bytes: int) -> list[tuple[str, str]]:
+    """(label, data) of at most ``limit`` videos, in turns from the rows, the last row first."""
     rows: dict[str, list[Video]] = {}
     for video in videos:
         rows.setdefault(video.row, []).append(video)
@@ -244,9 +244,7 @@ def _inline(videos: Sequence[Video], *, limit: int, max_bytes: int) -> list[tupl
         data = video.path.read_bytes()
         if total + len(data) <= max_bytes:
             total += len(data)
-            kind = VIDEO_TYPES[video.path.suffix]
-            source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-            found.append((_video_label(video), kind.startswith("image/"), source))
+            found.append((_video_label(video), f"data:image/webp;base64,{base64.b64encode(data).decode()}"))
     return found
 
 
