@@ -10,8 +10,9 @@ from rlinf.cli.request import Request, parse
 from rlinf.config import RANDOM_ACTION, REPOSITORY, config_hash
 from rlinf.custom.sequence.lineage import Lineage, is_as_trained
 from rlinf.envs.registry import simulator
+from rlinf.reporting.ledger import EvaluatedPolicy
 from rlinf.run_layout import BASE_ROW, task_name
-from rlinf.runners.evaluation import EvaluatedPolicy, evaluate_suites
+from rlinf.runners.evaluation import evaluate_suites
 from rlinf.runners.run_folder import metric_logger, run_folder
 from rlinf.scheduler.cluster import Cluster
 from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers

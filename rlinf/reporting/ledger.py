@@ -18,49 +18,76 @@ BY_TASK = ("success", "episodes", "init_states")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationRecord:
-    """One evaluation of one policy over the tasks of a suite.
+class EvaluatedPolicy:
+    """Whose evaluation it is.
 
     ``row`` says which row of the success matrix it is: ``base``, ``task_<k>`` after task k was learnt (``learnt_tasks``
     lists all tasks learnt so far, in order, k last), or ``tasks_<a>_<b>...`` when several were learnt together.
-    ``success`` maps task ids to success rates (success at any point of the episode), ``episodes`` to episode counts.
-    ``mean_return`` is in reward units, ``mean_episode_len`` in environment steps, ``time`` UTC in ISO format.
-    ``videos`` are paths relative to the ledger's folder.
-
-    Fields that came later have defaults, so that older lines can still be read: ``init_states`` maps task ids to the
-    initial states played (``"0-49"``), ``decoding`` is ``sample`` or ``greedy`` ("" in older lines, see
-    ``decoding_name``), ``lora_scale`` what the adapter was scaled by and ``previous_coeff`` what earlier adapters were
-    merged into the base with (None: nothing was merged). ``probe`` marks a policy changed for the evaluation only, such
-    as another LoRA scale: it belongs to a curve over scales and never to the success matrix. ``learnt_suite`` is the
-    suite whose tasks were learnt where ``suite`` is another one, such as a perturbation of it ("": the same): shown
-    beside the success matrix, and never part of it.
+    ``learnt_suite`` is the suite whose tasks were learnt where another one is evaluated, such as a perturbation of it
+    ("": the same): shown beside the success matrix, and never part of it. ``lora_scale`` is what the adapter was scaled
+    by and ``previous_coeff`` what earlier adapters were merged into the base with (None: nothing was merged). ``probe``
+    marks a policy changed for the evaluation only, such as another LoRA scale: it belongs to a curve over scales and
+    never to the success matrix.
     """
 
     method: str
     row: str
     learnt_tasks: tuple[int, ...]
-    seed: int
-    suite: str
+    learnt_suite: str = ""
     checkpoint: str
+    lora_scale: float = 1.0
+    previous_coeff: float | None = None
+    probe: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an evaluation measured.
+
+    ``success`` maps task ids to success rates (success at any point of the episode), ``episodes`` to episode counts,
+    ``init_states`` to the initial states played (``"0-49"``). ``mean_return`` is in reward units, ``mean_episode_len``
+    in environment steps. ``videos`` are paths relative to the ledger's folder.
+    """
+
     success: dict[int, float]
     episodes: dict[int, int]
     success_once: float
     success_at_end: float
     mean_return: float
     mean_episode_len: float
+    wall_seconds: float
+    videos: tuple[str, ...] = ()
+    init_states: dict[int, str] = field(default_factory=dict)
+
+    def metrics(self, group: str = "env_info") -> dict[str, float]:
+        """The dictionary of the user's document."""
+        values: dict[str, float] = {}
+        for task in sorted(self.success):
+            values[f"eval/{group}/task_{task}_success"] = self.success[task]
+            values[f"eval/{group}/task_{task}_success_total"] = float(self.episodes[task])
+        values[f"eval/{group}/success_once"] = self.success_once
+        values[f"eval/{group}/success_at_end"] = self.success_at_end
+        values[f"eval/{group}/return"] = self.mean_return
+        values[f"eval/{group}/episode_len"] = self.mean_episode_len
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord(EvaluatedPolicy, Outcome):
+    """One evaluation of one policy over the tasks of a suite: a line of the ledger.
+
+    ``time`` is UTC in ISO format, ``decoding`` ``sample`` or ``greedy``. Fields that came later have defaults, so that
+    older lines can still be read.
+    """
+
+    seed: int
+    suite: str
     temperature: float
     assets: str
     config_hash: str
     versions: dict[str, str]
     time: str
-    wall_seconds: float
-    videos: tuple[str, ...] = ()
     decoding: str = ""
-    init_states: dict[int, str] = field(default_factory=dict)
-    lora_scale: float = 1.0
-    previous_coeff: float | None = None
-    probe: bool = False
-    learnt_suite: str = ""
 
     def __post_init__(self) -> None:
         rates = (*self.success.values(), self.success_once, self.success_at_end)

@@ -22,19 +22,19 @@ from rlinf.data import EpisodePlan
 from rlinf.envs import init_states, playable_tasks
 from rlinf.envs.episodes import training_plans
 from rlinf.reporting import ledger
+from rlinf.reporting.ledger import EvaluatedPolicy
 from rlinf.reporting.progress import Progress
 from rlinf.reporting.trace import RECORDER, TraceFile, traced
 from rlinf.run_layout import (
     BASE_ROW,
     LEDGER_FILE,
     TRACE_FILE,
-    VIDEOS,
     Checkpoint,
     checkpoints,
     task_name,
 )
 from rlinf.runners.collect import collect
-from rlinf.runners.evaluation import EvaluatedPolicy, evaluate, evaluate_suites
+from rlinf.runners.evaluation import evaluate, evaluate_suites
 from rlinf.runners.run_folder import metric_logger
 from rlinf.runners.saving import CheckpointWriter
 from rlinf.scheduler.worker_group import WorkerGroup
@@ -332,8 +332,8 @@ class EmbodiedRunner:
     def validate(self) -> dict[str, float]:
         """Evaluate the tasks that are trained, as they are learnt by now."""
         self.sync_weights()
-        tasks, videos, label = self.state.task_ids, self.state.folder / VIDEOS, f"evaluation at epoch {self.epoch}"
-        return evaluate(self.workers, self.config, task_ids=tasks, label=label, video_folder=videos).metrics()
+        tasks, folder, label = self.state.task_ids, self.state.folder, f"evaluation at epoch {self.epoch}"
+        return evaluate(self.workers, self.config, task_ids=tasks, label=label, folder=folder).metrics()
 
     @traced("evaluate")
     def evaluate(self, suites: Sequence[str], *, row: str | None, label: str) -> None:

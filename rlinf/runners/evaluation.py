@@ -4,7 +4,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from rlinf.envs import init_states, playable_tasks, suite_tasks
 from rlinf.envs.episodes import evaluation_plans
 from rlinf.envs.vector_env import VIDEO_STRIDE
 from rlinf.reporting import ledger
+from rlinf.reporting.ledger import EvaluatedPolicy, Outcome
 from rlinf.reporting.video import write_video
 from rlinf.run_layout import LEDGER_FILE, VIDEOS
 from rlinf.runners.collect import collect
@@ -29,40 +30,14 @@ log = logging.getLogger(__name__)
 EVALUATION_STREAM = 1_000_003  # keeps the action noise of evaluations apart from that of training
 
 
-@dataclass(frozen=True)
-class EvaluationOutcome:
-    """What an evaluation measured; success, episodes and initial states (as ``0-49``) by task id."""
-
-    success: dict[int, float]
-    episodes: dict[int, int]
-    success_once: float
-    success_at_end: float
-    mean_return: float
-    mean_episode_len: float
-    wall_seconds: float
-    videos: tuple[Path, ...]
-    init_states: dict[int, str]
-
-    def metrics(self, group: str = "env_info") -> dict[str, float]:
-        """The dictionary of the user's document."""
-        values: dict[str, float] = {}
-        for task in sorted(self.success):
-            values[f"eval/{group}/task_{task}_success"] = self.success[task]
-            values[f"eval/{group}/task_{task}_success_total"] = float(self.episodes[task])
-        values[f"eval/{group}/success_once"] = self.success_once
-        values[f"eval/{group}/success_at_end"] = self.success_at_end
-        values[f"eval/{group}/return"] = self.mean_return
-        values[f"eval/{group}/episode_len"] = self.mean_episode_len
-        return values
-
-
 def evaluate(
-    workers: Workers, config: Config, *, task_ids: Sequence[int], label: str, video_folder: Path | None
-) -> EvaluationOutcome:
+    workers: Workers, config: Config, *, task_ids: Sequence[int], label: str, folder: Path
+) -> Outcome:
     """Play ``env.eval.episodes_per_task`` episodes of each task with the weights that the workers hold, or with an
     adapter per task with each task's own.
 
     Same seed, same initial states and action noise: differences between two evaluations come from the weights.
+    folder: the run's, which films go to.
     """
     started = time.monotonic()
     infos = suite_tasks(config.env)
@@ -76,18 +51,15 @@ def evaluate(
         episodes_per_task=config.env.eval.episodes_per_task,
         seed=config.runner.seed,
     )
-    video_episodes = frozenset[int]()
-    if video_folder is not None and config.env.video_episodes:
-        shown = config.env.fixed_task_ids or task_ids
-        candidates = sorted(plans, key=lambda plan: (plan.init_index, plan.task_id not in shown, plan.task_id))
-        video_episodes = frozenset(plan.episode for plan in candidates[: config.env.video_episodes])
+    shown = config.env.fixed_task_ids or task_ids
+    candidates = sorted(plans, key=lambda plan: (plan.init_index, plan.task_id not in shown, plan.task_id))
     request = CollectRequest(
         tuple(plans),
         config.env.eval,
         temperature=config.algorithm.sampling_params.temperature_eval,
         stream=(config.runner.seed, EVALUATION_STREAM),
         keep_samples=False,
-        video_episodes=video_episodes,
+        video_episodes=frozenset(plan.episode for plan in candidates[: config.env.video_episodes]),
     )
     player_of, shares = players(config, task_ids), defaultdict[Player, list[EpisodePlan]](list)
     for plan in plans:
@@ -105,15 +77,15 @@ def evaluate(
             continue
         name = f"{label.replace(' ', '_')}_task_{result.plan.task_id}_init_{result.plan.init_index}.webp"
         steps = [min((1 + frame) * VIDEO_STRIDE, result.num_steps) for frame in range(len(frames))]
-        assert video_folder is not None
         task = infos[result.plan.task_id].language
-        videos.append(write_video(video_folder / name, frames, task=task, success=result.success_once, steps=steps))
+        path = write_video(folder / VIDEOS / name, frames, task=task, success=result.success_once, steps=steps)
+        videos.append(str(path.relative_to(folder.parent)))
     return summarize(collected.results, wall_seconds=time.monotonic() - started, videos=tuple(videos))
 
 
 def summarize(
-    results: Sequence[EpisodeResult], *, wall_seconds: float, videos: tuple[Path, ...] = ()
-) -> EvaluationOutcome:
+    results: Sequence[EpisodeResult], *, wall_seconds: float, videos: tuple[str, ...] = ()
+) -> Outcome:
     """Averages over episodes, per task and over all; a task's success counts success at any time in the episode."""
     by_task: dict[int, list[bool]] = defaultdict(list)
     states: dict[int, set[int]] = defaultdict(set)
@@ -121,7 +93,7 @@ def summarize(
         by_task[result.plan.task_id].append(result.success_once)
         states[result.plan.task_id].add(result.plan.init_index)
     count = len(results)
-    return EvaluationOutcome(
+    return Outcome(
         success={task: sum(wins) / len(wins) for task, wins in sorted(by_task.items())},
         episodes={task: len(wins) for task, wins in sorted(by_task.items())},
         success_once=sum(result.success_once for result in results) / count,
@@ -132,20 +104,6 @@ def summarize(
         videos=videos,
         init_states={task: number_ranges(indices) for task, indices in sorted(states.items())},
     )
-
-
-@dataclass(frozen=True)
-class EvaluatedPolicy:
-    """Whose evaluation it is; ``row``, ``learnt_tasks`` and so on as in ``ledger.EvaluationRecord``."""
-
-    method: str
-    row: str
-    learnt_tasks: tuple[int, ...]
-    learnt_suite: str
-    checkpoint: str
-    lora_scale: float = 1.0
-    previous_coeff: float | None = None
-    probe: bool = False
 
 
 def on_suite(config: Config, suite: str) -> Config:
@@ -179,27 +137,20 @@ def evaluate_suites(
         for temperature in given or [config.algorithm.sampling_params.temperature_eval]:
             at = f" at temperature {temperature:g}" if len(given) > 1 else ""
             own = with_settings(one, {"algorithm.sampling_params.temperature_eval": temperature})
-            outcome = evaluate(workers, own, task_ids=tasks, label=label + on + at, video_folder=folder / VIDEOS)
+            outcome = evaluate(workers, own, task_ids=tasks, label=label + on + at, folder=folder)
             is_first = temperature in given[:1] or not given
             metrics |= outcome.metrics(group if is_first else f"{group}_temperature_{temperature:g}")
             if policy is not None:
-                record = make_record(own, outcome, policy, assets=asset_kind(suite), ledger_folder=folder.parent)
+                record = make_record(own, outcome, policy, assets=asset_kind(suite))
                 ledger.append(folder.parent / LEDGER_FILE, record)
             log.info("%s: success %.1f %%", label + on + at, 100 * outcome.success_once)
     return metrics
 
 
-def make_record(
-    config: Config, outcome: EvaluationOutcome, policy: EvaluatedPolicy, *, assets: str, ledger_folder: Path
-) -> ledger.EvaluationRecord:
+def make_record(config: Config, outcome: Outcome, policy: EvaluatedPolicy, *, assets: str) -> ledger.EvaluationRecord:
     """A ledger line of an evaluation on ``config.env.suite``."""
     temperature, suite = config.algorithm.sampling_params.temperature_eval, config.env.suite
-    measured = {
-        **vars(policy),
-        **vars(outcome),  # the fields of both have the ledger's names
-        "learnt_suite": "" if policy.learnt_suite == suite else policy.learnt_suite,
-        "videos": tuple(str(video.relative_to(ledger_folder)) for video in outcome.videos),
-    }
+    learnt_suite = "" if policy.learnt_suite == suite else policy.learnt_suite
     return ledger.EvaluationRecord(
         seed=config.runner.seed,
         suite=suite,
@@ -209,5 +160,5 @@ def make_record(
         config_hash=config_hash(config),
         versions=versions(),
         time=ledger.utc_now(),
-        **measured,
+        **{**vars(policy), **vars(outcome), "learnt_suite": learnt_suite},
     )

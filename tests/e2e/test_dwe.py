@@ -30,7 +30,7 @@ def test_tasks_are_played_as_by_their_adapter_alone_and_others_as_by_the_base(tm
 
     def returns(given, workers) -> dict[int, list[float]]:
         """Of each task's episodes, as that policy plays them."""
-        outcome = evaluation.evaluate(workers, given, task_ids=range(3), label="evaluation", video_folder=None)
+        outcome = evaluation.evaluate(workers, given, task_ids=range(3), label="evaluation", folder=tmp_path)
         assert outcome.episodes == {0: 5, 1: 5, 2: 5}
         found = sorted(results[-1], key=lambda result: result.plan.episode)
         assert [result.plan.episode for result in found] == list(range(15))
