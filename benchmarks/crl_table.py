@@ -1,6 +1,7 @@
 """The table of continual-learning methods and controls on one suite: runs its cells, keeps their ledgers, shows it.
 
     bash benchmarks/crl_table.sh SUITE [--rows ROW,...] [--seeds SEED,...] [--minutes N] [--jobs N] [--search] [--show]
+        [--pictures FOLDER]
 
 A cell is a row with a seed: a launcher's whole sequence; then the policy after the last task on LIBERO-PRO's changes of
 the suite, and with ``--demonstrations`` (of all its tasks) what training changed. Its checkpoints stay under
@@ -19,18 +20,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.crl_cells import Cell, run_cells
+from benchmarks.crl_pictures import draw
 from benchmarks.crl_rows import EPOCHS, PROTOCOL, ROWS, SEARCHED, SUITES, TINY_PROTOCOL, command
+from benchmarks.crl_shown import changes, lines_of, search_table, table
 from libero_runtime.commands import run_command
 from libero_runtime.cpus import num_cpus
 from rlinf.cli.console import configure_process
-from rlinf.reporting import ledger
-from rlinf.reporting.report import collect
-from rlinf.reporting.report.collect import Experiment
-from rlinf.reporting.report.columns import COLUMNS, further_suites, suite_column
-from rlinf.reporting.report.compare import MethodRuns
-from rlinf.run_layout import LEDGER_FILE
-
-SHOWN = ("base", "avg", "nbt", "fwt", "zero_shot")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,7 +41,13 @@ def _main(argv: Sequence[str]) -> int:
     if not arguments.show:
         undone = [cell for cell in cells if not cell.is_done]
         failed = not run_cells(undone, jobs=arguments.jobs, minutes=arguments.minutes, commit=arguments.commit)
-    print(search_table(arguments.suite, cells) if arguments.search else table(arguments.suite, cells))
+    if arguments.search:
+        print(search_table(arguments.suite, cells))
+    else:
+        lines = lines_of(cells)
+        print(table(arguments.suite, lines), changes(lines), sep="\n\n")
+        if arguments.pictures:
+            draw(arguments.pictures, arguments.suite, lines)
     return 1 if failed else 0 if arguments.show or all(cell.is_done for cell in cells) else 3
 
 
@@ -77,6 +78,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--search", action="store_true", help="try learning rates on one task that the table leaves out"
     )
     parser.add_argument("--show", action="store_true", help="print the table so far, run nothing")
+    parser.add_argument("--pictures", type=Path, help="a folder for them: the trade-off, success matrices and curves")
     arguments = parser.parse_args(argv)
     unknown = [row for row in arguments.rows.split(",") if row not in ROWS]
     if unknown:
@@ -133,49 +135,6 @@ def _shared(arguments: argparse.Namespace, task: int | None) -> list[str]:
     # While one cell learns, another's simulators have its cores.
     share = num_cpus() - 1 if arguments.jobs == 1 else round(1.25 * num_cpus() / arguments.jobs)
     return [*shared, f"cluster.num_env_workers={max(1, share)}"]
-
-
-def table(suite: str, cells: Sequence[Cell]) -> str:
-    """Markdown: a line per row and temperature, mean over seeds with its 95 % interval, in percent; success on
-    LIBERO-PRO's suites after the last task where any row was evaluated there."""
-    found: dict[tuple[str, float], list[Experiment]] = {}
-    for row in dict.fromkeys(cell.row for cell in cells):
-        done = [cell for cell in cells if cell.row == row and cell.is_done]
-        experiments = [one for one in collect([cell.out for cell in done]) if one.matrix] if done else []
-        for one in sorted(experiments, key=lambda one: -one.records[-1].temperature):
-            found.setdefault((row, one.records[-1].temperature), []).append(one)
-    suites = further_suites(one for experiments in found.values() for one in experiments)
-    columns = [column for key in SHOWN for column in COLUMNS if column.key == key]
-    columns += [suite_column(one, suite) for one in suites]
-    head = ["", "evaluated", "seeds", *(column.name for column in columns)]
-    lines = [f"{suite}: tasks {SUITES[suite].first} to {SUITES[suite].last} in sequence", ""]
-    lines += ["| " + " | ".join(head) + " |", "|---|---|---:|" + "---:|" * len(columns)]
-    for (row, temperature), experiments in found.items():
-        runs = MethodRuns.of(*experiments)
-        shown = []
-        for column in columns:
-            cell = runs.cell(column)
-            ends = [] if cell is None else [end for end in (cell.low, cell.high) if end is not None]
-            spread = f" [{', '.join(f'{100 * end:.0f}' for end in ends)}]" if ends else ""
-            shown.append("" if cell is None else f"{100 * cell.value:.1f}{spread}")
-        way = "greedy" if temperature == 0 else f"sampled at {temperature:g}"
-        lines.append("| " + " | ".join([ROWS[row].title, way, str(len(runs.seeds)), *shown]) + " |")
-    return "\n".join(lines)
-
-
-def search_table(suite: str, cells: Sequence[Cell]) -> str:
-    """Markdown: success on the one task before and after learning it with each rate, sampled and greedy, in percent."""
-    lines = [f"{suite}: task {SUITES[suite].search} alone", "", "| | learning rate | evaluated | before | after |"]
-    lines.append("|---|---:|---|---:|---:|")
-    for cell in (cell for cell in cells if cell.is_done):
-        for path in sorted(cell.out.rglob(LEDGER_FILE)):
-            records = ledger.read(path)
-            for temperature in sorted({record.temperature for record in records}, reverse=True):
-                found = [100 * one.success_once for one in records if one.temperature == temperature]
-                way = "greedy" if temperature == 0 else f"sampled at {temperature:g}"
-                cell_numbers = f"{found[0]:.0f} | {found[-1]:.0f}"
-                lines.append(f"| {ROWS[cell.row].title} | {cell.learning_rate} | {way} | {cell_numbers} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

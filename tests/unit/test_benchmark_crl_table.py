@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import crl_table
 from benchmarks.crl_after import LastPolicy, evaluation
 from benchmarks.crl_cells import CELL, Cell, keep, run_cells
 from benchmarks.crl_rows import ROWS, SEARCHED, SUITES, command
+from benchmarks.crl_shown import lines_of, table
 from rlinf.cli import run_sequence
 from rlinf.cli.launcher import read_arguments
 from rlinf.reporting import ledger
@@ -55,12 +57,14 @@ def test_what_cannot_be_run_is_one_message(arguments, message, capsys):
 
 
 def test_cells_that_are_done_are_skipped_and_shown(tmp_path, capsys):
+    kept = []
     for row in ("sequential", "ewc"):
         for seed in (0, 1):
             logs = write_study(tmp_path / f"{row}{seed}", methods=(row,), seeds=(seed,))
             folder = tmp_path / "out" / "libero_spatial" / row / f"seed{seed}"
             cell = Cell(row, seed, ("bash", "launcher.sh"), logs, folder)
             keep(cell, 12.3, commit="abc")
+            kept.append(cell)
             about = json.loads((folder / CELL).read_text())
             assert (about["seconds"], about["commit"], about["command"]) == (12, "abc", "bash launcher.sh")
             assert not list(folder.rglob("*.safetensors"))
@@ -69,10 +73,21 @@ def test_cells_that_are_done_are_skipped_and_shown(tmp_path, capsys):
     assert crl_table.main(given) == 0, "nothing is left to run"
     captured = capsys.readouterr()
     assert "er: left out, it needs --demonstrations" in captured.err
-    lines = captured.out.splitlines()
+    lines = captured.out.rstrip().splitlines()
     assert [line.split(" | ")[0] for line in lines[4:]] == ["| Seq. FT", "| EWC"]
     assert all(" | 2 | " in line for line in lines[4:])
     assert not (tmp_path / "work").exists()
+
+    line = lines_of([cell for cell in kept if cell.row == "ewc"])[0]
+    ends = [100 * end for end in line.values("avg")]
+    mean, half = (ends[0] + ends[1]) / 2, abs(ends[0] - ends[1]) / 2  # of two, the standard error is half the range
+    assert half > 0
+    assert lines[5].split(" | ")[4] == f"{mean:.1f} ± {half:.1f}"
+
+    assert crl_table.main([*given, "--show", "--pictures", str(tmp_path / "pictures")]) == 0
+    for name in ("tradeoff", "matrices", "training"):
+        with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 50, "more than empty axes"
 
 
 def test_a_search_is_of_one_task_with_each_learning_rate(tmp_path, capsys):
@@ -160,12 +175,12 @@ def test_suites_of_libero_pro_are_columns_where_any_row_was_evaluated_there(tmp_
         cells.append(Cell(row, 1, ("bash",), logs, tmp_path / "out" / row / "seed1"))
         keep(cells[-1], 1.0, commit="abc")
     head, _, without, with_both = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in crl_table.table(SPATIAL, cells).splitlines()[2:]
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table(SPATIAL, lines_of(cells)).splitlines()[2:]
     ]
     assert head[-3:] == ["Zero-shot", "Other words", "Other places"]
     assert (without[0], without[-2:]) == ("Seq. FT", ["", ""])
     assert (with_both[0], [cell.partition(" ")[0] for cell in with_both[-2:]]) == ("EWC", ["70.0", "30.0"])
-    (line,) = crl_table.table(SPATIAL, cells[:1]).splitlines()[2:3]
+    (line,) = table(SPATIAL, lines_of(cells[:1])).splitlines()[2:3]
     assert line.endswith("Zero-shot |")
 
 

@@ -1,0 +1,143 @@
+"""Pictures of the results table: what is learnt against what is forgotten, success matrices, and training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.crl_rows import ROWS
+from benchmarks.crl_shown import Line, standard_error
+
+DPI = 120
+METHOD, CONTROL, SEQUENTIAL, QUIET = "#0f766e", "#c2410c", "#111827", "#9ca3af"
+LEFT_OUT_OF_TRADE_OFF = ("multitask",)  # all tasks at once: nothing to forget
+COLUMNS = 3
+
+
+def draw(folder: Path, suite: str, lines: Sequence[Line]) -> None:
+    """Write ``tradeoff.png``, ``matrices.png`` and ``training.png``; lines: of one suite."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sampled = [line for line in lines if line.temperature != 0]
+    if not sampled:
+        return
+    for name, figure in (
+        ("tradeoff", trade_off(suite, lines)),
+        ("matrices", matrices(sampled)),
+        ("training", training(sampled)),
+    ):
+        figure.savefig(folder / f"{name}.png", dpi=DPI)
+
+
+def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
+    """AVG against NBT, a panel for each way of choosing actions, with the standard errors over seeds where there are
+    some; what is best lies at the upper left."""
+    temperatures = sorted({line.temperature for line in lines}, reverse=True)
+    figure = Figure(figsize=(5.6 * len(temperatures), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(temperatures), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, temperature in zip(panels, temperatures, strict=True):
+        shown = [line for line in lines if line.temperature == temperature and line.row not in LEFT_OUT_OF_TRADE_OFF]
+        for line in shown:
+            avg, nbt = line.values("avg"), line.values("nbt")
+            if avg and nbt:
+                _point(axes, line, nbt, avg)
+        bases = [value for line in shown if ROWS[line.row].needs != "scratch" for value in line.values("base")]
+        if bases:
+            axes.axhline(100 * float(np.mean(bases)), color=QUIET, linestyle="--", linewidth=1)
+            axes.annotate("base model", (1, 100 * float(np.mean(bases))), xycoords=("axes fraction", "data"),
+                          ha="right", va="bottom", color=QUIET, fontsize=8)  # fmt: skip
+        axes.set_title(shown[0].way if shown else "", fontsize=10)
+        axes.set_xlabel("NBT: forgotten, points (left is better)")
+        _plain(axes)
+    panels[0].set_ylabel("AVG: success on the learnt tasks at the end, %")
+    legend = "squares: controls; bars: standard error over seeds"
+    figure.suptitle(f"{suite}: learnt against forgotten ({legend})", fontsize=11)
+    return figure
+
+
+def _point(axes: Any, line: Line, nbt: Sequence[float], avg: Sequence[float]) -> None:
+    x, y = 100 * float(np.mean(nbt)), 100 * float(np.mean(avg))
+    colour = SEQUENTIAL if line.row == "sequential" else CONTROL if is_control(line.row) else METHOD
+    if len(avg) > 1:
+        errors = {"xerr": 100 * standard_error(nbt), "yerr": 100 * standard_error(avg)}
+        axes.errorbar(x, y, **errors, color=colour, alpha=0.5, linewidth=1)
+    axes.plot(x, y, marker="s" if is_control(line.row) else "o", markersize=6, color=colour)
+    axes.annotate(line.title, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+
+
+def is_control(row: str) -> bool:
+    """It changes one of pretraining, LoRA and on-policy learning, not the method."""
+    return row.startswith(("sft", "full", "scratch"))
+
+
+def matrices(lines: Sequence[Line]) -> Figure:
+    """Success of each row's policies (from above: the base, then after each task) on each task; a white line parts
+    those that are learnt from those held out."""
+    figure, panels = _panels(len(lines), height=2.5)
+    for axes, line in zip(panels, lines, strict=False):
+        pooled = line.runs.pooled
+        order = [*pooled.learnt_tasks, *pooled.held_out_tasks]
+        rates_RK = 100 * pooled.success_RK[:, [pooled.column(task) for task in order]]
+        axes.imshow(rates_RK, cmap="YlGnBu", vmin=0, vmax=100, aspect="auto")
+        for row, column in np.ndindex(*rates_RK.shape):
+            ink = "white" if rates_RK[row, column] > 60 else "black"
+            axes.text(column, row, f"{rates_RK[row, column]:.0f}", ha="center", va="center", fontsize=7, color=ink)
+        axes.axvline(len(pooled.learnt_tasks) - 0.5, color="white", linewidth=3)
+        names = ["base" if not stage else f"after {', '.join(map(str, stage))}" for stage in pooled.stages]
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_xticks(range(len(order)), map(str, order), fontsize=7)
+        axes.tick_params(length=0)
+        axes.set_title(f"{line.title} ({_seeds(line)})", fontsize=9)
+    figure.supxlabel(f"task; success in percent, {lines[0].way}", fontsize=9)
+    return figure
+
+
+def training(lines: Sequence[Line]) -> Figure:
+    """Success of the rollouts that each row learnt from, epoch by epoch through the tasks; thin: single seeds."""
+    shown = [line for line in lines if any(_rollouts(line))]
+    figure, panels = _panels(max(1, len(shown)), height=2.1)
+    for axes, line in zip(panels, shown, strict=False):
+        for seed, curves in enumerate(_rollouts(line)):
+            start = 0
+            for curve in curves:
+                epochs = [start + epoch for epoch, _ in curve]
+                axes.plot(epochs, [100 * rate for _, rate in curve], color=METHOD, marker=".", linewidth=1.2,
+                          alpha=1 / (1 + seed))  # fmt: skip
+                start += len(curve)
+                if seed == 0 and curve is not curves[-1]:
+                    axes.axvline(start + 0.5, color=QUIET, linewidth=0.8)
+        axes.set_ylim(0, 100)
+        axes.set_title(f"{line.title} ({_seeds(line)})", fontsize=9)
+        _plain(axes)
+    figure.supxlabel("epoch; a line before each next task", fontsize=9)
+    figure.supylabel("success of rollouts, %", fontsize=9)
+    return figure
+
+
+def _rollouts(line: Line) -> list[list[list[tuple[float, float]]]]:
+    """Of each seed, of each task in the order of learning: (epoch from 1 on, success)."""
+    of_seeds = ([run.series("rollout/success_rate") for run in one.training] for one in line.runs.experiments)
+    return [[curve for curve in curves if curve] for curves in of_seeds]
+
+
+def _seeds(line: Line) -> str:
+    count = len(line.runs.seeds)
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def _panels(count: int, *, height: float) -> tuple[Figure, list[Any]]:
+    """As many small axes, in rows of three; what is left of the last row is empty."""
+    num_rows = -(-count // COLUMNS)
+    figure = Figure(figsize=(4.2 * min(count, COLUMNS), height * num_rows + 0.4), layout="constrained")
+    panels = list(figure.subplots(num_rows, min(count, COLUMNS), squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels
+
+
+def _plain(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
