@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
 
 from rlinf.cli.console import REPOSITORY, UsageError
 
@@ -28,15 +27,6 @@ HINT = "hint="
 _PARAMETER = re.compile(r"\[(?P<optional>\w+)(?:=(?P<default>[^\]]*))?\]|(?P<required>\w+)(?:\|\w+)?")
 _OVERRIDE = re.compile(r"(\+{0,2}[A-Za-z_][\w.@:-]*=.*)|(~[A-Za-z_][\w.@]*(=.*)?)", re.DOTALL)
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:\[(\d)\])?\}")
-
-COEFFICIENTS = {  # arguments that are numbers: the smallest and the largest allowed
-    "ER_COEFF": (0.0, inf),
-    "DER_COEFF": (0.0, inf),
-    "MERGE_COEFF": (0.0, 1.0),
-    "CURRENT_LORA_SCALE": (0.0, 1.0),
-    "PREVIOUS_LORA_COEFF": (0.0, 1.0),
-}
-RATES = {"LR_STRING": ("vision", "llm", "head")}  # arguments that are lists of learning rates, and whose they are
 
 
 @dataclass(frozen=True)
@@ -96,8 +86,10 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         if not text and default is None and not is_help:
             raise UsageError(f"{name} is missing\n{usage}")
         values[name] = text or default or ""
-        if values[name]:
-            check_number(name, values[name])
+    if (rates := values.get("LR_STRING")) and rates.count(",") != 2:
+        raise UsageError(
+            f'LR_STRING must be three learning rates "vision,llm,head" such as "2e-6,2e-6,1e-5", got {rates!r}\n{usage}'
+        )
     settings = {"action": "sequence", "order": "range", "config": DEFAULT_CONFIG}
     settings |= {key: value for key, _, value in (word.partition("=") for word in fixed) if key in settings}
     own = [_filled(word, values) for word in fixed if word.partition("=")[0] not in settings]
@@ -129,33 +121,6 @@ def parse_signature(signature: str) -> dict[str, str | None]:
         else:
             parameters[match["optional"]] = match["default"] or ""
     return parameters
-
-
-def check_number(name: str, text: str) -> None:
-    """Refuse a coefficient or a list of learning rates that cannot be meant; other arguments pass."""
-    if name in COEFFICIENTS:
-        low, high = COEFFICIENTS[name]
-        number = read_number(text)
-        if number is None or not low <= number <= high:
-            allowed = f"between {low:g} and {high:g}" if isfinite(high) else f"of at least {low:g}"
-            raise UsageError(f"{name} must be a number {allowed}, got {text!r}")
-    if name in RATES:
-        modules, parts = RATES[name], text.split(",")
-        wrong = [part.strip() for part in parts if (rate := read_number(part)) is None or rate < 0]
-        if len(parts) != len(modules) or wrong:
-            what = f"{wrong[0]!r} in {text!r} is none" if wrong else f"got {len(parts)} in {text!r}"
-            raise UsageError(
-                f'{name} must be {len(modules)} learning rates "{",".join(modules)}" such as "2e-6,2e-6,1e-5"; {what}'
-            )
-
-
-def read_number(text: str) -> float | None:
-    """A finite number, or None where ``text`` is not one."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if isfinite(number) else None
 
 
 def _filled(override: str, values: Mapping[str, str]) -> str:

@@ -82,7 +82,8 @@ def refuse_other_settings(folder: Path, config: Config) -> None:
             lines = "\n".join(f"  {key}: {there} there, {now} now" for key, (there, now) in found.items())
             raise ConfigError(
                 f"{other} was trained with other settings, and results of one folder must be comparable:\n{lines}\n"
-                "Give the same settings to continue, or keep these apart with runner.logger.log_root=FOLDER"
+                "Give the same settings, with the same MAX_EPOCH (runner.max_epochs), to continue, or keep these apart "
+                "with runner.logger.log_root=FOLDER"
             )
 
 

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from rlinf.cli import run_sequence
 from rlinf.cli.console import UsageError
 from rlinf.cli.launcher import Arguments, parse_signature, read_arguments
+from rlinf.config import ConfigError
+from tests.sequences import declaration
 
 SEQUENTIAL = "TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]"
 
@@ -89,24 +92,25 @@ def test_default_of_the_signature_and_absent_argument() -> None:
     assert given.overrides == ("algorithm.bc_coeff=0.03", "slca.vision=2e-6", "slca.head=1e-5")
 
 
+def test_a_list_of_learning_rates_is_complete() -> None:
+    with pytest.raises(UsageError, match="three learning rates .* got '2e-6,2e-6'"):
+        read("0", "2e-6,2e-6", signature="TASK LR_STRING")
+
+
 @pytest.mark.parametrize(
-    ("signature", "words", "message"),
+    ("script", "words", "message"),
     [
-        ("TASK MERGE_COEFF", ("0", "1.5"), "MERGE_COEFF must be a number between 0 and 1, got '1.5'"),
-        ("TASK MERGE_COEFF", ("0", "-0.1"), "MERGE_COEFF must be a number between 0 and 1, got '-0.1'"),
-        ("TASK MERGE_COEFF", ("0", "nan"), "MERGE_COEFF must be a number between 0 and 1, got 'nan'"),
-        ("TASK MERGE_COEFF", ("0",), "MERGE_COEFF is missing"),
-        ("TASK [ER_COEFF=0.03]", ("0", "much"), "ER_COEFF must be a number of at least 0, got 'much'"),
-        ("TASK [LR_STRING]", ("0", "2e-6,2e-6"), "3 learning rates .vision,llm,head. .* got 2 in '2e-6,2e-6'"),
-        ("TASK [LR_STRING]", ("0", "2e-6,2e-6,fast"), "; 'fast' in '2e-6,2e-6,fast' is none"),
-        ("TASK [LR_STRING]", ("0", "2e-6,2e-6,-1e-5"), "; '-1e-5' in '2e-6,2e-6,-1e-5' is none"),
-        ("LOCATION CURRENT_LORA_SCALE", ("x", "half"), "CURRENT_LORA_SCALE must be a number between 0 and 1"),
-        ("LOCATION CURRENT_LORA_SCALE", ("x", "1.5"), "CURRENT_LORA_SCALE must be a number between 0 and 1"),
+        ("weight_merge", ("0", "1.5"), r"method.merge.coeff=1.5 must be between 0 and 1"),
+        ("weight_merge", ("0", "nan"), r"method.merge.coeff=nan must be between 0 and 1"),
+        ("er", ("0", "much"), r"method.replay.coeff.*'much'"),
+        ("er", ("0", "-0.1"), r"method.replay.coeff=-0.1 must not be negative"),
+        ("slca", ("0", "2e-6,2e-6,fast"), r"method.slca.head.*'fast'"),
     ],
 )
-def test_numbers_that_cannot_be_meant(signature: str, words: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        read(*words, signature=signature)
+def test_coefficients_that_cannot_be_meant(script: str, words: tuple[str, ...], message: str) -> None:
+    signature, settings = declaration(f"run_embodiment_{script}.sh")
+    with pytest.raises(ConfigError, match=message):
+        run_sequence.compose(read(*words, signature=signature, settings=tuple(settings)))
 
 
 def test_resume_is_accepted() -> None:

@@ -18,7 +18,6 @@ from rlinf.reporting.ledger import EvaluationRecord, not_evaluated
 from rlinf.run_layout import (
     BASE_ROW,
     Checkpoint,
-    checkpoint_of,
     checkpoints,
     has_weights,
     results_folder,
@@ -58,21 +57,15 @@ def plan_sequence(
 class _Start:
     """What a stage starts from.
 
-    adapter: None where it is a fresh one; earlier: adapters of the tasks before that it has beside it or beneath it;
-    given: named by the user.
+    adapter: None where it is a fresh one; earlier: adapters of the tasks before that it has beside it or beneath it.
     """
 
     adapter: Path | None = None
     earlier: tuple[Path, ...] = ()
-    given: bool = False
 
     @property
     def is_base_model(self) -> bool:
         return self.adapter is None and not self.earlier
-
-    @property
-    def adapters(self) -> tuple[Path, ...]:
-        return (*self.earlier, *([self.adapter] if self.adapter else []))
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,6 @@ class _Planner:
             steps.append(evaluate_base(self.results, request.seed, recipe, workspace=self.workspace))
             wants_base = False
         for stage in request.stages:
-            self._refuse_other_start(stage, start)
             steps.append(self._step(stage, start, wants_base=wants_base))
             result = self.result(stage).actor
             keeps = self.recipe.earlier_key is not None
@@ -126,9 +118,8 @@ class _Planner:
         given = self.request.checkpoint
         adapter = find_weights(self.workspace.find(given), given=given) if given else None
         if adapter is not None and self.recipe.config.actor.model.task_lora_paths is not None:
-            return _Start(earlier=self._learnt_with(adapter), given=True)
-        earlier = self._earlier_adapters() if self.recipe.earlier_key else ()
-        return _Start(adapter, earlier, given=adapter is not None)
+            return _Start(earlier=self._learnt_with(adapter))
+        return _Start(adapter, self._earlier_adapters() if self.recipe.earlier_key else ())
 
     def _learnt_with(self, adapter: Path) -> tuple[Path, ...]:
         """The adapters of all tasks that a sequence with one per task has learnt, of which the last one is given."""
@@ -208,51 +199,6 @@ class _Planner:
                 f"{self.max_epochs}, which is asked for; give {newest} as MAX_EPOCH, or another runner.logger.log_root"
             )
         return [f"train to epoch {self.max_epochs}" + (f", resuming after {newest}" if newest else "")]
-
-    def _refuse_other_start(self, stage: Stage, start: _Start) -> None:
-        """A stage goes on only from what it began with: another epoch of the task before it is another sequence.
-
-        Raises:
-            UserError: says which epochs, and what can be done instead.
-        """
-        folder, show = self.folder(stage), self.workspace.show
-        if not checkpoints(folder):
-            return
-        for began, now in zip(recorded_start(folder), start.adapters, strict=False):
-            old, new = checkpoint_of(began), checkpoint_of(now)
-            if old is None or new is None or old.step == new.step or old.run_folder.name != new.run_folder.name:
-                continue
-            if start.given:
-                there = show(Checkpoint.at(new.run_folder, old.step).folder)
-                keep = f"  CHECKPOINT_PATH {there}\n      to continue from there"
-            else:
-                keep = (
-                    f"  MAX_EPOCH {old.step} (runner.max_epochs={old.step} where a launcher has no such argument)\n"
-                    "      to continue the sequence as it is"
-                )
-            raise UserError(
-                f"{_title(stage)} began with epoch {old.step} of {new.run_folder.name} and would now continue from "
-                f"epoch {new.step} of it; what {show(folder)} holds did not come from that. Nothing was started. "
-                f"Give one of these:\n{keep}\n"
-                f"  runner.logger.log_root=FOLDER\n      to learn all of it anew, apart from what is there"
-                f"{self._longer_last_stage()}"
-            )
-
-    def _longer_last_stage(self) -> str:
-        """How to train only the newest task longer; empty where that is impossible or another task learnt from it."""
-        newest = [stage for stage in self.request.stages if checkpoints(self.folder(stage))][-1]
-        adapters = recorded_start(self.folder(newest))
-        if self.recipe.earlier_key or self.request.run_id or len(adapters) != 1 or self._learnt_from(newest):
-            return ""
-        last, end = newest[0], self.request.stages[-1][0]
-        tasks = str(last) if last == end else f'"{last},{end}"'
-        noted = adapters[0].parent
-        moved = self.results / Path(*noted.parts[-3:])
-        start = self.workspace.show(moved if moved.is_dir() else noted)
-        return (
-            f"\n  TASK_ID_OR_RANGE {tasks} with CHECKPOINT_PATH {start} and MAX_EPOCH {self.max_epochs}\n"
-            f"      to train task {last} longer, which nothing was learnt from yet"
-        )
 
     def _learnt_from(self, stage: Stage) -> list[str]:
         """Runs of this experiment that began with what this stage has learnt."""
