@@ -93,7 +93,7 @@ def test_default_of_the_signature_and_absent_argument() -> None:
 
 
 def test_a_list_of_learning_rates_is_complete() -> None:
-    with pytest.raises(UsageError, match="three learning rates .* got '2e-6,2e-6'"):
+    with pytest.raises(UsageError, match=r"three learning rates .* got '2e-6,2e-6'"):
         read("0", "2e-6,2e-6", signature="TASK LR_STRING")
 
 

@@ -350,7 +350,7 @@ def test_a_task_goes_on_only_from_what_it_began_with(tmp_path: Path, stages: tup
     save(folder / "task_0_seed7", 15)
     checkpoint = str(folder / "task_0_seed7") if stages[0] == (1,) else None
     steps = plan(at(tmp_path), replace(REQUEST, stages=stages, max_epochs=15, checkpoint=checkpoint), given=given)
-    with pytest.raises(ConfigError, match="lora_path: .*global_step_10/actor there, .*global_step_15/actor now"):
+    with pytest.raises(ConfigError, match=r"lora_path: .*global_step_10/actor there, .*global_step_15/actor now"):
         check_steps(steps, at(tmp_path))
 
 

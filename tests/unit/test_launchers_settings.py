@@ -246,7 +246,7 @@ def test_what_cannot_be_scaled_is_refused(tmp_path: Path) -> None:
         evaluation(tmp_path, "logs/sequential/task_0", "0.5", "0.3")
     with pytest.raises(UsageError, match="the base model has no adapter to scale"):
         evaluation(tmp_path, "base", "0.5", "", "", TINY)
-    with pytest.raises(ConfigError, match="previous_lora_coeff=2.0 must be between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"previous_lora_coeff=2.0 must be between 0 and 1"):
         evaluation(tmp_path, "logs/sequential/task_0", "0.5", "2")
 
 
