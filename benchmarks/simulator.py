@@ -29,7 +29,6 @@ IMAGE_SIZE = 256
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 MODES = ("stock", "ours")
 CHUNK = 8  # actions between two looks
-NUM_FURTHER = 8  # simulations of the same task, to measure what one more costs
 START_TIMEOUT_S = 170.0
 
 Numbers = dict[str, float]
@@ -91,7 +90,7 @@ class Stock:
     def measure(self, chunks: int) -> Numbers:
         """All numbers of the first table."""
         self.chunk()
-        numbers = {"construct_s": self.construct_s, "memory_mb": resident_mb(), "further_mb": resident_mb()}
+        numbers = {"construct_s": self.construct_s, "memory_mb": resident_mb()}
         numbers["chunk_ms"], numbers["chunk_wall_ms"] = milliseconds(chunks, self.chunk)
         numbers["reset_ms"], _ = milliseconds(2, self.reset)
         for camera in CAMERAS:
@@ -107,7 +106,7 @@ class Stock:
 class Ours:
     """`LiberoVectorEnv` with a few episodes of a task."""
 
-    def __init__(self, suite: str, task_id: int, *, num_envs: int = 2, num_threads: int = 1) -> None:
+    def __init__(self, suite: str, task_id: int, *, num_envs: int = 2) -> None:
         import numpy as np
 
         from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv
@@ -115,7 +114,7 @@ class Ours:
         self.rng = np.random.default_rng(0)
         self.num_envs = num_envs
         begin = time.perf_counter()
-        self.env = LiberoVectorEnv(num_envs=num_envs, cameras=CAMERAS, image_size=IMAGE_SIZE, num_threads=num_threads)
+        self.env = LiberoVectorEnv(num_envs=num_envs, cameras=CAMERAS, image_size=IMAGE_SIZE)
         self.env.reset([EpisodeStart(suite, task_id, i) for i in range(num_envs)])
         self.construct_s = time.perf_counter() - begin
 
@@ -143,11 +142,6 @@ class Ours:
         numbers["reset_ms"], _ = milliseconds(20, lambda: scene.prepare(init_index=1, seed=next(seeds)))
         prepared = scene.prepare(init_index=1, seed=0)
         numbers["settle_ms"], _ = milliseconds(3, lambda: scene.settle(prepared))
-        before = resident_mb()
-        further = [scene._shared.make_stepper(scene.env) for _ in range(NUM_FURTHER)]
-        for stepper in further:
-            scene.advance(state, actions_CA[:CHUNK], stepper=stepper)
-        numbers["further_mb"] = (resident_mb() - before) / NUM_FURTHER
         return numbers
 
 
@@ -181,16 +175,16 @@ def mj_step_ms(scene: Any, state: Any, actions_CA: Any) -> float:
     return cpu / len(actions_CA)
 
 
-def make(mode: str, suite: str, task_id: int, *, num_envs: int, num_threads: int) -> Stock | Ours:
+def make(mode: str, suite: str, task_id: int, *, num_envs: int) -> Stock | Ours:
     """Stock, which is one environment, or ours."""
     if mode == "stock":
         return Stock(suite, task_id)
-    return Ours(suite, task_id, num_envs=num_envs, num_threads=num_threads)
+    return Ours(suite, task_id, num_envs=num_envs)
 
 
 def measure_one(mode: str, suite: str, task_id: int, chunks: int, answers: Queue[Numbers]) -> None:
     """Child of the first form."""
-    numbers = make(mode, suite, task_id, num_envs=2, num_threads=1).measure(chunks)
+    numbers = make(mode, suite, task_id, num_envs=2).measure(chunks)
     answer(numbers, answers)
 
 
@@ -207,13 +201,12 @@ def run_for(
     suite: str,
     task_id: int,
     num_envs: int,
-    num_threads: int,
     seconds: float,
     barrier: Barrier,
     answers: Queue[Numbers],
 ) -> None:
     """Child of the second form: as many chunks as fit, all children at the same time."""
-    simulator = make(mode, suite, task_id, num_envs=num_envs, num_threads=num_threads)
+    simulator = make(mode, suite, task_id, num_envs=num_envs)
     simulator.chunk()
     barrier.wait(START_TIMEOUT_S)
     begin, steps = time.perf_counter(), 0
@@ -262,7 +255,6 @@ def one_thread(suite: str, task_id: int, chunks: int, modes: Sequence[str]) -> N
             ("ten idle steps, once per start (CPU ms)", idle_ms, ours["settle_ms"], None),
             row("first environment of a task, ready (s)", "construct_s"),
             row("memory, first environment (MB)", "memory_mb"),
-            row("memory, one more simulation of the task (MB)", "further_mb"),
             ("share of mj_step in our stepping (%)", None, 100 * ours["mj_step_ms"] / ours["step_ms"], None),
             ("share of mj_step in steps and look (%)", None, 100 * CHUNK * ours["mj_step_ms"] / ours["chunk_ms"], None),
         ],
@@ -270,7 +262,7 @@ def one_thread(suite: str, task_id: int, chunks: int, modes: Sequence[str]) -> N
 
 
 def all_cores(
-    suite: str, task_id: int, modes: Sequence[str], *, processes: int, num_envs: int, num_threads: int, seconds: float
+    suite: str, task_id: int, modes: Sequence[str], *, processes: int, num_envs: int, seconds: float
 ) -> None:
     """The second form."""
     context = multiprocessing.get_context("spawn")
@@ -280,9 +272,7 @@ def all_cores(
         answers: Queue[Numbers] = context.Queue()
         barrier = context.Barrier(processes)
         children = [
-            context.Process(
-                target=run_for, args=(mode, suite, task_id, num_envs, num_threads, seconds, barrier, answers)
-            )
+            context.Process(target=run_for, args=(mode, suite, task_id, num_envs, seconds, barrier, answers))
             for _ in range(processes)
         ]
         for child in children:
@@ -301,7 +291,7 @@ def all_cores(
         return label, stock, ours, ratio
 
     print_table(
-        f"{suite} task {task_id}, {processes} processes, ours {num_envs} env(s), {num_threads} thread(s)",
+        f"{suite} task {task_id}, {processes} processes, ours {num_envs} env(s)",
         [
             row("steps per second, two cameras (wall)", rates["ours"], rates.get("stock"), less_is_better=False),
             row("memory per process (MB)", memory["ours"], memory.get("stock"), less_is_better=True),
@@ -357,7 +347,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--chunks", type=int, default=6, help="of 8 steps, in each measurement of the first form")
     parser.add_argument("--processes", type=int, default=0, help="measure all cores with so many processes")
     parser.add_argument("--envs", type=int, default=2, help="in each of our processes in the second form")
-    parser.add_argument("--threads", type=int, default=1, help="of each of our processes in the second form")
     parser.add_argument("--scenes", action="store_true", help="the third form")
     parser.add_argument("--only", choices=["ours"], help="leave stock out of the first two forms")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement in the second form")
@@ -373,7 +362,7 @@ def run(args: argparse.Namespace) -> int:
     from libero_runtime.paths import prepare_libero
     from libero_runtime.suites import load_suite
 
-    for name in ("chunks", "envs", "threads"):
+    for name in ("chunks", "envs"):
         if getattr(args, name) < 1:
             raise OptionError(f"--{name} {getattr(args, name)} must be at least 1")
     if args.processes < 0 or args.seconds <= 0:
@@ -391,7 +380,6 @@ def run(args: argparse.Namespace) -> int:
             modes,
             processes=args.processes,
             num_envs=args.envs,
-            num_threads=args.threads,
             seconds=args.seconds,
         )
     else:

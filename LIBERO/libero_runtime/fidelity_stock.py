@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
-from libero_runtime.sim.exact_scene import ExactController
 from libero_runtime.sim.models import fixture_bodies, free_env, quiet_robosuite
 from libero_runtime.sim.state import IDLE_ACTION, EpisodeState, Pose, start_seed
 from libero_runtime.sim.stepper import STATE, integration_state
@@ -62,6 +61,31 @@ class Layout:
         self.objects = model.jnt_qposadr[free][:, None] + np.arange(3)
 
 
+class StockController:
+    """State of robosuite's own controller.
+
+    A state saved at rest, before any step, does not hold all that robosuite's controller remembers.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    def get_state(self) -> Array:
+        """State (15,): goal position 3 and rotation 9, gripper command 2, and a zero."""
+        robot = self._env.robots[0]
+        goal = robot.controller
+        gripper = np.broadcast_to(np.asarray(robot.gripper.current_action, dtype=np.float64), (2,))
+        return np.concatenate([goal.goal_pos, np.ravel(goal.goal_ori), gripper, [0.0]])
+
+    def set_state(self, state: Array) -> None:
+        """Restore what `get_state` returned."""
+        robot = self._env.robots[0]
+        robot.controller.goal_pos = state[:3].copy()
+        robot.controller.goal_ori = state[3:12].reshape(3, 3).copy()
+        robot.controller.new_update = True
+        robot.gripper.current_action = state[12:14].copy()
+
+
 class Stock:
     """LIBERO's own environment of a task; `settle` it in an initial state first.
 
@@ -89,7 +113,7 @@ class Stock:
         self.env: Any = self.control_env.env
         self.model: mujoco.MjModel = self.env.sim.model._model
         self.data: mujoco.MjData = self.env.sim.data._data
-        self.controller = ExactController(self.env)
+        self.controller = StockController(self.env)
         self.layout = Layout(self.model)
         self._tolerance, self._jacobian = float(self.model.opt.tolerance), int(self.model.opt.jacobian)
         self._settled = integration, controller = self.state()

@@ -6,7 +6,6 @@ import weakref
 import numpy as np
 import pytest
 
-from libero_runtime.sim.exact_scene import ExactScene
 from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv
@@ -39,9 +38,8 @@ def alive(references):
     return [name for name, reference in references.items() if reference() is not None]
 
 
-@pytest.mark.parametrize("scene_type", [Scene, ExactScene])
-def test_closing_frees_everything_while_the_scene_is_still_held(scene_type):
-    scene = scene_type(load_suite("libero_10").task(6), image_size=16)
+def test_closing_frees_everything_while_the_scene_is_still_held():
+    scene = Scene(load_suite("libero_10").task(6), image_size=16)
     state, _ = scene.start(init_index=0)
     scene.advance(state, np.zeros((1, 7)))
     assert not scene.holds(("on", "porcelain_mug_1", "plate_1"))
@@ -69,7 +67,7 @@ def test_closing_one_of_two_scenes_of_a_model_spares_the_other():
 
 
 def test_a_scene_that_leaves_the_cache_is_freed():
-    env = LiberoVectorEnv(num_envs=2, image_size=16, max_scenes=1, num_threads=2)
+    env = LiberoVectorEnv(num_envs=2, image_size=16, max_scenes=1)
     env.reset([EpisodeStart("libero_object", 0, index) for index in range(2)])
     env.step_chunk(np.zeros((2, 2, 7), np.float32))
     references = parts(next(iter(env._scenes.values())))

@@ -1,8 +1,8 @@
 """Episodes on real LIBERO scenes: determinism, interleaving, parity with stock, bad input."""
 
 import multiprocessing
+from dataclasses import replace
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -11,12 +11,10 @@ from libero_runtime.expert import ScriptedExpert
 from libero_runtime.kernel import osc
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
-from libero_runtime.sim import scene, stepper
-from libero_runtime.sim.exact_scene import ExactScene
+from libero_runtime.sim import scene
 from libero_runtime.sim.state import IDLE_ACTION, start_seed
 from libero_runtime.suites import init_states, load_suite
 from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv, VectorEnvError
-from libero_runtime.vector.processes import LiberoProcessEnv
 
 SUITE = "libero_spatial"
 TASK = 1
@@ -67,10 +65,9 @@ def test_same_start_same_bits(env):
     other.close()
 
 
-@pytest.mark.parametrize("exact", [False, True])
-def test_interleaved_equals_alone(exact):
+def test_interleaved_equals_alone():
     """Episodes share a model (also across tasks) and are advanced in turns: no bit may depend on that."""
-    env = LiberoVectorEnv(num_envs=4, exact=exact, image_size=32)
+    env = LiberoVectorEnv(num_envs=4, image_size=32)
     starts = [EpisodeStart(SUITE, task, index) for task, index in ((0, 0), (0, 1), (3, 0), (3, 7))]
     env.reset(starts)
     actions = random_actions(4, 12)
@@ -78,7 +75,7 @@ def test_interleaved_equals_alone(exact):
     env.step_chunk(actions[2:, 5:9], [2, 3])
     env.step_chunk(actions[:2, 5:9], [0, 1])
     last = env.step_chunk(actions[[3, 1, 0, 2], 9:], [3, 1, 0, 2])
-    alone = LiberoVectorEnv(num_envs=1, exact=exact, image_size=32)
+    alone = LiberoVectorEnv(num_envs=1, image_size=32)
     for i, env_id in enumerate((3, 1, 0, 2)):
         alone.reset([starts[env_id]])
         result = alone.step_chunk(actions[env_id : env_id + 1])
@@ -104,12 +101,12 @@ def test_reset_of_a_subset_leaves_the_others(env):
     assert frozen.num_steps_B.tolist() == [0, 3]
 
 
-NUM_DRAWN, NUM_COMPARED = 3, 30
+NUM_COMPARED = 30
 
 
-def stock_episode(actions: np.ndarray) -> dict[str, np.ndarray]:
-    """The episode in stock OffScreenRenderEnv. Observations are kept for the start and the first steps only: stock
-    would draw every one. To be run in a process of its own, because robosuite's renderer takes over the thread's GL."""
+def stock_episode(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The episode in stock OffScreenRenderEnv: its states, the last proprioception, and what it draws of the last state.
+    To be run in a process of its own, because robosuite's renderer takes over the thread's GL."""
     select_opengl()
     prepare_libero("official")
     from libero.libero.envs import OffScreenRenderEnv
@@ -122,49 +119,32 @@ def stock_episode(actions: np.ndarray) -> dict[str, np.ndarray]:
     stock.seed(start_seed(task_id=TASK, init_index=0, seed=5))
     stock.reset()
     stock.set_init_state(init_states(task)[0])
-    record = {"physics": [], "images": [], "proprio": []}
-    for count, action in enumerate([*[IDLE_ACTION] * 10, *actions]):
-        obs, reward, done, _ = stock.step(action)
-        assert not done
-        assert not reward
-        if count < 9:
-            continue
-        record["physics"].append(stepper.integration_state(stock.sim.model._model, stock.sim.data._data))
-        if count < 10 + NUM_DRAWN:
-            rotation = quat2axisangle(np.array(obs["robot0_eef_quat"]))
-            record["images"].append(obs["agentview_image"][::-1, ::-1])
-            record["proprio"].append(np.concatenate([obs["robot0_eef_pos"], rotation, obs["robot0_gripper_qpos"]]))
-        else:
-            stock.env.modify_observable("agentview_image", "enabled", False)
-    return {name: np.array(values) for name, values in record.items()}
+    stock.env.modify_observable("agentview_image", "enabled", False)
+    states = []
+    for action in [*[IDLE_ACTION] * 10, *actions]:
+        obs = stock.step(action)[0]
+        states.append(stock.sim.data.qpos.copy())
+    rotation = quat2axisangle(np.array(obs["robot0_eef_quat"]))
+    proprio = np.concatenate([obs["robot0_eef_pos"], rotation, obs["robot0_gripper_qpos"]])
+    stock.sim.forward()
+    return np.array(states[9:]), proprio, stock.sim.render(camera_name="agentview", width=128, height=128)[::-1, ::-1]
 
 
-def test_exact_has_the_bits_of_stock_and_fast_follows_it(expert_actions):
-    """exact=True against stock: states and what is observed. The fast path is the same law with other roundings: equal
-    starts, micrometres apart before contact, the same success, and stock's pixels of the states it reaches."""
+def test_an_episode_follows_stock_and_has_its_pixels(expert_actions):
+    """The same law with other roundings: micrometres apart before contact, and the same image of the same state.
+    Stock looks a substep earlier."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        stock = pool.apply(stock_episode, (expert_actions[:NUM_COMPARED],))
-    task = load_suite(SUITE).task(TASK)
-    exact, fast = (kind(task, image_size=128, quality="official") for kind in (ExactScene, scene.Scene))
-    for live in (fast, exact):
-        live.load(live.start(init_index=0, seed=5)[0])
-    assert np.array_equal(fast.save().pose.fixture_pos, exact.save().pose.fixture_pos)
-    for count in range(len(expert_actions) + 1):
-        if count:
-            success = fast.step(expert_actions[count - 1]), exact.step(expert_actions[count - 1])
-        if count <= NUM_COMPARED:
-            assert np.array_equal(stock["physics"][count], stepper.integration_state(exact.model, exact.data))
-            np.testing.assert_allclose(fast.data.qpos, exact.data.qpos, atol=1e-5)
-        if count <= NUM_DRAWN:
-            assert np.array_equal(stock["images"][count], exact.view().images_NHWC[0])
-            np.testing.assert_allclose(exact.view().proprio, stock["proprio"][count], rtol=1e-6, atol=1e-7)
-    assert success == (True, True)
-    images = fast.view().images_NHWC
-    exact.data.qpos[:] = fast.save().pose.drawn_qpos
-    mujoco.mj_forward(exact.model, exact.data)
-    assert np.array_equal(images, exact._drawn(1))
-    fast.close()
-    exact.close()
+        qpos_TQ, proprio, image = pool.apply(stock_episode, (expert_actions[:NUM_COMPARED],))
+    live = scene.Scene(load_suite(SUITE).task(TASK), image_size=128, quality="official")
+    live.load(live.start(init_index=0, seed=5)[0])
+    np.testing.assert_allclose(live.data.qpos, qpos_TQ[0], atol=1e-5)
+    for action, qpos in zip(expert_actions, qpos_TQ[1:], strict=False):
+        live.step(action)
+        np.testing.assert_allclose(live.data.qpos, qpos, atol=1e-5)
+    np.testing.assert_allclose(live.proprio(), proprio, atol=2e-3)
+    pose = replace(live.save().pose, drawn_qpos=qpos_TQ[-1], qpos=qpos_TQ[-1])
+    assert np.array_equal(live.draw(pose)[0], image)
+    live.close()
 
 
 def test_success_stops_the_episode(expert_actions, env):
@@ -188,7 +168,7 @@ def test_recording(env):
     for env_id, row in ((1, 0), (3, 2)):
         assert np.array_equal(second.recorded[env_id][-1], second.frames.images_BNHWC[row, 0])
     assert env.step_chunk(random_actions(1, 5), [3]).recorded == {}
-    with pytest.raises(VectorEnvError, match=r"record_ids=\[0, 3\] must be among env_ids=\[3\]; \[0\] are not"):
+    with pytest.raises(VectorEnvError, match=r"record_ids must be among env_ids=\[3\]; \[0\] are not"):
         env.step_chunk(random_actions(1, 5), [3], record_every=2, record_ids=[3, 0])
 
 
@@ -213,10 +193,6 @@ def test_bad_input(env):
         (lambda: env.step_chunk(bad, [0]), r"finite, given nan at index \(0, 2, 3\)"),
         (lambda: env.step_chunk(IDLE_CHUNK, [0], max_steps_B=[1, 2]), "max_steps_B must hold 1 numbers"),
         (lambda: LiberoVectorEnv(num_envs=1, quality="shiny"), "quality='shiny' must be one of fast, official"),
-        (lambda: LiberoVectorEnv(num_envs=1, on_failure="ignore"), "on_failure='ignore' must be one of raise, freeze"),
-        (lambda: LiberoVectorEnv(num_envs=1, exact=True, num_threads=2), "exact=True steps on one thread"),
-        (lambda: LiberoVectorEnv(num_envs=1, image_size=0), "image_size=0 must be at least 1"),
-        (lambda: LiberoProcessEnv(num_envs=2, num_workers=3), "num_workers=3 must not be more than num_envs=2"),
     ):
         with pytest.raises(VectorEnvError, match=message):
             call()
@@ -247,7 +223,7 @@ def test_fast_look_is_close_and_has_the_same_physics():
     # Without multisampling and reflections, which the fast look leaves out: what is left is that of coarser models.
     renderer = official._shared.acquire_renderer(cameras=("agentview",), image_size=128, quality="fast")
     stock_renderer, official._renderer = official._renderer, renderer
-    difference = np.abs(fast_view.images_NHWC.astype(float) - official.images(official_state))
+    difference = np.abs(fast_view.images_NHWC.astype(float) - official.draw(official_state.pose))
     assert 0.0 < difference.mean() < 2.0
     official._renderer = stock_renderer
     official._shared.release_renderer(renderer)

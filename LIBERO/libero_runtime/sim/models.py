@@ -9,7 +9,6 @@ import ctypes
 import ctypes.util
 import hashlib
 import logging
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -34,42 +33,21 @@ from libero_runtime.suites import TaskSpec
 
 @dataclass(eq=False)
 class SharedModel:
-    """A compiled model, its body poses as compiled, and the renderers and simulations made for it.
-
-    Some things an episode depends on live in the model (fixture poses, lit burners). `owner` is the scene whose
-    episode the model shows at present: a scene that finds another owner writes its own values first.
-    """
+    """A compiled model, its body poses as compiled, and the renderers and the physics model made for it."""
 
     xml: str
     model: mujoco.MjModel
     body_pos: NDArray[np.float64]
     body_quat: NDArray[np.float64]
-    owner: object | None = None
     _renderers: dict[object, SceneRenderer] = field(default_factory=dict)  # by settings
     _physics: mujoco.MjModel | None = None
-    _idle_steppers: list[Stepper] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def make_stepper(self, env: Any) -> Stepper:
         """A simulation of this model with a physics model of its own."""
-        with self._lock:
-            if self._physics is None:
-                self._physics = physics_model(self.xml, self.model)
-            model = copy.copy(self._physics)
+        if self._physics is None:
+            self._physics = physics_model(self.xml, self.model)
+        model = copy.copy(self._physics)
         return Stepper(model, make_arm(env, model), fixture_bodies(env))
-
-    @contextmanager
-    def stepper(self, env: Any) -> Iterator[Stepper]:
-        """Borrow a simulation for one episode's chunk; as many are made as are ever in use at the same time."""
-        with self._lock:
-            stepper = self._idle_steppers.pop() if self._idle_steppers else None
-        if stepper is None:
-            stepper = self.make_stepper(env)
-        try:
-            yield stepper
-        finally:
-            with self._lock:
-                self._idle_steppers.append(stepper)
 
     def acquire_renderer(self, *, cameras: Sequence[str], image_size: int, quality: Quality) -> SceneRenderer:
         """A renderer for these settings, made on first use; to be given back with `release_renderer`."""
@@ -147,7 +125,6 @@ class _SharesModel:
 
         xml = without_unused_materials(xml_string or self.model.get_xml())
         self.shared = _shared_model(with_coarse_robot(xml) if self.coarse_robot else xml)
-        self.shared.owner = None
         self.shared.model.body_pos[:] = self.shared.body_pos
         self.shared.model.body_quat[:] = self.shared.body_quat
         self.sim = MjSim(self.shared.model)

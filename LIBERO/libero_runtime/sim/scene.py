@@ -1,10 +1,9 @@
-"""A LIBERO task, stepped fast: in simulations of its own (`stepper`), from which robosuite's full model is only drawn.
+"""A LIBERO task, stepped fast: in a simulation of its own (`stepper`), from which robosuite's full model is only drawn.
 
 N cameras, H and W pixels, C actions, F fixtures.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 
@@ -51,11 +50,8 @@ class Scene:
     the same bits whether it runs alone or interleaved with others.
 
     `model` and `data` are the simulation's: bodies, joints, sites and collision geoms by their names, but none of the
-    geoms that are only drawn. Steppers of one's own give the same bits on whichever thread.
+    geoms that are only drawn.
     """
-
-    _stepper: Stepper
-    _goal: Goal
 
     def __init__(
         self,
@@ -81,17 +77,13 @@ class Scene:
         self._eef_body = int(self.env.sim.model.body_name2id(robot.robot_model.eef_name))
         self._gripper_qpos = np.asarray(robot._ref_gripper_joint_pos_indexes, dtype=np.int64)
         self._starts: dict[tuple[int, int], tuple[EpisodeState, NDArray[np.float32]]] = {}  # by initial state and seed
-        self._first_images = lru_cache(_FIRST_IMAGES_CACHED)(lambda *key: self.images(self._starts[key][0]))
+        self._first_images = lru_cache(_FIRST_IMAGES_CACHED)(lambda *key: self.draw(self._starts[key][0].pose))
         self._loaded_state: EpisodeState | None = None
         self._predicates: dict[tuple[str, ...], Goal] = {}
-        self.model, self.data = self._make_simulation()
-
-    def _make_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        """Make what steps; returns its model and data."""
-        self._stepper = self._shared.make_stepper(self.env)
-        self._goal = compile_goal(self.env, self._stepper.model)
+        self._stepper: Stepper = self._shared.make_stepper(self.env)
+        self.model, self.data = self._stepper.model, self._stepper.data
+        self._goal = compile_goal(self.env, self.model)
         self.env._eval_predicate = self.holds  # robosuite's own data lags behind
-        return self._stepper.model, self._stepper.data
 
     # Starts -----------------------------------------------------------------------------------------------------
 
@@ -105,12 +97,8 @@ class Scene:
 
     def settled_start(self, *, init_index: int, seed: int) -> tuple[EpisodeState, NDArray[np.float32]]:
         """The same, without images: the episode and its proprioception."""
-        known = self.settled(init_index=init_index, seed=seed)
+        known = self._starts.get((init_index, seed))
         return known or self.settle(self.prepare(init_index=init_index, seed=seed))
-
-    def settled(self, *, init_index: int, seed: int) -> tuple[EpisodeState, NDArray[np.float32]] | None:
-        """The start and its proprioception, if it was settled before."""
-        return self._starts.get((init_index, seed))
 
     def prepare(self, *, init_index: int, seed: int) -> EpisodeState:
         """An episode at its published initial state, before the idle steps. Replaces the loaded episode."""
@@ -125,11 +113,10 @@ class Scene:
         while len(self._starts) >= _STARTS_CACHED:
             del self._starts[next(iter(self._starts))]
         bodies, published = self._fixture_bodies, states[init_index]
-        self._shared.owner = None
         self._place_fixtures(self._shared.body_pos[bodies], self._shared.body_quat[bodies])
         mujoco.mj_resetData(self.model, self.data)
         with seeded(start_seed(task_id=self.task.task_id, init_index=init_index, seed=seed)):
-            self._draw_fixtures()
+            draw_fixtures(self.env, self._full_model)
         self.data.time = published[0]
         self.data.qpos[:] = qpos = published[1 : 1 + self.model.nq].copy()
         self.data.qvel[:] = published[1 + self.model.nq :]
@@ -139,36 +126,29 @@ class Scene:
             drawn_qpos=qpos,
             qpos=qpos,
         )
-        integration, controller = self._rest(pose)
+        self._stepper.rest(pose)
         self._loaded_state = EpisodeState(
-            integration=integration, controller=controller, pose=pose, init_index=init_index, seed=seed
+            integration=integration_state(self.model, self.data),
+            controller=self._stepper.controller.copy(),
+            pose=pose,
+            init_index=init_index,
+            seed=seed,
         )
         return self._loaded_state
 
-    def settle(self, state: EpisodeState, stepper: Stepper | None = None) -> tuple[EpisodeState, NDArray[np.float32]]:
-        """Run the idle steps of an episode just prepared; with a stepper of one's own from any thread."""
-        start = self._starts[state.init_index, state.seed] = self._idle(state, stepper)
-        return start
-
-    def _draw_fixtures(self) -> None:
-        """Place fixtures in the full model by numpy's global generator, as a stock reset does."""
-        draw_fixtures(self.env, self._full_model)
-
-    def _rest(self, pose: Pose) -> tuple[Array, Array]:
-        """Bring the controller to rest in the initial state just set; returns MuJoCo's state and the controller's."""
-        self._stepper.rest(pose)
-        return integration_state(self.model, self.data), self._stepper.controller.copy()
-
-    def _idle(self, state: EpisodeState, stepper: Stepper | None) -> tuple[EpisodeState, NDArray[np.float32]]:
-        """After the idle steps: the start, with its step count at zero, and its proprioception."""
-        if not self.num_idle_steps:
+    def settle(self, state: EpisodeState) -> tuple[EpisodeState, NDArray[np.float32]]:
+        """Run the idle steps of an episode just prepared: the start, its step count at zero, and its proprioception."""
+        if self.num_idle_steps:
+            done = self.advance(state, np.tile(IDLE_ACTION, (self.num_idle_steps, 1)))
+            if done.failure is not None:
+                raise SimulationError(done.failure)
+            start = replace(done.state, num_steps=0), done.proprio
+        else:
             self.load(state)
             mujoco.mj_kinematics(self.model, self.data)
-            return state, self.proprio()
-        done = self.advance(state, np.tile(IDLE_ACTION, (self.num_idle_steps, 1)), stepper=stepper)
-        if done.failure is not None:
-            raise SimulationError(done.failure)
-        return replace(done.state, num_steps=0), done.proprio
+            start = state, self.proprio()
+        self._starts[state.init_index, state.seed] = start
+        return start
 
     # Chunks -----------------------------------------------------------------------------------------------------
 
@@ -179,17 +159,15 @@ class Scene:
         *,
         stop_on_success: bool = False,
         record_every: int = 0,
-        stepper: Stepper | None = None,
     ) -> Advance:
         """Run a chunk of at least one action from `state`, drawing nothing.
 
-        `record_every=k` keeps the episode as it is after every k-th control step. With a stepper of one's own, from
-        any thread and whatever the scene has loaded.
+        `record_every=k` keeps the pose after every k-th control step, for `draw`.
         """
-        stepper = stepper or self._stepper
+        stepper = self._stepper
         stepper.load(state)
         success: list[bool] = []
-        recorded: list[EpisodeState] = []
+        recorded: list[Pose] = []
         while len(success) < len(actions_CA) and not (stop_on_success and success and success[-1]):
             steps = state.num_steps + len(success)
             piece = actions_CA[len(success) :]
@@ -199,20 +177,12 @@ class Scene:
             count = stepper.run(piece, self._goal, stop_on_success=stop_on_success, success_C=success_C)
             if count < 0:
                 failure = self._failure(stepper.warning(), state, steps - count)
-                return Advance(state, success, self._proprio(stepper.data), recorded, failure)
+                return Advance(state, success, self.proprio(), recorded, failure)
             success += success_C[:count].tolist()
             if record_every and (steps + count) % record_every == 0:
-                recorded.append(stepper.save(state, num_steps=steps + count, success=success[-1]))
+                recorded.append(stepper.pose(state))
         end = stepper.save(state, num_steps=state.num_steps + len(success), success=success[-1])
-        return Advance(end, success, self._proprio(stepper.data), recorded, failure=None)
-
-    def borrowed_stepper(self) -> AbstractContextManager[Stepper]:
-        """A simulation for `advance` and `settle` on another thread."""
-        return self._shared.stepper(self.env)
-
-    def images(self, state: EpisodeState, num_cameras: int | None = None) -> NDArray[np.uint8]:
-        """Images (N, H, W, 3) of an episode, rotated by 180 degrees. For the thread that draws."""
-        return self.draw(state.pose, num_cameras)
+        return Advance(end, success, self.proprio(), recorded, failure=None)
 
     # The loaded episode -----------------------------------------------------------------------------------------
 
@@ -255,7 +225,9 @@ class Scene:
 
     def proprio(self) -> NDArray[np.float32]:
         """End-effector position 3 (m), axis-angle 3 (rad), finger positions 2 (m)."""
-        return self._proprio(self.data)
+        rotation = axis_angle(self.data.xquat[self._eef_body])
+        parts = [self.data.site_xpos[self._eef_site], rotation, self.data.qpos[self._gripper_qpos]]
+        return np.concatenate(parts).astype(np.float32)
 
     @property
     def success(self) -> bool:
@@ -269,11 +241,6 @@ class Scene:
             raise ValueError("no episode is loaded: call load() or prepare() first")
         return self._loaded_state
 
-    def _proprio(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        rotation = axis_angle(data.xquat[self._eef_body])
-        parts = [data.site_xpos[self._eef_site], rotation, data.qpos[self._gripper_qpos]]
-        return np.concatenate(parts).astype(np.float32)
-
     def _failure(self, cause: str | None, state: EpisodeState, step: int) -> str:
         return (
             f"MuJoCo's state went bad ({cause}) in control step {step} of {self.task.suite} task "
@@ -283,14 +250,8 @@ class Scene:
     # Drawing ----------------------------------------------------------------------------------------------------
 
     def draw(self, pose: Pose, num_cameras: int | None = None) -> NDArray[np.uint8]:
-        """Images (N, H, W, 3) of any pose of this task, rotated by 180 degrees. For the thread that draws."""
-        self._show(pose)
-        return self._drawn(self.num_cameras if num_cameras is None else num_cameras)
-
-    def _show(self, pose: Pose) -> None:
-        """Bring the full model to a pose."""
+        """Images (N, H, W, 3) of any pose of this task, rotated by 180 degrees."""
         model, data = self._full_model, self._full_data
-        self._shared.owner = None
         self._place_fixtures(pose.fixture_pos, pose.fixture_quat)
         data.qpos[:] = pose.drawn_qpos
         mujoco.mj_kinematics(model, data)
@@ -298,17 +259,15 @@ class Scene:
         mujoco.mj_camlight(model, data)
         data.qpos[:] = pose.qpos
         self.env._post_process()  # lights the stove's burner when its knob is turned
+        count = self.num_cameras if num_cameras is None else num_cameras
+        images = np.empty((count, self.image_size, self.image_size, 3), dtype=np.uint8)
+        self._renderer.render(data, images)
+        return images
 
     def _place_fixtures(self, pos_F3: Array, quat_F4: Array) -> None:
         """In the full model."""
         self._full_model.body_pos[self._fixture_bodies] = pos_F3
         self._full_model.body_quat[self._fixture_bodies] = quat_F4
-
-    def _drawn(self, num_cameras: int) -> NDArray[np.uint8]:
-        """Images of the full model's data as they stand."""
-        images = np.empty((num_cameras, self.image_size, self.image_size, 3), dtype=np.uint8)
-        self._renderer.render(self._full_data, images)
-        return images
 
     def close(self) -> None:
         """Free model, simulations, renderer and robosuite's environment; `task` is left. A second call does nothing.
@@ -320,8 +279,6 @@ class Scene:
             return
         task = self.task
         self._shared.release_renderer(self._renderer)
-        if self._shared.owner is self:
-            self._shared.owner = None
         free_env(self.env)
         vars(self).clear()
         self.task = task

@@ -3,8 +3,6 @@
 N cameras, H and W pixels, C colours.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -17,7 +15,6 @@ Array = NDArray[np.float64]
 CONTROL_HZ = 20
 PROPRIO_DIM = 8
 IDLE_ACTION = np.array([0.0] * 6 + [-1.0])
-_SUBSTEP_S = 0.002
 
 
 class SimulationError(RuntimeError):
@@ -30,31 +27,6 @@ class View:
 
     images_NHWC: NDArray[np.uint8]
     proprio: NDArray[np.float32]  # (8,)
-
-
-@dataclass(frozen=True)
-class SampleClock:
-    """When stock LIBERO samples its observations, in its own floating-point arithmetic.
-
-    It does so once per 50 ms of simulated time, but its timer also counts the two forced observations of a reset: the
-    next falls on the 24th of the 25 substeps, not after the last. Only exact stepping reproduces this.
-    """
-
-    elapsed_s: float = 0.0
-    sampled: bool = False
-
-    def tick(self) -> tuple[SampleClock, bool]:
-        """After one substep: the new clock, and whether stock observes now."""
-        elapsed, sampled, observes = self.elapsed_s + _SUBSTEP_S, self.sampled, False
-        if not sampled and elapsed <= 1.0 / CONTROL_HZ:
-            sampled = observes = True
-        if elapsed >= 1.0 / CONTROL_HZ:
-            observes = observes or not sampled
-            elapsed, sampled = elapsed % (1.0 / CONTROL_HZ), False
-        return SampleClock(elapsed, sampled), observes
-
-
-RESET_CLOCK = SampleClock(2 * _SUBSTEP_S, sampled=True)
 
 
 @dataclass(frozen=True)
@@ -78,8 +50,6 @@ class EpisodeState:
     seed: int
     num_steps: int = 0  # control steps since the idle steps ended
     success: bool = False  # goal predicate after the last step
-    clock: SampleClock = RESET_CLOCK  # exact stepping only, with the last observation it took
-    sampled_view: View | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +59,7 @@ class Advance:
     state: EpisodeState
     success: list[bool]  # goal predicate after each simulated action
     proprio: NDArray[np.float32]
-    recorded: list[EpisodeState]  # the episode at steps to be drawn
+    recorded: list[Pose]  # at steps to be drawn
     failure: str | None  # why the episode cannot go on; `state` is then the one before the chunk
 
 

@@ -1,7 +1,7 @@
 """One simulation: a copy of a task's physics model with its data, stepped by the compiled kernel.
 
-Fixture poses live in the model, so simulations that run at the same time need a model each. It is the scene without
-what is only drawn (`physics_model`): 3 MB, whatever the meshes and textures.
+Fixture poses live in the model, so scenes of one model need a physics model each. It is the scene without what is only
+drawn (`physics_model`): 3 MB, whatever the meshes and textures.
 """
 
 from dataclasses import replace
@@ -130,7 +130,7 @@ def _mass_index(model: mujoco.MjModel, dofs: NDArray[np.int64]) -> NDArray[np.in
 
 
 class Stepper:
-    """Advances one episode at a time. Not thread-safe; several steppers run on several threads."""
+    """Advances one episode at a time."""
 
     def __init__(self, model: mujoco.MjModel, arm: Arm, fixture_bodies: NDArray[np.int64]) -> None:
         self.model = model
@@ -192,10 +192,14 @@ class Stepper:
             state,
             integration=integration_state(self.model, self.data),
             controller=self.controller.copy(),
-            pose=replace(state.pose, drawn_qpos=self.drawn_qpos.copy(), qpos=self.data.qpos.copy()),
+            pose=self.pose(state),
             num_steps=num_steps,
             success=success,
         )
+
+    def pose(self, state: EpisodeState) -> Pose:
+        """What an image of that episode, as it is now, depends on."""
+        return replace(state.pose, drawn_qpos=self.drawn_qpos.copy(), qpos=self.data.qpos.copy())
 
     def _place(self, pose: Pose) -> None:
         """What MuJoCo's state does not hold."""

@@ -1,1 +1,1 @@
-"""Many episodes at once: in threads, in processes, and as a Gymnasium environment."""
+"""Many episodes at once, advanced chunk by chunk."""
