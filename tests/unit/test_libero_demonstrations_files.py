@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 
 import h5py
 import numpy as np
@@ -19,7 +18,7 @@ from libero_runtime.demos import record
 from libero_runtime.demos.cli import main as demonstrations
 from libero_runtime.demos.episodes import EpisodeOptions, run_episode
 from libero_runtime.demos.hdf5 import demonstration_file, quaternions
-from libero_runtime.demos.plan import DemonstrationError, RunOptions, TaskProgress, next_attempt, plan_attempt
+from libero_runtime.demos.plan import DemonstrationError, RunOptions, plan_attempt, wanted_attempts
 from libero_runtime.demos.shards import Shards
 from libero_runtime.files import FolderInUseError
 from libero_runtime.opengl import num_egl_devices, select_opengl
@@ -101,9 +100,23 @@ def test_recording_equals_an_episode_run_here(recorded):
         np.testing.assert_array_equal(stored["obs/agentview_rgb"], images_TNHWC[:, 0, ::-1, ::-1])
 
 
+def workers_of(process):
+    """Those that record; waits for them."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        found = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        if found:
+            return found
+        time.sleep(0.02)
+    raise TimeoutError
+
+
 def test_an_interrupted_run_continues(recorded, tmp_path):
-    """A worker is killed, and another takes its place; then Ctrl-C. Finished attempts are kept, and the demonstrations
-    are those of a run in one go."""
+    """A worker is killed, and others take over; then the command itself, with which its workers end; then Ctrl-C.
+
+    Finished attempts are kept, and the demonstrations are those of a run in one go.
+    """
     words = [sys.executable, "-m", "libero_runtime.demonstrations", *command(tmp_path, "--num-workers", "1")]
     shard = Shards(tmp_path, "").path(TASK, 0)
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
@@ -112,12 +125,15 @@ def test_an_interrupted_run_continues(recorded, tmp_path):
             assert process.poll() is None, "the run ended before it could be interrupted"
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        for child in psutil.Process(process.pid).children():
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
-        while "was killed by SIGKILL; another one does it again" not in process.stderr.readline():
+        for child in workers_of(process):
+            child.kill()
+        while "what it had not finished is made again" not in process.stderr.readline():
             assert process.poll() is None
-        workers = psutil.Process(process.pid).children()
+        workers = workers_of(process)
+        process.kill()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        workers = workers_of(process)
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -129,21 +145,6 @@ def test_an_interrupted_run_continues(recorded, tmp_path):
     is_the_same(tmp_path, recorded)
     with h5py.File(next(tmp_path.iterdir())) as file:
         assert file["data/demo_0"].attrs["kept"] == 1
-
-
-def test_workers_end_with_the_process_that_started_them():
-    code = (
-        "from libero_runtime.worker_process import WorkerProcess\n"
-        "if __name__ == '__main__':\n"
-        "    worker = WorkerProcess(list, environment={})\n"
-        "    worker.submit('append', 1).result()\n"
-        "    print(worker.process.pid, flush=True)\n"
-        "    input()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        worker = psutil.Process(int(process.stdout.readline()))
-        process.kill()
-    assert not psutil.wait_procs([worker], timeout=60)[1]
 
 
 def test_a_finished_run_is_left_alone_and_other_options_are_refused(recorded, capsys):
@@ -186,52 +187,16 @@ def test_an_unfinished_run_is_continued_with_its_options_only_and_by_one_process
     assert [path.suffix for path in shards.folder.glob("task*")] == [".partial"], "a worker may be writing it"
 
 
-def simulate(tasks, fails, *, num_workers, seed):
-    """Attempts end in any order and now and then with their process's death; returns which are kept, and those made."""
-    order, by_id, running = np.random.default_rng(seed), {task.task_id: task for task in tasks}, {}
-    scenes, plans = [None] * num_workers, []
-    while not all(task.is_complete for task in tasks):
-        for worker in range(num_workers):
-            if worker not in running:
-                plan = next_attempt(OPTIONS, tasks, scenes[worker], Counter(filter(None, scenes)))
-                if plan is not None:
-                    running[worker], scenes[worker] = plan, plan.task_id
-                    plans.append(plan)
-        plan = running.pop(order.choice(list(running)))
-        if order.uniform() < 0.1:
-            by_id[plan.task_id].running.discard(plan.attempt)
-        else:
-            by_id[plan.task_id].finish(plan.attempt, success=plan.attempt not in fails)
-    return {task.task_id: task.wanted for task in tasks}, plans
-
-
-@pytest.mark.parametrize("num_workers", [1, 3, 40])
-def test_files_hold_the_first_successes_by_number_whatever_comes_first(num_workers):
-    """As without an earlier run's attempts."""
-    for seed in range(10):
-        tasks = [TaskProgress(1, 4, {0: True, 3: False}), TaskProgress(2, 40, {})]
-        files, plans = simulate(tasks, fails={1, 3, 4}, num_workers=num_workers, seed=seed)
-        assert files == {1: (0, 2, 5, 6), 2: (0, 2, *range(5, 43))}
-        assert plan_attempt(OPTIONS, 1, 0) not in plans, "it was made in an earlier run"
-
-
-def test_a_worker_keeps_its_scene_or_helps_where_most_waits():
-    tasks = [TaskProgress(0, 2, {}), TaskProgress(2, 2, {})]
-    scenes = [(None, {}), (None, {0: 1}), (2, {0: 1, 2: 1}), (2, {0: 1, 2: 1}), (2, {0: 2, 2: 1})]
-    plans = [next_attempt(OPTIONS, tasks, scene, Counter(counts)) for scene, counts in scenes]
-    assert [(plan.task_id, plan.attempt) for plan in plans[:4]] == [(0, 0), (2, 0), (2, 1), (0, 1)]
-    assert plans[4] is None, "all that is wanted is under way"
+def test_kept_are_the_first_successes_by_number():
+    assert wanted_attempts(0, {}, 3) == (0, 1, 2)
+    assert wanted_attempts(0, {0: True, 1: False, 4: True, 3: False}, 3) == (0, 2, 4)
 
 
 def test_failed_attempts_are_replaced_until_it_is_hopeless():
-    task = TaskProgress(0, 2, {})
-    task.finish(0, success=True)
-    task.finish(1, success=False)
-    assert task.pending == [2]
-    for attempt in range(2, 7):
-        task.finish(attempt, success=False)
-    with pytest.raises(DemonstrationError, match="only 1 of 2 demonstrations after 8 attempts"):
-        task.finish(7, success=False)
+    failed = dict.fromkeys(range(1, 7), False)
+    assert wanted_attempts(0, {0: True, **failed}, 2) == (0, 7)
+    with pytest.raises(DemonstrationError, match="task 0: only 1 of 2 demonstrations after 8 attempts"):
+        wanted_attempts(0, {0: True, **failed, 7: False}, 2)
 
 
 def test_attempts_differ_but_repeat():

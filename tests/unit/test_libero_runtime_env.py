@@ -105,8 +105,10 @@ NUM_COMPARED = 30
 
 
 def stock_episode(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The episode in stock OffScreenRenderEnv: its states, the last proprioception, and what it draws of the last state.
-    To be run in a process of its own, because robosuite's renderer takes over the thread's GL."""
+    """The episode in stock OffScreenRenderEnv: its states, the last proprioception, its image of the last state.
+
+    To be run in a process of its own, because robosuite's renderer takes over the thread's GL.
+    """
     select_opengl()
     prepare_libero("official")
     from libero.libero.envs import OffScreenRenderEnv

@@ -1,7 +1,6 @@
-"""What a recording run consists of: its options, its attempts, and which of them come next."""
+"""What a recording run consists of: its options, its attempts, and which of them are wanted."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Annotated
@@ -48,60 +47,21 @@ def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> EpisodePlan
     )
 
 
-class TaskProgress:
-    """How far a task is. Kept are the first successful attempts by number, whatever order they end in."""
+def wanted_attempts(task_id: int, made: Mapping[int, bool], num_wanted: int) -> tuple[int, ...]:
+    """The first attempts of a task that have not failed.
 
-    def __init__(self, task_id: int, num_wanted: int, made: Mapping[int, bool]) -> None:
-        """made: whether each attempt of an earlier run succeeded."""
-        self.task_id = task_id
-        self.num_wanted = num_wanted
-        self.made = dict(made)
-        self.running: set[int] = set()
+    made: whether each attempt that was made succeeded. So the first successful ones by number are kept, whatever order
+    they end in.
 
-    @property
-    def wanted(self) -> tuple[int, ...]:
-        """The first attempts that have not failed."""
-        return tuple(islice((attempt for attempt in count() if self.made.get(attempt, True)), self.num_wanted))
-
-    @property
-    def num_kept(self) -> int:
-        """How many of the wanted demonstrations are there."""
-        return sum(attempt in self.made for attempt in self.wanted)
-
-    @property
-    def pending(self) -> list[int]:
-        """Attempts that have to be made, whatever comes of those that are running."""
-        return [attempt for attempt in self.wanted if attempt not in self.made and attempt not in self.running]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all of them are there."""
-        return self.num_kept == self.num_wanted
-
-    def finish(self, attempt: int, *, success: bool) -> None:
-        """An attempt was made; one that failed is replaced by one more."""
-        self.running.discard(attempt)
-        self.made[attempt] = success
-        limit = ATTEMPTS_PER_EPISODE * self.num_wanted
-        if self.wanted[-1] >= limit:
-            num_made = sum(self.made.get(attempt, False) for attempt in range(limit))
-            raise DemonstrationError(
-                f"task {self.task_id}: only {num_made} of {self.num_wanted} demonstrations after {limit} attempts; "
-                "lower --noise or --init-jitter, or raise --max-steps"
-            )
-
-
-def next_attempt(
-    options: RunOptions, tasks: Sequence[TaskProgress], scene: int | None, num_scenes: Counter[int]
-) -> EpisodePlan | None:
-    """Begin an attempt for a worker that has the scene of a task; `num_scenes` workers have that of each.
-
-    It stays with the task whose scene is compiled; else it helps where most waits per worker.
+    Raises:
+        DemonstrationError: so many have failed that there is no hope.
     """
-    waiting = {task: len(task.pending) / (1 + num_scenes[task.task_id]) for task in tasks if task.pending}
-    if not waiting:
-        return None
-    chosen = max(waiting, key=lambda task: (task.task_id == scene, waiting[task]))
-    attempt = chosen.pending[0]
-    chosen.running.add(attempt)
-    return plan_attempt(options, chosen.task_id, attempt)
+    wanted = tuple(islice((attempt for attempt in count() if made.get(attempt, True)), num_wanted))
+    limit = ATTEMPTS_PER_EPISODE * num_wanted
+    if wanted[-1] >= limit:
+        num_made = sum(made.get(attempt, False) for attempt in range(limit))
+        raise DemonstrationError(
+            f"task {task_id}: only {num_made} of {num_wanted} demonstrations after {limit} attempts; "
+            "lower --noise or --init-jitter, or raise --max-steps"
+        )
+    return wanted

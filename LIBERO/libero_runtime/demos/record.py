@@ -1,30 +1,34 @@
-"""Records demonstrations: one process per core, each of which keeps the scene of the task that it was at last."""
+"""Records demonstrations: a process pool makes the attempts, and what is on disk says which are still to be made."""
 
 import dataclasses
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from libero_runtime.demos.episodes import EpisodePlan, run_episode
+from libero_runtime.demos.episodes import run_episode
 from libero_runtime.demos.hdf5 import demonstration_file, episode_lengths, write_file, write_shard
-from libero_runtime.demos.plan import DemonstrationError, RunOptions, TaskProgress, next_attempt
+from libero_runtime.demos.plan import DemonstrationError, RunOptions, plan_attempt, wanted_attempts
 from libero_runtime.demos.shards import Shards
 from libero_runtime.paths import prepare_libero
 from libero_runtime.render.devices import device_environment, drawing_devices
 from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite, suite_asset_kind
-from libero_runtime.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-_MAX_DEATHS = 3  # of processes in a row, or at the same attempt
+_BLOCKS_PER_WORKER = 4  # of attempts at one task, for which its scene is made once
 
 
 @dataclass(frozen=True)
@@ -40,26 +44,58 @@ class Recorder:
     """What a worker's process keeps: the run, and the scene of its last attempt."""
 
     def __init__(self, options: RunOptions, shards: Shards) -> None:
-        prepare_libero()
         self._options, self._shards = options, shards
         self._scene: Scene | None = None
 
-    def attempt(self, plan: EpisodePlan) -> bool:
-        """Make an attempt and keep it; whether it succeeded."""
-        task, options = load_suite(self._options.suite).task(plan.task_id), self._options
-        if self._scene is None or self._scene.task != task:
-            if self._scene is not None:
-                self._scene.close()
-            self._scene = Scene(task, cameras=options.cameras, image_size=options.image_size)
-        demo = run_episode(self._scene, plan, options.episode)
-        path = self._shards.path(plan.task_id, plan.attempt, success=demo.success)
+    def attempt(self, task_id: int, attempt: int) -> None:
+        """Make an attempt and keep it, whether it succeeded or not."""
+        task, options = load_suite(self._options.suite).task(task_id), self._options
+        plan = plan_attempt(options, task_id, attempt)
+        try:
+            if self._scene is None or self._scene.task != task:
+                if self._scene is not None:
+                    self._scene.close()
+                self._scene = Scene(task, cameras=options.cameras, image_size=options.image_size)
+            demo = run_episode(self._scene, plan, options.episode)
+        except ValueError as error:  # the base of this package's errors: something its user can mend
+            raise DemonstrationError(
+                f"{options.suite} task {task_id}, attempt {attempt} from initial state {plan.init_index}: {error}"
+            ) from error
+        path = self._shards.path(task_id, attempt, success=demo.success)
         if not demo.success:
             path.touch()
-            return False
+            return
         partial, draw = path.with_suffix(".partial"), self._scene.draw
         write_shard(partial, demo, plan, draw=draw, cameras=options.cameras, compression=options.compression)
         partial.replace(path)
-        return True
+
+
+_recorder: Recorder  # of a worker's process
+
+
+def _begin(options: RunOptions, shards: Shards, devices: Sequence[int]) -> None:
+    """Of a worker: Ctrl-C is for its parent to deal with, and it ends with that, however that ends."""
+    global _recorder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    number = int(multiprocessing.current_process().name.rpartition("-")[2])
+    os.environ.update(device_environment(number, devices))
+    prepare_libero()
+    _recorder = Recorder(options, shards)
+
+
+def _end_with_parent() -> None:
+    """A pool's process would not notice that its parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _make(task_id: int, attempts: Sequence[int]) -> None:
+    """A job of a worker."""
+    for attempt in attempts:
+        _recorder.attempt(task_id, attempt)
 
 
 def record(options: RunOptions, *, output: Path, num_workers: int, restart: bool = False) -> list[TaskResult]:
@@ -79,82 +115,73 @@ def record(options: RunOptions, *, output: Path, num_workers: int, restart: bool
     for task_id in complete:
         shards.check_complete(files[task_id])
     num_attempts = dict.fromkeys(complete, options.episodes_per_task)
+    missing = sorted(files.keys() - complete)
 
-    def write(task: TaskProgress) -> None:
-        parts = [shards.path(task.task_id, attempt) for attempt in task.wanted]
-        spec, cameras, size = suite.task(task.task_id), options.cameras, options.image_size
-        write_file(files[task.task_id], parts, spec, cameras=cameras, image_size=size, options=description)
-        shards.clear(task.task_id)
-        num_attempts[task.task_id] = task.wanted[-1] + 1
+    def write(task_id: int, attempts: Sequence[int]) -> None:
+        parts = [shards.path(task_id, attempt) for attempt in attempts]
+        spec, cameras, size = suite.task(task_id), options.cameras, options.image_size
+        write_file(files[task_id], parts, spec, cameras=cameras, image_size=size, options=description)
+        shards.clear(task_id)
+        num_attempts[task_id] = attempts[-1] + 1
+        missing.remove(task_id)
 
-    if len(complete) < len(files) or shards.folder.is_dir():
+    if missing or shards.folder.is_dir():
         with shards.begun(restart=restart):
-            tasks = [
-                TaskProgress(task_id, options.episodes_per_task, shards.made(task_id))
-                for task_id in sorted(files.keys() - complete)
-            ]
-            num_done = len(complete) * options.episodes_per_task
-            devices = drawing_devices()
-            num_workers = min(num_workers, sum(len(task.pending) for task in tasks))
-            workers = [
-                WorkerProcess(Recorder, options, shards, environment=device_environment(number, devices))
-                for number in range(num_workers)
-            ]
-            try:
-                with tqdm(total=len(files) * options.episodes_per_task, initial=num_done, unit="demo") as bar:
-                    _record_tasks(tasks, options, workers, bar, write)
-            finally:
-                for worker in workers:
-                    worker.end()
+            with tqdm(total=len(files) * options.episodes_per_task, unit="demo") as bar:
+                while missing:
+                    before = {task_id: shards.made(task_id) for task_id in missing}
+                    try:
+                        with _pool(options, shards, num_workers) as pool:
+                            _record_tasks(missing, options, shards, pool, num_workers, bar, write)
+                    except BrokenProcessPool as error:
+                        if before == {task_id: shards.made(task_id) for task_id in missing}:
+                            raise DemonstrationError("a process that records died before anything was made") from error
+                        logger.warning("a process that records was killed; what it had not finished is made again")
             for task_id in files:  # attempts that were not needed, or of a run killed when a file was just written
                 shards.clear(task_id)
     return [TaskResult(task_id, num_attempts[task_id], episode_lengths(path)) for task_id, path in files.items()]
 
 
+@contextmanager
+def _pool(options: RunOptions, shards: Shards, num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for ``_make``; they end at once, whatever they are at."""
+    others, context = set(multiprocessing.active_children()), multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, context, initializer=_begin, initargs=(options, shards, drawing_devices()))
+    try:
+        yield pool
+    finally:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+
+
 def _record_tasks(
-    tasks: Sequence[TaskProgress],
+    tasks: Sequence[int],
     options: RunOptions,
-    workers: Sequence[WorkerProcess],
+    shards: Shards,
+    pool: ProcessPoolExecutor,
+    num_workers: int,
     bar: tqdm,
-    write: Callable[[TaskProgress], None],
+    write: Callable[[int, Sequence[int]], None],
 ) -> None:
     """Have the missing attempts made, and write the file of each task that has all of its demonstrations."""
-    first = bar.n
-    by_id, unwritten = {task.task_id: task for task in tasks}, list(tasks)
-    deaths_in_a_row, deaths_at = 0, Counter[EpisodePlan]()
-    idle, running = list(workers), dict[Future[bool], tuple[WorkerProcess, EpisodePlan]]()
-    scenes: dict[WorkerProcess, int] = {}  # the task whose scene each has
-    while unwritten:
-        for worker in list(idle):
-            plan = next_attempt(options, tasks, scenes.get(worker), Counter(scenes.values()))
-            if plan is not None:
-                idle.remove(worker)
-                scenes[worker] = plan.task_id
-                running[worker.submit("attempt", plan)] = worker, plan
-        for task in [task for task in unwritten if task.is_complete]:
-            write(task)
-            unwritten.remove(task)
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            worker, plan = running.pop(future)
-            idle.append(worker)
-            task = by_id[plan.task_id]
-            try:
-                success = future.result()
-            except BrokenProcessPool as error:
-                task.running.discard(plan.attempt)
-                deaths_in_a_row += 1
-                deaths_at[plan] += 1
-                message = f"{_name(options, plan)}: {worker.replace()}"
-                if max(deaths_in_a_row, deaths_at[plan]) >= _MAX_DEATHS:
-                    raise DemonstrationError(f"{message}; after {_MAX_DEATHS} such ends: giving up") from error
-                logger.warning("%s; another one does it again", message)
-            except ValueError as error:  # the base of this package's errors: something its user can mend
-                raise DemonstrationError(f"{_name(options, plan)}: {error}") from error
-            else:
-                deaths_in_a_row = 0
-                task.finish(plan.attempt, success=success)
-        bar.update(first + sum(task.num_kept for task in tasks) - bar.n)
-
-
-def _name(options: RunOptions, plan: EpisodePlan) -> str:
-    return f"{options.suite} task {plan.task_id}, attempt {plan.attempt} from initial state {plan.init_index}"
+    num_left = sum(options.episodes_per_task - sum(shards.made(task_id).values()) for task_id in tasks)
+    size = max(1, math.ceil(num_left / (_BLOCKS_PER_WORKER * num_workers)))
+    jobs, given = set[Future[None]](), {task_id: set[int]() for task_id in tasks}
+    while tasks:
+        num_kept = bar.total - len(tasks) * options.episodes_per_task  # those of the other tasks
+        for task_id in list(tasks):
+            made = shards.made(task_id)
+            wanted = wanted_attempts(task_id, made, options.episodes_per_task)
+            pending = [attempt for attempt in wanted if attempt not in made]
+            num_kept += len(wanted) - len(pending)
+            if not pending:
+                write(task_id, wanted)
+            elif given[task_id] <= made.keys():  # in place of those that failed, when it is known how many did
+                given[task_id].update(pending)
+                blocks = [pending[start : start + size] for start in range(0, len(pending), size)]
+                jobs |= {pool.submit(_make, task_id, block) for block in blocks}
+        bar.update(num_kept - bar.n)
+        done, jobs = wait(jobs, timeout=1, return_when=FIRST_COMPLETED)
+        for job in done:
+            job.result()
