@@ -24,11 +24,12 @@ from rlinf.cli.request import Request, check
 from rlinf.config import Config
 from rlinf.config.compose import typed_config
 from rlinf.config.schema import with_settings
+from rlinf.custom.methods import TaskContext
 from rlinf.custom.methods.parts.replay import replayable
 from rlinf.custom.replay.dataset import DemonstrationRef, find_demonstrations, read_demonstration
 from rlinf.custom.sequence.lineage import Lineage
-from rlinf.diagnostics.divergence import divergence_from_base
-from rlinf.diagnostics.fisher_energy import fisher_energy, fisher_on_demonstration
+from rlinf.diagnostics.divergence import divergence_from_base, expert_samples
+from rlinf.diagnostics.fisher_energy import fisher_at, fisher_energy
 from rlinf.diagnostics.weight_change import (
     LayerChange,
     adapter_changes,
@@ -110,13 +111,11 @@ def _diagnose(path: Path, arguments: argparse.Namespace) -> tuple[Diagnosis, lis
     temperature = request.config.algorithm.sampling_params.temperature_train
     for ref in _demonstrations(request.config, arguments):
         demo = read_demonstration(ref, cameras=request.config.env.cameras)
-        kl[ref.task_id] = divergence_from_base(
-            replayable(policy), ref, demo, temperature=temperature, max_frames=arguments.frames
-        )
+        samples = expert_samples(ref, demo, replayable(policy), max_frames=arguments.frames)
+        kl[ref.task_id] = divergence_from_base(replayable(policy), samples, temperature=temperature, device=_device())
         if base is not None and arguments.fisher:
-            fisher = fisher_on_demonstration(
-                replayable(base), ref, demo, temperature=temperature, max_frames=arguments.frames, device=_device()
-            )
+            task = TaskContext((ref.task_id,), Path(), temperature=temperature, device=_device())
+            fisher = fisher_at(replayable(base), samples, task)
             deltas = adapter_deltas(policy.module) if is_adapter else whole_deltas(policy.module, base.module)
             energy[ref.task_id] = fisher_energy(fisher, deltas)
     rank, norm = means(layers)

@@ -3,15 +3,9 @@
 from rlinf.custom.replay.dataset import (
     Demonstration,
     DemonstrationRef,
-    LiberoTrajectoryDataset,
+    as_rollouts,
     find_demonstrations,
     read_demonstration,
 )
 
-__all__ = [
-    "Demonstration",
-    "DemonstrationRef",
-    "LiberoTrajectoryDataset",
-    "find_demonstrations",
-    "read_demonstration",
-]
+__all__ = ["Demonstration", "DemonstrationRef", "as_rollouts", "find_demonstrations", "read_demonstration"]

@@ -1,17 +1,14 @@
 """Whether training moved the weights that the base model's behaviour depends on, or others."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rlinf.custom.methods.base import TaskContext
 from rlinf.custom.methods.ewc import per_sample_fisher
 from rlinf.custom.methods.parts.chunks import ActionChunks
-from rlinf.custom.replay.dataset import Demonstration, DemonstrationRef, prepare_frames
-from rlinf.diagnostics.divergence import evenly_spaced
 from rlinf.models import ReplayablePolicy
 
 
@@ -40,23 +37,10 @@ def fisher_energy(fisher: Mapping[str, Tensor], changes: Iterable[tuple[str, Ten
     return weighted / squares * count / information if squares and information else 0.0
 
 
-def fisher_on_demonstration(
-    base: ReplayablePolicy,
-    ref: DemonstrationRef,
-    demo: Demonstration,
-    *,
-    temperature: float,
-    max_frames: int,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """Diagonal Fisher information of all trainable weights of a base model where the expert went, per token: at actions
-    that it samples itself, on at most ``max_frames`` evenly spaced frames. One backward pass each."""
-    chosen = evenly_spaced(len(demo.images_TNHWC), max_frames)
-    inputs = prepare_frames(Demonstration(demo.images_TNHWC[chosen], demo.actions_TA), ref.language, base)
-    num_actions, dimensions = base.chunk_shape
-    uniforms_BCA = np.random.default_rng(ref.task_id).random((len(chosen), num_actions, dimensions))
-    bins_BCA = base.act(inputs, temperature=temperature, uniforms_BCA=uniforms_BCA).bins_BCA
-    executed_BC = torch.ones(len(chosen), num_actions, dtype=torch.bool)
-    samples = ActionChunks(inputs.images_BNHWC.cpu(), bins_BCA.cpu(), executed_BC, inputs.languages)
-    task = TaskContext((ref.task_id,), Path(), temperature=temperature, device=device)
-    return per_sample_fisher(base, samples, task)
+def fisher_at(base: ReplayablePolicy, samples: ActionChunks, task: TaskContext) -> dict[str, Tensor]:
+    """Diagonal Fisher information of all trainable weights of a base model on what the expert saw of a task, per token:
+    at actions that it samples itself. One backward pass for each frame."""
+    uniforms_BCA = np.random.default_rng(task.task_ids).random(samples.bins_MCA.shape)
+    inputs = samples.inputs(task.device)
+    bins_BCA = base.act(inputs, temperature=task.temperature, uniforms_BCA=uniforms_BCA).bins_BCA
+    return per_sample_fisher(base, replace(samples, bins_MCA=bins_BCA.cpu()), task)

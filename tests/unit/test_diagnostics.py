@@ -9,9 +9,10 @@ import torch
 from rlinf.cli import diagnose
 from rlinf.cli.console import UsageError
 from rlinf.config.schema import ReplayConfig
+from rlinf.custom.methods import TaskContext
 from rlinf.custom.replay.dataset import find_demonstrations, read_demonstration
-from rlinf.diagnostics.divergence import divergence_from_base
-from rlinf.diagnostics.fisher_energy import fisher_energy, fisher_on_demonstration
+from rlinf.diagnostics.divergence import divergence_from_base, expert_samples
+from rlinf.diagnostics.fisher_energy import fisher_at, fisher_energy
 from rlinf.diagnostics.weight_change import (
     adapter_changes,
     adapter_deltas,
@@ -73,14 +74,15 @@ def test_divergence_from_the_base_model_grows_with_training(small_policy, tmp_pa
     folder = write_hdf5(tmp_path, task_ids=[2], num_demos=1)
     (ref,) = find_demonstrations(ReplayConfig(demonstrations=str(folder)), suite="libero_spatial", task_ids=[2])
     demo, policy = read_demonstration(ref, cameras=["agentview"]), read_policy(small_policy)
-    seen = [divergence_from_base(policy, ref, demo, temperature=1.0, max_frames=4)]
+    samples, on = expert_samples(ref, demo, policy, max_frames=4), {"temperature": 1.0, "device": torch.device("cpu")}
+    seen = [divergence_from_base(policy, samples, **on)]
     learner = make_learner(policy, lr=0.01)
     for epoch in range(2):
         learner.update(make_rollouts(), seed=epoch)
-        seen.append(divergence_from_base(policy, ref, demo, temperature=1.0, max_frames=4))
+        seen.append(divergence_from_base(policy, samples, **on))
     assert seen[0] == pytest.approx(0, abs=1e-6)
     assert 0 < seen[1] < seen[2]
-    in_parts = divergence_from_base(policy, ref, demo, temperature=1.0, max_frames=4, batch=3)
+    in_parts = divergence_from_base(policy, samples, **on, batch=3)
     assert in_parts == pytest.approx(seen[2], rel=1e-4)
 
 
@@ -107,10 +109,10 @@ def test_fisher_energy_of_an_adapter_is_that_of_the_weights_it_changes(small_pol
     (ref,) = find_demonstrations(ReplayConfig(demonstrations=str(folder)), suite="libero_spatial", task_ids=[2])
     demo, base = read_demonstration(ref, cameras=["agentview"]), read_policy(small_policy, is_lora=False)
     weights = {name: weight.detach().clone() for name, weight in base.module.named_parameters()}
-    given = {"temperature": 1.3, "max_frames": 3, "device": torch.device("cpu")}
-    fisher = fisher_on_demonstration(base, ref, demo, **given)
+    samples, task = expert_samples(ref, demo, base, max_frames=3), TaskContext((2,), tmp_path, temperature=1.3)
+    fisher = fisher_at(base, samples, task)
     assert all(torch.equal(weight, weights[name]) for name, weight in base.module.named_parameters())
-    again = fisher_on_demonstration(base, ref, demo, **given)
+    again = fisher_at(base, samples, task)
     assert all(torch.equal(value, again[name]) for name, value in fisher.items()), "its actions are drawn alike"
 
     adapted = read_policy(small_policy, lora_path=write_adapter(small_policy, tmp_path / "adapter", seed=1))

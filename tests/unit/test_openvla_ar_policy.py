@@ -19,6 +19,7 @@ from rlinf.config.schema import (
     ReplayConfig,
 )
 from rlinf.custom.methods import TaskContext, make_method
+from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.custom.replay.dataset import find_demonstrations
 from rlinf.data import Observation, RolloutBatch
 from rlinf.engines.checkpoint import save_actor
@@ -216,7 +217,7 @@ def test_replay_lowers_its_loss(checkpoint, demonstrations):
     assert isinstance(policy, ReplayablePolicy)
     method = make_method(MethodConfig("der", replay=ReplayConfig(demonstrations=str(demonstrations), coeff=1.0)))
     method.on_task_start(_task(), policy)
-    assert method.dataset.bins_FT.shape == (40, 7)
+    assert method.demonstrations.bins_SCA.shape == (40, 1, 7)
     learner = make_learner(policy, method, micro_batch=6, lr=5e-3)
     losses = [learner.update(_rollouts(), seed=epoch)["train/loss/replay"] for epoch in range(8)]
     assert losses[-1] < 0.7 * losses[0]
@@ -229,10 +230,9 @@ def test_replay_is_teacher_forced_on_the_demonstration(checkpoint, demonstration
     method.on_task_start(_task(), policy)
     loss = method.loss_terms(policy)["replay"]
     method.load_state_dict({"replay_draws": torch.tensor(0)})
-    frames = method.draw()
-    inputs = method.dataset.inputs(frames, torch.device("cpu"))
-    bins_BCA = method.dataset.targets(frames, torch.device("cpu"))[:, None]
-    expected = -policy.evaluate_actions(inputs, bins_BCA, temperature=1.0).logprobs_BCA.mean()
+    drawn = ActionChunks.of(method.demonstrations, method.draw())
+    inputs = drawn.inputs(torch.device("cpu"))
+    expected = -policy.evaluate_actions(inputs, drawn.bins_MCA, temperature=1.0).logprobs_BCA.mean()
     torch.testing.assert_close(loss, expected)
 
 

@@ -8,7 +8,7 @@ import torch
 from openvla_oft.data.demonstration import DemonstrationError
 from rlinf.config import ConfigError
 from rlinf.config.schema import ReplayConfig
-from rlinf.custom.replay.dataset import LiberoTrajectoryDataset, find_demonstrations, read_demonstration
+from rlinf.custom.replay.dataset import as_rollouts, find_demonstrations, read_demonstration
 from tests.small_policy import read_policy
 from tests.unit.replay_demos import SUITE, task_names, write_hdf5, write_rlds
 
@@ -23,9 +23,9 @@ def _find(folder, task_ids, *, per_task=1):
     return find_demonstrations(config, suite=SUITE, task_ids=task_ids)
 
 
-def _load(refs, policy, **options):
+def _load(refs, policy, *, nearest=True):
     demos = [read_demonstration(ref, cameras=("agentview",)) for ref in refs]
-    return LiberoTrajectoryDataset.build(refs, demos, policy, **options)
+    return as_rollouts(refs, demos, policy, suite=SUITE, nearest=nearest)
 
 
 def test_one_demonstration_of_each_task_unless_more_are_asked_for(tmp_path):
@@ -62,36 +62,31 @@ def test_missing_demonstrations_name_the_folder_and_the_command(tmp_path):
 def test_samples_are_what_the_policy_saw_and_what_the_expert_did(tmp_path, policy):
     write_hdf5(tmp_path, task_ids=[5], num_steps=12)
     (ref,) = _find(tmp_path, [5])
-    dataset = _load([ref], policy)
-    assert len(dataset) == 12
-    frames = np.array([3])
-    inputs = dataset.inputs(frames, torch.device("cpu"))
-    assert inputs.languages == (task_names()[5].replace("_", " "),)
-    assert inputs.images_BNHWC.shape == (1, 1, 32, 32, 3)
+    rollouts = _load([ref], policy)
+    assert rollouts.num_samples == 12
+    assert rollouts.languages == (task_names()[5].replace("_", " "),)
+    assert rollouts.frames_SNHWC.shape == (12, 1, 32, 32, 3)
     with h5py.File(ref.path) as file:
         stored = file["data/demo_0/obs/agentview_rgb"][3]
         actions = file["data/demo_0/actions"][()]
     upright = torch.from_numpy(stored[::-1, ::-1].copy())[None, None]
-    assert torch.equal(inputs.images_BNHWC, policy.processor.resize(upright))
+    assert np.array_equal(rollouts.frames_SNHWC[np.array([3])], policy.processor.resize(upright))
 
-    bins_BT = dataset.targets(frames, torch.device("cpu"))
-    decoded = policy.actions.env_actions(bins_BT)[0].numpy()
-    np.testing.assert_allclose(decoded, actions[3:11], atol=1 / 255)  # half a bin
+    decoded = policy.actions.env_actions(torch.from_numpy(rollouts.bins_SCA).flatten(1)).numpy()
+    np.testing.assert_allclose(decoded[3], actions[3:11], atol=1 / 255)  # half a bin
     # Five actions are left at frame 7; after them the expert stays where it is, its gripper as it was.
-    decoded = policy.actions.env_actions(dataset.targets(np.array([7]), torch.device("cpu")))[0].numpy()
-    np.testing.assert_allclose(decoded[:5], actions[7:], atol=1 / 255)
-    np.testing.assert_allclose(decoded[5:], [[0, 0, 0, 0, 0, 0, actions[-1, 6]]] * 3, atol=1 / 255)
+    np.testing.assert_allclose(decoded[7, :5], actions[7:], atol=1 / 255)
+    np.testing.assert_allclose(decoded[7, 5:], [[0, 0, 0, 0, 0, 0, actions[-1, 6]]] * 3, atol=1 / 255)
 
 
 def test_targets_take_the_nearest_bin_or_that_of_supervised_training(tmp_path, policy):
     write_hdf5(tmp_path, task_ids=[5], num_steps=4)
     refs = _find(tmp_path, [5])
-    nearest = _load(refs, policy, nearest_bins=True).bins_FT.view(4, 8, 7)
-    supervised = _load(refs, policy, nearest_bins=False).bins_FT.view(4, 8, 7)
+    nearest, supervised = (_load(refs, policy, nearest=flag).bins_SCA for flag in (True, False))
     # The gripper is open in the first step: exactly 1 before it is binned.
     assert supervised[0, 0, 6] == 0
     assert nearest[0, 0, 6] == 1
-    assert torch.equal(nearest[..., :6], supervised[..., :6])
+    assert np.array_equal(nearest[..., :6], supervised[..., :6])
 
 
 def test_rlds_shards_are_read_without_tensorflow(tmp_path, policy):
@@ -107,7 +102,7 @@ def test_rlds_shards_are_read_without_tensorflow(tmp_path, policy):
     np.testing.assert_array_equal(wrist.images_TNHWC, 255 - images[:, None])
     with pytest.raises(DemonstrationError, match="unknown camera 'frontview'"):
         read_demonstration(refs[0], cameras=("frontview",))
-    assert len(_load(refs, policy)) == 10
+    assert _load(refs, policy).num_samples == 10
 
 
 def test_a_shard_that_is_cut_off_is_named(tmp_path):

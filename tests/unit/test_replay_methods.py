@@ -85,7 +85,7 @@ def test_only_seen_tasks_are_replayed_when_asked(small_policy, demonstrations):
     method.on_task_start(_task(), policy)
     assert method.loss_terms(policy) == {}, "nothing was learnt before the first task"
     method.on_task_start(_task(learnt_before=(8, 1)), policy)
-    assert len(method.dataset) == 8
+    assert method.demonstrations.num_samples == 8
     assert {ref.task_id for ref in method.find(_task(learnt_before=(8, 1)))} == {1, 8}
 
 

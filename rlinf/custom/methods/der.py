@@ -8,15 +8,17 @@ is remembered."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlinf.custom.loss import logits_mse
 from rlinf.custom.methods.base import TaskContext
-from rlinf.custom.methods.parts.replay import DemonstrationReplay, replayable
+from rlinf.custom.methods.parts.replay import DemonstrationReplay
 from rlinf.custom.replay.base_logits import logits_identity, read_logits, require_logits
 from rlinf.custom.replay.dataset import Demonstration, DemonstrationRef, target_bins
-from rlinf.models import Policy, ReplayablePolicy
+from rlinf.models import PolicyInputs, ReplayablePolicy
 
 
 class DarkExperienceReplay(DemonstrationReplay):
@@ -41,14 +43,12 @@ class DarkExperienceReplay(DemonstrationReplay):
                 parts.append(read_logits(ref, logits_identity(ref, demo, bins_FT, policy)))
             self._cached_FTV = torch.cat(parts)
 
-    def loss_terms(self, policy: Policy) -> dict[str, Tensor]:
-        """``coeff`` times the mean squared distance to the base model's logits."""
-        if self.dataset is None:
-            return {}
-        frames, model = self.draw(), replayable(policy)
-        inputs, bins_BT = self.dataset.inputs(frames, self.device), self.dataset.targets(frames, self.device)
+    def loss(
+        self, policy: ReplayablePolicy, inputs: PolicyInputs, bins_BT: Tensor, drawn_B: NDArray[np.int64]
+    ) -> Tensor:
+        """Mean squared distance to the base model's logits."""
         if self._cached_FTV is None:
-            reference_BTV = model.base_logits(inputs, bins_BT)
+            reference_BTV = policy.base_logits(inputs, bins_BT)
         else:
-            reference_BTV = self._cached_FTV[torch.from_numpy(frames)].to(self.device)
-        return {"replay": self.config.coeff * logits_mse(model.action_logits(inputs, bins_BT), reference_BTV)}
+            reference_BTV = self._cached_FTV[torch.from_numpy(drawn_B)].to(bins_BT.device)
+        return logits_mse(policy.action_logits(inputs, bins_BT), reference_BTV)

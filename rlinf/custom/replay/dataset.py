@@ -3,7 +3,7 @@
 Files are LIBERO's HDF5 (one per task, such as ``python -m libero_runtime.demonstrations`` writes) or RLDS shards
 (``*.tfrecord-*``, such as openvla/modified_libero_rlds).
 
-Shapes: T steps of a demonstration, F frames of all of them, N images per frame, C actions per chunk, A dimensions.
+Shapes: T steps of a demonstration, N images per frame, C actions per chunk, A dimensions.
 """
 
 import logging
@@ -24,7 +24,7 @@ from openvla_oft.data.demonstration import PROPRIO_DIM, Demo, DemoInfo, ReadOpti
 from rlinf.config.compose import REPOSITORY
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ReplayConfig
-from rlinf.data import Observation
+from rlinf.data import EpisodePlan, EpisodeResult, Observation, RolloutBatch
 from rlinf.models import PolicyInputs, ReplayablePolicy
 
 log = logging.getLogger(__name__)
@@ -85,54 +85,41 @@ def read_demonstration(ref: DemonstrationRef, *, cameras: Sequence[str]) -> Demo
     return reader.read(ref, options)
 
 
-@dataclass(frozen=True)
-class LiberoTrajectoryDataset:
-    """Every frame of some demonstrations, in main memory.
+def as_rollouts(
+    refs: Sequence[DemonstrationRef],
+    demos: Sequence[Demonstration],
+    policy: ReplayablePolicy,
+    *,
+    suite: str,
+    nearest: bool,
+) -> RolloutBatch:
+    """Demonstrations in the policy's own form: episodes of the expert, every frame of which is a sample.
 
-    frames_FNHWC: uint8 in the policy's resolution; bins_FT: the expert's next chunk of actions as bins.
-    languages: instruction of each demonstration; demo_F: which one a frame belongs to.
+    Past the end of a demonstration the target is to stay, as in supervised training, and counts as not carried out.
+    nearest: how actions become bins (``ReplayConfig.targets``).
     """
-
-    frames_FNHWC: Tensor
-    bins_FT: Tensor
-    languages: tuple[str, ...]
-    demo_F: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.demo_F)
-
-    @staticmethod
-    def build(
-        refs: Sequence[DemonstrationRef],
-        demos: Sequence[Demonstration],
-        policy: ReplayablePolicy,
-        *,
-        nearest_bins: bool = True,
-    ) -> "LiberoTrajectoryDataset":
-        """Bring demonstrations into the policy's own form.
-
-        Past the end of a demonstration the target is to stay, as in supervised training.
-        """
-        frames = [
-            prepare_frames(demo, ref.language, policy).images_BNHWC.cpu() for ref, demo in zip(refs, demos, strict=True)
-        ]
-        dataset = LiberoTrajectoryDataset(
-            frames_FNHWC=torch.cat(frames),
-            bins_FT=torch.cat([target_bins(demo.actions_TA, policy, nearest=nearest_bins) for demo in demos]),
-            languages=tuple(ref.language for ref in refs),
-            demo_F=np.repeat(np.arange(len(refs)), [len(part) for part in frames]),
+    episodes = []
+    for number, (ref, demo) in enumerate(zip(refs, demos, strict=True)):
+        frames = prepare_frames(demo, ref.language, policy).images_BNHWC.cpu().numpy()
+        bins_ST = target_bins(demo.actions_TA, policy, nearest=nearest)
+        bins_SCA = bins_ST.numpy().reshape(len(frames), *policy.chunk_shape)
+        left_S = np.arange(len(frames), 0, -1)
+        plan = EpisodePlan(number, number, suite, ref.task_id, 0, 0)
+        batch = RolloutBatch(
+            frames_SNHWC=frames,
+            languages=(ref.language,),
+            language_S=np.zeros(len(frames), np.int64),
+            bins_SCA=bins_SCA,
+            logprobs_SCA=np.zeros(bins_SCA.shape, np.float32),  # the expert's are not known
+            executed_SC=np.arange(policy.chunk_shape[0]) < left_S[:, None],
+            rewards_SC=np.zeros(bins_SCA.shape[:2], np.float32),
+            episode_S=np.zeros(len(frames), np.int64),
+            episodes=(EpisodeResult(plan, True, True, 1.0, ref.num_steps),),
         )
-        log.info("replay: %d demonstrations of %d frames", len(refs), len(dataset))
-        return dataset
-
-    def inputs(self, frames_B: NDArray[np.int64], device: torch.device) -> PolicyInputs:
-        """The observations of some frames, on ``device``."""
-        languages = tuple(self.languages[demo] for demo in self.demo_F[frames_B])
-        return PolicyInputs(self.frames_FNHWC[torch.from_numpy(frames_B)].to(device), languages)
-
-    def targets(self, frames_B: NDArray[np.int64], device: torch.device) -> Tensor:
-        """The expert's bins (B, T) at some frames, on ``device``."""
-        return self.bins_FT[torch.from_numpy(frames_B)].to(device)
+        episodes.append(batch)
+    found = RolloutBatch.cat(episodes)
+    log.info("%d demonstrations of %d frames", len(refs), found.num_samples)
+    return found
 
 
 def prepare_frames(demo: Demonstration, language: str, policy: ReplayablePolicy) -> PolicyInputs:

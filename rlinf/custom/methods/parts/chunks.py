@@ -56,10 +56,13 @@ class ActionChunks:
         """Tokens of the actions that were carried out."""
         return int(self.executed_MC.sum()) * self.bins_MCA.shape[2]
 
+    def inputs(self, device: torch.device) -> PolicyInputs:
+        """What the policy sees, on ``device``."""
+        return PolicyInputs(self.frames_MNHWC.to(device), self.languages)
+
     def log_likelihood(self, policy: Policy, *, temperature: float, device: torch.device) -> Tensor:
         """Sum over all samples of the log-probabilities of the executed tokens, differentiable. One forward pass."""
-        inputs = PolicyInputs(self.frames_MNHWC.to(device), self.languages)
-        out = policy.evaluate_actions(inputs, self.bins_MCA.to(device), temperature=temperature)
+        out = policy.evaluate_actions(self.inputs(device), self.bins_MCA.to(device), temperature=temperature)
         executed_MC1 = self.executed_MC.to(device)[..., None]
         return torch.where(executed_MC1, out.logprobs_BCA, torch.zeros_like(out.logprobs_BCA)).sum()
 

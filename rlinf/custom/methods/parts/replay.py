@@ -11,15 +11,17 @@ from torch import Tensor
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ReplayConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
+from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.custom.replay.dataset import (
     Demonstration,
     DemonstrationRef,
-    LiberoTrajectoryDataset,
+    as_rollouts,
     find_demonstrations,
     read_demonstration,
     read_options,
 )
-from rlinf.models import Policy, ReplayablePolicy
+from rlinf.data import RolloutBatch
+from rlinf.models import Policy, PolicyInputs, ReplayablePolicy
 from rlinf.models.shards import rank_and_size
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class DemonstrationReplay(ContinualMethod):
 
     def __init__(self, config: ReplayConfig) -> None:
         self.config = config
-        self.dataset: LiberoTrajectoryDataset | None = None
+        self.demonstrations: RolloutBatch | None = None
         self._task: TaskContext | None = None
         self._draws = 0
 
@@ -50,40 +52,50 @@ class DemonstrationReplay(ContinualMethod):
         """Read the demonstrations."""
         refs, model = self.find(task), replayable(policy)
         self._task = task
-        self.dataset = None
+        self.demonstrations = None
         if not refs:
             log.info("replay: no task was learnt before, nothing to replay")
             return
         demos = [read_demonstration(ref, cameras=task.cameras) for ref in refs]
-        self.dataset = LiberoTrajectoryDataset.build(refs, demos, model, nearest_bins=self.nearest)
+        self.demonstrations = as_rollouts(refs, demos, model, suite=task.suite, nearest=self.nearest)
         self.on_read(refs, demos, model)
 
     def on_read(
         self, refs: Sequence[DemonstrationRef], demos: Sequence[Demonstration], policy: ReplayablePolicy
     ) -> None:
-        """After the demonstrations were read, one after another as the dataset's frames are."""
+        """After the demonstrations were read, one after another as their samples are."""
+
+    def loss_terms(self, policy: Policy) -> dict[str, Tensor]:
+        """``coeff`` times the loss on samples that are drawn anew in every micro-batch."""
+        if self.demonstrations is None:
+            return {}
+        assert self._task is not None
+        drawn, device = self.draw(), self._task.device
+        samples = ActionChunks.of(self.demonstrations, drawn)
+        bins_BT = samples.bins_MCA.flatten(1).to(device)
+        return {"replay": self.config.coeff * self.loss(replayable(policy), samples.inputs(device), bins_BT, drawn)}
+
+    def loss(
+        self, policy: ReplayablePolicy, inputs: PolicyInputs, bins_BT: Tensor, drawn_B: NDArray[np.int64]
+    ) -> Tensor:
+        """The loss on some samples: what was seen, the bins of the expert's next chunk, and their positions."""
+        raise NotImplementedError
 
     def draw(self) -> NDArray[np.int64]:
         """This rank's share of random frames: others in every micro-batch, the same when a run is resumed, and
         together the same on any number of ranks."""
-        assert self.dataset is not None
+        assert self.demonstrations is not None
         assert self._task is not None
         rank, world_size = rank_and_size()
         size = self.config.batch_size or self._task.micro_batch
         rng = np.random.default_rng([self._task.seed, self._draws])
         self._draws += 1
-        return rng.integers(0, len(self.dataset), size * world_size)[rank * size : (rank + 1) * size]
+        return rng.integers(0, self.demonstrations.num_samples, size * world_size)[rank * size : (rank + 1) * size]
 
     @property
     def nearest(self) -> bool:
         """Whether an expert's action counts as the bin of the nearest centre."""
         return self.config.targets == "nearest"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the policy is."""
-        assert self._task is not None
-        return self._task.device
 
     def state_dict(self) -> dict[str, Tensor]:
         """How many batches were drawn."""
