@@ -29,7 +29,7 @@ from openvla_oft.data.dataset import DemonstrationSet, Split, split_demonstratio
 from openvla_oft.model import initial, saving
 from openvla_oft.model.statistics import choose_statistics, normalised_proprio_of
 from openvla_oft.model.training_record import TRAINING_FILE
-from openvla_oft.options import FinetuneOptions, parser
+from openvla_oft.options import FinetuneOptions, RunOptions, parser
 from openvla_oft.torch_utils.distributed import Distributed, end_process, joined
 from openvla_oft.train import resume
 from openvla_oft.train.loop import TrainResult, train
@@ -44,41 +44,27 @@ def run(given: Given, command: Sequence[str]) -> None:
     """Train as the options say, or go on with what was begun; raises ``ValueError`` for a user's mistake."""
     options = FinetuneOptions.of(given, command)
     options.run.torch_device(local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    _refuse_existing(options.run)
     torch.set_float32_matmul_precision("high")
     cli.use_our_cpus()
     with joined(options.run.device) as distributed:
         if not distributed.is_first:
             logging.getLogger().setLevel(logging.WARNING)
         options.training.micro_batch(distributed.world_size)
-        if _was_finished(options, distributed):
-            return
         with _workplace(options.run.output, distributed) as folder:
             if distributed.is_first:
                 resume.refuse_others(folder, options.settings())
-            trained = resume.is_finished(folder)
-            distributed.wait()
-            if not trained:
-                _train_into(folder, options, distributed)
+            _train_into(folder, options, distributed)
             if distributed.is_first:
                 resume.finish(folder, options.run.output, helpers=(frames.FRAMES_FOLDER, initial.START_FOLDER))
                 logger.info("wrote %s", options.run.output)
 
 
-def _was_finished(options: FinetuneOptions, distributed: Distributed) -> bool:
-    """Whether --output is this command's policy, only not tidied up before it stopped; does that. Collective."""
-    output = options.run.output
-    finished = resume.is_finished(output)
-    if finished:
-        resume.refuse_others(output, options.settings())
-    elif output.exists() and not (output.is_dir() and output.name):
-        raise ValueError(f"--output {output} is not a folder that could be replaced; give another one")
-    elif output.exists() and not options.run.overwrite:
-        raise ValueError(f"--output {output} exists; give another folder, or --overwrite to replace it when done")
-    distributed.wait()
-    if finished and distributed.is_first:
-        resume.tidy(output)
-        logger.info("%s was trained already", output)
-    return finished
+def _refuse_existing(run: RunOptions) -> None:
+    if run.output.exists() and not (run.output.is_dir() and run.output.name):
+        raise ValueError(f"--output {run.output} is not a folder that could be replaced; give another one")
+    if run.output.exists() and not run.overwrite:
+        raise ValueError(f"--output {run.output} exists; give another folder, or --overwrite to replace it when done")
 
 
 @contextmanager

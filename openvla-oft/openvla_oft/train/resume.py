@@ -5,9 +5,8 @@ weights, their average, the optimizer and ``progress.json``, written shard by sh
 (``torch.distributed.checkpoint``), so that a run may go on with another number of processes. A state folder that
 exists is complete: it is written under another name and renamed.
 
-A folder with ``.finished.json`` (the settings, renamed) holds a whole policy. From then on stopping does no harm at any
-point: what only resuming needs is removed, an ``OUTPUT`` that is to be replaced becomes ``OUTPUT.replaced``, the folder
-gets its name, and the rest is cleaned up. The same command does what is left of this and does not train again.
+When the policy is whole, an ``OUTPUT`` that is to be replaced goes, the folder gets its name, and what only resuming
+needs is removed from it.
 """
 
 import json
@@ -34,7 +33,6 @@ from openvla_oft.train.optimisation import WeightAverage
 from transformers_openvla_oft.loading import read_object
 
 SETTINGS_FILE = "settings.json"
-FINISHED_FILE = ".finished.json"
 PROGRESS_FILE = "progress.json"
 STATE_FOLDER = "state"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -61,16 +59,6 @@ def unfinished_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}.unfinished")
 
 
-def replaced_folder(output: Path) -> Path:
-    """Where what ``output`` held before is until the new one has its name."""
-    return output.with_name(f"{output.name}.replaced")
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a folder, unfinished or already with its final name, holds a whole policy that was not yet tidied up."""
-    return (folder / FINISHED_FILE).is_file()
-
-
 @contextmanager
 def unfinished(output: Path) -> Iterator[Path]:
     """The folder to train in. Where nothing in it could be resumed, an error removes it.
@@ -80,20 +68,18 @@ def unfinished(output: Path) -> Iterator[Path]:
     """
     folder = unfinished_folder(output)
     with alone(folder, output=output, doing="training in"):
-        if not _is_of_use(folder):  # what a killed process left
+        if latest_state(folder) is None:  # what a killed process left
             _clear(folder)
         try:
             yield folder
         finally:
-            if not _is_of_use(folder):
+            if latest_state(folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def outlook(output: Path) -> str:
     """What the same command would do after an interruption."""
     folder = unfinished_folder(output)
-    if is_finished(folder) or is_finished(output):
-        return f"the training is done; the same command puts it into {output}"
     state = latest_state(folder)
     if state is None:
         return "nothing was stored yet; the same command starts again"
@@ -101,26 +87,14 @@ def outlook(output: Path) -> str:
 
 
 def finish(folder: Path, output: Path, *, helpers: Sequence[str] = ()) -> None:
-    """Give a trained folder its name in place of what has it, without the state and other ``helpers`` of training.
-
-    May be stopped anywhere and repeated; see the top of the module.
-    """
-    if not is_finished(folder):
-        (folder / SETTINGS_FILE).replace(folder / FINISHED_FILE)
-    for name in (STATE_FOLDER, *helpers):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    """Give a trained folder its name in place of what has it, without the state and other ``helpers`` of training."""
     if output.exists():
-        shutil.rmtree(replaced_folder(output), ignore_errors=True)
-        output.rename(replaced_folder(output))
+        shutil.rmtree(output)
     folder.rename(output)
-    tidy(output)
-
-
-def tidy(output: Path) -> None:
-    """The last part of ``finish``: nothing of it is left but the policy."""
-    shutil.rmtree(replaced_folder(output), ignore_errors=True)
-    (output / LOCK_FILE).unlink(missing_ok=True)
-    (output / FINISHED_FILE).unlink(missing_ok=True)
+    for name in (STATE_FOLDER, *helpers):
+        shutil.rmtree(output / name, ignore_errors=True)
+    (output / SETTINGS_FILE).unlink()
+    (output / LOCK_FILE).unlink()
 
 
 def refuse_others(folder: Path, settings: Settings) -> None:
@@ -129,8 +103,8 @@ def refuse_others(folder: Path, settings: Settings) -> None:
     Raises:
         ValueError: some differ; shows how.
     """
-    path = folder / (FINISHED_FILE if is_finished(folder) else SETTINGS_FILE)
-    if not _is_of_use(folder) or not path.exists():
+    path = folder / SETTINGS_FILE
+    if latest_state(folder) is None or not path.exists():
         return
     stored = read_object(path, expected="the settings of a training")
     given = json.loads(json.dumps(settings))
@@ -140,9 +114,8 @@ def refuse_others(folder: Path, settings: Settings) -> None:
         if stored.get(name) != given[name]
     ]
     if differing:
-        kind = "a finished" if is_finished(folder) else "an unfinished"
         raise ValueError(
-            f"{folder} holds {kind} training with other settings:\n  "
+            f"{folder} holds an unfinished training with other settings:\n  "
             + "\n  ".join(differing)
             + f"\nRepeat its settings to go on, or remove {folder} to start again"
         )
@@ -225,10 +198,6 @@ def _readable(state: Path) -> Iterator[None]:
             f"the stored state {state} is damaged ({type(error).__name__}: {reason[-1] if reason else ''}); remove "
             f"{state.parent.parent} to train from the start"
         ) from error
-
-
-def _is_of_use(folder: Path) -> bool:
-    return is_finished(folder) or latest_state(folder) is not None
 
 
 def _clear(folder: Path) -> None:
