@@ -30,7 +30,6 @@ class Options:
     suite: Annotated[str, Option("subfolder of the demonstrations, and statistics")] = "libero_spatial"
     output: Annotated[Path, Option("folder to write; must not exist")]
     image_size: Annotated[int, Option("side of the images the network sees")] = 128
-    max_demos_per_task: Annotated[int | None, Option("use the first ones only")] = None
     num_workers: Annotated[int, Option("processes that read (0: none)")] = field(default_factory=num_cpus)
 
 
@@ -41,7 +40,6 @@ def run(given: Given, command: Sequence[str]) -> None:
         demonstrations=options.demonstrations,
         suite=options.suite,
         image_size=options.image_size,
-        max_demos_per_task=options.max_demos_per_task,
         num_workers=options.num_workers,
     )
     output = options.output

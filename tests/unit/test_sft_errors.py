@@ -58,8 +58,3 @@ def test_a_damaged_state_is_named_and_kept(demos, tmp_path, monkeypatch, capsys,
     assert f"remove {tmp_path / 'policy.unfinished'} to train from the start" in error
     path.write_bytes(whole)
     assert run(demos, tmp_path / "policy", *settings) == 0, "nothing else was touched"
-
-
-def test_the_labels_of_a_pack(packed, tmp_path, capsys):
-    assert run(packed, tmp_path / "policy", *STEP, "--action-key", "nonsense") == 2
-    assert "was packed with --action-key actions, but nonsense is needed here" in capsys.readouterr().err

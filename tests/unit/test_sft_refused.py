@@ -19,7 +19,6 @@ FRESH = [
     (["--label-sigma", "-1"], "label sigma -1.0"),
     (["--seed", "-1"], "--seed -1 must be at least 0"),
     (["--num-workers", "-1"], "--num-workers -1 must be at least 0"),
-    (["--max-demos-per-task", "0"], "--max-demos-per-task 0 must be at least 1"),
     (["--ema", "1"], "ema decay 1.0"),
     (["--validation-fraction", "2"], "validation_fraction=2.0"),
     (["--minutes", "1e-6"], "--minutes 1e-06 are over after the first step"),

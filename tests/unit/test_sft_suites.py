@@ -6,7 +6,7 @@ import h5py
 import pytest
 
 from openvla_oft.data import hdf5, reader
-from openvla_oft.data.demonstration import DemonstrationError, ReadOptions
+from openvla_oft.data.demonstration import DataOptions, DemonstrationError
 from tests.unit.sft_demos import write_file
 from tests.unit.sft_runs import packing, run
 
@@ -14,7 +14,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "data" / "rlds"
 
 
 def scan(folder, suite):
-    return reader.scan_suites(folder, suite, ReadOptions())
+    return reader.scan_suites(DataOptions(demonstrations=folder, suite=suite))
 
 
 @pytest.fixture

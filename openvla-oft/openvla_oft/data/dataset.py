@@ -6,9 +6,8 @@ T steps of an action chunk, A action dimensions.
 
 import json
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +119,19 @@ def load(options: DataOptions) -> DemonstrationSet:
     """Read a folder of HDF5 files or of RLDS shards, or one written by ``python -m openvla_oft.pack``."""
     if (options.demonstrations / PACK_FILE).is_file():
         return _load_pack(options)
-    infos = _scan(options)
+    infos = reader.scan_suites(options)
     images_FNHWC = np.empty(_shape(infos, options), dtype=np.uint8)
     return _read(infos, images_FNHWC, options)
 
 
 def num_bytes(options: DataOptions) -> int:
     """Size of the images that ``load`` would read."""
-    return int(np.prod(_shape(_scan(options), options)))
+    return int(np.prod(_shape(reader.scan_suites(options), options)))
 
 
 def pack(options: DataOptions, output: Path) -> DemonstrationSet:
     """Write the resized frames once, as .npy files that ``load`` memory-maps, so that several trainings share them."""
-    infos = _scan(options)
+    infos = reader.scan_suites(options)
     with whole_folder(output) as partial:
         file = partial / IMAGES_FILE
         images_FNHWC = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=_shape(infos, options))
@@ -162,7 +161,7 @@ def _load_pack(options: DataOptions) -> DemonstrationSet:
     except (OSError, ValueError) as error:
         raise DemonstrationError(f"{folder} is incomplete or corrupt ({error}); pack again") from error
     _check_pack(description, images_FNHWC.shape[2], options)
-    demos = DemonstrationSet(
+    return DemonstrationSet(
         images_FNHWC=images_FNHWC,
         actions_FA=arrays["actions"],
         demo_lengths_D=arrays["demo_lengths"],
@@ -171,7 +170,6 @@ def _load_pack(options: DataOptions) -> DemonstrationSet:
         cameras=options.cameras,
         proprio_FP=arrays.get("proprio"),
     )
-    return demos if options.max_demos_per_task is None else _first_demos(demos, options.max_demos_per_task)
 
 
 def _check_pack(description: dict[str, Any], image_size: int, options: DataOptions) -> None:
@@ -182,7 +180,7 @@ def _check_pack(description: dict[str, Any], image_size: int, options: DataOptio
             f"pack again"
         )
     # Older packs say less: what is not noted was not an option then.
-    stored = {"action_key": ReadOptions.action_key, "drop_noops": False, "pictures": ReadOptions.pictures}
+    stored = {"drop_noops": False, "pictures": ReadOptions.pictures}
     stored |= {**description, "image_size": image_size}
     for name, wanted in {**_described(options), "image_size": options.image_size}.items():
         if stored.get(name) != wanted:
@@ -198,37 +196,8 @@ def _described(options: DataOptions) -> dict[str, object]:
         "suite": options.suite,
         "cameras": list(options.cameras),
         "drop_noops": options.drop_noops,
-        "action_key": options.action_key,
         "pictures": stored_form(options.pictures),
     }
-
-
-def _first_demos(demos: DemonstrationSet, max_demos_per_task: int) -> DemonstrationSet:
-    """Keep the first demonstrations of each task."""
-    keep_D = np.zeros(len(demos.demo_lengths_D), dtype=bool)
-    for task in range(len(demos.languages)):
-        keep_D[np.flatnonzero(demos.demo_tasks_D == task)[:max_demos_per_task]] = True
-    keep_F = np.repeat(keep_D, demos.demo_lengths_D)
-    return replace(
-        demos,
-        images_FNHWC=demos.images_FNHWC[keep_F],
-        actions_FA=demos.actions_FA[keep_F],
-        demo_lengths_D=demos.demo_lengths_D[keep_D],
-        demo_tasks_D=demos.demo_tasks_D[keep_D],
-        proprio_FP=None if demos.proprio_FP is None else demos.proprio_FP[keep_F],
-    )
-
-
-def _scan(options: DataOptions) -> list[DemoInfo]:
-    """The demonstrations that are read, at most so many of each task as asked for."""
-    infos = reader.scan_suites(options.demonstrations, options.suite, options)
-    counts: Counter[str] = Counter()
-    kept = []
-    for info in infos:
-        counts[info.language] += 1
-        if options.max_demos_per_task is None or counts[info.language] <= options.max_demos_per_task:
-            kept.append(info)
-    return kept
 
 
 def _shape(infos: Sequence[DemoInfo], options: DataOptions) -> tuple[int, ...]:

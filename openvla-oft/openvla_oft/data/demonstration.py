@@ -65,7 +65,6 @@ class ReadOptions:
         "agentview",
     )
     image_size: int | None = None
-    action_key: Annotated[str, Option("dataset of each demonstration that holds the labels")] = "actions"
     drop_noops: Annotated[bool, Option("leave out steps that move nothing and keep the gripper as it is")] = False
     proprio: Annotated[bool, Option("read what the robot feels, too (training: --layout oft)")] = False
     pictures: Annotated[
@@ -96,7 +95,6 @@ class DataOptions(ReadOptions):
     suite: Annotated[
         str, Option("subfolder of the demonstrations and name of the statistics; several with commas between")
     ] = "libero_spatial"
-    max_demos_per_task: Annotated[int | None, Option(least=1)] = None
     num_workers: Annotated[int, Option("processes that read (0: none)", may_change=True, least=0)] = field(
         default_factory=num_cpus
     )

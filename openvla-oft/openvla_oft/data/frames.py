@@ -116,7 +116,7 @@ def load_demonstrations(
     if distributed.is_first and not packed.exists():
         dataset.pack(options, packed)
     distributed.wait()
-    return dataset.load(replace(options, demonstrations=packed, max_demos_per_task=None))
+    return dataset.load(replace(options, demonstrations=packed))
 
 
 def frame_store(images_FNHWC: NDArray[np.uint8], device: torch.device, *, kind: str) -> FrameStore:

@@ -30,6 +30,7 @@ from openvla_oft.data.demonstration import (
 )
 from openvla_oft.data.images import prepare_images, rotate_180
 
+ACTION_KEY = "actions"
 CAMERA_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
 """Camera name on the command line -> dataset under ``obs`` in LIBERO's layout."""
 PROPRIO_KEYS = ("ee_states", "gripper_states")
@@ -57,7 +58,7 @@ def read_demo(info: DemoInfo, options: ReadOptions) -> Demo:
     where = f"{info.path}, {info.name}"
     with _readable(where), h5py.File(info.path, "r") as file:
         group = file["data"][info.name]
-        actions_TA = np.asarray(group[options.action_key][()], dtype=np.float32)
+        actions_TA = np.asarray(group[ACTION_KEY][()], dtype=np.float32)
         check_actions(actions_TA, where=where)
         kept_T = kept_steps(actions_TA, drop_noops=options.drop_noops, where=where)
         parts = [group["obs"][key][()] for key in PROPRIO_KEYS] if options.proprio else []
@@ -107,7 +108,7 @@ def _scan_file(file: h5py.File, path: Path, options: ReadOptions) -> list[DemoIn
     for name in names:
         num_steps = _check_shapes(data[name], options, where=f"{path}, {name}")
         if options.drop_noops:
-            actions_TA = np.asarray(data[name][options.action_key][()], dtype=np.float32)
+            actions_TA = np.asarray(data[name][ACTION_KEY][()], dtype=np.float32)
             num_steps = int(kept_steps(actions_TA, drop_noops=True, where=f"{path}, {name}").sum())
         infos.append(DemoInfo(path=path, name=name, language=language, num_steps=num_steps, suite=suite))
     return infos
@@ -115,10 +116,10 @@ def _scan_file(file: h5py.File, path: Path, options: ReadOptions) -> list[DemoIn
 
 def _check_shapes(group: h5py.Group, options: ReadOptions, *, where: str) -> int:
     """Raise unless actions are (T, 7) and every camera is (T, H, H, 3) uint8; return T."""
-    actions = _dataset(group, options.action_key, where=where)
+    actions = _dataset(group, ACTION_KEY, where=where)
     shape = actions.shape
     if len(shape) != 2 or shape[1] != ACTION_DIM or shape[0] < 1:
-        raise DemonstrationError(f"{where}: {options.action_key} is {shape}, expected (T >= 1, {ACTION_DIM})")
+        raise DemonstrationError(f"{where}: {ACTION_KEY} is {shape}, expected (T >= 1, {ACTION_DIM})")
     for camera in options.cameras:
         key = f"obs/{CAMERA_KEYS[camera]}"
         images = _dataset(group, key, where=where, what=f" for camera {camera!r}")

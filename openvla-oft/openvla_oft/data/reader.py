@@ -21,6 +21,7 @@ from openvla_oft.data import hdf5, rlds
 from openvla_oft.data.demonstration import (
     ACTION_DIM,
     PROPRIO_DIM,
+    DataOptions,
     Demo,
     DemoInfo,
     DemonstrationError,
@@ -55,8 +56,6 @@ def _scan(folder: Path, suite: str, options: ReadOptions) -> list[DemoInfo]:
     if files:
         return hdf5.scan(files, options)
     shards = rlds.find_shards(folder, suite)
-    if shards and options.action_key != ReadOptions.action_key:
-        raise DemonstrationError(f"action key {options.action_key!r}: RLDS shards have 'actions' only")
     infos = list(rlds.scan(shards, options))
     if not infos:
         present = sorted(path.name for path in folder.iterdir())[:10]
@@ -77,10 +76,11 @@ def _check_name(folder: Path, suite: str) -> None:
         )
 
 
-def scan_suites(folder: Path, suites: str, options: ReadOptions) -> list[DemoInfo]:
+def scan_suites(options: DataOptions) -> list[DemoInfo]:
     """Every demonstration of one suite, or of several with commas between their names."""
+    folder = options.demonstrations
     infos: list[DemoInfo] = []
-    for suite in suites.split(","):
+    for suite in options.suite.split(","):
         found = scan(folder, suite, options)
         seen = {info.path for info in infos} & {info.path for info in found}
         if seen:
