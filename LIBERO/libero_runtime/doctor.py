@@ -61,7 +61,6 @@ def examine(options: Options) -> int:
     """Print the report, line by line as it is found; returns the exit status."""
     if not options.frame.parent.is_dir() or options.frame.suffix != ".png":
         raise OptionError(f"--frame {options.frame}: expected a .png file in an existing folder")
-    from libero_runtime.kernel import native
     from libero_runtime.opengl import asked_device, select_opengl
     from libero_runtime.paths import prepare_libero, resolve_paths
     from libero_runtime.suites import load_suite
@@ -80,7 +79,6 @@ def examine(options: Options) -> int:
     paths = resolve_paths()
     _line("assets", f"{paths.asset_kind}: {paths.assets or 'a copy of the compact models only'}")
     _line("compact models", prepare_libero())
-    _line("step loop", "compiled" if native.COMPILED else "plain Python, several times slower")
 
     from PIL import Image
 

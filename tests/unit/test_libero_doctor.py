@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from libero_runtime import doctor, opengl
@@ -22,18 +21,11 @@ def test_report(tmp_path, capsys):
     assert pixels.std() > 10
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("MUJOCO_EGL_DEVICE_ID", "999", "MUJOCO_EGL_DEVICE_ID='999' is set but does not draw here"),
-        ("LIBERO_RUNTIME_COMPILED", "x", "LIBERO_RUNTIME_COMPILED='x' must be 1"),
-    ],
-)
-def test_what_does_not_work_exits_with_2(name, value, message, tmp_path, monkeypatch):
+def test_what_does_not_work_exits_with_2(tmp_path, monkeypatch):
     for variable in ("MUJOCO_GL", opengl._CHECKED):  # what this process has found out
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv(name, value)
-    ends_with_one_message(message, tmp_path)
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "999")
+    ends_with_one_message("MUJOCO_EGL_DEVICE_ID='999' is set but does not draw here", tmp_path)
 
 
 def test_a_missing_package_exits_with_2(tmp_path, monkeypatch):

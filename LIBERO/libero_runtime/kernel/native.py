@@ -1,45 +1,34 @@
 """Calls into libmujoco and reads of its memory that compiled code can make without the interpreter.
 
-numba compiles the step loop (`kernel`), so that no compiler is needed on a user's machine and threads step at the same
-time. The same source runs uncompiled, with the same bits, when `LIBERO_RUNTIME_COMPILED=0`. numba must be installed
-either way: robosuite, which builds the scenes, imports it.
+numba compiles the step loop (`kernel`), so that no compiler is needed on a user's machine.
 """
 
 import ctypes
 import functools
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mujoco
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, register_jitable
 
 logger = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_SWITCH = "LIBERO_RUNTIME_COMPILED"
 _FOLDER = Path(__file__).parent
+_SETTINGS: dict[str, Any] = {"nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
 
 
 class NativeError(ValueError):
     """libmujoco is laid out otherwise than this package understands."""
 
 
-def _wants_compiled() -> bool:
-    choice = os.environ.get(_SWITCH, "1").strip()
-    if choice not in ("0", "1"):
-        raise NativeError(f"{_SWITCH}={choice!r} must be 1 (compiled step loop, the default) or 0 (plain Python)")
-    return choice == "1"
-
-
 def load_int(address: int) -> int:
     """The 32-bit integer at an address."""
     return ctypes.c_int32.from_address(address).value
-
-
-COMPILED = _wants_compiled()
-_call_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 
 
 @functools.cache
@@ -49,66 +38,50 @@ def source_stamp(folder: Path = _FOLDER) -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()[:12]
 
 
-if COMPILED and not TYPE_CHECKING:
-    from llvmlite import ir
-    from numba import njit, types
-    from numba.extending import intrinsic, register_jitable
+def part(function: _Function) -> _Function:
+    """Compile into the compiled functions that call it; from Python it runs as it stands."""
+    compilable: _Function = register_jitable(**_SETTINGS)(function)
+    return compilable
 
-    def part(function: _Function) -> _Function:
-        """Compile into the compiled functions that call it; from Python it runs as it stands."""
-        return register_jitable(nogil=True, _nrt=False, no_cfunc_wrapper=True)(function)
 
-    def compiled(function: _Function) -> _Function:
-        """Compile on first use, without the GIL; kept on disk where some cache folder can be written.
+def compiled(function: _Function) -> _Function:
+    """Compile on first use, without the GIL; kept on disk where some cache folder can be written.
 
-        numba's cache only looks at the file that a function stands in: its name there carries the sources of its parts.
-        Processes that start at the same time without a cache compile each for itself, and none waits for another.
-        """
-        function.__qualname__ += f".{source_stamp()}"
-        try:
-            return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True, cache=True)(function)
-        except RuntimeError:
-            logger.warning(
-                "numba found no folder to cache in (set NUMBA_CACHE_DIR): %s is compiled anew each time",
-                function.__name__,
-            )
-            return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True)(function)
+    numba's cache only looks at the file that a function stands in: its name there carries the sources of its parts.
+    Processes that start at the same time without a cache compile each for itself, and none waits for another.
+    """
+    function.__qualname__ += f".{source_stamp()}"
+    result: Any
+    try:
+        result = njit(cache=True, **_SETTINGS)(function)
+    except RuntimeError:
+        logger.warning(
+            "numba found no folder to cache in (set NUMBA_CACHE_DIR): %s is compiled anew each time", function.__name__
+        )
+        result = njit(**_SETTINGS)(function)
+    return cast(_Function, result)
 
-    @intrinsic
-    def call(typing_context: Any, address: Any, model: Any, data: Any) -> Any:
-        """Call `void f(mjModel*, mjData*)` at an address."""
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer_type = ir.FunctionType(ir.VoidType(), [ir.IntType(64), ir.IntType(64)]).as_pointer()
-            builder.call(builder.inttoptr(args[0], pointer_type), [args[1], args[2]])
-            return context.get_dummy_value()
+def _call(typing_context: Any, address: Any, model: Any, data: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer_type = ir.FunctionType(ir.VoidType(), [ir.IntType(64), ir.IntType(64)]).as_pointer()
+        builder.call(builder.inttoptr(args[0], pointer_type), [args[1], args[2]])
+        return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64, types.int64), generate
+    return types.void(types.int64, types.int64, types.int64), generate
 
-    @intrinsic
-    def load_int32(typing_context: Any, address: Any) -> Any:
-        """`load_int` in compiled code."""
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.load(builder.inttoptr(args[0], ir.IntType(32).as_pointer()))
+def _load_int32(typing_context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.IntType(32).as_pointer()))
 
-        return types.int32(types.int64), generate
+    return types.int32(types.int64), generate
 
-else:
 
-    def part(function: _Function) -> _Function:
-        """The function itself."""
-        return function
-
-    def compiled(function: _Function) -> _Function:
-        """The function itself."""
-        return function
-
-    def call(address: int, model: int, data: int) -> None:
-        """Call `void f(mjModel*, mjData*)` at an address."""
-        _call_type(address)(model, data)
-
-    load_int32 = load_int
+call: Any = intrinsic(_call)
+"""In compiled code: call `void f(mjModel*, mjData*)` at an address."""
+load_int32: Any = intrinsic(_load_int32)
+"""In compiled code: `load_int`."""
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.kernel.native import COMPILED, compiled
+from libero_runtime.kernel.native import compiled
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import Quality
 from libero_runtime.render.cameras import simulated_name
@@ -149,10 +149,7 @@ class SceneRenderer:
             mujoco.mjr_readPixels(self._pixels_HWC, None, self._viewport, self._context)
             # OpenGL's rows run bottom-up, so reversing the columns alone would mirror; reversing both rotates stock's
             # (unflipped) image by 180 degrees.
-            if COMPILED:
-                _rotate(self._pixels_HWC, out_HWC)  # numpy takes eight times as long
-            else:
-                out_HWC[:] = self._pixels_HWC[::-1, ::-1]
+            _rotate(self._pixels_HWC, out_HWC)  # numpy takes eight times as long
         self._model.geom_group[:] = self._groups
 
     def close(self) -> None:
