@@ -3,6 +3,7 @@
 import logging
 import pprint
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from libero_runtime.suites import standard_suite
@@ -11,8 +12,8 @@ from rlinf.config import RANDOM_ACTION, REPOSITORY, config_hash
 from rlinf.custom.sequence.lineage import Lineage, is_as_trained
 from rlinf.envs.registry import simulator
 from rlinf.reporting.ledger import EvaluatedPolicy
-from rlinf.run_layout import BASE_ROW, task_name
-from rlinf.runners.evaluation import evaluate_suites
+from rlinf.run_layout import BASE_ROW
+from rlinf.runners.evaluation import base_policy, evaluate_suites, trained_policy
 from rlinf.runners.run_folder import metric_logger, run_folder
 from rlinf.scheduler.cluster import Cluster
 from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
@@ -47,7 +48,7 @@ def evaluate(request: Request) -> None:
 
 
 def _evaluate(request: Request) -> None:
-    config, policy = request.config, _policy(request)
+    config, policy = request.config, evaluated_policy(request)
     sim = simulator(config.env.simulator)
     sim.prepare()
     folder = run_folder(config)
@@ -65,7 +66,7 @@ def _evaluate(request: Request) -> None:
     pprint.pprint(metrics, sort_dicts=False)
 
 
-def _policy(request: Request) -> EvaluatedPolicy | None:
+def evaluated_policy(request: Request) -> EvaluatedPolicy | None:
     """Whose evaluation it is; None for an adapter of unknown origin, which has no place in the matrix."""
     config, adapter = request.config, request.adapter
     model = config.actor.model
@@ -73,14 +74,8 @@ def _policy(request: Request) -> EvaluatedPolicy | None:
     is_base = adapter is None and not model.previous_lora_paths and not model.task_lora_paths
     if lineage is None and not is_base:
         return None
-    nobody = "random actions" if config.rollout.worker == RANDOM_ACTION else BASE_ROW
-    return EvaluatedPolicy(
-        method=lineage.method if lineage else config.results_name,
-        row=task_name(lineage.stage) if lineage else BASE_ROW,
-        learnt_tasks=lineage.learnt_tasks if lineage else (),
-        learnt_suite=lineage.suite if lineage else standard_suite(config.env.suite),
-        checkpoint=shown(adapter) if adapter else nobody,
-        lora_scale=1.0 if model.lora_scale is None else model.lora_scale,
-        previous_coeff=model.previous_lora_coeff if model.previous_lora_paths else None,
-        probe=not is_as_trained(config, lineage),
-    )
+    if lineage is None:
+        nobody = "random actions" if config.rollout.worker == RANDOM_ACTION else BASE_ROW
+        return base_policy(config, learnt_suite=standard_suite(config.env.suite), checkpoint=nobody)
+    assert adapter is not None
+    return replace(trained_policy(config, lineage, shown(adapter)), probe=not is_as_trained(config, lineage))

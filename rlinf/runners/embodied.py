@@ -34,7 +34,7 @@ from rlinf.run_layout import (
     task_name,
 )
 from rlinf.runners.collect import collect
-from rlinf.runners.evaluation import evaluate, evaluate_suites
+from rlinf.runners.evaluation import base_policy, evaluate, evaluate_suites, trained_policy
 from rlinf.runners.run_folder import metric_logger
 from rlinf.runners.saving import CheckpointWriter
 from rlinf.scheduler.worker_group import WorkerGroup
@@ -348,16 +348,10 @@ class EmbodiedRunner:
 
     def _policy(self, row: str) -> EvaluatedPolicy:
         """The policy as it is now, or the base model."""
-        model, trained = self.config.actor.model, row != BASE_ROW
-        return EvaluatedPolicy(
-            method=self.config.results_name,
-            row=row,
-            learnt_tasks=self.state.learnt_tasks if trained else (),
-            learnt_suite=self.config.env.suite,
-            checkpoint=Checkpoint.at(self.state.folder, self.epoch).short_name if trained else "base",
-            lora_scale=model.lora_scale if trained and model.lora_scale is not None else 1.0,
-            previous_coeff=model.previous_lora_coeff if trained and model.previous_lora_paths else None,
-        )
+        if row == BASE_ROW:
+            return base_policy(self.config, learnt_suite=self.config.env.suite)
+        checkpoint = Checkpoint.at(self.state.folder, self.epoch)
+        return trained_policy(self.config, lineage_of(self.config, self.state), checkpoint.short_name)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from libero_runtime.commands import number_ranges
 from rlinf.config import Config, config_hash
 from rlinf.config.schema import with_settings
 from rlinf.custom.methods.dwe import Player, players
+from rlinf.custom.sequence.lineage import Lineage
 from rlinf.data import EpisodePlan, EpisodeResult
 from rlinf.envs import init_states, playable_tasks, suite_tasks
 from rlinf.envs.episodes import evaluation_plans
@@ -19,7 +20,7 @@ from rlinf.envs.vector_env import VIDEO_STRIDE
 from rlinf.reporting import ledger
 from rlinf.reporting.ledger import EvaluatedPolicy, Outcome
 from rlinf.reporting.video import write_video
-from rlinf.run_layout import LEDGER_FILE, VIDEOS
+from rlinf.run_layout import BASE_ROW, LEDGER_FILE, VIDEOS, task_name
 from rlinf.runners.collect import collect
 from rlinf.runners.run_folder import versions
 from rlinf.workers.collection import Collected, CollectRequest
@@ -103,6 +104,27 @@ def summarize(
         wall_seconds=wall_seconds,
         videos=videos,
         init_states={task: number_ranges(indices) for task, indices in sorted(states.items())},
+    )
+
+
+def base_policy(config: Config, *, learnt_suite: str, checkpoint: str = BASE_ROW) -> EvaluatedPolicy:
+    """What has learnt nothing yet."""
+    return EvaluatedPolicy(
+        method=config.results_name, row=BASE_ROW, learnt_tasks=(), learnt_suite=learnt_suite, checkpoint=checkpoint
+    )
+
+
+def trained_policy(config: Config, lineage: Lineage, checkpoint: str) -> EvaluatedPolicy:
+    """What a checkpoint's policy has learnt, with the factors that it is evaluated with."""
+    model = config.actor.model
+    return EvaluatedPolicy(
+        method=lineage.method,
+        row=task_name(lineage.stage),
+        learnt_tasks=lineage.learnt_tasks,
+        learnt_suite=lineage.suite,
+        checkpoint=checkpoint,
+        lora_scale=1.0 if model.lora_scale is None else model.lora_scale,
+        previous_coeff=model.previous_lora_coeff if model.previous_lora_paths else None,
     )
 
 

@@ -12,12 +12,14 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rlinf.cli.evaluate import evaluated_policy
 from rlinf.config import ConfigError, validate
 from rlinf.config.schema import ActorConfig, Config, ModelConfig, RolloutConfig
 from rlinf.data import Observation
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
 from rlinf.workers.rollout import RolloutWorker
+from tests.launchers import request
 from tests.small_policy import LANGUAGE
 from transformers_openvla_oft import CheckpointError, OpenVLAForActionPrediction
 from transformers_openvla_oft.adapters import attach_adapter, merge_adapters, read_config, scale_adapter
@@ -328,3 +330,10 @@ def test_the_example_in_the_packages_readme(small_policy, adapters, tmp_path):
     assert all(torch.equal(parameter, names["adapter"][name]) for name, parameter in trained.items())
     scales = {layer.scaling["default"] for layer in names["policy"].modules() if isinstance(layer, LoraLayer)}
     assert scales == {0.5}
+
+
+def test_the_base_model_of_weight_merge_is_a_row_of_the_matrix(small_policy):
+    """The factors of adapters are no change of a policy that has none."""
+    policy = evaluated_policy(request(small_policy, "method=weight_merge", "method.merge.coeff=0.8"))
+    assert policy is not None
+    assert (policy.row, policy.lora_scale, policy.probe) == ("base", 1.0, False)
