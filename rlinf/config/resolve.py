@@ -23,6 +23,9 @@ SELECTED_BY = {  # key of the user's document -> methods that it goes with, the 
     "use_experience_replay": REPLAY_METHODS,
 }
 
+DOCUMENT_KEYS = [f"algorithm.{key}" for key in (*SELECTED_BY, "bc_coeff", "use_cached_bc_logits")]
+"""Null once ``method`` says what they say."""
+
 
 def resolve(config: Config) -> Config:
     """Fill in what follows from other settings.
@@ -31,7 +34,7 @@ def resolve(config: Config) -> Config:
         ConfigError: settings contradict each other.
     """
     config = replace(config, method=_method(config))
-    return with_settings(config, {**_as_documented(config.method), **_adapters(config)})
+    return with_settings(config, {**dict.fromkeys(DOCUMENT_KEYS), **_adapters(config)})
 
 
 def _method(config: Config) -> MethodConfig:
@@ -67,18 +70,6 @@ def _replay(config: Config, name: str) -> ReplayConfig:
             )
         replay = replace(replay, cached_logits=algorithm.use_cached_bc_logits)
     return replay
-
-
-def _as_documented(method: MethodConfig) -> dict[str, object]:
-    """The document's keys, saying what the method says."""
-    replays, is_der = method.name in REPLAY_METHODS, method.name == "der"
-    return {
-        "algorithm.use_ewc": True if method.name == "ewc" else None,
-        "algorithm.use_experience_replay": True if replays else None,
-        "algorithm.bc_coeff": method.replay.coeff if replays else None,
-        "algorithm.use_reference_logits_bc": True if is_der else None,
-        "algorithm.use_cached_bc_logits": method.replay.cached_logits if is_der else None,
-    }
 
 
 def _adapters(config: Config) -> dict[str, object]:

@@ -190,11 +190,11 @@ class AlgorithmConfig:
     huber_delta: float = field(default=10.0, metadata=POSITIVE)
     """PPO: error from which the value loss grows linearly."""
     sampling_params: SamplingConfig = field(default_factory=SamplingConfig)
-    use_ewc: bool | None = None
-    use_experience_replay: bool | None = None
-    bc_coeff: float | None = None
-    use_reference_logits_bc: bool | None = None
-    use_cached_bc_logits: bool | None = None
+    use_ewc: bool | None = field(default=None, metadata=FREE)  # these five say what ``method`` says then
+    use_experience_replay: bool | None = field(default=None, metadata=FREE)
+    bc_coeff: float | None = field(default=None, metadata=FREE)
+    use_reference_logits_bc: bool | None = field(default=None, metadata=FREE)
+    use_cached_bc_logits: bool | None = field(default=None, metadata=FREE)
 
 
 @dataclass

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import nonsingular
 
 from rlinf.reporting.metrics import SuccessMatrix, wilson_interval
 from rlinf.reporting.report.names import ordinal, percent
@@ -145,7 +144,9 @@ def rate_ticks(values: Sequence[float]) -> list[float]:
 
 def round_ticks(values: Sequence[float], most: int = 3, steps: Sequence[float] = (1, 2, 2.5, 5, 10)) -> list[float]:
     """Numbers at about ``most`` round steps that hold all values."""
-    low, high = nonsingular(min(values), max(values), expander=0.1, tiny=1e-6)
+    low, high = min(values), max(values)
+    if math.isclose(low, high, rel_tol=1e-6, abs_tol=1e-12):
+        low, high = low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5)
     return [float(tick) for tick in MaxNLocator(most, steps=steps).tick_values(low, high)]
 
 
