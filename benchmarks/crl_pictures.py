@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.crl_rows import ROWS
 from benchmarks.crl_shown import Line, standard_error
+from rlinf.reporting.report.columns import COLUMNS
 
 DPI = 120
 METHOD, CONTROL, SEQUENTIAL, QUIET = "#0f766e", "#c2410c", "#111827", "#9ca3af"
 LEFT_OUT_OF_TRADE_OFF = ("multitask",)  # all tasks at once: nothing to forget
-COLUMNS = 3
+PANELS_A_ROW = 3
 
 
 def draw(folder: Path, suite: str, lines: Sequence[Line]) -> None:
@@ -33,8 +34,7 @@ def draw(folder: Path, suite: str, lines: Sequence[Line]) -> None:
 
 
 def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
-    """AVG against NBT, a panel for each way of choosing actions, with the standard errors over seeds where there are
-    some; what is best lies at the upper left."""
+    """AVG against NBT, a panel for each way of choosing actions; what is best lies at the upper left."""
     temperatures = sorted({line.temperature for line in lines}, reverse=True)
     figure = Figure(figsize=(5.6 * len(temperatures), 4.6), layout="constrained")
     panels = figure.subplots(1, len(temperatures), sharex=True, sharey=True, squeeze=False)[0]
@@ -49,12 +49,13 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
             axes.axhline(100 * float(np.mean(bases)), color=QUIET, linestyle="--", linewidth=1)
             axes.annotate("base model", (1, 100 * float(np.mean(bases))), xycoords=("axes fraction", "data"),
                           ha="right", va="bottom", color=QUIET, fontsize=8)  # fmt: skip
+        _names_inside(axes)
         axes.set_title(shown[0].way if shown else "", fontsize=10)
         axes.set_xlabel("NBT: forgotten, points (left is better)")
         _plain(axes)
     panels[0].set_ylabel("AVG: success on the learnt tasks at the end, %")
-    legend = "squares: controls; bars: standard error over seeds"
-    figure.suptitle(f"{suite}: learnt against forgotten ({legend})", fontsize=11)
+    legend = "squares: controls; bars: standard error over seeds, faint ones 95 % interval of one seed's episodes"
+    figure.suptitle(f"{suite}: learnt against forgotten ({legend})", fontsize=10)
     return figure
 
 
@@ -62,10 +63,29 @@ def _point(axes: Any, line: Line, nbt: Sequence[float], avg: Sequence[float]) ->
     x, y = 100 * float(np.mean(nbt)), 100 * float(np.mean(avg))
     colour = SEQUENTIAL if line.row == "sequential" else CONTROL if is_control(line.row) else METHOD
     if len(avg) > 1:
-        errors = {"xerr": 100 * standard_error(nbt), "yerr": 100 * standard_error(avg)}
-        axes.errorbar(x, y, **errors, color=colour, alpha=0.5, linewidth=1)
+        errors = {"xerr": 100 * standard_error(nbt), "yerr": 100 * standard_error(avg), "alpha": 0.5}
+    else:
+        errors = {"xerr": _reach(line, "nbt"), "yerr": _reach(line, "avg"), "alpha": 0.25}
+    axes.errorbar(x, y, **errors, color=colour, linewidth=1)
     axes.plot(x, y, marker="s" if is_control(line.row) else "o", markersize=6, color=colour)
     axes.annotate(line.title, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+
+
+def _reach(line: Line, key: str) -> list[list[float]]:
+    """How far the interval of a single seed's episodes reaches below and above, in points."""
+    cell = line.runs.cell(next(column for column in COLUMNS if column.key == key))
+    assert cell is not None
+    assert cell.low is not None
+    assert cell.high is not None
+    return [[100 * (cell.value - cell.low)], [100 * (cell.high - cell.value)]]
+
+
+def _names_inside(axes: Any) -> None:
+    """Names of points in the right half are written to their left."""
+    middle = sum(axes.get_xlim()) / 2
+    for text in axes.texts:
+        if text.xycoords == "data" and text.xy[0] > middle:
+            text.set(ha="right", position=(-6, 4))
 
 
 def is_control(row: str) -> bool:
@@ -130,9 +150,9 @@ def _seeds(line: Line) -> str:
 
 def _panels(count: int, *, height: float) -> tuple[Figure, list[Any]]:
     """As many small axes, in rows of three; what is left of the last row is empty."""
-    num_rows = -(-count // COLUMNS)
-    figure = Figure(figsize=(4.2 * min(count, COLUMNS), height * num_rows + 0.4), layout="constrained")
-    panels = list(figure.subplots(num_rows, min(count, COLUMNS), squeeze=False).flat)
+    num_rows = -(-count // PANELS_A_ROW)
+    figure = Figure(figsize=(4.2 * min(count, PANELS_A_ROW), height * num_rows + 0.4), layout="constrained")
+    panels = list(figure.subplots(num_rows, min(count, PANELS_A_ROW), squeeze=False).flat)
     for axes in panels[count:]:
         axes.set_axis_off()
     return figure, panels
