@@ -67,8 +67,8 @@ def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
         actions_TA = np.array(actions)
         rest = np.zeros((_NUM_REST_STEPS, 7))
         rest[:, 6] = actions_TA[-1, 6]
-        run = stock.run(np.concatenate([actions_TA, rest]) if success else actions_TA)
-        endings.append(Ending(f"{suite} {task_id}", index, len(actions_TA), success, bool(run.success_T.any())))
+        stock_T = stock.run(np.concatenate([actions_TA, rest]) if success else actions_TA)
+        endings.append(Ending(f"{suite} {task_id}", index, len(actions_TA), success, bool(stock_T.any())))
     scene.close()
     stock.close()
     return endings

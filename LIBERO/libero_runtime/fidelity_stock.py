@@ -1,6 +1,6 @@
-"""Stock LIBERO's side of the comparison (`fidelity`): its environment, and its runs of given actions.
+"""Stock LIBERO's side of the comparison (`fidelity`): its environment, and its steps.
 
-T control steps, J joints, O free bodies, Q numbers in qpos.
+T control steps, Q numbers in qpos.
 """
 
 from collections.abc import Sequence
@@ -21,35 +21,19 @@ from libero_runtime.suites import TaskSpec, init_states
 
 Array = NDArray[np.float64]
 _NUM_IDLE_STEPS = 10
-_PERTURBATIONS = (1e-9, 1e-8, 1e-8)
-_STEP_PERTURBATION = 1e-9
+_PERTURBATION = 1e-9
 _CONVERGED = 1e-12  # solver tolerance of converged stock; stock's is 1e-8
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is compared, after each of T steps."""
-
-    joints_TJ: Array  # every hinge and slide joint: arm, fingers, drawers, doors, knobs
-    objects_TO3: Array  # positions of free bodies
-    reward_T: Array
-    success_T: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class Record:
-    """All that stock is asked for.
-
-    A run is followed by its twins, others that are as good as it: where they part, nobody can be held to it.
-    """
+    """Converged stock's control steps, each by itself."""
 
     actions_TA: Array
-    stock: Sequence[Run]
-    converged: Sequence[Run]
-    # Converged stock's control steps, each by itself:
     starts: Sequence[tuple[Array, Array]]  # T of MuJoCo's state and the controller's
     qpos_TQ: Array  # after the step
-    twins_qpos_TQ: Sequence[Array]  # from a perturbed start; with sums in another order
+    success_T: NDArray[np.bool_]
+    twins_qpos_TQ: Sequence[Array]  # of other steps that are as good: where they part, nobody can be held to it
 
 
 class Layout:
@@ -59,31 +43,6 @@ class Layout:
         free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
         self.joints = model.jnt_qposadr[~free]
         self.objects = model.jnt_qposadr[free][:, None] + np.arange(3)
-
-
-class StockController:
-    """State of robosuite's own controller.
-
-    A state saved at rest, before any step, does not hold all that robosuite's controller remembers.
-    """
-
-    def __init__(self, env: Any) -> None:
-        self._env = env
-
-    def get_state(self) -> Array:
-        """State (15,): goal position 3 and rotation 9, gripper command 2, and a zero."""
-        robot = self._env.robots[0]
-        goal = robot.controller
-        gripper = np.broadcast_to(np.asarray(robot.gripper.current_action, dtype=np.float64), (2,))
-        return np.concatenate([goal.goal_pos, np.ravel(goal.goal_ori), gripper, [0.0]])
-
-    def set_state(self, state: Array) -> None:
-        """Restore what `get_state` returned."""
-        robot = self._env.robots[0]
-        robot.controller.goal_pos = state[:3].copy()
-        robot.controller.goal_ori = state[3:12].reshape(3, 3).copy()
-        robot.controller.new_update = True
-        robot.gripper.current_action = state[12:14].copy()
 
 
 class Stock:
@@ -113,7 +72,6 @@ class Stock:
         self.env: Any = self.control_env.env
         self.model: mujoco.MjModel = self.env.sim.model._model
         self.data: mujoco.MjData = self.env.sim.data._data
-        self.controller = StockController(self.env)
         self.layout = Layout(self.model)
         self._tolerance, self._jacobian = float(self.model.opt.tolerance), int(self.model.opt.jacobian)
         self._settled = integration, controller = self.state()
@@ -122,8 +80,15 @@ class Stock:
         return EpisodeState(integration, controller, pose, init_index=init_index, seed=seed)
 
     def state(self) -> tuple[Array, Array]:
-        """MuJoCo's state and the controller's."""
-        return integration_state(self.model, self.data), self.controller.get_state()
+        """MuJoCo's state and the controller's (15,): goal position 3 and rotation 9, gripper command 2, and a zero.
+
+        Saved at rest, before any step, it does not hold all that robosuite's controller remembers.
+        """
+        robot = self.env.robots[0]
+        goal = robot.controller
+        gripper = np.broadcast_to(np.asarray(robot.gripper.current_action, dtype=np.float64), (2,))
+        controller = np.concatenate([goal.goal_pos, np.ravel(goal.goal_ori), gripper, [0.0]])
+        return integration_state(self.model, self.data), controller
 
     def load(
         self,
@@ -140,7 +105,11 @@ class Stock:
         sparsely: the same matrices, whose sums are rounded otherwise.
         """
         mujoco.mj_setState(self.model, self.data, state[0], STATE)
-        self.controller.set_state(state[1])
+        robot, controller = self.env.robots[0], state[1]
+        robot.controller.goal_pos = controller[:3].copy()
+        robot.controller.goal_ori = controller[3:12].reshape(3, 3).copy()
+        robot.controller.new_update = True
+        robot.gripper.current_action = controller[12:14].copy()
         if perturbation:
             rng = np.random.default_rng(seed)
             self.data.qpos[self.layout.joints] += perturbation * rng.choice([-1.0, 1.0], len(self.layout.joints))
@@ -150,38 +119,22 @@ class Stock:
         self.model.opt.jacobian = mujoco.mjtJacobian.mjJAC_SPARSE if reordered else self._jacobian
         self.env.timestep, self.env.done = 0, False
 
-    def run(self, actions_TA: Array, *, perturbation: float = 0.0, seed: int = 0, converged: bool = False) -> Run:
-        """Run from the settled state, or from one `perturbation` away."""
-        self.load(self._settled, perturbation=perturbation, seed=seed, tolerance=_CONVERGED if converged else None)
-        joints, objects, rewards, success = [], [], [], []
-        for action in actions_TA:
-            _, reward, done, _ = self.control_env.step(action)
-            joints.append(self.data.qpos[self.layout.joints].copy())
-            objects.append(self.data.qpos[self.layout.objects].copy())
-            rewards.append(float(reward))
-            success.append(bool(done))
-        return Run(np.array(joints), np.array(objects), np.array(rewards), np.array(success))
+    def run(self, actions_TA: Array) -> NDArray[np.bool_]:
+        """Run from the settled state; whether the goal is reached after each step (T,)."""
+        self.load(self._settled)
+        return np.array([bool(self.control_env.step(action)[2]) for action in actions_TA])
 
     def record(self, actions_TA: Array) -> Record:
-        """Run the actions in all ways that ours is compared with."""
-        twins, converged_twins = (
-            [
-                self.run(actions_TA, perturbation=size, seed=twin, converged=converged)
-                for twin, size in enumerate(_PERTURBATIONS)
-            ]
-            for converged in (False, True)
-        )
-        converged_run = self.run(actions_TA, converged=True)
-        stock = [self.run(actions_TA), *twins, converged_run]
+        """Run the actions, converged, and each step again in all ways that should not matter."""
         self.load(self._settled, tolerance=_CONVERGED)
-        starts, ends = [], []
+        starts, ends, success = [], [], []
         for action in actions_TA:
             starts.append(self.state())
-            self.control_env.step(action)
+            success.append(bool(self.control_env.step(action)[2]))
             ends.append(self.data.qpos.copy())
         again = partial(self._steps_again, starts, actions_TA)
-        step_twins = [again(perturbation=_STEP_PERTURBATION), again(reordered=True), again(tolerance=_CONVERGED / 10)]
-        return Record(actions_TA, stock, [converged_run, *converged_twins], starts, np.array(ends), step_twins)
+        twins = [again(perturbation=_PERTURBATION), again(reordered=True), again(tolerance=_CONVERGED / 10)]
+        return Record(actions_TA, starts, np.array(ends), np.array(success), twins)
 
     def _steps_again(
         self,
