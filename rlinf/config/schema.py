@@ -428,6 +428,9 @@ class OptimConfig:
     """AdamW (arXiv:1711.05101)."""
 
     lr: float = field(default=2.0e-5, metadata=POSITIVE_AND_FINITE)
+    lr_warmup_steps: int = field(default=0, metadata=NOT_NEGATIVE)
+    """Optimizer steps of the policy at the start of a run over which its learning rates rise to their full size: Adam's
+    first steps are as long as the rate whatever the gradients are."""
     value_lr: float = field(default=3.0e-3, metadata=POSITIVE_AND_FINITE)
     """Learning rate of the value head (PPO)."""
     critic_warmup_steps: int = field(default=0, metadata=NOT_NEGATIVE)

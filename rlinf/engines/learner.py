@@ -71,6 +71,7 @@ class PolicyLearner:
         self.folder: Path | None = None
         self.num_updates = 0
         groups = method.param_groups(policy, optim.lr)
+        self._policy_lrs = [group.lr for group in groups]
         self._policy_parameters = [p for group in groups for p in group.params]
         self._value_parameters: list[nn.Parameter] = []
         if policy.value_head is not None:
@@ -183,9 +184,18 @@ class PolicyLearner:
             "value": clip_gradients(self._value_parameters, self.optim.clip_grad),
         }
         self._require_finite_gradients(norms, experience, samples)
+        self._warm_up()
         self.optimizer.step()
         self.num_updates += 1
         totals.add_step(norms["policy"])
+
+    def _warm_up(self) -> None:
+        """Set the policy's learning rates for the next step, from their sizes after the warm-up and the number of
+        updates alone, so that a resumed run takes the same."""
+        taken = self.num_updates - (self.optim.critic_warmup_steps if self.policy.value_head is not None else 0)
+        factor = min(1.0, max(0, taken + 1) / max(1, self.optim.lr_warmup_steps))
+        for group, lr in zip(self.optimizer.param_groups, self._policy_lrs, strict=False):  # a value head's comes last
+            group["lr"] = lr * factor
 
     def _losses(self, batch: MicroBatch, totals: "_Totals") -> dict[str, Tensor]:
         """Losses of a micro-batch by name; their sum is minimised."""

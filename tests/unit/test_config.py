@@ -126,7 +126,7 @@ def test_weight_merge_has_one_factor_for_all_adapters():
         ("++env.train.max_steps=3", r"Did you mean env.train.max_episode_steps\?"),
         ("actor.optm.lr=1", r"'actor.optm.lr' does not exist. Did you mean actor.optim.lr\?"),
         ("lora_rank=3", r"Did you mean actor.model.lora_rank\?"),
-        ("actor.optim.learning_rate=1", "does not exist. actor.optim has: lr, value_lr, "),
+        ("actor.optim.learning_rate=1", "does not exist. actor.optim has: lr, lr_warmup_steps, "),
         ("surprise=1", "'surprise' does not exist.\nEvery key"),
         ("runner.max_epochs=many", "could not be converted to Integer"),
         ("runner.seed=abc", "could not be converted to Integer"),

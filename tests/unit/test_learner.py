@@ -161,6 +161,30 @@ def test_samples_of_other_policies_than_allowed_are_refused(small_policy, versio
     assert _same(before, _weights(learner))
 
 
+def test_learning_rates_rise_at_the_start_and_a_resumed_run_takes_the_same(small_policy, tmp_path):
+    rollouts = make_rollouts()
+
+    def learner(warmup: int, weights: Path | None = None) -> PolicyLearner:
+        policy = read_policy(small_policy, lora_path=weights)
+        return make_learner(policy, micro_batch=8, global_batch=24, lr_warmup_steps=warmup)
+
+    start = _weights(learner(0))
+    at_once, warming = learner(0), learner(4)
+    at_once.update(rollouts, seed=0)
+    rates = [warming.update(rollouts, seed=0)["train/lr"]]
+    for name, full in _weights(at_once).items():
+        np.testing.assert_allclose(_weights(warming)[name] - start[name], (full - start[name]) / 4, atol=1e-6)
+    rates.append(warming.update(rollouts, seed=1)["train/lr"])
+    saved = _save(warming, tmp_path)
+    resumed = learner(4, saved)
+    load_training_state(resumed, saved)
+    rates += [resumed.update(rollouts, seed=seed)["train/lr"] for seed in (2, 3, 4)]
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
+    for seed in (2, 3, 4):
+        warming.update(rollouts, seed=seed)
+    assert _same(_weights(warming), _weights(resumed))
+
+
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")
 def test_an_update_does_not_depend_on_where_images_lie(small_policy):
     rollouts, weights = make_rollouts(), []
