@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.crl_cells import Cell
 from benchmarks.crl_rows import ROWS, SUITES
 from rlinf.reporting import ledger
-from rlinf.reporting.diagnoses import BY_TASK, Diagnosis
+from rlinf.reporting.diagnoses import Diagnosis
 from rlinf.reporting.report import collect
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import COLUMNS, Column, further_suites, suite_column
@@ -100,7 +100,7 @@ def changes(lines: Sequence[Line]) -> str:
         if last and line.temperature != 0:
             learnt = line.runs.matrices[0].learnt_tasks
             change, rank = (float(np.mean([getattr(one, name) for one in last])) for name in OF_WEIGHTS)
-            by_tasks = [f"{one:.2g}" for name in BY_TASK for one in _by_tasks(last, name, learnt)]
+            by_tasks = [f"{one:.2g}" for name in ("kl", "fisher_energy") for one in _by_tasks(last, name, learnt)]
             shown.append([line.title, str(len(last)), f"{100 * change:.1f} %", f"{rank:.0f}", *by_tasks])
     heads = ["", "seeds", "change of weights", "effective rank", "KL, learnt", "KL, held out"]
     return "\n".join(_markdown([*heads, "Fisher energy, learnt", "held out"], shown, left=1)) if shown else ""

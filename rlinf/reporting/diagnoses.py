@@ -7,8 +7,6 @@ from pathlib import Path
 from rlinf.reporting.jsonlines import append_record, read_records
 from rlinf.run_layout import same_checkpoint
 
-BY_TASK = ("kl", "fisher_energy")  # fields that map task ids to numbers
-
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
@@ -37,12 +35,12 @@ class Diagnosis:
 
 def append(path: Path, diagnosis: Diagnosis) -> None:
     """Add one; safe while other processes append to the same file."""
-    append_record(path, diagnosis, by_task=BY_TASK)
+    append_record(path, diagnosis)
 
 
 def read(path: Path) -> list[Diagnosis]:
     """All, in the order they were written; none where nothing was looked at."""
-    return read_records(path, Diagnosis, by_task=BY_TASK)
+    return read_records(path, Diagnosis)
 
 
 def by_checkpoint(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:

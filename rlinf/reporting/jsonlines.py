@@ -6,7 +6,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -39,16 +39,12 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
         os.close(descriptor)
 
 
-def append_record(path: Path, record: Any, *, by_task: Collection[str]) -> None:
-    """Add a dataclass. by_task: its fields that map task ids, which are strings in JSON; sorted, so that equal records
-    are equal lines."""
-    entry = dataclasses.asdict(record)
-    for name in by_task:
-        entry[name] = {str(task): value for task, value in sorted(entry[name].items())}
-    append_line(path, entry)
+def append_record(path: Path, record: Any) -> None:
+    """Add a dataclass. Task ids, which its dictionaries have for keys, are strings in JSON."""
+    append_line(path, dataclasses.asdict(record))
 
 
-def read_records(path: Path, kind: type[Record], *, by_task: Collection[str]) -> list[Record]:
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
     """What ``append_record`` wrote, in that order; nothing where there is no file. Lacking fields get their defaults.
 
     Raises:
@@ -57,22 +53,20 @@ def read_records(path: Path, kind: type[Record], *, by_task: Collection[str]) ->
     found, hints = [], get_type_hints(kind)
     for number, entry in read_lines(path) if path.is_file() else []:
         try:
-            for name in entry.keys() & hints:
-                _require_type(name, entry[name], hints[name])
-            values = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
-            for name in entry.keys() & by_task:
-                values[name] = {int(task): value for task, value in entry[name].items()}
-            found.append(kind(**values))
-        except (AttributeError, TypeError, ValueError) as error:
+            found.append(kind(**{name: _typed(name, value, hints.get(name, object)) for name, value in entry.items()}))
+        except (TypeError, ValueError) as error:
             raise ReportingError(f"{path} line {number}: {error}") from error
     return found
 
 
-def _require_type(name: str, value: object, hint: Any) -> None:
-    """Raise where a value of JSON is none of a field's type."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if not any(isinstance(value, JSON_TYPES.get(get_origin(kind) or kind, get_origin(kind) or kind)) for kind in kinds):
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """A value of JSON as a field's type has it; raises where it is none of that type."""
+    kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+    if not any(isinstance(value, JSON_TYPES.get(kind, kind)) for kind in kinds):
         raise ReportingError(f"{name} must be of type {getattr(hint, '__name__', hint)}, given {value!r}")
+    if kinds == [dict] and get_args(hint)[0] is int:
+        return {int(task): one for task, one in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -14,8 +14,6 @@ from rlinf.reporting.jsonlines import append_record, read_records
 from rlinf.reporting.metrics import SuccessMatrix
 from rlinf.run_layout import BASE_ROW, Checkpoint, same_checkpoint, step_of
 
-BY_TASK = ("success", "episodes", "init_states")
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedPolicy:
@@ -135,12 +133,12 @@ def row_tasks(row: str) -> tuple[int, ...]:
 
 def append(path: Path, record: EvaluationRecord) -> None:
     """Add one record; safe while other processes append to the same file."""
-    append_record(path, record, by_task=BY_TASK)
+    append_record(path, record)
 
 
 def read(path: Path) -> list[EvaluationRecord]:
     """All records in the order they were written; none where nothing was evaluated yet."""
-    return read_records(path, EvaluationRecord, by_task=BY_TASK)
+    return read_records(path, EvaluationRecord)
 
 
 def rows(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
