@@ -20,7 +20,7 @@ from rlinf.config.differences import differences, flat
 from rlinf.config.schema import Config
 from rlinf.reporting import ReportingError, metrics
 from rlinf.reporting.report import collect, csv_table, latex, plots, write_report
-from rlinf.reporting.report.columns import COLUMNS, Column, libero_curves
+from rlinf.reporting.report.columns import COLUMNS, COMPARED, Column, libero_curves
 from rlinf.reporting.report.compare import Comparison, MethodRuns, comparisons, results_settings, scale_curves
 from rlinf.reporting.report.names import task_ranges
 from rlinf.reporting.report.plots import Axis, Curve, Plot
@@ -201,7 +201,7 @@ def test_the_page_shows_everything_side_by_side(study: Path) -> None:
     assert "LoRA scale" not in comparison, "no probe, no curve"
     table = comparison.split('<table class="plain wide names compare">')[1].split("</table>")[0]
     assert table.count("<tr") == 8
-    for key in (one for one in COLUMNS if one.in_comparison and one.better):
+    for key in (one for one in COLUMNS if one.key in COMPARED and one.better):
         assert key.name in table
     assert table.count('class="num best"') >= 5
     assert "best" not in table.split('<tr class="joint">')[1]

@@ -61,12 +61,12 @@ class Experiment:
     method: str
     suite: str
     seed: int
-    records: tuple[EvaluationRecord, ...]
-    matrix: SuccessMatrix | None
-    matrix_problem: str
     training: tuple[TrainingRun, ...]
     info: RunInfo | None
     videos: tuple[Video, ...]
+    records: tuple[EvaluationRecord, ...] = ()
+    matrix: SuccessMatrix | None = None
+    matrix_problem: str = "nothing has been evaluated yet"
     probes: tuple[EvaluationRecord, ...] = ()
     further: Mapping[str, tuple[EvaluationRecord, ...]] = field(default_factory=dict)
     diagnoses: tuple[Diagnosis, ...] = ()
@@ -223,21 +223,16 @@ def _without_ledger(folder: Path, seed: int, runs: Sequence[TrainingRun]) -> Exp
         method=info.method if info and info.method else folder.name,
         suite=info.suite if info else "",
         seed=seed,
-        records=(),
-        matrix=None,
-        matrix_problem="nothing has been evaluated yet",
         training=training,
         info=info,
-        videos=_videos(folder, ()),
+        videos=tuple(Video(path=path, row="") for path in sorted(folder.rglob("videos/[!.]*.webp"))),
     )
 
 
 def _videos(folder: Path, records: Sequence[EvaluationRecord]) -> tuple[Video, ...]:
-    found: dict[Path, Video] = {}
+    found: dict[Path, str] = {}
     for record in records:
-        for name in record.videos:
-            if (folder / name).is_file():
-                found.setdefault(folder / name, Video(path=folder / name, row=record.row))
-    if not records:
-        found = {path: Video(path=path, row="") for path in sorted(folder.rglob("videos/[!.]*.webp"))}
-    return tuple(found.values())
+        for path in (folder / name for name in record.videos):
+            if path.is_file():
+                found.setdefault(path, record.row)
+    return tuple(Video(path=path, row=row) for path, row in found.items())

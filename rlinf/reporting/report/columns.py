@@ -1,6 +1,6 @@
 """The metrics that tables show: one list for HTML, LaTeX and CSV, so that they cannot tell different stories."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +11,18 @@ from rlinf.reporting.metrics import Estimate, SuccessMatrix
 from rlinf.reporting.report.collect import Experiment, TrainingRun
 from rlinf.reporting.report.names import further_name, percent, points
 
-COMPARED = ("base", "avg", "plasticity", "nbt", "fwt", "zero_shot")  # the most told by the fewest numbers
+COMPARED = ("base", "avg", "plasticity", "nbt", "fwt", "zero_shot")
+"""Stand side by side, in LaTeX too: the most told by the fewest numbers. CSV and the details hold all."""
 MIN_CURVE = 3  # fewer evaluations while a task is learnt are no learning curve (before and after make two)
 
 Measured = Estimate | float | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """One metric: its names, how it is measured, whether more (+1) or less (-1) is better.
 
-    ``is_difference`` metrics are shown in points with a sign, others in percent. ``in_comparison`` columns stand in the
-    side-by-side table and in LaTeX; CSV and the details hold all.
+    ``is_difference`` metrics are shown in points with a sign, others in percent.
     """
 
     key: str
@@ -31,76 +31,65 @@ class Column:
     definition: str
     better: int = 1
     is_difference: bool = False
-    in_comparison: bool = False
 
     def show(self, value: float) -> str:
         """A value as the page writes it."""
         return points(value) if self.is_difference else percent(value)
 
 
-def _column(
-    key: str,
-    name: str,
-    of: Callable[[SuccessMatrix], Measured],
-    definition: str,
-    better: int = 1,
-    is_difference: bool = False,
-) -> Column:
-    return Column(
-        key=key,
-        name=name,
-        measure=lambda experiment: None if experiment.matrix is None else of(experiment.matrix),
-        definition=definition,
-        better=better,
-        is_difference=is_difference,
-        in_comparison=key in COMPARED,
-    )
+def _of(metric: Callable[[SuccessMatrix], Measured]) -> Callable[[Experiment], Measured]:
+    return lambda experiment: None if experiment.matrix is None else metric(experiment.matrix)
 
 
-def _curve_column(
-    key: str, name: str, of: Callable[[SuccessMatrix, Mapping[int, Sequence[float]]], float], definition: str
-) -> Column:
-    def measure(experiment: Experiment) -> Measured:
-        curves = libero_curves(experiment)
-        return None if curves is None or experiment.matrix is None else of(experiment.matrix, curves)
+def _libero_speed(experiment: Experiment) -> float | None:
+    curves = libero_curves(experiment)
+    return None if curves is None else metrics.libero_forward_transfer(curves)
 
-    definition = f"{definition}; needs runner.val_check_interval (arXiv:2306.03310)"
-    return Column(key=key, name=name, measure=measure, definition=definition)
+
+def _libero_auc(experiment: Experiment) -> float | None:
+    curves = libero_curves(experiment)
+    return None if curves is None or experiment.matrix is None else metrics.libero_auc(experiment.matrix, curves)
 
 
 COLUMNS = (
-    _column("base", "Base", metrics.base_success, "base model on the tasks learnt later", 0),
-    _column("avg", "AVG", metrics.average_success, "mean success on the learnt tasks after the last one"),
-    _column("improvement", "Improvement", metrics.improvement, "AVG minus the base model on the same tasks", 1, True),
-    _column("plasticity", "Plasticity", metrics.plasticity, "mean success on each task right after learning it"),
-    _column(
-        "nbt", "NBT", metrics.nbt_final,
+    Column("base", "Base", _of(metrics.base_success), "base model on the tasks learnt later", 0),
+    Column("avg", "AVG", _of(metrics.average_success), "mean success on the learnt tasks after the last one"),
+    Column(
+        "improvement", "Improvement", _of(metrics.improvement),
+        "AVG minus the base model on the same tasks", 1, True,
+    ),
+    Column("plasticity", "Plasticity", _of(metrics.plasticity), "mean success on each task right after learning it"),
+    Column(
+        "nbt", "NBT", _of(metrics.nbt_final),
         "forgetting: right after learning minus at the end (arXiv:2603.11653)", -1, True,
     ),
-    _column(
-        "nbt_libero", "NBT (LIBERO)", metrics.nbt_libero,
+    Column(
+        "nbt_libero", "NBT (LIBERO)", _of(metrics.nbt_libero),
         "right after learning minus the mean over all later rows (arXiv:2306.03310)", -1, True,
     ),
-    _column("bwt", "BWT", metrics.backward_transfer, "the negative of NBT (GEM, arXiv:1706.08840)", 1, True),
-    _column("fwt", "FWT", metrics.forward_transfer, "just before a task’s own training minus base (GEM)", 1, True),
-    _column(
-        "forgetting", "Forgetting", metrics.forgetting,
+    Column("bwt", "BWT", _of(metrics.backward_transfer), "the negative of NBT (GEM, arXiv:1706.08840)", 1, True),
+    Column("fwt", "FWT", _of(metrics.forward_transfer), "just before a task’s own training minus base (GEM)", 1, True),
+    Column(
+        "forgetting", "Forgetting", _of(metrics.forgetting),
         "best earlier success minus the final one (arXiv:1801.10112)", -1, True,
     ),
-    _column(
-        "forgetting_mammoth", "Forgetting (Mammoth)", metrics.forgetting_mammoth,
+    Column(
+        "forgetting_mammoth", "Forgetting (Mammoth)", _of(metrics.forgetting_mammoth),
         "best success since a task was learnt minus the final one; never below zero", -1, True,
     ),
-    _column("zero_shot", "Zero-shot", metrics.zero_shot_success, "mean final success on tasks never trained on"),
-    _column(
-        "zero_shot_change", "Zero-shot change", metrics.zero_shot_change,
+    Column("zero_shot", "Zero-shot", _of(metrics.zero_shot_success), "mean final success on tasks never trained on"),
+    Column(
+        "zero_shot_change", "Zero-shot change", _of(metrics.zero_shot_change),
         "Zero-shot minus the base model on these tasks", 1, True,
     ),
-    _curve_column(
-        "libero_fwt", "FWT (LIBERO)", lambda _, curves: metrics.libero_forward_transfer(curves),
-        "mean success while learning a task",
+    Column(
+        "libero_fwt", "FWT (LIBERO)", _libero_speed,
+        "mean success while learning a task; needs runner.val_check_interval (arXiv:2306.03310)",
     ),
-    _curve_column("auc", "AUC (LIBERO)", metrics.libero_auc, "FWT (LIBERO) and later success in one"),
+    Column(
+        "auc", "AUC (LIBERO)", _libero_auc,
+        "FWT (LIBERO) and later success in one; needs runner.val_check_interval (arXiv:2306.03310)",
+    ),
 )  # fmt: skip
 
 
@@ -122,7 +111,6 @@ def suite_column(suite: str, learnt_suite: str, stage: int | None = None) -> Col
         name=name[:1].upper() + name[1:],  # names of suites keep their capitals
         measure=lambda experiment: _suite_success(experiment, suite, stage),
         definition=f"mean success on {suite} {'at the end' if stage is None else f'after stage {stage}'}",
-        in_comparison=stage is None,
     )
 
 

@@ -12,7 +12,7 @@ from rlinf.reporting import metrics
 from rlinf.reporting.ledger import EvaluationRecord, row_tasks
 from rlinf.reporting.metrics import Estimate, SuccessMatrix
 from rlinf.reporting.report.collect import Experiment
-from rlinf.reporting.report.columns import COLUMNS, Column, further_suites, mean_success, suite_column
+from rlinf.reporting.report.columns import COLUMNS, COMPARED, Column, further_suites, mean_success, suite_column
 from rlinf.reporting.report.names import (
     further_name,
     method_name,
@@ -127,7 +127,7 @@ class Comparison:
         """The metrics of the success matrix, then success on further suites."""
         suites = further_suites(one for method in self.methods for one in method.experiments)
         further = [suite_column(suite, self.methods[0].first.suite) for suite in suites]
-        return [column for column in (*COLUMNS, *further) if column.in_comparison]
+        return [*(column for column in COLUMNS if column.key in COMPARED), *further]
 
     def reference_cell(self, reference: MethodRuns, column: Column) -> Cell | None:
         """What a reference has to show: success on the tasks that the others learn, and on the held-out ones."""
