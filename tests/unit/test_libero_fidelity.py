@@ -16,19 +16,12 @@ from libero_runtime.sim.stepper import SUBSTEPS
 from libero_runtime.suites import load_suite
 
 
-@pytest.mark.parametrize(
-    ("suite", "task_id", "num_steps", "calm"),
-    [
-        ("libero_10", 9, 40, 0.9),
-        # A hand that presses an object down. A solver tolerance of 1e-10 was not enough for it: one step ended 2.7e-5
-        # off. An eighth of its steps is chaos.
-        ("libero_object", 0, 40, 0.8),
-    ],
-)
-def test_fast_steps_follow_stock(suite, task_id, num_steps, calm):
-    report = fidelity.check_task(suite, task_id, num_steps)
+def test_fast_steps_follow_stock():
+    """A hand that presses an object down. A solver tolerance of 1e-10 was not enough for it: one step ended 2.7e-5 off.
+    An eighth of its steps is chaos."""
+    report = fidelity.check_task("libero_object", 0, 40)
     assert report.passed, report
-    assert report.share > calm
+    assert report.share > 0.8
 
 
 # Real faults are found ------------------------------------------------------------------------------------------------
@@ -116,7 +109,7 @@ def test_steps_from_recorded_states_are_those_of_the_run(recorded):
     """A state of stock's holds all that its next step depends on, whatever stock did before."""
     stock, _, record = recorded
     nq = stock.model.nq
-    for step in (45, 0, 30):
+    for step in (45, 0):
         stock.load(record.starts[step], tolerance=1e-12)
         stock.control_env.step(record.actions_TA[step])
         assert np.array_equal(stock.data.qpos, record.qpos_TQ[step])
@@ -175,11 +168,11 @@ def test_a_task_whose_states_are_of_another_scene_cannot_be_run(monkeypatch, tmp
 
 
 def test_episodes_end_alike():
-    endings = fidelity_episodes.check_task("libero_object", 0, 2)
-    assert [ending.init_index for ending in endings] == [0, 1]
-    assert endings[0].ours, "the expert without noise"
-    assert all(ending.alike for ending in endings)
-    assert not replace(endings[0], stock=not endings[0].stock).alike
+    (ending,) = fidelity_episodes.check_task("libero_object", 0, 1)
+    assert ending.init_index == 0
+    assert ending.ours, "the expert without noise"
+    assert ending.alike
+    assert not replace(ending, stock=not ending.stock).alike
 
 
 @pytest.mark.parametrize(
