@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from rlinf.config import ConfigError, config_hash, load_config, resolve_adapter, resolve_model, validate
-from rlinf.config.compose import config_names, config_yaml
+from rlinf.config.compose import config_names
 from rlinf.config.resolve import resolve
 from rlinf.config.validate import episodes_per_epoch
 
@@ -157,17 +157,14 @@ def test_unknown_configuration_lists_the_known_ones():
         ("runner.logger.logger_backends=[mlflow]", "tensorboard, wandb"),
         ("method.merge.coeff=1.2", "must be between 0 and 1"),
         ("actor.model.previous_lora_coeff=-0.1", "must be between 0 and 1"),
-        ("actor.model.lora_scale=-1", "must be between 0 and 1"),
         ("actor.model.lora_scale=1.5", "must be between 0 and 1"),
         ("actor.model={is_lora:false,lora_scale:0.5}", r"lora_scale=0\.5 needs adapters"),
         ("actor.model={is_lora:false,previous_lora_paths:[a]}", "previous_lora_paths needs adapters"),
         ("runner.max_epochs=0", "must be at least 1"),
         ("actor.optim.lr=inf", "actor.optim.lr=inf must be greater than 0, and finite"),
-        ("actor.optim.lr=nan", "actor.optim.lr=nan must be greater than 0, and finite"),
         ("actor.optim.value_lr=0", "value_lr=0.0 must be greater than 0"),
         ("method.ewc.fisher=exact", "method.ewc.fisher=exact is not known; expected one of: per_sample, published"),
         ("method.ewc.coeff=-1", "method.ewc.coeff=-1.0 must not be negative"),
-        ("method.slca.head=nan", "method.slca.head=nan must not be negative"),
         ("method.agem.memory_per_task=0", "method.agem.memory_per_task=0 must be at least 1"),
         ("algorithm.adv_type=success", "goes with algorithm.loss_type=sft, got loss_type=grpo"),
         ("algorithm.clip_ratio_dual=1", "algorithm.clip_ratio_dual=1.0 must be greater than 1"),
@@ -178,7 +175,10 @@ def test_unknown_configuration_lists_the_known_ones():
         ("env.eval.temperatures=[1.0,1.0]", "names one twice"),
         ("method.sft.source=mine", "expected one of: demonstrations, own"),
         ("method.replay.tasks=one", "method.replay.tasks=one is not known; expected one of: all, seen"),
-        ("method.replay.demonstrations_per_task=0", "method.replay.demonstrations_per_task=0 must be at least 1"),
+        ("actor.model.gradient_checkpointing_policy=some", "expected one of: full, attention, matmuls"),
+        ("actor.model.gradient_checkpointing_every=0", "gradient_checkpointing_every=0 must be at least 1"),
+        ("actor.model.attn_implementation=paged", "expected one of: sdpa, flash_attention_2, eager"),
+        ("actor.model.picture_path=tf", "picture_path=tf is not known; expected one of: rl, oft, oft_center_crop"),
     ],
 )
 def test_rules_give_expected_and_given(override, message):
@@ -217,7 +217,3 @@ def test_hash_sees_settings_and_not_folders():
     base = shipped(TINY)
     assert config_hash(base) == config_hash(load_config(TINY, ["runner.logger.log_root=elsewhere"]))
     assert config_hash(base) != config_hash(load_config(TINY, ["actor.optim.lr=3e-3"]))
-
-
-def test_yaml_is_the_whole_configuration():
-    assert "clip_ratio_high: 0.28" in config_yaml(shipped(TINY))

@@ -22,26 +22,14 @@ def test_signature_names_required_optional_and_default() -> None:
     assert found == {"TASKS": None, "ER_COEFF": "0.03", "SEED": "", "LOCATION": None}
 
 
-def test_positional_arguments_with_gaps() -> None:
-    arguments = read("0", "", "15", "", "42")
-    assert arguments.values == {
-        "TASK_ID_OR_RANGE": "0",
-        "CHECKPOINT_PATH": "",
-        "MAX_EPOCH": "15",
-        "CONFIG_NAME": "",
-        "SEED": "42",
-    }
-    assert not arguments.is_dry_run
-
-
 @pytest.mark.parametrize("position", range(4))
 def test_dry_run_and_overrides_may_stand_anywhere(position: int) -> None:
     words = ["0,1", "", "3"]
-    words[position:position] = ["--dry-run", "+algorithm.use_ewc=true", "env.fixed_task_ids=[0,1]"]
+    words[position:position] = ["--dry-run", "--resume", "+algorithm.use_ewc=true", "env.fixed_task_ids=[0,1]"]
     arguments = read(*words)
     assert arguments.is_dry_run
     assert arguments.overrides == ("+algorithm.use_ewc=true", "env.fixed_task_ids=[0,1]")
-    assert (arguments.value("TASK_ID_OR_RANGE"), arguments.value("MAX_EPOCH")) == ("0,1", "3")
+    assert [arguments.value(name) for name in ("TASK_ID_OR_RANGE", "CHECKPOINT_PATH", "MAX_EPOCH")] == ["0,1", "", "3"]
 
 
 @pytest.mark.parametrize("word", ["a.b=1", "+a.b=1", "++a.b=1", "~a.b", "~a.b=1", "a=", "group@pkg=x", "suite=x"])
@@ -111,10 +99,6 @@ def test_coefficients_that_cannot_be_meant(script: str, words: tuple[str, ...], 
     signature, settings = declaration(f"run_embodiment_{script}.sh")
     with pytest.raises(ConfigError, match=message):
         run_sequence.compose(read(*words, signature=signature, settings=tuple(settings)))
-
-
-def test_resume_is_accepted() -> None:
-    assert read("0", "--resume", "--dry-run").is_dry_run
 
 
 def test_overridden_key() -> None:

@@ -3,8 +3,6 @@
 import json
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import hydra
@@ -74,23 +72,6 @@ bash examples/crl_experiment/eval_embodiment_lora_scale.sh logs/sequential/task_
 """  # noqa: E501 - as in the document
 
 # "CRL-specific parameters", with and without the plus.
-KEYS = [
-    (("algorithm.use_experience_replay=True", "algorithm.bc_coeff=0.03"), "er"),
-    (
-        (
-            "algorithm.use_experience_replay=True",
-            "algorithm.bc_coeff=0.03",
-            "+algorithm.use_reference_logits_bc=True",
-            "+algorithm.use_cached_bc_logits=True",
-        ),
-        "der",
-    ),
-    (("+algorithm.use_ewc=True",), "ewc"),
-    (("algorithm.use_ewc=True",), "ewc"),
-    (("env.fixed_task_ids=[0,1,2]",), "sequential"),
-]
-
-
 def signatures() -> dict[str, list[str]]:
     """The documented argument names of each script."""
     lines = [line.split()[1:] for line in SIGNATURES.splitlines() if line.startswith("bash ")]
@@ -183,12 +164,6 @@ def test_every_documented_command_line_is_planned(repository: Path, call: tuple[
     assert "runner.seed=42 " in text if "42" in words else "runner.seed=1234 " in text
 
 
-@pytest.mark.parametrize(("keys", "method"), KEYS)
-def test_the_documented_keys_lead_to_the_methods_folder(repository: Path, keys: tuple[str, ...], method: str) -> None:
-    arguments = read("run_embodiment_sequential.sh", "0", *(key for key in keys if "fixed_task_ids" not in key))
-    assert plan(repository, arguments).startswith(f"{method}: libero_spatial, task 0;")
-
-
 def test_epochs_are_an_argument_or_an_override(repository: Path) -> None:
     """Weight merge and SLCA have no argument MAX_EPOCH."""
     text = plan(repository, read("run_embodiment_weight_merge.sh", "0", "0.8", "runner.max_epochs=2"))
@@ -239,21 +214,3 @@ def test_a_launcher_composes_once(repository: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(compose, "compose", lambda **names: compositions.append(names) or hydra.compose(**names))
     _, steps = steps_of(repository, read("run_embodiment_ewc.sh", "0,4", "", "", TINY))
     assert (len(steps), len(compositions)) == (5, 1)
-
-
-def test_a_launcher_runs_from_anywhere(tmp_path: Path) -> None:
-    """Through bash, and nothing is written."""
-    script, *words = CALLS[2]
-    done = subprocess.run(
-        ["bash", str(LAUNCHERS / script), *words, "--dry-run", f"runner.logger.log_root={tmp_path / 'runs'}"],
-        cwd=tmp_path,
-        env={**os.environ, "VIRTUAL_ENV": sys.prefix},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("dry run: nothing was started\n")
-    assert not list(tmp_path.iterdir())

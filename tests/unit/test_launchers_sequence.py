@@ -1,4 +1,4 @@
-"""Planning: tasks, folders, checkpoints, commands, and what is skipped."""
+"""Planning: tasks, checkpoints, what is skipped and what is refused. Folders and commands: tests/golden."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from rlinf.cli.run_sequence import check_steps
 from rlinf.config import ConfigError, config_yaml, load_config
 from rlinf.config.errors import UserError
 from rlinf.custom.sequence.evaluation import plan_evaluation
-from rlinf.custom.sequence.locations import Workspace, find_weights, recorded_config
+from rlinf.custom.sequence.locations import Workspace, find_weights
 from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence
 from rlinf.custom.sequence.recipe import Recipe, Step
 from rlinf.reporting import ledger
@@ -53,15 +53,11 @@ def test_task_range(text: str, ids: tuple[int, ...]) -> None:
     [
         ("4,0", 'is reversed; write "0,4"'),
         ("10", "task 10 .* tasks 0 to 9"),
-        ("0,10", "task 10 .* tasks 0 to 9"),
         ("-1", "task -1 .* tasks 0 to 9"),
         ("0,2,4", "has 3 numbers"),
         ("0-4", "cannot read the tasks '0-4'"),
-        ("zero", "cannot read the tasks"),
-        ("0,", "cannot read the tasks"),
         ("", "cannot read the tasks"),
         ("²", "cannot read the tasks"),
-        ("1.5", "cannot read the tasks"),
     ],
 )
 def test_task_range_errors(text: str, message: str) -> None:
@@ -92,79 +88,8 @@ def test_a_fresh_sequence(workspace: Workspace) -> None:
     assert first.start is None
     assert first.result == "logs/sequential/task_0_seed7/checkpoints/global_step_10/actor"
     assert first.todo == ("evaluate the base model", "train to epoch 10", "evaluate all tasks")
-    assert first.command == (
-        "examples/embodiment/train_embodied_agent.py",
-        "--config-name",
-        "crl/config",
-        "env.fixed_task_ids=[0]",
-        "runner.seed=7",
-        "runner.logger.log_path=logs/sequential/task_0_seed7",
-        "runner.eval_before=true",
-        "runner.eval_after=true",
-    )
     assert second.start == first.result
     assert second.todo == ("train to epoch 10", "evaluate all tasks")
-    assert second.command[3:] == (
-        "env.fixed_task_ids=[1]",
-        "runner.seed=7",
-        "runner.logger.log_path=logs/sequential/task_1_seed7",
-        "actor.model.lora_path=logs/sequential/task_0_seed7/checkpoints/global_step_10/actor",
-        "runner.eval_before=false",
-        "runner.eval_after=true",
-    )
-
-
-def test_overrides_come_last_and_max_epochs_is_passed(workspace: Workspace) -> None:
-    request = replace(REQUEST, max_epochs=3)
-    first, _ = plan(workspace, request, given=replace(RECIPE, overrides=("a.b=1", "+c=2")))
-    assert first.command[-2:] == ("a.b=1", "+c=2")
-    assert "runner.max_epochs=3" in first.command
-    assert first.result == "logs/sequential/task_0_seed7/checkpoints/global_step_3/actor"
-
-
-@pytest.mark.parametrize(
-    ("suite", "log_root", "folder"),
-    [
-        ("libero_spatial", "logs", "logs/ewc/task_0_seed7"),
-        ("libero_object", "logs", "logs_libero_object/ewc/task_0_seed7"),
-        ("libero_object", "logs/quickstart", "logs/quickstart/ewc/task_0_seed7"),
-    ],
-)
-def test_log_root(workspace: Workspace, suite: str, log_root: str, folder: str) -> None:
-    given = changed(RECIPE, env__suite=suite, runner__logger__log_root=log_root, method__name="ewc")
-    assert plan(workspace, given=given)[0].folder == folder
-
-
-def test_log_root_outside_the_repository_is_shown_whole(workspace: Workspace, tmp_path: Path) -> None:
-    step = plan(workspace, given=changed(RECIPE, runner__logger__log_root=str(tmp_path / "runs")))[0]
-    assert step.folder == str(tmp_path / "runs/sequential/task_0_seed7")
-
-
-def test_run_id_and_joint_stage(workspace: Workspace) -> None:
-    request = SequenceRequest(stages=((4, 0, 2),), seed=1, run_id="v1")
-    (step,) = plan(workspace, request, given=changed(RECIPE, method__label="reorder"))
-    assert step.folder == "logs/reorder/v1/tasks_4_0_2_seed1"
-    assert "env.fixed_task_ids=[4,0,2]" in step.command
-
-
-def test_sets_of_tasks_learnt_together_lie_apart(workspace: Workspace) -> None:
-    """Each has a ledger of its own: rows of two sets are not of one matrix. Order is none of a set's."""
-    given = changed(RECIPE, method__label="multitask")
-    (first,) = plan(workspace, replace(REQUEST, stages=((0, 2, 4),), seed=1), given=given)
-    (second,) = plan(workspace, replace(REQUEST, stages=((1, 3),), seed=1), given=given)
-    assert first.folder == "logs/multitask/tasks_0_2_4/tasks_0_2_4_seed1"
-    assert second.folder == "logs/multitask/tasks_1_3/tasks_1_3_seed1"
-
-
-def test_what_is_done_is_skipped(workspace: Workspace) -> None:
-    folder = workspace.root / "logs/sequential/task_0_seed7"
-    actor = save(folder, 10)
-    base = Evaluated("base", 7, "model")
-    done = Evaluated("task_0", 7, str(actor))
-    first, second = plan(workspace, REQUEST, base, done)
-    assert first.todo == ()
-    assert second.todo == ("train to epoch 10", "evaluate all tasks")
-    assert second.start == "logs/sequential/task_0_seed7/checkpoints/global_step_10/actor"
 
 
 @pytest.mark.parametrize(
@@ -189,14 +114,8 @@ def test_only_an_evaluation_of_this_checkpoint_counts(
 def test_a_base_row_that_was_missed_is_made_up_for(workspace: Workspace) -> None:
     save(workspace.root / "logs/sequential/task_0_seed7", 10)
     base, first, second = plan(workspace, given=replace(RECIPE, overrides=("a.b=1",)))
-    assert base.command == (
-        "examples/embodiment/eval_embodied_agent.py",
-        "--config-name",
-        "crl/config",
-        "runner.seed=7",
-        "runner.logger.log_path=logs/sequential/base_seed7",
-        "a.b=1",
-    )
+    assert base.command[0] == "examples/embodiment/eval_embodied_agent.py"
+    assert base.command[-2:] == ("runner.logger.log_path=logs/sequential/base_seed7", "a.b=1")
     assert first.todo == ("evaluate all tasks",)
     assert "runner.eval_before=false" in first.command
     assert second.start == first.result
@@ -225,13 +144,6 @@ def test_the_users_choice_of_evaluations_is_kept(workspace: Workspace) -> None:
     assert first.todo == ("train to epoch 10",)
     save(workspace.root / "logs/sequential/task_0_seed7", 10)
     assert plan(workspace, given=replace(RECIPE, overrides=overrides))[0].todo == ()
-
-
-def test_a_start_from_a_checkpoint_is_not_the_base_row(workspace: Workspace) -> None:
-    actor = save(workspace.root / "logs/sequential/task_4_seed7", 10)
-    first, _ = plan(workspace, replace(REQUEST, checkpoint="logs/sequential/task_4_seed7"))
-    assert first.start == str(actor.relative_to(workspace.root))
-    assert "runner.eval_before=false" in first.command
 
 
 def test_a_forgotten_checkpoint_is_mentioned(workspace: Workspace) -> None:
@@ -365,8 +277,6 @@ def test_each_task_learns_on_top_of_all_before_it(workspace: Workspace) -> None:
     actors = [f"logs/weight_merge/task_{task}_seed7/checkpoints/global_step_10/actor" for task in range(3)]
     assert [step.merged for step in steps] == [(), (actors[0],), (actors[0], actors[1])]
     assert all(step.start is None for step in steps)
-    assert f"actor.model.previous_lora_paths=[{actors[0]},{actors[1]}]" in steps[2].command
-    assert not any("actor.model.lora_path" in word for step in steps for word in step.command)
     assert ["evaluate the base model" in step.todo for step in steps] == [True, False, False]
 
 
@@ -437,18 +347,8 @@ def test_the_first_task_of_weight_merge_is_scaled_too(workspace: Workspace) -> N
 def test_find_weights_from_any_level(tmp_path: Path, below: str) -> None:
     save(tmp_path, 3)
     newest = save(tmp_path, 20)
+    (tmp_path / "checkpoints/global_step_24").mkdir()  # without an adapter
     assert find_weights(tmp_path / below, given=below) == newest
-
-
-def test_find_weights_passes_over_a_folder_without_adapter(tmp_path: Path) -> None:
-    older = save(tmp_path, 3)
-    (tmp_path / "checkpoints/global_step_4").mkdir()
-    assert find_weights(tmp_path, given="x") == older
-
-
-def test_find_weights_accepts_the_cnn(tmp_path: Path) -> None:
-    write_weights(tmp_path, "model.pt")
-    assert find_weights(tmp_path, given="x") == tmp_path
 
 
 def test_find_weights_names_what_it_looked_for(tmp_path: Path) -> None:
@@ -477,16 +377,6 @@ def test_relative_paths_start_at_the_repository_then_at_the_caller(workspace: Wo
 
 def evaluate(workspace: Workspace, location: str, step: int | None = None, suite: str = "libero_spatial") -> Step:
     return plan_evaluation(location, step, changed(RECIPE, env__suite=suite), workspace=workspace)
-
-
-def test_evaluation_of_the_base_model(workspace: Workspace) -> None:
-    assert evaluate(workspace, "base").command == (
-        "examples/embodiment/eval_embodied_agent.py",
-        "--config-name",
-        "crl/config",
-        "runner.seed=1234",
-        "runner.logger.log_path=logs/sequential/base_seed1234",
-    )
 
 
 def test_evaluation_takes_step_ten_by_default(workspace: Workspace) -> None:
@@ -535,11 +425,3 @@ def test_a_location_without_seed_is_enough_when_it_is_the_only_one(workspace: Wo
     save(workspace.root / "logs/sequential/task_0_seed2", 10)
     with pytest.raises(UserError, match="there are logs/sequential/task_0_seed1, logs/sequential/task_0_seed2"):
         evaluate(workspace, "logs/sequential/task_0")
-
-
-def test_recorded_config(tmp_path: Path) -> None:
-    actor = save(tmp_path, 3)
-    assert recorded_config(tmp_path) is None
-    (tmp_path / "run.json").write_text(json.dumps({"config_name": "crl/tiny"}))
-    assert recorded_config(tmp_path) == "crl/tiny"
-    assert recorded_config(actor) == "crl/tiny"

@@ -60,11 +60,6 @@ def evaluation(root: Path, *words: str, signature: str = SCALE) -> Step:
 # ------------------------------------------------------------------------------------------------------ one folder
 
 
-def test_the_same_settings_go_on(tmp_path: Path) -> None:
-    record_run(tmp_path / "task_0_seed7", tiny("runner.seed=7"))
-    refuse_other_settings(tmp_path / "task_0_seed7", tiny("runner.seed=7"))
-
-
 @pytest.mark.parametrize(
     "override",
     [
@@ -231,13 +226,6 @@ def test_lineages_of_earlier_versions_are_read(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- scaled evaluations
-
-
-def test_a_scale_reaches_the_evaluation(tmp_path: Path) -> None:
-    record_run(tmp_path / "logs/sequential/task_0_seed7", tiny("runner.seed=7"))
-    step = evaluation(tmp_path, "logs/sequential/task_0", "0.5", "", "3")
-    assert step.command[-1] == "actor.model.lora_scale=0.5"
-    assert step.command[2] == TINY
 
 
 def test_what_cannot_be_scaled_is_refused(tmp_path: Path) -> None:

@@ -87,23 +87,6 @@ def test_sampling_follows_the_distribution(small_policy):
     assert gap < 0.1
 
 
-def test_greedy_is_the_limit_of_low_temperature(small_policy):
-    policy = read_policy(small_policy)
-    inputs = policy.prepare(_observation(2))
-    uniforms = np.random.default_rng(3).random((2, 8, 7))
-    greedy = policy.act(inputs, temperature=0, uniforms_BCA=uniforms)
-    cold = policy.act(inputs, temperature=1e-5, uniforms_BCA=uniforms)
-    assert torch.equal(greedy.bins_BCA, cold.bins_BCA)
-
-
-def test_log_probabilities_of_a_rollout_are_those_of_the_learner(read):
-    policy = read()
-    inputs = policy.prepare(_observation(4))
-    output = policy.act(inputs, temperature=1.6, uniforms_BCA=np.random.default_rng(4).random((4, 8, 7)))
-    again = policy.evaluate_actions(inputs, output.bins_BCA, temperature=1.6)
-    assert torch.allclose(output.logprobs_BCA, again.logprobs_BCA, atol=1e-5)
-
-
 def test_minibatches_cover_every_sample_once():
     kept = np.arange(100, 125)
     batches = minibatches(kept, batch_size=10, rng=np.random.default_rng(0))

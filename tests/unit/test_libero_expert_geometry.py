@@ -6,12 +6,7 @@ import pytest
 from libero_runtime.expert.grasps import Drawer, choose_grasp, drawer_grasp
 from libero_runtime.expert.motion import (
     action,
-    facing_hand,
-    nearer_of_both,
-    preferred_axis,
-    reaching_hand,
     rotation_about_z,
-    rotation_vector,
     upright_hand,
 )
 from libero_runtime.expert.world import Boxes
@@ -34,34 +29,6 @@ def pipe(radius, height):
 
 def grasp_of(points, neighbours=NOTHING):
     return choose_grasp(points, neighbours, prefer=LEFT, robot=ROBOT)
-
-
-def test_rotation_vector_of_known_turns():
-    np.testing.assert_allclose(rotation_vector(rotation_about_z(np.pi / 2)), [0, 0, np.pi / 2], atol=1e-12)
-    np.testing.assert_allclose(rotation_vector(np.eye(3)), 0.0)
-
-
-@pytest.mark.parametrize(
-    "hand", [upright_hand(LEFT, 0.3), facing_hand(LEFT, 0.4), reaching_hand(LEFT, 0.4)]
-)
-def test_hands_are_rotations(hand):
-    np.testing.assert_allclose(hand @ hand.T, np.eye(3), atol=1e-12)
-    assert np.linalg.det(hand) == pytest.approx(1.0)
-
-
-def test_hands_point_where_they_say():
-    np.testing.assert_allclose(upright_hand(LEFT, 0.0)[:, 2], [0, 0, -1], atol=1e-12)
-    np.testing.assert_allclose(facing_hand(-LEFT, 0.0)[:, 2], [0, -1, 0], atol=1e-12)
-    np.testing.assert_allclose(facing_hand(-LEFT, 0.0)[:, 0], [0, 0, 1], atol=1e-12)
-    np.testing.assert_allclose(reaching_hand(-LEFT, np.pi / 2)[:, 2], [0, 0, -1], atol=1e-12)
-    present = upright_hand(LEFT, 0.0) * [-1.0, -1.0, 1.0]  # its fingers in each other's place
-    np.testing.assert_allclose(nearer_of_both(upright_hand(LEFT, 0.0), present), present, atol=1e-12)
-
-
-def test_a_line_has_one_preferred_direction():
-    for degrees in (0, 30, 90, 135):
-        axis = np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
-        np.testing.assert_allclose(preferred_axis(axis), preferred_axis(-axis), atol=1e-12)
 
 
 def test_saturated_moves_keep_their_direction():

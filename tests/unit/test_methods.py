@@ -18,7 +18,6 @@ from rlinf.config.schema import (
     KLConfig,
     L2Config,
     LwFConfig,
-    MethodConfig,
     OLoRAConfig,
     SLCAConfig,
 )
@@ -420,19 +419,6 @@ def test_samples_survive_a_file(tmp_path):
     assert back.num_tokens == samples.num_tokens == 3
     for name in ("frames_MNHWC", "bins_MCA", "executed_MC"):
         assert torch.equal(getattr(back, name), getattr(samples, name))
-
-
-def test_an_unknown_method_is_refused():
-    with pytest.raises(ConfigError, match="expected one of: sequential, ewc"):
-        make_method(MethodConfig(name="ewk"))
-
-
-def test_the_policy_of_these_tests_has_the_gradient_they_assume():
-    policy = ToyPolicy(_features((1.0, 2.0)), Score((0.3, -0.1)))
-    samples = _all(toy_rollouts(_bins(1)))
-    samples.log_likelihood(policy, temperature=2.0, device=torch.device("cpu")).backward()
-    expected = (1 - torch.sigmoid(torch.tensor((0.3 - 0.2) / 2))) / 2
-    torch.testing.assert_close(policy.module.w.grad, expected * torch.tensor([1.0, 2.0]))
 
 
 def test_a_run_is_refused_before_anything_is_started(tmp_path):

@@ -101,18 +101,6 @@ def test_values_agree_with_both_projects(table: Table) -> None:
     assert metrics.libero_auc(m, CURVES) == pytest.approx(libero_auc(table, CURVES))
 
 
-def test_numbers_by_hand() -> None:
-    m = matrix_of(FORGETS)
-    # NBT of LIBERO: task 1: mean(.1, .2, .4), task 2: mean(.15, .2), task 3: .3
-    assert value(metrics.nbt_libero(m)) == pytest.approx((0.7 / 3 + 0.175 + 0.3) / 3)
-    assert value(metrics.nbt_final(m)) == pytest.approx((0.4 + 0.2 + 0.3) / 3)
-    assert value(metrics.forward_transfer(m)) == pytest.approx((0.05 + 0.05 + 0.10) / 3)
-    assert metrics.forgetting(m) == metrics.forgetting_mammoth(m) == pytest.approx(0.3)
-    # AUC: speeds .575, .575, .71, .58333 and what later rows add
-    areas = ((0.575 + 1.7) / 4, (0.575 + 1.45) / 3, (0.71 + 0.55) / 2, 1.75 / 3)
-    assert metrics.libero_auc(m, CURVES) == pytest.approx(sum(areas) / 4)
-
-
 def test_the_two_conventions_of_forgetting_part_when_later_tasks_help() -> None:
     m = matrix_of(IMPROVES)
     # Tasks 0, 1, 2 end above all earlier rows: Mammoth's maximum includes the end, Chaudhry's does not.

@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import IA3Config, PeftModel
 from safetensors.torch import load_file, save_file
-from torch import nn
 from torch.testing import assert_close
 
 from rlinf.config import ConfigError
@@ -19,7 +18,7 @@ from rlinf.data import Observation
 from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
 from tests.openvla_reference import REFERENCE, needs_reference
-from tests.small_policy import LANGUAGE, model_config, read_policy
+from tests.small_policy import LANGUAGE, read_policy
 from transformers_openvla_oft import (
     CheckpointError,
     NonFiniteLogitsError,
@@ -80,16 +79,6 @@ def test_plain_peft_loads_what_a_policy_saves(small_policy, adapter):
     assert (plain(**inputs).logits_BTV - without).abs().max() > 1e-2
 
 
-def test_training_goes_on_from_a_stored_adapter(small_policy, adapter):
-    policy = read_policy(small_policy, lora_path=adapter)
-    stored = load_file(adapter / WEIGHTS)
-    parameters = trainable_parameters(policy.module)
-    assert {name.replace(".default", ""): True for name in parameters}.keys() == stored.keys()
-    assert all(torch.equal(p, stored[name.replace(".default", "")]) for name, p in parameters.items())
-    policy.decode(batch_of(policy)).logits_BTV.pow(2).mean().backward()
-    assert all(p.grad is not None for name, p in parameters.items() if ".lm_head." in name)
-
-
 def change_config(adapter, **fields):
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
@@ -120,15 +109,6 @@ def test_an_adapter_that_does_not_fit_is_refused(small_policy, adapter, what):
     damage(adapter)
     with pytest.raises((CheckpointError, ConfigError), match=message):
         read_policy(small_policy, lora_path=adapter)
-
-
-@pytest.mark.parametrize("what", ["truncated", "no json", "another kind"])
-def test_an_earlier_adapter_that_cannot_be_merged_is_refused(small_policy, adapter, what):
-    damage, message = BROKEN[what]
-    damage(adapter)
-    config = replace(model_config(small_policy), previous_lora_paths=[str(adapter)])
-    with pytest.raises(CheckpointError, match=message):
-        load_policy(config, PolicySource(small_policy, unnorm_key="libero_spatial", seed=3), base_dtype=torch.float32)
 
 
 @pytest.mark.parametrize("num_actions", [8, 1])
@@ -166,18 +146,6 @@ def test_decoding_token_by_token_refuses_logits_that_are_not_numbers(autoregress
     assert not unchecked.logits_BTV.isfinite().all()
 
 
-def test_one_bad_observation_is_counted(small_policy):
-    policy = read_policy(small_policy)
-    nn.init.zeros_(policy.module.get_base_model().projector.fc1.weight)
-    batch = batch_of(policy)
-    batch.pixel_values[1] = torch.inf
-    policy.batch = lambda inputs: batch
-    observation = Observation(np.zeros((2, 1, 32, 32, 3), np.uint8), np.zeros((2, 8), np.float32), (LANGUAGE,) * 2)
-    output = policy.act(policy.prepare(observation), temperature=1.0, uniforms_BCA=np.full((2, 8, 7), 0.5))
-    with pytest.raises(NonFiniteLogitsError, match=r"1 of 2 observations \(the first is number 1\)"):
-        _ = output.env_actions_BCA
-
-
 def test_pictures_and_prompts_of_the_wrong_form_are_refused(small_policy):
     policy = read_policy(small_policy)
     batch = batch_of(policy)
@@ -199,12 +167,3 @@ def test_pictures_and_prompts_of_the_wrong_form_are_refused(small_policy):
         with pytest.raises(ValueError, match=rf"{side} x {side} pixels are too small .* at least 8 pixels a side"):
             policy.processor.resize(torch.zeros(2, 1, side, side, 3, dtype=torch.uint8))
     assert policy.processor.resize(torch.zeros(2, 1, 8, 8, 3, dtype=torch.uint8)).shape == (2, 1, 32, 32, 3)
-
-
-def test_an_unknown_key_of_the_statistics_lists_the_known_ones(small_policy):
-    with pytest.raises(ValueError, match=r"libero_10.*\['libero_spatial_no_noops'\]"):
-        load_policy(
-            model_config(small_policy),
-            PolicySource(small_policy, unnorm_key="libero_10", seed=3),
-            base_dtype=torch.float32,
-        )

@@ -15,7 +15,6 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointPolicy
 
 from openvla_oft.torch_utils.tensors import whole
-from rlinf.config import ConfigError, load_config, validate
 from rlinf.data import Observation
 from rlinf.engines.fsdp import shard
 from rlinf.models import PolicySource, load_policy
@@ -87,15 +86,6 @@ def test_checkpointing_changes_no_gradient(small_policy, plain, policy_name):
     assert calls["projector.fc1"] == 1
 
 
-def test_every_second_block(small_policy, plain):
-    policy = effective(read_policy(small_policy))
-    assert checkpoint_blocks(policy.module, every=2) == 2
-    calls = counted(policy)
-    assert_same(outcome(policy), plain)
-    layers = [name for name in calls if name.endswith((".mlp.fc1", ".mlp.gate_proj"))]
-    assert Counter(calls[name] for name in layers) == {1: 2, 2: 2}
-
-
 def kept_bytes(policy):
     """Memory of the tensors that a forward pass keeps for the backward pass, blocks' inner ones included."""
     kept = {}
@@ -162,20 +152,6 @@ def test_the_configuration_chooses_the_policy(small_policy, plain):
     assert_same(outcome(policy), plain)
     acting = load_policy(config, replace(source, trains=False), base_dtype=torch.float32)
     assert not any(block.gradient_checkpointing for block in fsdp_units(acting.module))
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("gradient_checkpointing_policy=some", "full, attention, matmuls"),
-        ("gradient_checkpointing_every=0", "must be at least 1"),
-        ("attn_implementation=paged", "sdpa, flash_attention_2, eager"),
-    ],
-)
-def test_validation_names_the_key(override, message):
-    config = load_config("crl_experiment/libero_spatial_grpo_tiny", [f"actor.model.{override}"])
-    with pytest.raises(ConfigError, match=rf"actor\.model\.{override.split('=')[0]}.*{message}"):
-        validate(config, num_tasks=10)
 
 
 def test_a_policy_that_only_acts_keeps_its_adapter_in_its_own_precision(small_policy):

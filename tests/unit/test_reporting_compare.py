@@ -250,21 +250,6 @@ def test_names_are_escaped_for_latex(study: Path, tmp_path: Path, compiled: bool
     assert not re.findall(r"^(?:Overfull|!|LaTeX Warning: (?!Label)).*", done.stdout, flags=re.MULTILINE)
 
 
-def test_csv_holds_means_and_seeds(study: Path) -> None:
-    rows = csv_rows(study)
-    assert len(rows) == 7 * 4
-    mean, *seeds = [row for row in rows if row["method"] == "slca"]
-    assert [(row["row"], row["seeds"]) for row in (mean, *seeds)] == [
-        ("mean", "1 2 3"), ("seed", "1"), ("seed", "2"), ("seed", "3"),
-    ]  # fmt: skip
-    assert (mean["learnt_tasks"], mean["episodes"]) == ("0 1 2 3 4", str(3 * 6 * 10 * 50))
-    for key in ("avg", "nbt", "nbt_libero", "forgetting", "auc"):
-        assert float(mean[key]) == pytest.approx(np.mean([float(row[key]) for row in seeds]), abs=1e-5)
-        assert float(mean[f"{key}_low"]) < float(mean[key]) < float(mean[f"{key}_high"])
-    joint = next(row for row in rows if row["method"] == "multitask")
-    assert joint["nbt"] == joint["fwt"] == joint["auc"] == ""
-
-
 def test_a_seed_that_is_in_no_table_is_said_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs = write_study(tmp_path / "logs", methods=("er",), seeds=(1, 2), num_tasks=2)
     for learnt in ((), (0, 1)):  # task 0 alone was never evaluated

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlinf.cli import report as cli
 from rlinf.reporting import ReportingError, run_info
 from rlinf.reporting.diagnoses import Diagnosis
 from rlinf.reporting.diagnoses import append as append_diagnosis
@@ -323,11 +322,3 @@ def test_a_run_folder_is_read(tmp_path: Path) -> None:
     assert info.hardware == {"cpus": "2", "gpus": "0", "machine": "x86_64"}
     assert info.config == {"actor.optim.lr": "2e-05", "algorithm.use_ewc": "null", "algorithm.ids": "[1, 2]"}
     assert info.languages[3] == LANGUAGES["3"]
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_rows(tmp_path / "logs" / "sequential", *BOTH)
-    out = tmp_path / "deep" / "report.html"
-    assert cli.main([str(tmp_path / "logs"), "--out", str(out)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(out)
-    assert out.stat().st_size > 20_000

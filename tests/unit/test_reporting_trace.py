@@ -2,24 +2,7 @@
 
 import json
 
-from rlinf.reporting.trace import Recorder, Span, TraceFile
-
-
-def test_a_recorder_that_is_off_keeps_nothing():
-    recorder = Recorder(is_on=False)
-    with recorder.span("outer"):
-        recorder.add("inner", 0)
-    assert recorder.take() == []
-
-
-def test_spans_are_nested_as_they_ran_and_taken_once():
-    recorder = Recorder(is_on=True)
-    with recorder.span("outer"), recorder.span("inner"):
-        pass
-    inner, outer = recorder.take()
-    assert (inner.name, outer.name) == ("inner", "outer")
-    assert outer.start_ns <= inner.start_ns <= inner.end_ns <= outer.end_ns
-    assert recorder.take() == []
+from rlinf.reporting.trace import Span, TraceFile
 
 
 def test_a_file_is_complete_after_each_addition(tmp_path):

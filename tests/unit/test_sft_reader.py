@@ -15,13 +15,9 @@ from libero_runtime.suites import load_suite
 from openvla_oft import cli
 from openvla_oft.data import dataset, hdf5
 from openvla_oft.data.demonstration import DemonstrationError, ReadOptions, kept_steps
-from openvla_oft.data.images import prepare_images
 from tests.unit import sft_demos
 from tests.unit.sft_demos import LANGUAGES, write_file, write_suite
 from tests.unit.sft_runs import packing
-from transformers_openvla_oft import PrismaticProcessor
-from transformers_openvla_oft.processing.images import ImageSettings
-from transformers_openvla_oft.small import libero_sentences, train_tokenizer
 
 
 def scan(folder):
@@ -43,19 +39,6 @@ def test_pictures_are_rotated_by_180_degrees(tmp_path):
         for column in range(4):
             assert (images[:, 0, row, column] == stored[:, 3 - row, 3 - column]).all()
     assert (images[:, 1] == 255 - images[:, 0]).all()
-
-
-def test_stored_pictures_give_the_processors_pixels():
-    """Resizing when reading, then the processor at the small size = the processor on the original image."""
-    processor = PrismaticProcessor(
-        train_tokenizer(libero_sentences(), vocabulary_size=1024),
-        images=ImageSettings(image_size=24, means=((0.5, 0.4, 0.3),), stds=((0.2, 0.3, 0.4),)),
-        max_prompt_length=32,
-    )
-    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    small = prepare_images(images, image_size=24, pictures="rl")
-    direct = processor.pixel_values(torch.from_numpy(images)[:, None])
-    assert torch.equal(processor.pixel_values(torch.from_numpy(small)[:, None]), direct)
 
 
 def test_pictures_read_a_few_at_a_time_are_those_of_all_at_once(tmp_path):

@@ -18,6 +18,8 @@ from openvla_oft.model.learner import Learner
 from openvla_oft.train import loop
 from openvla_oft.train.objectives import TokenObjective
 from openvla_oft.train.validation import evaluate
+from rlinf.config.schema import ModelConfig
+from rlinf.models import PolicySource, load_policy
 from tests.unit.sft_demos import load, write_file
 from tests.unit.sft_runs import assert_same_weights, logged, run, weights
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap
@@ -100,6 +102,20 @@ def test_training_lowers_the_loss(demos, base, tmp_path):
     assert losses[-1] < losses[0] - 0.4
     assert 0 < result.validation["cross_entropy"] < 6.0
     assert 0 <= result.validation["accuracy"] <= result.validation["near_accuracy"] <= 1
+
+
+def test_the_autoregressive_layout_learns_the_next_action(demos, tmp_path):
+    settings = ["--steps", "30", "--batch-size", "32", "--lr", "1e-2", "--ema", "0", "--no-augment"]
+    assert run(demos, tmp_path / "policy", "--actions-per-chunk", "1", *settings) == 0
+    losses = logged(tmp_path / "policy", "train_loss")
+    assert losses[0] > 5.0  # near log 256 = 5.5
+    assert losses[-1] < losses[0] - 0.5
+    policy = load_policy(
+        ModelConfig(model_name="openvla", num_action_chunks=1, lora_rank=4),
+        PolicySource(tmp_path / "policy", unnorm_key="libero_spatial", seed=0),
+        base_dtype=torch.float32,
+    )
+    assert policy.chunk_shape == (1, 7)
 
 
 def test_same_seed_same_weights_other_seed_others(demos, base, tmp_path):

@@ -3,7 +3,6 @@
 What it has in common with others: test_learner.py.
 """
 
-import copy
 import json
 from dataclasses import replace
 from itertools import combinations
@@ -16,9 +15,8 @@ from openvla_oft.data.augment import AugmentConfig
 from rlinf.cli.launcher import read_arguments
 from rlinf.cli.pretrain_simple_cnn import main as pretrain_main
 from rlinf.cli.run_sequence import sequence_steps
-from rlinf.config import ConfigError, load_config
-from rlinf.config.schema import MethodConfig, ModelConfig, ReplayConfig
-from rlinf.custom.methods import TaskContext, make_method
+from rlinf.config import ConfigError
+from rlinf.config.schema import ModelConfig
 from rlinf.custom.simple_cnn_utils import PretrainConfig, pretrain
 from rlinf.data import Observation
 from rlinf.engines.checkpoint import save_actor
@@ -29,9 +27,8 @@ from rlinf.run_layout import publish, start_writing
 from rlinf.workers.random_action import RandomActionPolicy
 from tests.sequences import at
 from tests.simple_cnn import read_cnn, write_cnn
-from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, success_margin
+from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts
 from tests.study import write_record
-from tests.unit.replay_demos import write_hdf5
 from tests.unit.sft_demos import LANGUAGES, load, write_suite
 from transformers_openvla_oft import CheckpointError
 from transformers_openvla_oft.small import libero_sentences
@@ -73,18 +70,6 @@ def test_every_weight_is_trained_and_belongs_to_one_module(checkpoint):
     assert all(modules[name] for name in ("vision", "llm", "head"))
     grouped = [id(p) for params in modules.values() for p in params] + [id(p) for p in policy.value_head.parameters()]
     assert sorted(grouped) == sorted(id(p) for p in policy.module.parameters())
-
-
-def test_an_update_raises_the_probability_of_what_succeeded(checkpoint):
-    learner, rollouts = _learner(checkpoint), make_rollouts()
-    before = success_margin(learner.policy, rollouts)
-    start = copy.deepcopy(gather_trainable(learner.policy.module))
-    metrics = learner.update(rollouts, seed=0)
-    learner.update(rollouts, seed=1)
-    assert metrics["train/num_steps"] == 2
-    assert success_margin(learner.policy, rollouts) > before + 1e-3
-    changed = gather_trainable(learner.policy.module)
-    assert not [name for name in start if np.array_equal(start[name], changed[name])], "all weights are trained"
 
 
 def test_a_checkpoint_acts_like_the_learner_that_wrote_it_also_as_a_base(checkpoint, tmp_path):
@@ -180,15 +165,6 @@ def test_the_command_writes_a_checkpoint_and_refuses_to_replace_it(tmp_path, cap
     assert f"error: --output {output} exists; remove it or give another folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("suite", ["libero_spatial", "libero_object", "libero_goal", "libero_10"])
-def test_configurations_compose(suite):
-    config = load_config(f"crl_experiment/{suite}_grpo_simple_cnn_eval")
-    assert config.env.suite == suite
-    assert config.actor.model.model_name == "simple_cnn"
-    assert config.actor.checkpoint_load_path == config.rollout.model_dir
-    assert (config.method.name, config.method.label) == ("sequential", "simple_cnn")
-
-
 def test_random_actions_are_uniform_and_repeat():
     policy = RandomActionPolicy(num_actions_chunk=8)
     inputs = policy.prepare(_observation(500))
@@ -214,22 +190,3 @@ def test_random_actions_do_not_stand_for_the_base_model(tmp_path):
         _, steps = sequence_steps(arguments, workspace)
         planned.append("evaluate the base model" in steps[0].todo)
     assert planned == [True, False]
-
-
-@pytest.mark.parametrize("name", ["ewc", "der", "slca"])
-def test_methods_train_it_as_they_train_an_adapter(checkpoint, tmp_path, name):
-    replay = ReplayConfig(demonstrations=str(write_hdf5(tmp_path / "demos", task_ids=range(10), num_demos=1)))
-    method = make_method(MethodConfig(name, replay=replay))
-    policy = read_cnn(checkpoint)
-    task = TaskContext((3,), tmp_path, suite="libero_spatial", micro_batch=6, temperature=1.6)
-    method.on_task_start(task, policy)
-    learner = make_learner(policy, method, micro_batch=6)
-    start = copy.deepcopy(gather_trainable(policy.module))
-    for epoch in range(2):
-        metrics = learner.update(make_rollouts(), seed=epoch)
-    method.on_task_end(task, policy, make_rollouts())
-    assert all(np.isfinite(value) for value in metrics.values())
-    changed = gather_trainable(policy.module)
-    assert not [key for key in start if np.array_equal(start[key], changed[key])]
-    assert name != "der" or metrics["train/loss/replay"] > 0
-    assert name != "ewc" or method.state_dict()
