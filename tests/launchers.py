@@ -53,8 +53,3 @@ def run(words: list[str], *, code: int = 0, timeout: float = 400) -> str:
         assert sum(line.startswith("error: ") for line in text.splitlines()) == 1, text[-5000:]
         assert "Traceback" not in text
     return text
-
-
-def launch(script: str, *words: str, model: Path | None = None, logs: Path | None = None) -> str:
-    """Run a launcher to its end; see ``command``."""
-    return run(command(script, *words, model=model, logs=logs))

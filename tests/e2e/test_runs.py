@@ -1,5 +1,5 @@
 """Runs as their launchers plan them, in one process, which therefore share a cluster and its workers: real scenes, Ray
-and FSDP. Launchers as processes of their own: test_two_at_once.py, test_options.py, test_refused.py."""
+and FSDP. Launchers as processes of their own: below, where they are killed, and test_two_at_once.py."""
 
 import json
 import re
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from benchmarks import chaos
 from rlinf.cli import evaluate, run_sequence, steps, train
+from rlinf.cli.console import run_cli
 from rlinf.cli.launcher import read_arguments
 from rlinf.config import ConfigError, load_config
 from rlinf.custom.sequence.locations import Workspace
@@ -28,7 +29,7 @@ from rlinf.reporting.jsonlines import read_lines
 from rlinf.run_layout import TRAINING_STATE
 from rlinf.scheduler.cluster import Cluster
 from rlinf.workers.session import Session
-from tests.launchers import REPOSITORY, SEED, SMALL, TINY, command, launch, of_model
+from tests.launchers import REPOSITORY, SEED, SMALL, TINY, command, of_model
 from tests.processes import wait_until
 from tests.sequences import declaration
 from tests.simple_cnn import write_cnn
@@ -93,42 +94,24 @@ def lines_of(results: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in line.items() if key not in ("time", "wall_seconds")} for line in lines]
 
 
-def test_tasks_in_one_process_have_the_bits_of_tasks_in_two(small_policy, tmp_path, carry_out, caplog):
-    """EWC, which hands on an adapter, an anchor and its importance; entropy gives every weight a gradient."""
+def test_tasks_of_processes_that_were_killed_have_the_bits_of_tasks_in_one(
+    small_policy, tmp_path, carry_out, monkeypatch, capsys, caplog
+):
+    """EWC, which hands on an adapter, an anchor and its importance; entropy gives every weight a gradient. A simulator,
+    the driver, and then the launcher are killed during the first task; another process learns the second."""
     caplog.set_level("INFO")
-    own = (*SHARED, "algorithm.entropy_bonus=1.0", "method.ewc.num_samples=2")
-    train = ("run_embodiment_ewc.sh", "0,1", "", "1", TINY, str(SEED), *own)
-    apart, together = tmp_path / "logs" / "ewc", tmp_path / "together" / "ewc"
-    carry_out(*train, model=small_policy, logs=apart.parent)
-    assert caplog.text.count("local Ray:") == 1, "one cluster serves both"
-    apart.parent.rename(together.parent)
-    # The second task alone.
-    shutil.copytree(together / f"task_0_seed{SEED}", apart / f"task_0_seed{SEED}")
-    before = (together / "evaluations.jsonl").read_text().splitlines(keepends=True)[:2]
-    (apart / "evaluations.jsonl").write_text("".join(before))
-    assert "task 0: done before, skipped" in launch(*train, model=small_policy, logs=apart.parent)
-    actors = [actor_of(results, 1) for results in (together, apart)]
-    for name in ("adapter_model.safetensors", "method_state.safetensors"):
-        one, other = (load_file(actor / name) for actor in actors)
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one), name
-        assert any(tensor.any() for key, tensor in one.items() if "lora_B" in key), "something was learnt"
-    states = [torch.load(actor / TRAINING_STATE, weights_only=True)["optimizer"]["state"] for actor in actors]
-    for key, moments in states[0].items():
-        assert torch.equal(moments["exp_avg"], states[1][key]["exp_avg"]), key
-    assert len(lines_of(together)) == 3
-    assert lines_of(together) == lines_of(apart)
-
-
-def test_a_killed_sequence_is_finished_by_the_same_command(small_policy, tmp_path, carry_out, monkeypatch, capsys):
-    """A simulator, the driver, and then the launcher are killed: no bit of what is learnt changes, and none is left."""
     script = "run_embodiment_sequential.sh"
-    own = ("0,1", "", "5", TINY, str(SEED), *SHARED, "algorithm.entropy_bonus=0.1")
-    carry_out(script, *own, model=small_policy, logs=tmp_path / "undisturbed")
-    logs = tmp_path / "logs"
-    words = [*own[2:5], *SMALL, *of_model(small_policy), *own[5:]]
+    own = (*SHARED, "method.name=ewc", "method.label=sequential", "method.ewc.num_samples=2")
+    own += ("algorithm.entropy_bonus=0.1",)
+    both = (script, "0,1", "", "5", TINY, str(SEED), *own)
+    logs, undisturbed = tmp_path / "logs", tmp_path / "undisturbed"
+    carry_out(*both, model=small_policy, logs=logs)
+    assert caplog.text.count("local Ray:") == 1, "one cluster serves both"
+    logs.rename(undisturbed)  # paths in the ledger are the same, too
+
+    words = ["5", TINY, str(SEED), *SMALL, *of_model(small_policy), *own]
     monkeypatch.setattr(chaos, "QUIET_S", (0.0, 0.0))
-    with chaos.launched("0,1", words, logs) as disturbed:
+    with chaos.launched("0", words, logs) as disturbed:
         assert wait_until(lambda: disturbed.saved() or disturbed.process.poll() is not None, 240)
         for fault in ("SIGKILL of simulator", "SIGKILL of driver"):
             assert chaos.disturb(disturbed, chaos.chosen(fault, chaos.faults()), Random(0), 1), capsys.readouterr().out
@@ -139,24 +122,35 @@ def test_a_killed_sequence_is_finished_by_the_same_command(small_policy, tmp_pat
     assert re.search(r"resuming at epoch \d of 5", text)
     assert wait_until(lambda: not chaos.processes(disturbed.marker), 60), chaos.processes(disturbed.marker)
 
+    carry_out(script, "0", *both[2:], model=small_policy, logs=logs)
     with chaos.launched("0,1", words, logs) as finished:
         code = finished.process.wait()
-    assert code == 0, finished.log.read_text()[-5000:]
-    assert chaos.same_adapters(tmp_path / "undisturbed", logs)
+    text = finished.log.read_text()
+    assert code == 0, text[-5000:]
+    assert "task 0: done before, skipped" in text
+    assert wait_until(lambda: not chaos.processes(finished.marker), 60), chaos.processes(finished.marker)
+    assert chaos.same_adapters(undisturbed, logs)
     for task in (0, 1):
-        actor = actor_of(logs / "sequential", task, step=5)
-        assert {path.name for path in actor.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
-        assert json.loads((actor / "lineage.json").read_text())["learnt_tasks"] == list(range(task + 1))
+        actors = [actor_of(results / "sequential", task, step=5) for results in (undisturbed, logs)]
+        states = [load_file(actor / "method_state.safetensors") for actor in actors]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+        moments = [torch.load(one / TRAINING_STATE, weights_only=True)["optimizer"]["state"] for one in actors]
+        for key, moment in moments[0].items():
+            assert torch.equal(moment["exp_avg"], moments[1][key]["exp_avg"]), key
+        assert json.loads((actors[1] / "lineage.json").read_text())["learnt_tasks"] == list(range(task + 1))
+    one, other = (lines_of(results / "sequential") for results in (undisturbed, logs))
+    for line in (one[1], other[1]):
+        line.pop("config_hash")  # a run that goes on does not evaluate the base model again
+    assert one == other
     records = records_of(logs / "sequential")
-    assert sorted(record.row for record in records) == ["base", "task_0", "task_1"]
+    assert [record.row for record in records] == ["base", "task_0", "task_1"]
     assert {(record.decoding, record.lora_scale, record.probe) for record in records} == {("sample", 1.0, False)}
     assert {tuple(record.init_states.items()) for record in records} == {((0, "0"), (1, "0"))}
     assert ledger.success_matrix(records).success_RK.shape == (3, 2)
-    assert wait_until(lambda: not chaos.processes(finished.marker), 60), chaos.processes(finished.marker)
-
-    again = launch(script, *own, model=small_policy, logs=logs)
-    assert "ray" not in again.lower().replace(str(tmp_path), ""), "nothing was left to do"
-    assert records_of(logs / "sequential") == records
+    capsys.readouterr()
+    carry_out(*both, model=small_policy, logs=logs)
+    assert capsys.readouterr().out.count("done before, skipped") == 2, "nothing was left to do"
 
 
 def test_an_epoch_played_while_another_is_learnt_resumes_exactly(small_policy, tmp_path, carry_out):
@@ -265,6 +259,19 @@ def test_random_actions_are_evaluated_and_recorded_as_such_on_other_goals_too(tm
             assert video.n_frames == 16 // VIDEO_STRIDE
 
 
+def test_what_a_worker_refuses_ends_an_evaluation_with_one_message(small_policy, tmp_path, carry_out, capsys):
+    broken = Path(shutil.copytree(small_policy, tmp_path / "policy"))
+    (broken / "tokenizer.json").write_text("{}")
+    words = ("eval_embodiment.sh", "base", "", TINY, *SHARED)
+    with pytest.raises(SystemExit) as left:
+        run_cli(lambda _: carry_out(*words, model=broken, logs=tmp_path / "logs") or 0, [])
+    said = capsys.readouterr().err
+    error = f"error: the tokenizer in {broken} cannot be read (KeyError: 'added_tokens'); expected that of a Llama"
+    assert left.value.code == 2
+    assert error in said
+    assert (said.count("error: "), said.count("Traceback")) == (1, 0)
+
+
 def test_random_actions_are_not_trained(tmp_path):
     with pytest.raises(ConfigError, match="learns nothing"):
         train.main(["--config-name", RANDOM, f"runner.logger.log_root={tmp_path}"])
@@ -293,6 +300,65 @@ def test_rollouts_and_replay_see_what_a_policy_was_trained_on(small_policy, tmp_
     skipped = capsys.readouterr().out.count("done before, skipped")
     assert skipped == 2, "the launcher, which reads no record, knows its own runs"
     assert {record.row for record in records_of(tmp_path / "er")} == {"base", "task_0", "task_1"}
+
+
+def check_trace(events, *, seconds: float) -> None:
+    """Each process has its row; its spans are nested or apart, and within what the driver does."""
+    row_of = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert list(row_of.values()) == ["driver", "actor 0", "rollout 0", "env 0"]
+    lanes: dict[tuple[str, int], list[tuple[float, float, str]]] = {}
+    for event in events:
+        if event["ph"] == "X":
+            own = lanes.setdefault((row_of[event["pid"]], event["tid"]), [])
+            own.append((event["ts"], event["ts"] + event["dur"], event["name"]))
+    names = {row: {name for (of, _), own in lanes.items() if of == row for *_, name in own} for row in row_of.values()}
+    assert names == {
+        "driver": {"evaluate", "sync_weights", "rollout", "update", "end_task", "save", "log"},
+        "actor 0": {"gather weights", "update", "read samples", "end task", "save"},  # no sample, so no step
+        "rollout 0": {
+            "load weights", "collect", "submit", "wait for simulators", "act", "read answer", "prepare", "policy",
+            "hand over actions", "inference",
+        },
+        "env 0": {"reset", "build scene", "step", "simulate", "draw"},
+    }  # fmt: skip
+    phases = lanes["driver", 0]
+    end = max(end for _, end, _ in phases)
+    assert end - min(start for start, _, name in phases if name == "sync_weights") > 1e6 * seconds
+    for (row, _), own in lanes.items():
+        running: list[float] = []
+        for start, until, name in sorted(own, key=lambda span: (span[0], -span[1])):
+            while running and running[-1] <= start + 1:
+                running.pop()
+            assert until <= (running or [end])[-1] + 1, (row, name)
+            is_saving = row == "actor 0" and name in ("gather weights", "save")  # while the driver goes on
+            is_asked_for = any(first <= start and until <= last for first, last, _ in phases)
+            assert row == "driver" or is_saving or is_asked_for, (row, name)
+            running.append(until)
+
+
+def test_rounds_until_groups_carry_a_signal_two_temperatures_and_a_trace(small_policy, tmp_path, carry_out):
+    """Random weights never succeed: no group carries a signal, and all rounds that are allowed are played."""
+    words = ["0", "", "2", TINY, str(SEED), "env.eval_task_ids=[0]", "algorithm.max_rollout_epoch=3"]
+    words += ["env.eval.temperatures=[1.0,0.0]", "algorithm.filter_rewards=true", "runner.val_check_interval=2"]
+    words += ["runner.trace=true"]
+    carry_out("run_embodiment_sequential.sh", *words, model=small_policy, logs=tmp_path)
+    folder = tmp_path / "sequential" / f"task_0_seed{SEED}"
+    lines = [json.loads(line)["metrics"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if "train/num_steps" in line]
+    assert [line["rollout/num_episodes"] for line in trained] == 2 * [3 * 2], "rounds of a group of two"
+    in_both = {f"time/{name}" for name in ("log", "sync_weights", "rollout", "update", "save")}
+    for line, parts in zip(trained, (in_both, in_both | {"time/end_task", "time/evaluate"}), strict=True):
+        others = {"time/epoch", "time/inference", "time/waiting_for_simulator"}
+        assert {name for name in line if name.startswith("time/")} == parts | others
+        assert abs(sum(line[name] for name in parts) - line["time/epoch"]) < 0.005
+    check_trace(json.loads((folder / "trace.json").read_text()), seconds=sum(line["time/epoch"] for line in trained))
+    evaluated = {name for line in lines for name in line if name.startswith("eval/")}
+    assert {"eval/env_info/success_once", "eval/env_info_temperature_0/success_once"} <= evaluated
+    records = records_of(tmp_path / "sequential")
+    assert [(record.row, record.decoding, record.temperature) for record in records] == [
+        (row, *way) for row in ("base", "task_0") for way in (("sample", 1.0), ("greedy", 0.0))
+    ]
+    assert len({str(record.init_states) for record in records}) == 1
 
 
 def test_a_cluster_is_kept_as_long_as_its_workers_fit(session):

@@ -8,21 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from libero_runtime.files import only_one
+from libero_runtime.files import FolderInUseError, only_one
+from rlinf.cli import train
 from rlinf.reporting import ledger
 from rlinf.run_layout import LEDGER_FILE
-from tests.launchers import SEED, TINY, command, request, run
+from tests.launchers import SEED, TINY, command, of_model, request, run
 from tests.processes import wait_until
 
-
-def training(task: int, model: Path, logs: Path) -> list[str]:
-    return command("run_embodiment_sequential.sh", str(task), "", "1", TINY, str(SEED), model=model, logs=logs)
-
-
-def is_refused(words: list[str], folder: Path, pid: int) -> None:
-    text = run(words, code=2)
-    assert f"error: another process is writing to {folder}: process {pid} on " in text
-    assert "runner.logger.log_root=FOLDER" in text
+RANDOM = "crl_experiment/libero_spatial_random_action_eval"
 
 
 def holder(folder: Path) -> int | None:
@@ -35,21 +28,21 @@ def test_training_waits_for_nobody_but_its_own_task(small_policy, tmp_path):
     model, logs = small_policy, tmp_path / "logs"
     results = logs / "sequential"
     folder = results / f"task_0_seed{SEED}"
+    own = (f"runner.seed={SEED}", f"runner.logger.log_root={logs}")
     with only_one(folder, doing="writing to", advice=""):
         before = sorted(logs.rglob("*"))
-        is_refused(training(0, model, logs), folder, os.getpid())
+        with pytest.raises(FolderInUseError, match=f"another process is writing to {folder}: process {os.getpid()} on"):
+            train.main(["--config-name", TINY, *of_model(model), "env.fixed_task_ids=[0]", *own])
         assert sorted(logs.rglob("*")) == before
-        beside = request(model, "env.fixed_task_ids=[1]", f"runner.seed={SEED}", f"runner.logger.log_root={logs}")
+        beside = request(model, "env.fixed_task_ids=[1]", *own)
         with beside.alone():
             assert sorted(path.name for path in results.iterdir()) == [f"task_{task}_seed{SEED}" for task in (0, 1)]
 
 
 @pytest.mark.slow
-def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(small_policy, tmp_path):
-    model, logs = small_policy, tmp_path / "logs"
-    folder = logs / "sequential" / "base_seed1234"
-    once = "runner.max_restarts=0"
-    words = command("eval_embodiment.sh", "base", "", f"{TINY}_eval", once, model=model, logs=logs)
+def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(tmp_path):
+    folder = tmp_path / "random_action" / "base_seed1234"
+    words = command("eval_embodiment.sh", "base", "", RANDOM, "runner.max_restarts=0", logs=tmp_path)
     killed = None
     for kill in (True, False):
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
@@ -60,7 +53,9 @@ def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(s
                 killed = pid
             else:
                 os.kill(pid, signal.SIGSTOP)  # it would be done too soon
-                is_refused(words, folder, pid)
+                text = run(words, code=2)
+                assert f"error: another process is writing to {folder}: process {pid} on " in text
+                assert "runner.logger.log_root=FOLDER" in text
                 os.kill(pid, signal.SIGCONT)
         assert first.returncode == (128 + signal.SIGKILL if kill else 0)
         assert holder(folder) == killed if kill else holder(folder) is None
