@@ -180,7 +180,7 @@ def test_compiled_blocks_that_are_checkpointed_and_sharded(small_policy, plain, 
         torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
         try:
             mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-            options = {"reshard_after_forward": True, "shard_frozen": False}
+            options = {"reshard_after_forward": True, "shard_frozen": True}
             shard(policy.module, policy.units(), mesh, param_dtype="fp32", **options)
             assert_same(outcome(policy), plain)
         finally:
