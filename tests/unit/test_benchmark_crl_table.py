@@ -25,22 +25,27 @@ from tests.unit.trained_runs import write_run
 SPATIAL = "libero_spatial"
 
 
+def planned(words, root, *, plan=run_sequence.sequence_steps):
+    """Heading and steps of a launcher's command line."""
+    script = words[1].rpartition("/")[2]
+    signature, fixed = declaration(script)
+    return plan(read_arguments([script, signature, *words[2:], "--", *fixed]), at(root))
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_row_is_planned_with_the_suites_tasks(suite, tmp_path):
-    stages = 0
-    for row in ROWS:
+    """What rows share is planned for one suite."""
+    stages, rows = 0, list(ROWS) if suite == SPATIAL else ["sequential", "multitask"]
+    for row in rows:
         words = command(row, suite, seed=7, logs=tmp_path, settings=["env.video_episodes=0"], epochs=2)
-        script = words[1].rpartition("/")[2]
-        signature, fixed = declaration(script)
-        arguments = read_arguments([script, signature, *words[2:], "--", *fixed])
-        heading, steps = run_sequence.sequence_steps(arguments, at(tmp_path))
+        heading, steps = planned(words, tmp_path)
         assert "seed 7" in heading, row
         learnt = [task for step in steps for task in step.config.env.fixed_task_ids or ()]
         assert sorted(learnt) == SUITES[suite].tasks, row
         assert {step.config.env.suite for step in steps} == {suite}
         assert {step.config.runner.max_epochs for step in steps} == {10 if row == "multitask" else 2}
         stages += len(steps)
-    assert stages == 5 * (len(ROWS) - 1) + 1
+    assert stages == 5 * (len(rows) - 1) + 1
 
 
 @pytest.mark.parametrize(
@@ -92,9 +97,7 @@ def test_cells_that_are_done_are_skipped_and_shown(tmp_path, capsys):
 
 def test_a_search_is_of_one_task_with_each_learning_rate(tmp_path, capsys):
     words = command("full", SPATIAL, seed=7, logs=tmp_path, settings=[], epochs=2, task=SUITES[SPATIAL].search)
-    signature, fixed = declaration(words[1].rpartition("/")[2])
-    arguments = read_arguments([words[1].rpartition("/")[2], signature, *words[2:], "--", *fixed])
-    _, (step,) = run_sequence.sequence_steps(arguments, at(tmp_path))
+    _, (step,) = planned(words, tmp_path)
     assert step.config.env.fixed_task_ids == [7]
     assert 7 not in SUITES[SPATIAL].tasks
     for rate in SEARCHED["full"]:
@@ -119,12 +122,18 @@ def test_cells_at_the_same_time_share_the_gpus(tmp_path, monkeypatch):
     assert [(cell.logs / "launcher.log").read_text() for cell in cells] == ["sees 3\n", "sees 5\n"]
 
 
-def test_a_cell_that_fails_is_named_and_not_kept(tmp_path, capsys):
-    given = ["libero_spatial", "--rows", "sequential", "--seeds", "0", "--model", str(tmp_path / "nothing")]
+def test_a_cell_that_fails_is_named_and_not_kept(tmp_path, capsys, monkeypatch):
+    """Its launcher finds another `python`, which cannot do it."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho no such model; exit 2\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
+    given = ["libero_spatial", "--rows", "sequential", "--seeds", "0"]
     given += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     assert crl_table.main(given) == 1
     assert "sequential seed 0: failed with exit code 2" in capsys.readouterr().out
-    assert "nothing" in (tmp_path / "work/libero_spatial/sequential_seed0/launcher.log").read_text()
+    assert "no such model" in (tmp_path / "work/libero_spatial/sequential_seed0/launcher.log").read_text()
     assert not (tmp_path / "out").exists()
 
 
@@ -146,9 +155,7 @@ def test_the_last_policy_alone_is_evaluated_on_what_is_missing_of_libero_pro(tmp
     assert policy.perturbed == tuple(f"{SPATIAL}_{change}" for change in ("lan", "object", "swap", "task"))
     save(run, EPOCHS)
     words = evaluation(policy, "full", ["env.video_episodes=0"])
-    signature, fixed = declaration(words[1].rpartition("/")[2])
-    arguments = read_arguments([words[1].rpartition("/")[2], signature, *words[2:], "--", *fixed])
-    _, (step,) = run_sequence.evaluation_steps(arguments, at(tmp_path))
+    _, (step,) = planned(words, tmp_path, plan=run_sequence.evaluation_steps)
     assert (step.folder, step.learns) == ("logs/sequential/task_4_seed1", False)
     assert step.config.env.suite == f"{SPATIAL}_lan"
     assert step.config.env.eval_suites == [f"{SPATIAL}_{change}" for change in ("object", "swap", "task")]

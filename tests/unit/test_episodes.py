@@ -1,4 +1,4 @@
-"""Which episodes are played where, and how their steps become experience."""
+"""Which episodes are played where, and how their steps become experience or the outcome of an evaluation."""
 
 import weakref
 
@@ -10,6 +10,7 @@ from rlinf.data import EnvStep, EpisodePlan, EpisodeResult, Observation, Rollout
 from rlinf.envs import init_states
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a_time, evaluation_plans, training_plans
 from rlinf.runners.collect import divide_plans
+from rlinf.runners.evaluation import summarize
 from rlinf.workers.collection import Collected
 
 SMALL = "crl_experiment/libero_spatial_grpo_tiny"
@@ -207,3 +208,25 @@ def test_groups_with_a_signal_are_counted_over_rounds():
     assert both.num_groups_within(0.1, 4.9) == 2
     assert (both.inference_s, both.waiting_s, both.num_chunks) == (5.0, 10.0, 8)
     assert [result.plan.group for result in both.results] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def _result(task: int, state: int, *, once: bool, end: bool, reward: float, steps: int) -> EpisodeResult:
+    return EpisodeResult(EpisodePlan(0, -1, "libero_spatial", task, state, 7), once, end, reward, steps)
+
+
+def test_success_episodes_and_initial_states_by_task():
+    outcome = summarize(
+        [
+            _result(4, 0, once=True, end=True, reward=5.0, steps=80),
+            _result(4, 1, once=True, end=False, reward=0.0, steps=160),
+            _result(4, 2, once=False, end=False, reward=0.0, steps=160),
+            _result(4, 0, once=False, end=False, reward=0.0, steps=160),  # states again from 0, with another seed
+            _result(2, 7, once=True, end=True, reward=5.0, steps=40),
+        ],
+        wall_seconds=1.5,
+    )
+    assert outcome.success == {2: 1.0, 4: 0.5}
+    assert outcome.episodes == {2: 1, 4: 4}
+    assert outcome.init_states == {2: "7", 4: "0-2"}
+    assert (outcome.success_once, outcome.success_at_end) == (0.6, 0.4)
+    assert (outcome.mean_return, outcome.mean_episode_len) == (2.0, 120.0)

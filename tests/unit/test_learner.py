@@ -17,6 +17,7 @@ from rlinf.config.schema import AlgorithmConfig
 from rlinf.custom.methods import ContinualMethod
 from rlinf.data import JoinedFrames, Observation
 from rlinf.engines.checkpoint import load_training_state, save_actor
+from rlinf.engines.experience import prepare_experience
 from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner, minibatches, rank_share
 from rlinf.models import Policy, PolicyInputs
@@ -329,3 +330,10 @@ def test_modules_have_their_published_names(small_policy):
     modules = read_policy(small_policy).trainable_modules()
     assert sorted(modules) == ["head", "llm", "vision"]
     assert all(modules.values())
+
+
+@ALGORITHMS
+def test_learning_from_no_samples_is_refused(algorithm):
+    rollouts = make_rollouts(critic=True).select(np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match="must have at least one sample, given none of 8 episodes"):
+        prepare_experience(rollouts, algorithm)

@@ -211,11 +211,6 @@ def test_a_camera_has_the_name_of_the_simulator_and_that_of_demonstrations():
     assert [camera_key(name) for name in ("robot0_eye_in_hand", "eye_in_hand")] == ["eye_in_hand_rgb"] * 2
 
 
-def test_numpys_numbers_are_numbers(env):
-    env.reset([EpisodeStart(SUITE, np.int64(TASK), np.uint8(0))], np.array([1]))
-    assert env.step_chunk(IDLE_CHUNK, np.array([1]), max_steps_B=np.array([1])).num_steps_B.tolist() == [1]
-
-
 def test_fast_look_is_close_and_has_the_same_physics():
     task = load_suite(SUITE).task(TASK)
     fast, official = (scene.Scene(task, image_size=128, quality=quality) for quality in ("fast", "official"))

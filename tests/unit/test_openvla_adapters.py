@@ -18,7 +18,7 @@ from rlinf.data import Observation
 from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
 from tests.openvla_reference import REFERENCE, needs_reference
-from tests.small_policy import LANGUAGE, read_policy
+from tests.small_policy import LANGUAGE, read_policy, write_adapter
 from transformers_openvla_oft import (
     CheckpointError,
     NonFiniteLogitsError,
@@ -31,15 +31,7 @@ WEIGHTS = "adapter_model.safetensors"
 @pytest.fixture
 def adapter(small_policy, tmp_path):
     """A random adapter, written by a policy."""
-    policy = read_policy(small_policy)
-    rng = np.random.default_rng(0)
-    tensors = {
-        name: rng.normal(scale=0.2, size=p.shape).astype(np.float32)
-        for name, p in trainable_parameters(policy.module).items()
-    }
-    (tmp_path / "adapter").mkdir()
-    policy.save(tmp_path / "adapter", tensors)
-    return tmp_path / "adapter"
+    return write_adapter(small_policy, tmp_path / "adapter", seed=0)
 
 
 def batch_of(policy, num_rows=2):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 
 from tests.small_policy import read_policy
@@ -114,19 +113,6 @@ def test_the_parameters_are_whole_again_afterwards():
     before = dict(head.named_parameters())
     project_rows(head, torch.randn(3, HIDDEN), ROWS)
     assert all(parameter is before[name] for name, parameter in head.named_parameters())
-
-
-def test_a_head_that_is_sharded_by_itself(tmp_path):
-    head = adapted()
-    hidden = torch.randn(3, HIDDEN)
-    expected = head(hidden)[..., ROWS]
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        fully_shard(head, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
-        assert_close(project_rows(head, hidden, ROWS), expected)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_a_policy_computes_the_bins_only(small_policy):

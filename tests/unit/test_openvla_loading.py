@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -57,11 +56,6 @@ def test_auto_classes_take_ours_instead_of_the_remote_code(name, monkeypatch):
     processor = AutoProcessor.from_pretrained(folder)
     assert isinstance(processor, PrismaticProcessor)
     assert processor.max_prompt_length == model.config.max_prompt_length == 128
-
-
-@pytest.mark.skipif(not hasattr(transformers, "AutoModelForVision2Seq"), reason="transformers has dropped that name")
-def test_the_published_auto_class_works_where_it_exists(small_policy):
-    assert isinstance(transformers.AutoModelForVision2Seq.from_pretrained(small_policy), OpenVLAForActionPrediction)
 
 
 def test_one_action_per_chunk_is_decoded_token_by_token(autoregressive_policy, small_policy):
@@ -267,11 +261,6 @@ def test_a_broken_index_is_named(folder, text):
 def test_a_folder_that_is_not_there(tmp_path, loader):
     with pytest.raises(CheckpointError, match=rf"^there is no checkpoint folder {tmp_path / 'gone'}\. Give"):
         loader.from_pretrained(tmp_path / "gone")
-
-
-def test_a_misspelt_option_of_the_processor(folder):
-    with pytest.raises(TypeError, match="max_promt_length"):
-        PrismaticProcessor.from_pretrained(folder, max_promt_length=12)
 
 
 def test_a_policy_with_a_critic_goes_on_from_the_checkpoints_value_head(folder):

@@ -1,4 +1,5 @@
-"""Demonstrations as replay samples: which are chosen, what they hold, and what is said when they are not there."""
+"""Demonstrations as replay samples: which are chosen, what they hold, what is said when they are not there, and the
+command that computes base-model logits of them."""
 
 import h5py
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 import torch
 
 from openvla_oft.data.demonstration import DemonstrationError
+from rlinf.cli.console import user_message
+from rlinf.cli.precompute_logits import main
 from rlinf.config import ConfigError
 from rlinf.config.schema import ReplayConfig
 from rlinf.custom.replay.dataset import as_rollouts, find_demonstrations, read_demonstration
@@ -111,3 +114,27 @@ def test_a_shard_that_is_cut_off_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DemonstrationError, match=f"{path.name}, record 0 at byte 0: the file is cut off"):
         _find(tmp_path, [0])
+
+
+CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
+
+
+def test_a_dry_run_lists_what_is_there_and_writes_nothing(tmp_path, capsys):
+    write_hdf5(tmp_path, task_ids=range(10), num_demos=1, num_steps=4)
+    stored = tmp_path / SUITE / "base_logits" / f"{task_names()[1]}_demo.hdf5" / "demo_0.safetensors"
+    stored.parent.mkdir(parents=True)
+    stored.touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert main([CONFIG, "--dry-run", f"method.replay.demonstrations={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11
+    assert lines[0].startswith(f"task 0, 4 frames: {tmp_path}")
+    assert [line.endswith("(missing)") for line in lines[:10]] == [True, False, *[True] * 8]
+    assert lines[-1] == "dry run: nothing was started"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_demonstrations_the_command_that_makes_them_is_named(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        main([CONFIG, f"method.replay.demonstrations={tmp_path}"])
+    assert "python -m libero_runtime.demonstrations --suite libero_spatial" in str(user_message(caught.value))

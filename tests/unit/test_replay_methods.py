@@ -1,4 +1,5 @@
-"""Experience replay and dark experience replay on a small random policy, and the stored logits of the latter."""
+"""Experience replay and dark experience replay on a small random policy, the stored logits of the latter, and losses by
+hand and against the published code."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from rlinf.config.errors import UserError
 from rlinf.config.schema import Config, MethodConfig, ModelConfig, ReplayConfig
+from rlinf.custom.loss import expert_cross_entropy, logits_mse
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.replay.base_logits import logits_path
 from rlinf.custom.replay.dataset import find_demonstrations
@@ -16,6 +18,7 @@ from rlinf.data import Observation
 from rlinf.models import PolicySource
 from rlinf.models.lora import trainable_parameters
 from rlinf.workers.logits import LogitsPrecomputeWorker, divide
+from tests.published import published_case
 from tests.small_policy import make_learner, make_rollouts, read_policy, write_policy
 from tests.unit.replay_demos import SUITE, write_hdf5
 
@@ -162,3 +165,36 @@ def test_work_is_shared_out_by_frames(demonstrations):
     shares = divide(refs, 2)
     assert sorted(ref.task_id for share in shares for ref in share) == list(range(10))
     assert [sum(ref.num_steps for ref in share) for share in shares] == [24, 24]
+
+
+def test_cross_entropy_by_hand():
+    # One sample, two tokens, two bins: probabilities 1/4 : 3/4 and 1/2 : 1/2.
+    logits_BTV = torch.tensor([[[0.0, np.log(3.0)], [5.0, 5.0]]])
+    loss = expert_cross_entropy(logits_BTV, torch.tensor([[1, 0]]))
+    assert loss.item() == pytest.approx((np.log(4 / 3) + np.log(2)) / 2, rel=1e-6)
+
+
+def test_mse_by_hand():
+    loss = logits_mse(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[[1.0, 0.0], [0.0, 4.0]]]))
+    assert loss.item() == pytest.approx((4 + 9) / 4)
+
+
+def test_cross_entropy_equals_the_published_code():
+    case = published_case("er_ce")
+    end = int(case["cfg/vocab_size"])
+    begin = end - int(case["cfg/n_action_bins"])
+    logits = torch.from_numpy(case["in/intermediate_logits"]).requires_grad_()
+    bins_BT = torch.from_numpy(case["in/expert_actions_tokens"]) - begin
+    loss = float(case["cfg/bc_coeff"]) * expert_cross_entropy(logits[..., begin:end], bins_BT)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(case["out/loss"]), rel=1e-6)
+    np.testing.assert_allclose(logits.grad.numpy(), case["grad/logits"], atol=1e-8)
+
+
+def test_mse_equals_the_published_code():
+    case = published_case("der_mse")
+    current = torch.from_numpy(case["in/current_logits"]).requires_grad_()
+    loss = float(case["cfg/bc_coeff"]) * logits_mse(current, torch.from_numpy(case["in/reference_logits"]))
+    loss.backward()
+    assert loss.item() == pytest.approx(float(case["out/loss"]), rel=1e-6)
+    np.testing.assert_allclose(current.grad.numpy(), case["grad/current_logits"], atol=1e-9)

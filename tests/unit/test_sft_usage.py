@@ -7,7 +7,6 @@ import pytest
 from safetensors.torch import load_file
 
 from openvla_oft.model import checkpoints, initial
-from tests.openvla_reference import REFERENCE, needs_reference
 from tests.unit.sft_runs import run
 from transformers_openvla_oft import OpenVLAForAutoregressivePrediction
 
@@ -46,13 +45,6 @@ def test_autoregressive_openvla_stays_autoregressive(demos, published, tmp_path,
 def test_without_the_option_it_becomes_openvla_oft(demos, published, tmp_path):
     assert run(demos, tmp_path / "policy", "--init", str(published), *STEP) == 0
     assert configured(tmp_path / "policy") == (8, 1)
-
-
-@needs_reference
-def test_the_reference_checkpoint_says_neither(demos, tmp_path):
-    extra = [*STEP, *TWO, "--actions-per-chunk", "1", "--batch-size", "2", "--validation-fraction", "0"]
-    assert run(demos, tmp_path / "policy", "--init", str(REFERENCE / "tiny_openvla_oft_fused"), *extra) == 0
-    assert configured(tmp_path / "policy") == (1, 2)
 
 
 def test_one_image_becomes_two_as_openvla_oft_is_made(demos, published, base, tmp_path):
