@@ -55,11 +55,11 @@ class LiberoGymEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         self._max_episode_steps = max_episode_steps
         self._num_steps_B = np.zeros(len(tasks), dtype=np.int64)
         self._success_B = np.zeros(len(tasks), dtype=bool)
-        boxes = {
+        boxes: dict[str, spaces.Box] = {
             "images": spaces.Box(0, 255, (len(cameras), image_size, image_size, 3), np.uint8),
             "proprio": spaces.Box(-np.inf, np.inf, (PROPRIO_DIM,), np.float32),
         }
-        self.single_observation_space = spaces.Dict(boxes)
+        self.single_observation_space = spaces.Dict({**boxes})
         shape = (ACTION_DIM,) if chunk is None else (chunk, ACTION_DIM)
         self.single_action_space = spaces.Box(-1.0, 1.0, shape, np.float32)
         self.observation_space = batch_space(self.single_observation_space, len(tasks))
