@@ -42,28 +42,24 @@ def evaluate(request: Request) -> None:
     Raises:
         FolderInUseError: another process does the same.
     """
-    # Other evaluations of the same run, and its training, write other things.
-    with request.alone(f".evaluating_{config_hash(request.config)}"):
-        _evaluate(request)
-
-
-def _evaluate(request: Request) -> None:
     config, policy = request.config, evaluated_policy(request)
-    sim = simulator(config.env.simulator)
-    sim.prepare()
-    folder = run_folder(config)
-    with Cluster(object_store_gb=object_store_gb(config, request.source, learn=False)) as cluster:
-        config = fit_to_gpus(config, cluster.resources)
-        workers = start_workers(config, cluster.resources, source=request.source, learn=False)
-        attach_envs(workers)
-        label = f"evaluation at scale {policy.lora_scale:g}" if policy and policy.probe else "evaluation"
-        suites = (config.env.suite, *config.env.eval_suites)
-        metrics = evaluate_suites(
-            workers, config, suites, policy=policy, label=label, folder=folder, asset_kind=sim.asset_kind
-        )
-    with metric_logger(config, folder, kind="evaluation") as logger:
-        logger.log(metrics, 0)
-    pprint.pprint(metrics, sort_dicts=False)
+    # Other evaluations of the same run, and its training, write other things.
+    with request.alone(f".evaluating_{config_hash(config)}"):
+        sim = simulator(config.env.simulator)
+        sim.prepare()
+        folder = run_folder(config)
+        with Cluster(object_store_gb=object_store_gb(config, request.source, learn=False)) as cluster:
+            config = fit_to_gpus(config, cluster.resources)
+            workers = start_workers(config, cluster.resources, source=request.source, learn=False)
+            attach_envs(workers)
+            label = f"evaluation at scale {policy.lora_scale:g}" if policy and policy.probe else "evaluation"
+            suites = (config.env.suite, *config.env.eval_suites)
+            metrics = evaluate_suites(
+                workers, config, suites, policy=policy, label=label, folder=folder, asset_kind=sim.asset_kind
+            )
+        with metric_logger(config, folder, kind="evaluation") as logger:
+            logger.log(metrics, 0)
+        pprint.pprint(metrics, sort_dicts=False)
 
 
 def evaluated_policy(request: Request) -> EvaluatedPolicy | None:

@@ -34,35 +34,31 @@ def train(request: Request, session: Session) -> None:
         FolderInUseError: another process trains in the same folder.
     """
     with request.alone():
-        _train(request, session)
-
-
-def _train(request: Request, session: Session) -> None:
-    config = request.config
-    if config.rollout.worker == RANDOM_ACTION:
-        raise ConfigError(f"rollout.worker={RANDOM_ACTION} learns nothing: evaluate it with eval_embodied_agent.py")
-    method = make_method(config.method)  # an unknown method is an error now and not in a worker
-    refuse_other_settings(run_folder(config), config)
-    state = find_state(config, run_folder(config))
-    if state.epoch >= config.runner.max_epochs and not (state.missing_after and config.runner.eval_after):
-        log.info("%s: all %d epochs are done", state.folder, config.runner.max_epochs)
-        return
-    method.check(task_context(config, state))
-    sim = simulator(config.env.simulator)
-    sim.prepare()
-    resources = session.resources(config, request.source)
-    config = fit_to_gpus(config, resources)
-    check_workers(config, resources)
-    write_run(
-        state.folder,
-        config,
-        config_name=request.config_name,
-        overrides=request.overrides,
-        assets=sim.asset_kind(config.env.suite),
-        languages=[task.language for task in suite_tasks(config.env)],
-    )
-    workers = session.learning_workers(config, request.source)
-    runner = EmbodiedRunner(config, workers, state, asset_kind=sim.asset_kind)
-    runner.setup()
-    runner.run()
-    runner.close()
+        config = request.config
+        if config.rollout.worker == RANDOM_ACTION:
+            raise ConfigError(f"rollout.worker={RANDOM_ACTION} learns nothing: evaluate it with eval_embodied_agent.py")
+        method = make_method(config.method)  # an unknown method is an error now and not in a worker
+        refuse_other_settings(run_folder(config), config)
+        state = find_state(config, run_folder(config))
+        if state.epoch >= config.runner.max_epochs and not (state.missing_after and config.runner.eval_after):
+            log.info("%s: all %d epochs are done", state.folder, config.runner.max_epochs)
+            return
+        method.check(task_context(config, state))
+        sim = simulator(config.env.simulator)
+        sim.prepare()
+        resources = session.resources(config, request.source)
+        config = fit_to_gpus(config, resources)
+        check_workers(config, resources)
+        write_run(
+            state.folder,
+            config,
+            config_name=request.config_name,
+            overrides=request.overrides,
+            assets=sim.asset_kind(config.env.suite),
+            languages=[task.language for task in suite_tasks(config.env)],
+        )
+        workers = session.learning_workers(config, request.source)
+        runner = EmbodiedRunner(config, workers, state, asset_kind=sim.asset_kind)
+        runner.setup()
+        runner.run()
+        runner.close()

@@ -104,11 +104,7 @@ def _cut_torn_line(descriptor: int, path: Path) -> None:
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return
-    tail = b""
-    while b"\n" not in tail and len(tail) < size:
-        start = max(0, size - len(tail) - 65536)
-        tail = os.pread(descriptor, size - len(tail) - start, start) + tail
-    torn = tail.rsplit(b"\n", 1)[-1]
+    torn = os.pread(descriptor, size, 0).rsplit(b"\n", 1)[-1]
     try:
         complete = isinstance(json.loads(torn), dict)
     except ValueError:
