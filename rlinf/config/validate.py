@@ -1,6 +1,6 @@
-"""What settings may be, alone and together. Each rule raises ``ConfigError`` with the numbers; none edits anything."""
+"""What settings may be, alone and together. Problems are said with the numbers; nothing is edited."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rlinf.config.compose import REPOSITORY
@@ -34,9 +34,8 @@ def validate(config: Config, *, num_tasks: int) -> None:
         raise ConfigError(f"env.eval.temperatures={temperatures} names one twice")
     if config.env.eval.episodes_per_task < 1:  # training ignores its own
         raise ConfigError(f"env.eval.episodes_per_task={config.env.eval.episodes_per_task} must be at least 1")
-    rules = (_one_model, _adapters, _critic, _dynamic_sampling, _policy_lag, _base_logits, _merged_acting, _batches)
-    for rule in rules:
-        rule(config)
+    for problem in (*_model_problems(config), *_learning_problems(config), *_batch_problems(config)):
+        raise ConfigError(problem)
     requests(config.cluster)
     for name in ("fixed_task_ids", "eval_task_ids"):
         _task_ids(f"env.{name}", getattr(config.env, name), num_tasks, config.env.suite)
@@ -98,110 +97,83 @@ def episodes_per_epoch(config: Config) -> int:
     return algorithm.num_group_envs * algorithm.group_size * (algorithm.max_rollout_epoch or algorithm.rollout_epoch)
 
 
-def _one_model(config: Config) -> None:
+def _model_problems(config: Config) -> Iterator[str]:
     actor, rollout = config.actor.checkpoint_load_path, config.rollout.model_dir
     if Path(actor).expanduser().resolve() != Path(rollout).expanduser().resolve():
-        raise ConfigError(
+        yield (
             f"actor.checkpoint_load_path={actor} and rollout.model_dir={rollout} must name the same model: "
             "rollouts and updates would use different policies"
         )
-
-
-def _adapters(config: Config) -> None:
-    model = config.actor.model
-    if model.task_lora_paths is not None and model.previous_lora_paths:
-        raise ConfigError(
+    model, method, merged = config.actor.model, config.method, config.actor.model.previous_lora_paths
+    if model.task_lora_paths is not None and merged:
+        yield (
             "actor.model.task_lora_paths (method=dwe) gives every task an adapter on the plain base model: leave "
             "actor.model.previous_lora_paths out, which merges adapters into it"
         )
-    if model.is_lora:
-        return
     asked = {
-        f"method={config.method.name}": config.method.name in EARLIER_ADAPTERS,
-        "actor.model.previous_lora_paths": bool(model.previous_lora_paths),
+        f"method={method.name}": method.name in EARLIER_ADAPTERS,
+        "actor.model.previous_lora_paths": bool(merged),
         "actor.model.task_lora_paths": model.task_lora_paths is not None,
         f"actor.model.lora_scale={model.lora_scale}": model.lora_scale not in (None, 1.0),
     }
-    for setting, is_given in asked.items():
-        if is_given:
-            raise ConfigError(f"{setting} needs adapters, but actor.model.is_lora=false: {model.model_name} has none")
+    for setting in [setting for setting, is_given in asked.items() if is_given and not model.is_lora]:
+        yield f"{setting} needs adapters, but actor.model.is_lora=false: {model.model_name} has none"
+    # They ask the base model by switching the adapter off; merged ones cannot be switched off.
+    if merged and (method.name == "kl" or (method.name == "der" and not method.replay.cached_logits)):
+        store = (
+            "Store the base model's with bash examples/embodiment/compute_base_logits_embodiment.sh CONFIG_NAME and "
+            "give method.replay.cached_logits=true, or leave"
+        )
+        yield (
+            f"method={method.name} keeps the policy close to the base model, but adapters are merged into it "
+            f"(actor.model.previous_lora_paths names {len(merged)}): computed logits would be the merged model's.\n"
+            f"{store if method.name == 'der' else 'Leave'} actor.model.previous_lora_paths out"
+        )
+    if config.rollout.merge_adapter and config.rollout.precision != "fp32":
+        yield (
+            f"rollout.merge_adapter=true needs rollout.precision=fp32, not {config.rollout.precision}: rounded weights "
+            "would lose the adapter's small changes"
+        )
 
 
-def _base_logits(config: Config) -> None:
-    """``der`` and ``kl`` ask the base model by switching the adapter off; merged ones cannot be switched off."""
-    name, merged = config.method.name, config.actor.model.previous_lora_paths
-    if not merged or name not in ("der", "kl") or (name == "der" and config.method.replay.cached_logits):
-        return
-    store = (
-        "Store the base model's with bash examples/embodiment/compute_base_logits_embodiment.sh CONFIG_NAME and give "
-        "method.replay.cached_logits=true, or leave"
-    )
-    raise ConfigError(
-        f"method={name} keeps the policy close to the base model, but adapters are merged into it "
-        f"(actor.model.previous_lora_paths names {len(merged)}): computed logits would be the merged model's.\n"
-        f"{store if name == 'der' else 'Leave'} actor.model.previous_lora_paths out"
-    )
-
-
-def _critic(config: Config) -> None:
-    algorithm = config.algorithm
+def _learning_problems(config: Config) -> Iterator[str]:
+    algorithm, most = config.algorithm, config.algorithm.max_rollout_epoch
     loss = LOSS_OF_ADVANTAGE[algorithm.adv_type]
     if algorithm.loss_type != loss:
-        raise ConfigError(
+        yield (
             f"algorithm.adv_type={algorithm.adv_type} goes with algorithm.loss_type={loss}, "
             f"got loss_type={algorithm.loss_type}"
         )
     compares = algorithm.adv_type in ("grpo", "rloo")
     if algorithm.group_size < 2 and (compares or algorithm.filter_rewards):
         why = f"{algorithm.adv_type.upper()} compares" if compares else "algorithm.filter_rewards=true judges"
-        raise ConfigError(f"algorithm.group_size={algorithm.group_size} must be at least 2: {why} rollouts of a group")
-
-
-def _dynamic_sampling(config: Config) -> None:
-    algorithm = config.algorithm
-    most = algorithm.max_rollout_epoch
-    if most is None:
-        return
-    if not algorithm.filter_rewards:
-        raise ConfigError(
+        yield f"algorithm.group_size={algorithm.group_size} must be at least 2: {why} rollouts of a group"
+    if most is not None and not algorithm.filter_rewards:
+        yield (
             f"algorithm.max_rollout_epoch={most} plays on until enough groups carry a signal, which only "
             "algorithm.filter_rewards=true tells"
         )
-    if most < algorithm.rollout_epoch:
-        raise ConfigError(
-            f"algorithm.max_rollout_epoch={most} must be at least algorithm.rollout_epoch={algorithm.rollout_epoch}"
-        )
-
-
-def _policy_lag(config: Config) -> None:
-    algorithm = config.algorithm
+    if most is not None and most < algorithm.rollout_epoch:
+        yield f"algorithm.max_rollout_epoch={most} must be at least algorithm.rollout_epoch={algorithm.rollout_epoch}"
     if algorithm.max_policy_lag and algorithm.loss_type == "sft":
-        raise ConfigError(
+        yield (
             f"algorithm.max_policy_lag={algorithm.max_policy_lag} corrects for older weights in a clipped loss, but "
             "algorithm.loss_type=sft compares with no policy: give algorithm.max_policy_lag=0"
         )
 
 
-def _merged_acting(config: Config) -> None:
-    rollout = config.rollout
-    if rollout.merge_adapter and rollout.precision != "fp32":
-        raise ConfigError(
-            f"rollout.merge_adapter=true needs rollout.precision=fp32, not {rollout.precision}: rounded weights would "
-            "lose the adapter's small changes"
-        )
-
-
-def _batches(config: Config) -> None:
-    if config.env.num_envs_per_worker % config.env.pipeline_stages:
-        raise ConfigError(
-            f"env.num_envs_per_worker={config.env.num_envs_per_worker} must be a multiple of "
-            f"env.pipeline_stages={config.env.pipeline_stages}"
+def _batch_problems(config: Config) -> Iterator[str]:
+    env, actor = config.env, config.actor
+    if env.num_envs_per_worker % env.pipeline_stages:
+        yield (
+            f"env.num_envs_per_worker={env.num_envs_per_worker} must be a multiple of "
+            f"env.pipeline_stages={env.pipeline_stages}"
         )
     ranks = max(config.cluster.num_actor_workers, 1)
-    micro = 1 if config.actor.micro_batch_size == BY_MEMORY else config.actor.micro_batch_size
-    if config.actor.global_batch_size % (micro * ranks):
-        raise ConfigError(
-            f"actor.global_batch_size={config.actor.global_batch_size} must be a multiple of "
+    micro = 1 if actor.micro_batch_size == BY_MEMORY else actor.micro_batch_size
+    if actor.global_batch_size % (micro * ranks):
+        yield (
+            f"actor.global_batch_size={actor.global_batch_size} must be a multiple of "
             f"actor.micro_batch_size * cluster.num_actor_workers = {micro} * {ranks}"
         )
 
