@@ -38,23 +38,13 @@ class Arguments:
     order: str  # tasks: ``range``, FIRST,LAST in order; ``listed`` exactly as given; ``joint``: all in one run
     config: str
     values: Mapping[str, str]  # positional arguments by name; "" where not given and without default
-    launcher_overrides: tuple[str, ...]  # Hydra's
-    user_overrides: tuple[str, ...]
+    overrides: tuple[str, ...]  # Hydra's: the launcher's own, then the user's, which count
     is_dry_run: bool
     is_help: bool
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """The launcher's own, then the user's, which count."""
-        return (*self.launcher_overrides, *self.user_overrides)
 
     def value(self, *names: str) -> str:
         """The first of these arguments that the launcher declares; "" when it was not given."""
         return next((self.values[name] for name in names if name in self.values), "")
-
-    def overridden(self, key: str) -> bool:
-        """Whether the user's own overrides set this configuration key."""
-        return any(text.lstrip("+~").split("=", 1)[0] == key for text in self.user_overrides)
 
 
 def read_arguments(argv: Sequence[str]) -> Arguments:
@@ -97,8 +87,7 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         usage=usage,
         **settings,
         values=values,
-        launcher_overrides=tuple(filter(None, own)),
-        user_overrides=user_overrides,
+        overrides=(*filter(None, own), *user_overrides),
         is_dry_run=DRY_RUN in flags,
         is_help=is_help,
     )

@@ -23,10 +23,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (default: report.html)")
     parser.add_argument("--latex", type=Path, metavar="FILE", help="also write the table as LaTeX (booktabs)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table as CSV, with all metrics")
-    parser.add_argument("--title", default="", help="heading of the page (default: what was run)")
-    parser.add_argument(
-        "--max-videos", type=int, default=6, metavar="N", help="videos to embed per experiment (default: 6)"
-    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     experiments = collect(arguments.folders)
@@ -41,8 +37,7 @@ def main(argv: Sequence[str]) -> int:
         print(write_text(arguments.latex, latex(experiments), option="--latex").resolve())
     if arguments.csv:
         print(write_text(arguments.csv, csv_table(experiments), option="--csv").resolve())
-    out = write_report(experiments, arguments.out, title=arguments.title, max_videos=arguments.max_videos)
-    print(out.resolve())
+    print(write_report(experiments, arguments.out).resolve())
     return 0
 
 

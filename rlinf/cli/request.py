@@ -59,12 +59,11 @@ class Request:
 def parse(argv: Sequence[str], *, prog: str, description: str, learns: bool = True) -> Request | None:
     """Read a command line; None when the user only asked to see the configuration (``--cfg``). See ``check``."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
-    parser.add_argument("--config-name", default=DEFAULT_CONFIG, help="configuration below --config-path")
-    parser.add_argument("--config-path", type=Path, default=CONFIG_FOLDER, help="folder of configurations")
+    parser.add_argument("--config-name", default=DEFAULT_CONFIG, help=f"configuration below {CONFIG_FOLDER}")
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
     arguments = parser.parse_args(argv)
-    config = load_config(arguments.config_name, arguments.overrides, folder=arguments.config_path.resolve())
+    config = load_config(arguments.config_name, arguments.overrides)
     if arguments.cfg:
         print(config_yaml(config), end="")
         return None

@@ -70,11 +70,11 @@ def _saved(folder: Path) -> tuple[list[Checkpoint], int]:
 
 def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tuple[Step, ...]]:
     """Training runs, one per task (``order=joint``: one for all)."""
-    refuse_planned(arguments)
     seed = parse_count(arguments.value("SEED") or str(DEFAULT_SEED), name="SEED", minimum=0)
     epochs_text = arguments.value("MAX_EPOCH")
     max_epochs = parse_count(epochs_text, name="MAX_EPOCH", minimum=1) if epochs_text else None
     recipe = compose(arguments)
+    refuse_planned(arguments, recipe)
     suite, method = recipe.config.env.suite, recipe.config.results_name
     stages = parse_tasks(arguments, num_tasks=num_tasks(suite))
     run_id = arguments.value("RUN_ID")
@@ -99,12 +99,12 @@ def sequence_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, tup
     return heading, steps
 
 
-def refuse_planned(arguments: Arguments) -> None:
+def refuse_planned(arguments: Arguments, recipe: Recipe) -> None:
     """Overrides that would send a command elsewhere than the plan says; epochs are the plan's in any case, and an
     override where a launcher has no argument for them."""
     for key, instead in PLANNED.items():
         is_free = key == "runner.max_epochs" and "MAX_EPOCH" not in arguments.values
-        if arguments.overridden(key) and not is_free:
+        if recipe.gives(key) and not is_free:
             raise UsageError(f"{key} is set by the launcher for every task; give {instead} instead")
 
 

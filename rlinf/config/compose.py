@@ -26,26 +26,24 @@ NO_SUCH_KEY = (ConfigKeyError, ConfigAttributeError)
 LIKE = 0.8  # from this ratio on, one key may be meant by another
 
 
-def config_names(folder: Path = CONFIG_FOLDER) -> list[str]:
+def config_names() -> list[str]:
     """Names that ``--config-name`` accepts: experiments, which live in sub-folders such as ``crl_experiment/``."""
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("crl_experiment/*.yaml")]
-    return sorted(names)
+    return sorted(f"crl_experiment/{path.stem}" for path in CONFIG_FOLDER.glob("crl_experiment/*.yaml"))
 
 
-def load_config(name: str, overrides: Sequence[str] = (), *, folder: Path = CONFIG_FOLDER) -> Config:
+def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     """Compose configuration ``name`` with Hydra ``overrides`` into a typed ``Config``.
 
     Raises:
         ConfigError: the name, a key or a value is not one that exists; the message names it and near matches.
     """
-    if not (folder / f"{name}.yaml").is_file():
+    if not (CONFIG_FOLDER / f"{name}.yaml").is_file():
         raise ConfigError(
-            f"configuration {name!r} does not exist in {folder}.\n"
-            f"Expected one of: {', '.join(config_names(folder)) or '(none)'}"
+            f"configuration {name!r} does not exist in {CONFIG_FOLDER}.\nExpected one of: {', '.join(config_names())}"
         )
     _schema()
     try:
-        with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+        with initialize_config_dir(config_dir=str(CONFIG_FOLDER), version_base="1.3"):
             composed = compose(config_name=name, overrides=list(overrides))
     except HydraException as error:
         if isinstance(error.__cause__, NO_SUCH_KEY):

@@ -34,7 +34,7 @@ def test_dry_run_and_overrides_may_stand_anywhere(position: int) -> None:
 
 @pytest.mark.parametrize("word", ["a.b=1", "+a.b=1", "++a.b=1", "~a.b", "~a.b=1", "a=", "group@pkg=x", "suite=x"])
 def test_what_is_an_override(word: str) -> None:
-    assert read("0", word).user_overrides == (word,)
+    assert read("0", word).overrides == (word,)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_what_is_an_override(word: str) -> None:
 )
 def test_what_is_a_positional_argument(word: str) -> None:
     arguments = read("0", word)
-    assert arguments.user_overrides == ()
+    assert arguments.overrides == ()
     assert arguments.value("CHECKPOINT_PATH") == word
 
 
@@ -50,10 +50,10 @@ def test_a_path_that_looks_like_an_override_is_one_where_it_leads_somewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert read("0", "epoch=9/actor").user_overrides == ("epoch=9/actor",)
+    assert read("0", "epoch=9/actor").overrides == ("epoch=9/actor",)
     (tmp_path / "epoch=9" / "actor").mkdir(parents=True)
     assert read("0", "epoch=9/actor").values["CHECKPOINT_PATH"] == "epoch=9/actor"
-    assert read("0", f"a={'x' * 9999}").user_overrides, "longer than a path may be"
+    assert read("0", f"a={'x' * 9999}").overrides, "longer than a path may be"
 
 
 def test_launcher_overrides_take_arguments_and_come_before_the_users() -> None:
@@ -99,12 +99,6 @@ def test_coefficients_that_cannot_be_meant(script: str, words: tuple[str, ...], 
     signature, settings = declaration(f"run_embodiment_{script}.sh")
     with pytest.raises(ConfigError, match=message):
         run_sequence.compose(read(*words, signature=signature, settings=tuple(settings)))
-
-
-def test_overridden_key() -> None:
-    arguments = read("0", "+runner.eval_after=false")
-    assert arguments.overridden("runner.eval_after")
-    assert not arguments.overridden("runner.eval")
 
 
 @pytest.mark.parametrize(

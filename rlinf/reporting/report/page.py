@@ -28,7 +28,8 @@ from rlinf.reporting.report.compare import (
 from rlinf.reporting.report.export import write_text
 from rlinf.reporting.report.plots import NUM_COLOURS, Axis, Curve, Plot, Point
 
-MAX_VIDEO_BYTES = 24 * 2**20
+MAX_VIDEOS = 6  # of an experiment
+MAX_VIDEO_BYTES = 24 * 2**20  # of all
 _FOLDER = Path(__file__).parent
 # Metric, title of its panel, how a value is written.
 PANELS = (
@@ -43,12 +44,12 @@ PANELS = (
 )
 
 
-def write_report(experiments: Sequence[Experiment], out: Path, *, title: str = "", max_videos: int = 6) -> Path:
+def write_report(experiments: Sequence[Experiment], out: Path) -> Path:
     """Write the page under a temporary name, then rename it."""
-    return write_text(out, render(experiments, title=title, max_videos=max_videos), option="--out")
+    return write_text(out, render(experiments), option="--out")
 
 
-def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: int = 6) -> str:
+def render(experiments: Sequence[Experiment]) -> str:
     """The whole page. One experiment is its own headline; several are compared first and folded below."""
     several = len(experiments) > 1
     max_bytes = MAX_VIDEO_BYTES // len(experiments)
@@ -56,10 +57,9 @@ def render(experiments: Sequence[Experiment], *, title: str = "", max_videos: in
         _environment()
         .get_template("template.html")
         .render(
-            heading=title or ("Continual reinforcement learning, compared" if several else experiments[0].title),
-            is_named=bool(title),
+            heading="Continual reinforcement learning, compared" if several else experiments[0].title,
             style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
-            runs=[_run(one, max_videos=max_videos, max_bytes=max_bytes) for one in experiments],
+            runs=[_run(one, max_bytes=max_bytes) for one in experiments],
             num_methods=len({experiment.method for experiment in experiments}),
             left_out=left_out(experiments),
             comparisons=[_comparison(one) for one in comparisons(experiments)] if several else [],
@@ -93,10 +93,10 @@ def _environment() -> Environment:
 # ------------------------------------------------------------------------------------------------------------ one run
 
 
-def _run(experiment: Experiment, *, max_videos: int, max_bytes: int) -> dict[str, Any]:
+def _run(experiment: Experiment, *, max_bytes: int) -> dict[str, Any]:
     """What the section of one experiment shows beside the experiment itself."""
     matrix, method = experiment.matrix, MethodRuns.of(experiment)
-    videos = _inline(experiment.videos, limit=max_videos, max_bytes=max_bytes)
+    videos = _inline(experiment.videos, max_bytes=max_bytes)
     return {
         "experiment": experiment,
         "method": method,
@@ -232,13 +232,13 @@ def _shower(form: str) -> Callable[[float], str]:
     return lambda value: f"{value:{form}}".replace("-", "−") if abs(value) > 1e-12 else "0"
 
 
-def _inline(videos: Sequence[Video], *, limit: int, max_bytes: int) -> list[tuple[str, str]]:
-    """(label, data) of at most ``limit`` videos, in turns from the rows, the last row first."""
+def _inline(videos: Sequence[Video], *, max_bytes: int) -> list[tuple[str, str]]:
+    """(label, data) of at most ``MAX_VIDEOS``, in turns from the rows, the last row first."""
     rows: dict[str, list[Video]] = {}
     for video in videos:
         rows.setdefault(video.row, []).append(video)
     turns = [(turn, -number, video) for number, row in enumerate(rows.values()) for turn, video in enumerate(row)]
-    chosen = [video for *_, video in sorted(turns, key=lambda one: one[:2])[: max(0, limit)]]
+    chosen = [video for *_, video in sorted(turns, key=lambda one: one[:2])[:MAX_VIDEOS]]
     found, total = [], 0
     for video in sorted(chosen, key=videos.index):
         data = video.path.read_bytes()
