@@ -19,11 +19,9 @@ from numba.extending import intrinsic, register_jitable
 logger = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FOLDER = Path(__file__).parent
+NUM_CONTACTS_OFFSET = 161_576
+"""Of `ncon` in the mjData of MuJoCo 3.3.2, the pinned version; every simulation compares it with the bindings' own."""
 _SETTINGS: dict[str, Any] = {"nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
-
-
-class NativeError(ValueError):
-    """libmujoco is laid out otherwise than this package understands."""
 
 
 def load_int(address: int) -> int:
@@ -91,31 +89,3 @@ def function_address(name: str) -> int:
     address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
     assert address is not None
     return address
-
-
-@functools.cache
-def num_contacts_offset() -> int:
-    """Where `ncon` is within mjData: found by its value, in a scene where it is first 0 and then 2.
-
-    The counters stand just before `time`, which is found by a value nothing else has.
-    """
-    spheres = "".join(f"<body pos='{x} 0 1'><freejoint/><geom size='.1'/></body>" for x in range(2))
-    floor = "<geom type='plane' size='9 9 1'/>"
-    model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{floor}{spheres}</worldbody></mujoco>")
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    data.time = marker = 1.2345678901234567e-77
-    start = data.solver_niter.__array_interface__["data"][0]
-    time_at = next(
-        (at for at in range(start, start + (1 << 19), 8) if ctypes.c_double.from_address(at).value == marker), None
-    )
-    if time_at is None:
-        raise NativeError(f"cannot find `time` in mjData of MuJoCo {mujoco.__version__}: install the pinned version")
-    window = range(time_at - 64, time_at, 4)
-    before = {at: load_int(at) for at in window}
-    data.qpos[2::7] = 0.05
-    mujoco.mj_forward(model, data)
-    found = [at for at in window if (before[at], load_int(at)) == (0, data.ncon)]
-    if data.ncon != 2 or len(found) != 1:
-        raise NativeError(f"cannot find `ncon` in mjData of MuJoCo {mujoco.__version__}: install the pinned version")
-    return int(found[0] - data._address)

@@ -219,10 +219,6 @@ class Scene:
             self._predicates[key] = compile_goal(self.env, self.model, [key])
         return self._stepper.goal_met(self._predicates[key])
 
-    def view(self) -> View:
-        """Images of all cameras and proprioception of the loaded episode. Call right after stepping."""
-        return View(images_NHWC=self.draw(self.save().pose), proprio=self.proprio())
-
     def proprio(self) -> NDArray[np.float32]:
         """End-effector position 3 (m), axis-angle 3 (rad), finger positions 2 (m)."""
         rotation = axis_angle(self.data.xquat[self._eef_body])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from libero_runtime import kernel
 from libero_runtime.kernel import Arm, Goal, Live
-from libero_runtime.kernel.native import function_address, num_contacts_offset
+from libero_runtime.kernel.native import NUM_CONTACTS_OFFSET, function_address, load_int
 from libero_runtime.sim.state import Array, EpisodeState, Pose
 
 SUBSTEPS = 25  # of 2 ms each, in a control step
@@ -151,7 +151,7 @@ class Stepper:
             step2=function_address("mj_step2"),
             model=model._address,
             data=data._address,
-            num_contacts=data._address + num_contacts_offset(),
+            num_contacts=data._address + NUM_CONTACTS_OFFSET,
             contact_geoms=base,
             contact_stride=stride,
             warnings=self._warnings,
@@ -238,5 +238,7 @@ def _contact_address(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[int, i
     mujoco.mj_fwdPosition(model, data)
     while not data.ncon:
         mujoco.mj_step(model, data)  # things fall
+    if load_int(data._address + NUM_CONTACTS_OFFSET) != data.ncon:
+        raise ValueError(f"mjData of MuJoCo {mujoco.__version__} is laid out otherwise: install the pinned version")
     geoms = data.contact.geom
     return int(geoms.__array_interface__["data"][0]), int(geoms.strides[0])
