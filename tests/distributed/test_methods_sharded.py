@@ -1,4 +1,4 @@
-"""Continual-learning methods over two gloo ranks equal one process without sharding."""
+"""Continual-learning methods that see gradients, weights or samples: over two gloo ranks they equal one process."""
 
 from dataclasses import replace
 
@@ -16,7 +16,6 @@ from rlinf.config.schema import (
     LwFConfig,
     MethodConfig,
     OLoRAConfig,
-    SLCAConfig,
 )
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.engines.checkpoint import save_actor
@@ -29,7 +28,6 @@ CONFIGS = {
     name: MethodConfig(
         name=name.split("-")[0],
         ewc=EWCConfig(coeff=1e6, num_samples=5, fisher=name.split("-")[1] if "-" in name else "per_sample"),
-        slca=SLCAConfig(vision=1e-4, llm=3e-4, head=1e-3),
         agem=AGEMConfig(memory_per_task=7, batch_size=5),
         lwf=LwFConfig(coeff=10.0),
         kl=KLConfig(coeff=10.0),
@@ -37,7 +35,7 @@ CONFIGS = {
         ema=EMAConfig(decay=0.5),
         olora=OLoRAConfig(coeff=100.0),
     )
-    for name in ("sequential", "ewc", "ewc-published", "slca", "agem", "lwf", "kl", "l2", "ema", "olora")
+    for name in ("sequential", "ewc", "ewc-published", "agem", "lwf", "kl", "l2", "ema", "olora")
 }
 
 

@@ -22,19 +22,7 @@ def test_without_an_address_the_cluster_is_our_own(monkeypatch, value, named):
     assert named_cluster() == named
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "ray://127.0.0.1:10001",
-        "http://127.0.0.1:8265",
-        "https://a.example",
-        "nonsense",
-        "127.0.0.1",
-        ":6379",
-        "a:b",
-        "::1:6379",
-    ],
-)
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "https://a.example", "127.0.0.1", ":6379", "::1:6379"])
 def test_an_address_of_another_kind_is_refused(address):
     with pytest.raises(ConfigError, match=f"^RAY_ADDRESS={address}: expected HOST:PORT"):
         find_cluster(address)

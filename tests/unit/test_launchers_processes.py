@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rlinf.cli.console import UsageError, run_cli, user_message
+from rlinf.cli.console import run_cli, user_message
 from rlinf.cli.steps import run_steps
 from rlinf.config import ConfigError, load_config
-from rlinf.config.errors import DivergedError
 from rlinf.custom.sequence.recipe import TRAIN_SCRIPT, Step
 from tests.processes import heed_signals, python, wait_until
 from tests.sequences import save
@@ -149,19 +148,6 @@ def test_a_value_error_inside_a_library_is_a_bug_but_ours_is_not() -> None:
     with pytest.raises(json.JSONDecodeError):
         run_cli(library, [])
     assert exit_code(failing(ValueError("raised in this repository"))) == 2
-
-
-def test_a_workers_user_error_is_recognised() -> None:
-    class TaskError(RuntimeError):
-        """How Ray hands an exception over."""
-
-        def __init__(self, cause: Exception) -> None:
-            super().__init__("traceback of the worker")
-            self.cause = cause
-
-    assert user_message(TaskError(UsageError("no OpenGL"))) == "no OpenGL"
-    assert user_message(TaskError(ValueError("from a library"))) is None
-    assert user_message(TaskError(DivergedError("policy loss is nan"))) == "policy loss is nan"
 
 
 def test_a_missing_package_says_how_to_install() -> None:

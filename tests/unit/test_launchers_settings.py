@@ -151,20 +151,6 @@ def test_a_dry_run_knows_the_methods(tmp_path: Path) -> None:
         sequence(tmp_path, "0", "", "", TINY, "7", "--dry-run", "method.name=ewcc")
 
 
-def test_ppo_and_grpo_sequences_do_not_meet(tmp_path: Path) -> None:
-    """The default, GRPO, has the documented folder; PPO has its own, whatever the suite, the method and the root."""
-    record_run(tmp_path / "logs/sequential/task_0_seed7", tiny("runner.seed=7", "env.fixed_task_ids=[0]"))
-    ppo = "crl_experiment/libero_spatial_ppo_tiny"
-    for config in (ppo, TINY):
-        steps = sequence(tmp_path, "0,1", "", "", config, "7", *(["algorithm=ppo"] if config == TINY else []))
-        assert [step.folder for step in steps] == [f"logs/sequential_ppo/task_{task}_seed7" for task in (0, 1)]
-    assert run_folder(load_config(ppo)) == REPOSITORY / "logs/sequential_ppo/task_0_seed1234"
-    assert run_folder(load_config(ppo, ["method=ewc"])) == REPOSITORY / "logs/ewc_ppo/task_0_seed1234"
-    long = load_config("crl_experiment/libero_10_ppo_openvlaoft_long")
-    assert run_folder(long) == REPOSITORY / "logs_libero_10/sequential_ppo/task_3_seed1234"
-    assert run_folder(tiny()) == REPOSITORY / "logs/sequential/task_0_seed1234"
-
-
 def test_ppo_in_the_folder_of_grpo_is_refused(tmp_path: Path) -> None:
     record_run(tmp_path / "logs/sequential/task_0_seed7", tiny("runner.seed=7", "env.fixed_task_ids=[0]"))
     words = ("0", "", "", TINY, "7", "algorithm=ppo", "runner.logger.method_suffix=''")

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from rlinf.config import ConfigError
 from rlinf.config.errors import DivergedError
 from rlinf.config.schema import AlgorithmConfig
 from rlinf.custom.methods import ContinualMethod
@@ -24,7 +22,6 @@ from rlinf.models import Policy, PolicyInputs
 from rlinf.run_layout import checkpoints, prune, publish, start_writing
 from tests.simple_cnn import read_cnn, write_cnn
 from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy, success_margin
-from transformers_openvla_oft import CheckpointError
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", [AlgorithmConfig(), PPO], ids=["grpo", "ppo"])
 
@@ -308,22 +305,15 @@ def test_resuming_equals_going_on(read, tmp_path, algorithm):
     assert _same(_weights(straight), _weights(resumed))
 
 
-def test_checkpoints_are_complete_numbered_and_fit(small_policy, tmp_path):
+def test_checkpoints_are_complete_and_numbered(small_policy, tmp_path):
     assert checkpoints(tmp_path) == []
     learner = _learner(small_policy)
     for step in (1, 2, 10):
-        folder = _save(learner, tmp_path, epoch=step)
+        _save(learner, tmp_path, epoch=step)
     save_actor(learner, start_writing(tmp_path, 11) / "actor", epoch=11)  # interrupted before it got its name
     assert [found.step for found in checkpoints(tmp_path)] == [1, 2, 10]
     prune(tmp_path, keep=2)
     assert [found.step for found in checkpoints(tmp_path)] == [2, 10]
-    with pytest.raises(ConfigError, match=r"has rank 4, but actor\.model\.lora_rank=8"):
-        read_policy(small_policy, lora_path=folder, rank=8)
-    tensors = load_file(folder / "adapter_model.safetensors")
-    tensors.pop(min(tensors))
-    save_file(tensors, folder / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match="1 missing"):
-        read_policy(small_policy, lora_path=folder)
 
 
 def test_modules_have_their_published_names(small_policy):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rlinf.config import ConfigError, load_config, validate
 from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
@@ -20,7 +20,6 @@ from rlinf.models import PolicyInputs
 from rlinf.models.value_head import VALUE_HEAD_FILE, in_value_head
 from rlinf.run_layout import publish, start_writing
 from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy
-from transformers_openvla_oft import CheckpointError
 
 
 def _learner(checkpoint: Path, *, lora_path: Path | None = None, warmup: int = 0) -> PolicyLearner:
@@ -169,10 +168,6 @@ def test_checkpoints_hold_the_value_head_beside_the_adapter(small_policy, tmp_pa
     for name, value in read_policy(small_policy, lora_path=saved, critic=True).value_head.state_dict().items():
         assert torch.equal(value, head[name])
     assert read_policy(small_policy, lora_path=saved).value_head is None, "GRPO goes on from a policy of PPO"
-    head.pop("head_l3.weight")
-    save_file(head, saved / VALUE_HEAD_FILE)
-    with pytest.raises(CheckpointError, match=r"1 missing: head_l3\.weight"):
-        read_policy(small_policy, lora_path=saved, critic=True)
     (saved / VALUE_HEAD_FILE).unlink()
     fresh = read_policy(small_policy, lora_path=saved, critic=True).value_head
     assert not fresh.head_l3.weight.any(), "an adapter from GRPO gets a fresh value head"

@@ -17,6 +17,7 @@ from openvla_oft import cli as finetune_cli
 from openvla_oft import pack
 from rlinf.cli.console import run_cli, user_message
 from rlinf.config import ConfigError, resolve_model
+from rlinf.config.errors import DivergedError
 from rlinf.config.places import check_readable, check_writable
 from rlinf.models.simple_cnn import CNNSettings, save_cnn
 from rlinf.reporting import ReportingError
@@ -89,6 +90,9 @@ def test_what_a_ray_worker_raised_is_found_inside() -> None:
     assert str(user_message(TaskError(full))).startswith("/data/x: No space left on device; free some space")
     lost = TaskError(RuntimeError("unexpected pos 704 vs 598"), "OSError: [Errno 28] No space left on device\nDuring")
     assert str(user_message(lost)).startswith("No space left on device; free some space")
+    assert user_message(TaskError(ConfigError("no OpenGL"))) == "no OpenGL"
+    assert user_message(TaskError(DivergedError("policy loss is nan"))) == "policy loss is nan"
+    assert user_message(TaskError(ValueError("from a library"))) is None
 
 
 def save_array(path: Path) -> None:
