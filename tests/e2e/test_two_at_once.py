@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import chaos
 from libero_runtime.files import FolderInUseError, only_one
 from rlinf.cli import train
 from rlinf.reporting import ledger
@@ -43,9 +44,9 @@ def test_training_waits_for_nobody_but_its_own_task(small_policy, tmp_path):
 def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(tmp_path):
     folder = tmp_path / "random_action" / "base_seed1234"
     words = command("eval_embodiment.sh", "base", "", RANDOM, "runner.max_restarts=0", logs=tmp_path)
-    killed = None
+    killed, env = None, os.environ | {chaos.MARKER: str(tmp_path)}
     for kill in (True, False):
-        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
             assert wait_until(lambda killed=killed: holder(folder) not in (None, killed), seconds=120)
             pid = holder(folder)
             if kill:
@@ -60,3 +61,4 @@ def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(t
         assert first.returncode == (128 + signal.SIGKILL if kill else 0)
         assert holder(folder) == killed if kill else holder(folder) is None
     assert len(ledger.read(folder.parent / LEDGER_FILE)) == 1
+    assert wait_until(lambda: not chaos.processes(str(tmp_path)), 60), chaos.processes(str(tmp_path))
