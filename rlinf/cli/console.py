@@ -80,13 +80,11 @@ def print_error(message: str) -> None:
 def user_message(error: BaseException) -> str | None:
     """What to tell the user, or None when the error is a bug of ours and its traceback is the better message.
 
-    A user error is a ``ValueError`` that our own code raised (here or in a Ray worker), a configuration that Hydra
-    cannot compose, a package that is not installed, or what the operating system refuses (``system_message``).
+    A user error is a ``ValueError`` that our own code raised (here or in a Ray worker), a package that is not
+    installed, or what the operating system refuses (``system_message``).
     """
     if isinstance(error, ModuleNotFoundError):
         return _missing_package_message(error)
-    if _is_configuration_error(error):
-        return str(error)
     cause = getattr(error, "cause", None)  # how Ray carries a worker's exception
     if isinstance(cause, ValueError) and _is_ours(type(cause).__module__):
         return str(cause)
@@ -108,12 +106,6 @@ def _raised_by_us(error: BaseException) -> bool:
         return False
     path = Path(frames[-1].filename).resolve()
     return path.is_relative_to(REPOSITORY) and "site-packages" not in path.parts
-
-
-def _is_configuration_error(error: BaseException) -> bool:
-    """Hydra's and OmegaConf's errors, recognised without importing either (they take 0.15 s)."""
-    families = {("hydra", "HydraException"), ("omegaconf", "OmegaConfBaseException")}
-    return any((kind.__module__.split(".", 1)[0], kind.__name__) in families for kind in type(error).__mro__)
 
 
 def _missing_package_message(error: ModuleNotFoundError) -> str | None:

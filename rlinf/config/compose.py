@@ -64,8 +64,8 @@ def _schema() -> DictConfig:
 
 def typed_config(composed: DictConfig) -> Config:
     """Check keys and types of a composed configuration against the schema."""
-    plain = literals(OmegaConf.to_container(composed, resolve=True))  # forgets what Hydra's ++ let through
     try:
+        plain = literals(OmegaConf.to_container(composed, resolve=True))  # forgets what Hydra's ++ let through
         config = OmegaConf.to_object(OmegaConf.merge(_schema(), OmegaConf.create(plain)))
     except NO_SUCH_KEY as error:
         raise _no_such_key(error) from error
