@@ -29,61 +29,42 @@ def _mean(values: Mapping[int, float], tasks: Sequence[int]) -> float | None:
 
 MEASURES = (
     Measure(
-        "Effective rank",
-        "directions of a weight matrix’s change, counted by their weight",
-        lambda one, _: one.effective_rank,
-        ".1f",
+        "Effective rank", "directions of a weight matrix’s change, counted by their weight",
+        lambda one, _: one.effective_rank, ".1f",
     ),
     Measure(
-        "Relative change",
-        "norm of a weight matrix’s change, relative to the weight’s",
-        lambda one, _: one.relative_change,
-        ".2%",
+        "Relative change", "norm of a weight matrix’s change, relative to the weight’s",
+        lambda one, _: one.relative_change, ".2%",
     ),
     Measure(
-        "KL, learnt tasks",
-        "KL(base || policy) per token, nats, on the expert’s frames of the tasks learnt so far",
-        lambda one, _: _mean(one.kl, one.learnt_tasks),
-        ".2g",
+        "KL, learnt tasks", "KL(base || policy) per token, nats, on the expert’s frames of the tasks learnt so far",
+        lambda one, _: _mean(one.kl, one.learnt_tasks), ".2g",
     ),
     Measure(
-        "KL, held-out tasks",
-        "the same on tasks that the sequence never learns",
-        lambda one, held_out: _mean(one.kl, held_out),
-        ".2g",
+        "KL, held-out tasks", "the same on tasks that the sequence never learns",
+        lambda one, held_out: _mean(one.kl, held_out), ".2g",
     ),
     Measure(
         "Fisher energy, learnt tasks",
         "1 like a change of random direction, below 1 away from the weights that the base model’s behaviour on these "
         "tasks depends on, above 1 towards them; not the number of that name in arXiv:2603.11653",
-        lambda one, _: _mean(one.fisher_energy, one.learnt_tasks),
-        ".2f",
+        lambda one, _: _mean(one.fisher_energy, one.learnt_tasks), ".2f",
     ),
     Measure(
-        "Fisher energy, held-out tasks",
-        "the same on tasks that the sequence never learns",
-        lambda one, held_out: _mean(one.fisher_energy, held_out),
-        ".2f",
+        "Fisher energy, held-out tasks", "the same on tasks that the sequence never learns",
+        lambda one, held_out: _mean(one.fisher_energy, held_out), ".2f",
     ),
-)
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ChangeRow:
-    """The policy after one stage, over the seeds of which it was looked at; a cell for each of ``MEASURES``."""
-
-    policy: str
-    seeds: tuple[int, ...]
-    cells: tuple[Cell | None, ...]
-
-
-def change_rows(method: MethodRuns) -> list[ChangeRow]:
-    """One row for each stage of which any seed was looked at, in the order of learning."""
+def change_rows(method: MethodRuns) -> list[tuple[str, int, list[Cell | None]]]:
+    """For each stage of which any seed was looked at, in the order of learning: its policy's name, how many seeds these
+    are, and a cell for each of ``MEASURES``."""
     matrix, rows = method.matrices[0], []
     for number, stage in enumerate(matrix.stages):
         learnt = tuple(task for tasks in matrix.stages[: number + 1] for task in tasks)
-        found = {one.seed: seen for one in method.experiments for seen in one.diagnoses if seen.learnt_tasks == learnt}
+        found = [seen for one in method.experiments for seen in one.diagnoses if seen.learnt_tasks == learnt]
         if found:
-            cells = [over_seeds([one.of(seen, matrix.held_out_tasks) for seen in found.values()]) for one in MEASURES]
-            rows.append(ChangeRow(row_name(stage), tuple(found), tuple(cells)))
+            cells = [over_seeds([one.of(seen, matrix.held_out_tasks) for seen in found]) for one in MEASURES]
+            rows.append((row_name(stage), len(found), cells))
     return rows

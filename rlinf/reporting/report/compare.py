@@ -260,13 +260,10 @@ def scale_curves(method: MethodRuns) -> list[ScaleCurve]:
     """
     found: dict[tuple[tuple[int, ...], float | None], dict[tuple[int, float], EvaluationRecord]] = {}
     for one in method.experiments:
-        for record in one.probes:
-            found.setdefault((record.learnt_tasks, record.previous_coeff), {})[one.seed, record.lora_scale] = record
-    for one in method.experiments:
-        for record in one.records:
-            probes = found.get((record.learnt_tasks, record.previous_coeff), {})
-            if any(seed == one.seed for seed, _ in probes):
-                probes.setdefault((one.seed, record.lora_scale), record)
+        probed = {(record.learnt_tasks, record.previous_coeff) for record in one.probes}
+        for record in (*one.records, *one.probes):
+            if (key := (record.learnt_tasks, record.previous_coeff)) in probed:
+                found.setdefault(key, {})[one.seed, record.lora_scale] = record
     curves = []
     for (learnt, coefficient), records in found.items():
         label = f"{method.name}, {row_name(row_tasks(next(iter(records.values())).row))}"
