@@ -17,7 +17,7 @@ from rlinf.custom.methods.l2 import L2Start
 from rlinf.custom.methods.lwf import LwF
 from rlinf.custom.methods.olora import OLoRA
 from rlinf.custom.methods.parts.gradients import add_to_gradients, inner_product, loss_gradient
-from rlinf.custom.methods.parts.state import check_tasks, named_shards, read_earlier
+from rlinf.custom.methods.parts.state import check_tasks, named_shards, present_weights, read_earlier
 from rlinf.custom.methods.sft import SupervisedFineTuning
 from rlinf.custom.methods.slca import SLCA
 from rlinf.custom.methods.weight_merge import WeightMerge
@@ -84,6 +84,7 @@ __all__ = [
     "make_method",
     "method_names",
     "named_shards",
+    "present_weights",
     "read_earlier",
     "trainable_parameters",
 ]

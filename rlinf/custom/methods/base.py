@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -107,5 +108,9 @@ class ContinualMethod:
         with every checkpoint as ``method_state.safetensors``."""
         return {}
 
+    resumed: Mapping[str, Tensor] = MappingProxyType({})
+    """What ``state_dict`` gave, as full tensors, when this run was interrupted; empty in one that was not."""
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back, as full tensors, what ``state_dict`` gave when this run was interrupted."""
+        """Take that back; before ``on_task_start``."""
+        self.resumed = state

@@ -1,14 +1,12 @@
 """A moving average of the weights as the result of a task."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from openvla_oft.torch_utils.tensors import local
 from rlinf.config.schema import EMAConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
-from rlinf.custom.methods.parts.state import named_shards
+from rlinf.custom.methods.parts.state import named_shards, present_weights
 from rlinf.data import RolloutBatch
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
@@ -21,13 +19,10 @@ class ExponentialMovingAverage(ContinualMethod):
     def __init__(self, config: EMAConfig) -> None:
         self.decay = config.decay
         self.average: dict[str, Tensor] = {}
-        self._resumed: Mapping[str, Tensor] = {}
 
     def on_task_start(self, task: TaskContext, policy: Policy) -> None:
         """The average begins where the task does."""
-        self.average = named_shards(self._resumed, "average.", policy) or {
-            name: parameter.detach().clone() for name, parameter in trainable_parameters(policy.module).items()
-        }
+        self.average = named_shards(self.resumed, "average.", policy) or present_weights(policy)
 
     def on_backward(self, policy: Policy) -> None:
         """Count in the weights as the step before left them."""
@@ -48,6 +43,3 @@ class ExponentialMovingAverage(ContinualMethod):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"average.{name}": value for name, value in self.average.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._resumed = state

@@ -1,6 +1,6 @@
 """Elastic weight consolidation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -63,6 +63,9 @@ class EWC(ContinualMethod):
         named = {f"fisher.{name}": value for name, value in self.fisher.items()}
         named |= {f"anchor.{name}": value for name, value in self.anchor.items()}
         return named | {"tasks": torch.tensor(self.tasks, dtype=torch.int64)} if named else {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing: what an interrupted task had is what the earlier ones left."""
 
 
 # Estimates of the diagonal Fisher information of a policy's log-likelihood at the executed actions. Both are passes of

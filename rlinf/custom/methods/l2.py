@@ -1,14 +1,12 @@
 """A pull towards the weights that the sequence started from."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from rlinf.config.schema import L2Config
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.custom.methods.parts.gradients import add_to_gradients
-from rlinf.custom.methods.parts.state import named_shards, read_state
+from rlinf.custom.methods.parts.state import named_shards, present_weights, read_state
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
 
@@ -19,14 +17,11 @@ class L2Start(ContinualMethod):
     def __init__(self, config: L2Config) -> None:
         self.coeff = config.coeff
         self.start: dict[str, Tensor] = {}
-        self._resumed: Mapping[str, Tensor] = {}
 
     def on_task_start(self, task: TaskContext, policy: Policy) -> None:
         """The first task's starting point is handed on from task to task."""
-        stored = self._resumed or (read_state(task.previous) if task.previous else {})
-        self.start = named_shards(stored, "start.", policy) or {
-            name: parameter.detach().clone() for name, parameter in trainable_parameters(policy.module).items()
-        }
+        stored = self.resumed or (read_state(task.previous) if task.previous else {})
+        self.start = named_shards(stored, "start.", policy) or present_weights(policy)
 
     @torch.no_grad()
     def on_backward(self, policy: Policy) -> None:
@@ -37,6 +32,3 @@ class L2Start(ContinualMethod):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"start.{name}": value for name, value in self.start.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._resumed = state

@@ -1,17 +1,14 @@
 """Learning without forgetting."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from rlinf.config.schema import LwFConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.custom.methods.parts.divergence import log_probs, mean_divergence
-from rlinf.custom.methods.parts.state import named_shards
+from rlinf.custom.methods.parts.state import named_shards, present_weights
 from rlinf.custom.methods.parts.weights import other_weights
 from rlinf.models import Policy, PolicyInputs
-from rlinf.models.lora import trainable_parameters
 
 PREFIX = "previous."
 
@@ -26,15 +23,11 @@ class LwF(ContinualMethod):
     def __init__(self, config: LwFConfig) -> None:
         self.coeff = config.coeff
         self.previous: dict[str, Tensor] = {}
-        self._resumed: Mapping[str, Tensor] = {}
 
     def on_task_start(self, task: TaskContext, policy: Policy) -> None:
         """The weights as they are now, or as they were when an interrupted run began."""
         self.temperature = task.temperature
-        parameters = trainable_parameters(policy.module)
-        self.previous = named_shards(self._resumed, PREFIX, policy) or {
-            name: parameter.detach().clone() for name, parameter in parameters.items()
-        }
+        self.previous = named_shards(self.resumed, PREFIX, policy) or present_weights(policy)
 
     def before_forward(self, policy: Policy, inputs: PolicyInputs, bins_SCA: Tensor, executed_SC: Tensor) -> None:
         self._inputs, self._bins_ST, self._executed_SC = inputs, bins_SCA.flatten(1), executed_SC
@@ -50,6 +43,3 @@ class LwF(ContinualMethod):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"{PREFIX}{name}": value for name, value in self.previous.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._resumed = state

@@ -70,6 +70,11 @@ def read_earlier(task: TaskContext) -> tuple[dict[str, Tensor], tuple[int, ...]]
     return stored, tuple(stored["tasks"].tolist()) if stored else ()
 
 
+def present_weights(policy: Policy) -> dict[str, Tensor]:
+    """Copies of the trained weights as they are now, by name, each rank's shards."""
+    return {name: parameter.detach().clone() for name, parameter in trainable_parameters(policy.module).items()}
+
+
 def named_shards(stored: Mapping[str, Tensor], prefix: str, policy: Policy) -> dict[str, Tensor]:
     """Stored tensors under ``prefix`` by the name of the parameter they belong to, sharded like it.
 
