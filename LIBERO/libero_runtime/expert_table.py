@@ -3,13 +3,10 @@
 python -m libero_runtime.expert_table --suites libero_spatial,libero_object,libero_goal,libero_10 --num-workers 4
 """
 
-import multiprocessing
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -18,11 +15,10 @@ from tqdm import tqdm
 from libero_runtime.commands import use_one_thread
 from libero_runtime.cpus import num_cpus
 from libero_runtime.demos.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
-from libero_runtime.opengl import select_opengl
 from libero_runtime.options import Option, run_with_options
-from libero_runtime.paths import prepare_libero, resolve_paths
+from libero_runtime.paths import resolve_paths
 from libero_runtime.sim.scene import Scene
-from libero_runtime.suites import TaskOptions, TaskSpec, init_states
+from libero_runtime.suites import TaskOptions, TaskSpec, init_states, over_tasks
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,9 @@ class Row:
         return [index for index, attempt in enumerate(self.attempts) if not attempt.success]
 
 
-def run_task(task: TaskSpec, options: EpisodeOptions, num_init_states: int, seed: int) -> Row:
+def run_task(task: TaskSpec, *, noise: float, num_init_states: int, seed: int) -> Row:
     """Run a task from each of its first initial states."""
+    options = EpisodeOptions(noise=noise, max_steps=MAX_STEPS.get(task.suite, max(MAX_STEPS.values())))
     scene = Scene(task, image_size=16)  # never drawn
     plans = [
         EpisodePlan(task.task_id, attempt=index, init_index=index, scene_seed=seed, seed=seed)
@@ -91,9 +88,7 @@ class Options(TaskOptions):
     init_states: Annotated[int, Option("initial states per task", least=1)] = 50
     num_workers: Annotated[int, Option("processes (default: one per core)", least=1)] = field(default_factory=num_cpus)
     noise: Annotated[float, Option("spread of the noise on the executed motion", least=0)] = 0.0
-    max_grasps: Annotated[int, Option("of one thing, in an episode", least=1)] = 3
     seed: Annotated[int, Option("of fixture poses and noise", least=0)] = 0
-    output: Annotated[Path | None, Option("also write the table to this file")] = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,24 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _print_table(asked: Options) -> int:
     tasks = asked.chosen()
-    options = [
-        EpisodeOptions(
-            noise=asked.noise,
-            max_steps=MAX_STEPS.get(task.suite, max(MAX_STEPS.values())),
-            max_grasps=asked.max_grasps,
-        )
-        for task in tasks
-    ]
-    select_opengl()
-    prepare_libero()  # makes the compact models once, before the workers look for them
-    run = partial(run_task, num_init_states=asked.init_states, seed=asked.seed)
-    with ProcessPoolExecutor(min(asked.num_workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-        rows = list(tqdm(pool.map(run, tasks, options), total=len(tasks), unit="task"))
-    text = table(rows)
+    run = partial(run_task, noise=asked.noise, num_init_states=asked.init_states, seed=asked.seed)
+    rows = list(tqdm(over_tasks(run, tasks, asked.num_workers), total=len(tasks), unit="task"))
     failures = [f"{row.suite} task {row.task_id}: failed from {row.failed}" for row in rows if row.failed]
-    sys.stdout.write("\n".join([text, "", *failures, f"assets: {resolve_paths().asset_kind}"]) + "\n")
-    if asked.output is not None:
-        asked.output.write_text(text + "\n", encoding="utf-8")
+    sys.stdout.write("\n".join([table(rows), "", *failures, f"assets: {resolve_paths().asset_kind}"]) + "\n")
     return 0
 
 

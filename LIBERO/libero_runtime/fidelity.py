@@ -17,23 +17,20 @@ by micrometres in a substep, or do not).
 Exit code 0 when every task passes, 1 when one fails, 2 when none fails but one cannot be run.
 """
 
-import multiprocessing
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.fidelity_stock import Layout, Record, Stock
-from libero_runtime.opengl import select_opengl
+from libero_runtime.fidelity_stock import Record, Stock, free_objects
 from libero_runtime.options import Option, run_with_options
-from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.state import EpisodeState
-from libero_runtime.suites import TaskOptions, load_suite
+from libero_runtime.suites import TaskOptions, TaskSpec, over_tasks
 
 Array = NDArray[np.float64]
 STEP_TOLERANCE = 1e-6  # of every number in qpos (radians, metres, parts of quaternions) after one control step
@@ -68,7 +65,7 @@ class NotRun:
 def visiting_actions(scene: Scene, state: EpisodeState, num_steps: int, *, seed: int) -> Array:
     """Actions (T, 7) that go over an object, down on it, close the gripper and lift, in fifths of the time."""
     rng = np.random.default_rng(seed)
-    objects = Layout(scene.model).objects
+    objects = free_objects(scene.model)
     scene.load(state)
     scene.refresh()
     target_index = objects[seed % len(objects)]
@@ -102,16 +99,15 @@ def judge(name: str, scene: Scene, state: EpisodeState, record: Record) -> Repor
     )
 
 
-def check_task(suite: str, task_id: int, num_steps: int) -> Report | NotRun:
+def check_task(task: TaskSpec, *, num_steps: int) -> Report | NotRun:
     """Compare on one task."""
-    name = f"{suite} {task_id}"
+    name = f"{task.suite} {task.task_id}"
     try:
-        task = load_suite(suite).task(task_id)
         scene, stock = Scene(task, image_size=16), Stock(task)
         state = stock.settle(init_index=0, seed=0)
     except ValueError as error:
         return NotRun(name, str(error))
-    record = stock.record(visiting_actions(scene, state, num_steps, seed=task_id))
+    record = stock.record(visiting_actions(scene, state, num_steps, seed=task.task_id))
     report = judge(name, scene, state, record)
     scene.close()
     stock.close()
@@ -147,16 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_tasks(options: Options) -> int:
-    jobs = [(task.suite, task.task_id, options.steps) for task in options.chosen()]
-    select_opengl()
-    prepare_libero()
+    tasks = options.chosen()
     sys.stdout.write(_HEAD.format(steps=f"{options.steps} steps"))
     reports = []
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        for report in pool.map(check_task, *zip(*jobs, strict=True)):
-            reports.append(report)
-            sys.stdout.write(_row(report) + "\n")
-            sys.stdout.flush()
+    for report in over_tasks(partial(check_task, num_steps=options.steps), tasks, options.jobs):
+        reports.append(report)
+        sys.stdout.write(_row(report) + "\n")
+        sys.stdout.flush()
     passed = sum(isinstance(report, Report) and report.passed for report in reports)
     not_run = sum(isinstance(report, NotRun) for report in reports)
     others = f", {not_run} cannot be run" if not_run else ""

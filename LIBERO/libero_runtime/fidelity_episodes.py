@@ -9,11 +9,10 @@ difference. Alike means that both reach the goal or neither does, stock within t
 Exit code 0 when at least 99 % are alike, 1 when fewer are, 2 when it cannot run.
 """
 
-import multiprocessing
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -22,11 +21,9 @@ from numpy.typing import NDArray
 from libero_runtime.commands import OptionError
 from libero_runtime.demos.episodes import MAX_STEPS, EpisodeOptions, play
 from libero_runtime.fidelity_stock import Stock
-from libero_runtime.opengl import select_opengl
 from libero_runtime.options import Option, run_with_options
-from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
-from libero_runtime.suites import SUITES, TaskOptions, load_suite
+from libero_runtime.suites import SUITES, TaskOptions, TaskSpec, over_tasks
 
 REQUIRED = 0.99
 _NOISE = 0.4
@@ -48,9 +45,8 @@ class Ending:
         return self.ours == self.stock
 
 
-def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
+def check_task(task: TaskSpec, *, num_episodes: int) -> list[Ending]:
     """Episodes of a task, from its first initial states."""
-    task = load_suite(suite).task(task_id)
     scene, stock = Scene(task, image_size=16), Stock(task)
     endings = []
     for index in range(num_episodes):
@@ -59,7 +55,7 @@ def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
         options = EpisodeOptions(
             noise=_NOISE if noisy else 0.0,
             record="executed",
-            max_steps=MAX_STEPS[suite],
+            max_steps=MAX_STEPS[task.suite],
             max_grasps=1 if noisy else 3,
         )
         actions: list[NDArray[np.float64]] = []
@@ -68,7 +64,7 @@ def check_task(suite: str, task_id: int, num_episodes: int) -> list[Ending]:
         rest = np.zeros((_NUM_REST_STEPS, 7))
         rest[:, 6] = actions_TA[-1, 6]
         stock_T = stock.run(np.concatenate([actions_TA, rest]) if success else actions_TA)
-        endings.append(Ending(f"{suite} {task_id}", index, len(actions_TA), success, bool(stock_T.any())))
+        endings.append(Ending(f"{task.suite} {task.task_id}", index, len(actions_TA), success, bool(stock_T.any())))
     scene.close()
     stock.close()
     return endings
@@ -92,22 +88,19 @@ def _check_tasks(options: Options) -> int:
         raise OptionError(f"--episodes {options.episodes} must be at most 50: a task has no more initial states")
     if not set(options.suites) <= set(SUITES):
         raise OptionError(f"the expert plays {', '.join(SUITES)}; given --suites {','.join(options.suites)}")
-    jobs = [(task.suite, task.task_id, options.episodes) for task in options.chosen()]
-    select_opengl()
-    prepare_libero()
+    tasks = options.chosen()
     alike: list[bool] = []
     sys.stdout.write("| suite and task   | alike   | succeed here | in stock |\n|---|---|---|---|\n")
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        for endings in pool.map(check_task, *zip(*jobs, strict=True)):
-            alike += [ending.alike for ending in endings]
-            differing = ", ".join(str(ending.init_index) for ending in endings if not ending.alike)
-            sys.stdout.write(
-                f"| {endings[0].task:<16} | {sum(ending.alike for ending in endings)} of {len(endings)} | "
-                f"{sum(ending.ours for ending in endings)} | {sum(ending.stock for ending in endings)} |"
-                + (f" differ from initial states {differing}" if differing else "")
-                + "\n"
-            )
-            sys.stdout.flush()
+    for endings in over_tasks(partial(check_task, num_episodes=options.episodes), tasks, options.jobs):
+        alike += [ending.alike for ending in endings]
+        differing = ", ".join(str(ending.init_index) for ending in endings if not ending.alike)
+        sys.stdout.write(
+            f"| {endings[0].task:<16} | {sum(ending.alike for ending in endings)} of {len(endings)} | "
+            f"{sum(ending.ours for ending in endings)} | {sum(ending.stock for ending in endings)} |"
+            + (f" differ from initial states {differing}" if differing else "")
+            + "\n"
+        )
+        sys.stdout.flush()
     share = float(np.mean(alike))
     sys.stdout.write(f"{sum(alike)} of {len(alike)} episodes end alike ({share:.1%}; required: {REQUIRED:.0%})\n")
     return 0 if share >= REQUIRED else 1

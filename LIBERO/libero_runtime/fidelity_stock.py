@@ -1,6 +1,6 @@
 """Stock LIBERO's side of the comparison (`fidelity`): its environment, and its steps.
 
-T control steps, Q numbers in qpos.
+T control steps, Q numbers in qpos, O free objects.
 """
 
 from collections.abc import Sequence
@@ -36,13 +36,10 @@ class Record:
     twins_qpos_TQ: Sequence[Array]  # of other steps that are as good: where they part, nobody can be held to it
 
 
-class Layout:
-    """Where joints and free objects are in qpos."""
-
-    def __init__(self, model: mujoco.MjModel) -> None:
-        free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
-        self.joints = model.jnt_qposadr[~free]
-        self.objects = model.jnt_qposadr[free][:, None] + np.arange(3)
+def free_objects(model: mujoco.MjModel) -> NDArray[np.int64]:
+    """Where positions (O, 3) of free objects are in qpos."""
+    addresses = model.jnt_qposadr[model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]
+    return np.asarray(addresses[:, None] + np.arange(3))
 
 
 class Stock:
@@ -72,7 +69,6 @@ class Stock:
         self.env: Any = self.control_env.env
         self.model: mujoco.MjModel = self.env.sim.model._model
         self.data: mujoco.MjData = self.env.sim.data._data
-        self.layout = Layout(self.model)
         self._tolerance, self._jacobian = float(self.model.opt.tolerance), int(self.model.opt.jacobian)
         self._settled = integration, controller = self.state()
         bodies, qpos = fixture_bodies(self.env), self.data.qpos.copy()
@@ -112,8 +108,7 @@ class Stock:
         robot.gripper.current_action = controller[12:14].copy()
         if perturbation:
             rng = np.random.default_rng(seed)
-            self.data.qpos[self.layout.joints] += perturbation * rng.choice([-1.0, 1.0], len(self.layout.joints))
-            self.data.qpos[self.layout.objects] += perturbation * rng.choice([-1.0, 1.0], self.layout.objects.shape)
+            self.data.qpos[:] += perturbation * rng.choice([-1.0, 1.0], self.model.nq)
             self.data.qvel[:] += perturbation * rng.choice([-1.0, 1.0], self.model.nv)
         self.model.opt.tolerance = self._tolerance if tolerance is None else tolerance
         self.model.opt.jacobian = mujoco.mjtJacobian.mjJAC_SPARSE if reordered else self._jacobian

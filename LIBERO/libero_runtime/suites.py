@@ -8,25 +8,29 @@ import hashlib
 import importlib.util
 import io
 import logging
+import multiprocessing
 import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.assets.goal_faults import goal_fault
 from libero_runtime.assets.sources import altered, is_installed
+from libero_runtime.opengl import select_opengl
 from libero_runtime.options import Option
-from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, libero_folder, resolve_paths
+from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, libero_folder, prepare_libero, resolve_paths
 
 logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 _SCENE_PREFIX = re.compile(r"^[A-Z0-9_]*SCENE\d+_")  # LIBERO-10 and -90 prefix the instruction with a scene name
 _ANY_SCENE = re.compile(r"^[a-z0-9_]*scene\d+_")
@@ -241,6 +245,14 @@ class TaskOptions:
     def chosen(self) -> list[TaskSpec]:
         """The tasks; all of them must be there."""
         return [load_suite(suite).task(task_id) for suite in self.suites for task_id in self.tasks]
+
+
+def over_tasks(work: Callable[[TaskSpec], _Result], tasks: Sequence[TaskSpec], num_workers: int) -> Iterator[_Result]:
+    """What `work` makes of every task, in processes; in the order of the tasks, each as soon as it is there."""
+    select_opengl()
+    prepare_libero()  # makes the compact models once, before the workers look for them
+    with ProcessPoolExecutor(min(num_workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(work, tasks)
 
 
 def suite_asset_kind(suite: str) -> str:

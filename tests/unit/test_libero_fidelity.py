@@ -19,7 +19,7 @@ from libero_runtime.suites import load_suite
 def test_fast_steps_follow_stock():
     """A hand that presses an object down. A solver tolerance of 1e-10 was not enough for it: one step ended 2.7e-5 off.
     An eighth of its steps is chaos."""
-    report = fidelity.check_task("libero_object", 0, 40)
+    report = fidelity.check_task(load_suite("libero_object").task(0), num_steps=40)
     assert report.passed, report
     assert report.share > 0.8
 
@@ -168,7 +168,7 @@ def test_a_task_whose_states_are_of_another_scene_cannot_be_run(monkeypatch, tmp
 
 
 def test_episodes_end_alike():
-    (ending,) = fidelity_episodes.check_task("libero_object", 0, 1)
+    (ending,) = fidelity_episodes.check_task(load_suite("libero_object").task(0), num_episodes=1)
     assert ending.init_index == 0
     assert ending.ours, "the expert without noise"
     assert ending.alike

@@ -28,7 +28,7 @@ from libero_runtime.suites import load_suite, suite_asset_kind
 
 logger = logging.getLogger(__name__)
 
-_BLOCKS_PER_WORKER = 4  # of attempts at one task, for which its scene is made once
+_BLOCKS_PER_WORKER, _SMALLEST_BLOCK = 4, 4  # of attempts at one task, for which its scene is made once
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _record_tasks(
 ) -> None:
     """Have the missing attempts made, and write the file of each task that has all of its demonstrations."""
     num_left = sum(options.episodes_per_task - sum(shards.made(task_id).values()) for task_id in tasks)
-    size = max(1, math.ceil(num_left / (_BLOCKS_PER_WORKER * num_workers)))
+    size = max(_SMALLEST_BLOCK, math.ceil(num_left / (_BLOCKS_PER_WORKER * num_workers)))
     jobs, given = set[Future[None]](), {task_id: set[int]() for task_id in tasks}
     while tasks:
         num_kept = bar.total - len(tasks) * options.episodes_per_task  # those of the other tasks
