@@ -1,6 +1,7 @@
 """``run.json`` and ``config.yaml``: what a run was, as its folder tells it, for people to read."""
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -63,12 +64,14 @@ def _texts(entry: Mapping[str, Any], name: str) -> dict[str, str]:
 
 def hardware() -> dict[str, str]:
     """Processor, cores that this process may use, memory and GPUs; no host name."""
-    facts = {"processor": _proc_value("/proc/cpuinfo", "model name") or platform.machine()}
-    facts["cores"] = str(num_cpus())
-    if memory := _proc_value("/proc/meminfo", "MemTotal"):
-        facts["memory"] = f"{int(memory.split()[0]) / 2**20:.0f} GiB"
-    facts["gpus"] = ", ".join(_gpus()) or "none"
-    return facts
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": models[0].partition(":")[2].strip() if models else platform.machine(),
+        "cores": str(num_cpus()),
+        "memory": f"{memory / 2**30:.0f} GiB",
+        "gpus": ", ".join(_gpus()) or "none",
+    }
 
 
 def _config(folder: Path) -> dict[str, str]:
@@ -77,18 +80,6 @@ def _config(folder: Path) -> dict[str, str]:
     except yaml.YAMLError as error:
         raise ReportingError(f"{folder / CONFIG_FILE} is no YAML: {error}") from error
     return {key: "null" if value is None else str(value) for key, value in pairs.items()}
-
-
-def _proc_value(path: str, name: str) -> str | None:
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return None
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None
 
 
 def _gpus() -> list[str]:

@@ -107,11 +107,8 @@ class TraceFile:
     def _events(self, process: str, spans: Sequence[Span]) -> Iterator[dict[str, object]]:
         if process not in self._processes:
             number = self._processes[process] = len(self._processes)
-            for name, key, value in (
-                ("process_name", "name", process),
-                ("process_sort_index", "sort_index", number),
-            ):
-                yield {"ph": "M", "name": name, "pid": number, "args": {key: value}}
+            yield {"ph": "M", "name": "process_name", "pid": number, "args": {"name": process}}
+            yield {"ph": "M", "name": "process_sort_index", "pid": number, "args": {"sort_index": number}}
         pid = self._processes[process]
         for name, start_ns, end_ns, lane in spans:
             if (process, lane) not in self._lanes:
