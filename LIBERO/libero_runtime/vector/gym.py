@@ -13,12 +13,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from libero_runtime.kernel import ACTION_DIM
+from libero_runtime.sim.state import PROPRIO_DIM
 from libero_runtime.suites import init_states, load_suite
 from libero_runtime.vector.env import EpisodeStart, Frames, LiberoVectorEnv, VectorEnvError
 
 Observation = dict[str, NDArray[Any]]
 NUM_SEEDS = 2**31  # of fixture poses
-PROPRIO_DIM = 8
 
 
 class LiberoGymEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
