@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -25,7 +25,7 @@ SAVE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": t
 SMALL = "small"
 """Value of --init for fresh weights."""
 
-_SIZES, _TOWER = SmallSizes(), TowerSizes()
+_OWN, _OFT, _SIZES, _TOWER = AugmentConfig(), OftAugmentConfig(), SmallSizes(), TowerSizes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,7 @@ class TrainConfig:
         Option("steps between states to go on from after an interruption; 0: none", may_change=True, least=0),
     ] = 1000
     num_validation_frames: Annotated[int, Option(name="validation-frames", may_change=True, above=0)] = 8192
-    no_augment: Annotated[bool, Option("train on images as they are; random crops of --pictures stay")] = False
     augment: AugmentConfig | OftAugmentConfig = field(default_factory=AugmentConfig)
-    """Of --pictures, unless it is switched off."""
 
     def __post_init__(self) -> None:
         if self.num_steps is None and self.minutes is None:
@@ -207,6 +205,32 @@ class LoraOptions:
 
 
 @dataclass(frozen=True)
+class AugmentationOptions:
+    """Strengths; None: those of the augmentation that --pictures means."""
+
+    no_augment: Annotated[bool, Option("train on images as they are; random crops of --pictures stay")] = False
+    shift: Annotated[int | None, Option(f"pixels (default: {_OWN.shift}; random crops: none)")] = None
+    brightness: Annotated[
+        float | None, Option(f"factor (default: {_OWN.brightness}); random crops: added ({_OFT.brightness})")
+    ] = None
+    contrast: Annotated[float | None, Option(f"default: {_OWN.contrast}; random crops: {_OFT.contrast}")] = None
+    colour: Annotated[float | None, Option(f"default: {_OWN.colour}; random crops: none")] = None
+    noise: Annotated[float | None, Option(f"default: {_OWN.noise}; random crops: none")] = None
+    saturation: Annotated[float | None, Option(f"with random crops (default: {_OFT.saturation})")] = None
+    hue: Annotated[float | None, Option(f"with random crops, part of the circle (default: {_OFT.hue})")] = None
+
+    def config(self, pictures: str) -> AugmentConfig | OftAugmentConfig:
+        """The augmentation of --pictures, with the strengths that were given."""
+        cropped = is_cropped(pictures)
+        if self.no_augment:
+            return OftAugmentConfig.crops_only() if cropped else AugmentConfig.off()
+        strengths: dict[str, Any] = {
+            name: value for name, value in vars(self).items() if name != "no_augment" and value is not None
+        }
+        return OftAugmentConfig(**strengths) if cropped else AugmentConfig(**strengths)
+
+
+@dataclass(frozen=True)
 class SizeOptions:
     """Sizes of a policy from fresh weights."""
 
@@ -260,6 +284,7 @@ _TITLES = {  # of the groups of options, by the fields of ``FinetuneOptions``
     "model": "computation and validation",
     "targets": "targets",
     "lora": "low-rank adapter (default: all weights are trained)",
+    "augmentation": "augmentation (half-widths; with --pictures oft_random_crop the OFT repository's)",
     "sizes": "sizes of --init small",
 }
 
@@ -274,6 +299,7 @@ class FinetuneOptions:
     model: ModelOptions
     targets: TargetOptions
     lora: LoraOptions
+    augmentation: AugmentationOptions
     sizes: SizeOptions
     given: frozenset[str]
     command: Sequence[str]
@@ -292,7 +318,7 @@ class FinetuneOptions:
         options._refuse_ignored()
         if options.lora.rank is not None and options.run.init == SMALL:
             raise ValueError("--lora-rank needs a base that is stored: give --init CHECKPOINT")
-        augment = _augmentation(options.data.pictures, off=options.training.no_augment)
+        augment = options.augmentation.config(options.data.pictures)
         return replace(options, training=replace(options.training, augment=augment))
 
     def settings(self) -> dict[str, object]:
@@ -304,17 +330,22 @@ class FinetuneOptions:
             for name, (description, option) in options_of(type(group)).items()
             if not description.may_change
         }
+        values |= {f"--{name}": value for name, value in asdict(self.training.augment).items()}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     def _refuse_ignored(self) -> None:
         """An option that was given and would change nothing is a mistake of somebody who expects otherwise."""
-        adapter = self.lora.rank is not None
+        adapter, cropped = self.lora.rank is not None, is_cropped(self.data.pictures)
+        strengths = [name for name in options_of(AugmentationOptions) if name != "no-augment"]
         adapter_options = [name for name in options_of(LoraOptions) if name != "lora-rank"]
         unused: list[tuple[bool, Sequence[str], str]] = [
             (self.run.init != SMALL, list(options_of(SizeOptions)), "the sizes are those of the --init checkpoint"),
             (not adapter, adapter_options, "there is no --lora-rank"),
             (self.lora.path is not None, ("lora-alpha", "lora-dropout"), "--lora-path has its own"),
             (adapter and not self.lora.merge, ("save-dtype",), "adapters are float32; --merge writes a checkpoint"),
+            (self.augmentation.no_augment, strengths, "--no-augment switches it off"),
+            (cropped, ("shift", "colour", "noise"), "--pictures oft_random_crop has the OFT repository's augmentation"),
+            (not cropped, ("saturation", "hue"), "it is part of the augmentation of --pictures oft_random_crop"),
             (self.targets.objective == "l1", ("label-sigma",), "--objective l1 has no labels to smooth"),
             (self.targets.unnorm_key is not None, ("action-bounds",), "--unnorm-key takes the checkpoint's statistics"),
         ]
@@ -322,12 +353,6 @@ class FinetuneOptions:
             given = [f"--{name}" for name in names if applies and name in self.given]
             if given:
                 raise ValueError(f"{', '.join(given)} would have no effect: {reason}; leave it out")
-
-
-def _augmentation(pictures: str, *, off: bool) -> AugmentConfig | OftAugmentConfig:
-    if is_cropped(pictures):
-        return OftAugmentConfig.crops_only() if off else OftAugmentConfig()
-    return AugmentConfig.off() if off else AugmentConfig()
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -70,6 +70,12 @@ def test_draws_stay_in_their_ranges_and_differ_between_samples():
     assert images.max() <= 1
 
 
+@pytest.mark.parametrize("wrong", [{"shift": -1}, {"noise": -0.1}, {"contrast": 1.0}])
+def test_augmentation_strengths_are_checked(wrong):
+    with pytest.raises(ValueError):
+        AugmentConfig(**wrong)
+
+
 def test_soft_labels_by_hand():
     table = objectives.soft_label_table(4, sigma=1.0)
     neighbour, second = math.exp(-0.5), math.exp(-2)

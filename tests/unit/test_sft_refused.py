@@ -7,6 +7,7 @@ import pytest
 from openvla_oft.options import TrainConfig
 from tests.unit.sft_runs import packing, run
 
+CROPS = ["--pictures", "oft_random_crop"]
 OFT = ["--layout", "oft"]
 LORA = ["--init", "BASE", "--lora-rank", "4"]
 
@@ -35,6 +36,11 @@ FRESH = [
     (["--objective", "l1", "--actions-per-chunk", "1"], "decodes token by token"),
     (["--lora-rank", "4"], "--lora-rank needs a base that is stored"),
     (["--lora-alpha", "4"], "--lora-alpha would have no effect: there is no --lora-rank"),
+    (["--no-augment", "--shift", "1"], "--shift would have no effect: --no-augment"),
+    (["--hue", "0.1"], "--hue would have no effect: it is part of the augmentation of --pictures oft_random_crop"),
+    ([*CROPS, "--shift", "1"], "--shift would have no effect: --pictures oft_random_crop has the OFT repository's"),
+    ([*CROPS, "--no-augment", "--hue", "0.1"], "--hue would have no effect: --no-augment switches it off"),
+    ([*CROPS, "--hue", "0.6"], "--hue 0.6 must lie in [0, 0.5]"),
 ]
 STORED = [
     (["--init", "BASE", "--llm-layers", "6"], "--llm-layers would have no effect: the sizes are those of the --init"),
