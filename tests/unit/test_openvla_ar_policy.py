@@ -147,6 +147,17 @@ def test_bfloat16_rollouts_stay_near_the_updates(checkpoint):
 # --- Updates
 
 
+def test_gradients_reach_every_adapter_that_runs(checkpoint):
+    policy = _policy(checkpoint, critic=True)
+    out = policy.evaluate_actions(_inputs(policy), torch.arange(21).view(3, 1, 7), temperature=1.0)
+    (out.logprobs_BCA.mean() + out.values_B.mean()).backward()
+    for part, parameters in policy.trainable_modules().items():
+        reached = [p for p in parameters if p.grad is not None and p.grad.abs().max() > 0]
+        # The last block of each tower and pooling heads never run.
+        assert len(reached) >= (len(parameters) if part != "vision" else len(parameters) // 2), part
+    assert all(p.grad.abs().max() > 0 for p in policy.value_head.parameters())
+
+
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_updates_raise_the_probability_of_rewarded_actions(checkpoint, algorithm):
     critic = algorithm == "ppo"
