@@ -1,6 +1,5 @@
 """Outputs of the published code on tiny checkpoints, which tests compare with; OPENVLA_REFERENCE names their folder."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -44,13 +44,21 @@ def model_config(path: Path) -> ModelConfig:
 
 
 def read_policy(
-    path: Path, *, lora_path: Path | None = None, rank: int = 4, critic: bool = False, is_lora: bool = True
+    path: Path,
+    *,
+    lora_path: Path | None = None,
+    rank: int = 4,
+    critic: bool = False,
+    trains: bool = True,
+    dtype: torch.dtype = torch.float32,
+    **settings: object,
 ) -> Policy:
-    """Load it with a LoRA adapter, or to be trained whole, and a value head for a ``critic``."""
-    source = PolicySource(path, unnorm_key="libero_spatial", seed=3, critic=critic)
+    """Load it with a LoRA adapter, or to be trained whole, and a value head for a ``critic``; other settings of the
+    model are as in its configuration."""
+    source = PolicySource(path, unnorm_key="libero_spatial", seed=3, critic=critic, trains=trains)
     weights = str(lora_path) if lora_path else None
-    model = replace(model_config(path), lora_rank=rank, lora_path=weights, is_lora=is_lora)
-    return load_policy(model, source, base_dtype=torch.float32)
+    model = replace(model_config(path), lora_rank=rank, lora_path=weights, **settings)
+    return load_policy(model, source, base_dtype=dtype)
 
 
 def write_adapter(policy: Path, folder: Path, *, seed: int) -> Path:

@@ -35,7 +35,15 @@ RUNS = [  # whether two ranks shard what is frozen, or all by blocks; one rank n
 
 
 def train(
-    mesh, *, checkpoint, output, algorithm=GRPO, param_dtype="fp32", shard_frozen=False, is_lora=True, resume=None,
+    mesh,
+    *,
+    checkpoint,
+    output,
+    algorithm=GRPO,
+    param_dtype="fp32",
+    shard_frozen=False,
+    is_lora=True,
+    resume=None,
 ):
     """Two epochs (one when resuming, from the checkpoint of the first); returns weights, metrics and what it does."""
     critic = algorithm.adv_type == "gae"

@@ -71,6 +71,7 @@ bash examples/crl_experiment/eval_embodiment.sh logs/simple_cnn/task_0_seed1234 
 bash examples/crl_experiment/eval_embodiment_lora_scale.sh logs/sequential/task_0 0.5
 """  # noqa: E501 - as in the document
 
+
 # "CRL-specific parameters", with and without the plus.
 def signatures() -> dict[str, list[str]]:
     """The documented argument names of each script."""

@@ -114,10 +114,7 @@ def test_greedy_decoding_takes_the_most_likely_bin_after_its_own(checkpoint):
 
 def test_gradient_checkpointing_changes_neither_decoding_nor_gradients(checkpoint):
     plain = _policy(checkpoint)
-    source = PolicySource(checkpoint, unnorm_key=SUITE, seed=3)
-    frugal = load_policy(
-        replace(model_config(checkpoint), gradient_checkpointing=True), source, base_dtype=torch.float32
-    )
+    frugal = read_policy(checkpoint, gradient_checkpointing=True)
     frugal.module.load_state_dict(plain.module.state_dict())
     repeated = [block for block in frugal.units() if block.training]
     assert len(repeated) == len(frugal.units())
@@ -135,8 +132,7 @@ def test_gradient_checkpointing_changes_neither_decoding_nor_gradients(checkpoin
 
 def test_bfloat16_rollouts_stay_near_the_updates(checkpoint):
     """As on a GPU: frozen weights in bfloat16, adapter in float32."""
-    source = PolicySource(checkpoint, unnorm_key=SUITE, seed=3)
-    policy = load_policy(model_config(checkpoint), source, base_dtype=torch.bfloat16)
+    policy = read_policy(checkpoint, dtype=torch.bfloat16)
     inputs = _inputs(policy)
     acted = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms())
     scored = policy.evaluate_actions(inputs, acted.bins_BCA, temperature=1.0)

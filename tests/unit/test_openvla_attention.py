@@ -235,11 +235,10 @@ def test_the_route_is_chosen_once(monkeypatch):
 
 
 def test_the_configuration_chooses_the_route(folder):
-    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
-    config = replace(model_config(folder), attn_implementation="eager")
-    policy = load_policy(config, source, base_dtype=torch.float32)
+    policy = read_policy(folder, attn_implementation="eager")
     assert policy.module.get_base_model().language_model.config._attn_implementation == "eager"
-    flash = replace(config, attn_implementation="flash_attention_2")
+    flash = replace(model_config(folder), attn_implementation="flash_attention_2")
+    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3)
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"actor\.model\.attn_implementation=flash_attention_2.*flash-attn"):
             load_policy(flash, source, base_dtype=torch.bfloat16)

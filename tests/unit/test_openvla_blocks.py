@@ -3,7 +3,6 @@
 import gc
 import weakref
 from collections import Counter
-from dataclasses import replace
 from shutil import which
 
 import numpy as np
@@ -17,9 +16,8 @@ from torch.utils.checkpoint import CheckpointPolicy
 from openvla_oft.torch_utils.tensors import whole
 from rlinf.data import Observation
 from rlinf.engines.fsdp import shard
-from rlinf.models import PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
-from tests.small_policy import LANGUAGE, model_config, read_policy, write_policy
+from tests.small_policy import LANGUAGE, read_policy, write_policy
 from transformers_openvla_oft import (
     SmallSizes,
     TowerSizes,
@@ -142,21 +140,16 @@ def test_selective_policies_keep_what_they_say(small_policy, monkeypatch):
 
 
 def test_the_configuration_chooses_the_policy(small_policy, plain):
-    config = replace(
-        model_config(small_policy), gradient_checkpointing=True, gradient_checkpointing_policy="matmuls",
-        gradient_checkpointing_every=2,
-    )  # fmt: skip
-    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
-    policy = effective(load_policy(config, source, base_dtype=torch.float32))
+    settings = {"gradient_checkpointing_policy": "matmuls", "gradient_checkpointing_every": 2}
+    policy = effective(read_policy(small_policy, gradient_checkpointing=True, **settings))
     assert [block.gradient_checkpointing for block in fsdp_units(policy.module)] == [True, False, True, False]
     assert_same(outcome(policy), plain)
-    acting = load_policy(config, replace(source, trains=False), base_dtype=torch.float32)
+    acting = read_policy(small_policy, gradient_checkpointing=True, trains=False, **settings)
     assert not any(block.gradient_checkpointing for block in fsdp_units(acting.module))
 
 
 def test_a_policy_that_only_acts_keeps_its_adapter_in_its_own_precision(small_policy):
-    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3, trains=False, critic=True)
-    policy = load_policy(model_config(small_policy), source, base_dtype=torch.bfloat16)
+    policy = read_policy(small_policy, trains=False, critic=True, dtype=torch.bfloat16)
     dtypes = {name: p.dtype for name, p in trainable_parameters(policy.module).items()}
     assert {dtype for name, dtype in dtypes.items() if "lora_" in name} == {torch.bfloat16}
     assert {dtype for name, dtype in dtypes.items() if "value_head" in name} == {torch.float32}
@@ -169,12 +162,10 @@ def test_a_policy_that_only_acts_keeps_its_adapter_in_its_own_precision(small_po
 @pytest.mark.slow
 def test_compiled_blocks_that_are_checkpointed_and_sharded(small_policy, plain, tmp_path):
     """In the place of a policy that was let go of, as at the start of a sequence's next task, nothing is compiled."""
-    checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_policy": "matmuls"}
-    config = replace(model_config(small_policy), compile_blocks=True, **checkpointing)
-    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
+    settings = {"compile_blocks": True, "gradient_checkpointing": True, "gradient_checkpointing_policy": "matmuls"}
     graphs = []
     for number in range(2):
-        policy = effective(load_policy(config, source, base_dtype=torch.float32))
+        policy = effective(read_policy(small_policy, **settings))
         policy.processor.prompt_multiple = 1
         store = torch.distributed.FileStore(str(tmp_path / f"store {number}"), 1)
         torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -197,9 +188,7 @@ def test_compiled_blocks_that_are_checkpointed_and_sharded(small_policy, plain, 
 @pytest.mark.slow
 def test_the_next_task_compiles_nothing(small_policy):
     """Updates on one task are batches of one prompt, which is longer or shorter than the next task's."""
-    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
-    config = replace(model_config(small_policy), compile_blocks=True)
-    policy = effective(load_policy(config, source, base_dtype=torch.float32))
+    policy = effective(read_policy(small_policy, compile_blocks=True))
     images = torch.zeros(4, 1, 32, 32, 3, dtype=torch.uint8)
     graphs = []
     for rows, task in ((3, LANGUAGE), (4, "open the drawer"), (2, "close it")):
@@ -214,11 +203,7 @@ def test_the_next_task_compiles_nothing(small_policy):
 def test_compiled_policies_act_on_batches_of_all_sizes(tmp_path, num_actions):
     """A few versions of the blocks serve every batch; no layer is left uncompiled because there are too many."""
     folder = write_policy(tmp_path / "policy", num_actions=num_actions)
-    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3, trains=False)
-    plain, compiled = (
-        effective(load_policy(replace(model_config(folder), compile_blocks=on), source, base_dtype=torch.float32))
-        for on in (False, True)
-    )
+    plain, compiled = (effective(read_policy(folder, trains=False, compile_blocks=on)) for on in (False, True))
 
     def act(policy, num_rows):
         images = np.random.default_rng(0).integers(0, 256, (num_rows, 1, 32, 32, 3), np.uint8)
@@ -244,9 +229,7 @@ def test_compiled_passes_with_and_without_gradients_agree_in_bf16(tmp_path):
     sizes = SmallSizes(image_size=32, towers=towers, hidden_size=64, num_layers=6, num_heads=1, intermediate_size=128)
     bounds = {"q01": [-1.0] * 7, "q99": [1.0] * 7, "mask": [True] * 6 + [False]}
     create_small_checkpoint(tmp_path / "deep", sizes=sizes, norm_stats={"libero_spatial": {"action": bounds}})
-    source = PolicySource(tmp_path / "deep", unnorm_key="libero_spatial", seed=3)
-    config = replace(model_config(tmp_path / "deep"), compile_blocks=True)
-    policy = effective(load_policy(config, source, base_dtype=torch.bfloat16))
+    policy = effective(read_policy(tmp_path / "deep", compile_blocks=True, dtype=torch.bfloat16))
     nn.Module.to(policy.module, torch.bfloat16)
     torch._dynamo.reset()  # versions of earlier tests count, and beyond the limit nothing is compiled
     images = torch.randint(0, 256, (4, 1, 32, 32, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)

@@ -1,6 +1,5 @@
 """The OFT repository's picture path against TensorFlow's outputs, in grey levels."""
 
-from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -14,7 +13,7 @@ from rlinf.data import Observation
 from rlinf.models import PolicySource, load_policy
 from tests.openvla_reference import REFERENCE, needs_reference
 from tests.simple_cnn import write_cnn
-from tests.small_policy import LANGUAGE, model_config
+from tests.small_policy import LANGUAGE, read_policy
 from transformers_openvla_oft import PrismaticProcessor
 from transformers_openvla_oft.processing.images import resize_bicubic
 from transformers_openvla_oft.processing.official_images import (
@@ -109,9 +108,7 @@ def test_the_processor_takes_that_path_where_asked(raw, expected, path, name):
 @pytest.mark.parametrize("path", ["rl", "oft", "oft_center_crop"])
 def test_the_configuration_chooses_the_path(small_policy, path, side):
     """Rollouts keep pictures that went along it, and updates take those as they are."""
-    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
-    config = replace(model_config(source.checkpoint), picture_path=path)
-    policy = load_policy(config, source, base_dtype=torch.float32)
+    policy = read_policy(small_policy, picture_path=path)
     images = np.random.default_rng(0).integers(0, 256, (2, 1, side, side, 3), np.uint8)
     inputs = policy.prepare(Observation(images, np.zeros((2, 8), np.float32), (LANGUAGE,) * 2))
     crop = path == "oft_center_crop"

@@ -1,7 +1,6 @@
 """A policy acts and is scored without dropout, whatever its adapter or checkpoint was trained with."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from rlinf.data import Observation
-from rlinf.models import PolicySource, load_policy
 from rlinf.models.simple_cnn import CNNSettings, fresh_cnn, load_cnn, save_cnn
-from tests.small_policy import LANGUAGE, model_config, write_policy
+from tests.small_policy import LANGUAGE, read_policy, write_policy
 from transformers_openvla_oft import OpenVLAForActionPrediction, lora_target_modules
 
 SEEN = Observation(
@@ -47,9 +45,7 @@ def folder(request, tmp_path_factory):
 
 
 def load(folder, *, trains, critic=False, **settings):
-    config = replace(model_config(folder), lora_path=str(folder / "adapter"), **settings)
-    source = PolicySource(folder, unnorm_key="libero_spatial", seed=3, trains=trains, critic=critic)
-    return load_policy(config, source, base_dtype=torch.float32)
+    return read_policy(folder, lora_path=folder / "adapter", trains=trains, critic=critic, **settings)
 
 
 @pytest.mark.parametrize("trains", [False, True])

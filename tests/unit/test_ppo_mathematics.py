@@ -1,6 +1,5 @@
 """The mathematics of PPO: numbers worked out by hand, and the published code's outputs."""
 
-
 import numpy as np
 import pytest
 import torch

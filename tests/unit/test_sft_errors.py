@@ -1,6 +1,5 @@
 """Wrong options and damaged files: one message that names the option or the file, exit code 2, and nothing left."""
 
-
 import pytest
 
 from tests.unit.sft_runs import packing, run, stop_at

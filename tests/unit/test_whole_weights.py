@@ -1,6 +1,6 @@
 """Policies of which all weights are trained: the control of low-rank adapters."""
 
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,16 +9,12 @@ import torch
 from rlinf.config import ConfigError
 from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.fsdp import gather_trainable, load_trainable
-from rlinf.models import PolicyInputs, PolicySource, load_policy
+from rlinf.models import PolicyInputs
 from rlinf.models.whole_weights import WEIGHTS_FILE
-from tests.small_policy import PPO, make_learner, make_rollouts, model_config, read_policy, write_autoregressive_policy
+from tests.small_policy import PPO, make_learner, make_rollouts, read_policy, write_autoregressive_policy
 from transformers_openvla_oft import CheckpointError
 
-
-def read_whole_policy(checkpoint, *, lora_path=None, critic=False, trains=True, dtype=torch.float32):
-    model = replace(model_config(checkpoint), is_lora=False, lora_path=str(lora_path) if lora_path else None)
-    source = PolicySource(checkpoint, unnorm_key="libero_spatial", seed=3, critic=critic, trains=trains)
-    return load_policy(model, source, base_dtype=dtype)
+_read = partial(read_policy, is_lora=False)
 
 
 def _inputs(rollouts) -> PolicyInputs:
@@ -31,7 +27,7 @@ def _logits(policy, rollouts) -> torch.Tensor:
 
 
 def test_it_starts_as_the_base_model_and_trains_every_part(small_policy):
-    rollouts, policy = make_rollouts(), read_whole_policy(small_policy)
+    rollouts, policy = make_rollouts(), _read(small_policy)
     start = _logits(policy, rollouts)
     torch.testing.assert_close(start, _logits(read_policy(small_policy), rollouts))  # whose adapter is fresh
     count = sum(parameter.numel() for parameter in policy.module.parameters())
@@ -52,19 +48,19 @@ def test_it_starts_as_the_base_model_and_trains_every_part(small_policy):
 def test_its_checkpoint_goes_on_and_acts(small_policy, tmp_path, critic):
     rollouts = make_rollouts(critic=critic)
     algorithm = PPO if critic else None
-    learner = make_learner(read_whole_policy(small_policy, critic=critic), algorithm=algorithm)
+    learner = make_learner(_read(small_policy, critic=critic), algorithm=algorithm)
     learner.update(rollouts, seed=0)
     save_actor(learner, tmp_path, epoch=1)
     assert (tmp_path / WEIGHTS_FILE).is_file()
     assert (tmp_path / "value_head.safetensors").is_file() == critic
-    resumed = make_learner(read_whole_policy(small_policy, lora_path=tmp_path, critic=critic), algorithm=algorithm)
+    resumed = make_learner(_read(small_policy, lora_path=tmp_path, critic=critic), algorithm=algorithm)
     assert load_training_state(resumed, tmp_path) == 1
     for one in (learner, resumed):
         one.update(rollouts, seed=1)
     weights, again = (gather_trainable(one.policy.module) for one in (learner, resumed))
     for name, value in weights.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
-    acting = read_whole_policy(small_policy, critic=critic, trains=False, dtype=torch.bfloat16)
+    acting = _read(small_policy, critic=critic, trains=False, dtype=torch.bfloat16)
     load_trainable(acting.module, weights)
     towards = _logits(learner.policy, rollouts)
     torch.testing.assert_close(_logits(acting, rollouts), towards, atol=0.05, rtol=0.05)
@@ -74,7 +70,7 @@ def test_its_checkpoint_goes_on_and_acts(small_policy, tmp_path, critic):
 def test_one_that_decodes_token_by_token(tmp_path):
     checkpoint = write_autoregressive_policy(tmp_path / "policy")
     rollouts = make_rollouts(num_actions=1)
-    policy = read_whole_policy(checkpoint)
+    policy = _read(checkpoint)
     start = _logits(policy, rollouts)
     make_learner(policy, lr=0.01).update(rollouts, seed=0)
     bins_BT = torch.from_numpy(rollouts.bins_SCA[:4]).flatten(1)
@@ -84,10 +80,10 @@ def test_one_that_decodes_token_by_token(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(small_policy, tmp_path):
     with pytest.raises(ConfigError, match=r"expected model\.pt"):
-        read_whole_policy(small_policy, lora_path=tmp_path)
+        _read(small_policy, lora_path=tmp_path)
     torch.save({"lm_head.weight": torch.zeros(2)}, tmp_path / WEIGHTS_FILE)
     with pytest.raises(CheckpointError, match="missing"):
-        read_whole_policy(small_policy, lora_path=tmp_path)
+        _read(small_policy, lora_path=tmp_path)
     (tmp_path / WEIGHTS_FILE).write_bytes(b"cut off")
     with pytest.raises(CheckpointError, match="truncated or corrupt"):
-        read_whole_policy(small_policy, lora_path=tmp_path)
+        _read(small_policy, lora_path=tmp_path)
