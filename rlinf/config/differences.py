@@ -9,21 +9,8 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from rlinf.config.errors import ConfigError
-from rlinf.config.schema import PICTURE_PATHS, Config, walk
+from rlinf.config.schema import FREE, PICTURE_PATHS, Config, walk
 from rlinf.run_layout import CONFIG_FILE, checkpoints
-
-AS_TRAINED = (  # left open (null), they become what is recorded of the policy's training
-    "actor.model.picture_path",
-    "actor.model.unnorm_key",
-)
-_NUM_PARTS = {  # folders may be moved together: how much of a path's end must agree
-    "actor.checkpoint_load_path": 1,
-    "rollout.model_dir": 1,
-    "actor.tokenizer.tokenizer_model": 1,
-    "actor.model.lora_path": 4,  # task_0_seed1234/checkpoints/global_step_10/actor
-    "actor.model.previous_lora_paths": 4,
-    "actor.model.task_lora_paths": 4,
-}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -44,7 +31,8 @@ def recorded(run_folder: Path) -> dict[str, Any]:
 
 def scope_of(key: str) -> str:
     """The mark of a key in the schema, or of a group that it is in; "" for what results depend on."""
-    return next((scope for marked, scope in _marks().items() if f"{key}.".startswith(f"{marked}.")), "")
+    marks = _marks().items()
+    return next((mark["scope"] for name, mark in marks if "scope" in mark and f"{key}.".startswith(f"{name}.")), "")
 
 
 def differences(
@@ -61,7 +49,7 @@ def differences(
         key: (old_values[key], value)
         for key, value in flat(new).items()
         if key in old_values
-        and not (key in AS_TRAINED and value is None)
+        and not (value is None and "as_trained" in _marks().get(key, {}))
         and scope_of(key) not in scopes
         and _comparable(key, old_values[key]) != _comparable(key, value)
     }
@@ -88,9 +76,9 @@ def refuse_other_settings(folder: Path, config: Config) -> None:
 
 
 @cache
-def _marks() -> dict[str, str]:
-    marks = {key: field.metadata["scope"] for key, field, _ in walk(Config()) if "scope" in field.metadata}
-    return {**marks, "runner.resume": "free"}  # the last one is known from older runs only
+def _marks() -> dict[str, Mapping[str, Any]]:
+    marks = {key: field.metadata for key, field, _ in walk(Config())}
+    return {**marks, "runner.resume": FREE}  # the last one is known from older runs only
 
 
 def _siblings(folder: Path) -> list[Path]:
@@ -104,7 +92,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _comparable(key: str, value: object) -> object:
-    count = _NUM_PARTS.get(key)
+    count = _marks().get(key, {}).get("compared_parts")
     if count is None or value is None:
         return value
     if isinstance(value, list):

@@ -14,6 +14,11 @@ from typing import Any
 FREE = {"scope": "free"}  # how long, how often, on what machine, where to
 OWN = {"scope": "own"}  # in which the tasks and seeds of one experiment differ
 NAME = {"scope": "name"}  # tell methods apart, and tables name them
+# Marks of how values are compared: what is left open (null) becomes what is recorded of the policy's training; folders
+# may be moved together, so that only so many parts of their paths' ends must agree.
+AS_TRAINED = {"as_trained": True}
+MODEL_FOLDER = {"compared_parts": 1}
+ADAPTER_FOLDER = {"compared_parts": 4}  # task_0_seed1234/checkpoints/global_step_10/actor
 
 RANDOM_ACTION = "random_action"
 BY_MEMORY = -1
@@ -399,7 +404,7 @@ class RolloutConfig:
 
     worker: str = field(default="policy", metadata=_one_of("policy", RANDOM_ACTION))
     """Who acts: the ``policy``, or ``random_action`` (uniformly random actions, evaluation only; reads no model)."""
-    model_dir: str = "model/Openvla-oft-SFT-libero-spatial-traj1"
+    model_dir: str = field(default="model/Openvla-oft-SFT-libero-spatial-traj1", metadata=MODEL_FOLDER)
     """Base checkpoint of the rollout policy; must be the actor's."""
     precision: str = field(default="bf16", metadata=PRECISION)
     """``fp32`` or ``bf16``."""
@@ -419,7 +424,7 @@ class RolloutConfig:
 class TokenizerConfig:
     """The tokenizer."""
 
-    tokenizer_model: str | None = None
+    tokenizer_model: str | None = field(default=None, metadata=MODEL_FOLDER)
     """Folder of the tokenizer; null: the model's."""
 
 
@@ -454,26 +459,26 @@ class ModelConfig:
     lora_rank: int = field(default=32, metadata=AT_LEAST_1)
     lora_alpha: int | None = None
     """LoRA scale is ``lora_alpha / lora_rank``; null: alpha = rank."""
-    lora_path: str | None = field(default=None, metadata=OWN)
+    lora_path: str | None = field(default=None, metadata=OWN | ADAPTER_FOLDER)
     """Folder of trained weights to start from: an adapter, or ``model.pt`` of a policy without one; null: a fresh
     adapter, or the base checkpoint's own weights."""
-    previous_lora_paths: list[str] = field(default_factory=list, metadata=OWN)
+    previous_lora_paths: list[str] = field(default_factory=list, metadata=OWN | ADAPTER_FOLDER)
     """Adapter folders of earlier tasks, merged into the base model when it is loaded."""
     previous_lora_coeff: float | None = field(default=None, metadata=FRACTION)
     """Factor, 0 to 1, on those; null: ``method.merge.coeff`` for weight merge, else 1."""
-    task_lora_paths: list[str] | None = field(default=None, metadata=OWN)
+    task_lora_paths: list[str] | None = field(default=None, metadata=OWN | ADAPTER_FOLDER)
     """Adapter folders of earlier tasks, each of which plays its own tasks in evaluations (``method=dwe``); null: one
     adapter plays all."""
     lora_scale: float | None = field(default=None, metadata=FRACTION)
     """Evaluation: factor on the adapter (training always uses 1); null: ``method.merge.coeff`` for weight merge, else
     1."""
-    unnorm_key: str | None = None
+    unnorm_key: str | None = field(default=None, metadata=AS_TRAINED)
     """Key of the action statistics; null: the suite's name, or the one that the policy was trained with."""
     num_action_chunks: int = 8
     """Actions per chunk; ``openvla`` decodes 1."""
     max_prompt_length: int | None = None
     """Largest number of prompt tokens; null: the checkpoint's own, at least 128. Shorter prompts take less."""
-    picture_path: str | None = field(default=None, metadata=_one_of(*PICTURE_PATHS))
+    picture_path: str | None = field(default=None, metadata=AS_TRAINED | _one_of(*PICTURE_PATHS))
     """How pictures come to the policy's size: ``rl`` (bicubic), or as the OFT repository does it, ``oft`` (JPEG, then
     Lanczos) or ``oft_center_crop`` (for policies trained with random crops). null: as the policy was trained, ``rl``
     where nothing is recorded of that."""
@@ -511,7 +516,7 @@ class FSDPConfig:
 class ActorConfig:
     """The learner."""
 
-    checkpoint_load_path: str = "model/Openvla-oft-SFT-libero-spatial-traj1"
+    checkpoint_load_path: str = field(default="model/Openvla-oft-SFT-libero-spatial-traj1", metadata=MODEL_FOLDER)
     """Base checkpoint, a Hugging Face folder."""
     global_batch_size: int = field(default=8192, metadata=AT_LEAST_1)
     """Chunk samples per optimizer step, over all ranks."""
