@@ -76,8 +76,10 @@ class Scene:
         self._eef_site = int(robot.eef_site_id)
         self._eef_body = int(self.env.sim.model.body_name2id(robot.robot_model.eef_name))
         self._gripper_qpos = np.asarray(robot._ref_gripper_joint_pos_indexes, dtype=np.int64)
-        self._starts: dict[tuple[int, int], tuple[EpisodeState, NDArray[np.float32]]] = {}  # by initial state and seed
-        self._first_images = lru_cache(_FIRST_IMAGES_CACHED)(lambda *key: self.draw(self._starts[key][0].pose))
+        self._starts = lru_cache(_STARTS_CACHED)(
+            lambda init_index, seed: self.settle(self.prepare(init_index=init_index, seed=seed))
+        )
+        self._first_images = lru_cache(_FIRST_IMAGES_CACHED)(lambda *key: self.draw(self._starts(*key)[0].pose))
         self._loaded_state: EpisodeState | None = None
         self._predicates: dict[tuple[str, ...], Goal] = {}
         self._stepper: Stepper = self._shared.make_stepper(self.env)
@@ -97,8 +99,7 @@ class Scene:
 
     def settled_start(self, *, init_index: int, seed: int) -> tuple[EpisodeState, NDArray[np.float32]]:
         """The same, without images: the episode and its proprioception."""
-        known = self._starts.get((init_index, seed))
-        return known or self.settle(self.prepare(init_index=init_index, seed=seed))
+        return self._starts(init_index, seed)
 
     def prepare(self, *, init_index: int, seed: int) -> EpisodeState:
         """An episode at its published initial state, before the idle steps. Replaces the loaded episode."""
@@ -110,8 +111,6 @@ class Scene:
                 f"initial states of {self.task.suite} task {self.task.task_id} have {states.shape[1]} numbers, the "
                 f"compiled scene needs {expected}: BDDL files, assets and states do not belong together"
             )
-        while len(self._starts) >= _STARTS_CACHED:
-            del self._starts[next(iter(self._starts))]
         bodies, published = self._fixture_bodies, states[init_index]
         self._place_fixtures(self._shared.body_pos[bodies], self._shared.body_quat[bodies])
         mujoco.mj_resetData(self.model, self.data)
@@ -142,13 +141,10 @@ class Scene:
             done = self.advance(state, np.tile(IDLE_ACTION, (self.num_idle_steps, 1)))
             if done.failure is not None:
                 raise SimulationError(done.failure)
-            start = replace(done.state, num_steps=0), done.proprio
-        else:
-            self.load(state)
-            mujoco.mj_kinematics(self.model, self.data)
-            start = state, self.proprio()
-        self._starts[state.init_index, state.seed] = start
-        return start
+            return replace(done.state, num_steps=0), done.proprio
+        self.load(state)
+        mujoco.mj_kinematics(self.model, self.data)
+        return state, self.proprio()
 
     # Chunks -----------------------------------------------------------------------------------------------------
 
