@@ -1,11 +1,14 @@
 """A closed scene's memory is free at once: nothing of it waits for the garbage collector."""
 
 import gc
+import importlib
 import weakref
 
 import numpy as np
 import pytest
 
+from libero_runtime.opengl import select_opengl
+from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv
@@ -13,7 +16,10 @@ from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv
 
 @pytest.fixture(autouse=True)
 def no_collector():
-    gc.collect()  # what other tests left open
+    select_opengl()
+    prepare_libero()
+    importlib.import_module("libero.libero.envs")  # leaves exceptions behind, whose frames hold who imported it first
+    gc.collect()
     gc.disable()
     yield
     gc.enable()
