@@ -4,12 +4,12 @@ import logging
 import pprint
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from libero_runtime.suites import standard_suite
 from rlinf.cli.request import Request, parse
 from rlinf.config import RANDOM_ACTION, REPOSITORY, config_hash
 from rlinf.custom.sequence.lineage import Lineage, is_as_trained
+from rlinf.custom.sequence.locations import Workspace
 from rlinf.envs.registry import simulator
 from rlinf.reporting.ledger import EvaluatedPolicy
 from rlinf.run_layout import BASE_ROW
@@ -20,11 +20,6 @@ from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
 from rlinf.workers.object_store import object_store_gb
 
 log = logging.getLogger(__name__)
-
-
-def shown(path: Path) -> str:
-    """A path as the ledger names it: relative to the repository where it lies inside."""
-    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,4 +69,5 @@ def evaluated_policy(request: Request) -> EvaluatedPolicy | None:
         nobody = "random actions" if config.rollout.worker == RANDOM_ACTION else BASE_ROW
         return base_policy(config, learnt_suite=standard_suite(config.env.suite), checkpoint=nobody)
     assert adapter is not None
-    return replace(trained_policy(config, lineage, shown(adapter)), probe=not is_as_trained(config, lineage))
+    checkpoint = Workspace(root=REPOSITORY, called_from=REPOSITORY).show(adapter)
+    return replace(trained_policy(config, lineage, checkpoint), probe=not is_as_trained(config, lineage))
