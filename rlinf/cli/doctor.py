@@ -147,10 +147,8 @@ def simulator(suite: str, *, has_gpu: bool) -> Iterator[Finding]:
     is_slow = has_gpu and re.search("llvmpipe|softpipe|swrast", device)
     advice = ". Draws in software beside a GPU: in a container NVIDIA_DRIVER_CAPABILITIES=all" if is_slow else ""
     yield "warning" if is_slow else "ok", f"OpenGL: {found['opengl']}, {device}{advice}"
-    is_compiled = found["step loop"] == "compiled"
     yield "ok" if found["assets"].startswith("official") else "warning", f"assets: {found['assets']}"
     yield "ok", f"compact models: {found['compact models']}"
-    yield "ok" if is_compiled else "warning", f"step loop: {found['step loop']}"
     yield "ok", f"steps per second of one process: {found['steps/s, not drawn']}; {found['steps/s, drawn']}"
 
 
