@@ -9,7 +9,7 @@ from rlinf.custom.methods import TaskContext, make_method
 from rlinf.engines.fsdp import gather_trainable, shard
 from tests.distributed.ranks import run_ranks
 from tests.small_policy import make_learner, make_rollouts, read_policy, write_autoregressive_policy, write_policy
-from tests.unit.replay_demos import write_hdf5
+from tests.unit.methods.replay_demos import write_hdf5
 
 
 def train(mesh, *, checkpoint, demonstrations, name):

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from rlinf.engines.distributed import free_port
 from tests.distributed.ranks import REPOSITORY, run_together
 from tests.distributed.sft_ranks import rank_of_two
-from tests.unit.sft_demos import write_suite
-from tests.unit.sft_runs import command, logged, run
+from tests.unit.finetuning.sft_demos import write_suite
+from tests.unit.finetuning.sft_runs import command, logged, run
 
 SETTINGS = ["--steps", "4", "--save-every", "2", "--ema", "0.9", "--after-end", "mask"]
 EXACT = ["--save-dtype", "float32"]

@@ -34,8 +34,8 @@ from tests.processes import wait_until
 from tests.sequences import declaration
 from tests.simple_cnn import write_cnn
 from tests.small_policy import write_autoregressive_policy
-from tests.unit.replay_demos import write_hdf5
-from tests.unit.sft_runs import run as finetune
+from tests.unit.finetuning.sft_runs import run as finetune
+from tests.unit.methods.replay_demos import write_hdf5
 
 pytestmark = pytest.mark.slow
 RANDOM = "crl_experiment/libero_spatial_random_action_eval"
@@ -272,7 +272,7 @@ def test_random_actions_are_not_trained(tmp_path):
 
 def test_rollouts_and_replay_see_what_a_policy_was_trained_on(small_policy, tmp_path, carry_out, capsys, caplog):
     """Two cameras and random crops, all the way. An evaluation of what was learnt:
-    tests/unit/test_training_records.py."""
+    tests/unit/methods/test_training_records.py."""
     demos = write_hdf5(tmp_path / "demos", task_ids=[0, 1])
     model = tmp_path / "policy"
     caplog.set_level("INFO")

@@ -27,7 +27,7 @@ from rlinf.envs import make_env
 from rlinf.models import Policy, PolicyInputs
 from tests.simple_cnn import read_cnn, write_cnn
 from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_autoregressive_policy, write_policy
-from tests.unit.replay_demos import write_hdf5
+from tests.unit.methods.replay_demos import write_hdf5
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLICIES = ("openvla_oft", "openvla", "simple_cnn")

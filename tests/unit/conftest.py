@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 
-from tests.unit.sft_demos import write_suite
-from tests.unit.sft_runs import run
+from tests.unit.finetuning.sft_demos import write_suite
+from tests.unit.finetuning.sft_runs import run
 
 
 @contextmanager

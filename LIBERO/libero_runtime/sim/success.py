@@ -1,6 +1,6 @@
 """A task's goal condition as a table that the compiled step loop evaluates after every control step.
 
-`tests/unit/test_libero_success.py` holds it against LIBERO's own `_eval_predicate`. K predicates, G geoms.
+`tests/unit/simulator/test_libero_success.py` holds it against LIBERO's own `_eval_predicate`. K predicates, G geoms.
 """
 
 import math
