@@ -35,6 +35,8 @@ REQUIREMENTS = tuple(REPOSITORY / name for name in ("requirements.txt", "require
 GIB = 2**30
 PROCESS_BYTES = 0.7 * GIB  # of a worker, weights aside: a simulator with its scenes, or torch
 SCENE_S = 600
+LISTENING = "0A"  # state of a socket in /proc/net/tcp
+LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
 
 Level = Literal["ok", "warning", "problem"]
 Finding = tuple[Level, str]
@@ -270,7 +272,7 @@ def _checkpoint_bytes(request: Request) -> int:
 
 
 def ray_cluster() -> Iterator[Finding]:
-    """A cluster of our own starts and stops; or the one that is named answers."""
+    """A cluster of our own starts, is reached by nobody else, and stops; or the one that is named answers."""
     from rlinf.scheduler.cluster import Cluster
     from rlinf.scheduler.ray_settings import VARIABLE, named_cluster
 
@@ -279,8 +281,36 @@ def ray_cluster() -> Iterator[Finding]:
         found, named = cluster.resources, named_cluster()
         where = f"{VARIABLE}={named} answers" if named else f"a cluster starts in {time.monotonic() - started:.0f} s"
         yield "ok", f"{where}: {len(found.nodes)} node(s), {found.num_cpus} CPUs, {found.num_gpus} GPUs"
+        if not named:
+            outside = {port for process in _started_by(os.getpid()) for port in open_ports(process)}
+            why = f"ports {sorted(outside)} are open to other machines: unset RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+            yield "warning" if outside else "ok", why if outside else "it listens on the loopback interface alone"
         stopping = time.monotonic()
     yield "ok", f"it was left within {time.monotonic() - stopping:.0f} s"
+
+
+def _started_by(process: int) -> Iterator[int]:
+    """All processes that a process has started, and those that they have."""
+    from rlinf.cli.supervise import children
+
+    for child in children(process):
+        yield child
+        yield from _started_by(child)
+
+
+def open_ports(process: int) -> set[int]:
+    """TCP ports that a process listens on and that are not the loopback interface's alone."""
+    own, ports = set(), set()
+    with suppress(OSError):  # it has ended meanwhile
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            own.add(str(link.readlink()))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            address, _, port = fields[1].rpartition(":")
+            if fields[3] == LISTENING and address not in LOOPBACK and f"socket:[{fields[9]}]" in own:
+                ports.add(int(port, 16))
+    return ports
 
 
 # --------------------------------------------------------------------------------------------------------- the whole

@@ -1,6 +1,7 @@
 """What the doctor says of machines and configurations that will not do, and of this one."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -122,6 +123,13 @@ def test_a_cluster_that_does_not_answer(capsys, monkeypatch):
     assert line.startswith("problem  Ray: RAY_ADDRESS=127.0.0.1:1: nothing answers")
 
 
+def test_ports_that_others_reach_are_told_from_those_that_they_do_not():
+    with socket.create_server(("127.0.0.1", 0)) as inside, socket.create_server(("127.0.0.2", 0)) as other:
+        ports = doctor.open_ports(os.getpid())
+        assert other.getsockname()[1] in ports
+        assert inside.getsockname()[1] not in ports
+
+
 def test_a_check_that_breaks_is_a_problem(capsys):
     assert doctor.show("division", lambda: iter([("ok", str(1 / 0))])) == ["problem"]
     assert capsys.readouterr().out == "problem  division: ZeroDivisionError: division by zero\n"
@@ -137,3 +145,4 @@ def test_the_whole_of_it_here(tmp_path):
     checked = {line[9:].partition(":")[0] for line in lines}
     of_it = {"configuration", "memory", "shared memory", "results"}
     assert checked == {"packages", "CPUs", "GPU", "simulator", "temporary files", "Ray"} | of_it
+    assert "ok       Ray: it listens on the loopback interface alone" in lines
