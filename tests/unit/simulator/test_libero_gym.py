@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from libero_runtime.expert import ScriptedExpert
-from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
 from libero_runtime.vector.env import EpisodeStart, VectorEnvError
 from libero_runtime.vector.gym import LiberoGymEnv
@@ -67,22 +65,13 @@ def test_ended_episodes_stay_until_the_mask_names_them(env):
     assert env.step(KEEP_STILL)[3].tolist() == [True, False, True]
 
 
-def test_success_is_rewarded_once_and_terminates():
+def test_success_is_rewarded_once_and_terminates(expert_actions):
     """The expert plays in one of two environments, eight actions at a time."""
-    live = Scene(load_suite(SUITE).task(1), image_size=16)
-    live.load(live.settled_start(init_index=0, seed=5)[0])
-    live.refresh()
-    expert, actions = ScriptedExpert(live), []
-    while not live.success:
-        actions.append(expert.act())
-        live.step(actions[-1])
-        assert len(actions) < 250
-    live.close()
-    env = LiberoGymEnv(TASKS[:2], max_episode_steps=len(actions) + 8, chunk=8, image_size=16)
+    env = LiberoGymEnv(TASKS[:2], max_episode_steps=len(expert_actions) + 8, chunk=8, image_size=16)
     env.reset(options={"starts": [EpisodeStart(SUITE, 1, 0, seed=5)] * 2})
-    played = np.concatenate([actions, KEEP_STILL[:1].repeat(16, axis=0)]).astype(np.float32)
+    played = np.concatenate([expert_actions, KEEP_STILL[:1].repeat(16, axis=0)]).astype(np.float32)
     total, terminated, truncated = np.zeros(2), np.zeros(2, bool), np.zeros(2, bool)
-    for first in range(0, len(actions) + 8, 8):
+    for first in range(0, len(expert_actions) + 8, 8):
         chunk = np.stack([played[first : first + 8], KEEP_STILL[:1].repeat(8, axis=0)])
         _, rewards, terminated, truncated, infos = env.step(chunk)
         total += rewards

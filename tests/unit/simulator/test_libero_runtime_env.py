@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from libero_runtime.demos.hdf5 import camera_key
-from libero_runtime.expert import ScriptedExpert
 from libero_runtime.kernel import osc
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
@@ -30,21 +29,6 @@ def env():
     vector_env = LiberoVectorEnv(num_envs=4, image_size=64)
     yield vector_env
     vector_env.close()
-
-
-@pytest.fixture(scope="module")
-def expert_actions():
-    """Actions of a successful scripted episode from initial state 0, fixtures as seed 5 places them."""
-    live = scene.Scene(load_suite(SUITE).task(TASK), image_size=16)
-    live.load(live.settled_start(init_index=0, seed=5)[0])
-    live.refresh()
-    expert, actions = ScriptedExpert(live), []
-    while not live.success:
-        actions.append(expert.act())
-        live.step(actions[-1])
-        assert len(actions) < 250
-    live.close()
-    return np.array(actions)
 
 
 def test_same_start_same_bits(env):
