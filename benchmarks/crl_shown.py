@@ -40,9 +40,12 @@ class Line:
 
     def values(self, key: str) -> list[float]:
         """A metric of each seed."""
-        (column,) = (one for one in COLUMNS if one.key == key)
-        found = (column.measure(one) for one in self.runs.experiments)
-        return [one if isinstance(one, float) else one.value for one in found if one is not None]
+        return _values(self.runs, next(one for one in COLUMNS if one.key == key))
+
+
+def _values(runs: MethodRuns, column: Column) -> list[float]:
+    measured = (column.measure(one) for one in runs.experiments)
+    return [one if isinstance(one, float) else one.value for one in measured if one is not None]
 
 
 def way(temperature: float) -> str:
@@ -75,14 +78,13 @@ def table(suite: str, lines: Sequence[Line]) -> str:
 
 def _numbers(runs: MethodRuns, columns: Iterable[Column]) -> Iterable[str]:
     for column in columns:
-        measured = [one for one in map(column.measure, runs.experiments) if one is not None]
-        values = [one if isinstance(one, float) else one.value for one in measured]
+        values, cell = _values(runs, column), runs.cell(column)
         if len(values) > 1:
             yield f"{100 * np.mean(values):.1f} ± {100 * standard_error(values):.1f}"
-        elif measured and not isinstance(one := measured[0], float):
-            yield f"{100 * one.value:.1f} [{100 * one.low:.0f}, {100 * one.high:.0f}]"
-        else:
+        elif cell is None or cell.low is None or cell.high is None:
             yield "".join(f"{100 * value:.1f}" for value in values)
+        else:
+            yield f"{100 * cell.value:.1f} [{100 * cell.low:.0f}, {100 * cell.high:.0f}]"
 
 
 def standard_error(values: Sequence[float]) -> float:
