@@ -10,7 +10,7 @@ from libero_runtime.suites import load_suite
 
 @pytest.fixture(scope="session")
 def expert_actions():
-    """Actions (T, 7) of a successful scripted episode of LIBERO-Spatial's task 1: initial state 0, fixtures of seed 5."""
+    """Actions (T, 7) of a successful scripted episode of LIBERO-Spatial 1 from initial state 0, fixtures of seed 5."""
     live = Scene(load_suite("libero_spatial").task(1), image_size=16)
     live.load(live.settled_start(init_index=0, seed=5)[0])
     live.refresh()
