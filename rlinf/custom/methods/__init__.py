@@ -17,7 +17,7 @@ from rlinf.custom.methods.l2 import L2Start
 from rlinf.custom.methods.lwf import LwF
 from rlinf.custom.methods.olora import OLoRA
 from rlinf.custom.methods.parts.gradients import add_to_gradients, inner_product, loss_gradient
-from rlinf.custom.methods.parts.state import check_tasks, named_shards, present_weights, read_earlier
+from rlinf.custom.methods.parts.state import check_tasks, named_shards, present_weights, read_earlier, read_state
 from rlinf.custom.methods.sft import SupervisedFineTuning
 from rlinf.custom.methods.slca import SLCA
 from rlinf.custom.methods.weight_merge import WeightMerge
@@ -86,5 +86,6 @@ __all__ = [
     "named_shards",
     "present_weights",
     "read_earlier",
+    "read_state",
     "trainable_parameters",
 ]

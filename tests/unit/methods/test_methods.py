@@ -21,7 +21,7 @@ from rlinf.config.schema import (
     OLoRAConfig,
     SLCAConfig,
 )
-from rlinf.custom.methods import make_method
+from rlinf.custom.methods import METHODS, make_method
 from rlinf.custom.methods.agem import AGEM
 from rlinf.custom.methods.ema import ExponentialMovingAverage
 from rlinf.custom.methods.ewc import EWC, per_sample_fisher, published_fisher
@@ -33,6 +33,7 @@ from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.custom.methods.parts.state import gather_state, read_state, write_state
 from rlinf.custom.methods.slca import SLCA
 from rlinf.models import PolicyInputs
+from rlinf.reporting.report.names import METHOD_NAMES
 from rlinf.run_layout import METHOD_STATE
 from tests.published import published_case
 from tests.toy_policy import Score, ToyPolicy, toy_inputs, toy_rollouts, toy_task
@@ -168,6 +169,14 @@ def test_what_earlier_tasks_should_have_left_is_asked_for_by_name(make, tmp_path
         make().check(toy_task(1, learnt_before=(0, 3), previous=folder))
     with pytest.raises(ConfigError, match=r"earlier tasks \[0\], but their adapters are merged into the base model"):
         make().check(toy_task(1, learnt_before=(0,)))
+
+
+def test_what_several_names_share_is_stored_under_each(tmp_path):
+    weights = torch.arange(6.0)
+    state = {"start": weights, "best": weights, "corner": weights.view(2, 3)[:, 1:]}
+    write_state(tmp_path, gather_state(state))
+    stored = read_state(tmp_path)
+    assert {name: value.tolist() for name, value in stored.items()} == {n: v.tolist() for n, v in state.items()}
 
 
 def test_state_of_another_model_is_refused(tmp_path):
@@ -435,3 +444,7 @@ def test_a_run_is_refused_before_anything_is_started(tmp_path):
     assert task.temperature == config.algorithm.sampling_params.temperature_train
     with pytest.raises(ConfigError, match=rf"earlier tasks \[0\], but {tmp_path / METHOD_STATE} does not exist"):
         make_method(config.method).check(task)
+
+
+def test_every_method_has_a_name_for_people():
+    assert METHODS.keys() - METHOD_NAMES.keys() == set()

@@ -22,9 +22,17 @@ def gather_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_state(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write full tensors into an actor folder; nothing where there is no state."""
-    if state:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / METHOD_STATE)
+    """Write full tensors into an actor folder; nothing where there is no state. A tensor of several names is written
+    under each, which safetensors would refuse."""
+    if not state:
+        return
+    apart: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in state.items():
+        storage = tensor.untyped_storage().data_ptr()
+        apart[name] = (tensor.clone() if storage in storages else tensor).contiguous()
+        storages.add(storage)
+    save_file(apart, folder / METHOD_STATE)
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
