@@ -74,8 +74,8 @@ def run(config: Config, source: PolicySource, refs: Sequence[DemonstrationRef], 
         watched=True,
     )
     with Progress("base-model logits", total=len(refs), unit="demonstrations") as bar:
-        calls = group.submit_each("compute", [(share,) for share in divide(refs, count)])
-        computed: list[int] = group.wait(calls, show=lambda counts: bar.reach(sum(counts)))
+        shares = [(share,) for share in divide(refs, count)]
+        computed: list[int] = group.call_each("compute", shares, show=lambda counts: bar.reach(sum(counts)))
         bar.reach(len(refs))
     group.stop()
     return sum(computed)

@@ -96,7 +96,7 @@ class RunnerConfig:
     max_restarts: int = field(default=3, metadata=FREE | NOT_NEGATIVE)
     """How often in a row a launcher starts a run again that dies without a new checkpoint or evaluation; errors that a
     user can mend and signals from outside end it at once. A simulator process that dies is replaced as often in an
-    epoch."""
+    epoch, and as many inference workers in a collection."""
     logger: LoggerConfig = field(default_factory=LoggerConfig, metadata=FREE)
 
 

@@ -29,7 +29,7 @@ def collect(workers: Workers, request: CollectRequest, *, label: str) -> Collect
             done, good = map(sum, zip(*tallies, strict=True))
             bar.reach(done, note=f"{good / max(done, 1):.0%} succeed")
 
-        refs = workers.rollout.submit_each("collect", [(replace(request, plans=share),) for share in shares])
-        collected = Collected.cat(workers.rollout.wait(refs, show=show))
+        requests = [(replace(request, plans=share),) for share in shares]
+        collected = Collected.cat(workers.rollout.call_each("collect", requests, show=show))
         bar.reach(len(collected.results), note=f"{collected.success_rate:.0%} succeed")
     return collected

@@ -211,13 +211,13 @@ class EmbodiedRunner:
         batches = rollouts.batches if rollouts else ()
         with _timed(metrics, "time/save"):
             self._checkpoints.finish()
+        last = self.epoch + 1 == self.config.runner.max_epochs
         with _timed(metrics, "time/update"):
-            metrics |= self.update(batches)
+            metrics |= self.update(batches, keep=last)
         self.epoch += 1
-        last = self.epoch == self.config.runner.max_epochs
         if last:
             with _timed(metrics, "time/end_task"):
-                self.actor.call("end_task", self.task, batches)
+                self.actor.call("end_task", self.task)
         with _timed(metrics, "time/save"):
             self._save(last)
         interval = self.config.runner.val_check_interval
@@ -283,7 +283,7 @@ class EmbodiedRunner:
         """Trainable tensors go from the learners to inference through the object store."""
         weights, self._weights = self._weights or self.actor.submit("weights"), None
         self.actor.finish(weights)
-        self.workers.rollout.call("load_weights", weights[0], self.epoch)
+        self.workers.rollout.tell("load_weights", weights[0], self.epoch)
 
     def collect(self, epoch: int) -> Collected:
         """Groups of rollouts from the initial states that an epoch draws; with dynamic sampling, rounds of them until
@@ -318,13 +318,14 @@ class EmbodiedRunner:
         )
         return collect(self.workers, request, label=f"epoch {epoch + 1}/{self.config.runner.max_epochs} rollouts")
 
-    def update(self, batches: "Sequence[ray.ObjectRef[Any]]") -> dict[str, float]:
-        """One epoch of policy updates on all ranks; no ``batches``: from what the method has."""
+    def update(self, batches: "Sequence[ray.ObjectRef[Any]]", *, keep: bool) -> dict[str, float]:
+        """One epoch of policy updates on all ranks; no ``batches``: from what the method has. keep: learners keep the
+        experience for the end of the task."""
         seed = self.config.runner.seed + self.epoch
-        refs = self.actor.submit("update", batches, seed, self.epoch)
+        arguments = [(batches, seed, self.epoch, keep)] * len(self.actor)
         with Progress(f"epoch {self.epoch + 1}/{self.config.runner.max_epochs} update", total=100, unit="%") as bar:
-            metrics: list[dict[str, float]] = self.actor.wait(
-                refs, show=lambda fractions: bar.reach(int(100 * min(fractions)))
+            metrics: list[dict[str, float]] = self.actor.call_each(
+                "update", arguments, show=lambda fractions: bar.reach(int(100 * min(fractions)))
             )
             bar.reach(100)
         return metrics[0]

@@ -4,7 +4,7 @@ import gc
 import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,14 @@ Show = Callable[[Sequence[Any]], None]
 
 
 class WorkerError(RuntimeError):
-    """A worker died, hung or failed; the message names it. Unlike after other errors, trying again may help."""
+    """A worker died, hung or failed; the message names it. Unlike after other errors, trying again may help.
+
+    workers: which of the group died or hung.
+    """
+
+    def __init__(self, message: str, workers: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.workers = tuple(workers)
 
 
 def describe_death(error: RayActorError | ObjectLostError) -> str:
@@ -102,6 +109,34 @@ class _KeepsRefusal:
         type(self).__init__(self, *arguments)
 
 
+class _Progress:
+    """How far workers are with a call, as they say in their second thread while the first works."""
+
+    def __init__(self, workers: "Sequence[ActorHandle[Any]]", show: Show) -> None:
+        self._workers, self._show = workers, show
+        self._asked: dict[ray.ObjectRef[Any], int] = {}
+        self._said: dict[int, Any] = {}
+
+    def look(self) -> set[int]:
+        """Ask all that owe no answer, and show what they have said once all have. Returns which have got on."""
+        answered = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0] if self._asked else []
+        before = dict(self._said)
+        for ref in answered:
+            index = self._asked.pop(ref)
+            try:
+                self._said[index] = ray.get(ref)
+            except RayActorError:  # its call fails likewise, which is where it is dealt with
+                continue
+        moved = {index for index, said in self._said.items() if index not in before or before[index] != said}
+        if moved and len(self._said) == len(self._workers):
+            self._show([self._said[index] for index in range(len(self._workers))])
+        owing = set(self._asked.values())
+        for index, worker in enumerate(self._workers):
+            if index not in owing:
+                self._asked[worker.progress.options(concurrency_group=WATCH).remote()] = index
+        return moved
+
+
 class WorkerGroup:
     """``count`` actors of one class; worker ``i`` is constructed with ``arguments(i)``."""
 
@@ -116,36 +151,43 @@ class WorkerGroup:
         timeout_s: float,
         stall_s: float = math.inf,
         watched: bool = False,
-        replaceable: bool = False,
+        restarted: bool = False,
+        max_replaced: int = 0,
     ) -> None:
         """Returns before the workers are ready.
 
         timeout_s: deadline of a call; stall_s: of a call that shows progress, without any.
         watched: they have a second thread, in which they are asked for progress while the first works; a simulator must
             not, since OpenGL contexts belong to one thread.
-        replaceable: Ray starts another in the place of one that dies, whose running calls fail; on another node where
-            its own is lost.
+        restarted: Ray starts another in the place of one that dies, under the same name for those who call it, whose
+            running calls fail; on another node where its own is lost.
+        max_replaced: how many that die or hang may be replaced during one call, which is repeated on the new ones.
         """
         self.name = name
-        self.timeout_s, self.stall_s = timeout_s, stall_s
-        self._shown: Sequence[Any] = ()
+        self.timeout_s, self.stall_s, self.max_replaced = timeout_s, stall_s, max_replaced
         # Ray's types know neither concurrency groups nor classes that are not literals.
         remote: Any = ray.remote(concurrency_groups={WATCH: 1}) if watched else ray.remote  # type: ignore[call-overload]
-        actor_class = remote(type(worker_class.__name__, (_KeepsRefusal, worker_class), {}))
-        self.workers: list[ActorHandle[Any]] = []
-        for index in range(count):
-            options: dict[str, Any] = {
-                "num_cpus": placement.num_cpus,
-                "num_gpus": placement.num_gpus,
-                "max_restarts": -1 if replaceable else 0,
-            }
-            if placement.env_vars:
-                options["runtime_env"] = {"env_vars": placement.env_vars}
-            if (strategy := placement.strategy(index, movable=replaceable)) is not None:
-                options["scheduling_strategy"] = strategy
-            self.workers.append(actor_class.options(**options).remote(*arguments(index)))
-        # Actors carry out calls in order: until these have returned, no other call counts.
-        self._constructed: list[ray.ObjectRef[Any]] = self.submit("constructed")
+        self._actor_class = remote(type(worker_class.__name__, (_KeepsRefusal, worker_class), {}))
+        self._placement, self._restarted = placement, restarted
+        self._arguments = arguments
+        self._told: dict[str, Sequence[tuple[Any, ...]]] = {}
+        self.workers = [self._start(index) for index in range(count)]
+        self._preparing = self._numbered(self.submit("constructed"))
+
+    def _start(self, index: int) -> ActorHandle[Any]:
+        placement = self._placement
+        options: dict[str, Any] = {
+            "num_cpus": placement.num_cpus,
+            "num_gpus": placement.num_gpus,
+            "max_restarts": -1 if self._restarted else 0,
+        }
+        if placement.env_vars:
+            options["runtime_env"] = {"env_vars": placement.env_vars}
+        movable = self._restarted or self.max_replaced > 0
+        if (strategy := placement.strategy(index, movable=movable)) is not None:
+            options["scheduling_strategy"] = strategy
+        worker: ActorHandle[Any] = self._actor_class.options(**options).remote(*self._arguments(index))
+        return worker
 
     def __len__(self) -> int:
         return len(self.workers)
@@ -153,8 +195,18 @@ class WorkerGroup:
     def renew(self, arguments: Callable[[int], tuple[Any, ...]]) -> None:
         """Construct every worker again, in its process: as good as new ones, but started at once. Returns before they
         are ready, as the constructor does."""
+        self._arguments = arguments
+        self._told.clear()
         renewed = self.submit_each("renew", [arguments(index) for index in range(len(self))])
-        self._constructed = [*renewed, *self.submit("constructed")]
+        self._preparing = self._numbered(renewed) | self._numbered(self.submit("constructed"))
+
+    def _replace(self, index: int) -> None:
+        """Another worker in the place of one, constructed and told the same."""
+        ray.kill(self.workers[index])
+        self.workers[index] = worker = self._start(index)
+        told = [getattr(worker, method).remote(*arguments[index]) for method, arguments in self._told.items()]
+        others = {ref: other for ref, other in self._preparing.items() if other != index}
+        self._preparing = others | dict.fromkeys([worker.constructed.remote(), *told], index)
 
     def submit(self, method: str, *args: Any) -> "list[ray.ObjectRef[Any]]":
         """Call ``method`` with the same arguments on every worker; returns at once."""
@@ -167,7 +219,34 @@ class WorkerGroup:
 
     def call(self, method: str, *args: Any) -> list[Any]:
         """Call ``method`` on every worker and wait for all results."""
-        return self.wait(self.submit(method, *args))
+        return self.call_each(method, [args] * len(self))
+
+    def call_each(
+        self, method: str, arguments: Sequence[tuple[Any, ...]], *, show: Show | None = None
+    ) -> list[Any]:
+        """Call ``method`` on worker ``i`` with ``arguments[i]`` and wait for all results, as ``wait`` does; of workers
+        that die or hang meanwhile, ``max_replaced`` are replaced and called again."""
+        refs, num_replaced = self.submit_each(method, arguments), 0
+        while True:
+            try:
+                return self.wait(refs, show=show)
+            except WorkerError as error:
+                num_replaced += len(error.workers)
+                if not error.workers or num_replaced > self.max_replaced:
+                    raise
+                log.warning("%s; replaced: %s", error, ", ".join(f"{self.name} {one}" for one in error.workers))
+                for index in error.workers:
+                    self._replace(index)
+                    refs[index] = getattr(self.workers[index], method).remote(*arguments[index])
+
+    def tell(self, method: str, *args: Any) -> None:
+        """Call ``method`` on every worker, now and on one that takes the place of another; the last call counts."""
+        self.tell_each(method, [args] * len(self))
+
+    def tell_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> None:
+        """The same with ``arguments[i]`` for worker ``i``."""
+        self.call_each(method, arguments)
+        self._told[method] = arguments
 
     def wait(self, refs: "Sequence[ray.ObjectRef[T]]", *, show: Show | None = None) -> list[T]:
         """Results of ``refs`` in order. Meanwhile ``show`` is given, about twice a second, what the workers' methods
@@ -189,46 +268,41 @@ class WorkerGroup:
 
     def finish(self, refs: "Sequence[ray.ObjectRef[Any]]", *, show: Show | None = None) -> None:
         """Wait until all calls are done, fetching only what failed; the first failure ends the wait."""
-        constructed, self._constructed = self._constructed, []
-        for calls in (constructed, refs):
-            self._finish(calls, show)
+        # Workers carry out calls in order: until these have returned, no other call counts.
+        self._finish(self._preparing, None)
+        self._preparing = {}
+        self._finish(self._numbered(refs), show)
 
-    def _finish(self, refs: "Sequence[ray.ObjectRef[Any]]", show: Show | None) -> None:
+    def _numbered(self, refs: "Sequence[ray.ObjectRef[Any]]") -> "dict[ray.ObjectRef[Any], int]":
+        """A call of each worker, and which."""
+        return {ref: index for index, ref in enumerate(refs)}
+
+    def _finish(self, calls: "Mapping[ray.ObjectRef[Any], int]", show: Show | None) -> None:
         limit, key = (self.timeout_s, "call_timeout_s") if show is None else (self.stall_s, "stall_timeout_s")
-        pending, waited = list(refs), 0.0
-        asked: list[ray.ObjectRef[Any]] = []
+        progress = _Progress(self.workers, show) if show is not None else None
+        pending, silent_s = list(calls), dict.fromkeys(calls.values(), 0.0)
         while pending:
             done, pending = ray.wait(pending, num_returns=1, timeout=_POLL_S, fetch_local=False)
-            shown = self._shown
-            if show is not None:
-                asked = self._show_progress(asked, show)
-            waited = 0.0 if done or self._shown != shown else waited + _POLL_S
-            if waited >= limit:
+            for ref in done:
+                self._raise_failure(ref, calls[ref])
+            moved = progress.look() if progress is not None else set()
+            for index in silent_s:
+                silent_s[index] = 0.0 if done or index in moved else silent_s[index] + _POLL_S
+            if hung := sorted({calls[ref] for ref in pending if silent_s[calls[ref]] >= limit}):
                 how = "did not return" if show is None else "made no progress"
                 raise WorkerError(
-                    f"{self.name}: {len(pending)} of {len(refs)} calls {how} within {limit:.0f} s (runner.{key}); the "
-                    "workers are stopped"
+                    f"{self.name}: {len(hung)} of {len(calls)} calls {how} within {limit:.0f} s (runner.{key}); the "
+                    "workers are stopped",
+                    hung,
                 )
-            for ref in done:
-                self._raise_failure(ref)
 
-    def _show_progress(self, asked: "list[ray.ObjectRef[Any]]", show: Show) -> "list[ray.ObjectRef[Any]]":
-        """Show what has been answered, and ask again, in the workers' second thread."""
-        if asked:
-            answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
-            if len(answered) < len(asked):
-                return asked
-            self._shown = ray.get(asked)
-            show(self._shown)
-        return [worker.progress.options(concurrency_group=WATCH).remote() for worker in self.workers]
-
-    def _raise_failure(self, ref: "ray.ObjectRef[Any]") -> None:
+    def _raise_failure(self, ref: "ray.ObjectRef[Any]", index: int) -> None:
         try:
             ray.get(ref, timeout=self.timeout_s)
         except RayTaskError as error:
             raise error.as_instanceof_cause() from None
         except RayActorError as error:
-            raise WorkerError(f"{self.name}: a worker died: {describe_death(error)}") from error
+            raise WorkerError(f"{self.name}: a worker died: {describe_death(error)}", [index]) from error
         except GetTimeoutError as error:
             raise WorkerError(f"{self.name}: a result could not be fetched within {self.timeout_s:.0f} s") from error
 

@@ -27,6 +27,7 @@ class ActorWorker(Traced):
 
     def __init__(self, rank: int, world_size: int, config: Config, source: PolicySource) -> None:
         set_up_torch(config.actor.num_threads or max(1, num_cpus() // world_size))
+        self._kept: RolloutBatch | None = None
         self._rank = rank
         self._world_size = world_size
         self._config = config
@@ -90,11 +91,15 @@ class ActorWorker(Traced):
         return tensors if is_first else None
 
     @traced("update")
-    def update(self, batches: "Sequence[ray.ObjectRef[Any]]", seed: int, epoch: int) -> dict[str, float]:
+    def update(
+        self, batches: "Sequence[ray.ObjectRef[Any]]", seed: int, epoch: int, keep: bool = False
+    ) -> dict[str, float]:
         """One epoch of updates from the rollout workers' collections, none where the method does not collect; metrics
-        are those of all ranks. epoch: how many there were before."""
+        are those of all ranks. epoch: how many there were before. keep: ``end_task`` follows, with the same experience.
+        """
         self._fraction = 0.0
         experience = self._experience(batches)
+        self._kept = experience if keep else None
         self._report(0.0)
         version = epoch if batches else None
         return self._learner.update(experience, seed=seed, version=version, report=self._report)
@@ -116,10 +121,12 @@ class ActorWorker(Traced):
         self._fraction, self._reported_ns = fraction, time.time_ns()
 
     @traced("end task")
-    def end_task(self, task: TaskContext, batches: "Sequence[ray.ObjectRef[Any]]") -> None:
-        """Let the method take stock of a learnt task."""
+    def end_task(self, task: TaskContext) -> None:
+        """Let the method take stock of a learnt task, of which the last update kept its experience."""
+        assert self._kept is not None
         task = replace(task, device=self._learner.device)
-        self._learner.method.on_task_end(task, self._learner.policy, self._experience(batches))
+        self._learner.method.on_task_end(task, self._learner.policy, self._kept)
+        self._kept = None
 
     @traced("save")
     def save(self, folder: Path, epoch: int) -> None:

@@ -141,7 +141,7 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
         lambda index: (env_settings(config), placement.env[index].gpu),
         placement=WorkerPlacement(nodes=ids(placement.env), env_vars=single | traces),
         timeout_s=timeout,
-        replaceable=True,
+        restarted=True,
     )
     rollout = WorkerGroup(
         "rollout",
@@ -152,6 +152,7 @@ def start_workers(config: Config, resources: Resources, *, source: PolicySource,
         timeout_s=timeout,
         stall_s=config.runner.stall_timeout_s,
         watched=True,
+        max_replaced=config.runner.max_restarts,
     )
     actor = None
     if learn:
@@ -178,4 +179,4 @@ def attach_envs(workers: Workers) -> None:
     workers.env.ready()
     count = len(workers.rollout)
     shares = [(workers.env.workers[index::count],) for index in range(count)]
-    workers.rollout.wait(workers.rollout.submit_each("attach", shares))
+    workers.rollout.tell_each("attach", shares)

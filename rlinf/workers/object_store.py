@@ -13,7 +13,7 @@ FILLED = 0.75
 """Largest share of the store that a run fills: from 80 % on Ray writes to disk, and not only what is beyond them."""
 OTHER_BYTES = 2**29
 """Observations on their way, of some two hundred simulator processes, and what Ray itself keeps."""
-NUM_WEIGHT_COPIES = 2  # rank 0's answer, and what rollout workers read
+NUM_WEIGHT_COPIES = 2  # those of the epoch before, for an inference worker that takes another's place, and new ones
 GIB = 2**30
 
 

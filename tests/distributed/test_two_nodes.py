@@ -103,7 +103,7 @@ def _simulator_on(second: SecondNode, node: str) -> WorkerGroup:
     """One simulator, which shows so much that an answer is no longer sent with the call's end."""
     for _ in range(10):
         placement = WorkerPlacement(nodes=[node])
-        group = WorkerGroup("env", Simulator, 1, lambda _: (256,), placement=placement, timeout_s=60, replaceable=True)
+        group = WorkerGroup("env", Simulator, 1, lambda _: (256,), placement=placement, timeout_s=60, restarted=True)
         group.ready()
         if second.simulators():
             return group

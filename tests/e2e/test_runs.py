@@ -41,6 +41,7 @@ pytestmark = pytest.mark.slow
 RANDOM = "crl_experiment/libero_spatial_random_action_eval"
 CNN = "crl_experiment/libero_spatial_grpo_simple_cnn"
 SHARED = ("env.eval_task_ids=[0,1]", "cluster.object_store_gb=0.7")  # what a cluster is started for
+WHEN_AND_WHERE = ("time", "wall_seconds", "config_hash")
 LEARNING = (*SHARED, "actor.optim.lr=0.1", "algorithm.entropy_bonus=1.0")  # random weights never succeed
 
 
@@ -89,20 +90,21 @@ def records_of(results: Path) -> list[ledger.EvaluationRecord]:
 
 
 def lines_of(results: Path) -> list[dict[str, object]]:
-    """The ledger without when."""
+    """The ledger without when, and with how many workers, which is in the hash."""
     lines = map(json.loads, (results / "evaluations.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in ("time", "wall_seconds")} for line in lines]
+    return [{key: value for key, value in line.items() if key not in WHEN_AND_WHERE} for line in lines]
 
 
 def test_tasks_of_processes_that_were_killed_have_the_bits_of_tasks_in_one(
     small_policy, tmp_path, carry_out, monkeypatch, capsys, caplog
 ):
     """EWC, which hands on an adapter, an anchor and its importance; entropy gives every weight a gradient. A simulator
-    is killed during the first task, the driver and then the launcher during the second, which a third process ends."""
+    and one of two inference workers are killed during the first task, the driver and then the launcher during the
+    second, which a third process ends."""
     caplog.set_level("INFO")
     script = "run_embodiment_sequential.sh"
     own = (*SHARED, "method.name=ewc", "method.label=sequential", "method.ewc.num_samples=2")
-    own += ("algorithm.entropy_bonus=0.1",)
+    own += ("algorithm.entropy_bonus=0.1", "algorithm.num_group_envs=2")
     both = (script, "0,1", "", "5", TINY, str(SEED), *own)
     logs, undisturbed = tmp_path / "logs", tmp_path / "undisturbed"
     carry_out(*both, model=small_policy, logs=logs)
@@ -110,15 +112,17 @@ def test_tasks_of_processes_that_were_killed_have_the_bits_of_tasks_in_one(
     logs.rename(undisturbed)  # paths in the ledger are the same, too
 
     words = ["5", TINY, str(SEED), *SMALL, *of_model(small_policy), *own]
+    words += ["cluster.num_rollout_workers=2", "cluster.num_env_workers=2"]
     monkeypatch.setattr(chaos, "QUIET_S", (0.0, 0.0))
     with chaos.launched("0,1", words, logs) as disturbed:
-        for task, fault in enumerate(("SIGKILL of simulator", "SIGKILL of driver")):
+        for task, fault in ((0, "SIGKILL of simulator"), (0, "SIGKILL of rollout"), (1, "SIGKILL of driver")):
             run = logs / "sequential" / f"task_{task}_seed{SEED}"
             assert wait_until(lambda run=run: checkpoints(run) or disturbed.process.poll() is not None, 240)
             assert chaos.disturb(disturbed, chaos.chosen(fault, chaos.faults()), Random(0), 1), capsys.readouterr().out
         disturbed.process.kill()  # this one alone: it takes its run along
         disturbed.process.wait()
     text = disturbed.log.read_text()
+    assert text.count("replaced: rollout 0") + text.count("replaced: rollout 1") == 1
     assert "the run was killed by signal 9; it goes on from what was saved, restart 1 of 3" in text
     assert re.search(r"resuming at epoch \d of 5", text)
     assert wait_until(lambda: not chaos.processes(disturbed.marker), 60), chaos.processes(disturbed.marker)

@@ -60,7 +60,10 @@ class Mortal:
     """Works in steps and says how many are done; or dies with last words."""
 
     def __init__(self) -> None:
-        self.done = 0
+        self.done, self.told = 0, "nothing"
+
+    def listen(self, word: str) -> None:
+        self.told = word
 
     @ray.method(concurrency_group="watch")
     def progress(self) -> int:
@@ -71,6 +74,13 @@ class Mortal:
             time.sleep(seconds)
             self.done += 1
         return self.done
+
+    def fail_once(self, mark: Path | None, number: signal.Signals) -> tuple[int, str]:
+        """Send itself a signal unless ``mark`` is there, which it then is."""
+        if mark is not None and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), number)
+        return os.getpid(), self.told
 
     def die(self) -> None:
         sys.stderr.write("out of memory\n")
@@ -148,6 +158,37 @@ def test_a_workers_last_words_are_told(cluster):
     group = WorkerGroup("mortal", Mortal, 1, lambda _: (), timeout_s=300, watched=True)
     with pytest.raises(WorkerError, match=r"mortal: a worker died: (.|\n)*last lines of its log:(.|\n)*out of memory"):
         group.call("die")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda one: one.name)
+def test_one_that_dies_or_hangs_is_replaced_told_the_same_and_called_again(cluster, tmp_path, number, caplog):
+    limits = {"timeout_s": 6.0, "stall_s": 6.0, "max_replaced": 1}
+    group = WorkerGroup("mortal", Mortal, 2, lambda _: (), watched=True, **limits)
+    group.tell("listen", "an old word")
+    group.tell_each("listen", [("zero",), ("one",)])
+    before = group.call("fail_once", None, number)
+    after = group.call_each("fail_once", [(None, number), (tmp_path / "mark", number)], show=lambda _: None)
+    assert after[0] == before[0], "the other goes on"
+    assert after[1][0] != before[1][0]
+    assert after[1][1] == "one"
+    assert "replaced: mortal 1" in caplog.text
+    group.stop()
+
+
+def test_one_that_dies_between_calls_is_replaced_by_the_next(cluster):
+    group = WorkerGroup("mortal", Mortal, 2, lambda _: (), timeout_s=60, watched=True, max_replaced=1)
+    pids = [pid for pid, _ in group.call("fail_once", None, signal.SIGKILL)]
+    os.kill(pids[0], signal.SIGKILL)
+    group.tell("listen", "a word")
+    assert [told for _, told in group.call("fail_once", None, signal.SIGKILL)] == ["a word", "a word"]
+    group.stop()
+
+
+def test_those_that_die_again_and_again_end_the_call(cluster):
+    group = WorkerGroup("mortal", Mortal, 2, lambda _: (), timeout_s=60, watched=True, max_replaced=2)
+    with pytest.raises(WorkerError, match="mortal: a worker died"):
+        group.call("die")
+    group.stop()
 
 
 def test_a_checkpoint_has_its_name_once_it_is_complete_and_what_fails_is_raised_later(cluster, tmp_path):
