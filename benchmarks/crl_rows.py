@@ -119,11 +119,12 @@ PROTOCOL = (
 )
 EPOCHS = 5
 SEARCHED = {
-    "sequential": ("3e-4", "1e-3", "3e-3"),
+    "sequential": ("3e-4", "1e-3", "1e-3_warmup_8", "3e-3"),
     "sft": ("1e-4", "3e-4", "1e-3"),
     "full": ("1e-5", "3e-5", "1e-4"),
 }
-"""Learning rates that are tried for rows whose training is of another kind each."""
+"""Learning rates that are tried for rows whose training is of another kind each; some with a warm-up over so many
+optimizer steps, of which an epoch of rollouts has about six."""
 TINY_PROTOCOL = (
     "algorithm.num_group_envs=2",
     "algorithm.group_size=2",
@@ -136,6 +137,12 @@ TINY_PROTOCOL = (
     "method.ewc.num_samples=8",
 )
 """To try the command on a laptop; its numbers mean nothing."""
+
+
+def at_rate(rate: str) -> tuple[str, ...]:
+    """The settings of one of the learning rates that are tried."""
+    value, _, steps = rate.partition("_warmup_")
+    return (f"actor.optim.lr={value}", *([f"actor.optim.lr_warmup_steps={steps}"] if steps else []))
 
 
 def command(

@@ -1,7 +1,7 @@
 """The table of continual-learning methods and controls on one suite: runs its cells, keeps their ledgers, shows it.
 
-    bash benchmarks/crl_table.sh SUITE [--rows ROW,...] [--seeds SEED,...] [--minutes N] [--jobs N] [--search] [--show]
-        [--pictures FOLDER]
+    bash benchmarks/crl_table.sh SUITE [--rows ROW,...] [--seeds SEED,...] [--minutes N] [--jobs N] [--show]
+        [--search [--rates RATE,...]] [--set KEY=VALUE]... [--pictures FOLDER]
 
 A cell is a row with a seed: a launcher's whole sequence; then the policy after the last task on LIBERO-PRO's changes of
 the suite, and with ``--demonstrations`` (of all its tasks) what training changed. Its checkpoints stay under
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.crl_cells import Cell, run_cells
 from benchmarks.crl_pictures import draw
-from benchmarks.crl_rows import EPOCHS, PROTOCOL, ROWS, SEARCHED, SUITES, TINY_PROTOCOL, command
+from benchmarks.crl_rows import EPOCHS, PROTOCOL, ROWS, SEARCHED, SUITES, TINY_PROTOCOL, at_rate, command
 from benchmarks.crl_shown import changes, lines_of, search_table, table
 from libero_runtime.commands import run_command
 from libero_runtime.cpus import num_cpus
@@ -77,12 +77,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--search", action="store_true", help="try learning rates on one task that the table leaves out"
     )
+    parser.add_argument("--set", default=[], action="append", help="a setting of all rows that have none of their own")
+    parser.add_argument("--rates", default="", help="those of the search alone, separated by commas (all)")
     parser.add_argument("--show", action="store_true", help="print the table so far, run nothing")
     parser.add_argument("--pictures", type=Path, help="a folder for them: the trade-off, success matrices and curves")
     arguments = parser.parse_args(argv)
     unknown = [row for row in arguments.rows.split(",") if row not in ROWS]
     if unknown:
         raise ValueError(f"--rows: {', '.join(unknown)} is not known; expected some of: {', '.join(ROWS)}")
+    tried = {rate for rates in SEARCHED.values() for rate in rates}
+    if unknown := [rate for rate in arguments.rates.split(",") if rate and rate not in tried]:
+        raise ValueError(f"--rates: {', '.join(unknown)} is not tried; expected some of: {', '.join(sorted(tried))}")
     seeds = arguments.seeds.split(",")
     if not all(seed.isdigit() for seed in seeds):
         raise ValueError(f"--seeds {arguments.seeds} must be whole numbers, separated by commas")
@@ -102,8 +107,10 @@ def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
             print(f"{row}: left out, it needs --{ROWS[row].needs}", file=sys.stderr)
     task = SUITES[arguments.suite].search if arguments.search else None
     shared = _shared(arguments, task)
+    chosen = set(filter(None, arguments.rates.split(",")))
+    tried = {one: [rate for rate in SEARCHED.get(one, ()) if rate in chosen or not chosen] for one in rows}
     for seed in map(int, arguments.seeds.split(",")):
-        for row, rate in ((one, rate) for one in rows for rate in (SEARCHED[one] if arguments.search else ("",))):
+        for row, rate in ((one, rate) for one in rows for rate in (tried[one] if arguments.search else [""])):
             name = f"search/{row}_lr_{rate}" if rate else row
             logs, settings = work / f"{name}_seed{seed}", list(shared)
             model = arguments.scratch if ROWS[row].needs == "scratch" else arguments.model
@@ -114,7 +121,7 @@ def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
             yield Cell(
                 row,
                 seed,
-                (*words, f"actor.optim.lr={rate}") if rate else tuple(words),
+                (*words, *at_rate(rate)) if rate else tuple(words),
                 logs,
                 out / name / f"seed{seed}",
                 arguments.suite,
@@ -127,7 +134,7 @@ def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
 
 def _shared(arguments: argparse.Namespace, task: int | None) -> list[str]:
     """Settings of all cells. task: the only one that is learnt and evaluated."""
-    shared = list(TINY_PROTOCOL if arguments.tiny else PROTOCOL)
+    shared = [*(TINY_PROTOCOL if arguments.tiny else PROTOCOL), *arguments.set]
     if task is not None:
         shared += [f"env.eval_task_ids=[{task}]", f"env.eval.episodes_per_task={1 if arguments.tiny else 50}"]
     if arguments.demonstrations:

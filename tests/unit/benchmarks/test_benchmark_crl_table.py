@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks import crl_table
 from benchmarks.crl_after import LastPolicy, evaluation
 from benchmarks.crl_cells import CELL, Cell, keep, run_cells
-from benchmarks.crl_rows import ROWS, SEARCHED, SUITES, command
+from benchmarks.crl_rows import ROWS, SEARCHED, SUITES, at_rate, command
 from benchmarks.crl_shown import lines_of, table
 from rlinf.cli import run_sequence
 from rlinf.cli.launcher import read_arguments
@@ -111,6 +111,11 @@ def test_a_search_is_of_one_task_with_each_learning_rate(tmp_path, capsys):
     assert lines[0] == "libero_spatial: task 7 alone"
     assert [line.split(" | ")[1] for line in lines[4:]] == list(SEARCHED["full"])
     assert all(line.startswith("| Full weights | ") for line in lines[4:])
+    assert crl_table.main([*given, "--show", "--rates", "1e-4"]) == 0
+    assert [line.split(" | ")[1] for line in capsys.readouterr().out.splitlines()[4:]] == ["1e-4"]
+    tried = command("sequential", SPATIAL, seed=7, logs=tmp_path, settings=[], epochs=2, task=7)
+    _, (step,) = planned([*tried, *at_rate("1e-3_warmup_8")], tmp_path)
+    assert (step.config.actor.optim.lr, step.config.actor.optim.lr_warmup_steps) == (1e-3, 8)
 
 
 def test_cells_at_the_same_time_share_the_gpus(tmp_path, monkeypatch):
