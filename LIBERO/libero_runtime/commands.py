@@ -140,23 +140,23 @@ MAX_NUMBER = 100_000
 """Above the number of any task, initial state or GPU: no range may fill the memory."""
 
 
-class NumberError(ValueError):
-    """A number or a list of numbers on a command line that does not fit."""
-
-
 def parse_numbers(text: str) -> tuple[int, ...]:
-    """Numbers and ranges: "0-3,7" is 0, 1, 2, 3, 7."""
+    """Numbers and ranges: "0-3,7" is 0, 1, 2, 3, 7.
+
+    Raises:
+        OptionError: it is no such text, or names a number twice.
+    """
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
-            raise NumberError(f"expected numbers and ranges such as 0-3,7, given {text!r}")
+            raise OptionError(f"expected numbers and ranges such as 0-3,7, given {text!r}")
         asked = range(int(first), int(last or first) + 1)
         if asked.stop > MAX_NUMBER:
-            raise NumberError(f"{text!r} names {asked[-1]}; expected numbers below {MAX_NUMBER}")
+            raise OptionError(f"{text!r} names {asked[-1]}; expected numbers below {MAX_NUMBER}")
         numbers += asked
     if len(set(numbers)) != len(numbers):
-        raise NumberError(f"{text!r} names a number twice")
+        raise OptionError(f"{text!r} names a number twice")
     return tuple(numbers)
 
 

@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from libero_runtime.commands import NumberError, parse_numbers, run_command
+from libero_runtime.commands import OptionError, parse_numbers, run_command
 
 Given = Mapping[str, Any]
 """Values of the options that stand in a command line, by their names without dashes in front."""
@@ -115,5 +115,5 @@ def _value_type(hint: Any) -> Callable[[str], Any]:
 def _numbers(text: str) -> tuple[int, ...]:
     try:
         return parse_numbers(text)
-    except NumberError as error:
+    except OptionError as error:
         raise argparse.ArgumentTypeError(str(error)) from error

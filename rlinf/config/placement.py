@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, TypeVar
 
-from libero_runtime.commands import NumberError, number_ranges, parse_numbers
+from libero_runtime.commands import OptionError, number_ranges, parse_numbers
 from rlinf.config.errors import ConfigError
 from rlinf.config.schema import ClusterConfig
 
@@ -148,7 +148,7 @@ def _numbers(key: str, value: Any) -> tuple[int, ...] | None:
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     try:
         return parse_numbers(text)
-    except NumberError as error:
+    except OptionError as error:
         raise ConfigError(f"{key}: {error}; all means all of them") from error
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from libero_runtime.commands import NumberError, parse_numbers
+from libero_runtime.commands import OptionError, parse_numbers
 from rlinf.config import ConfigError
 from rlinf.config.schema import EnvConfig
 from rlinf.envs.vector_env import TaskInfo, VectorEnv
@@ -79,7 +79,7 @@ def init_states(config: EnvConfig, split: Literal["train", "eval"], task_ids: Se
     key = f"env.{split}.init_states"
     try:
         chosen = parse_numbers(text)
-    except NumberError as error:
+    except OptionError as error:
         raise ConfigError(f"{key}: {error}") from None
     for task in task_ids:
         if max(chosen) >= infos[task].num_init_states:

@@ -28,13 +28,7 @@ class ScriptedExpert:
         self._world = World(scene)
         next_skill(self._world)  # a task it cannot do is reported now
         self._skill: Skill | None = None
-        self._past_attempts = 0
         self._first = True
-
-    @property
-    def num_grasps(self) -> int:
-        """Attempts at everything so far."""
-        return self._past_attempts + (self._skill.num_attempts if self._skill is not None else 0)
 
     @property
     def num_attempts(self) -> int:
@@ -60,7 +54,6 @@ class ScriptedExpert:
     def _act(self) -> NDArray[np.float64]:
         self._world.refresh()
         if self._skill is None or self._skill.finished:
-            self._past_attempts = self.num_grasps
             self._skill = next_skill(self._world)
         if self._skill is None:
             return np.array([0.0] * 6 + [OPEN])

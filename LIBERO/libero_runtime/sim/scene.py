@@ -172,7 +172,7 @@ class Scene:
             success_C = np.zeros(len(piece), dtype=bool)
             count = stepper.run(piece, self._goal, stop_on_success=stop_on_success, success_C=success_C)
             if count < 0:
-                failure = self._failure(stepper.warning(), state, steps - count)
+                failure = self._failure(state, steps - count)
                 return Advance(state, success, self.proprio(), recorded, failure)
             success += success_C[:count].tolist()
             if record_every and (steps + count) % record_every == 0:
@@ -199,7 +199,7 @@ class Scene:
         state, success_C = self._loaded, np.zeros(1, dtype=bool)
         actions_CA = np.asarray(action, dtype=np.float64)[None]
         if self._stepper.run(actions_CA, self._goal, stop_on_success=False, success_C=success_C) < 0:
-            raise SimulationError(self._failure(self._stepper.warning(), state, state.num_steps + 1))
+            raise SimulationError(self._failure(state, state.num_steps + 1))
         self._loaded_state = replace(state, num_steps=state.num_steps + 1, success=bool(success_C[0]))
         return self.success
 
@@ -233,9 +233,9 @@ class Scene:
             raise ValueError("no episode is loaded: call load() or prepare() first")
         return self._loaded_state
 
-    def _failure(self, cause: str | None, state: EpisodeState, step: int) -> str:
+    def _failure(self, state: EpisodeState, step: int) -> str:
         return (
-            f"MuJoCo's state went bad ({cause}) in control step {step} of {self.task.suite} task "
+            f"MuJoCo's state went bad ({self._stepper.warning()}) in control step {step} of {self.task.suite} task "
             f"{self.task.task_id} ({self.task.name}) from initial state {state.init_index}, seed {state.seed}"
         )
 

@@ -79,11 +79,6 @@ def integration_state(model: mujoco.MjModel, data: mujoco.MjData) -> Array:
     return state
 
 
-def warning_name(kind: int) -> str | None:
-    """MuJoCo's name of what `kernel.warned` found."""
-    return None if kind < 0 else str(mujoco.mjtWarning(kind).name)
-
-
 def make_arm(env: Any, model: mujoco.MjModel) -> Arm:
     """Constants of robot and controller, read from robosuite's environment."""
     robot = env.robots[0]
@@ -225,9 +220,9 @@ class Stepper:
         """Does the present state meet a goal?"""
         return bool(kernel.goal_met(self._live, goal))
 
-    def warning(self) -> str | None:
-        """What MuJoCo warned of since the state was loaded, if the state means nothing after it."""
-        return warning_name(kernel.warned(self._warnings))
+    def warning(self) -> str:
+        """MuJoCo's name of what it warned of since the state was loaded, when `run` says that it did."""
+        return str(mujoco.mjtWarning(kernel.warned(self._warnings)).name)
 
 
 def _contact_address(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[int, int]:

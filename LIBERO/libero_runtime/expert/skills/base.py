@@ -14,6 +14,7 @@ _PALM_HALF_LENGTH_M, _PALM_HALF_WIDTH_M, _PALM_ABOVE_M = 0.100, 0.035, 0.031
 _PLAY_M = 0.008
 _POINTING_DOWN = -0.9
 _MARGIN_M, _TAPER = 0.06, 0.6  # what is so close to the way, less so at its end, is passed above
+_NEAR_M = 0.05  # so far from the target nothing is passed above
 _SLOW_DOWN_M = 0.03
 
 
@@ -92,11 +93,11 @@ class Skill(ABC):
         points = hand.pos[:2] + np.outer(along, hand.mat[:2, 0])
         return self.world.tallest_under(points, margin=_PALM_HALF_WIDTH_M, without=without) - _PALM_ABOVE_M + _PLAY_M
 
-    def over_obstacles(self, target: Array, *, without: tuple[str, ...], near: float = 0.05) -> Array:
+    def over_obstacles(self, target: Array, *, without: tuple[str, ...]) -> Array:
         """A target (3,) raised, and first held back sideways, so that the fingers pass above what is on the way."""
         hand = self.world.hand
         needed = _CLEARANCE_M + self.world.tallest_between(
-            hand.pos[:2], target[:2], margin=_MARGIN_M, near=near, taper=_TAPER, without=without
+            hand.pos[:2], target[:2], margin=_MARGIN_M, near=_NEAR_M, taper=_TAPER, without=without
         )
         raised: Array = target.copy()
         if needed > target[2]:
