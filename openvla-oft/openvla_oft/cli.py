@@ -5,18 +5,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
-from libero_runtime.commands import naming, system_message
+from libero_runtime import commands
 from libero_runtime.cpus import num_cpus
 from libero_runtime.files import LOCK_FILE, only_one
-from libero_runtime.options import Given, given_in
+from libero_runtime.options import Given, add_options, given_in
 
-EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """As shells give it to a command that Ctrl-C ended."""
 
@@ -56,31 +55,38 @@ def making(output: Path, *, doing: str) -> Iterator[None]:
 
 
 def run_command(
-    parser: argparse.ArgumentParser,
+    module: str,
+    options: Mapping[type, str | None],
     run: Callable[[Given, Sequence[str]], None],
     arguments: Sequence[str] | None,
     *,
+    description: str | None,
     interrupted: Callable[[Path], str] = lambda _: "nothing was written; the same command starts again",
 ) -> int:
-    """Parse and run with what was given and the whole command line, of which --output is a part.
+    """``python -m MODULE``: run with what was given and the whole command line; returns the exit code.
 
     A user's error becomes one message on stderr and exit code 2, Ctrl-C what ``interrupted`` says of --output.
+
+    options: dataclasses of all that can be given, --output among it, and the titles of their groups in --help.
     """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for kind, title in options.items():
+        add_options(parser, kind, title)
     command = list(sys.argv[1:] if arguments is None else arguments)
     given = given_in(parser.parse_args(command))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     output: Path = given["output"]
-    try:
-        with naming(output):
+
+    def work() -> int:
+        with commands.naming(output):
             run(given, command)
-    except Exception as error:
-        message = str(error) if isinstance(error, ValueError) else system_message(error)
-        if message is None:
-            raise
-        sys.stderr.write(f"error: {message}\n")
-        return EXIT_USER_ERROR
+        return 0
+
+    try:
+        return commands.run_command(work)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write(f"interrupted: {interrupted(output)}\n")
         return EXIT_INTERRUPTED
-    return 0

@@ -29,7 +29,7 @@ from openvla_oft.data.dataset import DemonstrationSet, Split, split_demonstratio
 from openvla_oft.model import initial, saving
 from openvla_oft.model.statistics import choose_statistics, normalised_proprio_of
 from openvla_oft.model.training_record import TRAINING_FILE
-from openvla_oft.options import FinetuneOptions, RunOptions, parser
+from openvla_oft.options import GROUPS, FinetuneOptions, RunOptions
 from openvla_oft.torch_utils.distributed import Distributed, end_process, joined
 from openvla_oft.train import resume
 from openvla_oft.train.loop import TrainResult, train
@@ -231,7 +231,7 @@ def _report(
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return cli.run_command(parser(__doc__), run, argv, interrupted=resume.outlook)
+    return cli.run_command("openvla_oft.finetune", GROUPS, run, argv, description=__doc__, interrupted=resume.outlook)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ For adapters of ``python -m openvla_oft.finetune`` and of reinforcement learning
 gives its folder and nothing else: fresh adapters, merging and every other method then count from there.
 """
 
-import argparse
 import logging
 import shutil
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from libero_runtime.files import whole_folder
-from libero_runtime.options import Given, Option, add_options, build
+from libero_runtime.options import Given, Option, build
 from openvla_oft import cli
 from openvla_oft.model import checkpoints
 from openvla_oft.model.statistics import save_statistics, take_adapter_statistics
@@ -63,13 +62,6 @@ def merge(options: MergeOptions) -> None:
             shutil.copyfile(noted, partial / TRAINING_FILE)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every option of the command."""
-    arguments = argparse.ArgumentParser(prog="python -m openvla_oft.merge", description=__doc__)
-    add_options(arguments, MergeOptions)
-    return arguments
-
-
 def run(given: Given, command: Sequence[str]) -> None:
     """Merge as the options say."""
     options = build(MergeOptions, given)
@@ -80,7 +72,7 @@ def run(given: Given, command: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return cli.run_command(parser(), run, arguments)
+    return cli.run_command("openvla_oft.merge", {MergeOptions: None}, run, arguments, description=__doc__)
 
 
 if __name__ == "__main__":

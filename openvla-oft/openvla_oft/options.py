@@ -1,15 +1,14 @@
 """The options of ``python -m openvla_oft.finetune``, in typed groups; ``cli`` makes the command line from them."""
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import torch
 
-from libero_runtime.options import Given, Option, add_options, build, options_of
+from libero_runtime.options import Given, Option, build, options_of
 from openvla_oft.data.augment import AugmentConfig
 from openvla_oft.data.demonstration import DataOptions
 from openvla_oft.data.images import is_cropped
@@ -277,16 +276,17 @@ class SizeOptions:
         )
 
 
-_TITLES = {  # of the groups of options, by the fields of ``FinetuneOptions``
-    "data": "demonstrations",
-    "run": None,
-    "training": "training",
-    "model": "computation and validation",
-    "targets": "targets",
-    "lora": "low-rank adapter (default: all weights are trained)",
-    "augmentation": "augmentation (half-widths; with --pictures oft_random_crop the OFT repository's)",
-    "sizes": "sizes of --init small",
+GROUPS: dict[type, str | None] = {
+    DataOptions: "demonstrations",
+    RunOptions: None,
+    TrainConfig: "training",
+    ModelOptions: "computation and validation",
+    TargetOptions: "targets",
+    LoraOptions: "low-rank adapter (default: all weights are trained)",
+    AugmentationOptions: "augmentation (half-widths; with --pictures oft_random_crop the OFT repository's)",
+    SizeOptions: "sizes of --init small",
 }
+"""Titles of the groups of options, in the order of --help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,9 +312,19 @@ class FinetuneOptions:
             ValueError: one is out of its range, does not fit another, or would have no effect.
         """
         on_gpu = build(RunOptions, given).device.startswith("cuda")
-        kinds, values = get_type_hints(cls), {"bf16": on_gpu, "compile": on_gpu, **given}
-        groups: dict[str, Any] = {name: build(kinds[name], values) for name in _TITLES}
-        options = cls(**groups, given=frozenset(given), command=command)
+        values = {"bf16": on_gpu, "compile": on_gpu, **given}
+        options = cls(
+            data=build(DataOptions, values),
+            run=build(RunOptions, values),
+            training=build(TrainConfig, values),
+            model=build(ModelOptions, values),
+            targets=build(TargetOptions, values),
+            lora=build(LoraOptions, values),
+            augmentation=build(AugmentationOptions, values),
+            sizes=build(SizeOptions, values),
+            given=frozenset(given),
+            command=command,
+        )
         options._refuse_ignored()
         if options.lora.rank is not None and options.run.init == SMALL:
             raise ValueError("--lora-rank needs a base that is stored: give --init CHECKPOINT")
@@ -323,7 +333,7 @@ class FinetuneOptions:
 
     def settings(self) -> dict[str, object]:
         """What must be the same when an interrupted training goes on, by the names of the options."""
-        groups = [getattr(self, name) for name in _TITLES]
+        groups = [value for value in vars(self).values() if type(value) in GROUPS]
         values = {
             f"--{name}": getattr(group, option.name)
             for group in groups
@@ -353,15 +363,3 @@ class FinetuneOptions:
             given = [f"--{name}" for name in names if applies and name in self.given]
             if given:
                 raise ValueError(f"{', '.join(given)} would have no effect: {reason}; leave it out")
-
-
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Every option of the command; ``description`` heads its --help."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m openvla_oft.finetune",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for name, title in _TITLES.items():
-        add_options(arguments, get_type_hints(FinetuneOptions)[name], title)
-    return arguments

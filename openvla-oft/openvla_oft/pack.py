@@ -4,7 +4,6 @@ Reading and resizing hundreds of thousands of images takes minutes; the packed f
 ``python -m openvla_oft.finetune --demonstrations PACKED``, so that several trainings share it.
 """
 
-import argparse
 import logging
 import sys
 import time
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from libero_runtime.options import Given, Option, add_options, build
+from libero_runtime.options import Given, Option, build
 from openvla_oft import cli
 from openvla_oft.data import dataset
 from openvla_oft.data.demonstration import DataOptions
@@ -27,14 +26,6 @@ class PackOptions:
 
     output: Annotated[Path, Option("folder to write; must not exist")]
     image_size: Annotated[int, Option("side of the stored images in pixels")] = 128
-
-
-def parser() -> argparse.ArgumentParser:
-    """Every option of the command."""
-    arguments = argparse.ArgumentParser(prog="python -m openvla_oft.pack", description=__doc__)
-    add_options(arguments, DataOptions, "demonstrations")
-    add_options(arguments, PackOptions)
-    return arguments
 
 
 def run(given: Given, command: Sequence[str]) -> None:
@@ -56,7 +47,8 @@ def run(given: Given, command: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return cli.run_command(parser(), run, arguments)
+    options = {DataOptions: "demonstrations", PackOptions: None}
+    return cli.run_command("openvla_oft.pack", options, run, arguments, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """``python -m rlinf.cli.pretrain_simple_cnn``: from LIBERO demonstrations to the convolutional policy's checkpoint."""
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Annotated
 import torch
 
 from libero_runtime.cpus import num_cpus
-from libero_runtime.options import Given, Option, add_options, build
+from libero_runtime.options import Given, Option, build
 from openvla_oft import cli
 from openvla_oft.data import dataset
 from openvla_oft.data.demonstration import DataOptions
@@ -62,13 +61,9 @@ def run(given: Given, command: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rlinf.cli.pretrain_simple_cnn",
-        description="Train the convolutional policy on demonstrations, the start of its reinforcement learning.",
-    )
-    for kind in (Options, PretrainConfig):
-        add_options(parser, kind)
-    return cli.run_command(parser, run, argv)
+    description = "Train the convolutional policy on demonstrations, the start of its reinforcement learning."
+    options = {Options: None, PretrainConfig: None}
+    return cli.run_command("rlinf.cli.pretrain_simple_cnn", options, run, argv, description=description)
 
 
 if __name__ == "__main__":

@@ -127,8 +127,8 @@ def test_every_command_line_ends_with_one_message_and_exit_code_2(capsys: pytest
         run_cli(fail, [])
     assert (left.value.code, capsys.readouterr().err) == (2, expected)
     assert (commands.run_command(fail), capsys.readouterr().err) == (2, expected)
-    words = ["--demonstrations", "x", "--output", "y"]
-    code = finetune_cli.run_command(pack.parser(), fail, words)
+    options = {pack.PackOptions: None}
+    code = finetune_cli.run_command("", options, fail, ["--output", "y"], description=None)
     assert (code, capsys.readouterr().err) == (2, expected)
 
 
