@@ -25,7 +25,7 @@ from openvla_oft.data.augment import AugmentConfig
 from openvla_oft.data.batches import shuffled_batches
 from openvla_oft.data.dataset import DemonstrationSet, chunk_actions, split_demonstrations
 from openvla_oft.data.statistics import action_statistics
-from openvla_oft.train.objectives import soft_label_table, token_cross_entropy
+from openvla_oft.train.objectives import soft_label_table, token_losses
 from openvla_oft.train.optimisation import WeightAverage, learning_rate, parameter_groups
 from rlinf.config import ConfigError
 from rlinf.models.simple_cnn import CNNSettings, SimpleCNN, embed_instruction, fresh_cnn, save_cnn, to_pixels
@@ -173,10 +173,10 @@ def _loss_function(
         numbers = config.augment.draw(
             num_samples=len(frames_B), num_cameras=num_cameras, image_size=size, generator=generator
         )
-        images = augment.jitter(augment.fetch(data.images_FNHWC, frames_B, numbers.shift_BN2), numbers)
+        images = numbers.apply(augment.fetch(data.images_FNHWC, frames_B, numbers.shift_BN2))
         logits_BTV = module(to_pixels(images), data.instructions_KD[data.tasks_F[frames_B]]).logits_BTV
         targets_BT = data.targets_FT[frames_B]
-        return token_cross_entropy(logits_BTV, targets_BT, torch.ones_like(targets_BT), table_VV=table_VV)
+        return token_losses(logits_BTV, targets_BT, table_VV=table_VV).mean()
 
     return loss_of
 

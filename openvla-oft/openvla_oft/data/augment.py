@@ -3,9 +3,8 @@
 A policy trained on images of one renderer (EGL on a GPU) also has to work on another's (software rendering), whose
 edges, shading and colours differ slightly; the camera is fixed, so small shifts are the geometry to be robust to.
 
-Random numbers are drawn by ``AugmentConfig.draw`` and used by the pure ``fetch`` and ``jitter``, so that these can be
-compiled and tested.
-``oft_augment`` has the OpenVLA-OFT repository's augmentation instead.
+Random numbers are drawn by ``AugmentConfig.draw`` and used by the pure ``fetch`` and ``AugmentDraw.apply``, so that
+these can be compiled and tested. ``oft_augment`` has the OpenVLA-OFT repository's augmentation instead.
 Shapes: F frames in memory, B samples, N cameras, H = W pixels, C = 3 colour channels.
 """
 
@@ -96,8 +95,13 @@ class AugmentDraw(ImageChange):
     noise_BNHWC: Tensor | None
 
     def apply(self, images_BNHWC: Tensor) -> Tensor:
-        """Images that were shifted already to floats in [0, 1]."""
-        return jitter(images_BNHWC, self)
+        """Images that were shifted already to floats in [0, 1], with gains, contrast about each image's mean, noise."""
+        pixels = plain(images_BNHWC) * self.gain_BNC[:, :, None, None, :]
+        mean = pixels.mean(dim=(2, 3, 4), keepdim=True)
+        pixels = mean + (pixels - mean) * self.contrast_BN[:, :, None, None, None]
+        if self.noise_BNHWC is not None:
+            pixels = pixels + self.noise_BNHWC * self.noise_std_BN[:, :, None, None, None]
+        return pixels.clamp(0, 1)
 
 
 def fetch(images_FNHWC: Tensor, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:
@@ -109,17 +113,6 @@ def fetch(images_FNHWC: Tensor, frames_B: Tensor, shift_BN2: Tensor) -> Tensor:
     return images_FNHWC[
         frames_B[:, None, None, None], cameras_N[:, None, None], rows_BNH[..., :, None], columns_BNW[..., None, :]
     ]
-
-
-def jitter(images_BNHWC: Tensor, numbers: AugmentDraw) -> Tensor:
-    """uint8 images to floats in [0, 1], with gains, contrast about each image's mean, and noise applied."""
-    pixels = images_BNHWC.to(torch.float32) * (1 / 255)
-    pixels = pixels * numbers.gain_BNC[:, :, None, None, :]
-    mean = pixels.mean(dim=(2, 3, 4), keepdim=True)
-    pixels = mean + (pixels - mean) * numbers.contrast_BN[:, :, None, None, None]
-    if numbers.noise_BNHWC is not None:
-        pixels = pixels + numbers.noise_BNHWC * numbers.noise_std_BN[:, :, None, None, None]
-    return pixels.clamp(0, 1)
 
 
 def plain(images_BNHWC: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from openvla_oft.train.log import Records
 from openvla_oft.train.objectives import Objective
 from openvla_oft.train.optimisation import WeightAverage, learning_rate, parameter_groups
 from openvla_oft.train.sampler import Sample, Sampler
-from openvla_oft.train.validation import evaluate, prediction_function
+from openvla_oft.train.validation import evaluate, prediction_function, prediction_of
 
 logger = logging.getLogger(__name__)
 
@@ -261,19 +261,11 @@ def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, b
     """The loss as one function, compiled if asked for and possible; runs it once forward and backward to find out."""
     learner, data, objective = trainer.learner, trainer.data, trainer.objective
     sharded = trainer.distributed.world_size > 1
-    sample = trainer.sampler.first()
+    sample = trainer.sampler.step(0)[0][0]  # a micro-batch to compile and check with
 
     def core(batch: Batch, change: ImageChange) -> Tensor:
         pixel_values = data.to_pixel_values(change.apply(batch.images_BNHWC))
-        prediction = learner(
-            batch.input_ids_BL,
-            batch.attention_mask_BL,
-            pixel_values,
-            batch.targets_BT,
-            batch.proprio_BP,
-            padded=batch.padded,
-        )
-        losses_BT = objective.losses(prediction, batch)
+        losses_BT = objective.losses(prediction_of(learner, batch, pixel_values), batch)
         return (losses_BT * objective.counted(batch.inside_BT).to(losses_BT.dtype)).sum()
 
     def loss_with(function: LossFunction) -> LossFunction:

@@ -4,8 +4,8 @@ An objective gives the loss of every target (B, T), so that batches can be cut a
 which validation judges a prediction. Shapes: T action tokens = C chunk steps x A action dimensions, V action bins.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,20 +23,23 @@ Measurement = tuple[str, Tensor, Tensor]
 """A name, values, and which of them count."""
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """A loss for every target, and what validation measures."""
 
+    @abstractmethod
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
         """(B, T), float32."""
 
     def counted(self, inside_BT: Tensor) -> Tensor:
-        """Which of these losses count, given which action tokens do."""
+        """Which of these losses count, given which action tokens (numbers of an action) do: the same."""
+        return inside_BT
 
+    @abstractmethod
     def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
         """Numbers whose means over the counted targets say how good a prediction is."""
 
 
-class TokenObjective:
+class TokenObjective(Objective):
     """Cross-entropy over action bins; ``label_sigma`` smooths labels over neighbouring bins (0: hard labels)."""
 
     def __init__(self, token_map: ActionTokenMap, *, label_sigma: float, device: torch.device) -> None:
@@ -47,10 +50,6 @@ class TokenObjective:
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of every action token (B, T) with its smoothed label."""
         return token_losses(prediction, batch.targets_BT, table_VV=self.table_VV)
-
-    def counted(self, inside_BT: Tensor) -> Tensor:
-        """Those of the action tokens that count."""
-        return inside_BT
 
     def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
         """``cross_entropy`` (hard labels, nats), ``accuracy`` (same bin), ``near_accuracy`` (at most two bins off),
@@ -92,7 +91,7 @@ class OftTokenObjective(TokenObjective):
         return super().measure(prediction[:, :-1, begin : begin + self.token_map.num_bins], batch)
 
 
-class L1Objective:
+class L1Objective(Objective):
     """Mean absolute error of normalised actions (OpenVLA-OFT, arXiv:2502.19645)."""
 
     def __init__(self, token_map: ActionTokenMap) -> None:
@@ -101,10 +100,6 @@ class L1Objective:
     def losses(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Absolute errors (B, T)."""
         return (prediction.float() - batch.actions_BCA).abs().flatten(1)
-
-    def counted(self, inside_BT: Tensor) -> Tensor:
-        """Those of the action dimensions that count."""
-        return inside_BT
 
     def measure(self, prediction: Tensor, batch: Batch) -> Iterator[Measurement]:
         """``l1`` (normalised units) and the errors of the action in the environment's units."""
@@ -145,13 +140,6 @@ def token_losses(logits_BTV: Tensor, targets_BT: Tensor, *, table_VV: Tensor | N
     if table_VV is None:
         return nn.functional.cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
     return -(table_VV[targets_BT] * nn.functional.log_softmax(logits_BTV.float(), dim=-1)).sum(dim=-1)
-
-
-def token_cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor, *, table_VV: Tensor | None) -> Tensor:
-    """Mean over the masked-in tokens."""
-    losses_BT = token_losses(logits_BTV, targets_BT, table_VV=table_VV)
-    weights_BT = mask_BT.to(losses_BT.dtype)
-    return (losses_BT * weights_BT).sum() / weights_BT.sum().clamp_min(1)
 
 
 def env_actions(normalised_BCA: Tensor, token_map: ActionTokenMap) -> Tensor:

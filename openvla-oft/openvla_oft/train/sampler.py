@@ -86,10 +86,6 @@ class Sampler:
         torch.manual_seed(derived_seed(self.config.seed, f"dropout/{self.distributed.rank}", step))
         return [(batch.part(part), change.part(part)) for part in parts], num_targets
 
-    def first(self) -> Sample:
-        """A micro-batch to compile and check with."""
-        return self.step(0)[0][0]
-
     def _draw(self, step: int) -> ImageChange:
         self._generator.manual_seed(derived_seed(self.config.seed, "augment", step))
         frames = self.data.frames

@@ -18,23 +18,25 @@ PredictFunction = Callable[[Batch], Tensor]
 """A batch to logits (B, T, V) or normalised actions (B, C, A)."""
 
 
-def prediction_function(learner: Callable[..., Tensor], data: DeviceData, *, bf16: bool) -> PredictFunction:
-    """On images as the policy sees them when it acts.
+def prediction_of(learner: Callable[..., Tensor], batch: Batch, pixel_values: Tensor) -> Tensor:
+    """What a policy says of a batch with these images; an autoregressive one after the expert's tokens."""
+    return learner(
+        batch.input_ids_BL,
+        batch.attention_mask_BL,
+        pixel_values,
+        batch.targets_BT,
+        batch.proprio_BP,
+        padded=batch.padded,
+    )
 
-    Of an autoregressive model it gives the logits after the expert's tokens.
-    """
+
+def prediction_function(learner: Callable[..., Tensor], data: DeviceData, *, bf16: bool) -> PredictFunction:
+    """On images as the policy sees them when it acts."""
 
     def predict(batch: Batch) -> Tensor:
         pixel_values = data.to_pixel_values(data.acting_pixels(batch.images_BNHWC))
         with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=bf16):
-            return learner(
-                batch.input_ids_BL,
-                batch.attention_mask_BL,
-                pixel_values,
-                batch.targets_BT,
-                batch.proprio_BP,
-                padded=batch.padded,
-            )
+            return prediction_of(learner, batch, pixel_values)
 
     return predict
 

@@ -37,7 +37,7 @@ def test_switched_off_augmentation_changes_nothing():
     frames = random_frames()
     numbers = draw(AugmentConfig.off(), num_samples=5)
     assert torch.equal(augment.fetch(frames, torch.arange(5), numbers.shift_BN2), frames)
-    torch.testing.assert_close(augment.jitter(frames, numbers), augment.plain(frames), atol=1e-6, rtol=0)
+    torch.testing.assert_close(numbers.apply(frames), augment.plain(frames), atol=1e-6, rtol=0)
 
 
 def test_jitter_by_hand():
@@ -52,7 +52,7 @@ def test_jitter_by_hand():
     )
     bright, dark = torch.tensor([200, 200, 100]) / 255, torch.tensor([100, 100, 50]) / 255
     mean = (bright.sum() + 3 * dark.sum()) / 12
-    images = augment.jitter(frames, numbers)
+    images = numbers.apply(frames)
     torch.testing.assert_close(images[0, 0, 0, 0], mean + (bright - mean) * 0.5)
     torch.testing.assert_close(images[0, 0, 1, 1], mean + (dark - mean) * 0.5)
 
@@ -65,7 +65,7 @@ def test_draws_stay_in_their_ranges_and_differ_between_samples():
     assert 0.8 * 0.9 <= numbers.gain_BNC.min() < 0.75
     assert 0.7 <= numbers.contrast_BN.min() < 0.72
     assert 0.048 < numbers.noise_std_BN.max() <= 0.05
-    images = augment.jitter(random_frames(500), numbers)
+    images = numbers.apply(random_frames(500))
     assert images.min() >= 0
     assert images.max() <= 1
 
@@ -88,16 +88,14 @@ def test_soft_labels_by_hand():
         objectives.soft_label_table(4, sigma=-1)
 
 
-def test_cross_entropy_by_hand_and_masked():
+def test_cross_entropy_by_hand():
     logits = torch.log(torch.tensor([[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]]))
     targets = torch.tensor([[0, 1]])
-    both, first = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[True, False]])
-    hard = objectives.token_cross_entropy(logits, targets, both, table_VV=None)
-    assert hard.item() == pytest.approx(-(math.log(0.7) + math.log(0.1)) / 2)
-    assert objectives.token_cross_entropy(logits, targets, first, table_VV=None).item() == pytest.approx(-math.log(0.7))
+    hard = objectives.token_losses(logits, targets, table_VV=None)
+    assert hard.tolist() == [pytest.approx([-math.log(0.7), -math.log(0.1)])]
     table = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    soft = objectives.token_cross_entropy(logits, targets, first, table_VV=table)
-    assert soft.item() == pytest.approx(-(math.log(0.7) + math.log(0.2)) / 2)
+    soft = objectives.token_losses(logits, targets, table_VV=table)
+    assert soft.tolist() == [pytest.approx([-(math.log(0.7) + math.log(0.2)) / 2, -math.log(0.1)])]
 
 
 def test_learning_rate_warms_up_and_ends_at_its_final_fraction():
