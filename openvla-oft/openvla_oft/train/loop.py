@@ -32,7 +32,7 @@ from openvla_oft.train.log import Records
 from openvla_oft.train.objectives import Objective
 from openvla_oft.train.optimisation import WeightAverage, learning_rate, parameter_groups
 from openvla_oft.train.sampler import Sample, Sampler
-from openvla_oft.train.validation import evaluate, prediction_function, prediction_of
+from openvla_oft.train.validation import evaluate, prediction_of
 
 logger = logging.getLogger(__name__)
 
@@ -203,10 +203,11 @@ class _Trainer:
         self.learner.train(mode=False)
         with self.average.applied():
             metrics = evaluate(
-                prediction_function(self.learner, self.data, bf16=self.config.bf16),
+                self.learner,
                 self.data,
                 frames,
                 objective=self.objective,
+                bf16=self.config.bf16,
                 batch_size=self.sampler.micro_batch,
                 distributed=self.distributed,
             )

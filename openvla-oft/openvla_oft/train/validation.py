@@ -14,12 +14,12 @@ from openvla_oft.model.learner import Learner
 from openvla_oft.torch_utils.distributed import Distributed
 from openvla_oft.train.objectives import Objective
 
-PredictFunction = Callable[[Batch], Tensor]
-"""A batch to logits (B, T, V) or normalised actions (B, C, A)."""
-
 
 def prediction_of(learner: Callable[..., Tensor], batch: Batch, pixel_values: Tensor) -> Tensor:
-    """What a policy says of a batch with these images; an autoregressive one after the expert's tokens."""
+    """Logits (B, T, V) or normalised actions (B, C, A) of a batch with these images.
+
+    Those of an autoregressive policy are after the expert's tokens.
+    """
     return learner(
         batch.input_ids_BL,
         batch.attention_mask_BL,
@@ -30,28 +30,20 @@ def prediction_of(learner: Callable[..., Tensor], batch: Batch, pixel_values: Te
     )
 
 
-def prediction_function(learner: Callable[..., Tensor], data: DeviceData, *, bf16: bool) -> PredictFunction:
-    """On images as the policy sees them when it acts."""
-
-    def predict(batch: Batch) -> Tensor:
-        pixel_values = data.to_pixel_values(data.acting_pixels(batch.images_BNHWC))
-        with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=bf16):
-            return prediction_of(learner, batch, pixel_values)
-
-    return predict
-
-
 @torch.no_grad()
 def evaluate(
-    predict: PredictFunction,
+    learner: Callable[..., Tensor],
     data: DeviceData,
     frames: Tensor,
     *,
     objective: Objective,
+    bf16: bool,
     batch_size: int,
     distributed: Distributed | None = None,
 ) -> dict[str, float]:
     """Means over the counted targets of the given frames (indices in CPU memory), by the objective's names.
+
+    Images are as the policy sees them when it acts.
 
     Collective where ``distributed`` is given: every rank takes its share of the batches, all of them get the result.
     """
@@ -63,7 +55,10 @@ def evaluate(
     for number in range(distributed.rank * num_rounds, (distributed.rank + 1) * num_rounds):
         weight = float(number < len(batches))
         batch = data.batch(batches[min(number, len(batches) - 1)])
-        for name, values, mask in objective.measure(predict(batch), batch):
+        pixel_values = data.to_pixel_values(data.acting_pixels(batch.images_BNHWC))
+        with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=bf16):
+            prediction = prediction_of(learner, batch, pixel_values)
+        for name, values, mask in objective.measure(prediction, batch):
             weights = weight * mask.to(torch.float64)
             sums = torch.stack([(values.to(torch.float64) * weights).sum(), weights.sum()])
             totals[name] = totals[name] + sums if name in totals else sums
@@ -84,11 +79,10 @@ def evaluate_per_task(
     batch_size: int,
 ) -> dict[str, dict[str, float]]:
     """Numbers on every held-out frame of each task."""
-    predict = prediction_function(learner, data, bf16=bf16)
     tasks_V = demos.frame_tasks()[split.validation_frames]
     results = {}
     for task, language in enumerate(demos.languages):
         frames = torch.from_numpy(split.validation_frames[tasks_V == task])
         if frames.numel():
-            results[language] = evaluate(predict, data, frames, objective=objective, batch_size=batch_size)
+            results[language] = evaluate(learner, data, frames, objective=objective, bf16=bf16, batch_size=batch_size)
     return results

@@ -187,7 +187,7 @@ def test_validation_by_hand(demos, base):
     guess = targets.clone()
     guess[0, 0] += 2 if targets[0, 0] < 128 else -2
     logits = torch.full((3, 56, 256), -1e4).scatter(-1, guess[..., None], 0.0)
-    metrics = evaluate(lambda _: logits, data, frames, objective=parts["objective"], batch_size=3)
+    metrics = evaluate(lambda *_, **__: logits, data, frames, objective=parts["objective"], bf16=False, batch_size=3)
     assert metrics["accuracy"] == pytest.approx(1 - 1 / 168)
     assert metrics["near_accuracy"] == 1
     assert metrics["gripper_accuracy"] == 1
