@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.render.cameras import turned
 from libero_runtime.suites import STANDARD_SUITES, instruction, language_of
 from openvla_oft.data.demonstration import (
     ACTION_DIM,
@@ -28,7 +29,7 @@ from openvla_oft.data.demonstration import (
     is_data,
     kept_steps,
 )
-from openvla_oft.data.images import prepare_images, rotate_180
+from openvla_oft.data.images import prepare_images
 
 ACTION_KEY = "actions"
 CAMERA_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
@@ -90,7 +91,7 @@ def _read_images(stored: h5py.Dataset, kept_T: NDArray[np.bool_], options: ReadO
         if kept_B.any():
             block_BHWC = stored[start : start + _READ_AT_ONCE][kept_B]
             images_THWC[done : done + len(block_BHWC)] = prepare_images(
-                rotate_180(block_BHWC), image_size=size, pictures=options.pictures
+                turned(block_BHWC), image_size=size, pictures=options.pictures
             )
             done += len(block_BHWC)
     return images_THWC

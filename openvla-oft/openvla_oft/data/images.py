@@ -1,6 +1,6 @@
-"""Orientation and size of stored images.
+"""How stored images come to the policy's size.
 
-``--pictures`` says how they come to the policy's size: as in reinforcement learning (``rl``), or as in the OpenVLA-OFT
+``--pictures`` says it: as in reinforcement learning (``rl``), or as in the OpenVLA-OFT
 repository (``oft``, and ``oft_random_crop``, which crops what the former stores, see ``oft_augment``).
 """
 
@@ -23,14 +23,6 @@ def stored_form(pictures: str) -> str:
 def is_cropped(pictures: str) -> bool:
     """Whether the policy acts on the middle of each image, and is trained on random crops of that size."""
     return PICTURES[pictures] == "oft_center_crop"
-
-
-def rotate_180(images_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Reverse both image axes: from LIBERO's stored orientation to the one the policy sees."""
-    turned_THWC = np.empty_like(images_THWC)
-    for colour in range(images_THWC.shape[3]):  # numpy takes four times as long for all colours in one assignment
-        turned_THWC[..., colour] = images_THWC[:, ::-1, ::-1, colour]
-    return turned_THWC
 
 
 def prepare_images(images_THWC: NDArray[np.uint8], *, image_size: int, pictures: str) -> NDArray[np.uint8]:

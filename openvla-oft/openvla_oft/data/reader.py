@@ -44,25 +44,17 @@ def scan(folder: Path, suite: str, options: ReadOptions) -> list[DemoInfo]:
     if not folder.is_dir():
         raise DemonstrationError(f"demonstrations folder {folder} does not exist; {_expected(folder, suite)}")
     _check_name(folder, suite)
-    infos = _scan(folder, suite, options)
-    for info in infos:
-        if info.suite not in (None, suite):
-            raise DemonstrationError(f"{info.path} is of {info.suite}, but --suite {suite} is asked for")
-    return infos
-
-
-def _scan(folder: Path, suite: str, options: ReadOptions) -> list[DemoInfo]:
     files = hdf5.find_files(folder, suite)
-    if files:
-        return hdf5.scan(files, options)
-    shards = rlds.find_shards(folder, suite)
-    infos = list(rlds.scan(shards, options))
+    infos = hdf5.scan(files, options) if files else list(rlds.scan(rlds.find_shards(folder, suite), options))
     if not infos:
         present = sorted(path.name for path in folder.iterdir())[:10]
         raise DemonstrationError(
             f"no demonstration of {suite} in {folder}: no *.hdf5 file and no *.tfrecord shard there nor in {suite}/ or "
             f"{suite}_no_noops/; the folder holds {present}; {_expected(folder, suite)}"
         )
+    for info in infos:
+        if info.suite not in (None, suite):
+            raise DemonstrationError(f"{info.path} is of {info.suite}, but --suite {suite} is asked for")
     return infos
 
 
