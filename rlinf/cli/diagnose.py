@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 
 from libero_runtime.commands import parse_numbers
+from libero_runtime.files import write_whole
 from libero_runtime.suites import num_tasks
 from rlinf.cli.console import UsageError, run_cli
 from rlinf.cli.request import Request, check
@@ -41,7 +42,6 @@ from rlinf.diagnostics.weight_change import (
 from rlinf.models import Policy, load_policy
 from rlinf.reporting.diagnoses import Diagnosis, append
 from rlinf.reporting.ledger import utc_now
-from rlinf.reporting.report.export import write_text
 from rlinf.run_layout import CONFIG_FILE, DIAGNOSTICS_FILE, LINEAGE_FILE, Checkpoint, checkpoint_of, checkpoints
 
 
@@ -83,7 +83,8 @@ def main(argv: Sequence[str]) -> int:
         print(kept)
     if arguments.json:
         everything = [asdict(one) | {"layers": [vars(layer) for layer in layers]} for _, one, layers, _ in found]
-        print(write_text(arguments.json, json.dumps(everything, indent=1) + "\n", option="--json").resolve())
+        write_whole(arguments.json.resolve(), json.dumps(everything, indent=1) + "\n")
+        print(arguments.json.resolve())
     return 0
 
 

@@ -5,11 +5,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from libero_runtime.files import write_whole
 from rlinf.cli.console import run_cli
 from rlinf.reporting.report import collect, csv_table, latex, write_report
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.compare import LEFT_OUT, MethodRuns, left_out
-from rlinf.reporting.report.export import write_text
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,11 +33,11 @@ def main(argv: Sequence[str]) -> int:
             print(f"  {line}")
     for experiment, why in left_out(experiments):
         print(f"{LEFT_OUT}: {experiment.name} ({experiment.folder}): {why}")
-    if arguments.latex:
-        print(write_text(arguments.latex, latex(experiments), option="--latex").resolve())
-    if arguments.csv:
-        print(write_text(arguments.csv, csv_table(experiments), option="--csv").resolve())
-    print(write_report(experiments, arguments.out).resolve())
+    for path, table in ((arguments.latex, latex), (arguments.csv, csv_table)):
+        if path is not None:
+            write_whole(path.resolve(), table(experiments))
+            print(path.resolve())
+    print(write_report(experiments, arguments.out.resolve()))
     return 0
 
 

@@ -88,18 +88,12 @@ def read_metrics(path: Path) -> dict[int, dict[str, float]]:
     """
     steps: dict[int, dict[str, float]] = {}
     last = -1
-    for number, entry in read_lines(path):
-        step, metrics = entry.get("step"), entry.get("metrics")
-        if not isinstance(step, int) or isinstance(step, bool) or not isinstance(metrics, dict):
-            raise ReportingError(f"{path} line {number} must hold an integer 'step' and an object 'metrics'")
+    for _, entry in read_lines(path):
+        step = entry["step"]
         if step < last:
             steps = {known: values for known, values in steps.items() if known < step}
         last = step
-        try:
-            values = {name: float(value) for name, value in metrics.items()}
-        except (TypeError, ValueError) as error:
-            raise ReportingError(f"{path} line {number}: metrics must be numbers, given {metrics}") from error
-        steps.setdefault(step, {}).update(values)
+        steps.setdefault(step, {}).update({name: float(value) for name, value in entry["metrics"].items()})
     return dict(sorted(steps.items()))
 
 

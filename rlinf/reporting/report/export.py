@@ -3,9 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
-from libero_runtime.files import write_whole
 from rlinf.reporting import ReportingError
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import COLUMNS, further_suites, stage_columns
@@ -153,11 +151,3 @@ def _comparisons(experiments: Sequence[Experiment]) -> list[Comparison]:
         problems = "; ".join(f"{one.folder}: {one.matrix_problem}" for one in experiments)
         raise ReportingError(f"there is no success matrix to make a table of ({problems})")
     return groups
-
-
-def write_text(path: Path, text: str, *, option: str) -> Path:
-    """Write a file, whole or not at all."""
-    if path.is_dir():
-        raise ReportingError(f"{path} is a folder; {option} takes the name of a file")
-    write_whole(path, text)
-    return path

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from libero_runtime.files import write_whole
 from rlinf.reporting import metrics
 from rlinf.reporting.ledger import row_tasks, utc_now
 from rlinf.reporting.metrics import SuccessMatrix
@@ -25,7 +26,6 @@ from rlinf.reporting.report.compare import (
     left_out,
     scale_curves,
 )
-from rlinf.reporting.report.export import write_text
 from rlinf.reporting.report.plots import NUM_COLOURS, Axis, Curve, Plot, Point
 
 MAX_VIDEOS = 6  # of an experiment
@@ -45,8 +45,9 @@ PANELS = (
 
 
 def write_report(experiments: Sequence[Experiment], out: Path) -> Path:
-    """Write the page under a temporary name, then rename it."""
-    return write_text(out, render(experiments), option="--out")
+    """Write the page, whole or not at all."""
+    write_whole(out, render(experiments))
+    return out
 
 
 def render(experiments: Sequence[Experiment]) -> str:

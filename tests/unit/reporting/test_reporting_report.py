@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlinf.cli.console import user_message
 from rlinf.reporting import ReportingError, run_info
 from rlinf.reporting.diagnoses import Diagnosis
 from rlinf.reporting.diagnoses import append as append_diagnosis
@@ -308,8 +309,9 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: found neither evaluations.jsonl nor task_*_seed*/metrics.jsonl")
     assert "Traceback" not in done.stderr
     write_rows(tmp_path, ())
-    with pytest.raises(ReportingError, match="is a folder"):
+    with pytest.raises(IsADirectoryError) as caught:
         write_report(collect([tmp_path]), tmp_path)
+    assert str(user_message(caught.value)).startswith(f"{tmp_path}: Is a directory; there is a folder where a file")
 
 
 def test_a_run_folder_is_read(tmp_path: Path) -> None:
