@@ -4,6 +4,7 @@ It is an image to a browser: it plays in every current one (Safari since 14), in
 codecs or permissions, and at simulator sizes it is smaller than VP8.
 """
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from libero_runtime.files import whole_file
 _INK, _PAPER, _MUTED = (242, 242, 240), (24, 26, 28), (150, 154, 158)
 _SUCCESS, _FAILURE = (110, 205, 140), (236, 138, 118)
 _LINE_HEIGHT, _MARGIN, _MIN_WIDTH = 15, 6, 256
+_LETTER_WIDTH = 6  # of instructions in the caption's font, on average a little less
 _FRAME_MS, _HOLD_MS = 100, 1500
 
 
@@ -41,7 +43,7 @@ def _captioned(
     font = ImageFont.load_default(size=11)
     scale = max(1, -(-_MIN_WIDTH // shape[1]))
     width, height = shape[1] * scale, shape[0] * scale
-    lines = _wrap(task, font, width - 2 * _MARGIN)
+    lines = textwrap.wrap(task, (width - 2 * _MARGIN) // _LETTER_WIDTH)
     baseline = height + _MARGIN + _LINE_HEIGHT * len(lines)
     pages = []
     for frame, step in zip(frames, steps, strict=True):
@@ -56,14 +58,3 @@ def _captioned(
     draw.text((width - _MARGIN, baseline), text, font=font, fill=colour, anchor="ra")  # on the last page
     draw.rectangle((0, 0, width - 1, height - 1), outline=colour, width=3)
     return pages
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
