@@ -7,17 +7,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.kernel import ACTION_DIM
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import QUALITIES, LiberoPathError, Quality
+from libero_runtime.paths import QUALITIES, Quality
 from libero_runtime.sim.scene import Scene
 from libero_runtime.sim.state import EpisodeState, SimulationError, View
-from libero_runtime.suites import SuiteError, TaskSpec, load_suite
+from libero_runtime.suites import TaskSpec, load_suite
 
 
 class VectorEnvError(ValueError):
@@ -61,10 +61,6 @@ class _Episode:
     view: View
     failure: str | None = None
 
-    @property
-    def task_key(self) -> tuple[str, int]:
-        return self.task.suite, self.task.task_id
-
 
 class LiberoVectorEnv:
     """B episodes over any mix of tasks; episodes of a task share one compiled scene.
@@ -97,7 +93,7 @@ class LiberoVectorEnv:
         self._num_idle_steps = num_idle_steps
         self._max_scenes = max_scenes
         self._watch = watch
-        self._scenes: OrderedDict[tuple[str, int], Scene] = OrderedDict()
+        self._scenes: OrderedDict[TaskSpec, Scene] = OrderedDict()
         self._episodes: dict[int, _Episode] = {}  # by environment
 
     def reset(self, starts: Sequence[EpisodeStart], env_ids: Sequence[int] | None = None) -> Frames:
@@ -115,13 +111,11 @@ class LiberoVectorEnv:
         for env_id in ids:
             self._episodes.pop(env_id, None)
         begun: dict[int, _Episode] = {}
-        by_env = dict(zip(ids, starts, strict=True))
-        for env_id in sorted(by_env, key=lambda env_id: (by_env[env_id].suite, by_env[env_id].task_id)):
-            start = by_env[env_id]
+        for env_id, start in sorted(zip(ids, starts, strict=True), key=lambda one: (one[1].suite, one[1].task_id)):
             try:
                 task = load_suite(start.suite).task(start.task_id)
                 state, view = self._scene(task).start(init_index=start.init_index, seed=start.seed)
-            except (SuiteError, LiberoPathError, SimulationError) as error:
+            except (ValueError, SimulationError) as error:
                 raise VectorEnvError(
                     f"environment {env_id} ({start.suite} task {start.task_id}, initial state {start.init_index}, seed "
                     f"{start.seed}): {error}"
@@ -210,31 +204,27 @@ class LiberoVectorEnv:
 
     def _waves(self, rows: Sequence[int], episodes: Sequence[_Episode]) -> Iterator[list[int]]:
         """Rows by task, in groups of at most `max_scenes` tasks: a group's scenes are alive together."""
-
-        def task_key(row: int) -> tuple[str, int]:
-            return episodes[row].task_key
-
-        by_task = [list(group) for _, group in groupby(sorted(rows, key=task_key), task_key)]
+        by_task: dict[TaskSpec, list[int]] = {}
+        for row in rows:
+            by_task.setdefault(episodes[row].task, []).append(row)
         for first in range(0, len(by_task), self._max_scenes):
-            yield list(chain.from_iterable(by_task[first : first + self._max_scenes]))
+            yield list(chain.from_iterable(list(by_task.values())[first : first + self._max_scenes]))
 
     def _scene(self, task: TaskSpec) -> Scene:
-        key = (task.suite, task.task_id)
-        if key in self._scenes:
-            self._scenes.move_to_end(key)
-            return self._scenes[key]
+        if task in self._scenes:
+            self._scenes.move_to_end(task)
+            return self._scenes[task]
         while len(self._scenes) >= self._max_scenes:
             self._scenes.popitem(last=False)[1].close()
         with self._watch("build scene"):
-            scene = Scene(
+            self._scenes[task] = Scene(
                 task,
                 cameras=self._cameras,
                 image_size=self._image_size,
                 quality=self._quality,
                 num_idle_steps=self._num_idle_steps,
             )
-        self._scenes[key] = scene
-        return scene
+        return self._scenes[task]
 
     def _frames(self, ids: Sequence[int]) -> Frames:
         episodes = [self._episodes[env_id] for env_id in ids]

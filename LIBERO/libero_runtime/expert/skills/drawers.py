@@ -86,8 +86,8 @@ class OpenDrawer(DrawerSkill):
         super().__init__(world, goal)
         self._wanted = abs(self._open_end) - _FULLY_OPEN_M
         ground = float(world.pose(self.fixture).pos[2] + world.world_points(self.fixture)[:, 2].min())
-        self._low = float(self.handle().bar[2]) - _PALM_BELOW_M < ground
-        self._drags, self._needed = self._low, for_object is not None
+        self._near_ground = float(self.handle().bar[2]) - _PALM_BELOW_M < ground
+        self._drags, self._needed = self._near_ground, for_object is not None
         if for_object is not None:
             # An opening is as long as the drawer is out, less its front board.
             points = world.world_points(for_object)[:, :2] @ self.handle().out
@@ -123,7 +123,7 @@ class OpenDrawer(DrawerSkill):
                 self.enter("straighten")
         elif self.turn_left(_UPRIGHT) < _STRAIGHT_RAD:
             self.finished = self.far_enough if self._needed else self.world.holds(self.goal)
-            self._drags = self._low or not self._drags
+            self._drags = self._near_ground or not self._drags
             self.enter("approach")
 
     def move(self) -> Array:

@@ -3,14 +3,7 @@
 import numpy as np
 
 from libero_runtime.expert.grasps import DRAWER_HOVER_M, Drawer, Grasp, choose_grasp, drawer_around, drawer_grasp
-from libero_runtime.expert.motion import (
-    CLOSE,
-    OPEN,
-    Array,
-    action,
-    preferred_axis,
-    rotation_vector,
-)
+from libero_runtime.expert.motion import CLOSE, OPEN, Array, action, rotation_vector
 from libero_runtime.expert.placements import Placement, inwards, placement, posture
 from libero_runtime.expert.skills.base import Skill
 from libero_runtime.expert.world import ExpertError, Goal, Pose, World
@@ -254,7 +247,7 @@ class PickPlace(Skill):
     def _hand_mat(self) -> Array:
         if self._posture is not None and self._lifted and self.phase != APPROACH:
             return self._posture
-        return self.upright(preferred_axis(self._grasp.finger_axis))
+        return self.upright(self._grasp.finger_axis)
 
 
 class Slide(PickPlace):
