@@ -49,6 +49,10 @@ class OptionError(ValueError):
     """An option of a command line that does not fit; the message says what was expected and what was given."""
 
 
+class LiberoError(ValueError):
+    """What LIBERO's files, tasks or models cannot give; the message says what is missing or wrong, and what to do."""
+
+
 def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit status: 2, with one message, for what its user can mend.
 

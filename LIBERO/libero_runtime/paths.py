@@ -23,7 +23,7 @@ from PIL import UnidentifiedImageError
 from libero_runtime.assets.compact import compact_folder, ensure_compact, is_whole
 from libero_runtime.assets.official import OFFICIAL, asset_kind, listed, missing_files
 from libero_runtime.assets.sources import check_sources, installed_folder
-from libero_runtime.commands import ASSETS_COMMAND
+from libero_runtime.commands import ASSETS_COMMAND, LiberoError
 from libero_runtime.files import cache_folder, write_whole
 
 Quality = Literal["fast", "official"]
@@ -37,10 +37,6 @@ _OBJECT_MODULES = ("articulated_objects", "google_scanned_objects", "hope_object
 
 # for a file that is there and cannot be read
 DAMAGED_ADVICE = "It is cut off or damaged: restore it (copy or install it again)"
-
-
-class LiberoPathError(ValueError):
-    """A LIBERO folder or file that should be there is not; the message names every missing one."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +56,21 @@ class LiberoPaths:
         """The folder of models for a quality; the compact ones are made now if they are not there yet.
 
         Raises:
-            LiberoPathError: only the compact ones are there, and the whole ones are asked for; or the cache cannot be
+            LiberoError: only the compact ones are there, and the whole ones are asked for; or the cache cannot be
                 written.
         """
         if quality == OFFICIAL:
             if self.assets is None:
-                raise LiberoPathError(f"official images need LIBERO's own models: `{ASSETS_COMMAND}`")
+                raise LiberoError(f"official images need LIBERO's own models: `{ASSETS_COMMAND}`")
             return self.assets
         if self.assets is None:
             return compact_folder(cache_folder(), self.asset_kind)
         try:
             return ensure_compact(self.assets, kind=self.asset_kind, cache=cache_folder())
         except (ValueError, SyntaxError, UnidentifiedImageError) as error:  # SyntaxError: of XML
-            raise LiberoPathError(f"a model in {self.assets} cannot be read: {error}. {DAMAGED_ADVICE}") from error
+            raise LiberoError(f"a model in {self.assets} cannot be read: {error}. {DAMAGED_ADVICE}") from error
         except OSError as error:
-            raise LiberoPathError(
+            raise LiberoError(
                 f"compact models cannot be written to {cache_folder()} ({error}): free space or give access there, or "
                 "set XDG_CACHE_HOME to a folder that can be written"
             ) from error
@@ -84,7 +80,7 @@ def libero_folder() -> Path:
     """The installed ``libero/libero`` folder, found without importing it.
 
     Raises:
-        SourceError: see ``check_sources``.
+        LiberoError: see ``check_sources``.
     """
     check_sources()
     return installed_folder("libero") / "libero"
@@ -97,7 +93,7 @@ def _checkout_paths(repo: Path) -> LiberoPaths:
     if not missing:
         missing = [str(inner / "assets" / path) for path in missing_files(inner / "assets")]
     if missing:
-        raise LiberoPathError(
+        raise LiberoError(
             f"LIBERO_REPO_PATH={str(repo)!r} is not a complete LIBERO checkout "
             f"(expected libero/libero/{{{','.join(_CHECKOUT_FOLDERS)}}} in it). Missing: {listed(missing)}. "
             "Point it to an official checkout, or unset it to use the installed packages"
@@ -115,7 +111,7 @@ def _installed_assets() -> Path | None:
     """The models of the asset packages or of an earlier download; None where there are neither.
 
     Raises:
-        LiberoPathError: some are there, but not all: an installation or a download that was interrupted.
+        LiberoError: some are there, but not all: an installation or a download that was interrupted.
     """
     spec = importlib.util.find_spec(ASSET_PACKAGE)
     roots = [Path(root) for root in (spec.submodule_search_locations or ())] if spec else []
@@ -124,7 +120,7 @@ def _installed_assets() -> Path | None:
         parts = [f"part_{part}.py" for part in range(1, _NUM_ASSET_PARTS + 1)]
         missing = [part for part in parts if not (root / part).is_file()] or missing_files(root / "assets")
         if missing:
-            raise LiberoPathError(
+            raise LiberoError(
                 f"LIBERO's models in {root} are incomplete. Missing: {listed(missing)}. All five packages are needed: "
                 f"`{ASSETS_COMMAND}`"
             )
@@ -133,7 +129,7 @@ def _installed_assets() -> Path | None:
     if not download.exists():
         return None
     if missing := missing_files(download):
-        raise LiberoPathError(
+        raise LiberoError(
             f"the download of LIBERO's models in {download} is incomplete. Missing: {listed(missing)}. Finish it, or "
             f"remove the folder and install them: `{ASSETS_COMMAND}`"
         )
@@ -145,13 +141,13 @@ def _resolve(repo: str) -> LiberoPaths:
     folder = Path(repo).expanduser().resolve()
     if repo and (folder != BUNDLED_FOLDER or (folder / "libero" / "libero").is_dir()):
         if not folder.is_dir():
-            raise LiberoPathError(
+            raise LiberoError(
                 f"LIBERO_REPO_PATH={repo!r} is not a folder: expected an official LIBERO checkout, or unset it"
             )
         return _checkout_paths(folder)
     inner, assets = libero_folder(), _installed_assets()
     if assets is None and not is_whole(compact_folder(cache_folder(), OFFICIAL)):
-        raise LiberoPathError(
+        raise LiberoError(
             f"LIBERO's models (meshes, textures) are not on this machine: `{ASSETS_COMMAND}`, or set LIBERO_REPO_PATH "
             "to an official checkout"
         )

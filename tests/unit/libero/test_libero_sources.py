@@ -11,6 +11,7 @@ import pytest
 
 from libero_runtime import paths, suites
 from libero_runtime.assets import sources
+from libero_runtime.commands import LiberoError
 from libero_runtime.suites import suite_asset_kind
 from rlinf.cli.console import EXIT_USER_ERROR
 from tests.launchers import REPOSITORY, of_model
@@ -91,7 +92,7 @@ def test_installed_files_must_be_liberos(checkout, monkeypatch):
     monkeypatch.setattr(suites, "libero_folder", lambda: checkout)
     changed = min((checkout / "bddl_files" / "libero_spatial").iterdir())
     changed.write_text("(define)")
-    with pytest.raises(paths.LiberoPathError, match="1 of 20 task files are not LIBERO's own") as caught:
+    with pytest.raises(LiberoError, match="1 of 20 task files are not LIBERO's own") as caught:
         suites._load_suite("libero_spatial", checkout / "bddl_files", checkout / "init_files")
     assert str(changed) in str(caught.value)
 
@@ -114,7 +115,7 @@ def test_words_of_tasks_are_not_known_where_the_simulator_is_not_installed(monke
         cached.cache_clear()
     monkeypatch.setitem(sources.DISTRIBUTIONS, "bddl", "not-installed-here")
     assert suites.instruction("pick up the milk and place it in the basket") is None
-    with pytest.raises(sources.SourceError, match="not-installed-here is not installed"):
+    with pytest.raises(LiberoError, match="not-installed-here is not installed"):
         paths.libero_folder()
     for cached in caches:
         cached.cache_clear()

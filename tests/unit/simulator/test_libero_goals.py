@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from libero_runtime.assets.goal_faults import goal_fault
+from libero_runtime.commands import LiberoError
 from libero_runtime.sim.models import build_env
-from libero_runtime.suites import SuiteError, load_suite, standard_suite, suite_names
+from libero_runtime.suites import load_suite, standard_suite, suite_names
 
 FAULTY = {("libero_10_object", 5), ("libero_10_task", 8)}
 PROBLEM = """(define (problem LIBERO_Kitchen) (:domain robosuite) ; a comment )
@@ -24,9 +25,9 @@ def test_all_others_of_the_published_tasks_can_be_played():
 @pytest.mark.parametrize(("suite", "task_id"), sorted(FAULTY))
 def test_a_faulty_task_is_refused_with_its_file_and_the_reason(suite: str, task_id: int):
     spec = load_suite(suite).tasks[task_id]
-    with pytest.raises(SuiteError, match=rf"{spec.name}\.bddl: the instruction asks for"):
+    with pytest.raises(LiberoError, match=rf"{spec.name}\.bddl: the instruction asks for"):
         load_suite(suite).task(task_id)
-    with pytest.raises(SuiteError, match="is not played"):
+    with pytest.raises(LiberoError, match="is not played"):
         build_env(spec, quality="fast")
     assert load_suite(suite).task(0).fault is None
 
