@@ -13,6 +13,8 @@ PACKAGES = {
     "transformers_openvla_oft": REPOSITORY / "transformers-openvla-oft",
 }
 MOST_FILES = 15
+A_FILE_EACH = {"rlinf/custom/methods"}
+"""Folders of one file per entry of a table, which another test compares: every further method would be one too many."""
 
 Graph = dict[str, set[str]]
 
@@ -99,7 +101,7 @@ def test_no_folder_is_crowded() -> None:
     for path in modules().values():
         folder = str(path.parent.relative_to(REPOSITORY))
         counts[folder] = counts.get(folder, 0) + 1
-    assert {folder for folder, count in counts.items() if count > MOST_FILES} == set()
+    assert {folder for folder, count in counts.items() if count > MOST_FILES} - A_FILE_EACH == set()
 
 
 def test_bundled_packages_never_import_the_training_loop() -> None:

@@ -21,6 +21,7 @@ from rlinf.config.schema import (
     OLoRAConfig,
     SLCAConfig,
 )
+from rlinf.custom import methods
 from rlinf.custom.methods import METHODS, make_method
 from rlinf.custom.methods.agem import AGEM
 from rlinf.custom.methods.ema import ExponentialMovingAverage
@@ -444,6 +445,11 @@ def test_a_run_is_refused_before_anything_is_started(tmp_path):
     assert task.temperature == config.algorithm.sampling_params.temperature_train
     with pytest.raises(ConfigError, match=rf"earlier tasks \[0\], but {tmp_path / METHOD_STATE} does not exist"):
         make_method(config.method).check(task)
+
+
+def test_every_method_has_a_file_and_nothing_else_is_among_them():
+    there = {path.stem for path in Path(methods.__file__).parent.glob("*.py")}
+    assert there == {"__init__", "base"} | METHODS.keys() - {"sequential"}
 
 
 def test_every_method_has_a_name_for_people():
