@@ -67,6 +67,7 @@ ROWS = {
     "sequential": Row("Seq. FT", "sequential"),
     "multitask": Row("Multitask (oracle)", "multitask"),
     "ewc": Row("EWC", "ewc"),
+    "si": Row("SI", "si"),
     "er": Row("Expert replay", "er", needs="demonstrations"),
     "der": Row("DER", "der", needs="demonstrations"),
     "dwe": Row("DWE (an adapter per task)", "dwe"),

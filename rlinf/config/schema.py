@@ -238,6 +238,17 @@ class EWCConfig:
 
 
 @dataclass
+class SIConfig:
+    """Synaptic intelligence."""
+
+    coeff: float = field(default=1.0, metadata=NOT_NEGATIVE)
+    """Weight of the penalty ``coeff * sum(importance * (theta - start)**2)``."""
+    damping: float = field(default=1.0e-5, metadata=POSITIVE)
+    """The paper's xi: added to the square of a parameter's change over a task, by which what it gained is divided. An
+    adapter's parameters change by thousandths; the paper's networks, with 0.1, by more."""
+
+
+@dataclass
 class SLCAConfig:
     """Learning rates per module."""
 
@@ -322,13 +333,14 @@ class MethodConfig:
     """The continual-learning method."""
 
     name: str = field(default="sequential", metadata=NAME)
-    """``sequential``, ``ewc``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, ``kl``, ``l2``, ``ema``,
-    ``olora``, ``dwe``, ``sft``, or one that an installed package brings (entry point group ``rlinf.methods``)."""
+    """``sequential``, ``ewc``, ``si``, ``er``, ``der``, ``slca``, ``weight_merge``, ``agem``, ``lwf``, ``kl``, ``l2``,
+    ``ema``, ``olora``, ``dwe``, ``sft``, or one that an installed package brings (entry points ``rlinf.methods``)."""
     label: str = field(default="", metadata=NAME)
     """Names its results (``Config.results_name``): one method may be run in several ways; empty: the method's name."""
     options: dict[str, int | float | str] = field(default_factory=dict)
     """Settings of a method without fields of its own here: ``+method.options.NAME=VALUE``."""
     ewc: EWCConfig = field(default_factory=EWCConfig)
+    si: SIConfig = field(default_factory=SIConfig)
     slca: SLCAConfig = field(default_factory=SLCAConfig)
     agem: AGEMConfig = field(default_factory=AGEMConfig)
     lwf: LwFConfig = field(default_factory=LwFConfig)

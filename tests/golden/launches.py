@@ -45,6 +45,7 @@ _CRL = {
     "run_embodiment_lwf": [["0,1", "", "", TINY]],
     "run_embodiment_agem": [["0,1", "", "", TINY]],
     "run_embodiment_kl": [["0,1", "", "", TINY, "3", "method.kl.coeff=0.2"]],
+    "run_embodiment_si": [["0,1", "", "", TINY, "", "method.si.coeff=0.5"]],
     "run_embodiment_l2": [["0,1", "", "", TINY]],
     "run_embodiment_ema": [["0,1", "", "", TINY]],
     "run_embodiment_olora": [["0,1", "", "", TINY]],

@@ -19,6 +19,7 @@ from rlinf.custom.methods.olora import OLoRA
 from rlinf.custom.methods.parts.gradients import add_to_gradients, inner_product, loss_gradient
 from rlinf.custom.methods.parts.state import check_tasks, named_shards, present_weights, read_earlier, read_state
 from rlinf.custom.methods.sft import SupervisedFineTuning
+from rlinf.custom.methods.si import SynapticIntelligence
 from rlinf.custom.methods.slca import SLCA
 from rlinf.custom.methods.weight_merge import WeightMerge
 from rlinf.models.lora import trainable_parameters
@@ -28,6 +29,7 @@ MethodFactory = Callable[[MethodConfig], ContinualMethod]
 METHODS: dict[str, MethodFactory] = {
     "sequential": lambda config: ContinualMethod(),
     "ewc": lambda config: EWC(config.ewc),
+    "si": lambda config: SynapticIntelligence(config.si),
     "slca": lambda config: SLCA(config.slca),
     "weight_merge": lambda config: WeightMerge(),
     "agem": lambda config: AGEM(config.agem),

@@ -7,6 +7,7 @@ from libero_runtime.suites import PERTURBATIONS, STANDARD_SUITES
 METHOD_NAMES = {
     "sequential": "Sequential fine-tuning",
     "ewc": "Elastic weight consolidation",
+    "si": "Synaptic intelligence",
     "er": "Experience replay",
     "der": "Dark experience replay",
     "weight_merge": "Weight merge",

@@ -19,6 +19,7 @@ from rlinf.config.schema import (
     L2Config,
     LwFConfig,
     OLoRAConfig,
+    SIConfig,
     SLCAConfig,
 )
 from rlinf.custom import methods
@@ -32,6 +33,7 @@ from rlinf.custom.methods.lwf import LwF
 from rlinf.custom.methods.olora import OLoRA
 from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.custom.methods.parts.state import gather_state, read_state, write_state
+from rlinf.custom.methods.si import SynapticIntelligence
 from rlinf.custom.methods.slca import SLCA
 from rlinf.models import PolicyInputs
 from rlinf.reporting.report.names import METHOD_NAMES
@@ -158,7 +160,11 @@ def test_first_task_and_adapters_from_elsewhere_have_no_penalty(tmp_path):
         assert method.state_dict() == {}
 
 
-@pytest.mark.parametrize("make", [lambda: EWC(EWCConfig()), lambda: AGEM(AGEMConfig())], ids=["ewc", "agem"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: EWC(EWCConfig()), lambda: SynapticIntelligence(SIConfig()), lambda: AGEM(AGEMConfig())],
+    ids=["ewc", "si", "agem"],
+)
 def test_what_earlier_tasks_should_have_left_is_asked_for_by_name(make, tmp_path):
     task = toy_task(1, learnt_before=(0,), previous=tmp_path)
     with pytest.raises(ConfigError, match=rf"{METHOD_STATE} does not exist"):
@@ -353,6 +359,69 @@ def test_l2_pulls_towards_where_the_sequence_started(tmp_path):
     method.on_task_start(toy_task(1, learnt_before=(0,), previous=folder), policy)
     method.on_backward(policy)
     assert policy.module.w.grad.tolist() == pytest.approx([2 * 0.1 * 0.5, 2 * 0.1 * -1.0])
+
+
+# --- Synaptic intelligence
+
+
+def _steps(method, policy, *steps: tuple[list[float], list[float]]) -> None:
+    """Optimizer steps, each a gradient and the weights that it leads to."""
+    for gradient, weights in steps:
+        policy.module.w.grad = torch.tensor(gradient)
+        method.on_backward(policy)
+        with torch.no_grad():
+            policy.module.w.copy_(torch.tensor(weights))
+
+
+def test_si_holds_what_earlier_tasks_gained_by(tmp_path):
+    config = SIConfig(coeff=0.25, damping=0.5)
+    policy = ToyPolicy(_features((1.0, 0.0)), Score((0.0, 0.0)))
+    previous: Path | None = None
+    # The second weight lowers the loss by 1/4 and raises it by 1/2, so the first task does not hold it.
+    learnt = [
+        (([2.0, -1.0], [-0.5, 0.25]), ([1.0, 2.0], [-1.0, 0.5])),  # gains 1 + 1/2 and 1/4 - 1/2, changes -1 and 1/2
+        (([0.0, 3.0], [-1.0, 0.0]),),  # gains 0 and 3/2, changes 0 and -1/2
+    ]
+    for task_id, steps in enumerate(learnt):
+        method = SynapticIntelligence(config)
+        task = toy_task(task_id, learnt_before=tuple(range(task_id)), previous=previous)
+        method.on_task_start(task, policy)
+        _steps(method, policy, *steps)
+        method.on_task_end(task, policy, toy_rollouts(_bins(1)))
+        previous = tmp_path / str(task_id)
+        previous.mkdir()
+        write_state(previous, gather_state(method.state_dict()))
+    method = SynapticIntelligence(config)
+    method.on_task_start(toy_task(2, learnt_before=(0, 1), previous=previous), policy)
+    assert method.importance["w"].tolist() == [1.5 / (1 + 0.5), 1.5 / (0.25 + 0.5)]
+    _steps(method, policy, ([0.0, 0.0], [1.0, 2.0]), ([0.0, 0.0], [0.0, 1.0]))
+    assert policy.module.w.grad.tolist() == [2 * 0.25 * 1 * 2, 2 * 0.25 * 2 * 2]
+    assert method.state_dict()["gain.w"].tolist() == [0, 0], "what the penalty does is no gain"
+
+
+def test_si_counts_on_after_an_interruption_and_in_more_epochs(tmp_path):
+    policy = ToyPolicy(_features((1.0, 0.0)), Score((0.0, 0.0)))
+    first = SynapticIntelligence(SIConfig())
+    first.on_task_start(toy_task(0), policy)
+    _steps(first, policy, ([2.0, -1.0], [-0.5, 0.25]))
+    state = gather_state(first.state_dict())
+    assert state["tasks"].tolist() == []
+    first.on_task_end(toy_task(0), policy, toy_rollouts(_bins(1)))
+    for left in (state, gather_state(first.state_dict())):
+        with torch.no_grad():
+            policy.module.w.copy_(torch.tensor([-0.5, 0.25]))
+        resumed = SynapticIntelligence(SIConfig())
+        resumed.load_state_dict(left)
+        resumed.on_task_start(toy_task(0), policy)
+        _steps(resumed, policy, ([1.0, -2.0], [-1.0, 0.5]))
+        assert policy.module.w.grad.tolist() == [1, -2], "nothing was learnt before"
+        resumed.on_task_end(toy_task(0), policy, toy_rollouts(_bins(1)))
+        stored = resumed.state_dict()
+        assert {name: value.tolist() for name, value in stored.items()} == {
+            "start.w": [0, 0],
+            "gain.w": [1 + 0.5, 0.25 + 0.5],
+            "tasks": [0],
+        }
 
 
 # --- EMA
