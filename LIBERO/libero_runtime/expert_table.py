@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from libero_runtime.commands import use_one_thread
 from libero_runtime.cpus import num_cpus
-from libero_runtime.demos.episodes import MAX_STEPS, Attempt, EpisodeOptions, EpisodePlan, try_episode
+from libero_runtime.demos.episodes import MAX_STEPS, Attempt, AttemptPlan, EpisodeOptions, try_episode
 from libero_runtime.options import Option, run_with_options
 from libero_runtime.paths import resolve_paths
 from libero_runtime.sim.scene import Scene
@@ -51,7 +51,7 @@ def run_task(task: TaskSpec, *, noise: float, num_init_states: int, seed: int) -
     options = EpisodeOptions(noise=noise, max_steps=MAX_STEPS.get(task.suite, max(MAX_STEPS.values())))
     scene = Scene(task, image_size=16)  # never drawn
     plans = [
-        EpisodePlan(task.task_id, attempt=index, init_index=index, scene_seed=seed, seed=seed)
+        AttemptPlan(index, scene_seed=seed, seed=seed)
         for index in range(min(num_init_states, len(init_states(task))))
     ]
     attempts = [try_episode(scene, plan, options) for plan in plans]

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Literal
 from rlinf.cli.console import REPOSITORY, run_cli, user_message
 
 if TYPE_CHECKING:
+    import psutil
+
     from rlinf.cli.request import Request
 
 DEFAULT = "crl_experiment/libero_spatial_grpo_tiny"
@@ -35,8 +37,7 @@ REQUIREMENTS = tuple(REPOSITORY / name for name in ("requirements.txt", "require
 GIB = 2**30
 PROCESS_BYTES = 0.7 * GIB  # of a worker, weights aside: a simulator with its scenes, or torch
 SCENE_S = 600
-LISTENING = "0A"  # state of a socket in /proc/net/tcp
-LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 Level = Literal["ok", "warning", "problem"]
 Finding = tuple[Level, str]
@@ -273,6 +274,8 @@ def _checkpoint_bytes(request: Request) -> int:
 
 def ray_cluster() -> Iterator[Finding]:
     """A cluster of our own starts, is reached by nobody else, and stops; or the one that is named answers."""
+    import psutil
+
     from rlinf.scheduler.cluster import Cluster
     from rlinf.scheduler.ray_settings import VARIABLE, named_cluster
 
@@ -282,35 +285,21 @@ def ray_cluster() -> Iterator[Finding]:
         where = f"{VARIABLE}={named} answers" if named else f"a cluster starts in {time.monotonic() - started:.0f} s"
         yield "ok", f"{where}: {len(found.nodes)} node(s), {found.num_cpus} CPUs, {found.num_gpus} GPUs"
         if not named:
-            outside = {port for process in _started_by(os.getpid()) for port in open_ports(process)}
+            outside = {port for process in psutil.Process().children(recursive=True) for port in open_ports(process)}
             why = f"ports {sorted(outside)} are open to other machines: unset RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
             yield "warning" if outside else "ok", why if outside else "it listens on the loopback interface alone"
         stopping = time.monotonic()
     yield "ok", f"it was left within {time.monotonic() - stopping:.0f} s"
 
 
-def _started_by(process: int) -> Iterator[int]:
-    """All processes that a process has started, and those that they have."""
-    from rlinf.cli.supervise import children
-
-    for child in children(process):
-        yield child
-        yield from _started_by(child)
-
-
-def open_ports(process: int) -> set[int]:
+def open_ports(process: psutil.Process) -> set[int]:
     """TCP ports that a process listens on and that are not the loopback interface's alone."""
-    own, ports = set(), set()
-    with suppress(OSError):  # it has ended meanwhile
-        for link in Path(f"/proc/{process}/fd").iterdir():
-            own.add(str(link.readlink()))
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            address, _, port = fields[1].rpartition(":")
-            if fields[3] == LISTENING and address not in LOOPBACK and f"socket:[{fields[9]}]" in own:
-                ports.add(int(port, 16))
-    return ports
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+        sockets = [one.laddr for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+        return {port for address, port in sockets if address not in LOOPBACK}
+    return set()
 
 
 # --------------------------------------------------------------------------------------------------------- the whole

@@ -126,37 +126,31 @@ def _filled(override: str, values: Mapping[str, str]) -> str:
 
 def parse_tasks(arguments: Arguments, *, num_tasks: int) -> tuple[tuple[int, ...], ...]:
     """The tasks of each training run of a sequence, in order."""
-    text = arguments.value("TASK_ID_OR_RANGE", "TASK_IDS")
-    if arguments.order == "range":
-        return tuple((task_id,) for task_id in parse_task_range(text, num_tasks=num_tasks))
-    ids = parse_task_list(text, num_tasks=num_tasks)
+    text, is_range = arguments.value("TASK_ID_OR_RANGE", "TASK_IDS"), arguments.order == "range"
+    ids = parse_task_ids(text, is_range=is_range, num_tasks=num_tasks)
     return (tuple(sorted(ids)),) if arguments.order == "joint" else tuple((task_id,) for task_id in ids)
 
 
-def parse_task_range(text: str, *, num_tasks: int) -> tuple[int, ...]:
-    """``"3"`` is task 3, ``"0,4"`` are tasks 0 to 4 in order."""
-    ids = _task_ids(text, expected='one task id such as "0", or a first and a last one such as "0,4"')
-    if len(ids) > 2:
-        raise UsageError(
-            f'TASK_ID_OR_RANGE={text!r} has {len(ids)} numbers; expected one task id such as "0", or a first and a '
-            'last one such as "0,4" for tasks 0 to 4'
-        )
-    _check_task_ids(ids, text, num_tasks=num_tasks)
+def parse_task_ids(text: str, *, is_range: bool, num_tasks: int) -> tuple[int, ...]:
+    """``"4,0,2"`` are exactly these tasks in this order; of a range ``"3"`` is task 3, ``"0,4"`` are tasks 0 to 4."""
+    one_or_two = 'one task id such as "0", or a first and a last one such as "0,4" for tasks 0 to 4'
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("-?[0-9]+", part) for part in parts):
+        expected = one_or_two if is_range else 'task ids such as "0,2,4"'
+        raise UsageError(f"cannot read the tasks {text!r}; expected {expected}")
+    ids = tuple(map(int, parts))
+    if outside := [task_id for task_id in ids if not 0 <= task_id < num_tasks]:
+        raise UsageError(f"task {outside[0]} (in {text!r}) is out of range: the suite has tasks 0 to {num_tasks - 1}")
     first, last = ids[0], ids[-1]
-    if first > last:
+    if is_range and len(ids) > 2:
+        raise UsageError(f"TASK_ID_OR_RANGE={text!r} has {len(ids)} numbers; expected {one_or_two}")
+    if is_range and first > last:
         raise UsageError(
             f'TASK_ID_OR_RANGE={text!r} is reversed; write "{last},{first}" for tasks {last} to {first}, in that order'
         )
-    return tuple(range(first, last + 1))
-
-
-def parse_task_list(text: str, *, num_tasks: int) -> tuple[int, ...]:
-    """``"4,0,2"`` are exactly these tasks in this order."""
-    ids = _task_ids(text, expected='task ids such as "0,2,4"')
-    _check_task_ids(ids, text, num_tasks=num_tasks)
-    if len(set(ids)) < len(ids):
+    if not is_range and len(set(ids)) < len(ids):
         raise UsageError(f"TASK_IDS={text!r} names a task twice; every task is learnt once")
-    return ids
+    return tuple(range(first, last + 1)) if is_range else ids
 
 
 def parse_count(text: str, *, name: str, minimum: int) -> int:
@@ -168,16 +162,3 @@ def parse_count(text: str, *, name: str, minimum: int) -> int:
     if number < minimum:
         raise UsageError(f"{name} must be at least {minimum}, got {number}")
     return number
-
-
-def _task_ids(text: str, *, expected: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.removeprefix("-").isascii() and part.removeprefix("-").isdigit() for part in parts):
-        raise UsageError(f"cannot read the tasks {text!r}; expected {expected}")
-    return tuple(int(part) for part in parts)
-
-
-def _check_task_ids(ids: Sequence[int], text: str, *, num_tasks: int) -> None:
-    outside = [task_id for task_id in ids if not 0 <= task_id < num_tasks]
-    if outside:
-        raise UsageError(f"task {outside[0]} (in {text!r}) is out of range: the suite has tasks 0 to {num_tasks - 1}")

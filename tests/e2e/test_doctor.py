@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from libero_runtime import opengl
@@ -125,7 +126,7 @@ def test_a_cluster_that_does_not_answer(capsys, monkeypatch):
 
 def test_ports_that_others_reach_are_told_from_those_that_they_do_not():
     with socket.create_server(("127.0.0.1", 0)) as inside, socket.create_server(("127.0.0.2", 0)) as other:
-        ports = doctor.open_ports(os.getpid())
+        ports = doctor.open_ports(psutil.Process())
         assert other.getsockname()[1] in ports
         assert inside.getsockname()[1] not in ports
 

@@ -24,11 +24,9 @@ _NUM_SETTLE_STEPS = 5
 
 
 @dataclass(frozen=True)
-class EpisodePlan:
-    """Everything an episode depends on."""
+class AttemptPlan:
+    """Where an episode begins, and its seeds."""
 
-    task_id: int
-    attempt: int  # running number within the task; names the episode
     init_index: int
     scene_seed: int  # poses of the fixtures
     seed: int  # noise and jitter
@@ -75,7 +73,7 @@ class Attempt:
 
 def try_episode(
     scene: Scene,
-    plan: EpisodePlan,
+    plan: AttemptPlan,
     options: EpisodeOptions,
     *,
     watch: Callable[[NDArray[np.float64]], None] | None = None,
@@ -118,7 +116,7 @@ def play(
     return Attempt(success, num_steps)
 
 
-def run_episode(scene: Scene, plan: EpisodePlan, options: EpisodeOptions) -> Demonstration:
+def run_episode(scene: Scene, plan: AttemptPlan, options: EpisodeOptions) -> Demonstration:
     """Run one episode and record it."""
     data = scene.data
     arm = [int(scene.model.joint(f"robot0_joint{number}").qposadr[0]) for number in range(1, 8)]

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.demos.episodes import Demonstration, EpisodePlan
+from libero_runtime.demos.episodes import AttemptPlan, Demonstration
 from libero_runtime.render.cameras import demonstrated_name, turned
 from libero_runtime.sim.state import Pose
 from libero_runtime.suites import TaskSpec
@@ -40,7 +40,7 @@ def quaternions(rotvecs_T3: NDArray[np.float32]) -> NDArray[np.float32]:
 def write_shard(
     path: Path,
     demo: Demonstration,
-    plan: EpisodePlan,
+    plan: AttemptPlan,
     *,
     draw: Callable[[Pose], NDArray[np.uint8]],
     cameras: Sequence[str],

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from libero_runtime.demos.episodes import MAX_STEPS, EpisodeOptions, EpisodePlan
+from libero_runtime.demos.episodes import MAX_STEPS, AttemptPlan, EpisodeOptions
 from libero_runtime.demos.hdf5 import COMPRESSIONS
 from libero_runtime.options import Option
 
@@ -35,16 +35,11 @@ class RunOptions:
     episode: EpisodeOptions = field(default_factory=EpisodeOptions)
 
 
-def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> EpisodePlan:
+def plan_attempt(options: RunOptions, task_id: int, attempt: int) -> AttemptPlan:
     """The attempt-th episode of a task: initial states in turn, seeds from the run's seed."""
     scene_seed, seed = np.random.SeedSequence([options.seed, task_id, attempt]).generate_state(2)
-    return EpisodePlan(
-        task_id=task_id,
-        attempt=attempt,
-        init_index=options.init_indices[attempt % len(options.init_indices)],
-        scene_seed=int(scene_seed),
-        seed=int(seed),
-    )
+    init_index = options.init_indices[attempt % len(options.init_indices)]
+    return AttemptPlan(init_index, scene_seed=int(scene_seed), seed=int(seed))
 
 
 def wanted_attempts(task_id: int, made: Mapping[int, bool], num_wanted: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlinf.cli.console import UsageError
-from rlinf.cli.launcher import parse_count, parse_task_list, parse_task_range
+from rlinf.cli.launcher import parse_count, parse_task_ids
 from rlinf.cli.run_sequence import check_steps
 from rlinf.config import ConfigError, config_yaml, load_config
 from rlinf.config.errors import UserError
@@ -45,7 +45,7 @@ def plan(
 
 @pytest.mark.parametrize(("text", "ids"), [("0", (0,)), ("0,4", (0, 1, 2, 3, 4)), (" 3 , 3 ", (3,)), ("9", (9,))])
 def test_task_range(text: str, ids: tuple[int, ...]) -> None:
-    assert parse_task_range(text, num_tasks=10) == ids
+    assert parse_task_ids(text, is_range=True, num_tasks=10) == ids
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_task_range(text: str, ids: tuple[int, ...]) -> None:
 )
 def test_task_range_errors(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse_task_range(text, num_tasks=10)
+        parse_task_ids(text, is_range=True, num_tasks=10)
 
 
 def test_task_list() -> None:
-    assert parse_task_list("4,3,0", num_tasks=10) == (4, 3, 0)
+    assert parse_task_ids("4,3,0", is_range=False, num_tasks=10) == (4, 3, 0)
     with pytest.raises(UsageError, match="names a task twice"):
-        parse_task_list("1,2,1", num_tasks=10)
+        parse_task_ids("1,2,1", is_range=False, num_tasks=10)
 
 
 def test_counts() -> None:
