@@ -32,7 +32,7 @@ from openvla_oft.model.training_record import TRAINING_FILE
 from openvla_oft.options import GROUPS, FinetuneOptions, RunOptions
 from openvla_oft.torch_utils.distributed import Distributed, end_process, joined
 from openvla_oft.train import resume
-from openvla_oft.train.loop import TrainResult, train
+from openvla_oft.train.loop import Trainer, TrainResult, train
 from openvla_oft.train.objectives import build_objective
 from openvla_oft.train.validation import evaluate_per_task
 from transformers_openvla_oft.model.action_tokens import ActionTokenMap
@@ -116,13 +116,15 @@ def _train_into(folder: Path, options: FinetuneOptions, distributed: Distributed
     objective = build_objective(options, model, token_map, device)
     learner = initial.build_learner(options, model, device=device, distributed=distributed)
     result = train(
-        training,
-        learner=learner,
-        data=data,
-        split=split,
-        objective=objective,
-        folder=folder,
-        distributed=distributed,
+        Trainer(
+            training,
+            learner=learner,
+            data=data,
+            split=split,
+            objective=objective,
+            folder=folder,
+            distributed=distributed,
+        )
     )
     seconds |= {"training": result.seconds, "first_step": result.first_step_seconds}
     saving.write(folder, learner, options=options, processor=processor, statistics=statistics, distributed=distributed)

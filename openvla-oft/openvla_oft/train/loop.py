@@ -60,30 +60,21 @@ class TrainingDivergedError(ValueError):
     """The loss, a gradient or a weight is no longer a finite number."""
 
 
-def train(
-    config: TrainConfig,
-    *,
-    learner: Learner,
-    data: DeviceData,
-    split: Split,
-    objective: Objective,
-    folder: Path,
-    distributed: Distributed | None = None,
-) -> TrainResult:
-    """Train in place, from the newest state in ``folder`` where there is one, and leave the averaged weights.
+def train(trainer: "Trainer") -> TrainResult:
+    """Train in place, from the newest state in its folder where there is one, and leave the averaged weights.
 
-    Writes the log and states to resume from into ``folder``. Collective.
+    Writes the log and states to resume from into that folder. Collective.
     """
-    trainer = _Trainer(config, learner, data, split, objective, folder, distributed or Distributed())
+    config, learner = trainer.config, trainer.learner
     learner.train()
     start = time.perf_counter()
-    loss_of, compiled = _build_loss(config, trainer)
+    loss_of, compiled = _build_loss(trainer)
     trainer.optimizer.zero_grad(set_to_none=True)
     first_step_seconds = time.perf_counter() - start
     begin = trainer.resume()
     clock = _Clock(config, begin=start - begin.seconds, spent=first_step_seconds, distributed=trainer.distributed)
     step, validation = begin.step, dict[str, float]()
-    records = Records(folder, start=step, seconds=begin.seconds, active=trainer.distributed.is_first)
+    records = Records(trainer.folder, start=step, seconds=begin.seconds, active=trainer.distributed.is_first)
     with records, tqdm(total=100, desc="training", unit="%", disable=not trainer.distributed.is_first) as bar:
         while (progress := clock.progress(step)) < 1:
             rate = learning_rate(
@@ -121,12 +112,13 @@ def train(
     )
 
 
-class _Trainer:
+class Trainer:
     """What a training changes, and the work of one step. All methods are collective."""
 
     def __init__(
         self,
         config: TrainConfig,
+        *,
         learner: Learner,
         data: DeviceData,
         split: Split,
@@ -258,9 +250,9 @@ class _Trainer:
         return float(loss)
 
 
-def _build_loss(config: TrainConfig, trainer: _Trainer) -> tuple[LossFunction, bool]:
+def _build_loss(trainer: Trainer) -> tuple[LossFunction, bool]:
     """The loss as one function, compiled if asked for and possible; runs it once forward and backward to find out."""
-    learner, data, objective = trainer.learner, trainer.data, trainer.objective
+    config, learner, data, objective = trainer.config, trainer.learner, trainer.data, trainer.objective
     sharded = trainer.distributed.world_size > 1
     sample = trainer.sampler.step(0)[0][0]  # a micro-batch to compile and check with
 

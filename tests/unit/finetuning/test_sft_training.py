@@ -15,6 +15,7 @@ from openvla_oft.data.augment import AugmentConfig
 from openvla_oft.data.frames import DeviceFrames
 from openvla_oft.model import checkpoints
 from openvla_oft.model.learner import Learner
+from openvla_oft.torch_utils.distributed import Distributed
 from openvla_oft.train import loop
 from openvla_oft.train.objectives import TokenObjective
 from openvla_oft.train.validation import evaluate
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ingredients(demos, folder):
-    """What ``loop.train`` takes, from a tiny checkpoint."""
+    """What ``loop.Trainer`` takes, from a tiny checkpoint."""
     model, processor = checkpoints.load_for_training(folder)
     data_set = load(demos, image_size=32)
     token_map = ActionTokenMap.from_config(model.config, "libero_spatial")
@@ -43,7 +44,8 @@ def ingredients(demos, folder):
     )
     split = dataset.split_demonstrations(data_set, validation_fraction=0.1, seed=0)
     objective = TokenObjective(token_map, label_sigma=0, device=torch.device("cpu"))
-    return {"learner": Learner(model), "data": data, "split": split, "objective": objective}
+    parts = {"learner": Learner(model), "data": data, "split": split, "objective": objective}
+    return {**parts, "distributed": Distributed()}
 
 
 def test_checkpoint_folder_is_complete_and_loads(base):
@@ -94,7 +96,7 @@ def test_training_lowers_the_loss(demos, base, tmp_path):
         num_steps=20, batch_size=16, learning_rate=3e-3, num_warmup_steps=3, ema_decay=0.0, log_every=1,
         augment=AugmentConfig.off(),
     )  # fmt: skip
-    result = loop.train(config, **parts, folder=tmp_path)
+    result = loop.train(loop.Trainer(config, **parts, folder=tmp_path))
     losses = logged(tmp_path, "train_loss")
     assert len(losses) == 20
     assert losses[0] > 5.0  # near log 256 = 5.5
@@ -203,7 +205,7 @@ def test_minutes_end_the_training_and_the_cosine(demos, base, tmp_path, monkeypa
     looks = itertools.count()
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 0.05 * next(looks)))
     config = loop.TrainConfig(minutes=0.05, batch_size=4, num_warmup_steps=0, log_every=1, validate_every=10**6)
-    result = loop.train(config, **ingredients(demos, base), folder=tmp_path)
+    result = loop.train(loop.Trainer(config, **ingredients(demos, base), folder=tmp_path))
     assert 3.0 <= result.seconds <= 3.2
     rates = logged(tmp_path, "learning_rate")
     assert result.num_steps == len(rates) > 10
@@ -218,7 +220,7 @@ def test_compile_failure_is_a_warning(demos, base, tmp_path, monkeypatch, caplog
 
     monkeypatch.setattr(loop.torch, "compile", functools.partial(torch.compile, backend=broken))
     config = loop.TrainConfig(num_steps=1, batch_size=4, use_compile=True)
-    result = loop.train(config, **ingredients(demos, base), folder=tmp_path)
+    result = loop.train(loop.Trainer(config, **ingredients(demos, base), folder=tmp_path))
     assert not result.compiled
     assert result.num_steps == 1
     assert "torch.compile failed" in caplog.text
@@ -229,7 +231,7 @@ def test_diverged_loss_is_reported(demos, base, tmp_path):
     with torch.no_grad():
         parts["learner"].policy.language_model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(loop.TrainingDivergedError, match="the loss is nan before the first step"):
-        loop.train(loop.TrainConfig(num_steps=1), **parts, folder=tmp_path)
+        loop.train(loop.Trainer(loop.TrainConfig(num_steps=1), **parts, folder=tmp_path))
 
 
 @pytest.mark.parametrize(
