@@ -16,6 +16,8 @@ _POINTING_DOWN = -0.9
 _MARGIN_M, _TAPER = 0.06, 0.6  # what is so close to the way, less so at its end, is passed above
 _NEAR_M = 0.05  # so far from the target nothing is passed above
 _SLOW_DOWN_M = 0.03
+_STAND_OFF_TOLERANCE_M = 0.025
+ALIGNED_RAD = 0.20
 
 
 class Skill(ABC):
@@ -73,6 +75,10 @@ class Skill(ABC):
     def turn_left(self, hand_mat: Array) -> float:
         """Angle (rad) between the hand and an orientation."""
         return float(np.linalg.norm(rotation_vector(hand_mat @ self.world.hand.mat.T)))
+
+    def lined_up(self, stand_off: Array, hand_mat: Array, *, aligned: float = ALIGNED_RAD) -> bool:
+        """Whether the hand is at a position (3,) before what it reaches for, and turned within an angle (rad)."""
+        return self.distance(stand_off) < _STAND_OFF_TOLERANCE_M and self.turn_left(hand_mat) < aligned
 
     def come_down(
         self, target: Array, hand_mat: Array, *, tolerance: float, without: tuple[str, ...], gripper: float = OPEN

@@ -15,8 +15,7 @@ _BAR_M = 0.02
 _GRIP_HEIGHT_M = 0.06  # pads' middle below the handle's upper end when it is pulled
 _DIP_RAD = 0.6
 _AJAR_RAD = 0.5
-_ALIGNED_RAD = 0.20
-_TOLERANCE_M, _STAND_OFF_TOLERANCE_M, _LOST_M = 0.012, 0.025, 0.05
+_TOLERANCE_M, _LOST_M = 0.012, 0.05
 _MAX_CLOSE_STEPS, _MAX_PULL_STEPS = 14, 60
 _RELEASE_STEPS, _BACK_STEPS, _BACK_M = 4, 8, 0.05
 _ALONG_Y = np.array([0.0, 1.0])
@@ -111,8 +110,7 @@ class PullDoor(DoorSkill):
     def update(self) -> None:
         away = self.distance(self._grip())
         if self.phase == "approach":
-            near = self.distance(self._stand_off()) < _STAND_OFF_TOLERANCE_M
-            if near and self.turn_left(self._hand_mat()) < _ALIGNED_RAD:
+            if self.lined_up(self._stand_off(), self._hand_mat()):
                 self.num_attempts += 1
                 self.enter("reach")
         elif self.phase == "reach":

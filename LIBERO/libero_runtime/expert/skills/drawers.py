@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from libero_runtime.expert.motion import CLOSE, OPEN, Array, facing_hand, nearer_of_both, reaching_hand, upright_hand
-from libero_runtime.expert.skills.base import JointSkill
+from libero_runtime.expert.skills.base import ALIGNED_RAD, JointSkill
 from libero_runtime.expert.world import Goal, World, once_per_step
 
 _BAR_M = 0.012  # what reaches furthest out of a drawer, to this depth, is the bar of its handle
@@ -18,8 +18,6 @@ _PULL_M = 0.06  # aim this far ahead of the hand
 _ABOVE_BAR_M, _PRESS_M = 0.012, 0.03  # fingertips that drag
 _PALM_BELOW_M = 0.09  # a palm that faces a bar reaches this far below it
 _TOLERANCE_M, _TOLERANCE_Z_M = 0.014, 0.010
-_STAND_OFF_TOLERANCE_M = 0.025
-_ALIGNED_RAD = 0.20
 _MAX_CLOSE_STEPS = 14
 _MAX_PULL_STEPS = 22
 _OPEN_STEPS = 4
@@ -101,8 +99,7 @@ class OpenDrawer(DrawerSkill):
     def update(self) -> None:
         handle = self.handle()
         if self.phase == "approach":
-            ready = self.distance(self._stand_off(handle)) < _STAND_OFF_TOLERANCE_M
-            if ready and self.turn_left(self._hand_mat(handle)) < _ALIGNED_RAD:
+            if self.lined_up(self._stand_off(handle), self._hand_mat(handle)):
                 self.enter("reach")
         elif self.phase == "reach":
             if self._near(self._hold(handle)):
@@ -172,8 +169,7 @@ class CloseDrawer(DrawerSkill):
     def update(self) -> None:
         handle = self.handle()
         if self.phase == "approach":
-            ready = self.distance(self._stand_off(handle)) < _STAND_OFF_TOLERANCE_M
-            if ready and self.turn_left(self._hand_mat(handle)) < 2 * _ALIGNED_RAD:
+            if self.lined_up(self._stand_off(handle), self._hand_mat(handle), aligned=2 * ALIGNED_RAD):
                 self.num_attempts += 1
                 self.enter("push")
         elif self.phase == "push":

@@ -10,8 +10,6 @@ from libero_runtime.expert.world import ExpertError, Goal, World, once_per_step
 _DIP_RAD = 0.60
 _STAND_OFF_M = 0.09
 _TOLERANCE_M = 0.010
-_STAND_OFF_TOLERANCE_M = 0.025
-_ALIGNED_RAD = 0.20
 _HANDLE_M = 0.030  # what sticks out is looked for at this depth
 _GRIP_M = 0.016  # pads' middle inside its end
 _BELOW_TOP_M = 0.020
@@ -89,8 +87,7 @@ class PutInside(Skill):
         world = self.world
         pose = world.pose(self.name)
         if self.phase == "approach":
-            near = self.distance(self._stand_off()) < _STAND_OFF_TOLERANCE_M
-            if near and self.turn_left(self._hand_mat()) < _ALIGNED_RAD:
+            if self.lined_up(self._stand_off(), self._hand_mat()):
                 self.enter("reach")
         elif self.phase == "reach":
             if self.distance(self._grip()) < _TOLERANCE_M:
