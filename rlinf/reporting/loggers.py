@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
-from itertools import pairwise
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -190,6 +191,6 @@ def _knows_wandb_user() -> bool:
     if Path(config_folder, "settings").is_file() or Path(given("WANDB_DIR") or ".", "wandb", "settings").is_file():
         return True  # written by `wandb offline`, `wandb login --host` and the like
     host = urlsplit(given("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    files = [Path(given("NETRC", ""))] if given("NETRC") else [Path.home() / name for name in (".netrc", "_netrc")]
-    words = " ".join(path.read_text(errors="replace") for path in files if path.is_file()).split()
-    return any(one == "machine" and (two == host or "wandb" in two) for one, two in pairwise(words))
+    with suppress(FileNotFoundError, NetrcParseError):
+        return any(one == host or "wandb" in one for one in netrc(given("NETRC") or Path.home() / ".netrc").hosts)
+    return False
