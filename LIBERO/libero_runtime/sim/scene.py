@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.commands import LiberoError
-from libero_runtime.kernel import Goal
+from libero_runtime.kernel.layout import Goal
 from libero_runtime.paths import Quality
 from libero_runtime.sim.models import (
     SharedModel,

@@ -11,8 +11,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime import kernel
-from libero_runtime.kernel import Arm, Goal, Live
+from libero_runtime.kernel import chunk
+from libero_runtime.kernel.layout import STATE_SIZE, Arm, Goal, Live, make_work
 from libero_runtime.kernel.native import NUM_CONTACTS_OFFSET, function_address, load_int
 from libero_runtime.sim.state import Array, EpisodeState, Pose
 
@@ -132,9 +132,9 @@ class Stepper:
         self.data = mujoco.MjData(model)
         self.arm = arm
         self._fixture_bodies = fixture_bodies
-        self.controller = np.zeros(kernel.STATE_SIZE)
+        self.controller = np.zeros(STATE_SIZE)
         self.drawn_qpos = model.qpos0.copy()
-        self._work = kernel.make_work()
+        self._work = make_work()
         self._warnings = self.data.warning.number
         self._live = self._make_live()
 
@@ -204,13 +204,13 @@ class Stepper:
 
     def substep(self, action: Array, *, first: bool) -> None:
         """One physics substep; `first` in each control step, when the action becomes the goal."""
-        kernel.substep(self._live, self.arm, self._work, self.controller, action, first)
+        chunk.substep(self._live, self.arm, self._work, self.controller, action, first)
 
     def run(self, actions_CA: Array, goal: Goal, *, stop_on_success: bool, success_C: NDArray[np.bool_]) -> int:
         """Run a chunk; number of actions run, negative when MuJoCo's state went bad in the last of them."""
         own_actions_CA = np.array(actions_CA, dtype=np.float64, order="C")  # another layout would be compiled anew
         return int(
-            kernel.run_chunk(
+            chunk.run_chunk(
                 self._live, self.arm, goal, self._work, self.controller, own_actions_CA, SUBSTEPS, stop_on_success,
                 success_C, self.drawn_qpos,
             )
@@ -218,11 +218,11 @@ class Stepper:
 
     def goal_met(self, goal: Goal) -> bool:
         """Does the present state meet a goal?"""
-        return bool(kernel.goal_met(self._live, goal))
+        return bool(chunk.goal_met(self._live, goal))
 
     def warning(self) -> str:
         """MuJoCo's name of what it warned of since the state was loaded, when `run` says that it did."""
-        return str(mujoco.mjtWarning(kernel.warned(self._warnings)).name)
+        return str(mujoco.mjtWarning(chunk.warned(self._warnings)).name)
 
 
 def _contact_address(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[int, int]:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.commands import LiberoError
-from libero_runtime.kernel import Goal, layout
+from libero_runtime.kernel import layout
+from libero_runtime.kernel.layout import Goal
 
 _JOINT_TESTS = {
     "open": (layout.ANY_JOINT, "is_open"),

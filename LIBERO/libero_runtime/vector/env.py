@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from libero_runtime.kernel import ACTION_DIM
+from libero_runtime.kernel.layout import ACTION_DIM
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import QUALITIES, Quality
 from libero_runtime.sim.scene import Scene

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from libero_runtime.kernel import ACTION_DIM
+from libero_runtime.kernel.layout import ACTION_DIM
 from libero_runtime.sim.state import PROPRIO_DIM
 from libero_runtime.suites import init_states, load_suite
 from libero_runtime.vector.env import EpisodeStart, Frames, LiberoVectorEnv, VectorEnvError
