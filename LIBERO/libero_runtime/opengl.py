@@ -24,26 +24,16 @@ DEVICE_VARIABLE = "MUJOCO_EGL_DEVICE_ID"
 _PROBE_TIMEOUT_S = 120
 
 _PROBE = """
-import numpy as np, mujoco
-from mujoco.{backend} import GLContext
-context = GLContext(32, 32)
-context.make_current()
+import mujoco
 model = mujoco.MjModel.from_xml_string(
     '<mujoco><worldbody><light pos="0 0 3"/><camera name="c" pos="0 0 2"/>'
     '<geom type="box" size="1 1 .1" rgba="1 0 0 1"/></worldbody></mujoco>')
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
-renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, renderer)
-assert renderer.currentBuffer == mujoco.mjtFramebuffer.mjFB_OFFSCREEN, 'no off-screen framebuffer'
-scene = mujoco.MjvScene(model, maxgeom=10)
-camera = mujoco.MjvCamera()
-camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
-mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
-viewport, pixels = mujoco.MjrRect(0, 0, 32, 32), np.zeros((32, 32, 3), np.uint8)
-mujoco.mjr_render(viewport, scene, renderer)
-mujoco.mjr_readPixels(pixels, None, viewport, renderer)
-assert int(pixels[16, 16, 0]) > int(pixels[16, 16, 2]) + 60, f'drew {{pixels[16, 16]}} where red was expected'
+with mujoco.Renderer(model, 32, 32) as renderer:
+    renderer.update_scene(data, 'c')
+    pixels = renderer.render()
+assert int(pixels[16, 16, 0]) > int(pixels[16, 16, 2]) + 60, f'drew {pixels[16, 16]} where red was expected'
 """
 
 
@@ -55,7 +45,7 @@ def _probe(backend: str) -> str | None:
     """Draw one frame with `backend` in a subprocess; returns None when it works, else the reason."""
     env = dict(os.environ, MUJOCO_GL=backend, PYOPENGL_PLATFORM=backend)
     try:
-        command = [sys.executable, "-c", _PROBE.format(backend=backend)]
+        command = [sys.executable, "-c", _PROBE]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         return f"no answer within {_PROBE_TIMEOUT_S} s"
