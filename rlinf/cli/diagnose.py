@@ -40,7 +40,8 @@ from rlinf.diagnostics.weight_change import (
     whole_deltas,
 )
 from rlinf.models import Policy, load_policy
-from rlinf.reporting.diagnoses import Diagnosis, append
+from rlinf.reporting.diagnoses import Diagnosis
+from rlinf.reporting.jsonlines import append_record
 from rlinf.reporting.ledger import utc_now
 from rlinf.run_layout import CONFIG_FILE, DIAGNOSTICS_FILE, LINEAGE_FILE, Checkpoint, checkpoint_of, checkpoints
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     found = []
     for path in arguments.checkpoints:
         diagnosis, layers, kept = _diagnose(path, arguments)
-        append(kept, diagnosis)
+        append_record(kept, diagnosis)
         found.append((path, diagnosis, layers, kept))
     tasks = sorted({task for _, one, *_ in found for task in one.kl})
     head = ["checkpoint", "effective rank", "relative change"]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlinf.reporting.jsonlines import append_record, read_records
+from rlinf.reporting.jsonlines import read_records
 from rlinf.run_layout import same_checkpoint
 
 
@@ -31,11 +31,6 @@ class Diagnosis:
     time: str
     kl: dict[int, float] = field(default_factory=dict)
     fisher_energy: dict[int, float] = field(default_factory=dict)
-
-
-def append(path: Path, diagnosis: Diagnosis) -> None:
-    """Add one; safe while other processes append to the same file."""
-    append_record(path, diagnosis)
 
 
 def read(path: Path) -> list[Diagnosis]:

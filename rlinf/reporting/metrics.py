@@ -66,7 +66,11 @@ class SuccessMatrix:
     @property
     def learnt_tasks(self) -> tuple[int, ...]:
         """Learnt tasks in the order they were learnt."""
-        return tuple(task for stage in self.stages for task in stage)
+        return self.learnt_by(self.last_row)
+
+    def learnt_by(self, row: int) -> tuple[int, ...]:
+        """Tasks that the policy of a row has learnt, in that order."""
+        return tuple(task for stage in self.stages[: row + 1] for task in stage)
 
     @property
     def held_out_tasks(self) -> tuple[int, ...]:
@@ -90,7 +94,7 @@ class SuccessMatrix:
     @property
     def earlier_tasks(self) -> tuple[int, ...]:
         """Learnt tasks that a later stage follows: they can have been forgotten."""
-        return tuple(task for stage in self.stages[:-1] for task in stage)
+        return self.learnt_by(self.last_row - 1)
 
     def success(self, row: int, task: int) -> float:
         """Success rate of one cell."""

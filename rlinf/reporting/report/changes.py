@@ -62,7 +62,7 @@ def change_rows(method: MethodRuns) -> list[tuple[str, int, list[Cell | None]]]:
     are, and a cell for each of ``MEASURES``."""
     matrix, rows = method.matrices[0], []
     for number, stage in enumerate(matrix.stages):
-        learnt = tuple(task for tasks in matrix.stages[: number + 1] for task in tasks)
+        learnt = matrix.learnt_by(number)
         found = [seen for one in method.experiments for seen in one.diagnoses if seen.learnt_tasks == learnt]
         if found:
             cells = [over_seeds([one.of(seen, matrix.held_out_tasks) for seen in found]) for one in MEASURES]

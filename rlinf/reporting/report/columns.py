@@ -124,11 +124,11 @@ def _suite_success(experiment: Experiment, suite: str, stage: int | None) -> Est
     matrix = experiment.matrix
     if matrix is None or (stage is not None and stage >= len(matrix.stages)):
         return None
-    row = len(matrix.stages) - 1 if stage is None else stage
+    row = matrix.last_row if stage is None else stage
     if suite == experiment.suite:
         return mean_success(matrix.success_RK[row], matrix.episodes_RK[row])
-    learnt = tuple(task for tasks in matrix.stages[: row + 1] for task in tasks)
-    record = next((one for one in experiment.further.get(suite, ()) if one.learnt_tasks == learnt), None)
+    learnt, of_suite = matrix.learnt_by(row), experiment.further.get(suite, ())
+    record = next((one for one in of_suite if one.learnt_tasks == learnt), None)
     if record is None:
         return None
     tasks = sorted(record.success)

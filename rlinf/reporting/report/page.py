@@ -320,7 +320,7 @@ def _ticks(curves: Sequence[Curve], levels: Sequence[float] = ()) -> list[float]
 
 
 def _learnt_so_far(matrix: SuccessMatrix, row: int) -> float:
-    learnt = [task for stage in matrix.stages[: row + 1] for task in stage]
+    learnt = matrix.learnt_by(row)
     return sum(matrix.success(row, task) for task in learnt) / len(learnt)
 
 

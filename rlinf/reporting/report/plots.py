@@ -200,9 +200,8 @@ class Bar:
 
 def before_and_after(matrix: SuccessMatrix, task: int) -> list[Bar]:
     """Success before and after training, as far as both were evaluated."""
-    last = len(matrix.stages) - 1
     shown = [(0, "base")] if matrix.has_base else []
-    shown += [(last, "end")] if last > 0 or not matrix.has_base else []
+    shown += [(matrix.last_row, "end")] if matrix.last_row > 0 or not matrix.has_base else []
     return [
         Bar(kind, matrix.success(row, task), *interval(matrix, row, task), rate_title(matrix, row, task))
         for row, kind in shown
@@ -211,7 +210,7 @@ def before_and_after(matrix: SuccessMatrix, task: int) -> list[Bar]:
 
 def final_bar(matrix: SuccessMatrix, task: int, label: str) -> Bar:
     """One method's success on a task at the end."""
-    last = len(matrix.stages) - 1
+    last = matrix.last_row
     rate, (low, high) = matrix.success(last, task), interval(matrix, last, task)
     base = matrix.success(0, task) if matrix.has_base else None
     title = f"{label}: {percent(rate)} ({percent(low)} to {percent(high)})"

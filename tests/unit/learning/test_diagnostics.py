@@ -22,7 +22,8 @@ from rlinf.diagnostics.weight_change import (
     whole_deltas,
 )
 from rlinf.reporting import ReportingError
-from rlinf.reporting.diagnoses import Diagnosis, append, by_checkpoint, read
+from rlinf.reporting.diagnoses import Diagnosis, by_checkpoint, read
+from rlinf.reporting.jsonlines import append_record
 from rlinf.run_layout import DIAGNOSTICS_FILE
 from tests.small_policy import make_learner, make_rollouts, read_policy, write_adapter
 from tests.unit.methods.replay_demos import write_hdf5
@@ -180,7 +181,7 @@ def test_of_several_the_one_over_the_most_tasks_counts(tmp_path):
         diagnosis("task_0_seed1/global_step_2", {0: 0.1, 3: 0.2}),
     ]
     for one in written:
-        append(file, one)
+        append_record(file, one)
     assert read(file) == written
     assert by_checkpoint(written) == [written[3], written[0]]
     file.write_text(file.read_text() + '{"method": "ewc"}\n')

@@ -15,7 +15,7 @@ import pytest
 from rlinf.cli.console import user_message
 from rlinf.reporting import ReportingError, run_info
 from rlinf.reporting.diagnoses import Diagnosis
-from rlinf.reporting.diagnoses import append as append_diagnosis
+from rlinf.reporting.jsonlines import append_record
 from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.report import collect, write_report
 from rlinf.reporting.report.changes import change_rows
@@ -218,7 +218,7 @@ def test_what_training_changed_is_a_mean_over_seeds(tmp_path: Path) -> None:
             numbers["fisher_energy"] = {0: 0.5, 1: 0.5 + seed} if learnt == (0, 1) else {}
             checkpoint = f"task_{learnt[-1]}_seed{seed}/global_step_{step}"
             rest = {"checkpoint": checkpoint, "temperature": 1.0, "frames": 8, "time": "2026-05-04T10:00:00+00:00"}
-            append_diagnosis(logs / "sequential" / "diagnostics.jsonl", Diagnosis(**about, **numbers, **rest))
+            append_record(logs / "sequential" / "diagnostics.jsonl", Diagnosis(**about, **numbers, **rest))
     write_rows(logs / "ewc", *BOTH, method="ewc", seed=1)
     experiments = collect([logs])
     rows = change_rows(MethodRuns.of(*(one for one in experiments if one.method == "sequential")))
