@@ -36,7 +36,6 @@ class Ending:
 
     task: str
     init_index: int
-    num_steps: int
     ours: bool
     stock: bool
 
@@ -64,7 +63,7 @@ def check_task(task: TaskSpec, *, num_episodes: int) -> list[Ending]:
         rest = np.zeros((_NUM_REST_STEPS, 7))
         rest[:, 6] = actions_TA[-1, 6]
         stock_T = stock.run(np.concatenate([actions_TA, rest]) if success else actions_TA)
-        endings.append(Ending(f"{task.suite} {task.task_id}", index, len(actions_TA), success, bool(stock_T.any())))
+        endings.append(Ending(f"{task.suite} {task.task_id}", index, success, bool(stock_T.any())))
     scene.close()
     stock.close()
     return endings

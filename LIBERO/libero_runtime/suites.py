@@ -33,8 +33,8 @@ from libero_runtime.paths import DAMAGED_ADVICE, libero_folder, prepare_libero, 
 logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
-_SCENE_PREFIX = re.compile(r"^[A-Z0-9_]*SCENE\d+_")  # LIBERO-10 and -90 prefix the instruction with a scene name
-_ANY_SCENE = re.compile(r"^[a-z0-9_]*scene\d+_")
+# LIBERO-10 and -90 prefix the instruction with a scene name
+_SCENE_PREFIX = re.compile(r"^[A-Z0-9_]*SCENE\d+_", re.IGNORECASE)
 _BDDL_LANGUAGE = re.compile(r"\(:language\s+([^()]+)\)")
 _PICKLE_GLOBALS = {
     (module, name)
@@ -161,7 +161,7 @@ def _language(suite: str, name: str, bddl: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    return _ANY_SCENE.sub("", "_".join(text.lower().split())).replace("_", " ").strip(' ."')
+    return _SCENE_PREFIX.sub("", "_".join(text.lower().split())).replace("_", " ").strip(' ."')
 
 
 def standard_suite(name: str) -> str:

@@ -144,11 +144,11 @@ def _suite_of(path: Path) -> str | None:
 
 
 def _check_number(path: Path, found: int) -> None:
-    """A file that was cut off between two records, or emptied, has nothing else wrong with it."""
-    expected = _stated_number(path)
-    if found == 0 or expected not in (None, found):
-        stated = "" if expected is None else f"; {INFO_FILE} says {expected}"
-        raise DemonstrationError(f"{path} holds {found} episodes{stated}: it is incomplete; download it again")
+    """A file that was cut off between two records has nothing else wrong with it."""
+    if (expected := _stated_number(path)) not in (None, found):
+        raise DemonstrationError(
+            f"{path} holds {found} episodes; {INFO_FILE} says {expected}: it is incomplete; download it again"
+        )
 
 
 def _stated_number(path: Path) -> int | None:

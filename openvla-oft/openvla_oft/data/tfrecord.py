@@ -60,7 +60,7 @@ def records(path: Path) -> Iterator[Record]:
     """The records of a file in order; the checksums of their lengths are compared."""
     mapped = _map(path)
     index = position = 0
-    while mapped is not None and position < len(mapped):
+    while position < len(mapped):
         record = _record_at(mapped, path, index, position)
         yield record
         index, position = index + 1, position + _HEAD.size + len(record.data) + _FOOT.size
@@ -68,20 +68,17 @@ def records(path: Path) -> Iterator[Record]:
 
 def read_record(path: Path, *, index: int, offset: int) -> Record:
     """The record that ``records`` met at this place, with its checksum compared."""
-    mapped = _map(path)
-    if mapped is None or offset >= len(mapped):
-        raise DemonstrationError(f"{path} has no record {index} at byte {offset}; it has changed since it was scanned")
-    record = _record_at(mapped, path, index, offset)
+    record = _record_at(_map(path), path, index, offset)
     record.check()
     return record
 
 
-def _map(path: Path) -> mmap.mmap | None:
-    """The whole file, paged in as it is looked at; None where it is empty, which cannot be mapped."""
+def _map(path: Path) -> mmap.mmap:
+    """The whole file, paged in as it is looked at."""
     try:
         with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                return None
+            if path.stat().st_size == 0:  # which cannot be mapped
+                raise DemonstrationError(f"{path} is empty; download it again")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise DemonstrationError(f"{path} cannot be read ({error})") from error

@@ -21,15 +21,6 @@ from transformers_openvla_oft.model.modeling import OpenVLAForActionPrediction
 logger = logging.getLogger(__name__)
 
 
-def norm_stats_key(suite: str) -> str:
-    """The name OpenVLA checkpoints give a LIBERO suite's statistics.
-
-    OpenVLA's own data drops idle steps, hence the name. Ours keeps them (a closing gripper needs its waiting time); the
-    name is kept because every reader of these checkpoints looks for it.
-    """
-    return suite + NO_NOOPS_SUFFIX
-
-
 def choose_statistics(
     options: FinetuneOptions, model: OpenVLAForActionPrediction, demos: DemonstrationSet
 ) -> dict[str, Statistics]:
@@ -42,7 +33,9 @@ def choose_statistics(
     """
     if options.targets.unnorm_key is not None:
         return {options.targets.unnorm_key: model.config.dataset_norm_stats(options.targets.unnorm_key)}
-    keys = [norm_stats_key(suite) for suite in options.data.suite.split(",")]
+    # As OpenVLA's checkpoints name them, whose data drops idle steps. Ours keeps them (a closing gripper needs its
+    # waiting time), and the name, since every reader of these checkpoints looks for it.
+    keys = [suite + NO_NOOPS_SUFFIX for suite in options.data.suite.split(",")]
     all_stored = model.config.norm_stats or {}
     stored = [all_stored[key] for key in keys if key in all_stored]
     if stored:
