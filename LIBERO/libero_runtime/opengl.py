@@ -55,15 +55,6 @@ def _probe(backend: str) -> str | None:
     return lines[-1] if lines else f"exit code {done.returncode}"
 
 
-def num_egl_devices() -> int:
-    """How many devices `MUJOCO_EGL_DEVICE_ID` can choose among (GPUs, and often a software one last); 0 without EGL."""
-    script = "from mujoco.egl import egl_ext; print(len(egl_ext.eglQueryDevicesEXT()))"
-    env = dict(os.environ, MUJOCO_GL="egl", PYOPENGL_PLATFORM="egl")
-    env.pop(DEVICE_VARIABLE, None)
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
-    return int(done.stdout) if done.returncode == 0 else 0
-
-
 def asked_device() -> str | None:
     """What `MUJOCO_EGL_DEVICE_ID` asks for; None when it is unset or empty, which MuJoCo itself would not take."""
     return os.environ.get(DEVICE_VARIABLE, "").strip() or None
@@ -104,11 +95,9 @@ def select_opengl() -> str:
             logger.info("off-screen OpenGL: %s", backend)
             return _apply(backend)
         if backend == "egl" and device is not None:
-            count = num_egl_devices()
-            expected = f"expected one of EGL's devices, 0 to {count - 1}" if count else "EGL finds no device at all"
             raise OpenGLError(
-                f"{DEVICE_VARIABLE}={device!r} is set but does not draw here: {expected} ({reason}). Name another one, "
-                "unset it to let the program choose, or set MUJOCO_GL=osmesa to draw in software"
+                f"{DEVICE_VARIABLE}={device!r} is set but does not draw here ({reason}). Name another one, unset it to "
+                "let the program choose, or set MUJOCO_GL=osmesa to draw in software"
             )
         reasons.append(f"{backend}: {reason}")
     if chosen:

@@ -21,7 +21,7 @@ from libero_runtime.demos.hdf5 import demonstration_file, quaternions
 from libero_runtime.demos.plan import DemonstrationError, RunOptions, plan_attempt, wanted_attempts
 from libero_runtime.demos.shards import Shards
 from libero_runtime.files import FolderInUseError
-from libero_runtime.opengl import num_egl_devices, select_opengl
+from libero_runtime.opengl import select_opengl
 from libero_runtime.render.devices import device_environment, drawing_devices, usable
 from libero_runtime.sim.scene import Scene
 from libero_runtime.suites import load_suite
@@ -215,7 +215,6 @@ def test_workers_take_turns_on_the_devices_that_robosuite_lets_through(monkeypat
     assert device_environment(1, []) == {}
     monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
     devices = drawing_devices()
-    assert set(devices) <= set(range(num_egl_devices()))
     monkeypatch.setattr("libero_runtime.render.devices.SOFTWARE", "no such extension")
     if select_opengl() == "egl" and not os.environ.get("CUDA_VISIBLE_DEVICES"):
         assert len(drawing_devices()) >= max(1, len(devices))  # the one that MuJoCo draws on by itself, at least

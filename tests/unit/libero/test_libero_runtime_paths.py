@@ -218,10 +218,8 @@ def test_a_device_that_was_asked_for_is_not_replaced(monkeypatch, backend):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "7")
     monkeypatch.setattr(opengl, "_probe", lambda backend: "no such device" if backend == "egl" else None)
-    for count, expected in ((2, "one of EGL's devices, 0 to 1"), (0, "EGL finds no device at all")):
-        monkeypatch.setattr(opengl, "num_egl_devices", lambda count=count: count)
-        with pytest.raises(opengl.OpenGLError, match=rf"MUJOCO_EGL_DEVICE_ID='7' .*{expected}.*unset it"):
-            opengl.select_opengl()
+    with pytest.raises(opengl.OpenGLError, match=r"MUJOCO_EGL_DEVICE_ID='7' .*\(no such device\).*unset it"):
+        opengl.select_opengl()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     with pytest.raises(opengl.OpenGLError, match="is not in CUDA_VISIBLE_DEVICES='3,4'"):
         opengl.select_opengl()
