@@ -113,6 +113,7 @@ PROTOCOL = (
     "algorithm.group_size=8",
     "actor.global_batch_size=256",
     "actor.micro_batch_size=128",
+    "actor.optim.lr=3e-4",
     "env.eval.episodes_per_task=10",
     "env.eval.temperatures=[1.0,0.0]",
     "env.video_episodes=0",

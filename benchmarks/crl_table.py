@@ -101,7 +101,7 @@ def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
     work, out = (Path(folder).resolve() / arguments.suite for folder in (arguments.work, arguments.out))
     given = {"demonstrations": arguments.demonstrations, "scratch": arguments.scratch}
     asked = [row for row in arguments.rows.split(",") if row in SEARCHED or not arguments.search]
-    rows = [row for row in asked if not ROWS[row].needs or given[ROWS[row].needs]]
+    rows = [row for row in asked if arguments.show or not ROWS[row].needs or given[ROWS[row].needs]]
     for row in asked:
         if row not in rows:
             print(f"{row}: left out, it needs --{ROWS[row].needs}", file=sys.stderr)
