@@ -56,10 +56,10 @@ def learn(mesh, name, checkpoint, output):
         policy = read_policy(checkpoint, lora_path=previous)
         if dist.get_world_size() > 1:
             shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True)
-        learner = make_learner(policy, make_method(CONFIGS[name]))
+        learner = make_learner(policy, make_method(CONFIGS[name]), micro_batch=6)
         merged = (previous,) if name == "olora" and previous else ()  # not the sum that counts here, but the rows
         before = tuple(range(task_id))
-        task = TaskContext((task_id,), output, before, previous=previous, merged=merged, micro_batch=3)
+        task = TaskContext((task_id,), output, before, previous=previous, merged=merged, micro_batch=6)
         learner.method.on_task_start(task, policy)
         metrics = learner.update(rollouts, seed=task_id)
         learner.method.on_task_end(task, policy, rollouts)
