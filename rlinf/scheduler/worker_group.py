@@ -171,10 +171,11 @@ class WorkerGroup:
         self._placement, self._restarted = placement, restarted
         self._arguments = arguments
         self._told: dict[str, Sequence[tuple[Any, ...]]] = {}
-        self.workers = [self._start(index) for index in range(count)]
+        self.workers = [self._start(index, movable=restarted) for index in range(count)]
         self._preparing = self._numbered(self.submit("constructed"))
 
-    def _start(self, index: int) -> ActorHandle[Any]:
+    def _start(self, index: int, *, movable: bool) -> ActorHandle[Any]:
+        """movable: it may be elsewhere where its node is lost."""
         placement = self._placement
         options: dict[str, Any] = {
             "num_cpus": placement.num_cpus,
@@ -183,7 +184,6 @@ class WorkerGroup:
         }
         if placement.env_vars:
             options["runtime_env"] = {"env_vars": placement.env_vars}
-        movable = self._restarted or self.max_replaced > 0
         if (strategy := placement.strategy(index, movable=movable)) is not None:
             options["scheduling_strategy"] = strategy
         worker: ActorHandle[Any] = self._actor_class.options(**options).remote(*self._arguments(index))
@@ -203,7 +203,7 @@ class WorkerGroup:
     def _replace(self, index: int) -> None:
         """Another worker in the place of one, constructed and told the same."""
         ray.kill(self.workers[index])
-        self.workers[index] = worker = self._start(index)
+        self.workers[index] = worker = self._start(index, movable=True)
         told = [getattr(worker, method).remote(*arguments[index]) for method, arguments in self._told.items()]
         others = {ref: other for ref, other in self._preparing.items() if other != index}
         self._preparing = others | dict.fromkeys([worker.constructed.remote(), *told], index)
