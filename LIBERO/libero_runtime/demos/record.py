@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,48 +40,13 @@ class TaskResult:
     lengths: tuple[int, ...]
 
 
-class Recorder:
-    """What a worker's process keeps: the run, and the scene of its last attempt."""
-
-    def __init__(self, options: RunOptions, shards: Shards) -> None:
-        self._options, self._shards = options, shards
-        self._scene: Scene | None = None
-
-    def attempt(self, task_id: int, attempt: int) -> None:
-        """Make an attempt and keep it, whether it succeeded or not."""
-        task, options = load_suite(self._options.suite).task(task_id), self._options
-        plan = plan_attempt(options, task_id, attempt)
-        try:
-            if self._scene is None or self._scene.task != task:
-                if self._scene is not None:
-                    self._scene.close()
-                self._scene = Scene(task, cameras=options.cameras, image_size=options.image_size)
-            demo = run_episode(self._scene, plan, options.episode)
-        except ValueError as error:  # the base of this package's errors: something its user can mend
-            raise DemonstrationError(
-                f"{options.suite} task {task_id}, attempt {attempt} from initial state {plan.init_index}: {error}"
-            ) from error
-        path = self._shards.path(task_id, attempt, success=demo.success)
-        if not demo.success:
-            path.touch()
-            return
-        partial, draw = path.with_suffix(".partial"), self._scene.draw
-        write_shard(partial, demo, plan, draw=draw, cameras=options.cameras, compression=options.compression)
-        partial.replace(path)
-
-
-_recorder: Recorder  # of a worker's process
-
-
-def _begin(options: RunOptions, shards: Shards, devices: Sequence[int]) -> None:
+def _begin(devices: Sequence[int]) -> None:
     """Of a worker: Ctrl-C is for its parent to deal with, and it ends with that, however that ends."""
-    global _recorder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     number = int(multiprocessing.current_process().name.rpartition("-")[2])
     os.environ.update(device_environment(number, devices))
     prepare_libero()
-    _recorder = Recorder(options, shards)
 
 
 def _end_with_parent() -> None:
@@ -92,10 +57,23 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _make(task_id: int, attempts: Sequence[int]) -> None:
-    """A job of a worker."""
-    for attempt in attempts:
-        _recorder.attempt(task_id, attempt)
+def _make(options: RunOptions, shards: Shards, task_id: int, attempts: Sequence[int]) -> None:
+    """A job of a worker: attempts at one task, each of which is kept, whether it succeeded or not."""
+    task, cameras = load_suite(options.suite).task(task_id), options.cameras
+    try:
+        with closing(Scene(task, cameras=cameras, image_size=options.image_size)) as scene:
+            for attempt in attempts:
+                plan = plan_attempt(options, task_id, attempt)
+                demo = run_episode(scene, plan, options.episode)
+                path = shards.path(task_id, attempt, success=demo.success)
+                if not demo.success:
+                    path.touch()
+                    continue
+                partial = path.with_suffix(".partial")
+                write_shard(partial, demo, plan, draw=scene.draw, cameras=cameras, compression=options.compression)
+                partial.replace(path)
+    except ValueError as error:  # the base of this package's errors: something its user can mend
+        raise DemonstrationError(f"{options.suite} task {task_id}: {error}") from error
 
 
 def record(options: RunOptions, *, output: Path, num_workers: int, restart: bool = False) -> list[TaskResult]:
@@ -104,8 +82,6 @@ def record(options: RunOptions, *, output: Path, num_workers: int, restart: bool
     What an interrupted run with the same options finished is kept; `restart` throws it away.
     """
     suite = load_suite(options.suite)
-    if output.exists() and not output.is_dir():
-        raise DemonstrationError(f"{output} is a file; give a folder for the demonstrations")
     output.mkdir(parents=True, exist_ok=True)
     prepare_libero()  # makes the compact models once, before the workers look for them
     description = json.dumps({**dataclasses.asdict(options), "assets": suite_asset_kind(options.suite)})
@@ -131,7 +107,7 @@ def record(options: RunOptions, *, output: Path, num_workers: int, restart: bool
                 while missing:
                     before = {task_id: shards.made(task_id) for task_id in missing}
                     try:
-                        with _pool(options, shards, num_workers) as pool:
+                        with _pool(num_workers) as pool:
                             _record_tasks(missing, options, shards, pool, num_workers, bar, write)
                     except BrokenProcessPool as error:
                         if before == {task_id: shards.made(task_id) for task_id in missing}:
@@ -143,10 +119,10 @@ def record(options: RunOptions, *, output: Path, num_workers: int, restart: bool
 
 
 @contextmanager
-def _pool(options: RunOptions, shards: Shards, num_workers: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes for ``_make``; they end at once, whatever they are at."""
     others, context = set(multiprocessing.active_children()), multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, initializer=_begin, initargs=(options, shards, drawing_devices()))
+    pool = ProcessPoolExecutor(num_workers, context, initializer=_begin, initargs=(drawing_devices(),))
     try:
         yield pool
     finally:
@@ -180,7 +156,7 @@ def _record_tasks(
             elif given[task_id] <= made.keys():  # in place of those that failed, when it is known how many did
                 given[task_id].update(pending)
                 blocks = [pending[start : start + size] for start in range(0, len(pending), size)]
-                jobs |= {pool.submit(_make, task_id, block) for block in blocks}
+                jobs |= {pool.submit(_make, options, shards, task_id, block) for block in blocks}
         bar.update(num_kept - bar.n)
         done, jobs = wait(jobs, timeout=1, return_when=FIRST_COMPLETED)
         for job in done:

@@ -228,7 +228,7 @@ def test_workers_take_turns_on_the_devices_that_robosuite_lets_through(monkeypat
         (["--tasks", "10"], "task id 10 is out of range"),
         (["--init-range", "0-70"], "--init-range 0-70: libero_spatial task 0 has initial states 0 to 49"),
         (["--cameras", "eye_in_hand,robot0_eye_in_hand"], "names a camera twice"),
-        (["--cameras", "nope", "--tasks", "2"], "task 2, attempt 0 from initial state 0: unknown camera 'nope': this"),
+        (["--cameras", "nope", "--tasks", "2"], "libero_spatial task 2: unknown camera 'nope': this"),
     ],
 )
 def test_user_errors_exit_with_2(tmp_path, capfd, flags, message):
@@ -244,7 +244,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_message(tmp_path, capsys
 
     (tmp_path / "file").touch()
     assert demonstrations(["--output", str(tmp_path / "file")]) == 2
-    assert "is a file" in capsys.readouterr().err
+    assert f"{tmp_path / 'file'}: File exists; there is a file where a folder is expected" in capsys.readouterr().err
     monkeypatch.setattr(record, "_record_tasks", full)
     assert demonstrations(command(tmp_path)) == 2
     assert f"error: {tmp_path}: {os.strerror(errno.ENOSPC)}; free some space there" in capsys.readouterr().err
