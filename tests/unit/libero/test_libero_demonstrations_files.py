@@ -105,7 +105,8 @@ def workers_of(process):
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be interrupted"
-        found = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        alive = [one for one in psutil.Process(process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
+        found = [child for child in alive if "spawn_main" in " ".join(child.cmdline())]
         if found:
             return found
         time.sleep(0.02)
