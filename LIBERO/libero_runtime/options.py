@@ -34,6 +34,8 @@ class Option:
     """A number has to be larger than this, where there is one."""
     least: float | None = None
     """The smallest number that is taken."""
+    most: float | None = None
+    """The largest one."""
 
 
 def options_of(kind: type) -> dict[str, tuple[Option, Field[Any]]]:
@@ -82,6 +84,8 @@ def build(kind: type[T], given: Given) -> T:
             raise ValueError(f"--{name} {value} must be larger than {option.above:g}")
         if option.least is not None and value < option.least:
             raise ValueError(f"--{name} {value} must be at least {option.least:g}")
+        if option.most is not None and value > option.most:
+            raise ValueError(f"--{name} {value} must be at most {option.most:g}")
     return kind(**{field.name: given[name] for name, (_, field) in options.items()})
 
 

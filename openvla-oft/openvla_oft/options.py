@@ -83,9 +83,9 @@ class TrainConfig:
     num_warmup_steps: Annotated[int, Option(name="warmup-steps", least=0)] = 200
     weight_decay: Annotated[float, Option(least=0)] = 0.05
     max_grad_norm: Annotated[float, Option(above=0)] = 1.0
-    label_sigma: Annotated[float, Option("label smoothing width in bins")] = 0.0
+    label_sigma: Annotated[float, Option("label smoothing width in bins", least=0)] = 0.0
     """Standard deviation; 0: hard labels."""
-    ema_decay: Annotated[float, Option("decay of the weight average; 0: none", name="ema")] = 0.999
+    ema_decay: Annotated[float, Option("decay of the weight average; 0: none", name="ema", least=0, most=1)] = 0.999
     seed: Annotated[int, Option(least=0)] = 0
     bf16: Annotated[bool, Option("bfloat16 autocast (default: on a GPU)", has_negation=True)] = False
     use_compile: Annotated[
@@ -143,7 +143,7 @@ class ModelOptions:
             bare="full",
         ),
     ] = None
-    validation_fraction: Annotated[float, Option("share of each task's demonstrations")] = 0.02
+    validation_fraction: Annotated[float, Option("share of each task's demonstrations", least=0, most=1)] = 0.02
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,9 @@ class TargetOptions:
 class LoraOptions:
     """A low-rank adapter; without a rank all weights are trained."""
 
-    rank: Annotated[int | None, Option(name="lora-rank")] = None
-    given_alpha: Annotated[int | None, Option("default: the rank", name="lora-alpha")] = None
-    dropout: Annotated[float, Option(name="lora-dropout")] = 0.0
+    rank: Annotated[int | None, Option(name="lora-rank", least=1)] = None
+    given_alpha: Annotated[int | None, Option("default: the rank", name="lora-alpha", least=1)] = None
+    dropout: Annotated[float, Option(name="lora-dropout", least=0, most=1)] = 0.0
     path: Annotated[Path | None, Option("go on from this adapter", name="lora-path")] = None
     """It then gives rank, alpha and targets."""
     merge: Annotated[bool, Option("write a whole checkpoint, the adapter added to its base", may_change=True)] = False
@@ -192,10 +192,6 @@ class LoraOptions:
         bool,
         Option("several processes: shard the frozen base too, as every GPU would not hold it; slower", may_change=True),
     ] = False
-
-    def __post_init__(self) -> None:
-        if self.rank is not None and (self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1):
-            raise ValueError(f"LoRA needs a rank and an alpha of at least 1 and a dropout in [0, 1), given {self}")
 
     @property
     def alpha(self) -> int:
@@ -208,15 +204,22 @@ class AugmentationOptions:
     """Strengths; None: those of the augmentation that --pictures means."""
 
     no_augment: Annotated[bool, Option("train on images as they are; random crops of --pictures stay")] = False
-    shift: Annotated[int | None, Option(f"pixels (default: {_OWN.shift}; random crops: none)")] = None
+    shift: Annotated[int | None, Option(f"pixels (default: {_OWN.shift}; random crops: none)", least=0)] = None
     brightness: Annotated[
-        float | None, Option(f"factor (default: {_OWN.brightness}); random crops: added ({_OFT.brightness})")
+        float | None,
+        Option(f"factor (default: {_OWN.brightness}); random crops: added ({_OFT.brightness})", least=0, most=1),
     ] = None
-    contrast: Annotated[float | None, Option(f"default: {_OWN.contrast}; random crops: {_OFT.contrast}")] = None
-    colour: Annotated[float | None, Option(f"default: {_OWN.colour}; random crops: none")] = None
-    noise: Annotated[float | None, Option(f"default: {_OWN.noise}; random crops: none")] = None
-    saturation: Annotated[float | None, Option(f"with random crops (default: {_OFT.saturation})")] = None
-    hue: Annotated[float | None, Option(f"with random crops, part of the circle (default: {_OFT.hue})")] = None
+    contrast: Annotated[
+        float | None, Option(f"default: {_OWN.contrast}; random crops: {_OFT.contrast}", least=0, most=1)
+    ] = None
+    colour: Annotated[float | None, Option(f"default: {_OWN.colour}; random crops: none", least=0, most=1)] = None
+    noise: Annotated[float | None, Option(f"default: {_OWN.noise}; random crops: none", least=0)] = None
+    saturation: Annotated[float | None, Option(f"with random crops (default: {_OFT.saturation})", least=0, most=1)] = (
+        None
+    )
+    hue: Annotated[
+        float | None, Option(f"with random crops, part of the circle (default: {_OFT.hue})", least=0, most=0.5)
+    ] = None
 
     def config(self, pictures: str) -> AugmentConfig | OftAugmentConfig:
         """The augmentation of --pictures, with the strengths that were given."""

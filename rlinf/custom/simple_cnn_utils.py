@@ -46,9 +46,11 @@ class PretrainConfig:
     num_warmup_steps: int = 100
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    label_sigma: Annotated[float, Option("standard deviation of smoothed labels in bins; 0: hard labels")] = 1.0
+    label_sigma: Annotated[float, Option("standard deviation of smoothed labels in bins; 0: hard labels", least=0)] = (
+        1.0
+    )
     ema_decay: float = 0.998
-    validation_fraction: Annotated[float, Option("share that is held out")] = 0.02
+    validation_fraction: Annotated[float, Option("share that is held out", least=0, most=1)] = 0.02
     seed: Annotated[int, Option()] = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

@@ -101,8 +101,6 @@ def chunk_actions(
 
 def split_demonstrations(demos: DemonstrationSet, *, validation_fraction: float, seed: int) -> Split:
     """Hold out the same share of each task's demonstrations: at least one where the task has two or more."""
-    if not 0 <= validation_fraction < 1:
-        raise ValueError(f"validation_fraction={validation_fraction} must lie in [0, 1)")
     generator = np.random.default_rng(seed)
     held_out_D = np.zeros(len(demos.demo_lengths_D), dtype=bool)
     for task in range(len(demos.languages)):

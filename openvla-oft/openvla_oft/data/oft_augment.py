@@ -32,13 +32,6 @@ class OftAugmentConfig:
     hue: float = 0.05
     """Part of the colour circle."""
 
-    def __post_init__(self) -> None:
-        largest = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
-        for name, limit in largest.items():
-            value = getattr(self, name)
-            if not 0 <= value <= limit:
-                raise ValueError(f"--{name} {value:g} must lie in [0, {limit:g}] with --pictures oft_random_crop")
-
     @classmethod
     def crops_only(cls) -> "OftAugmentConfig":
         """Colours stay."""

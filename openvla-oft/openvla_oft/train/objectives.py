@@ -126,8 +126,6 @@ def soft_label_table(num_bins: int, *, sigma: float) -> Tensor | None:
     narrow bells, from which sampling at a temperature explores nearby actions rather than any action.
     None for sigma 0 (hard labels).
     """
-    if sigma < 0:
-        raise ValueError(f"label sigma {sigma} must not be negative (in bins; 0 = hard labels)")
     if sigma == 0:
         return None
     bins_V = torch.arange(num_bins, dtype=torch.float32)

@@ -39,8 +39,6 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema decay {decay} must lie in [0, 1); 0 keeps the last weights")
         self.decay = decay
         named = trainable_parameters(model) if decay > 0 else {}
         self.names = list(named)

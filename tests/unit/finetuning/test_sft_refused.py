@@ -17,7 +17,7 @@ FRESH = [
     (["--lr", "inf"], "--lr inf must be a finite number"),
     (["--label-sigma", "nan"], "--label-sigma nan must be a finite number"),
     (["--seed", "-1"], "--seed -1 must be at least 0"),
-    (["--validation-fraction", "2"], "validation_fraction=2.0"),
+    (["--validation-fraction", "2"], "--validation-fraction 2.0 must be at most 1"),
     (["--minutes", "1e-6"], "--minutes 1e-06 are over after the first step"),
     (["--micro-batch-size", "3"], "--batch-size 8 must be a multiple"),
     (["--device", "foo"], "--device foo: expected cpu, cuda or cuda:<number>"),
@@ -40,7 +40,7 @@ FRESH = [
     (["--hue", "0.1"], "--hue would have no effect: it is part of the augmentation of --pictures oft_random_crop"),
     ([*CROPS, "--shift", "1"], "--shift would have no effect: --pictures oft_random_crop has the OFT repository's"),
     ([*CROPS, "--no-augment", "--hue", "0.1"], "--hue would have no effect: --no-augment switches it off"),
-    ([*CROPS, "--hue", "0.6"], "--hue 0.6 must lie in [0, 0.5]"),
+    ([*CROPS, "--hue", "0.6"], "--hue 0.6 must be at most 0.5"),
 ]
 STORED = [
     (["--init", "BASE", "--llm-layers", "6"], "--llm-layers would have no effect: the sizes are those of the --init"),
@@ -53,7 +53,7 @@ STORED = [
     (["--init", "BASE", "--unnorm-key", "bridge"], "no normalisation statistics for unnorm_key='bridge'"),
     (["--init", "BASE", "--actions-per-chunk", "1"], "num_actions_chunk=8, but --actions-per-chunk is 1; give 8"),
     ([*LORA, "--save-dtype", "float16"], "--save-dtype would have no effect"),
-    ([*LORA, "--lora-rank", "0"], "LoRA needs a rank and an alpha of at least 1"),
+    ([*LORA, "--lora-rank", "0"], "--lora-rank 0 must be at least 1"),
     ([*LORA, "--lora-path", "nowhere"], "--lora-path nowhere: no adapter_config.json"),
     ([*LORA, "--lora-path", "ADAPTER"], "has rank 2, but --lora-rank 4"),
     ([*LORA, "--lora-path", "ADAPTER", "--lora-alpha", "2"], "--lora-path has its own"),

@@ -70,12 +70,6 @@ def test_draws_stay_in_their_ranges_and_differ_between_samples():
     assert images.max() <= 1
 
 
-@pytest.mark.parametrize("wrong", [{"shift": -1}, {"noise": -0.1}, {"contrast": 1.0}])
-def test_augmentation_strengths_are_checked(wrong):
-    with pytest.raises(ValueError):
-        AugmentConfig(**wrong)
-
-
 def test_soft_labels_by_hand():
     table = objectives.soft_label_table(4, sigma=1.0)
     neighbour, second = math.exp(-0.5), math.exp(-2)
@@ -84,8 +78,6 @@ def test_soft_labels_by_hand():
     torch.testing.assert_close(table[1], expected)
     torch.testing.assert_close(table.sum(dim=1), torch.ones(4))
     assert objectives.soft_label_table(4, sigma=0) is None
-    with pytest.raises(ValueError, match="label sigma -1"):
-        objectives.soft_label_table(4, sigma=-1)
 
 
 def test_cross_entropy_by_hand():
@@ -137,5 +129,3 @@ def test_weight_average_by_hand():
     last.update(step=0)
     with last.applied():
         assert model.weight.item() == 2.0
-    with pytest.raises(ValueError, match="ema decay 1"):
-        WeightAverage(model, decay=1.0)
