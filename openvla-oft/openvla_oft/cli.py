@@ -6,16 +6,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from libero_runtime import commands
 from libero_runtime.cpus import num_cpus
-from libero_runtime.files import LOCK_FILE, only_one
+from libero_runtime.files import only_one
 from libero_runtime.options import Given, add_options, given_in
 
+ADVICE = "Wait for it, or give another --output"
+"""For who finds another process at work."""
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """As shells give it to a command that Ctrl-C ended."""
 
@@ -26,29 +28,13 @@ def use_our_cpus() -> None:
 
 
 @contextmanager
-def alone(folder: Path, *, output: Path, doing: str, name: str = LOCK_FILE) -> Iterator[None]:
-    """While one command makes ``output`` in a folder; see ``only_one``.
-
-    Raises:
-        ValueError: another process does, or the folder cannot be made.
-    """
-    lock = only_one(folder, doing=doing, advice="Wait for it, or give another --output", name=name)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock)
-        except OSError as error:
-            raise ValueError(f"--output {output} cannot be made ({error}); give another folder") from error
-        yield
-
-
-@contextmanager
 def making(output: Path, *, doing: str) -> Iterator[None]:
     """While one command makes an output that is not there yet.
 
     Raises:
-        ValueError: it is there, another process makes it, or it cannot be made.
+        ValueError: it is there, or another process makes it.
     """
-    with alone(output.parent, output=output, doing=f"{doing} {output.name} in", name=f".{output.name}.lock"):
+    with only_one(output.parent, doing=f"{doing} {output.name} in", advice=ADVICE, name=f".{output.name}.lock"):
         if output.exists():
             raise ValueError(f"--output {output} exists; remove it or give another folder")
         yield

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
-from libero_runtime.files import LOCK_FILE
-from openvla_oft.cli import alone
+from libero_runtime.files import LOCK_FILE, only_one
+from openvla_oft.cli import ADVICE
 from openvla_oft.torch_utils.distributed import Distributed
 from openvla_oft.torch_utils.tensors import trainable_parameters
 from openvla_oft.train.optimisation import WeightAverage
@@ -67,7 +67,7 @@ def unfinished(output: Path) -> Iterator[Path]:
         ValueError: another process trains in it.
     """
     folder = unfinished_folder(output)
-    with alone(folder, output=output, doing="training in"):
+    with only_one(folder, doing="training in", advice=ADVICE):
         if latest_state(folder) is None:  # what a killed process left
             _clear(folder)
         try:

@@ -308,7 +308,7 @@ def test_an_instruction_in_pieces_or_bytes(tmp_path):
 
 def test_packing_twice_at_once_is_refused(tmp_path, capsys):
     write_suite(tmp_path / "demos")
-    with cli.alone(tmp_path, output=tmp_path / "packed", doing="", name=".packed.lock"):
+    with cli.making(tmp_path / "packed", doing="packing"):
         assert packing(tmp_path / "demos", tmp_path / "packed") == 2
     assert f"another process is packing packed in {tmp_path}: process " in capsys.readouterr().err
     assert packing(tmp_path / "demos", tmp_path / "packed") == 0
