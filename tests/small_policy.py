@@ -61,9 +61,18 @@ def read_policy(
     return load_policy(model, source, base_dtype=dtype)
 
 
-def write_adapter(policy: Path, folder: Path, *, seed: int) -> Path:
+def disturb(policy: Policy, scale: float) -> Policy:
+    """Give its adapter an effect, which a fresh one has not."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainable_parameters(policy.module).values():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def write_adapter(policy: Path, folder: Path, *, seed: int, **settings: object) -> Path:
     """An adapter of random weights for the checkpoint in ``policy``."""
-    adapted, generator = read_policy(policy), torch.Generator().manual_seed(seed)
+    adapted, generator = read_policy(policy, **settings), torch.Generator().manual_seed(seed)
     parameters = trainable_parameters(adapted.module)
     tensors = {name: 0.1 * torch.randn(one.shape, generator=generator).numpy() for name, one in parameters.items()}
     adapted.save(folder, tensors)

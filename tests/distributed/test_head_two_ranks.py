@@ -3,25 +3,20 @@
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from openvla_oft.torch_utils.tensors import whole
 from rlinf.engines.fsdp import shard
 from rlinf.models.lora import trainable_parameters
 from tests.distributed.ranks import run_ranks
-from tests.small_policy import LANGUAGE, read_policy
+from tests.small_policy import LANGUAGE, disturb, read_policy
 from transformers_openvla_oft import checkpoint_blocks
 
 DTYPE_TOLERANCES = {"fp32": (1e-5, 1e-6), "bf16": (2e-2, 2e-2)}
 
 
 def compare(mesh, *, checkpoint, param_dtype):
-    policy = read_policy(checkpoint)
+    policy = disturb(read_policy(checkpoint), 0.3)
     model = policy.module.get_base_model()
-    torch.manual_seed(0)
-    for name, parameter in policy.module.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.3)
     if param_dtype == "fp32":
         checkpoint_blocks(policy.module, policy="matmuls")
     shard(policy.module, policy.units(), mesh, param_dtype=param_dtype, reshard_after_forward=True)

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from openvla_oft.data import batches, dataset
 from openvla_oft.data.augment import AugmentConfig
@@ -234,23 +233,11 @@ def test_diverged_loss_is_reported(demos, base, tmp_path):
         loop.train(loop.Trainer(loop.TrainConfig(num_steps=1), **parts, folder=tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is incomplete or corrupt"),
-        (lambda path: without(path, "projector.fc1.weight"), "1 missing: projector.fc1.weight"),
-    ],
-)
-def test_damaged_checkpoints_are_refused(demos, base, tmp_path, capsys, damage, message):
+def test_a_damaged_checkpoint_is_refused(demos, base, tmp_path, capsys):
     broken = tmp_path / "broken"
     shutil.copytree(base, broken)
-    damage(broken / "model.safetensors")
+    stored = broken / "model.safetensors"
+    stored.write_bytes(stored.read_bytes()[:5000])
     assert run(demos, tmp_path / "policy", "--init", str(broken), "--steps", "1") == 2
-    assert message in capsys.readouterr().err
+    assert "is incomplete or corrupt" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
-
-
-def without(path, name):
-    tensors = load_file(path)
-    del tensors[name]
-    save_file(tensors, path, metadata={"format": "pt"})

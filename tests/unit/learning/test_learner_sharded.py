@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.distributed.tensor import DTensor
 
 from rlinf.custom.methods import ContinualMethod
 from rlinf.engines.fsdp import gather_trainable, shard
 from rlinf.models import PolicyInputs
 from rlinf.models.lora import trainable_parameters
-from tests.small_policy import LANGUAGE, make_learner, make_rollouts, read_policy
+from tests.small_policy import LANGUAGE, disturb, make_learner, make_rollouts, read_policy
 
 
 class Watching(ContinualMethod):
@@ -48,10 +47,7 @@ class Running(Reading):
 
 
 def learner_of(checkpoint, method, mesh=None, **options):
-    policy = read_policy(checkpoint)
-    for name, parameter in trainable_parameters(policy.module).items():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    policy = disturb(read_policy(checkpoint), 0.1)
     if mesh is not None:
         shard(policy.module, policy.units(), mesh, param_dtype="fp32", reshard_after_forward=True, **options)
     return make_learner(policy, method, micro_batch=4)

@@ -9,17 +9,16 @@ import pytest
 import torch
 
 from rlinf.config.errors import UserError
-from rlinf.config.schema import Config, MethodConfig, ModelConfig, ReplayConfig
+from rlinf.config.schema import Config, MethodConfig, ReplayConfig
 from rlinf.custom.loss import expert_cross_entropy, logits_mse
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.replay.base_logits import logits_path
 from rlinf.custom.replay.dataset import find_demonstrations
 from rlinf.data import Observation
 from rlinf.models import PolicySource
-from rlinf.models.lora import trainable_parameters
 from rlinf.workers.logits import LogitsPrecomputeWorker, divide
 from tests.published import published_case
-from tests.small_policy import make_learner, make_rollouts, read_policy, write_policy
+from tests.small_policy import disturb, make_learner, make_rollouts, model_config, read_policy, write_policy
 from tests.unit.methods.replay_demos import SUITE, write_hdf5
 
 
@@ -36,19 +35,11 @@ def _method(name, demonstrations, **replay):
     return make_method(MethodConfig(name, replay=ReplayConfig(demonstrations=str(demonstrations), **replay)))
 
 
-def _disturb(policy):
-    """Give the adapter an effect: a fresh one has none."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in trainable_parameters(policy.module).values():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-
-
 def _precompute(checkpoint, demonstrations):
     config = Config(method=MethodConfig("der", replay=ReplayConfig(demonstrations=str(demonstrations))))
     config = replace(
         config,
-        actor=replace(config.actor, model=ModelConfig(lora_rank=4)),
+        actor=replace(config.actor, model=model_config(checkpoint)),
         rollout=replace(config.rollout, precision="fp32", max_batch=3),
     )
     refs = find_demonstrations(config.method.replay, suite=SUITE, task_ids=None)
@@ -58,8 +49,7 @@ def _precompute(checkpoint, demonstrations):
 
 @pytest.mark.parametrize(("name", "start", "drop"), [("er", 1.0, 0.9), ("der", 0.01, 0.7)])
 def test_replay_lowers_its_loss(small_policy, demonstrations, name, start, drop):
-    policy = read_policy(small_policy)
-    _disturb(policy)
+    policy = disturb(read_policy(small_policy), 0.05)
     method = _method(name, demonstrations, coeff=1.0)
     learner = make_learner(policy, method, lr=5e-3, global_batch=24, micro_batch=6)
     method.on_task_start(_task(), policy)
@@ -69,8 +59,7 @@ def test_replay_lowers_its_loss(small_policy, demonstrations, name, start, drop)
 
 
 def test_the_base_model_is_the_policy_without_its_adapter(small_policy):
-    fresh, trained = read_policy(small_policy), read_policy(small_policy)
-    _disturb(trained)
+    fresh, trained = read_policy(small_policy), disturb(read_policy(small_policy), 0.05)
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64, 3), dtype=np.uint8)
     inputs = fresh.prepare(Observation(images, np.zeros((2, 8), np.float32), ("open the drawer", "close it")))
     bins = torch.zeros((2, 56), dtype=torch.int64)
@@ -104,11 +93,13 @@ def test_draws_go_on_where_an_interrupted_run_stopped(small_policy, demonstratio
     np.testing.assert_array_equal(resumed.draw(), straight.draw())
 
 
-def test_stored_logits_give_the_loss_of_the_base_model(small_policy, demonstrations):
-    computed, refs = _precompute(small_policy, demonstrations)
+@pytest.mark.parametrize("name", ["small_policy", "autoregressive_policy"])
+def test_stored_logits_give_the_loss_of_the_base_model(request, demonstrations, name):
+    """Token by token they are of the expert's tokens, which other targets are not."""
+    checkpoint = request.getfixturevalue(name)
+    computed, refs = _precompute(checkpoint, demonstrations)
     assert computed == len(refs) == 10
-    policy = read_policy(small_policy)
-    _disturb(policy)
+    policy = disturb(read_policy(checkpoint), 0.05)
     cached, live = (_method("der", demonstrations, coeff=0.5, cached_logits=flag) for flag in (True, False))
     losses = []
     for method in (cached, live):
@@ -117,6 +108,9 @@ def test_stored_logits_give_the_loss_of_the_base_model(small_policy, demonstrati
         losses.append(method.loss_terms(policy)["replay"])
     assert losses[1] > 1e-3
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
+    if name == "autoregressive_policy":
+        with pytest.raises(UserError, match="actions: they were computed for"):
+            _method("der", demonstrations, cached_logits=True, targets="digitize").on_task_start(_task(), policy)
 
 
 def test_precomputation_resumes_and_renews_what_is_stale(small_policy, demonstrations):

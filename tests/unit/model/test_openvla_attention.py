@@ -183,7 +183,8 @@ def test_decoding_sees_no_pads(autoregressive_policy, route):
         given = {**arguments(batch), "padded": batch.padded}
         decoded = model(**given, uniforms_BT=np.random.default_rng(0).random((3, 7)), temperature=1.0)
         scored = model(**given, bins_BT=decoded.bins_BT)
-        assert_close(decoded.logits_BTV, scored.logits_BTV, rtol=0, atol=1e-5)
+        for name in ("logits_BTV", "hidden_BTH", "value_feature_BH"):
+            assert_close(getattr(decoded, name), getattr(scored, name), rtol=0, atol=1e-5, msg=name)
         alone = model(**arguments(batch_of(folder, prompt_multiple=None)), bins_BT=decoded.bins_BT)
         if tasks == TASKS:
             assert_close(decoded.logits_BTV, alone.logits_BTV, rtol=0, atol=1e-5)

@@ -18,7 +18,7 @@ from openvla_oft.torch_utils.tensors import whole
 from rlinf.data import Observation
 from rlinf.engines.fsdp import shard
 from rlinf.models.lora import trainable_parameters
-from tests.small_policy import LANGUAGE, read_policy
+from tests.small_policy import LANGUAGE, disturb, read_policy
 from transformers_openvla_oft import (
     SmallSizes,
     TowerSizes,
@@ -36,12 +36,7 @@ LAYER = "language_model.model.layers.1"
 
 
 def effective(policy):
-    """The policy with an adapter that has an effect."""
-    torch.manual_seed(0)
-    for name, parameter in policy.module.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.3)
-    return policy
+    return disturb(policy, 0.3)
 
 
 def outcome(policy, *, num_rows=3):

@@ -16,11 +16,11 @@ from rlinf.cli.evaluate import evaluated_policy
 from rlinf.config import ConfigError, validate
 from rlinf.config.schema import ActorConfig, Config, ModelConfig, RolloutConfig
 from rlinf.data import Observation
-from rlinf.models import Policy, PolicySource, load_policy
+from rlinf.models import Policy, PolicySource
 from rlinf.models.lora import trainable_parameters
 from rlinf.workers.rollout import RolloutWorker
 from tests.launchers import request
-from tests.small_policy import LANGUAGE
+from tests.small_policy import LANGUAGE, read_policy, write_adapter
 from transformers_openvla_oft import CheckpointError, OpenVLAForActionPrediction
 from transformers_openvla_oft.adapters import attach_adapter, merge_adapters, read_config, scale_adapter
 
@@ -32,26 +32,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 @pytest.fixture(scope="module")
 def adapters(small_policy, tmp_path_factory) -> list[Path]:
     """Three adapters with random weights, the second with another alpha."""
-    folder = tmp_path_factory.mktemp("adapters")
-    return [_write_adapter(small_policy, folder / str(seed), seed=seed, alpha=(4, 2, 4)[seed]) for seed in range(3)]
-
-
-def _load(small_policy: Path, *, precision: torch.dtype = torch.float32, **settings) -> Policy:
-    source = PolicySource(small_policy, unnorm_key="libero_spatial", seed=3)
-    return load_policy(ModelConfig(lora_rank=RANK, **settings), source, base_dtype=precision)
-
-
-def _write_adapter(small_policy: Path, folder: Path, *, seed: int, alpha: int) -> Path:
-    policy = _load(small_policy, lora_alpha=alpha)
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {
-        name: 0.1 * torch.randn(parameter.shape, generator=generator).numpy()
-        for name, parameter in policy.module.named_parameters()
-        if parameter.requires_grad
-    }
-    folder.mkdir()
-    policy.save(folder, tensors)
-    return folder
+    folders = [tmp_path_factory.mktemp("adapter") for _ in range(3)]
+    return [write_adapter(small_policy, folders[seed], seed=seed, lora_alpha=(4, 2, 4)[seed]) for seed in range(3)]
 
 
 def _weights(small_policy: Path) -> dict[str, torch.Tensor]:
@@ -79,7 +61,8 @@ def _logprobs(policy: Policy) -> torch.Tensor:
 def test_three_merged_adapters_are_the_sum_of_their_scaled_changes(small_policy, adapters):
     """Changes are recomputed here from the files, by PEFT's own rule ``alpha / r * B A``."""
     before = _weights(small_policy)
-    merged = _base_weights(_load(small_policy, previous_lora_paths=[str(p) for p in adapters], previous_lora_coeff=0.3))
+    earlier = [str(path) for path in adapters]
+    merged = _base_weights(read_policy(small_policy, previous_lora_paths=earlier, previous_lora_coeff=0.3))
     assert merged.keys() == before.keys()
     expected = {name: weight.clone() for name, weight in before.items()}
     for folder, factor in zip(adapters, (1.0, 0.5, 1.0), strict=True):
@@ -98,16 +81,16 @@ def test_three_merged_adapters_are_the_sum_of_their_scaled_changes(small_policy,
 
 def test_a_merged_adapter_acts_like_the_adapter_itself(small_policy, adapters):
     """PEFT runs the adapter beside the weights; merged with coefficient 1 it is inside them."""
-    beside = _logprobs(_load(small_policy, lora_path=str(adapters[0])))
-    inside = _logprobs(_load(small_policy, previous_lora_paths=[str(adapters[0])], previous_lora_coeff=1.0))
-    base = _logprobs(_load(small_policy))
+    beside = _logprobs(read_policy(small_policy, lora_path=str(adapters[0])))
+    inside = _logprobs(read_policy(small_policy, previous_lora_paths=[str(adapters[0])], previous_lora_coeff=1.0))
+    base = _logprobs(read_policy(small_policy))
     torch.testing.assert_close(inside, beside, atol=2e-4, rtol=1e-4)
     assert (beside - base).abs().max() > 0.05
 
 
 @pytest.mark.parametrize(("settings", "is_base"), [({"previous_lora_coeff": 0.0}, True), ({}, False)])
 def test_coefficient_zero_is_the_base_and_null_is_one(small_policy, adapters, settings, is_base):
-    policy = _load(small_policy, previous_lora_paths=[str(adapters[0])], **settings)
+    policy = read_policy(small_policy, previous_lora_paths=[str(adapters[0])], **settings)
     before = _weights(small_policy)
     same = all(torch.equal(before[name], weight) for name, weight in _base_weights(policy).items())
     assert same == is_base
@@ -115,8 +98,8 @@ def test_coefficient_zero_is_the_base_and_null_is_one(small_policy, adapters, se
 
 def test_a_fresh_adapter_on_merged_ones_changes_nothing_yet(small_policy, adapters):
     settings = {"previous_lora_paths": [str(adapters[0])], "previous_lora_coeff": 0.8}
-    policy = _load(small_policy, **settings)
-    trained = _logprobs(_load(small_policy, **settings, lora_path=str(adapters[1])))
+    policy = read_policy(small_policy, **settings)
+    trained = _logprobs(read_policy(small_policy, **settings, lora_path=str(adapters[1])))
     fresh = _logprobs(policy)
     scale_adapter(policy.module, 0.0)
     assert torch.equal(fresh, _logprobs(policy))
@@ -124,7 +107,7 @@ def test_a_fresh_adapter_on_merged_ones_changes_nothing_yet(small_policy, adapte
 
 
 def test_half_a_scale_is_half_the_change(small_policy, adapters, tmp_path):
-    policy = _load(small_policy, lora_path=str(adapters[0]))
+    policy = read_policy(small_policy, lora_path=str(adapters[0]))
     scale_adapter(policy.module, 0.5)
     tensors = load_file(adapters[0] / "adapter_model.safetensors")
     half = tmp_path / "half"
@@ -133,7 +116,7 @@ def test_half_a_scale_is_half_the_change(small_policy, adapters, tmp_path):
     halved = {key: value * (0.5 if "lora_B" in key else 1.0) for key, value in tensors.items()}
     save_file(halved, half / "adapter_model.safetensors")
     torch.testing.assert_close(
-        _logprobs(policy), _logprobs(_load(small_policy, lora_path=str(half))), atol=1e-5, rtol=0
+        _logprobs(policy), _logprobs(read_policy(small_policy, lora_path=str(half))), atol=1e-5, rtol=0
     )
 
 
@@ -201,7 +184,7 @@ def test_an_adapter_that_is_incomplete_or_does_not_fit_is_refused(small_policy, 
     change, message = DAMAGE[what]
     path = str(_rewrite(adapters[0], tmp_path, change))
     with pytest.raises(CheckpointError, match=message) as error:
-        _load(small_policy, **{key: [path] if key == "previous_lora_paths" else path})
+        read_policy(small_policy, **{key: [path] if key == "previous_lora_paths" else path})
     assert path in str(error.value)
 
 
@@ -223,18 +206,18 @@ def test_an_adapter_of_several_ranks_is_merged_as_it_acts(small_policy, adapters
     config = json.loads((path / CONFIG).read_text())
     pattern = {LAYER.removeprefix("base_model.model."): 2}
     (path / CONFIG).write_text(json.dumps({**config, "rank_pattern": pattern}))
-    inside = _logprobs(_load(small_policy, previous_lora_paths=[str(path)], previous_lora_coeff=1.0))
-    torch.testing.assert_close(inside, _logprobs(_load(small_policy, lora_path=str(path))), atol=2e-4, rtol=1e-4)
+    inside = _logprobs(read_policy(small_policy, previous_lora_paths=[str(path)], previous_lora_coeff=1.0))
+    torch.testing.assert_close(inside, _logprobs(read_policy(small_policy, lora_path=str(path))), atol=2e-4, rtol=1e-4)
 
 
 def test_nothing_is_merged_beneath_an_adapter(small_policy, adapters):
     with pytest.raises(ValueError, match="has an adapter already"):
-        merge_adapters(_load(small_policy).module, [adapters[0]], coeff=1.0)
+        merge_adapters(read_policy(small_policy).module, [adapters[0]], coeff=1.0)
 
 
 def test_a_missing_earlier_adapter_is_named(small_policy, tmp_path):
     with pytest.raises(ConfigError, match=r"actor\.model\.previous_lora_paths=.*gone is not an adapter folder"):
-        _load(small_policy, previous_lora_paths=[str(tmp_path / "gone")])
+        read_policy(small_policy, previous_lora_paths=[str(tmp_path / "gone")])
 
 
 def test_inference_scales_for_an_evaluation_and_back(small_policy, adapters):
@@ -242,7 +225,7 @@ def test_inference_scales_for_an_evaluation_and_back(small_policy, adapters):
     model = ModelConfig(lora_rank=RANK, lora_path=str(adapters[0]))
     config = Config(actor=ActorConfig(model=model), rollout=RolloutConfig(precision="fp32", num_threads=1))
     worker = RolloutWorker(config, PolicySource(small_policy, unnorm_key="libero_spatial", seed=3))
-    trained, base = _logprobs(_load(small_policy, lora_path=str(adapters[0]))), _logprobs(_load(small_policy))
+    trained, base = (_logprobs(read_policy(small_policy, lora_path=path)) for path in (adapters[0], None))
     for scale, expected in ((1.0, trained), (0.0, base), (1.0, trained)):
         worker.scale(scale)
         assert torch.equal(_logprobs(worker._policy), expected)
@@ -255,8 +238,8 @@ def test_acting_with_the_adapter_merged(small_policy, adapters):
         actor=ActorConfig(model=model), rollout=RolloutConfig(precision="fp32", num_threads=1, merge_adapter=True)
     )
     worker = RolloutWorker(config, PolicySource(small_policy, unnorm_key="libero_spatial", seed=3))
-    base = _logprobs(_load(small_policy))
-    first, second = (_load(small_policy, lora_path=str(path)) for path in adapters[::2])
+    base = _logprobs(read_policy(small_policy))
+    first, second = (read_policy(small_policy, lora_path=str(path)) for path in adapters[::2])
     weights = {
         policy: {name: value.detach().numpy() for name, value in trainable_parameters(policy.module).items()}
         for policy in (first, second)
@@ -304,7 +287,7 @@ def test_the_example_in_the_packages_readme(small_policy, adapters, tmp_path):
     exec(before, names)
     weights = {name: weight.clone() for name, weight in names["policy"].named_parameters() if "lora_" not in name}
     merged = _base_weights(
-        _load(small_policy, previous_lora_paths=[str(path) for path in adapters[:2]], previous_lora_coeff=0.8)
+        read_policy(small_policy, previous_lora_paths=[str(path) for path in adapters[:2]], previous_lora_coeff=0.8)
     )
     found = {n.removeprefix("base_model.model.").replace(".base_layer.", "."): w for n, w in weights.items()}
     assert found.keys() == merged.keys()

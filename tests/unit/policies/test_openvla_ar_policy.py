@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +9,12 @@ import pytest
 import torch
 
 from rlinf.config import ConfigError, load_config, resolve_model, validate
-from rlinf.config.errors import UserError
-from rlinf.config.schema import (
-    Config,
-    LwFConfig,
-    MethodConfig,
-    ModelConfig,
-    ReplayConfig,
-)
+from rlinf.config.schema import LwFConfig, MethodConfig, ModelConfig, ReplayConfig
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.methods.parts.chunks import ActionChunks
-from rlinf.custom.replay.dataset import find_demonstrations
 from rlinf.data import Observation, RolloutBatch
 from rlinf.models import POLICIES, PolicyInputs, PolicySource, load_policy, policy_kind
-from rlinf.workers.logits import LogitsPrecomputeWorker
-from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, model_config, read_policy, success_margin
+from tests.small_policy import LANGUAGE, PPO, disturb, make_learner, make_rollouts, read_policy, success_margin
 from tests.unit.methods.replay_demos import SUITE, write_hdf5
 
 LANGUAGES = (LANGUAGE, "open the drawer", "turn on the stove")
@@ -36,14 +26,8 @@ def checkpoint(autoregressive_policy) -> Path:
 
 
 def _policy(checkpoint, **options):
-    """A policy whose adapter has an effect: a fresh one has none, and random weights hardly tell bins apart."""
-    policy = read_policy(checkpoint, **options)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.module.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    return policy
+    """Random weights hardly tell bins apart."""
+    return disturb(read_policy(checkpoint, **options), 0.2)
 
 
 def _trainable(policy):
@@ -64,19 +48,6 @@ def _rollouts(**options) -> RolloutBatch:
 
 
 # --- Decoding and scoring
-
-
-def test_cached_decoding_equals_teacher_forcing(checkpoint):
-    policy = _policy(checkpoint)
-    inputs = _inputs(policy)
-    batch = policy.batch(inputs)
-    tensors = vars(batch)
-    with torch.no_grad():
-        decoded = policy.module(**tensors, uniforms_BT=_uniforms()[:, 0], temperature=1.6)
-        forced = policy.module(**tensors, bins_BT=decoded.bins_BT)
-    torch.testing.assert_close(decoded.logits_BTV, forced.logits_BTV, rtol=0, atol=1e-5)
-    torch.testing.assert_close(decoded.hidden_BTH, forced.hidden_BTH, rtol=0, atol=1e-5)
-    torch.testing.assert_close(decoded.value_feature_BH, forced.value_feature_BH, rtol=0, atol=1e-5)
 
 
 def test_tokens_see_those_before_them_and_none_after(checkpoint):
@@ -191,42 +162,11 @@ def test_replay_is_teacher_forced_on_the_demonstration(checkpoint, demonstration
     torch.testing.assert_close(loss, expected)
 
 
-def test_stored_logits_belong_to_the_expert_bins(checkpoint, demonstrations):
-    """What `digitize` stores is not taken for what `nearest` needs: the tokens that are given differ."""
-
-    def replay(targets):
-        return ReplayConfig(demonstrations=str(demonstrations), targets=targets, cached_logits=True, coeff=1.0)
-
-    config = Config(method=MethodConfig("der", replay=replay("nearest")))
-    config = replace(
-        config,
-        actor=replace(config.actor, model=model_config(checkpoint)),
-        rollout=replace(config.rollout, precision="fp32", max_batch=3),
-    )
-    refs = find_demonstrations(config.method.replay, suite=SUITE, task_ids=None)
-    worker = LogitsPrecomputeWorker(config, PolicySource(checkpoint, unnorm_key=SUITE, seed=3), num_threads=1)
-    assert worker.compute(refs) == len(refs)
-    assert worker.compute(refs) == 0, "they are there"
-
-    policy = _policy(checkpoint)
-    losses = []
-    for cached in (True, False):
-        method = make_method(MethodConfig("der", replay=replace(replay("nearest"), cached_logits=cached)))
-        method.on_task_start(_task(), policy)
-        losses.append(method.loss_terms(policy)["replay"])
-    assert losses[1] > 1e-3
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
-    with pytest.raises(UserError, match="actions: they were computed for"):
-        make_method(MethodConfig("der", replay=replay("digitize"))).on_task_start(_task(), policy)
-
-
 def test_lwf_is_teacher_forced_on_the_sampled_tokens(checkpoint):
     policy = read_policy(checkpoint)
     method = make_method(MethodConfig("lwf", lwf=LwFConfig(coeff=1.0)))
     method.on_task_start(_task(), policy)
-    with torch.no_grad():
-        for parameter in _trainable(policy):
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+    disturb(policy, 0.2)
     inputs = _inputs(policy)
     bins_BCA = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms()).bins_BCA
     method.before_forward(policy, inputs, bins_BCA, torch.ones(3, 1, dtype=torch.bool))

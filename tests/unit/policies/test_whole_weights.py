@@ -11,7 +11,7 @@ from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.models import PolicyInputs
 from rlinf.models.whole_weights import WEIGHTS_FILE
-from tests.small_policy import PPO, make_learner, make_rollouts, read_policy, write_autoregressive_policy
+from tests.small_policy import PPO, make_learner, make_rollouts, read_policy
 from transformers_openvla_oft import CheckpointError
 
 _read = partial(read_policy, is_lora=False)
@@ -26,16 +26,19 @@ def _logits(policy, rollouts) -> torch.Tensor:
         return policy.action_logits(_inputs(rollouts), torch.from_numpy(rollouts.bins_SCA[:4]).flatten(1))
 
 
-def test_it_starts_as_the_base_model_and_trains_every_part(small_policy):
-    rollouts, policy = make_rollouts(), _read(small_policy)
+@pytest.mark.parametrize("name", ["small_policy", "autoregressive_policy"])
+def test_it_starts_as_the_base_model_and_trains_every_part(request, name):
+    checkpoint = request.getfixturevalue(name)
+    policy = _read(checkpoint)
+    rollouts = make_rollouts(num_actions=policy.chunk_shape[0])
     start = _logits(policy, rollouts)
-    torch.testing.assert_close(start, _logits(read_policy(small_policy), rollouts))  # whose adapter is fresh
+    torch.testing.assert_close(start, _logits(read_policy(checkpoint), rollouts))  # whose adapter is fresh
     count = sum(parameter.numel() for parameter in policy.module.parameters())
     parts = policy.trainable_modules()
     assert sum(p.numel() for part in parts.values() for p in part) == count
     assert all(parts.values()), "towers, language model and output layer"
     before = {name: value.copy() for name, value in gather_trainable(policy.module).items()}
-    make_learner(policy).update(rollouts, seed=0)
+    make_learner(policy, lr=0.01).update(rollouts, seed=0)
     moved = {name for name, value in gather_trainable(policy.module).items() if not np.array_equal(value, before[name])}
     for part in ("vision_backbone", "projector", "language_model.model.layers", "lm_head"):
         assert any(part in name for name in moved), part
@@ -65,17 +68,6 @@ def test_its_checkpoint_goes_on_and_acts(small_policy, tmp_path, critic):
     towards = _logits(learner.policy, rollouts)
     torch.testing.assert_close(_logits(acting, rollouts), towards, atol=0.05, rtol=0.05)
     assert acting.module.dtype == torch.bfloat16
-
-
-def test_one_that_decodes_token_by_token(tmp_path):
-    checkpoint = write_autoregressive_policy(tmp_path / "policy")
-    rollouts = make_rollouts(num_actions=1)
-    policy = _read(checkpoint)
-    start = _logits(policy, rollouts)
-    make_learner(policy, lr=0.01).update(rollouts, seed=0)
-    bins_BT = torch.from_numpy(rollouts.bins_SCA[:4]).flatten(1)
-    torch.testing.assert_close(policy.base_logits(_inputs(rollouts), bins_BT), start)
-    assert not torch.allclose(_logits(policy, rollouts), start)
 
 
 def test_weights_that_do_not_fit_are_refused(small_policy, tmp_path):
