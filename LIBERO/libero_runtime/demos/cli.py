@@ -53,11 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = given_in(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     use_one_thread()  # in the workers, of which there is one per core
-    try:
-        return run_command(lambda: _record(given))
-    except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted: the same command continues from what is in {given['output']}\n")
-        return 130
+    outlook = f"the same command continues from what is in {given['output']}"
+    return run_command(lambda: _record(given), interrupted=lambda: outlook)
 
 
 def _options(given: Given) -> RunOptions:

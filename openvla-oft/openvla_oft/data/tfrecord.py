@@ -75,13 +75,10 @@ def read_record(path: Path, *, index: int, offset: int) -> Record:
 
 def _map(path: Path) -> mmap.mmap:
     """The whole file, paged in as it is looked at."""
-    try:
-        with path.open("rb") as file:
-            if path.stat().st_size == 0:  # which cannot be mapped
-                raise DemonstrationError(f"{path} is empty; download it again")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise DemonstrationError(f"{path} cannot be read ({error})") from error
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:  # which cannot be mapped
+            raise DemonstrationError(f"{path} is empty; download it again")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if mapped[: len(_LFS_POINTER)] == _LFS_POINTER:
         raise DemonstrationError(f"{path} is a Git LFS pointer, not the data; download it with `hf download`")
     return mapped
