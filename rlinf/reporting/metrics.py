@@ -33,11 +33,15 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its confidence interval; ``low <= value <= high``, all in the unit of the value."""
+    """A number with its confidence interval, ``low <= value <= high`` in the unit of the value; None: there is none.
+
+    seeds: over which it is a mean.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -179,8 +183,8 @@ def nbt_libero(matrix: SuccessMatrix) -> Estimate | None:
 
 def backward_transfer(matrix: SuccessMatrix) -> Estimate | None:
     """BWT of GEM (arXiv:1706.08840) and Mammoth: ``1/(T-1) sum_{j<T} (S[T, j] - S[j, j])``, minus ``nbt_final``."""
-    nbt = nbt_final(matrix)
-    return None if nbt is None else Estimate(0.0 - nbt.value, 0.0 - nbt.high, 0.0 - nbt.low)
+    tasks = matrix.earlier_tasks
+    return _mean(matrix, [(matrix.last_row, task) for task in tasks], [(matrix.own_row(task), task) for task in tasks])
 
 
 def forward_transfer(matrix: SuccessMatrix) -> Estimate | None:
@@ -258,17 +262,19 @@ def libero_auc(matrix: SuccessMatrix, curves: Mapping[int, Sequence[float]]) -> 
     return float(np.mean(areas))
 
 
-def over_seeds(values: Sequence[float]) -> Estimate | None:
-    """Mean of one metric over independent seeds with Student's 95 % interval; ``None`` for fewer than two seeds.
+def over_seeds(measured: Sequence[Estimate | float | None]) -> Estimate | None:
+    """Mean of one metric over independent seeds with Student's 95 % interval; one alone keeps its own. None of none.
 
     The quantile is that of ``scipy.stats.t``, whose module takes a second to import.
     """
-    if len(values) < 2:
-        return None
+    found = [one if isinstance(one, Estimate) else Estimate(one) for one in measured if one is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    values = [one.value for one in found]
     quantile = round(float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)), 3)  # as printed tables have it
     mean = float(np.mean(values))
     half = quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half)
+    return Estimate(mean, mean - half, mean + half, len(values))
 
 
 Cell = tuple[int, int]  # (row, task id)

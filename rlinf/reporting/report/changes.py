@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlinf.reporting.diagnoses import Diagnosis
-from rlinf.reporting.report.compare import Cell, MethodRuns, over_seeds
+from rlinf.reporting.metrics import Estimate, over_seeds
+from rlinf.reporting.report.compare import MethodRuns
 from rlinf.reporting.report.names import row_name
 
 
@@ -57,7 +58,7 @@ MEASURES = (
 )  # fmt: skip
 
 
-def change_rows(method: MethodRuns) -> list[tuple[str, int, list[Cell | None]]]:
+def change_rows(method: MethodRuns) -> list[tuple[str, int, list[Estimate | None]]]:
     """For each stage of which any seed was looked at, in the order of learning: its policy's name, how many seeds these
     are, and a cell for each of ``MEASURES``."""
     matrix, rows = method.matrices[0], []

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rlinf.config.differences import scope_of
-from rlinf.reporting import metrics
 from rlinf.reporting.ledger import EvaluationRecord, row_tasks
-from rlinf.reporting.metrics import Estimate, SuccessMatrix
+from rlinf.reporting.metrics import Estimate, SuccessMatrix, over_seeds
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import COLUMNS, COMPARED, Column, further_suites, mean_success, suite_column
 from rlinf.reporting.report.names import (
@@ -23,16 +22,6 @@ from rlinf.reporting.report.names import (
 )
 
 LEFT_OUT = "In no table"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One number of the comparison: ``low`` and ``high`` are None where there is no interval."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    seeds: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +64,11 @@ class MethodRuns:
         success_RK = np.clip(wins_SRK.sum(axis=0) / episodes_RK, 0, 1)
         return replace(self.matrices[0], success_RK=success_RK, episodes_RK=episodes_RK)
 
-    def cell(self, column: Column) -> Cell | None:
+    def cell(self, column: Column) -> Estimate | None:
         """Mean over the seeds with Student's interval; one seed keeps the interval of its evaluation episodes."""
         return over_seeds([column.measure(one) for one in self.experiments])
 
-    def start_on(self, tasks: Sequence[int]) -> Cell | None:
+    def start_on(self, tasks: Sequence[int]) -> Estimate | None:
         """Success of the first row on some tasks; None where they were not evaluated."""
         if not set(tasks) <= set(self.matrices[0].tasks) or not tasks:
             return None
@@ -97,18 +86,6 @@ class MethodRuns:
             for number, stage in enumerate(self.matrices[0].stages)
         ]
         return [suite_name(learnt), *(further_name(suite, learnt) for suite in suites[1:])], rows
-
-
-def over_seeds(measured: Sequence[Estimate | float | None]) -> Cell | None:
-    """Mean with Student's interval; one alone keeps its own interval. None of none."""
-    found = [value for value in measured if value is not None]
-    if len(found) > 1:
-        mean = metrics.over_seeds([value.value if isinstance(value, Estimate) else value for value in found])
-        return None if mean is None else Cell(value=mean.value, low=mean.low, high=mean.high, seeds=len(found))
-    if not found:
-        return None
-    (value,) = found
-    return Cell(value=value.value, low=value.low, high=value.high) if isinstance(value, Estimate) else Cell(value=value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +106,7 @@ class Comparison:
         further = [suite_column(suite, self.methods[0].first.suite) for suite in suites]
         return [*(column for column in COLUMNS if column.key in COMPARED), *further]
 
-    def reference_cell(self, reference: MethodRuns, column: Column) -> Cell | None:
+    def reference_cell(self, reference: MethodRuns, column: Column) -> Estimate | None:
         """What a reference has to show: success on the tasks that the others learn, and on the held-out ones."""
         matrix = self.methods[0].matrices[0]
         tasks = {"avg": matrix.learnt_tasks, "zero_shot": matrix.held_out_tasks}.get(column.key, ())

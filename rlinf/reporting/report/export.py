@@ -5,9 +5,10 @@ import io
 from collections.abc import Sequence
 
 from rlinf.reporting import ReportingError
+from rlinf.reporting.metrics import Estimate
 from rlinf.reporting.report.collect import Experiment
 from rlinf.reporting.report.columns import COLUMNS, further_suites, stage_columns
-from rlinf.reporting.report.compare import LEFT_OUT, Cell, Comparison, MethodRuns, comparisons, left_out
+from rlinf.reporting.report.compare import LEFT_OUT, Comparison, MethodRuns, comparisons, left_out
 from rlinf.reporting.report.names import method_name
 
 _ESCAPES = str.maketrans({
@@ -74,7 +75,7 @@ def _table(caption: str, head: Sequence[str], parts: Sequence[Sequence[Sequence[
     )
 
 
-def _latex_cell(cell: Cell | None, best: float | None) -> str:
+def _latex_cell(cell: Estimate | None, best: float | None) -> str:
     if cell is None:
         return "--"
     text = _number(cell.value)
@@ -110,7 +111,7 @@ def csv_table(experiments: Sequence[Experiment]) -> str:
     writer = csv.DictWriter(text, [*labels, *numbers, "note"], restval="", lineterminator="\n")
     writer.writeheader()
 
-    def write(group: Comparison, name: str, row: str, runs: MethodRuns, cells: Sequence[Cell | None]) -> None:
+    def write(group: Comparison, name: str, row: str, runs: MethodRuns, cells: Sequence[Estimate | None]) -> None:
         first, record = runs.first, runs.first.records[-1]
         entry: dict[str, object] = {
             "suite": first.suite,

@@ -148,7 +148,7 @@ def test_libero_forward_transfer_and_auc() -> None:
 
 
 def test_over_seeds() -> None:
-    assert metrics.over_seeds([0.5]) is None
+    assert metrics.over_seeds([0.5, None]) == metrics.Estimate(0.5)
     estimate = metrics.over_seeds([0.4, 0.5, 0.6])
     assert estimate is not None
     # t(2) = 4.303, standard error 0.1 / sqrt(3)
