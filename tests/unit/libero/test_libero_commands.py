@@ -18,6 +18,8 @@ def test_exit_status_of_a_command(capsys):
     assert run_command(lambda: 1) == 1
     assert run_command(lambda: fail(OptionError("--size 0 must be at least 1"))) == 2
     assert capsys.readouterr().err == "error: --size 0 must be at least 1\n"
+    assert run_command(lambda: fail(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "interrupted\n"
     assert run_command(lambda: fail(ModuleNotFoundError("No module named 'mujoco'", name="mujoco"))) == 2
     message = capsys.readouterr().err
     assert "No module named 'mujoco'" in message
