@@ -44,22 +44,15 @@ class Report:
     """The verdict on one task."""
 
     task: str
-    error: float  # largest difference after one control step
-    share: float  # of steps that are compared: contacts do not amplify in them
-    success_equal: bool  # in these
+    error: float = np.inf  # largest difference after one control step
+    share: float = 0.0  # of steps that are compared: contacts do not amplify in them
+    success_equal: bool = False  # in these
+    problem: str = ""  # why it cannot be compared
 
     @property
     def passed(self) -> bool:
         """Within the tolerance, with equal success."""
         return self.error <= STEP_TOLERANCE and self.success_equal
-
-
-@dataclass(frozen=True)
-class NotRun:
-    """Why a task cannot be compared."""
-
-    task: str
-    problem: str
 
 
 def visiting_actions(scene: Scene, state: EpisodeState, num_steps: int, *, seed: int) -> Array:
@@ -99,14 +92,14 @@ def judge(name: str, scene: Scene, state: EpisodeState, record: Record) -> Repor
     )
 
 
-def check_task(task: TaskSpec, *, num_steps: int) -> Report | NotRun:
+def check_task(task: TaskSpec, *, num_steps: int) -> Report:
     """Compare on one task."""
     name = f"{task.suite} {task.task_id}"
     try:
         scene, stock = Scene(task, image_size=16), Stock(task)
         state = stock.settle(init_index=0, seed=0)
     except ValueError as error:
-        return NotRun(name, str(error))
+        return Report(name, problem=str(error))
     record = stock.record(visiting_actions(scene, state, num_steps, seed=task.task_id))
     report = judge(name, scene, state, record)
     scene.close()
@@ -120,8 +113,8 @@ _HEAD = """\
 """
 
 
-def _row(report: Report | NotRun) -> str:
-    if isinstance(report, NotRun):
+def _row(report: Report) -> str:
+    if report.problem:
         return f"| {report.task:<18} | cannot run: {report.problem}"
     return (
         f"| {report.task:<18} | {report.error:8.1e} | {report.share:7.0%} | "
@@ -150,8 +143,7 @@ def _check_tasks(options: Options) -> int:
         reports.append(report)
         sys.stdout.write(_row(report) + "\n")
         sys.stdout.flush()
-    passed = sum(isinstance(report, Report) and report.passed for report in reports)
-    not_run = sum(isinstance(report, NotRun) for report in reports)
+    passed, not_run = sum(report.passed for report in reports), sum(bool(report.problem) for report in reports)
     others = f", {not_run} cannot be run" if not_run else ""
     sys.stdout.write(
         f"{passed} of {len(reports)} tasks pass{others}: single steps within {STEP_TOLERANCE:g}, with equal success\n"
@@ -159,11 +151,11 @@ def _check_tasks(options: Options) -> int:
     return exit_code(reports)
 
 
-def exit_code(reports: Sequence[Report | NotRun]) -> int:
+def exit_code(reports: Sequence[Report]) -> int:
     """0 when all pass, 1 when one fails, 2 when none fails but one cannot be run."""
-    if any(isinstance(report, Report) and not report.passed for report in reports):
+    if any(not report.passed and not report.problem for report in reports):
         return 1
-    return 2 if any(isinstance(report, NotRun) for report in reports) else 0
+    return 2 if any(report.problem for report in reports) else 0
 
 
 if __name__ == "__main__":

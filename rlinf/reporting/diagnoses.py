@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlinf.reporting.jsonlines import read_records
-from rlinf.run_layout import same_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +40,12 @@ def read(path: Path) -> list[Diagnosis]:
 def by_checkpoint(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
     """One for each checkpoint, in the order of learning: of several the one that says most of tasks, of those the
     last."""
-    best: list[Diagnosis] = []
+    best: dict[str, Diagnosis] = {}
     for one in diagnoses:
-        other = next((old for old in best if same_checkpoint(old.checkpoint, one.checkpoint)), None)
-        if other is None:
-            best.append(one)
-        elif _extent(one) >= _extent(other):
-            best[best.index(other)] = one
-    return sorted(best, key=lambda one: len(one.learnt_tasks))
+        other = best.get(one.checkpoint)
+        if other is None or _extent(one) >= _extent(other):
+            best[one.checkpoint] = one
+    return sorted(best.values(), key=lambda one: len(one.learnt_tasks))
 
 
 def _extent(diagnosis: Diagnosis) -> int:

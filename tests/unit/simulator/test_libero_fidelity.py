@@ -146,7 +146,7 @@ def test_steps_in_which_stock_parts_from_itself_are_left_out(recorded):
 
 
 def test_exit_codes():
-    passes, fails, cannot_run = make_report(), make_report(error=1.0), fidelity.NotRun("task", "no assets")
+    passes, fails, cannot_run = make_report(), make_report(error=1.0), fidelity.Report("task", problem="no assets")
     assert fidelity.exit_code([passes, passes]) == 0
     assert fidelity.exit_code([passes, cannot_run]) == 2
     assert fidelity.exit_code([cannot_run, fails, passes]) == 1
