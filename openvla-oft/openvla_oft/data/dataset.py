@@ -205,7 +205,7 @@ def _read(
     infos: Sequence[DemoInfo], images_FNHWC: NDArray[np.uint8], options: DataOptions, file: Path | None = None
 ) -> DemonstrationSet:
     """Read into ``images_FNHWC``, which may be a memory map of ``file``."""
-    actions_FA, proprio_FP = reader.fill(infos, images_FNHWC, options, num_workers=options.num_workers, file=file)
+    actions_FA, proprio_FP = reader.fill(infos, images_FNHWC, options, file=file)
     languages = tuple(dict.fromkeys(info.language for info in infos))
     return DemonstrationSet(
         images_FNHWC=images_FNHWC,

@@ -100,10 +100,9 @@ def _expected(folder: Path, suite: str) -> str:
 def fill(
     infos: Sequence[DemoInfo],
     images_FNHWC: NDArray[np.uint8],
-    options: ReadOptions,
+    options: DataOptions,
     *,
-    num_workers: int,
-    file: Path | None = None,
+    file: Path | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Read every demonstration into its slice of ``images_FNHWC``; returns actions (F, A) and proprioception (F, P).
 
@@ -115,7 +114,7 @@ def fill(
     actions_FA = np.empty((images_FNHWC.shape[0], ACTION_DIM), dtype=np.float32)
     proprio_FP = np.empty((images_FNHWC.shape[0], PROPRIO_DIM), dtype=np.float32) if options.proprio else None
     job = functools.partial(_read_part, options=options, file=file)
-    parts = _map_in_order(job, list(zip(infos, starts_D.tolist(), strict=True)), num_workers=num_workers)
+    parts = _map_in_order(job, list(zip(infos, starts_D.tolist(), strict=True)), num_workers=options.num_workers)
     bar = tqdm(parts, total=len(infos), desc="reading demonstrations", unit="demo", mininterval=1.0)
     for start, length, (actions_TA, proprio_TP, images_TNHWC) in zip(starts_D, lengths_D, bar, strict=True):
         actions_FA[start : start + length] = actions_TA
