@@ -1,6 +1,5 @@
 """Reading and writing a policy as a Hugging Face folder."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,8 +23,15 @@ def save_policy(
     """Write weights, config, tokenizer and processor into an existing folder.
 
     tensors: the whole weights in CPU memory, by their names in ``model``, which may itself be sharded.
+
+    Raises:
+        ValueError: weights hold NaN or infinity, of which nothing can be made, or do not fit ``save_dtype``.
     """
-    check_finite(tensors)
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(tensors)} weights are not finite and are not written, the first is {broken[0]}"
+        )
     dtype = SAVE_DTYPES[save_dtype]
     for name, tensor in tensors.items():
         largest = float(tensor.abs().max())
@@ -36,20 +42,6 @@ def save_policy(
     model.config.dtype = dtype
     model.save_pretrained(folder, state_dict=stored)
     processor.save_pretrained(folder)
-
-
-def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse to write weights of which nothing can be made.
-
-    Raises:
-        ValueError: lists those that hold NaN or infinity.
-    """
-    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise ValueError(
-            f"{len(broken)} of {len(tensors)} weights are not finite and are not written, the first is {broken[0]}; "
-            f"lower --lr"
-        )
 
 
 def load_for_training(

@@ -43,7 +43,6 @@ def write(
     tensors = gather(source, keep=distributed.is_first)
     if not distributed.is_first:
         return
-    checkpoints.check_finite(tensors)
     save_statistics(folder, statistics)
     policy = _part(tensors, POLICY)
     model = learner.policy
