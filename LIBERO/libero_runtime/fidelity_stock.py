@@ -3,9 +3,8 @@
 T control steps, Q numbers in qpos, O free objects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import mujoco
@@ -127,26 +126,22 @@ class Stock:
             starts.append(self.state())
             success.append(bool(self.control_env.step(action)[2]))
             ends.append(self.data.qpos.copy())
-        again = partial(self._steps_again, starts, actions_TA)
-        twins = [again(perturbation=_PERTURBATION), again(reordered=True), again(tolerance=_CONVERGED / 10)]
-        return Record(actions_TA, starts, np.array(ends), np.array(success), twins)
 
-    def _steps_again(
-        self,
-        starts: Sequence[tuple[Array, Array]],
-        actions_TA: Array,
-        *,
-        perturbation: float = 0.0,
-        reordered: bool = False,
-        tolerance: float = _CONVERGED,
-    ) -> Array:
-        """Where each step ends in another way that should not matter; see `load`."""
-        ends = []
-        for step, (start, action) in enumerate(zip(starts, actions_TA, strict=True)):
-            self.load(start, perturbation=perturbation, seed=step, tolerance=tolerance, reordered=reordered)
-            self.control_env.step(action)
-            ends.append(self.data.qpos.copy())
-        return np.array(ends)
+        def again(load: Callable[[tuple[Array, Array], int], None]) -> Array:
+            """Where each step ends when it is begun in another way."""
+            other_ends = []
+            for step, (start, action) in enumerate(zip(starts, actions_TA, strict=True)):
+                load(start, step)
+                self.control_env.step(action)
+                other_ends.append(self.data.qpos.copy())
+            return np.array(other_ends)
+
+        twins = [
+            again(lambda start, step: self.load(start, tolerance=_CONVERGED, perturbation=_PERTURBATION, seed=step)),
+            again(lambda start, _: self.load(start, tolerance=_CONVERGED, reordered=True)),
+            again(lambda start, _: self.load(start, tolerance=_CONVERGED / 10)),
+        ]
+        return Record(actions_TA, starts, np.array(ends), np.array(success), twins)
 
     def close(self) -> None:
         """Free it."""
