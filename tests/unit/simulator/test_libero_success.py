@@ -22,7 +22,7 @@ NUM_STATES = 150
 def sync(live):
     """Bring robosuite's own simulation to the loaded episode."""
     sim = live.env.sim
-    live.draw(live.save().pose)
+    live.draw(live.save().pose, num_cameras=0)
     mujoco.mj_fwdPosition(sim.model._model, sim.data._data)
 
 
