@@ -127,6 +127,7 @@ def _train(session: Session, model: Path, logs: Path) -> Path:
         *SMALL, *PLACEMENT, *of_model(model), f"runner.logger.log_root={logs}",
         f"runner.seed={SEED}", "runner.max_epochs=2", "env.fixed_task_ids=[0]", "algorithm.entropy_bonus=1.0",
         "algorithm.rollout_epoch=2", "env.train.max_episode_steps=48", "cluster.object_store_gb=0.1",
+        "runner.eval_before=false", "runner.eval_after=false",
     ]  # fmt: skip
     train(check(load_config(TINY, overrides), config_name=TINY, overrides=overrides), session)
     return _folder(logs)
