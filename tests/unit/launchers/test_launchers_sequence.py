@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,11 @@ from tests.study import write_record
 RECIPE = recipe(runner__max_epochs=10)
 TINY = "crl_experiment/libero_spatial_grpo_tiny"
 REQUEST = SequenceRequest(stages=((0,), (1,)), seed=7)
+
+
+@cache
+def tiny() -> Recipe:
+    return Recipe(load_config(TINY), TINY)
 
 
 @pytest.fixture
@@ -169,7 +175,7 @@ def test_plans_and_training_know_the_same_checkpoints(tmp_path: Path, files: tup
     actor.mkdir(parents=True)
     for name in files:
         (actor / name).touch()
-    given = Recipe(load_config(TINY), TINY)
+    given = tiny()
     (step,) = plan(at(tmp_path), SequenceRequest(stages=((0,),), seed=7, max_epochs=6), given=given)[-1:]
     assert f"train to epoch 6, resuming after {resumed}" in step.todo
     assert find_state(step.config, folder).epoch == resumed
@@ -193,7 +199,7 @@ def test_plans_and_training_agree_on_what_was_evaluated(
     write_record(tmp_path, "sequential", 7, (0,), np.full(10, 0.5))
     (line,) = ledger.read(tmp_path / LEDGER_FILE)
     ledger.append(results / LEDGER_FILE, replace(line, **changes))  # type: ignore[arg-type]
-    given, request = Recipe(load_config(TINY), TINY), SequenceRequest(stages=((0,),), seed=7, max_epochs=6)
+    given, request = tiny(), SequenceRequest(stages=((0,),), seed=7, max_epochs=6)
     lines = ledger.read(results / LEDGER_FILE)
     step = plan_sequence(request, given, workspace=at(tmp_path), ledger=lines)[-1]
     assert ("evaluate all tasks" not in step.todo) == is_done
@@ -255,7 +261,7 @@ def test_a_sequence_whose_second_task_was_not_begun_grows(workspace: Workspace) 
 @pytest.mark.parametrize("stages", [((0,), (1,)), ((1,),)])
 def test_a_task_goes_on_only_from_what_it_began_with(tmp_path: Path, stages: tuple[tuple[int, ...], ...]) -> None:
     """Another epoch of the task before, planned or given as CHECKPOINT_PATH, is another sequence."""
-    given, folder = Recipe(load_config(TINY), TINY), tmp_path / "logs/sequential"
+    given, folder = tiny(), tmp_path / "logs/sequential"
     for step in plan(at(tmp_path), replace(REQUEST, max_epochs=10), given=given):
         save(tmp_path / step.folder, 10)
         (tmp_path / step.folder / "config.yaml").write_text(config_yaml(step.config))

@@ -1,6 +1,7 @@
 """One folder, one set of settings; a checkpoint, its suite and its base model; scaled evaluations."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def write_lineage(
     Lineage("sequential", suite, 7, (0,), (0,), f"./model/{model}").save(actor)
 
 
+@cache
 def tiny(*overrides: str) -> Config:
     return load_config(TINY, overrides)
 

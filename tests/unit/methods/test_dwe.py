@@ -1,6 +1,7 @@
 """An adapter per task (DWE): which adapters a task of a sequence has, which one plays what, and exchanging them."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ BASE = "./model/tiny-openvla-oft-libero-spatial"
 THREE = SequenceRequest(stages=((0,), (1,), (2,)), seed=7, max_epochs=3)
 
 
+@cache
 def tiny(*overrides: str) -> Config:
     return load_config(TINY, ["method=dwe", *overrides])
 

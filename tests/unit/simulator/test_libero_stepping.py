@@ -20,6 +20,16 @@ from libero_runtime.vector.env import EpisodeStart, LiberoVectorEnv
 SUITE = "libero_spatial"
 STARTS = [EpisodeStart(SUITE, task, index, seed) for task, index, seed in ((0, 0, 0), (0, 1, 0), (3, 0, 1))]
 
+TWICE = """
+from libero_runtime.kernel import native
+
+@native.compiled
+def twice(x):
+    return 2 * x
+
+assert twice(21) == 42
+"""
+
 
 def random_actions(num_envs, num_actions, *, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (num_envs, num_actions, 7)).astype(np.float32)
@@ -27,12 +37,7 @@ def random_actions(num_envs, num_actions, *, seed=0):
 
 def test_processes_that_compile_at_the_same_time_leave_one_version(tmp_path):
     folder, module = tmp_path / "cache", tmp_path / "twice.py"
-    module.write_text(
-        "from libero_runtime.kernel import native\n"
-        "@native.compiled\n"
-        "def twice(x):\n    return 2 * x\n"
-        "assert twice(21) == 42\n"
-    )
+    module.write_text(TWICE)
 
     def run(count):
         command, env = [sys.executable, str(module)], dict(os.environ, NUMBA_CACHE_DIR=str(folder))
@@ -58,14 +63,8 @@ def test_without_a_cache_folder_numba_still_compiles(tmp_path):
     """NUMBA_CACHE_DIR that cannot be written, as in a read-only container."""
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    code = (
-        "from libero_runtime.kernel import native\n"
-        "@native.compiled\n"
-        "def twice(x):\n    return 2 * x\n"
-        "assert twice(21) == 42\n"
-    )
     env = dict(os.environ, NUMBA_CACHE_DIR=str(blocked / "cache"))
-    done = subprocess.run([sys.executable, "-c", code], env=env, check=False, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", TWICE], env=env, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
