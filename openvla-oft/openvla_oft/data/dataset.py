@@ -22,6 +22,7 @@ from openvla_oft.data.demonstration import (
     DataOptions,
     DemoInfo,
     DemonstrationError,
+    ReadOptions,
 )
 from openvla_oft.data.images import stored_form
 from transformers_openvla_oft.loading import read_object
@@ -176,7 +177,9 @@ def _check_pack(description: dict[str, Any], image_size: int, options: DataOptio
             f"{options.demonstrations / PACK_FILE}: version {description.get('version')}, expected {PACK_VERSION}; "
             f"pack again"
         )
-    stored = {**description, "image_size": image_size}
+    # Older packs say less: what is not noted was not an option then.
+    stored = {"drop_noops": False, "pictures": ReadOptions.pictures}
+    stored |= {**description, "image_size": image_size}
     for name, wanted in {**_described(options), "image_size": options.image_size}.items():
         if stored.get(name) != wanted:
             raise DemonstrationError(

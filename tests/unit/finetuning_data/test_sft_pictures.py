@@ -228,6 +228,17 @@ def test_packed_pictures_serve_the_values_that_they_fit(large, tmp_path, capsys)
     assert not (tmp_path / "c").exists()
 
 
+def test_a_pack_from_before_the_option_has_the_pictures_of_reinforcement_learning(large, tmp_path):
+    assert packing(large, tmp_path / "packed") == 0
+    file = tmp_path / "packed" / "pack.json"
+    description = json.loads(file.read_text())
+    del description["pictures"]
+    file.write_text(json.dumps(description))
+    assert np.array_equal(load(tmp_path / "packed", "rl"), load(large, "rl"))
+    with pytest.raises(ValueError, match="packed with --pictures rl"):
+        load(tmp_path / "packed", "oft")
+
+
 def test_going_on_with_other_pictures_is_told(large, tmp_path, caplog):
     assert run(large, tmp_path / "first", *STEPS, *CROPS) == 0
     more = ["--init", str(tmp_path / "first"), *STEPS]
