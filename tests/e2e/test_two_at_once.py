@@ -53,10 +53,12 @@ def test_an_evaluation_is_recorded_once_and_one_that_was_killed_is_no_obstacle(t
         assert wait_until(lambda: holder(folder) not in (None, killed), seconds=120)
         pid = holder(folder)
         os.kill(pid, signal.SIGSTOP)  # it would be done too soon
-        text = run(words, code=2)
-        assert f"error: another process is writing to {folder}: process {pid} on " in text
-        assert "runner.logger.log_root=FOLDER" in text
-        os.kill(pid, signal.SIGCONT)
+        try:
+            text = run(words, code=2)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert f"error: another process is writing to {folder}: process {pid} on " in text
+    assert "runner.logger.log_root=FOLDER" in text
     assert first.returncode == 0
     assert holder(folder) is None
     assert len(ledger.read(folder.parent / LEDGER_FILE)) == 1
