@@ -204,9 +204,10 @@ class WorkerGroup:
         """Another worker in the place of one, constructed and told the same."""
         ray.kill(self.workers[index])
         self.workers[index] = worker = self._start(index, movable=True)
-        told = [getattr(worker, method).remote(*arguments[index]) for method, arguments in self._told.items()]
+        calls = [worker.constructed.remote()]
+        calls += [getattr(worker, method).remote(*arguments[index]) for method, arguments in self._told.items()]
         others = {ref: other for ref, other in self._preparing.items() if other != index}
-        self._preparing = others | dict.fromkeys([worker.constructed.remote(), *told], index)
+        self._preparing = others | dict.fromkeys(calls, index)
 
     def submit(self, method: str, *args: Any) -> "list[ray.ObjectRef[Any]]":
         """Call ``method`` with the same arguments on every worker; returns at once."""
