@@ -204,8 +204,8 @@ class WorkerGroup:
         """Another worker in the place of one, constructed and told the same."""
         ray.kill(self.workers[index])
         self.workers[index] = worker = self._start(index, movable=True)
-        calls = [worker.constructed.remote()]
-        calls += [getattr(worker, method).remote(*arguments[index]) for method, arguments in self._told.items()]
+        told = {method: arguments[index] for method, arguments in self._told.items()}
+        calls = [getattr(worker, method).remote(*given) for method, given in ({"constructed": ()} | told).items()]
         others = {ref: other for ref, other in self._preparing.items() if other != index}
         self._preparing = others | dict.fromkeys(calls, index)
 
