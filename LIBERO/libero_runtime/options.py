@@ -36,6 +36,8 @@ class Option:
     """The smallest number that is taken."""
     most: float | None = None
     """The largest one."""
+    below: float | None = None
+    """A number has to be smaller than this, where there is one."""
 
 
 def options_of(kind: type) -> dict[str, tuple[Option, Field[Any]]]:
@@ -86,6 +88,8 @@ def build(kind: type[T], given: Given) -> T:
             raise ValueError(f"--{name} {value} must be at least {option.least:g}")
         if option.most is not None and value > option.most:
             raise ValueError(f"--{name} {value} must be at most {option.most:g}")
+        if option.below is not None and value >= option.below:
+            raise ValueError(f"--{name} {value} must be smaller than {option.below:g}")
     return kind(**{field.name: given[name] for name, (_, field) in options.items()})
 
 

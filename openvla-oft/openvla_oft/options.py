@@ -85,7 +85,7 @@ class TrainConfig:
     max_grad_norm: Annotated[float, Option(above=0)] = 1.0
     label_sigma: Annotated[float, Option("label smoothing width in bins", least=0)] = 0.0
     """Standard deviation; 0: hard labels."""
-    ema_decay: Annotated[float, Option("decay of the weight average; 0: none", name="ema", least=0, most=1)] = 0.999
+    ema_decay: Annotated[float, Option("decay of the weight average; 0: none", name="ema", least=0, below=1)] = 0.999
     seed: Annotated[int, Option(least=0)] = 0
     bf16: Annotated[bool, Option("bfloat16 autocast (default: on a GPU)", has_negation=True)] = False
     use_compile: Annotated[
@@ -143,7 +143,7 @@ class ModelOptions:
             bare="full",
         ),
     ] = None
-    validation_fraction: Annotated[float, Option("share of each task's demonstrations", least=0, most=1)] = 0.02
+    validation_fraction: Annotated[float, Option("share of each task's demonstrations", least=0, below=1)] = 0.02
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class LoraOptions:
 
     rank: Annotated[int | None, Option(name="lora-rank", least=1)] = None
     given_alpha: Annotated[int | None, Option("default: the rank", name="lora-alpha", least=1)] = None
-    dropout: Annotated[float, Option(name="lora-dropout", least=0, most=1)] = 0.0
+    dropout: Annotated[float, Option(name="lora-dropout", least=0, below=1)] = 0.0
     path: Annotated[Path | None, Option("go on from this adapter", name="lora-path")] = None
     """It then gives rank, alpha and targets."""
     merge: Annotated[bool, Option("write a whole checkpoint, the adapter added to its base", may_change=True)] = False

@@ -50,7 +50,7 @@ class PretrainConfig:
         1.0
     )
     ema_decay: float = 0.998
-    validation_fraction: Annotated[float, Option("share that is held out", least=0, most=1)] = 0.02
+    validation_fraction: Annotated[float, Option("share that is held out", least=0, below=1)] = 0.02
     seed: Annotated[int, Option()] = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

@@ -8,13 +8,15 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from libero_runtime.commands import naming
 from rlinf.reporting import ReportingError
 
 logger = logging.getLogger(__name__)
 Record = TypeVar("Record")
+JSON_TYPES: dict[Any, Any] = {tuple: list, float: (int, float)}  # of fields that JSON has another type for
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
@@ -51,15 +53,18 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     found, hints = [], get_type_hints(kind)
     for number, entry in read_lines(path) if path.is_file() else []:
         try:
-            found.append(kind(**{name: _typed(value, hints.get(name)) for name, value in entry.items()}))
+            found.append(kind(**{name: _typed(name, value, hints.get(name, object)) for name, value in entry.items()}))
         except (TypeError, ValueError) as error:
             raise ReportingError(f"{path} line {number}: {error}") from error
     return found
 
 
-def _typed(value: Any, hint: Any) -> Any:
-    """A value of JSON as a field's type has it: task ids as numbers, lists as tuples."""
-    if isinstance(value, dict) and get_args(hint)[:1] == (int,):
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """A value of JSON as a field's type has it; raises where it is none of that type."""
+    kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+    if not any(isinstance(value, JSON_TYPES.get(kind, kind)) for kind in kinds):
+        raise ReportingError(f"{name} must be of type {getattr(hint, '__name__', hint)}, given {value!r}")
+    if kinds == [dict] and get_args(hint)[0] is int:
         return {int(task): one for task, one in value.items()}
     return tuple(value) if isinstance(value, list) else value
 

@@ -1,5 +1,6 @@
 """The ledger: every evaluation of an experiment, one JSON line each, and the success matrix that follows from it."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -95,9 +96,14 @@ class EvaluationRecord(EvaluatedPolicy, Outcome):
             raise ReportingError(
                 f"episodes must be a positive count for each of the tasks {tasks}, given {self.episodes}"
             )
+        for name in ("mean_return", "mean_episode_len", "temperature", "wall_seconds", "lora_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ReportingError(f"{name} must be a finite number, given {getattr(self, name)}")
         added = row_tasks(self.row)
         if self.learnt_tasks[len(self.learnt_tasks) - len(added) :] != added or (self.learnt_tasks and not added):
             raise ReportingError(f"row '{self.row}' must end its learnt_tasks with {added}, given {self.learnt_tasks}")
+        if len(set(self.learnt_tasks)) < len(self.learnt_tasks):
+            raise ReportingError(f"learnt_tasks must hold no repeats, given {self.learnt_tasks}")
 
     @property
     def is_further(self) -> bool:

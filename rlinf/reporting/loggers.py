@@ -89,12 +89,18 @@ def read_metrics(path: Path) -> dict[int, dict[str, float]]:
     """
     steps: dict[int, dict[str, float]] = {}
     last = -1
-    for _, entry in read_lines(path):
-        step = entry["step"]
+    for number, entry in read_lines(path):
+        step, metrics = entry.get("step"), entry.get("metrics")
+        if not isinstance(step, int) or isinstance(step, bool) or not isinstance(metrics, dict):
+            raise ReportingError(f"{path} line {number} must hold an integer 'step' and an object 'metrics'")
         if step < last:
             steps = {known: values for known, values in steps.items() if known < step}
         last = step
-        steps.setdefault(step, {}).update({name: float(value) for name, value in entry["metrics"].items()})
+        try:
+            values = {name: float(value) for name, value in metrics.items()}
+        except (TypeError, ValueError) as error:
+            raise ReportingError(f"{path} line {number}: metrics must be numbers, given {metrics}") from error
+        steps.setdefault(step, {}).update(values)
     return dict(sorted(steps.items()))
 
 
@@ -191,6 +197,9 @@ def _knows_wandb_user() -> bool:
     if Path(config_folder, "settings").is_file() or Path(given("WANDB_DIR") or ".", "wandb", "settings").is_file():
         return True  # written by `wandb offline`, `wandb login --host` and the like
     host = urlsplit(given("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    with suppress(FileNotFoundError, NetrcParseError):
-        return any(one == host or "wandb" in one for one in netrc(given("NETRC") or Path.home() / ".netrc").hosts)
-    return False
+    files = [Path(given("NETRC", ""))] if given("NETRC") else [Path.home() / name for name in (".netrc", "_netrc")]
+    hosts: set[str] = set()
+    for path in files:
+        with suppress(FileNotFoundError, NetrcParseError):
+            hosts |= netrc(path).hosts.keys()
+    return any(one == host or "wandb" in one for one in hosts)

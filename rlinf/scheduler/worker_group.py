@@ -109,6 +109,11 @@ class _KeepsRefusal:
         type(self).__init__(self, *arguments)
 
 
+def _numbered(refs: "Sequence[ray.ObjectRef[Any]]") -> "dict[ray.ObjectRef[Any], int]":
+    """A call of each worker, and which."""
+    return {ref: index for index, ref in enumerate(refs)}
+
+
 class _Progress:
     """How far workers are with a call, as they say in their second thread while the first works."""
 
@@ -172,7 +177,7 @@ class WorkerGroup:
         self._arguments = arguments
         self._told: dict[str, Sequence[tuple[Any, ...]]] = {}
         self.workers = [self._start(index, movable=restarted) for index in range(count)]
-        self._preparing = self._numbered(self.submit("constructed"))
+        self._preparing = _numbered(self.submit("constructed"))
 
     def _start(self, index: int, *, movable: bool) -> ActorHandle[Any]:
         """movable: it may be elsewhere where its node is lost."""
@@ -198,7 +203,7 @@ class WorkerGroup:
         self._arguments = arguments
         self._told.clear()
         renewed = self.submit_each("renew", [arguments(index) for index in range(len(self))])
-        self._preparing = self._numbered(renewed) | self._numbered(self.submit("constructed"))
+        self._preparing = _numbered(renewed) | _numbered(self.submit("constructed"))
 
     def _replace(self, index: int) -> None:
         """Another worker in the place of one, constructed and told the same."""
@@ -272,11 +277,7 @@ class WorkerGroup:
         # Workers carry out calls in order: until these have returned, no other call counts.
         self._finish(self._preparing, None)
         self._preparing = {}
-        self._finish(self._numbered(refs), show)
-
-    def _numbered(self, refs: "Sequence[ray.ObjectRef[Any]]") -> "dict[ray.ObjectRef[Any], int]":
-        """A call of each worker, and which."""
-        return {ref: index for index, ref in enumerate(refs)}
+        self._finish(_numbered(refs), show)
 
     def _finish(self, calls: "Mapping[ray.ObjectRef[Any], int]", show: Show | None) -> None:
         limit, key = (self.timeout_s, "call_timeout_s") if show is None else (self.stall_s, "stall_timeout_s")
@@ -292,8 +293,7 @@ class WorkerGroup:
             if hung := sorted({calls[ref] for ref in pending if silent_s[calls[ref]] >= limit}):
                 how = "did not return" if show is None else "made no progress"
                 raise WorkerError(
-                    f"{self.name}: {len(hung)} of {len(calls)} calls {how} within {limit:.0f} s (runner.{key}); the "
-                    "workers are stopped",
+                    f"{self.name}: {len(hung)} of {len(calls)} calls {how} within {limit:.0f} s (runner.{key})",
                     hung,
                 )
 

@@ -46,6 +46,10 @@ class AugmentConfig:
     noise: float = 0.02
     """Largest standard deviation of Gaussian pixel noise, drawn per image; images lie in [0, 1]."""
 
+    def __post_init__(self) -> None:
+        if max(self.brightness, self.contrast, self.colour) >= 1:  # the other augmentation's are not relative
+            raise ValueError(f"brightness, contrast and colour are relative and must be below 1, given {self}")
+
     @classmethod
     def off(cls) -> "AugmentConfig":
         """Nothing is changed."""

@@ -94,9 +94,12 @@ def test_probes_never_enter_the_matrix() -> None:
         ({"success_once": float("nan")}, "no NaN"),
         ({"success": {}, "episodes": {}}, "at least one task"),
         ({"episodes": {0: 8}}, r"positive count for each of the tasks \[0, 1, 10\]"),
+        ({"mean_return": float("nan")}, "finite number"),
         ({"row": "after"}, "row must be 'base'"),
         ({"learnt_tasks": (0,)}, "'base' must end its learnt_tasks with"),
         ({"row": "task_1", "learnt_tasks": (1, 0)}, "must end its learnt_tasks with"),
+        ({"row": "task_1", "learnt_tasks": (1, 1)}, "no repeats"),
+        ({"lora_scale": float("inf")}, "lora_scale must be a finite number"),
     ],
 )
 def test_wrong_values_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -153,6 +156,9 @@ def test_a_corrupt_middle_line_is_refused_by_name(tmp_path: Path) -> None:
         (lambda e: e.pop("seed"), "line 1: .*missing .*'seed'"),
         (lambda e: e.update(colour="red"), "line 1: .*unexpected .*'colour'"),
         (lambda e: e.update(success={"a": 1.0}), "line 1: .*'a'"),
+        (lambda e: e.update(learnt_tasks="0"), "line 1: learnt_tasks must be of type tuple, given '0'"),
+        (lambda e: e.update(seed=1.5), "line 1: seed must be of type int, given 1.5"),
+        (lambda e: e.update(previous_coeff="all"), "line 1: previous_coeff must be of type float . None"),
     ],
 )
 def test_lines_of_the_wrong_shape_name_file_line_and_field(tmp_path: Path, edit: Any, message: str) -> None:

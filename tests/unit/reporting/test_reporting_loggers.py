@@ -63,6 +63,12 @@ def test_damaged_metric_files_are_refused(tmp_path: Path) -> None:
     path.write_text('{"step": 1, "metr\n{"step": 2, "metrics": {}}\n')
     with pytest.raises(ReportingError, match="line 1 is no JSON"):
         read_metrics(path)
+    path.write_text('{"step": "1", "metrics": {}}\n')
+    with pytest.raises(ReportingError, match="line 1 must hold an integer 'step'"):
+        read_metrics(path)
+    path.write_text('{"step": 1, "metrics": {"a": null}}\n')
+    with pytest.raises(ReportingError, match="line 1: metrics must be numbers"):
+        read_metrics(path)
 
 
 def test_unknown_backends_are_named(tmp_path: Path) -> None:
