@@ -34,10 +34,9 @@ DEADLINES = ("env.call_timeout_s=20", "runner.stall_timeout_s=30", "runner.call_
 SMALL = (
     "env.num_envs_per_worker=2", "cluster.num_env_workers=2", "cluster.num_rollout_workers=2",
     "env.train.max_episode_steps=48", "env.eval.max_episode_steps=48", "env.eval.episodes_per_task=1",
-    "env.eval_task_ids=[0,1]", "env.video_episodes=0",
-    "algorithm.num_group_envs=2", "algorithm.group_size=2", "algorithm.rollout_epoch=2",
-    "algorithm.filter_rewards=false", "algorithm.entropy_bonus=0.1", "actor.global_batch_size=16",
-    "actor.micro_batch_size=8",
+    "env.eval_task_ids=[0,1]", "env.video_episodes=0", "algorithm.num_group_envs=2", "algorithm.group_size=2",
+    "algorithm.rollout_epoch=2", "algorithm.filter_rewards=false", "algorithm.entropy_bonus=0.1",
+    "actor.global_batch_size=16", "actor.micro_batch_size=8",
 )  # fmt: skip
 """Short episodes; the bonus lets every epoch learn something."""
 DISK_MB = 128

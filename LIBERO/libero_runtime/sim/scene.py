@@ -5,13 +5,14 @@ N cameras, H and W pixels, C actions, F fixtures.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from libero_runtime.commands import LiberoError
+from libero_runtime.kernel.layout import Goal
 from libero_runtime.paths import Quality
 from libero_runtime.sim.models import (
     SharedModel,
@@ -81,10 +82,10 @@ class Scene:
         )
         self._first_images = lru_cache(_FIRST_IMAGES_CACHED)(lambda *key: self.draw(self._starts(*key)[0].pose))
         self._loaded_state: EpisodeState | None = None
+        self._predicates: dict[tuple[str, ...], Goal] = {}
         self._stepper: Stepper = self._shared.make_stepper(self.env)
         self.model, self.data = self._stepper.model, self._stepper.data
         self._goal = compile_goal(self.env, self.model)
-        self._compiled = cache(lambda *predicate: compile_goal(self.env, self.model, [predicate]))
         self.env._eval_predicate = self.holds  # robosuite's own data lags behind
 
     # Starts -----------------------------------------------------------------------------------------------------
@@ -210,7 +211,10 @@ class Scene:
 
     def holds(self, predicate: Sequence[str]) -> bool:
         """Does a predicate such as ("in", "milk_1", "basket_1_contain_region") hold in the loaded episode?"""
-        return self._stepper.goal_met(self._compiled(*predicate))
+        key = tuple(predicate)
+        if key not in self._predicates:
+            self._predicates[key] = compile_goal(self.env, self.model, [key])
+        return self._stepper.goal_met(self._predicates[key])
 
     def proprio(self) -> NDArray[np.float32]:
         """End-effector position 3 (m), axis-angle 3 (rad), finger positions 2 (m)."""

@@ -225,6 +225,8 @@ def test_a_login_to_wandb_is_found(wandb: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("WANDB_BASE_URL", "https://metrics.example.org")
     (wandb / ".netrc").write_text("machine metrics.example.org login user password x\n")
     check_backends(["wandb"])
+    (wandb / ".netrc").rename(wandb / "_netrc")
+    check_backends(["wandb"])
 
 
 def test_a_folder_of_wandbs_logs_is_not_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
