@@ -96,7 +96,9 @@ def check_task(task: TaskSpec, *, num_steps: int) -> Report:
     """Compare on one task."""
     name = f"{task.suite} {task.task_id}"
     try:
-        scene, stock = Scene(task, image_size=16), Stock(task)
+        scene = Scene(task, image_size=16)
+        scene.prepare(init_index=0, seed=0)  # says whether the states are this scene's, before stock is built
+        stock = Stock(task)
         state = stock.settle(init_index=0, seed=0)
     except ValueError as error:
         return Report(name, problem=str(error))

@@ -31,6 +31,14 @@ def env():
     vector_env.close()
 
 
+@pytest.fixture(scope="module")
+def official():
+    """The scene with LIBERO's own models, which take seconds to compile."""
+    live = scene.Scene(load_suite(SUITE).task(TASK), image_size=128, quality="official")
+    yield live
+    live.close()
+
+
 def test_same_start_same_bits(env):
     starts = [EpisodeStart(SUITE, TASK, 4, seed=seed) for seed in (9, 9, 10)] + [EpisodeStart(SUITE, 2, 4)]
     first = env.reset(starts)
@@ -100,7 +108,11 @@ def stock_episode(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
     task = load_suite(SUITE).task(TASK)
     stock = OffScreenRenderEnv(
-        bddl_file_name=str(task.bddl_path), camera_names=["agentview"], camera_heights=128, camera_widths=128
+        bddl_file_name=str(task.bddl_path),
+        camera_names=["agentview"],
+        camera_heights=128,
+        camera_widths=128,
+        hard_reset=False,  # the model is compiled once: a fresh one is reset
     )
     stock.seed(start_seed(task_id=TASK, init_index=0, seed=5))
     stock.reset()
@@ -116,12 +128,12 @@ def stock_episode(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return np.array(states[9:]), proprio, stock.sim.render(camera_name="agentview", width=128, height=128)[::-1, ::-1]
 
 
-def test_an_episode_follows_stock_and_has_its_pixels(expert_actions):
+def test_an_episode_follows_stock_and_has_its_pixels(expert_actions, official):
     """The same law with other roundings: micrometres apart before contact, and the same image of the same state.
     Stock looks a substep earlier."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         qpos_TQ, proprio, image = pool.apply(stock_episode, (expert_actions[:NUM_COMPARED],))
-    live = scene.Scene(load_suite(SUITE).task(TASK), image_size=128, quality="official")
+    live = official
     live.load(live.start(init_index=0, seed=5)[0])
     np.testing.assert_allclose(live.data.qpos, qpos_TQ[0], atol=1e-5)
     for action, qpos in zip(expert_actions, qpos_TQ[1:], strict=False):
@@ -130,7 +142,6 @@ def test_an_episode_follows_stock_and_has_its_pixels(expert_actions):
     np.testing.assert_allclose(live.proprio(), proprio, atol=2e-3)
     pose = replace(live.save().pose, drawn_qpos=qpos_TQ[-1], qpos=qpos_TQ[-1])
     assert np.array_equal(live.draw(pose)[0], image)
-    live.close()
 
 
 def test_success_stops_the_episode(expert_actions, env):
@@ -195,9 +206,8 @@ def test_a_camera_has_the_name_of_the_simulator_and_that_of_demonstrations():
     assert [camera_key(name) for name in ("robot0_eye_in_hand", "eye_in_hand")] == ["eye_in_hand_rgb"] * 2
 
 
-def test_fast_look_is_close_and_has_the_same_physics():
-    task = load_suite(SUITE).task(TASK)
-    fast, official = (scene.Scene(task, image_size=128, quality=quality) for quality in ("fast", "official"))
+def test_fast_look_is_close_and_has_the_same_physics(official):
+    fast = scene.Scene(load_suite(SUITE).task(TASK), image_size=128)
     (fast_state, fast_view), (official_state, _) = (live.start(init_index=0) for live in (fast, official))
     assert np.array_equal(fast_state.integration, official_state.integration)
     assert fast.env.sim.model.nmeshface < 0.6 * official.env.sim.model.nmeshface
@@ -209,7 +219,6 @@ def test_fast_look_is_close_and_has_the_same_physics():
     official._renderer = stock_renderer
     official._shared.release_renderer(renderer)
     fast.close()
-    official.close()
 
 
 def test_a_bowl_settles_where_it_was_put():
