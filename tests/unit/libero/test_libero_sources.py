@@ -13,24 +13,16 @@ from libero_runtime import paths, suites
 from libero_runtime.assets import sources
 from libero_runtime.commands import LiberoError
 from libero_runtime.suites import suite_asset_kind
-from rlinf.cli.console import EXIT_USER_ERROR
-from tests.launchers import REPOSITORY, of_model
-from tests.small_policy import write_policy
+from rlinf.cli import evaluate
+from rlinf.cli.console import EXIT_USER_ERROR, run_cli
+from tests.launchers import TINY, of_model
 
 INNER = paths.libero_folder()
-EVALUATE = ("examples/embodiment/eval_embodied_agent.py", "--config-name", "crl_experiment/libero_spatial_grpo_tiny")
 
 
 def run(command, path, folder):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")]))
     return subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, check=False)
-
-
-def names(done, foreign):
-    assert done.returncode == EXIT_USER_ERROR, done.stderr
-    assert done.stderr.count("error: ") == 1
-    assert "Traceback" not in done.stderr
-    assert str(foreign) in done.stderr
 
 
 def foreign_package(folder, name):
@@ -43,16 +35,24 @@ def foreign_package(folder, name):
 def test_the_doctor_names_a_package_that_comes_first(tmp_path):
     foreign = foreign_package(tmp_path, "robosuite")
     done = run(["-m", "libero_runtime.doctor", "--frame", str(tmp_path / "frame.png")], foreign.parents[1], tmp_path)
-    names(done, foreign)
+    assert done.returncode == EXIT_USER_ERROR, done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    assert str(foreign) in done.stderr
     assert not (tmp_path / "frame.png").exists()
 
 
-def test_a_run_names_it_before_anything_starts(tmp_path):
+def test_a_run_names_it_before_anything_starts(tmp_path, small_policy, monkeypatch, capsys):
     foreign = foreign_package(tmp_path, "libero")
-    model = write_policy(tmp_path / "small")
-    words = [*EVALUATE, *of_model(model), f"runner.logger.log_root={tmp_path / 'logs'}"]
-    done = run(words, foreign.parents[1], REPOSITORY)
-    names(done, foreign)
+    monkeypatch.syspath_prepend(foreign.parents[1])
+    monkeypatch.delitem(sys.modules, "libero", raising=False)
+    for cached in (sources.installed_folder, suites._task_map, paths._resolve):
+        cached.cache_clear()
+    words = ["--config-name", TINY, *of_model(small_policy), f"runner.logger.log_root={tmp_path / 'logs'}"]
+    with pytest.raises(SystemExit) as ended:
+        run_cli(evaluate.main, words)
+    assert ended.value.code == EXIT_USER_ERROR
+    assert str(foreign) in capsys.readouterr().err
     assert not (tmp_path / "logs").exists()
 
 
