@@ -17,6 +17,7 @@ DPI = 120
 METHOD, CONTROL, SEQUENTIAL, QUIET = "#0f766e", "#c2410c", "#111827", "#9ca3af"
 LEFT_OUT_OF_TRADE_OFF = ("multitask",)  # all tasks at once: nothing to forget
 PANELS_A_ROW = 3
+TRADE_OFF_Y = (-2, 102)
 
 
 def draw(folder: Path, suite: str, lines: Sequence[Line]) -> None:
@@ -40,16 +41,14 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
     panels = figure.subplots(1, len(temperatures), sharex=True, sharey=True, squeeze=False)[0]
     for axes, temperature in zip(panels, temperatures, strict=True):
         shown = [line for line in lines if line.temperature == temperature and line.row not in LEFT_OUT_OF_TRADE_OFF]
-        for line in shown:
-            avg, nbt = line.values("avg"), line.values("nbt")
-            if avg and nbt:
-                _point(axes, line, nbt, avg)
+        points = [point for line in shown if (point := _point(axes, line)) is not None]
         bases = [value for line in shown if ROWS[line.row].needs != "scratch" for value in line.values("base")]
         if bases:
             axes.axhline(100 * float(np.mean(bases)), color=QUIET, linestyle="--", linewidth=1)
             axes.annotate("base model", (1, 100 * float(np.mean(bases))), xycoords=("axes fraction", "data"),
                           ha="right", va="bottom", color=QUIET, fontsize=8)  # fmt: skip
-        _names_inside(axes)
+        axes.set_ylim(*TRADE_OFF_Y)
+        _names(axes, points)
         axes.set_title(shown[0].way if shown else "", fontsize=10)
         axes.set_xlabel("NBT: forgotten, points (left is better)")
         _plain(axes)
@@ -59,16 +58,20 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def _point(axes: Any, line: Line, nbt: Sequence[float], avg: Sequence[float]) -> None:
+def _point(axes: Any, line: Line) -> tuple[float, float, str, str] | None:
+    """Its place, its name and its colour; None: nothing is known of what it forgot."""
+    avg, nbt = line.values("avg"), line.values("nbt")
+    if not avg or not nbt:
+        return None
     x, y = 100 * float(np.mean(nbt)), 100 * float(np.mean(avg))
     colour = SEQUENTIAL if line.row == "sequential" else CONTROL if is_control(line.row) else METHOD
     if len(avg) > 1:
         errors = {"xerr": 100 * standard_error(nbt), "yerr": 100 * standard_error(avg), "alpha": 0.5}
     else:
-        errors = {"xerr": _reach(line, "nbt"), "yerr": _reach(line, "avg"), "alpha": 0.25}
+        errors = {"xerr": _reach(line, "nbt"), "yerr": _reach(line, "avg"), "alpha": 0.2}
     axes.errorbar(x, y, **errors, color=colour, linewidth=1)
     axes.plot(x, y, marker="s" if is_control(line.row) else "o", markersize=6, color=colour)
-    axes.annotate(line.title, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+    return x, y, line.title, colour
 
 
 def _reach(line: Line, key: str) -> list[list[float]]:
@@ -80,12 +83,21 @@ def _reach(line: Line, key: str) -> list[list[float]]:
     return [[100 * (cell.value - cell.low)], [100 * (cell.high - cell.value)]]
 
 
-def _names_inside(axes: Any) -> None:
-    """Names of points in the right half are written to their left."""
-    middle = sum(axes.get_xlim()) / 2
-    for text in axes.texts:
-        if text.xycoords == "data" and text.xy[0] > middle:
-            text.set(ha="right", position=(-6, 4))
+def _names(axes: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names of points in the right half stand to their left; the others, which lie close together, in a column in the
+    middle, from the highest point down, each with a line to its point."""
+    middle, gap = sum(axes.get_xlim()) / 2, 0.042 * (TRADE_OFF_Y[1] - TRADE_OFF_Y[0])
+    crowd = sorted((point for point in points if point[0] <= middle), key=lambda point: (-point[1], point[0]))
+    height = float(np.mean([point[1] for point in crowd] or [0.0])) + 0.5 * gap * len(crowd)
+    for index, (x, y, name, colour) in enumerate(crowd):
+        line = {"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.8, "relpos": (0, 0.5),
+                "shrinkA": 0}  # fmt: skip
+        axes.annotate(name, (x, y), xytext=(middle, height - index * gap), va="center", fontsize=8, color=colour,
+                      arrowprops=line)  # fmt: skip
+    for x, y, name, colour in points:
+        if x > middle:
+            axes.annotate(name, (x, y), xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=8,
+                          color=colour)  # fmt: skip
 
 
 def is_control(row: str) -> bool:

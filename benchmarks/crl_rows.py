@@ -86,6 +86,12 @@ ROWS = {
         ("algorithm.update_epoch=4", "method.replay.demonstrations_per_task=null", "actor.optim.lr=3e-4"),
         needs="demonstrations",
     ),
+    "sft_few": Row(
+        "Supervised, as few demonstrations as successes",
+        "sft",
+        ("method.replay.demonstrations_per_task=7", "method.label=sft_few", "actor.optim.lr=3e-4"),
+        needs="demonstrations",
+    ),
     "sft_own": Row(
         "Supervised, own successes",
         "sft",
