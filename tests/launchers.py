@@ -17,8 +17,9 @@ SMALL = (
     "env.eval.episodes_per_task=1", "env.eval_task_ids=[0]", "env.video_episodes=0", "cluster.num_env_workers=1",
     "algorithm.num_group_envs=1", "algorithm.group_size=2", "algorithm.filter_rewards=false",
     "actor.model.lora_rank=4", "actor.global_batch_size=8", "actor.micro_batch_size=4",
+    "actor.num_threads=1", "rollout.num_threads=1",
 )  # fmt: skip
-"""Two short episodes of one group, and two updates."""
+"""Two short episodes of one group, and two updates. Beside other tests a second thread is mostly waited for."""
 
 
 def of_model(model: Path) -> tuple[str, ...]:

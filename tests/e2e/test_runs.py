@@ -1,11 +1,11 @@
 """Runs as their launchers plan them, in one process, which therefore share a cluster and its workers: real scenes, Ray
-and FSDP. Launchers as processes of their own: below, where they are killed, and test_two_at_once.py."""
+and FSDP. Launchers as processes of their own: below, where they are killed."""
 
 import json
+import os
 import re
 import shutil
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -17,19 +17,19 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks import chaos
+from libero_runtime.files import FolderInUseError, only_one
 from rlinf.cli import evaluate, run_sequence, steps, train
 from rlinf.cli.console import run_cli
 from rlinf.cli.launcher import read_arguments
-from rlinf.config import ConfigError, load_config
+from rlinf.config import ConfigError
 from rlinf.custom.sequence.locations import Workspace
 from rlinf.envs.vector_env import VIDEO_STRIDE
-from rlinf.models import PolicySource
 from rlinf.reporting import ledger
 from rlinf.reporting.jsonlines import read_lines
 from rlinf.run_layout import TRAINING_STATE, checkpoints
 from rlinf.scheduler.cluster import Cluster
 from rlinf.workers.session import Session
-from tests.launchers import REPOSITORY, SEED, SMALL, TINY, command, of_model
+from tests.launchers import REPOSITORY, SEED, SMALL, TINY, command, of_model, request
 from tests.processes import wait_until
 from tests.sequences import declaration
 from tests.simple_cnn import write_cnn
@@ -41,6 +41,7 @@ pytestmark = pytest.mark.slow
 RANDOM = "crl_experiment/libero_spatial_random_action_eval"
 CNN = "crl_experiment/libero_spatial_grpo_simple_cnn"
 SHARED = ("env.eval_task_ids=[0,1]", "cluster.object_store_gb=0.7")  # what a cluster is started for
+SHARED_LATER = (*SHARED, "env.cameras=[agentview,eye_in_hand]", "runner.trace=true")  # and another one
 WHEN_AND_WHERE = ("time", "wall_seconds", "config_hash")
 LEARNING = (*SHARED, "actor.optim.lr=0.1", "algorithm.entropy_bonus=1.0")  # random weights never succeed
 
@@ -49,6 +50,21 @@ LEARNING = (*SHARED, "actor.optim.lr=0.1", "algorithm.entropy_bonus=1.0")  # ran
 def session():
     with Session() as shared:
         yield shared
+    assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory):
+    return write_hdf5(tmp_path_factory.mktemp("demos"), task_ids=[0, 1])
+
+
+@pytest.fixture(scope="module")
+def two_cameras(small_policy, demonstrations, tmp_path_factory):
+    """A policy that was trained on images of two cameras, cut at random."""
+    model = tmp_path_factory.mktemp("two_cameras") / "policy"
+    as_oft = ("--cameras", "agentview,eye_in_hand", "--pictures", "oft_random_crop")
+    assert finetune(demonstrations, model, "--init", str(small_policy), "--steps", "1", *as_oft) == 0
+    return model
 
 
 @pytest.fixture
@@ -234,11 +250,30 @@ def test_a_cnn_is_trained_and_evaluated(tmp_path, carry_out):
     assert [record.row for record in records_of(tmp_path / "simple_cnn")] == 2 * ["task_0"]
 
 
-def test_random_actions_are_evaluated_and_recorded_as_such_on_other_goals_too(tmp_path, shared_cluster, capsys):
+def test_random_actions_are_evaluated_and_recorded_as_such_on_other_goals_too(
+    tmp_path, shared_cluster, monkeypatch, capsys
+):
+    """Once: the same command is refused meanwhile."""
     words = [*SMALL, f"runner.logger.log_root={tmp_path}", "env.eval_suites=[libero_spatial_task]", SHARED[0]]
     # Two films, of episodes that one simulator plays side by side.
-    assert evaluate.main(["--config-name", RANDOM, *words, "env.video_episodes=2"]) == 0
-    text = capsys.readouterr().out
+    words = ["--config-name", RANDOM, *words, "env.video_episodes=2"]
+    play = evaluate.evaluate_suites
+
+    def play_and_try_again(*given, **options):
+        monkeypatch.setattr(evaluate, "evaluate_suites", play)
+        with pytest.raises(SystemExit) as left:
+            run_cli(evaluate.main, words)
+        assert left.value.code == 2
+        return play(*given, **options)
+
+    monkeypatch.setattr(evaluate, "evaluate_suites", play_and_try_again)
+    assert evaluate.main(words) == 0
+    text, refusal = capsys.readouterr()
+    assert refusal.count("error: ") == 1
+    assert f"error: another process is writing to {tmp_path / 'random_action'}/" in refusal
+    assert f": process {os.getpid()} on " in refusal
+    assert "runner.logger.log_root=FOLDER" in refusal
+    assert not list(tmp_path.rglob(".evaluating_*")), "it is over"
     for name in ("eval/env_info/task_0_success", "eval/libero_spatial_task/task_0_success_total"):
         assert f"'{name}'" in text
     own, other = records_of(tmp_path / "random_action")
@@ -268,31 +303,45 @@ def test_what_a_worker_refuses_ends_an_evaluation_with_one_message(small_policy,
     assert (said.count("error: "), said.count("Traceback")) == (1, 0)
 
 
+def test_training_waits_for_nobody_but_its_own_task(small_policy, tmp_path):
+    model, logs = small_policy, tmp_path / "logs"
+    results = logs / "sequential"
+    folder = results / f"task_0_seed{SEED}"
+    own = (f"runner.seed={SEED}", f"runner.logger.log_root={logs}")
+    with only_one(folder, doing="writing to", advice=""):
+        before = sorted(logs.rglob("*"))
+        with pytest.raises(FolderInUseError, match=f"another process is writing to {folder}: process {os.getpid()} on"):
+            train.main(["--config-name", TINY, *of_model(model), "env.fixed_task_ids=[0]", *own])
+        assert sorted(logs.rglob("*")) == before
+        beside = request(model, "env.fixed_task_ids=[1]", *own)
+        with beside.alone():
+            assert sorted(path.name for path in results.iterdir()) == [f"task_{task}_seed{SEED}" for task in (0, 1)]
+
+
 def test_random_actions_are_not_trained(tmp_path):
     with pytest.raises(ConfigError, match="learns nothing"):
         train.main(["--config-name", RANDOM, f"runner.logger.log_root={tmp_path}"])
     assert not list(tmp_path.iterdir())
 
 
-def test_rollouts_and_replay_see_what_a_policy_was_trained_on(small_policy, tmp_path, carry_out, capsys, caplog):
-    """Two cameras and random crops, all the way. An evaluation of what was learnt:
-    tests/unit/methods/test_training_records.py."""
-    demos = write_hdf5(tmp_path / "demos", task_ids=[0, 1])
-    model = tmp_path / "policy"
+def test_rollouts_and_replay_see_what_a_policy_was_trained_on(
+    two_cameras, demonstrations, session, tmp_path, carry_out, capsys, caplog
+):
+    """Two cameras and random crops, all the way; simulators with one camera are not among its workers. An evaluation of
+    what was learnt: tests/unit/methods/test_training_records.py."""
     caplog.set_level("INFO")
-    as_oft = ("--cameras", "agentview,eye_in_hand", "--pictures", "oft_random_crop")
-    assert finetune(demos, model, "--init", str(small_policy), "--steps", "1", *as_oft) == 0
-    own = (*SHARED, f"method.replay.demonstrations={demos}", "method.replay.tasks=seen")
-    own += ("env.cameras=[agentview,eye_in_hand]",)
+    of_others = session._cluster
+    own = (*SHARED_LATER, f"method.replay.demonstrations={demonstrations}", "method.replay.tasks=seen")
     train = ("run_embodiment_er.sh", "0,1", "0.03", "", "1", TINY, str(SEED), *own)
-    carry_out(*train, model=model, logs=tmp_path)
+    carry_out(*train, model=two_cameras, logs=tmp_path)
+    assert session._cluster is not of_others
     assert "actor.model.picture_path=oft_center_crop, as " in caplog.text
     for task in (0, 1):
         folder = tmp_path / "er" / f"task_{task}_seed{SEED}"
         assert OmegaConf.load(folder / "config.yaml").actor.model.picture_path == "oft_center_crop"
         lineage = json.loads((actor_of(tmp_path / "er", task) / "lineage.json").read_text())
         assert (lineage["picture_path"], lineage["cameras"]) == ("oft_center_crop", ["agentview", "eye_in_hand"])
-    carry_out(*train, model=model, logs=tmp_path)
+    carry_out(*train, model=two_cameras, logs=tmp_path)
     skipped = capsys.readouterr().out.count("done before, skipped")
     assert skipped == 2, "the launcher, which reads no record, knows its own runs"
     assert {record.row for record in records_of(tmp_path / "er")} == {"base", "task_0", "task_1"}
@@ -332,13 +381,13 @@ def check_trace(events, *, seconds: float) -> None:
             running.append(until)
 
 
-def test_rounds_until_groups_carry_a_signal_two_temperatures_and_a_trace(small_policy, tmp_path, carry_out):
-    """Random weights never succeed: no group carries a signal, and all rounds that are allowed are played."""
-    words = ["0", "", "2", TINY, str(SEED), "env.eval_task_ids=[0]", "algorithm.max_rollout_epoch=3"]
+def test_rounds_until_groups_carry_a_signal_two_temperatures_and_a_trace(two_cameras, tmp_path, carry_out):
+    """Random weights never succeed: no group carries a signal, and all rounds that are allowed are played. Of a task
+    whose scene no test before has built."""
+    words = ["2", "", "2", TINY, str(SEED), *SHARED_LATER, "algorithm.max_rollout_epoch=3"]
     words += ["env.eval.temperatures=[1.0,0.0]", "algorithm.filter_rewards=true", "runner.val_check_interval=2"]
-    words += ["runner.trace=true"]
-    carry_out("run_embodiment_sequential.sh", *words, model=small_policy, logs=tmp_path)
-    folder = tmp_path / "sequential" / f"task_0_seed{SEED}"
+    carry_out("run_embodiment_sequential.sh", *words, model=two_cameras, logs=tmp_path)
+    folder = tmp_path / "sequential" / f"task_2_seed{SEED}"
     lines = [json.loads(line)["metrics"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     trained = [line for line in lines if "train/num_steps" in line]
     assert [line["rollout/num_episodes"] for line in trained] == 2 * [3 * 2], "rounds of a group of two"
@@ -352,21 +401,6 @@ def test_rounds_until_groups_carry_a_signal_two_temperatures_and_a_trace(small_p
     assert {"eval/env_info/success_once", "eval/env_info_temperature_0/success_once"} <= evaluated
     records = records_of(tmp_path / "sequential")
     assert [(record.row, record.decoding, record.temperature) for record in records] == [
-        (row, *way) for row in ("base", "task_0") for way in (("sample", 1.0), ("greedy", 0.0))
+        (row, *way) for row in ("base", "task_2") for way in (("sample", 1.0), ("greedy", 0.0))
     ]
     assert len({str(record.init_states) for record in records}) == 1
-
-
-def test_a_cluster_is_kept_as_long_as_its_workers_fit(session):
-    config = load_config(TINY, ["env.fixed_task_ids=[0]"])
-    source = PolicySource(REPOSITORY / config.actor.checkpoint_load_path, unnorm_key="libero_spatial", seed=SEED)
-
-    def cluster(**changes: object) -> str:
-        session.resources(replace(config, env=replace(config.env, **changes)), source)
-        return ray.get_runtime_context().gcs_address
-
-    first = cluster()
-    assert cluster(fixed_task_ids=[1]) == first
-    assert cluster(look="official") != first
-    session.close()
-    assert not ray.is_initialized()
