@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from openvla_oft import finetune
 from openvla_oft.torch_utils.distributed import end_process
 from openvla_oft.train import optimisation
@@ -24,4 +26,12 @@ def rank_of_two(rank: int, port: int, stop: int, words: Sequence[str], log: Path
         update(self, step)
 
     optimisation.WeightAverage.update = dying  # type: ignore[method-assign]
+    compile_module = nn.Module.compile
+
+    def traced(module: nn.Module, options: object) -> None:
+        """Compiled up to what is written for the processor: a minute's work of a C++ compiler, the same on any rank,
+        which tests/unit/model/test_openvla_blocks.py has done."""
+        compile_module(module, backend="aot_eager")
+
+    nn.Module.compile = traced  # type: ignore[method-assign]
     end_process(finetune.main(words))

@@ -100,6 +100,7 @@ def assert_same_adapter(first, second):
 def test_two_ranks_train_the_adapter_and_head_of_one_compiled_and_checkpointed(demos, one, adapted, tmp_path):
     output = tmp_path / "policy"
     finetune(demos, output, *adapter_of(one), "--compile", "--gradient-checkpointing")
+    assert json.loads((output / "training.json").read_text())["compiled"]
     assert_same_adapter(adapted, output)
 
 
