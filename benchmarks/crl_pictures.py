@@ -66,10 +66,10 @@ def _point(axes: Any, line: Line) -> tuple[float, float, str, str] | None:
     x, y = 100 * float(np.mean(nbt)), 100 * float(np.mean(avg))
     colour = SEQUENTIAL if line.row == "sequential" else CONTROL if is_control(line.row) else METHOD
     if len(avg) > 1:
-        errors = {"xerr": 100 * standard_error(nbt), "yerr": 100 * standard_error(avg), "alpha": 0.5}
+        reach_x, reach_y = ([[100 * standard_error(values)]] * 2 for values in (nbt, avg))
     else:
-        errors = {"xerr": _reach(line, "nbt"), "yerr": _reach(line, "avg"), "alpha": 0.2}
-    axes.errorbar(x, y, **errors, color=colour, linewidth=1)
+        reach_x, reach_y = _reach(line, "nbt"), _reach(line, "avg")
+    axes.errorbar(x, y, xerr=reach_x, yerr=reach_y, color=colour, linewidth=1, alpha=0.5 if len(avg) > 1 else 0.2)
     axes.plot(x, y, marker="s" if is_control(line.row) else "o", markersize=6, color=colour)
     return x, y, line.title, colour
 

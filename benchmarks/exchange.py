@@ -28,7 +28,8 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 from torch import nn
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # documented there, not in its __all__
+from torch.multiprocessing.spawn import spawn
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -184,7 +185,7 @@ def exchange(ranks: int, sharded: str, *, micro_batches: int, batch: int, tiny: 
     with tempfile.TemporaryDirectory() as folder:
         results = mp.get_context("spawn").SimpleQueue()
         arguments = (ranks, meeting_point("127.0.0.1", Path(folder)), sharded, micro_batches, batch, tiny)
-        mp.start_processes(_rank, (gpus, arguments, results), nprocs=ranks, start_method="spawn")
+        spawn(_rank, (gpus, arguments, results), nprocs=ranks)
         found: dict[str, Any] = results.get()
         return found
 

@@ -311,7 +311,7 @@ def make_scenes(suite: str, answers: Queue[list[Numbers]]) -> None:
         scene = Scene(task, cameras=CAMERAS, image_size=IMAGE_SIZE)
         made = time.perf_counter() - begin
         state, _ = scene.start(init_index=0, seed=0)
-        scene.images(state)
+        scene.draw(state.pose)
         kept.append(scene)
         found.append({"construct_s": made, "memory_mb": resident_mb()})
     answers.put(found)

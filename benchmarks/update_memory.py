@@ -201,7 +201,8 @@ class Rank(ActorWorker):
         mesh = join_group(
             rank=self._rank, world_size=self._world_size, init_method=init_method, own_address="127.0.0.1"
         )
-        self._policy: Any = TinyPolicy()
+        policy: Any = TinyPolicy()
+        self._policy = policy
         shard(self._policy.module, (), mesh, param_dtype="fp32", reshard_after_forward=True)
         self._learner = PolicyLearner(
             self._policy,
@@ -214,9 +215,9 @@ class Rank(ActorWorker):
         )
         return 0
 
-    def update(self, batches: Sequence[Any], seed: int, epoch: int) -> dict[str, float]:
+    def update(self, batches: Sequence[Any], seed: int, epoch: int, keep: bool = False) -> dict[str, float]:
         self._policy.begin()
-        return super().update(batches, seed, epoch)
+        return super().update(batches, seed, epoch, keep)
 
     def measured(self) -> Measured:
         (weights,) = gather_trainable(self._policy.module).values()
@@ -226,7 +227,7 @@ class Rank(ActorWorker):
 class CopyingRank(Rank):
     """Joins the images of all collections first."""
 
-    def update(self, batches: Sequence[Any], seed: int, epoch: int) -> dict[str, float]:
+    def update(self, batches: Sequence[Any], seed: int, epoch: int, keep: bool = False) -> dict[str, float]:
         self._policy.begin()
         joined = RolloutBatch.cat(ray.get(list(batches)))
         return self._learner.update(replace(joined, frames_SNHWC=np.asarray(joined.frames_SNHWC)), seed=seed)
@@ -244,7 +245,7 @@ class Row:
 
 def measure(way: str, lengths: Sequence[int], *, num_ranks: int, image_size: int) -> Row:
     """Collect and update once, with processes of their own."""
-    collector = ray.remote(Collector).options(runtime_env={"env_vars": TORCH_ENVIRONMENT}).remote(image_size)
+    collector: Any = ray.remote(Collector).options(runtime_env={"env_vars": TORCH_ENVIRONMENT}).remote(image_size)
     config, source = Config(), PolicySource(Path(), unnorm_key="", seed=0)
     config.actor.num_threads = 1
     ranks = WorkerGroup(

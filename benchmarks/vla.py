@@ -177,8 +177,8 @@ def inputs(setting: Setting, batch: int) -> PolicyBatch:
     if setting.padded:
         for row in range(batch):
             attention_mask_BL[row, 1 : 2 + 5 * row % (setting.prompt_tokens // 2)] = 0
-        input_ids_BL[attention_mask_BL == 0] = config.llama.pad_token_id or 0
-    input_ids_BL[:, 0] = config.llama.bos_token_id
+        input_ids_BL[attention_mask_BL == 0] = int(config.llama.pad_token_id or 0)
+    input_ids_BL[:, 0] = int(config.llama.bos_token_id or 0)
     pixel_values = torch.stack([pixels for _, pixels in rows]).to(setting.dtype)
     return PolicyBatch(input_ids_BL, attention_mask_BL, pixel_values, padded=setting.padded).to(setting.device)
 

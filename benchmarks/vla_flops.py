@@ -59,7 +59,7 @@ def _layer(config: OpenVLAConfig, positions: int, needed: int, rank: int) -> Ope
     """needed: positions whose hidden states are computed; all have keys and values."""
     llama = config.llama
     hidden, inner = int(llama.hidden_size), int(llama.intermediate_size)
-    key_width = hidden * int(llama.num_key_value_heads) // int(llama.num_attention_heads)
+    key_width = hidden * int(llama.num_key_value_heads or llama.num_attention_heads) // int(llama.num_attention_heads)
     total = Operations(attention=4 * needed * positions * hidden)
     total += _linear(positions, hidden, key_width, rank) * 2
     for width, next_width in ((hidden, hidden), (hidden, hidden), (hidden, inner), (hidden, inner), (inner, hidden)):

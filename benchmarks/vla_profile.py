@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # documented there, not in its __all__
 from torch.profiler import ProfilerActivity, profile
 
 NAME_WIDTH = 90
