@@ -105,15 +105,3 @@ def test_an_output_that_cannot_be_made_is_named(demos, tmp_path, capsys):
     assert run(demos, tmp_path / "file", "--steps", "1", "--overwrite") == 2
     assert "is not a folder that could be replaced" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_an_existing_output_is_kept_unless_asked(demos, tmp_path, capsys):
-    output = tmp_path / "policy"
-    output.mkdir()
-    (output / "mine.txt").write_text("keep")
-    assert run(demos, output, "--steps", "1") == 2
-    assert "exists; give another folder, or --overwrite" in capsys.readouterr().err
-    assert (output / "mine.txt").exists()
-    assert run(demos, output, "--steps", "1", "--overwrite") == 0
-    assert not (output / "mine.txt").exists()
-    assert (output / "model.safetensors").exists()
