@@ -14,9 +14,9 @@ from torch.nn import functional
 from torch.testing import assert_close
 from transformers import modeling_flash_attention_utils as flash_utils
 
-from transformers_openvla_oft import OpenVLAForActionPrediction, PrismaticProcessor
+from tests.unit.model import prompts
+from tests.unit.model.prompts import TASKS, assert_same, batch_of, outcome
 
-TASKS = ("open the drawer", "pick up the black bowl next to the plate and place it on the plate", "turn on the stove")
 MIXES = pytest.mark.parametrize("tasks", [TASKS, TASKS[1:2] * 3], ids=["padded", "unpadded"])
 
 
@@ -90,41 +90,25 @@ def flash(monkeypatch):
     return CALLS
 
 
-@pytest.fixture(params=["small_policy", "autoregressive_policy"], ids=["oft", "autoregressive"])
-def folder(request):
-    return request.getfixturevalue(request.param)
-
-
 def load(folder, route):
-    model = OpenVLAForActionPrediction.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    model = prompts.load(folder, attn_implementation="sdpa")
     # As loading with this route leaves it, but for its checks that there is a GPU and the real package.
     model.language_model.config._attn_implementation = route
     return model
 
 
 def given(folder, tasks):
-    processor = PrismaticProcessor.from_pretrained(folder, prompt_multiple=1)
-    images = torch.randint(0, 256, (len(tasks), 1, 32, 32, 3), generator=torch.Generator().manual_seed(0))
-    return vars(processor(images.to(torch.uint8), tasks))
+    return vars(batch_of(folder, tasks, prompt_multiple=1))
 
 
 @MIXES
-def test_logits_and_gradients_are_those_of_the_other_route(folder, flash, tasks):
-    results = []
-    for route in ("sdpa", "flash_attention_2"):
-        model = load(folder, route)
-        bins_BT = torch.arange(7).expand(3, 7) if model.config.num_actions_chunk == 1 else None
-        logits_BTV = model(**given(folder, tasks), bins_BT=bins_BT).logits_BTV
-        logits_BTV.log_softmax(-1)[..., 3].mean().backward()
-        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        results.append((logits_BTV, gradients))
-    causal = model.config.num_actions_chunk == 1
+def test_logits_and_gradients_are_those_of_the_other_route(either, flash, tasks):
+    models = [load(either, route) for route in ("sdpa", "flash_attention_2")]
+    plain, found = (outcome(model, given(either, tasks)) for model in models)
+    causal = models[1].config.num_actions_chunk == 1
     kind = "packed" if tasks == TASKS else "fixed"
-    assert flash == [(kind, causal)] * len(model.language_model.model.layers)
-    assert_close(results[1][0], results[0][0], rtol=0, atol=1e-5)
-    assert results[1][1].keys() == results[0][1].keys()
-    for name, gradient in results[0][1].items():
-        assert_close(results[1][1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert flash == [(kind, causal)] * len(models[1].language_model.model.layers)
+    assert_same(found, plain)
 
 
 @MIXES
