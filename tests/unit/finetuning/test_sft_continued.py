@@ -22,10 +22,9 @@ KEY = "libero_spatial_no_noops"
 
 
 @pytest.fixture(scope="module")
-def base(demos, tmp_path_factory):
+def base(base, tmp_path_factory):
     """A checkpoint as it is published: without a head, and without statistics of the suite."""
-    folder = tmp_path_factory.mktemp("base") / "policy"
-    assert run(demos, folder, "--steps", "1", "--save-dtype", "float32") == 0
+    folder = shutil.copytree(base, tmp_path_factory.mktemp("base") / "policy")
     (folder / STATISTICS).unlink()
     config = json.loads((folder / "config.json").read_text())
     config["norm_stats"] = {}
@@ -48,10 +47,7 @@ def test_head_and_projector_go_on_with_their_adapter(demos, base, adapter, tmp_p
     more = tmp_path / "more"
     assert run(demos, more, *adapted(base), "--lora-path", str(adapter), *OFT, *STILL) == 0
     for name in (HEAD, PROJECTOR):
-        before, after = load_file(adapter / name), load_file(more / name)
-        assert before.keys() == after.keys()
-        for tensor in before:
-            torch.testing.assert_close(after[tensor], before[tensor], atol=1e-6, rtol=0)
+        torch.testing.assert_close(load_file(more / name), load_file(adapter / name), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", [HEAD, PROJECTOR])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rlinf.models.identity import checkpoint_hash
@@ -24,6 +25,7 @@ from transformers_openvla_oft import (
 from transformers_openvla_oft.loading import weight_files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+EXACT = {"rtol": 0, "atol": 0}
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_auto_classes_take_ours_instead_of_the_remote_code(name, monkeypatch):
     files = sorted(folder.glob("model*.safetensors"))
     weights = {key: value for file in files for key, value in load_file(file).items()}
     assert model.dtype == next(iter(weights.values())).dtype
-    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    assert_close(dict(model.state_dict()), weights, **EXACT)
     processor = AutoProcessor.from_pretrained(folder)
     assert isinstance(processor, PrismaticProcessor)
     assert processor.max_prompt_length == model.config.max_prompt_length == 128
@@ -79,8 +81,7 @@ def test_shards_with_an_index(small_policy, tmp_path, dtype):
     again = OpenVLAForActionPrediction.from_pretrained(tmp_path)
     assert again.dtype == dtype
     assert again.value_head.head_l3.weight.shape == (8, 128), "a checkpoint's own value head is kept"
-    assert again.state_dict().keys() == model.state_dict().keys()
-    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert_close(again.state_dict(), model.state_dict(), **EXACT)
     shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(CheckpointError, match=shard.name):
@@ -201,8 +202,7 @@ def test_a_subfolder_holds_a_whole_checkpoint(folder):
     plain = OpenVLAForActionPrediction.from_pretrained(folder)
     assert model.config.norm_stats == plain.config.norm_stats
     assert "libero_10" in model.config.norm_stats
-    assert model.state_dict().keys() == plain.state_dict().keys()
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
+    assert_close(model.state_dict(), plain.state_dict(), **EXACT)
     assert PrismaticProcessor.from_pretrained(folder.parent, **where).images.image_size == 32
     assert AutoProcessor.from_pretrained(folder.parent, **where).images.image_size == 32
 
@@ -216,7 +216,7 @@ def test_a_repository_of_the_hub_is_read_as_strictly(folder, tmp_path):
     snapshot = Path(shutil.copytree(folder, repository / "snapshots" / revision))
     cached = {"cache_dir": tmp_path, "local_files_only": True, "ignore_mismatched_sizes": True}
     model = OpenVLAForActionPrediction.from_pretrained("nobody/policy", **cached)
-    assert all(torch.equal(tensor, load_file(folder / WEIGHTS)[name]) for name, tensor in model.state_dict().items())
+    assert_close(dict(model.state_dict()), load_file(folder / WEIGHTS), **EXACT)
     edit(snapshot, lambda tensors: tensors.update({"projector.fc1.weight": torch.zeros(2, 3)}))
     with pytest.raises(CheckpointError, match=r"projector\.fc1\.weight is \(2, 3\), expected \(256, 64\)"):
         OpenVLAForActionPrediction.from_pretrained("nobody/policy", **cached)
@@ -268,7 +268,7 @@ def test_a_policy_with_a_critic_goes_on_from_the_checkpoints_value_head(folder):
     torch.nn.init.normal_(head.head_l3.weight)
     edit(folder, lambda tensors: tensors.update({f"value_head.{name}": t for name, t in head.state_dict().items()}))
     critic = read_policy(folder, critic=True).value_head
-    assert all(torch.equal(tensor, critic.state_dict()[name]) for name, tensor in head.state_dict().items())
+    assert_close(critic.state_dict(), head.state_dict(), **EXACT)
     assert all(parameter.requires_grad for parameter in critic.parameters())
     without = read_policy(folder)
     assert without.value_head is None
