@@ -12,17 +12,12 @@ from rlinf.config import ConfigError, load_config, resolve_model, validate
 from rlinf.config.schema import LwFConfig, MethodConfig, ModelConfig, ReplayConfig
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.methods.parts.chunks import ActionChunks
-from rlinf.data import Observation, RolloutBatch
+from rlinf.data import Observation
 from rlinf.models import POLICIES, PolicyInputs, PolicySource, load_policy, policy_kind
 from tests.small_policy import LANGUAGE, PPO, disturb, make_learner, make_rollouts, read_policy, success_margin
 from tests.unit.methods.replay_demos import SUITE, write_hdf5
 
 LANGUAGES = (LANGUAGE, "open the drawer", "turn on the stove")
-
-
-@pytest.fixture
-def checkpoint(autoregressive_policy) -> Path:
-    return autoregressive_policy
 
 
 def _policy(checkpoint, **options):
@@ -43,15 +38,11 @@ def _uniforms(count=3):
     return np.random.default_rng(1).random((count, 1, 7))
 
 
-def _rollouts(**options) -> RolloutBatch:
-    return make_rollouts(num_actions=1, **options)
-
-
 # --- Decoding and scoring
 
 
-def test_tokens_see_those_before_them_and_none_after(checkpoint):
-    policy = _policy(checkpoint)
+def test_tokens_see_those_before_them_and_none_after(autoregressive_policy):
+    policy = _policy(autoregressive_policy)
     inputs, bins = _inputs(policy, 1), torch.arange(7)[None] + 100
     other = bins.clone()
     other[0, 3] = 7
@@ -60,8 +51,8 @@ def test_tokens_see_those_before_them_and_none_after(checkpoint):
     assert (gap_T[4:] > 1e-3).all()
 
 
-def test_a_batch_of_prompts_of_different_lengths_equals_one_by_one(checkpoint):
-    policy = _policy(checkpoint)
+def test_a_batch_of_prompts_of_different_lengths_equals_one_by_one(autoregressive_policy):
+    policy = _policy(autoregressive_policy)
     inputs, uniforms = _inputs(policy), _uniforms()
     assert len({len(policy.processor.prompt_ids(language)) for language in LANGUAGES}) > 1
     together = policy.act(inputs, temperature=1.0, uniforms_BCA=uniforms)
@@ -74,8 +65,8 @@ def test_a_batch_of_prompts_of_different_lengths_equals_one_by_one(checkpoint):
         torch.testing.assert_close(alone.logprobs_BCA[0], together.logprobs_BCA[row], rtol=0, atol=1e-5)
 
 
-def test_greedy_decoding_takes_the_most_likely_bin_after_its_own(checkpoint):
-    policy = _policy(checkpoint)
+def test_greedy_decoding_takes_the_most_likely_bin_after_its_own(autoregressive_policy):
+    policy = _policy(autoregressive_policy)
     inputs = _inputs(policy)
     greedy = policy.act(inputs, temperature=0.0, uniforms_BCA=_uniforms())
     logits_BTV = policy.action_logits(inputs, greedy.bins_BCA.flatten(1))
@@ -83,9 +74,9 @@ def test_greedy_decoding_takes_the_most_likely_bin_after_its_own(checkpoint):
     assert torch.equal(policy.act(inputs, temperature=0.0, uniforms_BCA=1 - _uniforms()).bins_BCA, greedy.bins_BCA)
 
 
-def test_gradient_checkpointing_changes_neither_decoding_nor_gradients(checkpoint):
-    plain = _policy(checkpoint)
-    frugal = read_policy(checkpoint, gradient_checkpointing=True)
+def test_gradient_checkpointing_changes_neither_decoding_nor_gradients(autoregressive_policy):
+    plain = _policy(autoregressive_policy)
+    frugal = read_policy(autoregressive_policy, gradient_checkpointing=True)
     frugal.module.load_state_dict(plain.module.state_dict())
     repeated = [block for block in frugal.units() if block.training]
     assert len(repeated) == len(frugal.units())
@@ -101,9 +92,9 @@ def test_gradient_checkpointing_changes_neither_decoding_nor_gradients(checkpoin
         torch.testing.assert_close(other.grad, mine.grad)
 
 
-def test_bfloat16_rollouts_stay_near_the_updates(checkpoint):
+def test_bfloat16_rollouts_stay_near_the_updates(autoregressive_policy):
     """As on a GPU: frozen weights in bfloat16, adapter in float32."""
-    policy = read_policy(checkpoint, dtype=torch.bfloat16)
+    policy = read_policy(autoregressive_policy, dtype=torch.bfloat16)
     inputs = _inputs(policy)
     acted = policy.act(inputs, temperature=1.0, uniforms_BCA=_uniforms())
     scored = policy.evaluate_actions(inputs, acted.bins_BCA, temperature=1.0)
@@ -114,8 +105,8 @@ def test_bfloat16_rollouts_stay_near_the_updates(checkpoint):
 # --- Updates
 
 
-def test_gradients_reach_every_adapter_that_runs(checkpoint):
-    policy = _policy(checkpoint, critic=True)
+def test_gradients_reach_every_adapter_that_runs(autoregressive_policy):
+    policy = _policy(autoregressive_policy, critic=True)
     out = policy.evaluate_actions(_inputs(policy), torch.arange(21).view(3, 1, 7), temperature=1.0)
     (out.logprobs_BCA.mean() + out.values_B.mean()).backward()
     for part, parameters in policy.trainable_modules().items():
@@ -126,9 +117,9 @@ def test_gradients_reach_every_adapter_that_runs(checkpoint):
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-def test_updates_raise_the_probability_of_rewarded_actions(checkpoint, algorithm):
+def test_updates_raise_the_probability_of_rewarded_actions(autoregressive_policy, algorithm):
     critic = algorithm == "ppo"
-    policy, rollouts = read_policy(checkpoint, critic=critic), _rollouts(critic=critic)
+    policy, rollouts = read_policy(autoregressive_policy, critic=critic), make_rollouts(num_actions=1, critic=critic)
     learner = make_learner(policy, algorithm=PPO if critic else None, micro_batch=6, lr=5e-3)
     before = success_margin(policy, rollouts)
     for epoch in range(3):
@@ -140,18 +131,14 @@ def test_updates_raise_the_probability_of_rewarded_actions(checkpoint, algorithm
 # --- Continual-learning methods
 
 
-@pytest.fixture(scope="module")
-def demonstrations(tmp_path_factory):
-    return write_hdf5(tmp_path_factory.mktemp("demos"), task_ids=range(10), num_demos=1, num_steps=4)
-
-
 def _task():
     return TaskContext((3,), Path(), (), suite=SUITE, micro_batch=6, seed=11)
 
 
-def test_replay_is_teacher_forced_on_the_demonstration(checkpoint, demonstrations):
+def test_replay_is_teacher_forced_on_the_demonstration(autoregressive_policy, tmp_path):
     """The loss is the likelihood of the expert's whole action, each token after the expert's own."""
-    policy = _policy(checkpoint)
+    policy = _policy(autoregressive_policy)
+    demonstrations = write_hdf5(tmp_path, task_ids=range(10), num_demos=1, num_steps=4)
     method = make_method(MethodConfig("er", replay=ReplayConfig(demonstrations=str(demonstrations), coeff=1.0)))
     method.on_task_start(_task(), policy)
     loss = method.loss_terms(policy)["replay"]
@@ -162,8 +149,8 @@ def test_replay_is_teacher_forced_on_the_demonstration(checkpoint, demonstration
     torch.testing.assert_close(loss, expected)
 
 
-def test_lwf_is_teacher_forced_on_the_sampled_tokens(checkpoint):
-    policy = read_policy(checkpoint)
+def test_lwf_is_teacher_forced_on_the_sampled_tokens(autoregressive_policy):
+    policy = read_policy(autoregressive_policy)
     method = make_method(MethodConfig("lwf", lwf=LwFConfig(coeff=1.0)))
     method.on_task_start(_task(), policy)
     disturb(policy, 0.2)
@@ -172,7 +159,7 @@ def test_lwf_is_teacher_forced_on_the_sampled_tokens(checkpoint):
     method.before_forward(policy, inputs, bins_BCA, torch.ones(3, 1, dtype=torch.bool))
     loss = method.loss_terms(policy)["lwf"]
     new = policy.action_logits(inputs, bins_BCA.flatten(1)).log_softmax(-1)
-    old = read_policy(checkpoint).action_logits(inputs, bins_BCA.flatten(1)).log_softmax(-1)
+    old = read_policy(autoregressive_policy).action_logits(inputs, bins_BCA.flatten(1)).log_softmax(-1)
     torch.testing.assert_close(loss, (old.exp() * (old - new)).sum(-1).mean())
     assert loss > 1e-3
 
@@ -202,7 +189,7 @@ def test_a_missing_model_names_its_download(tmp_path):
         )
 
 
-def test_more_than_one_action_is_refused(checkpoint):
+def test_more_than_one_action_is_refused():
     with pytest.raises(ConfigError, match=r"num_action_chunks=8.*decodes 1 at a time: give .*num_action_chunks=1"):
         policy_kind(ModelConfig(model_name="openvla"))
 
@@ -213,15 +200,15 @@ def test_a_checkpoint_of_chunks_is_refused(small_policy):
         load_policy(ModelConfig(model_name="openvla", num_action_chunks=1), source, base_dtype=torch.float32)
 
 
-def test_a_checkpoint_that_states_no_chunk_is_read(checkpoint, tmp_path):
+def test_a_checkpoint_that_states_no_chunk_is_read(autoregressive_policy, tmp_path):
     """As the published ones are."""
-    stated = Path(shutil.copytree(checkpoint, tmp_path / "published"))
+    stated = Path(shutil.copytree(autoregressive_policy, tmp_path / "published"))
     fields = json.loads((stated / "config.json").read_text())
     fields.pop("num_actions_chunk")
     (stated / "config.json").write_text(json.dumps(fields))
     source = PolicySource(stated, unnorm_key=SUITE, seed=3)
     model = ModelConfig(model_name="openvla", num_action_chunks=1, lora_rank=4)
-    policy, known = load_policy(model, source, base_dtype=torch.float32), read_policy(checkpoint)
+    policy, known = load_policy(model, source, base_dtype=torch.float32), read_policy(autoregressive_policy)
     assert policy.chunk_shape == (1, 7)
     inputs = _inputs(known)
     wanted, given = (p.act(inputs, temperature=1.0, uniforms_BCA=_uniforms()).bins_BCA for p in (known, policy))
