@@ -52,23 +52,6 @@ def two_image_inputs(arrays):
 
 @pytest.mark.parametrize(("kind", "case"), CASES)
 @torch.no_grad()
-def test_forward_gives_the_published_numbers(models, arrays, kind, case):
-    model, expected = models[kind], arrays[f"{kind}_expected"]
-    inputs = inputs_of(arrays[f"{kind}_inputs"], case)
-    features = model.vision_backbone(inputs["pixel_values"])
-    assert_close(features, expected[f"{case}/patch_features"], atol=2e-5)
-    assert_close(model.projector(features), expected[f"{case}/projected_patches"], atol=2e-5)
-
-    output = model(**inputs)
-    assert output.logits_BTV.dtype == torch.float32
-    assert_close(output.hidden_BTH, expected[f"{case}/last_hidden_action"])
-    assert_close(output.logits_BTV, expected[f"{case}/logits_action_bins"])
-    assert_close(output.logits_BTV, expected[f"{case}/custom_forward_processed_logits"])
-    assert_close(output.values_BO, expected[f"{case}/values_a0"])
-
-
-@pytest.mark.parametrize(("kind", "case"), CASES)
-@torch.no_grad()
 def test_log_probabilities_entropy_and_greedy_actions(models, arrays, kind, case):
     model, expected = models[kind], arrays[f"{kind}_expected"]
     token_map = ActionTokenMap.from_config(model.config, UNNORM_KEYS[kind])
@@ -168,9 +151,17 @@ def caught(model, inputs):
 
 @pytest.mark.parametrize(("kind", "case"), CASES)
 @torch.no_grad()
-def test_every_position_and_the_whole_vocabulary(models, arrays, kind, case):
+def test_patches_every_position_and_the_whole_vocabulary(models, arrays, kind, case):
     model, expected, inputs = models[kind], arrays[f"{kind}_expected"], inputs_of(arrays[f"{kind}_inputs"], case)
+    features = model.vision_backbone(inputs["pixel_values"])
+    assert_close(features, expected[f"{case}/patch_features"], atol=2e-5)
+    assert_close(model.projector(features), expected[f"{case}/projected_patches"], atol=2e-5)
     output, first_BSH, last_BSH = caught(model, inputs)
+    assert output.logits_BTV.dtype == torch.float32
+    assert_close(output.hidden_BTH, expected[f"{case}/last_hidden_action"])
+    assert_close(output.logits_BTV, expected[f"{case}/logits_action_bins"])
+    assert_close(output.logits_BTV, expected[f"{case}/custom_forward_processed_logits"])
+    assert_close(output.values_BO, expected[f"{case}/values_a0"])
     assert last_BSH.shape[1] == int(expected[f"{case}/seq_len"])
     patches = model.vision_backbone.num_patches
     # At a pad nothing is defined.
