@@ -172,14 +172,6 @@ def test_ctrl_c_ends_packing_and_its_workers_with_one_line(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"demos", long.name}
 
 
-def test_missing_or_empty_folder(tmp_path):
-    with pytest.raises(DemonstrationError, match="does not exist"):
-        load(tmp_path / "nowhere")
-    (tmp_path / "libero_goal").mkdir()
-    with pytest.raises(DemonstrationError, match=r"no demonstration of libero_spatial .* holds \['libero_goal'\]"):
-        load(tmp_path)
-
-
 def test_a_file_that_is_not_hdf5(tmp_path):
     (tmp_path / "a.hdf5").write_text("not HDF5")
     with pytest.raises(DemonstrationError, match=r"a\.hdf5 cannot be read as HDF5"):
