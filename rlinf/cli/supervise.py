@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import select
 import signal
 import sys
 import time
@@ -29,7 +30,9 @@ def supervise(work: Callable[[bool], int], progress: Callable[[], object], *, ma
     """Do ``work`` in a child process, again where that dies; returns the exit code, in the parent and in each child.
 
     A full disk is tried again after a while, as often; the exit code then is that of a user's error. Mistakes in the
-    program (``PROGRAMMING_ERRORS``) are not tried again.
+    program (``PROGRAMMING_ERRORS``) are not tried again. A ``RuntimeError`` may be one (a tensor of a wrong shape) or
+    the machine's (CUDA): with the same words a second time, and no progress between, it is not tried again either. A
+    worker that died or hung (``WorkerError``) is tried again as often as all else.
 
     The child is a fork, so this must be called before anything starts threads (torch, Ray). It ends with this process,
     and what it leaves behind when it dies, such as Ray's processes, is ended before another is started.
@@ -40,23 +43,31 @@ def supervise(work: Callable[[bool], int], progress: Callable[[], object], *, ma
     waited_for = {number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN} | {signal.SIGCHLD}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    parent, restarts, seen = os.getpid(), 0, progress()
+    parent, restarts, seen, complaint = os.getpid(), 0, progress(), b""
     while True:
         sys.stdout.flush()
+        reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
+            os.close(reading)
             _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != parent:  # it has gone already
                 return 128 + signal.SIGTERM
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            return _work(work, is_first=restarts == 0)
+            return _work(work, complaints=writing, is_first=restarts == 0)
+        os.close(writing)
         code, is_stopped = _wait(child, waited_for)
         _end_descendants()
+        with os.fdopen(reading, "rb") as pipe:
+            earlier, complaint = complaint, pipe.read()
         if code in FINAL or is_stopped:
             return code
         if code == EXIT_BUG:
             return 1
         now = progress()
+        if complaint and (complaint, now) == (earlier, seen):
+            print_error("the run failed a second time with the same words and no new checkpoint: it is not tried again")
+            return code
         restarts = restarts + 1 if now == seen else 1
         seen = now
         if code == EXIT_FULL:
@@ -77,9 +88,9 @@ def supervise(work: Callable[[bool], int], progress: Callable[[], object], *, ma
         print(f"the run {how}; it goes on from what was saved, restart {restarts} of {max_restarts}", flush=True)
 
 
-def _work(work: Callable[[bool], int], *, is_first: bool) -> int:
+def _work(work: Callable[[bool], int], *, complaints: int, is_first: bool) -> int:
     """In the child: a full disk has an exit code of its own, since somebody else may make room, and so has a mistake in
-    the program, which another try would only repeat."""
+    the program, which another try would only repeat. complaints: a pipe for what a ``RuntimeError`` says."""
     try:
         return work(is_first)
     except PROGRAMMING_ERRORS as error:
@@ -87,6 +98,14 @@ def _work(work: Callable[[bool], int], *, is_first: bool) -> int:
             raise
         traceback.print_exception(error)
         return EXIT_BUG
+    except RuntimeError as error:
+        from rlinf.scheduler.worker_group import WorkerError  # Ray, which starts threads
+
+        if isinstance(error, WorkerError):
+            raise
+        said = str(getattr(error, "cause", error))  # without the process that Ray names around a worker's
+        os.write(complaints, said.encode()[: select.PIPE_BUF])
+        raise
     except Exception as error:
         if refused(error) not in (errno.ENOSPC, errno.EDQUOT):
             raise

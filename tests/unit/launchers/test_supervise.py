@@ -32,6 +32,12 @@ def work(is_first):
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "bug":
         raise RuntimeError("CUDA error")
+    if how == "worker":
+        from rlinf.scheduler.worker_group import WorkerError
+
+        raise WorkerError("actor: a worker died")
+    if how == "stutter":
+        raise RuntimeError(f"CUDA error {number}")
     if how == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/metrics.jsonl")
     if how == "typo":
@@ -102,6 +108,18 @@ def test_what_is_over_is_not_tried_again(tmp_path: Path, deaths: str, limit: int
     code, text = finish(start(tmp_path, deaths, limit=limit))
     assert (code, len(attempts(tmp_path))) == (expected, 1)
     assert "goes on" not in text
+
+
+@pytest.mark.parametrize(
+    ("deaths", "saves", "expected"),
+    [("bug,bug,done", False, (1, 2)), ("bug,bug,done", True, (0, 3)), ("stutter,stutter,done", False, (0, 3)),
+     ("bug,kill,bug,done", False, (0, 4)), ("worker,worker,done", False, (0, 3))],
+    ids=["the same", "the same, later", "other words", "not in a row", "a worker's death"],
+)  # fmt: skip
+def test_the_same_error_twice_is_not_tried_again(tmp_path: Path, deaths: str, saves: bool, expected: tuple[int, int]):
+    code, text = finish(start(tmp_path, deaths, saves=saves))
+    assert (code, len(attempts(tmp_path))) == expected
+    assert ("a second time with the same words" in text) is (code == 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
