@@ -128,12 +128,17 @@ def test_cells_at_the_same_time_share_the_gpus(tmp_path, monkeypatch):
     assert [(cell.logs / "launcher.log").read_text() for cell in cells] == ["sees 3\n", "sees 5\n"]
 
 
-def test_a_cell_that_fails_is_named_and_not_kept(tmp_path, capsys, monkeypatch):
-    """Its launcher finds another `python`, which cannot do it."""
+@pytest.fixture
+def broken_python(tmp_path):
+    """A `python` that cannot do anything."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text("#!/bin/sh\necho no such model; exit 2\n")
     python.chmod(0o755)
+    return python
+
+
+def test_a_cell_that_fails_is_named_and_not_kept(tmp_path, capsys, monkeypatch, broken_python):
     monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
     given = ["libero_spatial", "--rows", "sequential", "--seeds", "0"]
     given += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
@@ -197,7 +202,9 @@ def test_suites_of_libero_pro_are_columns_where_any_row_was_evaluated_there(tmp_
     assert line.endswith("Zero-shot |")
 
 
-def test_what_training_changed_is_found_out_and_kept_with_a_cell(small_policy, tmp_path, capsys):
+def test_what_training_changed_is_found_out_and_kept_with_a_cell(
+    small_policy, tmp_path, capsys, monkeypatch, broken_python
+):
     """After its launcher, which has nothing left to do here."""
     logs, demonstrations = tmp_path / "logs", tmp_path / "demonstrations"
     write_hdf5(demonstrations, task_ids=range(10), num_demos=1, num_steps=2)
@@ -213,7 +220,7 @@ def test_what_training_changed_is_found_out_and_kept_with_a_cell(small_policy, t
     assert cell.after() is None
 
     (logs / "sequential" / DIAGNOSTICS_FILE).unlink()
-    (logs / "sequential" / "task_2_seed7" / "config.yaml").unlink()
+    monkeypatch.setattr("sys.executable", str(broken_python))
     other = dataclasses.replace(cell, out=tmp_path / "out" / "other")
     assert not run_cells([other], minutes=None, jobs=1, commit="abc")
     assert "sequential seed 7: failed with exit code 2" in capsys.readouterr().out
