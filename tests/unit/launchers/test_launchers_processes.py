@@ -119,11 +119,6 @@ def failing(error: BaseException) -> Callable[[Sequence[str]], int]:
     return main
 
 
-def test_a_user_error_is_one_message_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(failing(ConfigError("lr must be greater than 0, got -1"))) == 2
-    assert capsys.readouterr().err == "error: lr must be greater than 0, got -1\n"
-
-
 def test_success_and_interruption() -> None:
     assert exit_code(lambda argv: 0) == 0
     assert exit_code(failing(KeyboardInterrupt())) == 130

@@ -278,14 +278,6 @@ MERGING = changed(RECIPE, method__name="weight_merge")
 MERGE = SequenceRequest(stages=((0,), (1,), (2,)), seed=7)
 
 
-def test_each_task_learns_on_top_of_all_before_it(workspace: Workspace) -> None:
-    steps = plan_sequence(MERGE, MERGING, workspace=workspace, ledger=())
-    actors = [f"logs/weight_merge/task_{task}_seed7/checkpoints/global_step_10/actor" for task in range(3)]
-    assert [step.merged for step in steps] == [(), (actors[0],), (actors[0], actors[1])]
-    assert all(step.start is None for step in steps)
-    assert ["evaluate the base model" in step.todo for step in steps] == [True, False, False]
-
-
 def test_a_later_task_alone_needs_the_adapters_before_it(workspace: Workspace) -> None:
     alone = replace(MERGE, stages=((2,),))
     first = save(workspace.root / "logs/weight_merge/task_0_seed7", 10)

@@ -114,6 +114,7 @@ def _record(recorder, episodes, step, value):
         images_BNHWC=images_BNHWC,
         bins_BCA=np.full((count, actions, 7), value, np.int64),
         logprobs_BCA=np.zeros((count, actions, 7), np.float32),
+        values_B=np.array([10 * episode + value for episode in episodes], np.float32),
     )
     recorder.step(episodes, step)
     return weakref.ref(images_BNHWC)  # tells whether the images of all its environments are still in memory
@@ -139,6 +140,7 @@ def test_recorder_turns_whole_episodes_into_samples_in_order():
     assert [result.plan.episode for result in batch.episodes] == [0, 1]
     assert batch.episode_S.tolist() == [0, 0, 1, 1]
     assert batch.bins_SCA[:, 0, 0].tolist() == [1, 2, 1, 2]
+    assert batch.values_S.tolist() == [1, 2, 11, 12]
     assert batch.executed_SC.tolist() == [[True, True], [True, True], [True, True], [True, False]]
     lost, won = batch.episodes
     assert (lost.success_once, lost.total_reward, lost.num_steps) == (False, 0.0, 4)

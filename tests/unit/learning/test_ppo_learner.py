@@ -9,13 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlinf.config import ConfigError, load_config, validate
-from rlinf.data import EnvStep, EpisodePlan, Observation, RolloutBatch
+from rlinf.data import RolloutBatch
 from rlinf.engines.checkpoint import load_training_state, save_actor
 from rlinf.engines.experience import prepare_experience
 from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
-from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import PolicyInputs
 from rlinf.models.value_head import VALUE_HEAD_FILE, in_value_head
 from rlinf.run_layout import publish, start_writing
@@ -80,35 +78,6 @@ def test_values_stay_with_their_chunks_in_collections():
     assert whole.select(np.array([47, 0, 23])).values_S.tolist() == [2.0, 1.0, 1.0]
 
 
-def test_the_recorder_keeps_values_in_order_of_time():
-    recorder = EpisodeRecorder()
-    for episode in (0, 1):
-        recorder.start(EpisodePlan(episode, 0, "libero_spatial", 0, 0, 0))
-
-    def add(episodes, values, done):
-        count = len(episodes)
-        observation = Observation(
-            np.zeros((count, 1, 4, 4, 3), np.uint8), np.zeros((count, 8), np.float32), (LANGUAGE,) * count
-        )
-        yes, no = np.ones((count, 8), np.bool_), np.zeros((count, 8), np.bool_)
-        step = EnvStep(
-            observation, np.zeros((count, 8), np.float32), yes, no, np.array(done), np.zeros(count, np.bool_)
-        )
-        recorder.act(
-            episodes,
-            images_BNHWC=np.zeros((count, 1, 4, 4, 3), np.uint8),
-            bins_BCA=np.zeros((count, 8, 7), np.int64),
-            logprobs_BCA=np.zeros((count, 8, 7), np.float32),
-            values_B=np.array(values, np.float32),
-        )
-        recorder.step(episodes, step)
-
-    add([1, 0], [10.0, 0.0], [False, False])
-    add([0, 1], [1.0, 11.0], [True, False])
-    add([1], [12.0], [True])
-    assert RolloutBatch.cat(recorder.batches()).values_S.tolist() == [0.0, 1.0, 10.0, 11.0, 12.0]
-
-
 def test_update_brings_values_to_returns_and_favours_what_succeeded(small_policy):
     learner = _learner(small_policy)
     rollouts = make_rollouts(critic=True)
@@ -171,18 +140,3 @@ def test_checkpoints_hold_the_value_head_beside_the_adapter(small_policy, tmp_pa
     (saved / VALUE_HEAD_FILE).unlink()
     fresh = read_policy(small_policy, lora_path=saved, critic=True).value_head
     assert not fresh.head_l3.weight.any(), "an adapter from GRPO gets a fresh value head"
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("algorithm.loss_type=grpo", "adv_type=gae goes with algorithm.loss_type=ppo"),
-        ("algorithm.filter_rewards=true", "group_size=1 must be at least 2"),
-        ("algorithm.gamma=1.5", r"algorithm\.gamma=1\.5 must be between 0 and 1"),
-        ("algorithm.huber_delta=0", r"huber_delta=0\.0 must be greater than 0"),
-        ("actor.optim.critic_warmup_steps=-1", "must not be negative"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(override, message):
-    with pytest.raises(ConfigError, match=message):
-        validate(load_config("crl_experiment/libero_spatial_ppo_tiny", [override]), num_tasks=10)
