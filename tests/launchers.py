@@ -7,10 +7,8 @@ from pathlib import Path
 
 from rlinf.cli.request import Request, check
 from rlinf.config import load_config
+from tests.sequences import LAUNCHERS, REPOSITORY, TINY
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-SCRIPTS = REPOSITORY / "examples" / "crl_experiment"
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 SEED = 7
 SMALL = (
     "env.num_envs_per_worker=2", "env.train.max_episode_steps=16", "env.eval.max_episode_steps=16",
@@ -39,7 +37,7 @@ def command(script: str, *words: str, model: Path | None = None, logs: Path | No
     own = () if logs is None else (*SMALL, f"runner.logger.log_root={logs}")
     own += () if model is None else of_model(model)
     positional = [word for word in words if "=" not in word]
-    return ["bash", str(SCRIPTS / script), *positional, *own, *(word for word in words if "=" in word)]
+    return ["bash", str(LAUNCHERS / script), *positional, *own, *(word for word in words if "=" in word)]
 
 
 def run(words: list[str], *, code: int = 0, timeout: float = 400) -> str:

@@ -10,7 +10,9 @@ from rlinf.custom.sequence.locations import Workspace
 from rlinf.custom.sequence.recipe import Recipe
 from rlinf.run_layout import Checkpoint
 
-LAUNCHERS = Path(__file__).resolve().parents[1] / "examples" / "crl_experiment"
+REPOSITORY = Path(__file__).resolve().parents[1]
+LAUNCHERS = REPOSITORY / "examples" / "crl_experiment"
+TINY = "crl_experiment/libero_spatial_grpo_tiny"
 
 
 @dataclass(frozen=True)

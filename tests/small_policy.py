@@ -1,5 +1,6 @@
 """A random policy small enough for tests, and rollouts to train it on."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import torch
 from rlinf.config.schema import AlgorithmConfig, ModelConfig, OptimConfig
 from rlinf.custom.methods import ContinualMethod
 from rlinf.data import EpisodePlan, EpisodeResult, RolloutBatch
+from rlinf.engines.checkpoint import save_actor
+from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
 from rlinf.models import Policy, PolicyInputs, PolicySource, load_policy
 from rlinf.models.lora import trainable_parameters
+from rlinf.run_layout import publish, start_writing
 from transformers_openvla_oft import OpenVLAConfig, SmallSizes, TowerSizes, create_small_checkpoint
 from transformers_openvla_oft.small import DINOV2, SIGLIP
 
@@ -141,11 +145,26 @@ def make_rollouts(
     )
 
 
+def inputs_of(rollouts: RolloutBatch) -> PolicyInputs:
+    """What the policy was shown."""
+    return PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
+
+
+def weights_of(learner: PolicyLearner) -> dict[str, np.ndarray]:
+    """A copy of what is trained, as it is now, on one process."""
+    return copy.deepcopy(gather_trainable(learner.policy.module))
+
+
+def save(learner: PolicyLearner, run: Path, *, epoch: int = 1) -> Path:
+    """Write a checkpoint of a run; returns its actor folder."""
+    save_actor(learner, start_writing(run, epoch) / "actor", epoch=epoch)
+    return publish(run, epoch).actor
+
+
 def success_margin(policy: Policy, rollouts: RolloutBatch) -> float:
     """How much more likely, in log-probability, the policy does what succeeded than what did not."""
-    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
     with torch.no_grad():
-        scored = policy.evaluate_actions(inputs, torch.from_numpy(rollouts.bins_SCA), temperature=1.6)
+        scored = policy.evaluate_actions(inputs_of(rollouts), torch.from_numpy(rollouts.bins_SCA), temperature=1.6)
     logprobs_S = scored.logprobs_BCA.mean((1, 2))
     won_S = torch.tensor([rollouts.episodes[episode].success_once for episode in rollouts.episode_S])
     return float(logprobs_S[won_S].mean() - logprobs_S[~won_S].mean())

@@ -24,9 +24,16 @@ from rlinf.data import EpisodePlan, Observation, RolloutBatch
 from rlinf.engines.checkpoint import save_actor
 from rlinf.engines.learner import PolicyLearner
 from rlinf.envs import make_env
-from rlinf.models import Policy, PolicyInputs
+from rlinf.models import Policy
 from tests.simple_cnn import read_cnn, write_cnn
-from tests.small_policy import LANGUAGE, make_rollouts, read_policy, write_autoregressive_policy, write_policy
+from tests.small_policy import (
+    LANGUAGE,
+    inputs_of,
+    make_rollouts,
+    read_policy,
+    write_autoregressive_policy,
+    write_policy,
+)
 from tests.unit.methods.replay_demos import write_hdf5
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -148,10 +155,9 @@ def experience(policy: Policy, *, seed: int) -> RolloutBatch:
     rng = np.random.default_rng([seed, 9])
     critic = policy.value_head is not None
     rollouts = make_rollouts(num_actions=policy.chunk_shape[0], seed=seed, critic=critic)
-    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
     bins = torch.from_numpy(rollouts.bins_SCA)
     with torch.no_grad():
-        own = policy.evaluate_actions(inputs, bins, temperature=1.6).logprobs_BCA.numpy()
+        own = policy.evaluate_actions(inputs_of(rollouts), bins, temperature=1.6).logprobs_BCA.numpy()
     noise = rng.normal(0, 0.2, own.shape).astype(np.float32)
     values = rng.normal(0, 1, rollouts.num_samples).astype(np.float32) if critic else None
     return replace(rollouts, logprobs_SCA=own + noise, values_S=values)

@@ -9,8 +9,8 @@ from rlinf.config import ConfigError, config_hash, load_config, resolve_adapter,
 from rlinf.config.compose import config_names
 from rlinf.config.resolve import resolve
 from rlinf.config.validate import episodes_per_epoch
+from tests.sequences import TINY
 
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 SEVEN_B = "crl_experiment/libero_spatial_grpo_openvlaoft_spatial"
 SEVEN_B_PPO = "crl_experiment/libero_spatial_ppo_openvlaoft_spatial"
 

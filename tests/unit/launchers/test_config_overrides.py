@@ -13,9 +13,8 @@ from omegaconf import OmegaConf
 
 from rlinf.config import REPOSITORY, ConfigError, config_yaml, load_config
 from rlinf.config.overrides import override
-from tests.sequences import write_weights
+from tests.sequences import TINY, write_weights
 
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 STRANGE = """epoch=9, b#c 'd' "e" [f]{g:h}(i) $j ${k} \\ l\\'m ~n é 漢;&|*?!"""
 CHARACTERS = "ab01.e/=,#'\"\\${}[]() \t\né漢:@~!&|;*?%-+<>`^"
 

@@ -14,10 +14,9 @@ from rlinf.cli.launcher import DEFAULT_CONFIG, Arguments, read_arguments
 from rlinf.config import compose, load_config
 from rlinf.custom.sequence.recipe import Step
 from rlinf.run_layout import Checkpoint
-from tests.sequences import LAUNCHERS, at, declaration, save, write_weights
+from tests.sequences import LAUNCHERS, TINY, at, declaration, save, write_weights
 
 OBJECT = "crl_experiment/libero_object_grpo_tiny"
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 CNN = "crl_experiment/libero_spatial_grpo_simple_cnn"
 
 # "Each script has its own argument pattern. Below are the signatures for each", with the examples below them.

@@ -13,10 +13,8 @@ from rlinf.cli.steps import run_steps
 from rlinf.config import ConfigError, load_config
 from rlinf.custom.sequence.recipe import TRAIN_SCRIPT, Step
 from tests.processes import heed_signals, python, wait_until
-from tests.sequences import save
+from tests.sequences import REPOSITORY, TINY, save
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 WAITING = """
 import sys, time
 from pathlib import Path

@@ -9,11 +9,7 @@ import pytest
 
 from rlinf.cli.console import run_cli
 from rlinf.cli.run_sequence import main
-from tests.sequences import declaration
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-LAUNCHERS = REPOSITORY / "examples" / "crl_experiment"
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
+from tests.sequences import LAUNCHERS, REPOSITORY, declaration
 
 
 def run(script: str, *words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

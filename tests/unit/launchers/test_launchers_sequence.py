@@ -20,11 +20,10 @@ from rlinf.custom.sequence.recipe import Recipe, Step
 from rlinf.reporting import ledger
 from rlinf.run_layout import LEDGER_FILE, Checkpoint
 from rlinf.runners.embodied import find_state
-from tests.sequences import Evaluated, at, changed, recipe, save, write_weights
+from tests.sequences import TINY, Evaluated, at, changed, recipe, save, write_weights
 from tests.study import write_record
 
 RECIPE = recipe(runner__max_epochs=10)
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 REQUEST = SequenceRequest(stages=((0,), (1,)), seed=7)
 
 

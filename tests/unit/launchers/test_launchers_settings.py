@@ -15,9 +15,8 @@ from rlinf.custom.sequence.lineage import Lineage, check_lineage, is_as_trained
 from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence
 from rlinf.custom.sequence.recipe import Recipe, Step
 from rlinf.runners.run_folder import run_folder
-from tests.sequences import at, save
+from tests.sequences import TINY, at, save
 
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 SEQUENTIAL = "TASK_ID_OR_RANGE [CHECKPOINT_PATH] [MAX_EPOCH] [CONFIG_NAME] [SEED]"
 SCALE = "CHECKPOINT_LOCATION CURRENT_LORA_SCALE [PREVIOUS_LORA_COEFF] [STEP_NUMBER] [CONFIG_NAME]"
 SCALE_SETTINGS = (

@@ -3,14 +3,13 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.processes import heed_signals
+from tests.processes import heed_signals, wait_until
+from tests.sequences import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SETUP = REPOSITORY / "examples" / "setup_environment.sh"
 COMMON = REPOSITORY / "examples" / "crl_experiment" / "common_functions.sh"
 PYTHON_NAMES = ("python3", "python", "python3.14", "python3.13", "python3.12", "python3.11")
@@ -222,9 +221,7 @@ def test_crl_run_hands_signals_on_and_waits(tmp_path: Path, number: signal.Signa
     inner = f'trap "sleep 0.3; touch {tmp_path}/tidied; exit 143" TERM; touch {tmp_path}/ready; sleep 20 & wait'
     script = f"source '{COMMON}'; crl_run bash -c '{inner}'; echo unreachable"
     process = subprocess.Popen(["bash", "-c", script], preexec_fn=heed_signals)
-    deadline = time.monotonic() + 10
-    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    assert wait_until((tmp_path / "ready").exists)
     os.kill(process.pid, number)
     assert process.wait(10) == 143
     assert (tmp_path / "tidied").exists()

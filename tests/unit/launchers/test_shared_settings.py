@@ -10,9 +10,7 @@ from rlinf.custom.sequence.plan import SequenceRequest, plan_sequence
 from rlinf.custom.sequence.recipe import Recipe
 from rlinf.engines.distributed import set_up_torch
 from rlinf.workers.launch import env_settings, shared_settings, torch_environment
-from tests.sequences import at
-
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
+from tests.sequences import TINY, at
 
 
 @pytest.mark.parametrize("method", ["sequential", "weight_merge"])

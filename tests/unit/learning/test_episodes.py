@@ -12,8 +12,7 @@ from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a
 from rlinf.runners.collect import divide_plans
 from rlinf.runners.evaluation import summarize
 from rlinf.workers.collection import Collected
-
-SMALL = "crl_experiment/libero_spatial_grpo_tiny"
+from tests.sequences import TINY
 
 
 def _training(**changes):
@@ -57,18 +56,18 @@ def test_evaluation_takes_chosen_states_in_order():
 
 
 def test_training_and_evaluation_can_have_states_of_their_own():
-    config = load_config(SMALL, ["env.train.init_states='0-24,49'", "env.eval.init_states=25-48"]).env
+    config = load_config(TINY, ["env.train.init_states='0-24,49'", "env.eval.init_states=25-48"]).env
     (learnt, same), (evaluated,) = init_states(config, "train", [3, 5]), init_states(config, "eval", [3])
     assert learnt == same == (*range(25), 49)
     assert evaluated == tuple(range(25, 49))
     plans = _training(init_states=[learnt, same], num_groups=52)
     assert {plan.init_index for plan in plans} == set(learnt)
-    assert init_states(load_config(SMALL, []).env, "train", [0]) == [range(50)]
+    assert init_states(load_config(TINY, []).env, "train", [0]) == [range(50)]
 
 
 @pytest.mark.parametrize(("text", "message"), [("0-50", "has 50: 0 to 49"), ("some", "expected numbers and ranges")])
 def test_states_that_are_not_there(text, message):
-    config = load_config(SMALL, [f"env.eval.init_states={text}"]).env
+    config = load_config(TINY, [f"env.eval.init_states={text}"]).env
     with pytest.raises(ConfigError, match=rf"env\.eval\.init_states.*{message}"):
         init_states(config, "eval", [0])
 

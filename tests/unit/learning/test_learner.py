@@ -1,6 +1,5 @@
 """Policy, adapter and updates in one process, with and without a value head."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,9 +18,19 @@ from rlinf.engines.experience import prepare_experience
 from rlinf.engines.fsdp import gather_trainable, load_trainable
 from rlinf.engines.learner import PolicyLearner, minibatches, rank_share
 from rlinf.models import Policy, PolicyInputs
-from rlinf.run_layout import checkpoints, prune, publish, start_writing
+from rlinf.run_layout import checkpoints, prune, start_writing
 from tests.simple_cnn import read_cnn, write_cnn
-from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy, success_margin
+from tests.small_policy import (
+    LANGUAGE,
+    PPO,
+    inputs_of,
+    make_learner,
+    make_rollouts,
+    read_policy,
+    save,
+    success_margin,
+    weights_of,
+)
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", [AlgorithmConfig(), PPO], ids=["grpo", "ppo"])
 
@@ -31,17 +40,8 @@ def _learner(checkpoint, algorithm=None, *, method=None, micro_batch=8) -> Polic
     return make_learner(policy, method, algorithm=algorithm, micro_batch=micro_batch)
 
 
-def _weights(learner: PolicyLearner) -> dict[str, np.ndarray]:
-    return copy.deepcopy(gather_trainable(learner.policy.module))  # on one process these are the weights themselves
-
-
 def _same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-
-
-def _save(learner: PolicyLearner, run: Path, *, epoch: int = 1) -> Path:
-    save_actor(learner, start_writing(run, epoch) / "actor", epoch=epoch)
-    return publish(run, epoch).actor
 
 
 def _observation(count: int) -> Observation:
@@ -106,9 +106,8 @@ def _at_version(rollouts, version):
 
 def _sampled_by(learner: PolicyLearner, rollouts, *, shift: float = 0.0):
     """The rollouts with the log-probabilities that the learner's policy gives them, less ``shift``."""
-    inputs = PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
     with torch.no_grad():
-        out = learner.policy.evaluate_actions(inputs, torch.from_numpy(rollouts.bins_SCA), temperature=1.6)
+        out = learner.policy.evaluate_actions(inputs_of(rollouts), torch.from_numpy(rollouts.bins_SCA), temperature=1.6)
     return replace(rollouts, logprobs_SCA=out.logprobs_BCA.numpy() - np.float32(shift))
 
 
@@ -121,7 +120,7 @@ def test_samples_of_the_epoch_before_are_weighed_and_clipped_around_the_present_
     same = _learner(small_policy, lagging)
     metrics = same.update(_at_version(rollouts, 4), seed=0, version=5)
     assert metrics["train/policy_lag"] == 1
-    assert max(np.abs(a - _weights(fresh)[name]).max() for name, a in _weights(same).items()) < 1e-6
+    assert max(np.abs(a - weights_of(fresh)[name]).max() for name, a in weights_of(same).items()) < 1e-6
     # Half as likely: PPO's ratio would be 2 and clipped; here each token counts twice.
     half = _learner(small_policy, lagging)
     metrics = half.update(_at_version(_sampled_by(half, rollouts, shift=np.log(2)), 4), seed=0, version=5)
@@ -130,16 +129,16 @@ def test_samples_of_the_epoch_before_are_weighed_and_clipped_around_the_present_
     # The present policy's: nothing is corrected.
     on_policy = _learner(small_policy, lagging)
     assert on_policy.update(_at_version(rollouts, 5), seed=0, version=5)["train/policy_lag"] == 0
-    assert _same(_weights(on_policy), _weights(fresh))
+    assert _same(weights_of(on_policy), weights_of(fresh))
 
 
 @pytest.mark.parametrize(("version", "words"), [(6, "2 to 2 epochs old"), (3, "-1 to -1 epochs old")])
 def test_samples_of_other_policies_than_allowed_are_refused(small_policy, version, words):
     learner = _learner(small_policy, AlgorithmConfig(max_policy_lag=1))
-    before = _weights(learner)
+    before = weights_of(learner)
     with pytest.raises(ValueError, match=f"{words} came to the update of epoch {version}, expected 0 to 1"):
         learner.update(_at_version(make_rollouts(), 4), seed=0, version=version)
-    assert _same(before, _weights(learner))
+    assert _same(before, weights_of(learner))
 
 
 def test_learning_rates_rise_at_the_start_and_a_resumed_run_takes_the_same(small_policy, tmp_path):
@@ -149,21 +148,21 @@ def test_learning_rates_rise_at_the_start_and_a_resumed_run_takes_the_same(small
         policy = read_policy(small_policy, lora_path=weights)
         return make_learner(policy, micro_batch=8, global_batch=24, lr_warmup_steps=warmup)
 
-    start = _weights(learner(0))
+    start = weights_of(learner(0))
     at_once, warming = learner(0), learner(4)
     at_once.update(rollouts, seed=0)
     rates = [warming.update(rollouts, seed=0)["train/lr"]]
-    for name, full in _weights(at_once).items():
-        np.testing.assert_allclose(_weights(warming)[name] - start[name], (full - start[name]) / 4, atol=1e-6)
+    for name, full in weights_of(at_once).items():
+        np.testing.assert_allclose(weights_of(warming)[name] - start[name], (full - start[name]) / 4, atol=1e-6)
     rates.append(warming.update(rollouts, seed=1)["train/lr"])
-    saved = _save(warming, tmp_path)
+    saved = save(warming, tmp_path)
     resumed = learner(4, saved)
     load_training_state(resumed, saved)
     rates += [resumed.update(rollouts, seed=seed)["train/lr"] for seed in (2, 3, 4)]
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
     for seed in (2, 3, 4):
         warming.update(rollouts, seed=seed)
-    assert _same(_weights(warming), _weights(resumed))
+    assert _same(weights_of(warming), weights_of(resumed))
 
 
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")
@@ -175,7 +174,7 @@ def test_an_update_does_not_depend_on_where_images_lie(small_policy):
     for frames in (rollouts.frames_SNHWC, JoinedFrames(tuple(parts))):
         learner = _learner(small_policy)
         learner.update(replace(rollouts, frames_SNHWC=frames), seed=0)
-        weights.append(_weights(learner))
+        weights.append(weights_of(learner))
     assert _same(*weights)
 
 
@@ -196,18 +195,18 @@ def test_micro_batches_do_not_change_the_update(small_policy, algorithm):
     for micro_batch in (12, 5):
         learner = _learner(small_policy, algorithm, micro_batch=micro_batch)
         learner.update(make_rollouts(critic=algorithm is PPO), seed=0)
-        results.append(_weights(learner))
+        results.append(weights_of(learner))
     for name, tensor in results[0].items():
         np.testing.assert_allclose(tensor, results[1][name], atol=2e-5, err_msg=name)
 
 
 def test_groups_without_contrast_change_nothing(small_policy):
     learner, rollouts = _learner(small_policy), make_rollouts(group_size=2)
-    before = _weights(learner)
+    before = weights_of(learner)
     won = tuple(replace(episode, success_once=True, total_reward=5.0) for episode in rollouts.episodes)
     metrics = learner.update(replace(rollouts, episodes=won), seed=0)
     assert metrics["train/num_samples"] == metrics["train/kept_episodes"] == 0
-    assert _same(before, _weights(learner))
+    assert _same(before, weights_of(learner))
 
 
 class Spoiling(ContinualMethod):
@@ -261,12 +260,12 @@ def test_what_is_not_finite_stops_the_run_before_any_weight_changes_and_is_saved
 ):
     learner = _learner(small_policy, algorithm, method=None if part == "rollouts" else Spoiling(part))
     learner.folder = tmp_path / "run"
-    before, rollouts = _weights(learner), make_rollouts(critic=algorithm is PPO)
+    before, rollouts = weights_of(learner), make_rollouts(critic=algorithm is PPO)
     if part == "rollouts":
         rollouts.logprobs_SCA[:] = np.nan
     with pytest.raises(FloatingPointError, match=rf"{message}.*bad_batch\.npz"):
         learner.update(rollouts, seed=0)
-    assert _same(before, _weights(learner))
+    assert _same(before, weights_of(learner))
     with np.load(tmp_path / "run" / "bad_batch.npz") as saved:
         positions = saved["position_S"]
         assert len(positions) == len(saved["advantages_S"]) == (8 if "micro" in message else 12)
@@ -296,20 +295,20 @@ def test_resuming_equals_going_on(read, tmp_path, algorithm):
     critic = algorithm is PPO
     rollouts, straight = make_rollouts(critic=critic), make_learner(read(critic=critic), algorithm=algorithm)
     straight.update(rollouts, seed=0)
-    saved = _save(straight, tmp_path)
+    saved = save(straight, tmp_path)
     straight.update(rollouts, seed=1)
 
     resumed = make_learner(read(weights=saved, critic=critic), algorithm=algorithm)
     assert load_training_state(resumed, saved) == 1
     resumed.update(rollouts, seed=1)
-    assert _same(_weights(straight), _weights(resumed))
+    assert _same(weights_of(straight), weights_of(resumed))
 
 
 def test_checkpoints_are_complete_and_numbered(small_policy, tmp_path):
     assert checkpoints(tmp_path) == []
     learner = _learner(small_policy)
     for step in (1, 2, 10):
-        _save(learner, tmp_path, epoch=step)
+        save(learner, tmp_path, epoch=step)
     save_actor(learner, start_writing(tmp_path, 11) / "actor", epoch=11)  # interrupted before it got its name
     assert [found.step for found in checkpoints(tmp_path)] == [1, 2, 10]
     prune(tmp_path, keep=2)

@@ -1,6 +1,5 @@
 """PPO in one process: the value head from rollouts to checkpoints."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from rlinf.data import RolloutBatch
-from rlinf.engines.checkpoint import load_training_state, save_actor
+from rlinf.engines.checkpoint import load_training_state
 from rlinf.engines.experience import prepare_experience
-from rlinf.engines.fsdp import gather_trainable
 from rlinf.engines.learner import PolicyLearner
-from rlinf.models import PolicyInputs
 from rlinf.models.value_head import VALUE_HEAD_FILE, in_value_head
-from rlinf.run_layout import publish, start_writing
-from tests.small_policy import LANGUAGE, PPO, make_learner, make_rollouts, read_policy
+from tests.small_policy import PPO, inputs_of, make_learner, make_rollouts, read_policy, save, weights_of
 
 
 def _learner(checkpoint: Path, *, lora_path: Path | None = None, warmup: int = 0) -> PolicyLearner:
@@ -25,22 +21,14 @@ def _learner(checkpoint: Path, *, lora_path: Path | None = None, warmup: int = 0
     return make_learner(policy, algorithm=PPO, micro_batch=8, value_lr=3e-3, critic_warmup_steps=warmup)
 
 
-def _inputs(rollouts: RolloutBatch) -> PolicyInputs:
-    return PolicyInputs(torch.from_numpy(rollouts.frames_SNHWC), (LANGUAGE,) * rollouts.num_samples)
-
-
-def _weights(learner: PolicyLearner) -> dict[str, np.ndarray]:
-    return copy.deepcopy(gather_trainable(learner.policy.module))
-
-
 def test_only_a_critic_has_a_value_head(small_policy):
     rollouts = make_rollouts()
     uniforms = np.full((rollouts.num_samples, 8, 7), 0.5)
     without = read_policy(small_policy)
     assert without.value_head is None
-    assert without.act(_inputs(rollouts), temperature=1.0, uniforms_BCA=uniforms).values_B is None
+    assert without.act(inputs_of(rollouts), temperature=1.0, uniforms_BCA=uniforms).values_B is None
     policy = read_policy(small_policy, critic=True)
-    output = policy.act(_inputs(rollouts), temperature=1.0, uniforms_BCA=uniforms)
+    output = policy.act(inputs_of(rollouts), temperature=1.0, uniforms_BCA=uniforms)
     assert output.values_B is not None
     assert output.values_B.tolist() == [0.0] * rollouts.num_samples
     names = [name for name, p in policy.module.named_parameters() if p.requires_grad and in_value_head(name)]
@@ -86,7 +74,7 @@ def test_update_brings_values_to_returns_and_favours_what_succeeded(small_policy
 
     def look() -> tuple[float, float, np.ndarray]:
         with torch.no_grad():
-            out = learner.policy.evaluate_actions(_inputs(rollouts), bins, temperature=1.6)
+            out = learner.policy.evaluate_actions(inputs_of(rollouts), bins, temperature=1.6)
         logprobs = out.logprobs_BCA.mean((1, 2))
         assert out.values_B is not None
         return float(logprobs[won].mean() - logprobs[~won].mean()), float(out.values_B.mean()), out.values_B.numpy()
@@ -107,30 +95,28 @@ def test_update_brings_values_to_returns_and_favours_what_succeeded(small_policy
 
 def test_warm_up_trains_the_value_head_alone(small_policy, tmp_path):
     learner = _learner(small_policy, warmup=3)
-    start = _weights(learner)
+    start = weights_of(learner)
     rollouts = make_rollouts(critic=True)
     learner.update(rollouts, seed=0)  # two of the three steps
-    warm = _weights(learner)
+    warm = weights_of(learner)
     changed = {name for name in start if not np.array_equal(start[name], warm[name])}
     assert changed
     assert all(in_value_head(name) for name in changed)
     # A resumed run does not begin to warm up again: of its two steps, the second trains the policy.
-    save_actor(learner, start_writing(tmp_path, 1) / "actor", epoch=1)
-    saved = publish(tmp_path, 1).actor
+    saved = save(learner, tmp_path)
     resumed = _learner(small_policy, lora_path=saved, warmup=3)
     load_training_state(resumed, saved)
     for one in (learner, resumed):
         one.update(rollouts, seed=1)
-    assert any(not np.array_equal(warm[name], value) for name, value in _weights(learner).items() if "lora_" in name)
-    for name, value in _weights(learner).items():
-        np.testing.assert_array_equal(value, _weights(resumed)[name], err_msg=name)
+    assert any(not np.array_equal(warm[name], value) for name, value in weights_of(learner).items() if "lora_" in name)
+    for name, value in weights_of(learner).items():
+        np.testing.assert_array_equal(value, weights_of(resumed)[name], err_msg=name)
 
 
 def test_checkpoints_hold_the_value_head_beside_the_adapter(small_policy, tmp_path):
     learner = _learner(small_policy)
     learner.update(make_rollouts(critic=True), seed=0)
-    save_actor(learner, start_writing(tmp_path, 1) / "actor", epoch=1)
-    saved = publish(tmp_path, 1).actor
+    saved = save(learner, tmp_path)
     assert all("lora_" in name for name in load_file(saved / "adapter_model.safetensors"))
     head = load_file(saved / VALUE_HEAD_FILE)
     assert sorted(head) == ["head_l1.bias", "head_l1.weight", "head_l2.bias", "head_l2.weight", "head_l3.weight"]

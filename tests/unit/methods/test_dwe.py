@@ -22,12 +22,11 @@ from rlinf.models import PolicySource, find_experts
 from rlinf.run_layout import Checkpoint
 from rlinf.runners.embodied import find_state
 from rlinf.workers.rollout import RolloutWorker
-from tests.sequences import at, save
+from tests.sequences import TINY, at, save
 from tests.small_policy import write_adapter
 from tests.toy_policy import toy_task
 from transformers_openvla_oft import CheckpointError
 
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 BASE = "./model/tiny-openvla-oft-libero-spatial"
 THREE = SequenceRequest(stages=((0,), (1,), (2,)), seed=7, max_epochs=3)
 

@@ -12,6 +12,7 @@ from rlinf.cli.precompute_logits import main
 from rlinf.config import ConfigError
 from rlinf.config.schema import ReplayConfig
 from rlinf.custom.replay.dataset import as_rollouts, find_demonstrations, read_demonstration
+from tests.sequences import TINY
 from tests.small_policy import read_policy
 from tests.unit.methods.replay_demos import SUITE, task_names, write_hdf5, write_rlds
 
@@ -108,16 +109,13 @@ def test_rlds_shards_are_read_without_tensorflow(tmp_path, policy):
     assert _load(refs, policy).num_samples == 10
 
 
-CONFIG = "crl_experiment/libero_spatial_grpo_tiny"
-
-
 def test_a_dry_run_lists_what_is_there_and_writes_nothing(tmp_path, capsys):
     write_hdf5(tmp_path, task_ids=range(10), num_demos=1, num_steps=4)
     stored = tmp_path / SUITE / "base_logits" / f"{task_names()[1]}_demo.hdf5" / "demo_0.safetensors"
     stored.parent.mkdir(parents=True)
     stored.touch()
     before = sorted(tmp_path.rglob("*"))
-    assert main([CONFIG, "--dry-run", f"method.replay.demonstrations={tmp_path}"]) == 0
+    assert main([TINY, "--dry-run", f"method.replay.demonstrations={tmp_path}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
     assert lines[0].startswith(f"task 0, 4 frames: {tmp_path}")
@@ -128,5 +126,5 @@ def test_a_dry_run_lists_what_is_there_and_writes_nothing(tmp_path, capsys):
 
 def test_without_demonstrations_the_command_that_makes_them_is_named(tmp_path):
     with pytest.raises(ValueError) as caught:
-        main([CONFIG, f"method.replay.demonstrations={tmp_path}"])
+        main([TINY, f"method.replay.demonstrations={tmp_path}"])
     assert "python -m libero_runtime.demonstrations --suite libero_spatial" in str(user_message(caught.value))

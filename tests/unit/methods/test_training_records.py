@@ -21,7 +21,6 @@ from tests.simple_cnn import write_cnn
 from tests.small_policy import read_policy, write_adapter
 from tests.unit.finetuning.sft_runs import run
 
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 WRIST = "eye_in_hand"
 ADAPTER, BENEATH = "actor.model.lora_path={}", "actor.model.previous_lora_paths=[{}]"
 

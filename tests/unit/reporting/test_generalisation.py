@@ -26,10 +26,9 @@ from rlinf.reporting.report import collect, csv_table, latex, write_report
 from rlinf.run_layout import LEDGER_FILE
 from rlinf.runners.embodied import find_state
 from rlinf.runners.evaluation import on_suite
-from tests.sequences import Evaluated, at, recipe, save
+from tests.sequences import TINY, Evaluated, at, recipe, save
 from tests.study import write_record
 
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 LAN, SWAP = "libero_spatial_lan", "libero_spatial_swap"
 ACTOR = "task_0_seed7/checkpoints/global_step_10/actor"
 

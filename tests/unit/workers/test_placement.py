@@ -8,8 +8,8 @@ import pytest
 from rlinf.config import ConfigError, load_config, validate
 from rlinf.config.placement import Node, place_workers, spread
 from rlinf.config.schema import ClusterConfig, NodeGroupConfig
+from tests.sequences import TINY
 
-TINY = "crl_experiment/libero_spatial_grpo_tiny"
 LAPTOP = [(8, 0)]
 TWO = [(2, 0), (6, 0)]
 GPUS = [(16, 4), (16, 4)]
