@@ -154,7 +154,7 @@ def test_ctrl_c_ends_packing_and_its_workers_with_one_line(tmp_path):
     long = tmp_path / ("x" * 100)
     long.mkdir()
     write_suite(tmp_path / "demos", num_demos=30, num_steps=10, size=64)
-    words = ["--demonstrations", tmp_path / "demos", "--output", tmp_path / "packed", "--num-workers", 1]
+    words = ["--demonstrations", tmp_path / "demos", "--output", tmp_path / "packed", "--num-workers", 2]
     words += ["--image-size", 256]
     command = [sys.executable, "-m", "openvla_oft.pack", *map(str, words)]
     environment = {**os.environ, "TMPDIR": str(long)}
