@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from libero_runtime import keep_decoded_files
 from libero_runtime.opengl import select_opengl
 from libero_runtime.paths import prepare_libero
 from libero_runtime.sim.models import fixture_bodies, free_env, quiet_robosuite
@@ -21,6 +22,7 @@ from libero_runtime.suites import TaskSpec, init_states
 Array = NDArray[np.float64]
 _NUM_IDLE_STEPS = 10
 _PERTURBATION = 1e-9
+_DECODED_BYTES = 500 * 2**20  # as much as MuJoCo by itself: every reset compiles the same scene again
 _CONVERGED = 1e-12  # solver tolerance of converged stock; stock's is 1e-8
 
 
@@ -51,6 +53,7 @@ class Stock:
         select_opengl()
         prepare_libero("official")
         quiet_robosuite()
+        keep_decoded_files(_DECODED_BYTES)
         from libero.libero.envs.env_wrapper import ControlEnv
 
         self.task = task
