@@ -16,7 +16,7 @@ from rlinf.cli import supervise as module
 from rlinf.cli.console import UsageError, configure_process, run_cli
 from rlinf.cli.supervise import supervise
 
-module.FULL_S = 0.2
+module.FULL_S, module.GRACE_S = 0.2, 0.5
 
 folder, deaths, saves, limit = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "saves", int(sys.argv[4])
 
