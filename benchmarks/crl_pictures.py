@@ -45,8 +45,8 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
         bases = [value for line in shown if ROWS[line.row].needs != "scratch" for value in line.values("base")]
         if bases:
             axes.axhline(100 * float(np.mean(bases)), color=QUIET, linestyle="--", linewidth=1)
-            axes.annotate("base model", (1, 100 * float(np.mean(bases))), xycoords=("axes fraction", "data"),
-                          ha="right", va="bottom", color=QUIET, fontsize=8)  # fmt: skip
+            axes.annotate("base model", (0.01, 100 * float(np.mean(bases))), xycoords=("axes fraction", "data"),
+                          ha="left", va="top", color=QUIET, fontsize=8)  # fmt: skip
         axes.set_ylim(*TRADE_OFF_Y)
         _names(axes, points)
         axes.set_title(shown[0].way if shown else "", fontsize=10)
@@ -93,7 +93,7 @@ def _names(axes: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
         line = {"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.8, "relpos": (0, 0.5),
                 "shrinkA": 0}  # fmt: skip
         axes.annotate(name, (x, y), xytext=(middle, height - index * gap), va="center", fontsize=8, color=colour,
-                      arrowprops=line)  # fmt: skip
+                      arrowprops=line, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
     for x, y, name, colour in points:
         if x > middle:
             axes.annotate(name, (x, y), xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=8,

@@ -87,7 +87,7 @@ ROWS = {
         needs="demonstrations",
     ),
     "sft_few": Row(
-        "Supervised, as few demonstrations as successes",
+        "Supervised, few demonstrations",
         "sft",
         ("method.replay.demonstrations_per_task=7", "method.label=sft_few", "actor.optim.lr=3e-4"),
         needs="demonstrations",
@@ -96,6 +96,11 @@ ROWS = {
         "Supervised, own successes",
         "sft",
         ("method.sft.source=own", "method.label=sft_own", "actor.optim.lr=3e-4"),
+    ),
+    "sft_own_many": Row(
+        "Supervised, own successes, many steps",
+        "sft",
+        ("method.sft.source=own", "method.label=sft_own_many", "algorithm.update_epoch=20", "actor.optim.lr=3e-4"),
     ),
     "full": Row(
         "Full weights",

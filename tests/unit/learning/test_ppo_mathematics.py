@@ -23,6 +23,28 @@ def test_advantages_of_two_episodes_by_hand():
     torch.testing.assert_close(returns_S, torch.tensor([first + 0.5, 0.0, 1.0]))
 
 
+def test_lambda_one_gives_the_discounted_return():
+    generator = torch.Generator().manual_seed(0)
+    rewards_S, values_S = torch.randn(5, generator=generator), torch.randn(5, generator=generator)
+    _, returns_S = generalized_advantages(
+        rewards_S, values_S, torch.zeros(5, dtype=torch.long), gamma=0.9, gae_lambda=1.0
+    )
+    expected = sum(0.9**step * float(reward) for step, reward in enumerate(rewards_S))
+    assert returns_S[0].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_follows_the_last_step_counts_when_it_is_given():
+    advantages_S, _ = generalized_advantages(
+        torch.tensor([1.0, 1.0]),
+        torch.tensor([0.0, 0.0]),
+        torch.tensor([0, 1]),
+        gamma=0.5,
+        gae_lambda=0.9,
+        final_values_E=torch.tensor([4.0, 0.0]),
+    )
+    assert advantages_S.tolist() == [3.0, 1.0]
+
+
 def test_advantages_refuse_unequal_vectors():
     with pytest.raises(ValueError, match="must be equal vectors"):
         generalized_advantages(

@@ -161,6 +161,18 @@ def test_work_is_shared_out_by_frames(demonstrations):
     assert [sum(ref.num_steps for ref in share) for share in shares] == [24, 24]
 
 
+def test_cross_entropy_by_hand():
+    # One sample, two tokens, two bins: probabilities 1/4 : 3/4 and 1/2 : 1/2.
+    logits_BTV = torch.tensor([[[0.0, np.log(3.0)], [5.0, 5.0]]])
+    loss = expert_cross_entropy(logits_BTV, torch.tensor([[1, 0]]))
+    assert loss.item() == pytest.approx((np.log(4 / 3) + np.log(2)) / 2, rel=1e-6)
+
+
+def test_mse_by_hand():
+    loss = logits_mse(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[[1.0, 0.0], [0.0, 4.0]]]))
+    assert loss.item() == pytest.approx((4 + 9) / 4)
+
+
 def test_cross_entropy_equals_the_published_code():
     case = published_case("er_ce")
     end = int(case["cfg/vocab_size"])

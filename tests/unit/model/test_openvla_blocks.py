@@ -164,7 +164,7 @@ def for_one_size(monkeypatch):
 
 def trace_only(monkeypatch, backend):
     """Blocks are traced as for compiling, and with ``aot_eager`` differentiated, but run without kernels of their own,
-    of which there are a hundred, a second of compiling each. With kernels: below, and test_sft_two_ranks.py."""
+    of which there are a hundred, a second of compiling each. With kernels: below, and in tests/gpu."""
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=backend))
     monkeypatch.setattr(blocks, "_COMPILER_OPTIONS", None)
     torch._dynamo.reset()
