@@ -98,19 +98,21 @@ def _work(work: Callable[[bool], int], *, complaints: int, is_first: bool) -> in
             raise
         traceback.print_exception(error)
         return EXIT_BUG
-    except RuntimeError as error:
-        from rlinf.scheduler.worker_group import WorkerError  # Ray, which starts threads
-
-        if isinstance(error, WorkerError):
-            raise
-        said = str(getattr(error, "cause", error))  # without the process that Ray names around a worker's
-        os.write(complaints, said.encode()[: select.PIPE_BUF])
-        raise
     except Exception as error:
         if refused(error) not in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(error, RuntimeError) and not _is_of_a_worker(error):
+                said = str(getattr(error, "cause", error))  # without the process that Ray names around a worker's
+                os.write(complaints, said.encode()[: select.PIPE_BUF])
             raise
         print_error(user_message(error) or str(error))
         return EXIT_FULL
+
+
+def _is_of_a_worker(error: Exception) -> bool:
+    """Whether a worker died or hung, which another try may spare it."""
+    from rlinf.scheduler.worker_group import WorkerError  # Ray, which starts threads
+
+    return isinstance(error, WorkerError)
 
 
 def _wait(child: int, waited_for: Collection[int]) -> tuple[int, bool]:

@@ -40,6 +40,9 @@ def work(is_first):
         raise RuntimeError(f"CUDA error {number}")
     if how == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/metrics.jsonl")
+    if how == "wrapped":  # as libraries do
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/metrics.jsonl")
+        raise RuntimeError("unable to write file") from full
     if how == "typo":
         return lenn(deaths)
     if how == "mistake":
@@ -81,8 +84,9 @@ def test_what_dies_is_started_again(tmp_path: Path) -> None:
     assert "the run failed (exit code 1); it goes on from what was saved, restart 2 of 3" in text
 
 
-def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
-    code, text = finish(start(tmp_path, "full,full,done"))
+@pytest.mark.parametrize("deaths", ["full,full,done", "wrapped,wrapped,done"])
+def test_a_full_disk_is_waited_for(tmp_path: Path, deaths: str) -> None:
+    code, text = finish(start(tmp_path, deaths))
     assert (code, len(attempts(tmp_path))) == (0, 3)
     assert text.count("error: /data/metrics.jsonl: No space left on device; free some space") == 2
 
