@@ -1,5 +1,6 @@
 """Commands that are refused: one message that names the option, with the reason, exit code 2, and nothing left."""
 
+
 import pytest
 
 from openvla_oft.options import TrainConfig
@@ -87,6 +88,11 @@ def test_a_batch_that_two_processes_cannot_divide():
     config = TrainConfig(num_steps=1, batch_size=8, micro_batch_size=3)
     with pytest.raises(ValueError, match="--batch-size 8 must be a multiple of --micro-batch-size x processes = 3 x 2"):
         config.micro_batch(2)
+
+
+def test_what_has_an_effect_is_taken(demos, base, adapter, tmp_path):
+    whole = ["--steps", "1", "--lora-rank", "2", "--lora-path", str(adapter), "--merge", "--save-dtype", "float16"]
+    assert run(demos, tmp_path / "merged", "--init", str(base), *whole) == 0
 
 
 def test_an_output_that_cannot_be_made_is_named(demos, tmp_path, capsys):

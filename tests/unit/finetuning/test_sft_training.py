@@ -222,3 +222,13 @@ def test_diverged_loss_is_reported(demos, base, tmp_path):
         parts["learner"].policy.language_model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(loop.TrainingDivergedError, match="the loss is nan before the first step"):
         loop.train(loop.Trainer(loop.TrainConfig(num_steps=1), **parts, folder=tmp_path))
+
+
+def test_a_damaged_checkpoint_is_refused(demos, base, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    stored = broken / "model.safetensors"
+    stored.write_bytes(stored.read_bytes()[:5000])
+    assert run(demos, tmp_path / "policy", "--init", str(broken), "--steps", "1") == 2
+    assert "is incomplete or corrupt" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]

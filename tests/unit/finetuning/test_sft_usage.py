@@ -42,6 +42,11 @@ def test_autoregressive_openvla_stays_autoregressive(demos, published, tmp_path,
     assert configured(tmp_path / "more") == (1, 1)
 
 
+def test_without_the_option_it_becomes_openvla_oft(demos, published, tmp_path):
+    assert run(demos, tmp_path / "policy", "--init", str(published), *STEP) == 0
+    assert configured(tmp_path / "policy") == (8, 1)
+
+
 def test_one_image_becomes_two_as_openvla_oft_is_made(demos, published, base, tmp_path):
     oft = ["--layout", "oft", "--objective", "l1", "--proprio", "--drop-noops", *TWO]
     for name, start in (("a", published), ("b", base)):

@@ -99,6 +99,18 @@ def test_hidden_states_and_actions_of_the_published_inference(model, arrays, cas
 
 
 @needs_reference
+def test_fresh_networks_have_the_published_names_and_shapes():
+    networks = {
+        "l1_action_head": L1ActionHead(64, 7),
+        "proprio_projector": ProprioProjector(64, 8),
+    }
+    for name, network in networks.items():
+        published = load_file(FUSED / f"{name}.safetensors")
+        shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+        assert shapes == {key: tensor.shape for key, tensor in published.items()}
+
+
+@needs_reference
 def test_networks_are_read_from_the_files_of_the_oft_repository_too(tmp_path):
     """There they are pickles, written from a data-parallel wrapper, with the step in their name."""
     for network, published in (
