@@ -7,15 +7,18 @@ Fisher energy of the change. Each line is kept in ``diagnostics.jsonl`` beside t
 it.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
 from peft import PeftModel
+from torch import Tensor
 
 from libero_runtime.commands import parse_numbers
 from libero_runtime.files import write_whole
@@ -35,8 +38,8 @@ from rlinf.diagnostics.weight_change import (
     LayerChange,
     adapter_changes,
     adapter_deltas,
+    changes,
     means,
-    whole_changes,
     whole_deltas,
 )
 from rlinf.models import Policy, load_policy
@@ -97,29 +100,24 @@ def _diagnose(path: Path, arguments: argparse.Namespace) -> tuple[Diagnosis, lis
         replay = {"demonstrations": str(arguments.demonstrations.resolve()), "demonstrations_per_task": 1}
         config = with_settings(config, {f"method.replay.{key}": value for key, value in replay.items()})
     request = check(config, config_name=str(path), overrides=(), learns=False)
-    policy = _load(request, request.config)
-    is_adapter, base = isinstance(policy.module, PeftModel), None
-    if not is_adapter or (arguments.demonstrations and arguments.fisher):
-        base = _load(
-            request, with_settings(request.config, {"actor.model.lora_path": None, "actor.model.is_lora": False})
-        )
-    if is_adapter:
-        layers = adapter_changes(policy.module)
-    else:
-        assert base is not None
-        layers = whole_changes(policy.module, base.module)
+    trained = _Trained.load(request, needs_base=bool(arguments.demonstrations and arguments.fisher))
     kl: dict[int, float] = {}
     energy: dict[int, float] = {}
     temperature = request.config.algorithm.sampling_params.temperature_train
     for ref in _demonstrations(request.config, arguments):
-        demo = read_demonstration(ref, cameras=request.config.env.cameras)
-        samples = expert_samples(ref, demo, replayable(policy), max_frames=arguments.frames)
-        kl[ref.task_id] = divergence_from_base(replayable(policy), samples, temperature=temperature, device=_device())
-        if base is not None and arguments.fisher:
+        demo, policy = read_demonstration(ref, cameras=request.config.env.cameras), replayable(trained.policy)
+        samples = expert_samples(ref, demo, policy, max_frames=arguments.frames)
+        kl[ref.task_id] = divergence_from_base(
+            policy,
+            samples,
+            temperature=temperature,
+            device=_device(),
+            base=replayable(trained.base) if trained.is_on_merged else None,
+        )
+        if arguments.fisher:
             task = TaskContext((ref.task_id,), Path(), temperature=temperature, device=_device())
-            fisher = fisher_at(replayable(base), samples, task)
-            deltas = adapter_deltas(policy.module) if is_adapter else whole_deltas(policy.module, base.module)
-            energy[ref.task_id] = fisher_energy(fisher, deltas)
+            energy[ref.task_id] = fisher_energy(fisher_at(replayable(trained.base), samples, task), trained.deltas())
+    layers = trained.changes()
     rank, norm = means(layers)
     diagnosis = Diagnosis(
         method=lineage.method,
@@ -136,6 +134,46 @@ def _diagnose(path: Path, arguments: argparse.Namespace) -> tuple[Diagnosis, lis
         fisher_energy=energy,
     )
     return diagnosis, layers, checkpoint.run_folder.parent / DIAGNOSTICS_FILE
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A policy, and its base model without any adapter where that is looked at. is_on_merged: adapters of earlier tasks
+    are merged beneath its own."""
+
+    policy: Policy
+    given_base: Policy | None
+    is_on_merged: bool
+
+    @staticmethod
+    def load(request: Request, *, needs_base: bool) -> _Trained:
+        policy, is_on_merged = _load(request, request.config), bool(request.config.actor.model.previous_lora_paths)
+        if not (needs_base or is_on_merged or not isinstance(policy.module, PeftModel)):
+            return _Trained(policy, None, is_on_merged)
+        plain: dict[str, object] = {
+            "lora_path": None,
+            "is_lora": False,
+            "previous_lora_paths": [],
+            "previous_lora_coeff": None,
+        }
+        config = with_settings(request.config, {f"actor.model.{key}": value for key, value in plain.items()})
+        return _Trained(policy, _load(request, config), is_on_merged)
+
+    @property
+    def base(self) -> Policy:
+        assert self.given_base is not None
+        return self.given_base
+
+    def deltas(self) -> Iterator[tuple[str, Tensor]]:
+        """What training added to each weight of the base model."""
+        if isinstance(self.policy.module, PeftModel):
+            return adapter_deltas(self.policy.module, self.base.module if self.is_on_merged else None)
+        return whole_deltas(self.policy.module, self.base.module)
+
+    def changes(self) -> list[LayerChange]:
+        if isinstance(self.policy.module, PeftModel) and not self.is_on_merged:
+            return adapter_changes(self.policy.module)  # which is small enough to need no whole matrix
+        return changes(self.deltas(), self.base.module)
 
 
 def _find(path: Path) -> tuple[Checkpoint, Lineage, Config]:

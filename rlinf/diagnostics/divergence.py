@@ -13,15 +13,24 @@ from rlinf.models import ReplayablePolicy
 
 @torch.no_grad()
 def divergence_from_base(
-    policy: ReplayablePolicy, samples: ActionChunks, *, temperature: float, device: torch.device, batch: int = 32
+    policy: ReplayablePolicy,
+    samples: ActionChunks,
+    *,
+    temperature: float,
+    device: torch.device,
+    base: ReplayablePolicy | None = None,
+    batch: int = 32,
 ) -> float:
     """Mean over tokens of ``KL(base || policy)`` (nats), after the expert's actions where a policy decodes token by
-    token."""
+    token. base: None: what is beneath the policy's adapter, or what its whole weights started from."""
     total = 0.0
     for start in range(0, len(samples), batch):
         some = samples.select(np.arange(start, min(start + batch, len(samples))))
         inputs, bins_BT = some.inputs(device), some.bins_MCA.flatten(1).to(device)
-        base_BTV = torch.log_softmax(policy.base_logits(inputs, bins_BT) / temperature, dim=-1)
+        if base is None:
+            base_BTV = torch.log_softmax(policy.base_logits(inputs, bins_BT) / temperature, dim=-1)
+        else:
+            base_BTV = log_probs(base, inputs, bins_BT, temperature=temperature)
         now_BTV = log_probs(policy, inputs, bins_BT, temperature=temperature)
         total += float(mean_divergence(base_BTV, now_BTV, some.executed_MC.to(device))) * len(some)
     return total / len(samples)

@@ -51,10 +51,10 @@ def adapter_changes(module: nn.Module) -> list[LayerChange]:
     return found
 
 
-def whole_changes(trained: nn.Module, base: nn.Module) -> list[LayerChange]:
-    """Of every weight matrix, between two models of the same architecture."""
+def changes(deltas: Iterable[tuple[str, Tensor]], base: nn.Module) -> list[LayerChange]:
+    """Of every weight matrix. deltas: what was added to the weights of ``base``, by name."""
     before, found = dict(base.named_parameters()), []
-    for name, delta in whole_deltas(trained, base):
+    for name, delta in deltas:
         if delta.dim() > 1:
             values = torch.linalg.svdvals(delta.double().flatten(1))
             weight = before[name].detach().double()
@@ -62,11 +62,15 @@ def whole_changes(trained: nn.Module, base: nn.Module) -> list[LayerChange]:
     return found
 
 
-def adapter_deltas(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What the adapter in ``module`` adds to each weight, by the weight's name in a model without adapters."""
+def adapter_deltas(module: nn.Module, base: nn.Module | None = None) -> Iterator[tuple[str, Tensor]]:
+    """What the adapter in ``module`` adds to each weight, by the weight's name in a model without adapters. base: such
+    a model, which no earlier adapters are merged into, either; what those add is then counted in."""
+    before = {} if base is None else dict(base.named_parameters())
     for name, layer in _adapted(module).items():
         a, b = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
-        yield f"{name.removeprefix(PEFT_PREFIX)}.weight", low_rank_product(a, b) * layer.scaling["default"]
+        delta, weight = low_rank_product(a, b) * layer.scaling["default"], layer.get_base_layer().weight.detach()
+        plain = f"{name.removeprefix(PEFT_PREFIX)}.weight"
+        yield plain, delta + (weight - before[plain].detach() if before else 0)
 
 
 def whole_deltas(trained: nn.Module, base: nn.Module) -> Iterator[tuple[str, Tensor]]:

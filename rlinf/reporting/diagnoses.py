@@ -9,7 +9,7 @@ from rlinf.reporting.jsonlines import read_records
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """Of one checkpoint, against its base model, of which merged adapters of earlier tasks are a part.
+    """Of one checkpoint, against its base model: with adapters of earlier tasks that are merged beneath its own.
 
     method, suite, seed, learnt_tasks, checkpoint: as in ``ledger.EvaluationRecord``. effective_rank, relative_change:
     means over the weight matrices that changed (``rlinf.diagnostics.weight_change``). kl: by task, mean over tokens of

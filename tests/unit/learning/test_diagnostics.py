@@ -16,9 +16,9 @@ from rlinf.diagnostics.fisher_energy import fisher_at, fisher_energy
 from rlinf.diagnostics.weight_change import (
     adapter_changes,
     adapter_deltas,
+    changes,
     effective_rank,
     means,
-    whole_changes,
     whole_deltas,
 )
 from rlinf.reporting import ReportingError
@@ -44,10 +44,10 @@ def test_an_adapters_change_is_that_of_the_weights(small_policy):
     policy = read_policy(small_policy)
     assert means(adapter_changes(policy.module)) == (0.0, 0.0)
     make_learner(policy, lr=0.01).update(make_rollouts(), seed=0)
-    changes = {change.name: change for change in adapter_changes(policy.module)}
+    found = {change.name: change for change in adapter_changes(policy.module)}
     layers = dict(policy.module.named_modules())
-    assert any(layers[name].get_base_layer().weight.dim() == 4 for name in changes)
-    for name, change in changes.items():
+    assert any(layers[name].get_base_layer().weight.dim() == 4 for name in found)
+    for name, change in found.items():
         layer = layers[name]
         a, b = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
         delta = (low_rank_product(a, b) * layer.scaling["default"]).double().flatten(1)
@@ -60,15 +60,15 @@ def test_an_adapters_change_is_that_of_the_weights(small_policy):
 
 def test_whole_weights_change_in_more_directions_than_an_adapter_has(small_policy):
     base, policy = (read_policy(small_policy, is_lora=False) for _ in range(2))
-    assert means(whole_changes(policy.module, base.module)) == (0.0, 0.0)
+    assert means(changes(whole_deltas(policy.module, base.module), base.module)) == (0.0, 0.0)
     make_learner(policy).update(make_rollouts(), seed=0)
-    changes = whole_changes(policy.module, base.module)
-    rank, norm = means(changes)
+    found = changes(whole_deltas(policy.module, base.module), base.module)
+    rank, norm = means(found)
     assert rank > 4
     assert 0 < norm < 1
     matrices = {name: weight for name, weight in base.module.named_parameters() if weight.dim() > 1}
     sides = {name: min(weight.flatten(1).shape) for name, weight in matrices.items()}
-    assert all(change.effective_rank <= sides[change.name] + 1e-6 for change in changes)
+    assert all(change.effective_rank <= sides[change.name] + 1e-6 for change in found)
 
 
 def test_divergence_from_the_base_model_grows_with_training(small_policy, tmp_path):
@@ -162,6 +162,35 @@ def test_what_was_found_is_kept_beside_the_ledger(small_policy, tmp_path, capsys
     (checkpoint.actor / "lineage.json").unlink()
     with pytest.raises(UsageError, match=r"a run without lineage\.json"):
         diagnose.main([str(run)])
+
+
+def test_adapters_merged_beneath_are_a_part_of_what_changed(small_policy, tmp_path):
+    """One adapter on top of another that is merged: as far from the base model as all weights with both in them."""
+    demonstrations = write_hdf5(tmp_path / "demonstrations", task_ids=[2], num_demos=1)
+    earlier = write_adapter(small_policy, tmp_path / "earlier", seed=2)
+    on_merged = write_run(small_policy, tmp_path / "logs", adapter_seed=1, merged=(earlier,))
+    alone = write_run(small_policy, tmp_path / "alone", adapter_seed=1)
+    given = ["--demonstrations", str(demonstrations), "--tasks", "2", "--frames", "3"]
+    assert diagnose.main([str(on_merged.actor), str(alone.actor), *given]) == 0
+    (both,), (last,) = (read(one.run_folder.parent / DIAGNOSTICS_FILE) for one in (on_merged, alone))
+
+    base, trained = (read_policy(small_policy, is_lora=False) for _ in range(2))
+    parameters = dict(trained.module.named_parameters())
+    with torch.no_grad():
+        for folder in (earlier, alone.actor):
+            for name, delta in adapter_deltas(read_policy(small_policy, lora_path=folder).module):
+                parameters[name] += delta
+    changed = [one for one in changes(whole_deltas(trained.module, base.module), base.module) if one.relative_norm]
+    assert (both.effective_rank, both.relative_change) == pytest.approx(means(changed), rel=1e-3)
+    assert both.effective_rank > 4 > last.effective_rank, "of two adapters with rank 4"
+    (ref,) = find_demonstrations(ReplayConfig(demonstrations=str(demonstrations)), suite="libero_spatial", task_ids=[2])
+    samples = expert_samples(ref, read_demonstration(ref, cameras=["agentview"]), base, max_frames=3)
+    expected = divergence_from_base(
+        trained, samples, temperature=both.temperature, device=torch.device("cpu"), base=base
+    )
+    assert both.kl[2] == pytest.approx(expected, rel=1e-3)
+    assert both.kl[2] != pytest.approx(last.kl[2], rel=0.05)
+    assert both.fisher_energy[2] > 0
 
 
 def diagnosis(checkpoint: str, kl: dict[int, float], learnt: tuple[int, ...] = (0,)) -> Diagnosis:
