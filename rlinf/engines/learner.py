@@ -115,7 +115,7 @@ class PolicyLearner:
         for number, (samples, scale) in enumerate(steps):
             self._step(experience, samples, scale=scale, totals=totals)
             report((number + 1) / len(steps))
-        metrics = totals.reduce()
+        metrics = totals.reduce(passes=self.algorithm.update_epoch)
         if steps and self.num_updates > self.optim.critic_warmup_steps:
             _require_gradient(metrics, experience)
         if self.algorithm.loss_type == "sft":  # which compares with no other policy
@@ -347,13 +347,14 @@ class _Totals:
         self._norm = self._norm + norm.to(self._norm.device)
         self._steps += 1
 
-    def reduce(self) -> dict[str, float]:
+    def reduce(self, *, passes: int) -> dict[str, float]:
+        """passes: over the samples, of which the losses are means."""
         sums = torch.cat([self._sums, *(term.double().reshape(1) for term in self._terms.values())])
         _, world_size = rank_and_size()
         if world_size > 1:
             dist.all_reduce(sums)
         loss, clipped, kl, entropy, tokens, gap, gap_tokens, value_loss, clipped_values, samples, *terms = sums.tolist()
-        metrics = {"train/loss/policy": loss, "train/num_steps": float(self._steps)}
+        metrics = {"train/loss/policy": loss / passes, "train/num_steps": float(self._steps)}
         if tokens:
             metrics |= {
                 "train/clip_fraction": clipped / tokens,
@@ -362,7 +363,7 @@ class _Totals:
                 "train/logprob_gap": gap / gap_tokens,
             }
         if samples:
-            metrics |= {"train/loss/value": value_loss, "train/value_clip_fraction": clipped_values / samples}
+            metrics |= {"train/loss/value": value_loss / passes, "train/value_clip_fraction": clipped_values / samples}
         if self._steps:
             metrics["train/grad_norm"] = float(self._norm) / self._steps
             metrics |= {n: term / (self._steps * world_size) for n, term in zip(self._terms, terms, strict=True)}

@@ -233,6 +233,19 @@ def test_an_epoch_whose_gradients_are_all_zero_is_refused(small_policy):
         make_learner(policy).update(replace(rollouts, logprobs_SCA=old), seed=0)
 
 
+@ALGORITHMS
+def test_losses_are_means_over_passes(small_policy, algorithm):
+    """With a learning rate of 0 every pass over the samples finds the same."""
+    losses = []
+    for passes in (1, 3):
+        policy = read_policy(small_policy, critic=algorithm is PPO)
+        learner = make_learner(policy, algorithm=replace(algorithm, update_epoch=passes), lr=0.0, value_lr=0.0)
+        metrics = learner.update(make_rollouts(critic=algorithm is PPO), seed=0)
+        losses.append([value for name, value in metrics.items() if name.startswith("train/loss/")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert all(losses[0])
+
+
 @pytest.mark.parametrize("options", [{"adv_type": "rloo"}, {"clip_ratio_dual": 1.5}, {"importance_ratio": "sequence"}])
 def test_options_change_what_is_learnt(small_policy, options):
     """From the second step on, when ratios are not 1 any more."""
