@@ -1,4 +1,5 @@
-"""Pictures of the results table: what is learnt against what is forgotten, success matrices, and training."""
+"""Pictures of the results table: what is learnt against what is forgotten, how far policies went from their base,
+success matrices, and training."""
 
 from __future__ import annotations
 
@@ -10,27 +11,29 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.crl_rows import ROWS
-from benchmarks.crl_shown import Line, standard_error
+from benchmarks.crl_shown import Line, by_tasks, standard_error
 from rlinf.reporting.report.columns import COLUMNS
 
 DPI = 120
 METHOD, CONTROL, SEQUENTIAL, QUIET = "#0f766e", "#c2410c", "#111827", "#9ca3af"
 LEFT_OUT_OF_TRADE_OFF = ("multitask",)  # all tasks at once: nothing to forget
+NEAR_BASE = -0.8  # decimal logarithm of a KL; most policies are nearer to their base, and crowded
+LEFT_OUT_OF_DISTANCE = ("dwe",)  # of its adapters one was looked at
 PANELS_A_ROW = 3
 TRADE_OFF_Y = (-2, 102)
 
 
 def draw(folder: Path, suite: str, lines: Sequence[Line]) -> None:
-    """Write ``tradeoff.png``, ``matrices.png`` and ``training.png``; lines: of one suite."""
+    """Write ``tradeoff.png``, ``matrices.png``, ``training.png`` and, where what training changed was looked at,
+    ``distance.png``; lines: of one suite."""
     folder.mkdir(parents=True, exist_ok=True)
     sampled = [line for line in lines if line.temperature != 0]
     if not sampled:
         return
-    for name, figure in (
-        ("tradeoff", trade_off(suite, lines)),
-        ("matrices", matrices(sampled)),
-        ("training", training(sampled)),
-    ):
+    figures = {"tradeoff": trade_off(suite, lines), "matrices": matrices(sampled), "training": training(sampled)}
+    if looked_at := [line for line in sampled if line.diagnoses and line.row not in LEFT_OUT_OF_DISTANCE]:
+        figures["distance"] = distance(suite, looked_at)
+    for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=DPI)
 
 
@@ -41,14 +44,15 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
     panels = figure.subplots(1, len(temperatures), sharex=True, sharey=True, squeeze=False)[0]
     for axes, temperature in zip(panels, temperatures, strict=True):
         shown = [line for line in lines if line.temperature == temperature and line.row not in LEFT_OUT_OF_TRADE_OFF]
-        points = [point for line in shown if (point := _point(axes, line)) is not None]
+        points = [point for line in shown if (point := _point(axes, line, "avg", x="nbt"))]
         bases = [value for line in shown if ROWS[line.row].needs != "scratch" for value in line.values("base")]
         if bases:
             axes.axhline(100 * float(np.mean(bases)), color=QUIET, linestyle="--", linewidth=1)
             axes.annotate("base model", (0.01, 100 * float(np.mean(bases))), xycoords=("axes fraction", "data"),
                           ha="left", va="top", color=QUIET, fontsize=8)  # fmt: skip
         axes.set_ylim(*TRADE_OFF_Y)
-        _names(axes, points)
+        middle = sum(axes.get_xlim()) / 2
+        _names(axes, points, crowd_ends=middle, column=middle)
         axes.set_title(shown[0].way if shown else "", fontsize=10)
         axes.set_xlabel("NBT: forgotten, points (left is better)")
         _plain(axes)
@@ -58,24 +62,52 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def _point(axes: Any, line: Line) -> tuple[float, float, str, str] | None:
-    """Its place, its name and its colour; None: nothing is known of what it forgot."""
-    avg, nbt = line.values("avg"), line.values("nbt")
-    if not avg or not nbt:
+def distance(suite: str, lines: Sequence[Line]) -> Figure:
+    """What happened to held-out tasks against how far the policy went from its base model on them."""
+    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
+    axes, points = figure.subplots(), []
+    for line in lines:
+        learnt = line.runs.matrices[0].learnt_tasks
+        far = [by_tasks([one], "kl", learnt)[1] for one in line.diagnoses]
+        if point := _point(axes, line, "zero_shot_change", x=float(np.log10(np.mean(far)))):
+            points.append(point)
+    axes.axhline(0, color=QUIET, linestyle="--", linewidth=1)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low - 0.4 * (high - low), high)
+    axes.margins(y=0.15)
+    _names(axes, points, crowd_ends=NEAR_BASE, column=low - 0.39 * (high - low))
+    powers = range(int(np.ceil(low)), int(np.ceil(high)))
+    axes.set_xticks(list(powers), [f"{10.0**power:g}" for power in powers])
+    axes.set_xlabel("KL from the base model on held-out tasks after the last task, nats a token (logarithmic)")
+    axes.set_ylabel("change of success on held-out tasks, points")
+    axes.set_title(f"{suite}, {lines[0].way}: how far a policy went, and what is left of what it was not trained on",
+                   fontsize=10)  # fmt: skip
+    _plain(axes)
+    return figure
+
+
+def _point(axes: Any, line: Line, key: str, *, x: float | str) -> tuple[float, float, str, str] | None:
+    """Draw a row's mean of the metric ``key``; x: where, or the metric that says it, in points. Its place, its name and
+    its colour; None: it has no such number."""
+    values = line.values(key)
+    across = line.values(x) if isinstance(x, str) else [x / 100]
+    if not values or not across:
         return None
-    x, y = 100 * float(np.mean(nbt)), 100 * float(np.mean(avg))
+    place, y = 100 * float(np.mean(across)), 100 * float(np.mean(values))
     colour = SEQUENTIAL if line.row == "sequential" else CONTROL if is_control(line.row) else METHOD
-    if len(avg) > 1:
-        reach_x, reach_y = ([[100 * standard_error(values)]] * 2 for values in (nbt, avg))
-    else:
-        reach_x, reach_y = _reach(line, "nbt"), _reach(line, "avg")
-    axes.errorbar(x, y, xerr=reach_x, yerr=reach_y, color=colour, linewidth=1, alpha=0.5 if len(avg) > 1 else 0.2)
-    axes.plot(x, y, marker="s" if is_control(line.row) else "o", markersize=6, color=colour)
-    return x, y, line.title, colour
+    reach_x = _reach(line, x) if isinstance(x, str) else None
+    alpha = 0.5 if len(values) > 1 else 0.2
+    axes.errorbar(place, y, xerr=reach_x, yerr=_reach(line, key), color=colour, linewidth=1, alpha=alpha)
+    axes.plot(place, y, marker="s" if is_control(line.row) else "o", markersize=6, color=colour)
+    return place, y, line.title, colour
 
 
 def _reach(line: Line, key: str) -> list[list[float]]:
-    """How far the interval of a single seed's episodes reaches below and above, in points."""
+    """How far an error bar reaches below and above, in points: a standard error over seeds, or the interval of a single
+    seed's episodes."""
+    values = line.values(key)
+    if len(values) > 1:
+        return [[100 * standard_error(values)]] * 2
     cell = line.runs.cell(next(column for column in COLUMNS if column.key == key))
     assert cell is not None
     assert cell.low is not None
@@ -83,19 +115,21 @@ def _reach(line: Line, key: str) -> list[list[float]]:
     return [[100 * (cell.value - cell.low)], [100 * (cell.high - cell.value)]]
 
 
-def _names(axes: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names of points in the right half stand to their left; the others, which lie close together, in a column in the
-    middle, from the highest point down, each with a line to its point."""
-    middle, gap = sum(axes.get_xlim()) / 2, 0.042 * (TRADE_OFF_Y[1] - TRADE_OFF_Y[0])
-    crowd = sorted((point for point in points if point[0] <= middle), key=lambda point: (-point[1], point[0]))
+def _names(axes: Any, points: Sequence[tuple[float, float, str, str]], *, crowd_ends: float, column: float) -> None:
+    """Names of points to the right of ``crowd_ends`` stand to their left; the others, which lie close together, in a
+    column that begins at ``column``, from the highest point down, each with a line to its point."""
+    low, high = axes.get_ylim()
+    gap = 0.042 * (high - low)
+    crowd = sorted((point for point in points if point[0] <= crowd_ends), key=lambda point: (-point[1], point[0]))
     height = float(np.mean([point[1] for point in crowd] or [0.0])) + 0.5 * gap * len(crowd)
+    nearest = 1 if crowd and column < crowd[0][0] else 0  # the end of a name that its line begins at
     for index, (x, y, name, colour) in enumerate(crowd):
-        line = {"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.8, "relpos": (0, 0.5),
+        line = {"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.8, "relpos": (nearest, 0.5),
                 "shrinkA": 0}  # fmt: skip
-        axes.annotate(name, (x, y), xytext=(middle, height - index * gap), va="center", fontsize=8, color=colour,
+        axes.annotate(name, (x, y), xytext=(column, height - index * gap), va="center", fontsize=8, color=colour,
                       arrowprops=line, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
     for x, y, name, colour in points:
-        if x > middle:
+        if x > crowd_ends:
             axes.annotate(name, (x, y), xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=8,
                           color=colour)  # fmt: skip
 

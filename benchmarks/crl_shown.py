@@ -38,6 +38,11 @@ class Line:
         """How actions were chosen in evaluations."""
         return way(self.temperature)
 
+    @property
+    def diagnoses(self) -> list[Diagnosis]:
+        """What training changed by the last task, of each seed that was looked at."""
+        return [one.diagnoses[-1] for one in self.runs.experiments if one.diagnoses]
+
     def values(self, key: str) -> list[float]:
         """A metric of each seed."""
         return _values(self.runs, next(one for one in COLUMNS if one.key == key))
@@ -98,17 +103,18 @@ def changes(lines: Sequence[Line]) -> str:
     looked."""
     shown = []
     for line in lines:
-        last = [one.diagnoses[-1] for one in line.runs.experiments if one.diagnoses]
+        last = line.diagnoses
         if last and line.temperature != 0:
             learnt = line.runs.matrices[0].learnt_tasks
             change, rank = (float(np.mean([getattr(one, name) for one in last])) for name in OF_WEIGHTS)
-            by_tasks = [f"{one:.2g}" for name in ("kl", "fisher_energy") for one in _by_tasks(last, name, learnt)]
-            shown.append([line.title, str(len(last)), f"{100 * change:.1f} %", f"{rank:.0f}", *by_tasks])
+            numbers = [one for name in ("kl", "fisher_energy") for one in by_tasks(last, name, learnt)]
+            split = ["" if np.isnan(one) else f"{one:.2g}" for one in numbers]  # where it was not asked for
+            shown.append([line.title, str(len(last)), f"{100 * change:.1f} %", f"{rank:.0f}", *split])
     heads = ["", "seeds", "change of weights", "effective rank", "KL, learnt", "KL, held out"]
     return "\n".join(_markdown([*heads, "Fisher energy, learnt", "held out"], shown, left=1)) if shown else ""
 
 
-def _by_tasks(diagnoses: Sequence[Diagnosis], name: str, learnt: Sequence[int]) -> tuple[float, float]:
+def by_tasks(diagnoses: Sequence[Diagnosis], name: str, learnt: Sequence[int]) -> tuple[float, float]:
     """Means over the tasks that were learnt, and over the others."""
     values: tuple[list[float], list[float]] = ([], [])
     for one in diagnoses:

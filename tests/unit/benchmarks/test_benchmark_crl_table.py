@@ -15,7 +15,8 @@ from benchmarks.crl_shown import lines_of, table
 from rlinf.cli import run_sequence
 from rlinf.cli.launcher import read_arguments
 from rlinf.reporting import ledger
-from rlinf.reporting.diagnoses import read
+from rlinf.reporting.diagnoses import Diagnosis, read
+from rlinf.reporting.jsonlines import append_record
 from rlinf.run_layout import DIAGNOSTICS_FILE, LEDGER_FILE
 from tests.sequences import at, declaration, save
 from tests.study import EPOCHS, write_record, write_study
@@ -89,8 +90,16 @@ def test_cells_that_are_done_are_skipped_and_shown(tmp_path, capsys):
     assert half > 0
     assert lines[5].split(" | ")[4] == f"{mean:.1f} ± {half:.1f}"
 
-    assert crl_table.main([*given, "--show", "--pictures", str(tmp_path / "pictures")]) == 0
-    for name in ("tradeoff", "matrices", "training"):
+    pictures = [*given, "--show", "--pictures", str(tmp_path / "pictures")]
+    assert crl_table.main(pictures) == 0
+    assert not (tmp_path / "pictures" / "distance.png").exists(), "nobody looked at what training changed"
+    last = max(ledger.read(next(kept[2].out.rglob(LEDGER_FILE))), key=lambda one: len(one.learnt_tasks))
+    about = {"effective_rank": 2.5, "relative_change": 0.01, "frames": 8, "time": "2026-05-04T10:00:00+00:00"}
+    same = ("method", "suite", "seed", "learnt_tasks", "checkpoint", "temperature")
+    seen = Diagnosis(**about, **{name: getattr(last, name) for name in same}, kl=dict.fromkeys(range(10), 0.1))
+    append_record(kept[2].out / "ewc" / DIAGNOSTICS_FILE, seen)
+    assert crl_table.main(pictures) == 0
+    for name in ("tradeoff", "matrices", "training", "distance"):
         with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
             colours = [colour for _, colour in picture.convert("RGB").getcolors(1 << 24)]
         assert any(max(colour) - min(colour) > 60 for colour in colours), "axes and their words are grey"
