@@ -135,8 +135,8 @@ def _names(axes: Any, points: Sequence[tuple[float, float, str, str]], *, crowd_
 
 
 def is_control(row: str) -> bool:
-    """It changes one of pretraining, LoRA and on-policy learning, not the method."""
-    return row.startswith(("sft", "full", "scratch"))
+    """It changes one of pretraining, LoRA and on-policy learning, or how far that goes, not the method."""
+    return row.startswith(("sft", "full", "scratch", "sequential_many"))
 
 
 def matrices(lines: Sequence[Line]) -> Figure:

@@ -67,6 +67,7 @@ ROWS = {
     "sequential": Row("Seq. FT", "sequential"),
     "multitask": Row("Multitask (oracle)", "multitask"),
     "ewc": Row("EWC", "ewc"),
+    "ewc_weak": Row("EWC, coefficient 1e3", "ewc", ("method.ewc.coeff=1e3", "method.label=ewc_weak")),
     "si": Row("SI", "si"),
     "er": Row("Expert replay", "er", needs="demonstrations"),
     "der": Row("DER", "der", needs="demonstrations"),
@@ -80,6 +81,9 @@ ROWS = {
     "agem": Row("A-GEM", "agem"),
     "ema": Row("EMA", "ema"),
     "reversed": Row("Seq. FT, reversed order", "sequential_reorder"),
+    "sequential_many": Row(
+        "Seq. FT, many steps", "sequential", ("algorithm.update_epoch=5", "method.label=sequential_many")
+    ),
     "sft": Row(
         "Supervised, demonstrations",
         "sft",
