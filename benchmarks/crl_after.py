@@ -64,7 +64,8 @@ def evaluation(policy: LastPolicy, row: str, settings: Sequence[str]) -> list[st
     return [*words, *settings, *ROWS[row].overrides, f"env.suite={first}", f"env.eval_suites=[{','.join(others)}]"]
 
 
-def diagnosis(policy: LastPolicy, demonstrations: Path) -> list[str]:
-    """The command that says what training changed."""
-    folder = str(demonstrations.resolve())
-    return [sys.executable, "-m", "rlinf.cli.diagnose", str(policy.checkpoint.actor), "--demonstrations", folder]
+def diagnosis(policy: LastPolicy, demonstrations: Path, *, threads: int) -> list[str]:
+    """The command that says what training changed, on so many of the processor's threads: cells that end together
+    would each take all of them."""
+    command = [sys.executable, "-m", "rlinf.cli.diagnose", str(policy.checkpoint.actor)]
+    return ["env", f"OMP_NUM_THREADS={threads}", *command, "--demonstrations", str(demonstrations.resolve())]

@@ -35,7 +35,7 @@ class Cell:
 
     command: the launcher's; logs: its; out: what is kept of it. settings: of the launcher, which evaluations share.
     is_perturbed: the last policy is evaluated on LIBERO-PRO's changes of the suite. demonstrations: to say what
-    training changed; None: not said.
+    training changed; None: not said. threads: of the processor, its share.
     """
 
     row: str
@@ -48,6 +48,7 @@ class Cell:
     is_perturbed: bool = False
     demonstrations: Path | None = None
     learning_rate: str = ""
+    threads: int = 1
 
     @property
     def name(self) -> str:
@@ -63,7 +64,7 @@ class Cell:
         if policy is not None and self.is_perturbed and policy.perturbed:
             return evaluation(policy, self.row, self.settings)
         if policy is not None and self.demonstrations and not policy.is_diagnosed:
-            return diagnosis(policy, self.demonstrations)
+            return diagnosis(policy, self.demonstrations, threads=self.threads)
         return None
 
 

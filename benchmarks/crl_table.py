@@ -129,6 +129,7 @@ def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
                 arguments.pro and not rate,
                 None if rate else arguments.demonstrations,
                 rate,
+                max(1, num_cpus() // arguments.jobs),
             )
 
 
