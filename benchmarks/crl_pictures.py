@@ -31,7 +31,7 @@ def draw(folder: Path, suite: str, lines: Sequence[Line]) -> None:
     if not sampled:
         return
     figures = {"tradeoff": trade_off(suite, lines), "matrices": matrices(sampled), "training": training(sampled)}
-    if looked_at := [line for line in sampled if line.diagnoses and line.row not in LEFT_OUT_OF_DISTANCE]:
+    if looked_at := [line for line in sampled if _far(line) and line.row not in LEFT_OUT_OF_DISTANCE]:
         figures["distance"] = distance(suite, looked_at)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=DPI)
@@ -44,7 +44,11 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
     panels = figure.subplots(1, len(temperatures), sharex=True, sharey=True, squeeze=False)[0]
     for axes, temperature in zip(panels, temperatures, strict=True):
         shown = [line for line in lines if line.temperature == temperature and line.row not in LEFT_OUT_OF_TRADE_OFF]
-        points = [point for line in shown if (point := _point(axes, line, "avg", x="nbt"))]
+        points = [
+            _point(axes, line, "avg", x=100 * float(np.mean(line.values("nbt"))), reach_x=_reach(line, "nbt"))
+            for line in shown
+            if line.values("avg") and line.values("nbt")
+        ]
         bases = [value for line in shown if ROWS[line.row].needs != "scratch" for value in line.values("base")]
         if bases:
             axes.axhline(100 * float(np.mean(bases)), color=QUIET, linestyle="--", linewidth=1)
@@ -65,12 +69,12 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
 def distance(suite: str, lines: Sequence[Line]) -> Figure:
     """What happened to held-out tasks against how far the policy went from its base model on them."""
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
-    axes, points = figure.subplots(), []
-    for line in lines:
-        learnt = line.runs.matrices[0].learnt_tasks
-        far = [by_tasks([one], "kl", learnt)[1] for one in line.diagnoses]
-        if point := _point(axes, line, "zero_shot_change", x=float(np.log10(np.mean(far)))):
-            points.append(point)
+    axes = figure.subplots()
+    points = [
+        _point(axes, line, "zero_shot_change", x=float(np.log10(_far(line))))
+        for line in lines
+        if line.values("zero_shot_change")
+    ]
     axes.axhline(0, color=QUIET, linestyle="--", linewidth=1)
     low, high = axes.get_xlim()
     axes.set_xlim(low - 0.4 * (high - low), high)
@@ -86,20 +90,24 @@ def distance(suite: str, lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def _point(axes: Any, line: Line, key: str, *, x: float | str) -> tuple[float, float, str, str] | None:
-    """Draw a row's mean of the metric ``key``; x: where, or the metric that says it, in points. Its place, its name and
-    its colour; None: it has no such number."""
+def _far(line: Line) -> float:
+    """KL from the base model on held-out tasks, mean of the seeds that were looked at there; 0: none was."""
+    learnt = line.runs.matrices[0].learnt_tasks
+    far = [by_tasks([one], "kl", learnt)[1] for one in line.diagnoses]
+    return float(np.mean([one for one in far if not np.isnan(one)] or [0.0]))
+
+
+def _point(
+    axes: Any, line: Line, key: str, *, x: float, reach_x: list[list[float]] | None = None
+) -> tuple[float, float, str, str]:
+    """Draw a row's mean of the metric ``key`` at ``x``, with error bars: its place, its name and its colour."""
     values = line.values(key)
-    across = line.values(x) if isinstance(x, str) else [x / 100]
-    if not values or not across:
-        return None
-    place, y = 100 * float(np.mean(across)), 100 * float(np.mean(values))
+    y = 100 * float(np.mean(values))
     colour = SEQUENTIAL if line.row == "sequential" else CONTROL if is_control(line.row) else METHOD
-    reach_x = _reach(line, x) if isinstance(x, str) else None
     alpha = 0.5 if len(values) > 1 else 0.2
-    axes.errorbar(place, y, xerr=reach_x, yerr=_reach(line, key), color=colour, linewidth=1, alpha=alpha)
-    axes.plot(place, y, marker="s" if is_control(line.row) else "o", markersize=6, color=colour)
-    return place, y, line.title, colour
+    axes.errorbar(x, y, xerr=reach_x, yerr=_reach(line, key), color=colour, linewidth=1, alpha=alpha)
+    axes.plot(x, y, marker="s" if is_control(line.row) else "o", markersize=6, color=colour)
+    return x, y, line.title, colour
 
 
 def _reach(line: Line, key: str) -> list[list[float]]:
