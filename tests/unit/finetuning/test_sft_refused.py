@@ -1,6 +1,5 @@
 """Commands that are refused: one message that names the option, with the reason, exit code 2, and nothing left."""
 
-
 import pytest
 
 from openvla_oft.options import TrainConfig
