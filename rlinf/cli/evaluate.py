@@ -14,7 +14,7 @@ from rlinf.envs.registry import simulator
 from rlinf.reporting.ledger import EvaluatedPolicy
 from rlinf.run_layout import BASE_ROW
 from rlinf.runners.evaluation import base_policy, evaluate_suites, trained_policy
-from rlinf.runners.run_folder import metric_logger, run_folder
+from rlinf.runners.run_folder import run_folder
 from rlinf.scheduler.cluster import Cluster
 from rlinf.workers.launch import attach_envs, fit_to_gpus, start_workers
 from rlinf.workers.object_store import object_store_gb
@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def evaluate(request: Request) -> None:
-    """Evaluate as asked for: lines of the ledger, metrics and videos.
+    """Evaluate as asked for: lines of the ledger, videos, and the metrics on the screen; what training logged in the
+    same folder stays as it is.
 
     Raises:
         FolderInUseError: another process does the same.
@@ -52,8 +53,6 @@ def evaluate(request: Request) -> None:
             metrics = evaluate_suites(
                 workers, config, suites, policy=policy, label=label, folder=folder, asset_kind=sim.asset_kind
             )
-        with metric_logger(config, folder, kind="evaluation") as logger:
-            logger.log(metrics, 0)
         pprint.pprint(metrics, sort_dicts=False)
 
 

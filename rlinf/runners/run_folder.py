@@ -40,14 +40,14 @@ def check_run_folder(config: Config) -> None:
         check_writable(place, setting=setting)
 
 
-def metric_logger(config: Config, folder: Path, *, kind: str = "") -> MetricLogger:
-    """Where the metrics of a run go; kind: of what is logged there beside training."""
+def metric_logger(config: Config, folder: Path) -> MetricLogger:
+    """Where the metrics of a run go."""
     logger = config.runner.logger
     return MetricLogger(
         folder,
         backends=logger.logger_backends,
         project=logger.project_name,
-        experiment=f"{logger.experiment_name or folder.name} {kind}".rstrip(),
+        experiment=logger.experiment_name or folder.name,
         config=asdict(config),
     )
 

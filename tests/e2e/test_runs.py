@@ -241,6 +241,7 @@ def test_a_cnn_is_trained_and_evaluated(tmp_path, carry_out):
     train = ("run_embodiment_simple_cnn.sh", "0", "", "1", CNN, str(SEED), *own)
     carry_out(*train, model=model, logs=tmp_path)
     assert {1} == {entry["step"] for _, entry in read_lines(folder / "metrics.jsonl")}
+    learnt = (folder / "metrics.jsonl").read_text()
     files = {path.name for path in actor_of(tmp_path / "simple_cnn", 0).iterdir()}
     assert files >= {"model.pt", "config.json", "training_state.pt", "lineage.json"}
     records = records_of(tmp_path / "simple_cnn")
@@ -248,6 +249,7 @@ def test_a_cnn_is_trained_and_evaluated(tmp_path, carry_out):
     assert json.loads((folder / "run.json").read_text())["config_name"] == CNN
     carry_out("eval_embodiment.sh", str(folder), "1", f"{CNN}_eval", *SHARED, model=model, logs=tmp_path)
     assert [record.row for record in records_of(tmp_path / "simple_cnn")] == 2 * ["task_0"]
+    assert (folder / "metrics.jsonl").read_text() == learnt, "an evaluation is no epoch"
 
 
 def test_random_actions_are_evaluated_and_recorded_as_such_on_other_goals_too(
