@@ -124,8 +124,8 @@ def _reach(line: Line, key: str) -> list[list[float]]:
 
 
 def _names(axes: Any, points: Sequence[tuple[float, float, str, str]], *, crowd_ends: float, column: float) -> None:
-    """Names of points to the right of ``crowd_ends`` stand to their left; the others, which lie close together, in a
-    column that begins at ``column``, from the highest point down, each with a line to its point."""
+    """Names of points to the right of ``crowd_ends`` stand to their left, each below the one before. The others lie
+    close together: their names stand in a column that begins at ``column``, from the highest point down, with lines."""
     low, high = axes.get_ylim()
     gap = 0.042 * (high - low)
     crowd = sorted((point for point in points if point[0] <= crowd_ends), key=lambda point: (-point[1], point[0]))
@@ -136,10 +136,11 @@ def _names(axes: Any, points: Sequence[tuple[float, float, str, str]], *, crowd_
                 "shrinkA": 0}  # fmt: skip
         axes.annotate(name, (x, y), xytext=(column, height - index * gap), va="center", fontsize=8, color=colour,
                       arrowprops=line, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
-    for x, y, name, colour in points:
-        if x > crowd_ends:
-            axes.annotate(name, (x, y), xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=8,
-                          color=colour)  # fmt: skip
+    others, side = (point for point in points if point[0] > crowd_ends), 0.008 * float(np.ptp(axes.get_xlim()))
+    free = high
+    for x, y, name, colour in sorted(others, key=lambda point: (-point[1], point[0])):
+        free = min(y + 0.3 * gap, free - gap)  # below the one before it
+        axes.text(x - side, free, name, ha="right", fontsize=8, color=colour)
 
 
 def is_control(row: str) -> bool:
