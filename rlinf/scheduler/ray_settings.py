@@ -10,8 +10,13 @@ _QUIET = {
     # A busy simulator process must not be mistaken for a memory leak on small machines.
     "RAY_memory_monitor_refresh_ms": "0",
 }
-# The name is Ray's. On Linux too, a cluster of our own then listens on the loopback interface and nowhere else.
-_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_ALONE = {
+    # The name is Ray's. On Linux too, a cluster of our own then listens on the loopback interface and nowhere else.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Our actors bring environment variables, so that the idle process that Ray starts for each core would stay idle: on
+    # 32 cores a GiB and several hundred threads, with a few runs side by side more threads than Linux allows.
+    "RAY_prestart_worker_first_driver": "0",
+}
 VARIABLE = "RAY_ADDRESS"
 
 
