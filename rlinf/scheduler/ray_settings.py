@@ -14,7 +14,7 @@ _ALONE = {
     # The name is Ray's. On Linux too, a cluster of our own then listens on the loopback interface and nowhere else.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Our actors bring environment variables, so that the idle process that Ray starts for each core would stay idle: on
-    # 32 cores a GiB and several hundred threads, with a few runs side by side more threads than Linux allows.
+    # 32 cores a GiB and several hundred threads, with fifteen runs side by side more threads than Linux allows.
     "RAY_prestart_worker_first_driver": "0",
 }
 VARIABLE = "RAY_ADDRESS"
