@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from benchmarks.crl_rows import ROWS
 from benchmarks.crl_shown import Line, by_tasks, standard_error
@@ -42,6 +43,7 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
     temperatures = sorted({line.temperature for line in lines}, reverse=True)
     figure = Figure(figsize=(5.6 * len(temperatures), 4.6), layout="constrained")
     panels = figure.subplots(1, len(temperatures), sharex=True, sharey=True, squeeze=False)[0]
+    named = []
     for axes, temperature in zip(panels, temperatures, strict=True):
         shown = [line for line in lines if line.temperature == temperature and line.row not in LEFT_OUT_OF_TRADE_OFF]
         points = [
@@ -49,21 +51,35 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
             for line in shown
             if line.values("avg") and line.values("nbt")
         ]
-        bases = [value for line in shown if ROWS[line.row].needs != "scratch" for value in line.values("base")]
-        if bases:
-            axes.axhline(100 * float(np.mean(bases)), color=QUIET, linestyle="--", linewidth=1)
-            axes.annotate("base model", (0.01, 100 * float(np.mean(bases))), xycoords=("axes fraction", "data"),
-                          ha="left", va="top", color=QUIET, fontsize=8)  # fmt: skip
+        for is_pretrained, name in ((True, "base model"), (False, "not pretrained")):
+            starts = [value for line in shown if is_pretrained == _is_pretrained(line) for value in line.values("base")]
+            if starts:
+                _base(axes, 100 * float(np.mean(starts)), name, is_pretrained=is_pretrained)
         axes.set_ylim(*TRADE_OFF_Y)
-        middle = sum(axes.get_xlim()) / 2
-        _names(axes, points, crowd_ends=middle, column=middle)
+        named.append((axes, points))
         axes.set_title(shown[0].way if shown else "", fontsize=10)
         axes.set_xlabel("NBT: forgotten, points (left is better)")
         _plain(axes)
     panels[0].set_ylabel("AVG: success on the learnt tasks at the end, %")
     legend = "squares: controls; bars: standard error over seeds, faint ones 95 % interval of one seed's episodes"
     figure.suptitle(f"{suite}: learnt against forgotten ({legend})", fontsize=10)
+    low, high = panels[0].get_xlim()  # the panels share it
+    column = low + 0.55 * (high - low)
+    for axes, points in named:
+        _names(axes, points, crowd_ends=column, column=column)
     return figure
+
+
+def _is_pretrained(line: Line) -> bool:
+    return ROWS[line.row].needs != "scratch"
+
+
+def _base(axes: Any, level: float, name: str, *, is_pretrained: bool) -> None:
+    """A line at what rows start from, in percent; its name stands left above it, or right below it without
+    pretraining, as the two may lie close together."""
+    axes.axhline(level, color=QUIET, linestyle="--" if is_pretrained else ":", linewidth=1)
+    x, ha, va = (0.01, "left", "bottom") if is_pretrained else (0.99, "right", "top")
+    axes.annotate(name, (x, level), xycoords=("axes fraction", "data"), ha=ha, va=va, color=QUIET, fontsize=8)
 
 
 def distance(suite: str, lines: Sequence[Line]) -> Figure:
@@ -79,7 +95,6 @@ def distance(suite: str, lines: Sequence[Line]) -> Figure:
     low, high = axes.get_xlim()
     axes.set_xlim(low - 0.4 * (high - low), high)
     axes.margins(y=0.15)
-    _names(axes, points, crowd_ends=NEAR_BASE, column=low - 0.39 * (high - low))
     powers = range(int(np.ceil(low)), int(np.ceil(high)))
     axes.set_xticks(list(powers), [f"{10.0**power:g}" for power in powers])
     axes.set_xlabel("KL from the base model on held-out tasks after the last task, nats a token (logarithmic)")
@@ -87,6 +102,7 @@ def distance(suite: str, lines: Sequence[Line]) -> Figure:
     axes.set_title(f"{suite}, {lines[0].way}: how far a policy went, and what is left of what it was not trained on",
                    fontsize=10)  # fmt: skip
     _plain(axes)
+    _names(axes, points, crowd_ends=NEAR_BASE, column=low - 0.39 * (high - low))
     return figure
 
 
@@ -124,23 +140,34 @@ def _reach(line: Line, key: str) -> list[list[float]]:
 
 
 def _names(axes: Any, points: Sequence[tuple[float, float, str, str]], *, crowd_ends: float, column: float) -> None:
-    """Names of points to the right of ``crowd_ends`` stand to their left, each below the one before. The others lie
+    """Names of points to the right of ``crowd_ends`` stand to their left, as high as they are free. The others lie
     close together: their names stand in a column that begins at ``column``, from the highest point down, with lines."""
-    low, high = axes.get_ylim()
-    gap = 0.042 * (high - low)
+    gap = 0.042 * float(np.ptp(axes.get_ylim()))
     crowd = sorted((point for point in points if point[0] <= crowd_ends), key=lambda point: (-point[1], point[0]))
     height = float(np.mean([point[1] for point in crowd] or [0.0])) + 0.5 * gap * len(crowd)
+    others = sorted((point for point in points if point[0] > crowd_ends), key=lambda point: (-point[1], point[0]))
     nearest = 1 if crowd and column < crowd[0][0] else 0  # the end of a name that its line begins at
+    if nearest == 0 and others:  # the column ends above them
+        height = max(height, others[0][1] + gap * (len(crowd) + 0.7))
+    placed: list[Text] = []
     for index, (x, y, name, colour) in enumerate(crowd):
         line = {"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.8, "relpos": (nearest, 0.5),
                 "shrinkA": 0}  # fmt: skip
-        axes.annotate(name, (x, y), xytext=(column, height - index * gap), va="center", fontsize=8, color=colour,
-                      arrowprops=line, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
-    others, side = (point for point in points if point[0] > crowd_ends), 0.008 * float(np.ptp(axes.get_xlim()))
-    free = high
-    for x, y, name, colour in sorted(others, key=lambda point: (-point[1], point[0])):
-        free = min(y + 0.3 * gap, free - gap)  # below the one before it
-        axes.text(x - side, free, name, ha="right", fontsize=8, color=colour)
+        place = (column, height - index * gap)
+        placed.append(axes.annotate(name, (x, y), xytext=place, va="center", fontsize=8, color=colour, arrowprops=line,
+                                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5}))  # fmt: skip
+    axes.figure.draw_without_rendering()  # lays out the figure, so that extents are known
+    side = 0.008 * float(np.ptp(axes.get_xlim()))
+    for x, y, name, colour in others:
+        text = axes.text(x - side, y + 0.3 * gap, name, ha="right", fontsize=8, color=colour)
+        while any(_extent(text).overlaps(_extent(other)) for other in placed):
+            text.set_y(text.get_position()[1] - 0.25 * gap)
+        placed.append(text)
+
+
+def _extent(text: Text) -> Any:
+    """Of the words alone, in pixels: an annotation's own would have its line in it."""
+    return Text.get_window_extent(text)
 
 
 def is_control(row: str) -> bool:

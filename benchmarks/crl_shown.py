@@ -85,11 +85,11 @@ def _numbers(runs: MethodRuns, columns: Iterable[Column]) -> Iterable[str]:
     for column in columns:
         values, cell = _values(runs, column), runs.cell(column)
         if len(values) > 1:
-            yield f"{100 * np.mean(values):.1f} ± {100 * standard_error(values):.1f}"
+            yield f"{100 * np.mean(values):z.1f} ± {100 * standard_error(values):.1f}"
         elif cell is None or cell.low is None or cell.high is None:
             yield "".join(f"{100 * value:.1f}" for value in values)
         else:
-            yield f"{100 * cell.value:.1f} [{100 * cell.low:.0f}, {100 * cell.high:.0f}]"
+            yield f"{100 * cell.value:z.1f} [{100 * cell.low:z.0f}, {100 * cell.high:z.0f}]"
 
 
 def standard_error(values: Sequence[float]) -> float:

@@ -89,8 +89,7 @@ def _latex_cell(cell: Estimate | None, best: float | None) -> str:
 
 
 def _number(rate: float) -> str:
-    text = f"{100 * rate:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", "$-$")
+    return f"{100 * rate:z.1f}".replace("-", "$-$")
 
 
 def _escape(text: str) -> str:
