@@ -23,6 +23,9 @@ LEFT_OUT_OF_DISTANCE = ("dwe",)  # of its adapters one was looked at
 PANELS_A_ROW = 3
 TRADE_OFF_Y = (-2, 102)
 
+Point = tuple[float, float, str, str]
+"""Its place, its name and its colour."""
+
 
 def draw(folder: Path, suite: str, lines: Sequence[Line]) -> None:
     """Write ``tradeoff.png``, ``matrices.png``, ``training.png`` and, where what training changed was looked at,
@@ -66,7 +69,7 @@ def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
     low, high = panels[0].get_xlim()  # the panels share it
     column = low + 0.55 * (high - low)
     for axes, points in named:
-        _names(axes, points, crowd_ends=column, column=column)
+        place_names(axes, points, crowd_ends=column, column=column)
     return figure
 
 
@@ -102,7 +105,7 @@ def distance(suite: str, lines: Sequence[Line]) -> Figure:
     axes.set_title(f"{suite}, {lines[0].way}: how far a policy went, and what is left of what it was not trained on",
                    fontsize=10)  # fmt: skip
     _plain(axes)
-    _names(axes, points, crowd_ends=NEAR_BASE, column=low - 0.39 * (high - low))
+    place_names(axes, points, crowd_ends=NEAR_BASE, column=low - 0.39 * (high - low))
     return figure
 
 
@@ -115,8 +118,8 @@ def _far(line: Line) -> float:
 
 def _point(
     axes: Any, line: Line, key: str, *, x: float, reach_x: list[list[float]] | None = None
-) -> tuple[float, float, str, str]:
-    """Draw a row's mean of the metric ``key`` at ``x``, with error bars: its place, its name and its colour."""
+) -> Point:
+    """Draw a row's mean of the metric ``key`` at ``x``, with error bars."""
     values = line.values(key)
     y = 100 * float(np.mean(values))
     colour = SEQUENTIAL if line.row == "sequential" else CONTROL if is_control(line.row) else METHOD
@@ -139,9 +142,10 @@ def _reach(line: Line, key: str) -> list[list[float]]:
     return [[100 * (cell.value - cell.low)], [100 * (cell.high - cell.value)]]
 
 
-def _names(axes: Any, points: Sequence[tuple[float, float, str, str]], *, crowd_ends: float, column: float) -> None:
-    """Names of points to the right of ``crowd_ends`` stand to their left, as high as they are free. The others lie
-    close together: their names stand in a column that begins at ``column``, from the highest point down, with lines."""
+def place_names(axes: Any, points: Sequence[Point], *, crowd_ends: float, column: float) -> None:
+    """Names of points to the right of ``crowd_ends`` stand to their left, as high as no other name or point is. The
+    others lie close together: their names stand in a column that begins at ``column``, from the highest point down,
+    with lines."""
     gap = 0.042 * float(np.ptp(axes.get_ylim()))
     crowd = sorted((point for point in points if point[0] <= crowd_ends), key=lambda point: (-point[1], point[0]))
     height = float(np.mean([point[1] for point in crowd] or [0.0])) + 0.5 * gap * len(crowd)
@@ -158,9 +162,12 @@ def _names(axes: Any, points: Sequence[tuple[float, float, str, str]], *, crowd_
                                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5}))  # fmt: skip
     axes.figure.draw_without_rendering()  # lays out the figure, so that extents are known
     side = 0.008 * float(np.ptp(axes.get_xlim()))
+    markers = axes.transData.transform([point[:2] for point in others]) if others else []
     for x, y, name, colour in others:
         text = axes.text(x - side, y + 0.3 * gap, name, ha="right", fontsize=8, color=colour)
-        while any(_extent(text).overlaps(_extent(other)) for other in placed):
+        while any(_extent(text).overlaps(_extent(other)) for other in placed) or any(
+            _extent(text).contains(*marker) for marker in markers
+        ):
             text.set_y(text.get_position()[1] - 0.25 * gap)
         placed.append(text)
 

@@ -5,11 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from benchmarks import crl_table
 from benchmarks.crl_after import LastPolicy, evaluation
 from benchmarks.crl_cells import CELL, Cell, keep, run_cells
+from benchmarks.crl_pictures import place_names
 from benchmarks.crl_rows import ROWS, SEARCHED, SUITES, at_rate, command
 from benchmarks.crl_shown import lines_of, table
 from rlinf.cli import run_sequence
@@ -234,3 +237,21 @@ def test_what_training_changed_is_found_out_and_kept_with_a_cell(
     assert not run_cells([other], minutes=None, jobs=1, commit="abc")
     assert "sequential seed 7: failed with exit code 2" in capsys.readouterr().out
     assert not other.out.exists()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_name_in_a_picture_lies_on_another_or_on_a_point(seed):
+    rng, figure = np.random.default_rng(seed), Figure(figsize=(5.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    crowded = zip(rng.uniform(-20, 20, 16), rng.uniform(30, 75, 16), strict=True)
+    places = [*crowded, (60, 9), (64, 8), (62, 16)]
+    points = [(float(x), float(y), f"method {i}", "black") for i, (x, y) in enumerate(places)]
+    axes.plot([x for x, *_ in points], [y for _, y, *_ in points], "o", markersize=6)
+    axes.set(xlim=(-41, 73), ylim=(-2, 102))
+    place_names(axes, points, crowd_ends=22, column=22)
+    figure.canvas.draw()
+    words = [Text.get_window_extent(text) for text in axes.texts]
+    assert len(words) == len(points)
+    assert not [(a, b) for i, a in enumerate(words) for b in words[:i] if a.overlaps(b)]
+    assert not [place for place in axes.transData.transform([point[:2] for point in points])
+                for word in words if word.contains(*place)]  # fmt: skip
