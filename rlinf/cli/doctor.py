@@ -242,10 +242,12 @@ def results(request: Request, *, free: int | None = None) -> Iterator[Finding]:
 
     free: bytes of the disk; None: as found.
     """
+    from rlinf.reporting.loggers import check_backends
     from rlinf.runners.run_folder import check_run_folder, run_folder
 
     config, folder = request.config, run_folder(request.config)
-    check_run_folder(config)  # and somebody has logged in to W&B, where it is asked for
+    check_run_folder(config)
+    check_backends(config.runner.logger.logger_backends)
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
     left = shutil.disk_usage(there).free if free is None else free
     size = _checkpoint_bytes(request)

@@ -114,7 +114,7 @@ def evaluation_steps(arguments: Arguments, workspace: Workspace) -> tuple[str, t
     step_text = arguments.value("STEP", "STEP_NUMBER")
     number = parse_count(step_text, name="STEP", minimum=0) if step_text else None
     recorded = None if location == BASE_ROW else recorded_config(find_run(location, workspace=workspace))
-    recipe = compose(arguments, recorded=recorded)
+    recipe = compose(arguments, recorded=recorded, learns=False)
     step = plan_evaluation(location, number, recipe, workspace=workspace)
     if not step.merged and recipe.gives(PREVIOUS_COEFF):
         raise UsageError(f"PREVIOUS_LORA_COEFF: no earlier adapters are merged beneath {step.title}; leave it out")
@@ -155,16 +155,18 @@ def check_steps(steps: Sequence[Step], workspace: Workspace) -> None:
             refuse_other_settings(folder, step.config)
 
 
-def compose(arguments: Arguments, *, recorded: str | None = None) -> Recipe:
+def compose(arguments: Arguments, *, recorded: str | None = None, learns: bool = True) -> Recipe:
     """Compose and check the configuration, once, before anything is started.
 
-    recorded: the name of the one that a checkpoint was trained with.
+    recorded: the name of the one that a checkpoint was trained with. learns: not an evaluation only, whose results go
+    to the ledger, wherever metrics are to go.
     """
     name = arguments.value("CONFIG_NAME", "CONFIG") or recorded or arguments.config
     config = load_config(name, arguments.overrides)
     validate(config, num_tasks=num_tasks(config.env.suite))
     check_eval_suites(config.env, num_tasks)
-    check_backends(config.runner.logger.logger_backends)
+    if learns:
+        check_backends(config.runner.logger.logger_backends)
     recipe = Recipe(config, name, arguments.overrides)
     if arguments.is_dry_run and recipe.gives("method.name"):
         from rlinf.custom.methods import make_method  # imports torch, which must not be there before a fork

@@ -9,6 +9,7 @@ from rlinf.config.differences import refuse_other_settings
 from rlinf.custom.methods import make_method
 from rlinf.envs import suite_tasks
 from rlinf.envs.registry import simulator
+from rlinf.reporting.loggers import check_backends
 from rlinf.runners.embodied import EmbodiedRunner, find_state, task_context
 from rlinf.runners.run_folder import run_folder, write_run
 from rlinf.workers.launch import check_workers, fit_to_gpus
@@ -33,8 +34,9 @@ def train(request: Request, session: Session) -> None:
     Raises:
         FolderInUseError: another process trains in the same folder.
     """
+    config = request.config
+    check_backends(config.runner.logger.logger_backends)
     with request.alone():
-        config = request.config
         if config.rollout.worker == RANDOM_ACTION:
             raise ConfigError(f"rollout.worker={RANDOM_ACTION} learns nothing: evaluate it with eval_embodied_agent.py")
         method = make_method(config.method)  # an unknown method is an error now and not in a worker

@@ -11,7 +11,7 @@ from libero_runtime.files import write_whole
 from rlinf.config import REPOSITORY, Config, config_hash, config_yaml
 from rlinf.config.places import check_writable
 from rlinf.reporting.ledger import utc_now
-from rlinf.reporting.loggers import MetricLogger, check_backends
+from rlinf.reporting.loggers import MetricLogger
 from rlinf.reporting.run_info import hardware
 from rlinf.run_layout import CHECKPOINTS, CONFIG_FILE, RUN_FILE, results_folder, results_root, run_name
 
@@ -28,12 +28,11 @@ def run_folder(config: Config) -> Path:
 
 
 def check_run_folder(config: Config) -> None:
-    """Refuse, before anything is started, results and metrics that could not be written.
+    """Refuse, before anything is started, results that could not be written.
 
     Raises:
         ValueError: says what is in the way and what to do.
     """
-    check_backends(config.runner.logger.logger_backends)
     folder = run_folder(config)
     setting = "runner.logger.log_path" if config.runner.logger.log_path else "runner.logger.log_root"
     for place in (folder.parent, folder, folder / CHECKPOINTS):

@@ -15,15 +15,19 @@ from libero_runtime import commands
 from libero_runtime.files import write_whole
 from openvla_oft import cli as finetune_cli
 from openvla_oft import pack
+from rlinf.cli import run_sequence
 from rlinf.cli.console import run_cli, user_message
+from rlinf.cli.launcher import read_arguments
 from rlinf.config import ConfigError, resolve_model
 from rlinf.config.errors import DivergedError
 from rlinf.config.places import check_readable, check_writable
+from rlinf.custom.sequence.recipe import Step
 from rlinf.models.simple_cnn import CNNSettings, save_cnn
 from rlinf.reporting import ReportingError
 from rlinf.reporting.jsonlines import append_line, read_lines
 from rlinf.reporting.loggers import check_backends
 from tests.full_disk import largest_file
+from tests.sequences import at, declaration
 
 NOBODY = 65534
 
@@ -227,6 +231,20 @@ def test_a_login_to_wandb_is_found(wandb: Path, monkeypatch: pytest.MonkeyPatch,
     check_backends(["wandb"])
     (wandb / ".netrc").rename(wandb / "_netrc")
     check_backends(["wandb"])
+
+
+def test_an_evaluation_needs_no_login_to_wandb(wandb: Path) -> None:
+    def plan(script: str, location: str) -> list[Step]:
+        signature, fixed = declaration(script)
+        words = [location, "runner.logger.logger_backends=[wandb]"]
+        arguments = read_arguments([script, signature, *words, "--", *fixed])
+        action = run_sequence.evaluation_steps if arguments.action == "evaluate" else run_sequence.sequence_steps
+        return list(action(arguments, at(wandb))[1])
+
+    (step,) = plan("eval_embodiment.sh", "base")
+    assert step.todo
+    with pytest.raises(ReportingError, match="nobody has logged in"):
+        plan("run_embodiment_sequential.sh", "0")
 
 
 def test_a_folder_of_wandbs_logs_is_not_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
