@@ -5,9 +5,19 @@ Shape suffixes used throughout the project: ``B`` environments or samples in a b
 dimensions, ``V`` action bins, ``H W`` pixels.
 """
 
+from rlinf.data.collection import Collected, CollectRequest
 from rlinf.data.episode import EpisodePlan, EpisodeResult
 from rlinf.data.frames import JoinedFrames
 from rlinf.data.observation import EnvStep, Observation
 from rlinf.data.rollout import RolloutBatch
 
-__all__ = ["EnvStep", "EpisodePlan", "EpisodeResult", "JoinedFrames", "Observation", "RolloutBatch"]
+__all__ = [
+    "CollectRequest",
+    "Collected",
+    "EnvStep",
+    "EpisodePlan",
+    "EpisodeResult",
+    "JoinedFrames",
+    "Observation",
+    "RolloutBatch",
+]

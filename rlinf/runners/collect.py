@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rlinf.data import EpisodePlan
+from rlinf.data import Collected, CollectRequest, EpisodePlan
 from rlinf.reporting.progress import Progress
-from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers
 
 

@@ -18,7 +18,7 @@ from rlinf.config.resolve import MERGING_METHOD
 from rlinf.config.validate import episodes_per_epoch
 from rlinf.custom.methods import TaskContext, make_method
 from rlinf.custom.sequence.lineage import Lineage
-from rlinf.data import EpisodePlan
+from rlinf.data import Collected, CollectRequest, EpisodePlan
 from rlinf.envs import init_states, playable_tasks
 from rlinf.envs.episodes import training_plans
 from rlinf.reporting import ledger
@@ -38,7 +38,6 @@ from rlinf.runners.evaluation import base_policy, evaluate, evaluate_suites, tra
 from rlinf.runners.run_folder import metric_logger
 from rlinf.runners.saving import CheckpointWriter
 from rlinf.scheduler.worker_group import WorkerGroup
-from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers, attach_envs
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from rlinf.config import Config, config_hash
 from rlinf.config.schema import with_settings
 from rlinf.custom.methods.dwe import Player, players
 from rlinf.custom.sequence.lineage import Lineage
-from rlinf.data import EpisodePlan, EpisodeResult
+from rlinf.data import Collected, CollectRequest, EpisodePlan, EpisodeResult
 from rlinf.envs import init_states, playable_tasks, suite_tasks
 from rlinf.envs.episodes import evaluation_plans
 from rlinf.envs.vector_env import VIDEO_STRIDE
@@ -23,7 +23,6 @@ from rlinf.reporting.video import write_video
 from rlinf.run_layout import BASE_ROW, LEDGER_FILE, VIDEOS, task_name
 from rlinf.runners.collect import collect
 from rlinf.runners.run_folder import versions
-from rlinf.workers.collection import Collected, CollectRequest
 from rlinf.workers.launch import Workers
 
 log = logging.getLogger(__name__)

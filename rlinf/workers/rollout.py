@@ -14,13 +14,14 @@ from ray.actor import ActorHandle
 from libero_runtime.cpus import num_cpus
 from rlinf.config.schema import Config
 from rlinf.custom.methods.parts.weights import other_weights
+from rlinf.data import Collected, CollectRequest
 from rlinf.engines.distributed import local_device, set_up_torch
 from rlinf.engines.fsdp import DTYPES, load_trainable
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models import Policy, PolicySource, load_policy
 from rlinf.models.lora import MergedAdapter
 from rlinf.reporting.trace import Traced, traced
-from rlinf.workers.collection import Collected, Collector, CollectRequest
+from rlinf.workers.collection import Collector
 from transformers_openvla_oft.adapters import read_weights, scale_adapter
 
 

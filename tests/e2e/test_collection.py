@@ -11,13 +11,13 @@ import pytest
 import ray
 
 from rlinf.config.schema import EnvSplitConfig
-from rlinf.data import EpisodePlan, Observation, RolloutBatch
+from rlinf.data import CollectRequest, EpisodePlan, Observation, RolloutBatch
 from rlinf.envs.episodes import EpisodeRecorder
 from rlinf.models.transfer import Received
 from rlinf.scheduler.cluster import Cluster
 from rlinf.scheduler.worker_group import WorkerError
 from rlinf.workers import collection
-from rlinf.workers.collection import Collector, CollectRequest
+from rlinf.workers.collection import Collector
 from rlinf.workers.random_action import RandomActionPolicy
 from tests.e2e.toy_simulator import NUM_ACTIONS, Simulator
 

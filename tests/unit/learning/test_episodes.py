@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from rlinf.config import ConfigError, load_config
-from rlinf.data import EnvStep, EpisodePlan, EpisodeResult, Observation, RolloutBatch
+from rlinf.data import Collected, EnvStep, EpisodePlan, EpisodeResult, Observation, RolloutBatch
 from rlinf.envs import init_states
 from rlinf.envs.episodes import EpisodeQueue, EpisodeRecorder, environments_at_a_time, evaluation_plans, training_plans
 from rlinf.runners.collect import divide_plans
 from rlinf.runners.evaluation import summarize
-from rlinf.workers.collection import Collected
 from tests.sequences import TINY
 
 
