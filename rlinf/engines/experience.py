@@ -53,8 +53,8 @@ class Experience:
     """Share of episodes in groups that were kept."""
     critic: Critic | None = None
     proximal_SCA: Tensor | None = None
-    """Log-probabilities under the policy that the update starts from, of the samples of this rank; None where the
-    rollouts' are these."""
+    """Log-probabilities of the kept samples under the policy that the update starts from; None where the rollouts' are
+    these."""
 
     def policy_lag(self, version: int, *, most: int) -> float:
         """Mean of the epochs by which the kept samples' policy is older than the one of ``version``.

@@ -35,6 +35,7 @@ from rlinf.engines.experience import (
 from rlinf.engines.fsdp import accumulation, clip_gradients
 from rlinf.models import Policy
 from rlinf.models.shards import rank_and_size
+from rlinf.models.transfer import sent
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class PolicyLearner:
         most = self.algorithm.max_policy_lag
         lag = 0.0 if version is None else experience.policy_lag(version, most=most)
         if lag:
-            experience = replace(experience, proximal_SCA=self._proximal(experience, steps))
+            experience = replace(experience, proximal_SCA=self._proximal(experience))
         for number, (samples, scale) in enumerate(steps):
             self._step(experience, samples, scale=scale, totals=totals)
             report((number + 1) / len(steps))
@@ -139,17 +140,18 @@ class PolicyLearner:
         return steps
 
     @torch.no_grad()
-    def _proximal(self, experience: Experience, steps: Sequence[tuple[NDArray[np.int64], float]]) -> Tensor:
-        """Log-probabilities, as the policy is now, of what this rank will learn from in ``steps``; others are NaN.
-        Collective."""
-        proximal_SCA = torch.full(experience.rollouts.logprobs_SCA.shape, torch.nan)
+    def _proximal(self, experience: Experience) -> Tensor:
+        """Log-probabilities of the kept samples as the policy is now; zeros for others. Collective: ranks share the
+        samples and all get everything, since each pass deals the samples anew."""
+        proximal_SCA = torch.zeros(experience.rollouts.logprobs_SCA.shape, device=self.device)
         temperature = self.algorithm.sampling_params.temperature_train
-        for samples, _ in steps:
-            for micro, counted in self._shares(samples):
-                batch = MicroBatch.gather(experience, micro, counted=counted, device=self.device)
-                out = self.policy.evaluate_actions(batch.inputs, batch.bins_SCA, temperature=temperature)
-                proximal_SCA[torch.from_numpy(micro)] = out.logprobs_BCA.float().cpu()
-        return proximal_SCA
+        for micro, counted in self._shares(experience.kept_S):
+            batch = MicroBatch.gather(experience, micro, counted=counted, device=self.device)
+            out = self.policy.evaluate_actions(batch.inputs, batch.bins_SCA, temperature=temperature)
+            proximal_SCA[sent(torch.from_numpy(micro[:counted]), self.device)] = out.logprobs_BCA[:counted].float()
+        if self.world_size > 1:
+            dist.all_reduce(proximal_SCA)
+        return proximal_SCA.cpu()
 
     def _shares(self, samples: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], int]]:
         return rank_share(samples, rank=self.rank, world_size=self.world_size, micro_batch=self.micro_batch)

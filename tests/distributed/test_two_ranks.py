@@ -24,13 +24,15 @@ from tests.small_policy import (
 
 GRPO = AlgorithmConfig()
 IMITATION = AlgorithmConfig(adv_type="success", loss_type="sft", filter_rewards=False)
-RUNS = [  # whether two ranks shard what is frozen, or all by blocks; one rank never does. The last one has no adapter
+LAGGING = AlgorithmConfig(max_policy_lag=1, update_epoch=2)
+RUNS = [  # whether two ranks shard what is frozen, or all by blocks; one rank never does. False: without an adapter
     (GRPO, write_policy, False),
     (PPO, write_policy, True),
     (IMITATION, write_policy, False),
     (PPO, write_autoregressive_policy, False),
     (PPO, write_cnn, True),
     (GRPO, write_policy, True, False),
+    (LAGGING, write_policy, True),
 ]
 
 
@@ -62,7 +64,8 @@ def train(
     )
     learner = make_learner(policy, algorithm=algorithm)
     for epoch in range(load_training_state(learner, resume) if resume else 0, 2):
-        metrics = learner.update(make_rollouts(num_actions=policy.chunk_shape[0], critic=critic), seed=epoch)
+        rollouts = make_rollouts(num_actions=policy.chunk_shape[0], critic=critic)
+        metrics = learner.update(rollouts, seed=epoch, version=algorithm.max_policy_lag)
         if epoch == 0:
             output.mkdir(parents=True, exist_ok=True)
             dist.barrier()
