@@ -1,5 +1,5 @@
-"""Pictures of the results table: what is learnt against what is forgotten, how far policies went from their base,
-success matrices, and training."""
+"""Pictures of the results table: every row at a glance, what is learnt against what is forgotten, how far policies went
+from their base, success matrices, and training."""
 
 from __future__ import annotations
 
@@ -23,22 +23,85 @@ LEFT_OUT_OF_DISTANCE = ("dwe",)  # of its adapters one was looked at
 PANELS_A_ROW = 3
 TRADE_OFF_Y = (-2, 102)
 
+AT_A_GLANCE = (
+    ("avg", "base", "AVG: learnt tasks at the end, %"),
+    ("nbt", None, "NBT: forgotten, points"),
+    ("zero_shot", "zero_shot", "ZS: held-out tasks at the end, %"),
+)
+"""Metrics, what they are compared with, and how they are called."""
+
 Point = tuple[float, float, str, str]
 """Its place, its name and its colour."""
 
 
 def draw(folder: Path, suite: str, lines: Sequence[Line]) -> None:
-    """Write ``tradeoff.png``, ``matrices.png``, ``training.png`` and, where what training changed was looked at,
-    ``distance.png``; lines: of one suite."""
+    """Write ``glance.png``, ``tradeoff.png``, ``matrices.png``, ``training.png`` and, where what training changed was
+    looked at, ``distance.png``; lines: of one suite."""
     folder.mkdir(parents=True, exist_ok=True)
     sampled = [line for line in lines if line.temperature != 0]
     if not sampled:
         return
-    figures = {"tradeoff": trade_off(suite, lines), "matrices": matrices(sampled), "training": training(sampled)}
+    figures = {
+        "glance": glance(suite, lines),
+        "tradeoff": trade_off(suite, lines),
+        "matrices": matrices(sampled),
+        "training": training(sampled),
+    }
     if looked_at := [line for line in sampled if _far(line) and line.row not in LEFT_OUT_OF_DISTANCE]:
         figures["distance"] = distance(suite, looked_at)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=DPI)
+
+
+def glance(suite: str, lines: Sequence[Line]) -> Figure:
+    """Every row with all its seeds: success on the learnt tasks, what was forgotten, success on the others."""
+    rows = list(dict.fromkeys(line.row for line in lines))
+    figure = Figure(figsize=(11, 0.34 * len(rows) + 1.3), layout="constrained")
+    panels = figure.subplots(1, len(AT_A_GLANCE), sharey=True)
+    for axes, (key, before, title) in zip(panels, AT_A_GLANCE, strict=True):
+        for line in lines:
+            _glance_at(axes, line, key, before, height=rows.index(line.row))
+        if before is None:
+            axes.axvline(0, color=QUIET, linestyle="--", linewidth=1)
+        axes.set_title(title, fontsize=10)
+        _plain(axes)
+    seeds = {line.row: len(line.runs.seeds) for line in lines}
+    panels[0].set_yticks(range(len(rows)), [f"{ROWS[row].title} ({seeds[row]})" for row in rows], fontsize=9)
+    for row, label in zip(rows, panels[0].get_yticklabels(), strict=True):
+        label.set_color(_colour(row))
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    figure.suptitle(
+        f"{suite}, in brackets the number of seeds. Filled: sampled; hollow: greedy; strokes: before; "
+        "small: single seeds\nbars: standard error over seeds, or 95 % interval of one seed's episodes",
+        fontsize=10,
+    )
+    return figure
+
+
+def _glance_at(axes: Any, line: Line, key: str, before: str | None, *, height: float) -> None:
+    """A row's mean in percent with its error bar and seeds, sampled a little above greedy."""
+    values = [100 * value for value in line.values(key)]
+    if not values:
+        return
+    colour, marker = _colour(line.row), "s" if is_control(line.row) else "o"
+    is_greedy = line.temperature == 0
+    y = height + (0.22 if is_greedy else -0.12)
+    mean = float(np.mean(values))
+    if starts := _before(line, before):
+        axes.plot(100 * float(np.mean(starts)), y, "|", color="gray" if is_greedy else "black", markersize=9)
+    axes.errorbar(mean, y, xerr=_reach(line, key), color=colour, linewidth=1.2, alpha=0.35 if is_greedy else 0.8)
+    if len(values) > 1:
+        axes.plot(values, [y] * len(values), ".", color=colour, markersize=4, alpha=0.35)
+    face = "white" if is_greedy else colour
+    axes.plot(mean, y, marker, markersize=4 if is_greedy else 6, color=colour, markerfacecolor=face)
+
+
+def _before(line: Line, key: str | None) -> list[float]:
+    """What each seed had before it learnt; ``zero_shot``: on held-out tasks, otherwise the metric ``key``."""
+    if key == "zero_shot":
+        pairs = zip(line.values("zero_shot"), line.values("zero_shot_change"), strict=False)
+        return [after - change for after, change in pairs]
+    return line.values(key) if key else []
 
 
 def trade_off(suite: str, lines: Sequence[Line]) -> Figure:
@@ -122,7 +185,7 @@ def _point(
     """Draw a row's mean of the metric ``key`` at ``x``, with error bars."""
     values = line.values(key)
     y = 100 * float(np.mean(values))
-    colour = SEQUENTIAL if line.row == "sequential" else CONTROL if is_control(line.row) else METHOD
+    colour = _colour(line.row)
     alpha = 0.5 if len(values) > 1 else 0.2
     axes.errorbar(x, y, xerr=reach_x, yerr=_reach(line, key), color=colour, linewidth=1, alpha=alpha)
     axes.plot(x, y, marker="s" if is_control(line.row) else "o", markersize=6, color=colour)
@@ -175,6 +238,10 @@ def place_names(axes: Any, points: Sequence[Point], *, crowd_ends: float, column
 def _extent(text: Text) -> Any:
     """Of the words alone, in pixels: an annotation's own would have its line in it."""
     return Text.get_window_extent(text)
+
+
+def _colour(row: str) -> str:
+    return SEQUENTIAL if row == "sequential" else CONTROL if is_control(row) else METHOD
 
 
 def is_control(row: str) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import crl_table
 from benchmarks.crl_after import LastPolicy, evaluation
 from benchmarks.crl_cells import CELL, Cell, keep, run_cells
-from benchmarks.crl_pictures import place_names
+from benchmarks.crl_pictures import glance, place_names
 from benchmarks.crl_rows import ROWS, SEARCHED, SUITES, at_rate, command
 from benchmarks.crl_shown import lines_of, table
 from rlinf.cli import run_sequence
@@ -93,6 +93,14 @@ def test_cells_that_are_done_are_skipped_and_shown(tmp_path, capsys):
     assert half > 0
     assert lines[5].split(" | ")[4] == f"{mean:.1f} ± {half:.1f}"
 
+    learnt, forgotten, _ = glance(SPATIAL, lines_of(kept)).axes
+    assert [label.get_text() for label in learnt.get_yticklabels()] == ["Seq. FT (2)", "EWC (2)"]
+    marks = {one.get_marker(): one.get_xdata() for one in learnt.lines if round(one.get_ydata()[0]) == 1}
+    assert marks["o"] == pytest.approx([mean])
+    assert marks["|"] == pytest.approx([100 * np.mean(line.values("base"))])
+    assert sorted(marks["."]) == pytest.approx(sorted(ends))
+    assert not [one for one in forgotten.lines if one.get_marker() == "|"], "nothing was forgotten before"
+
     pictures = [*given, "--show", "--pictures", str(tmp_path / "pictures")]
     assert crl_table.main(pictures) == 0
     assert not (tmp_path / "pictures" / "distance.png").exists(), "nobody looked at what training changed"
@@ -102,7 +110,7 @@ def test_cells_that_are_done_are_skipped_and_shown(tmp_path, capsys):
     seen = Diagnosis(**about, **{name: getattr(last, name) for name in same}, kl=dict.fromkeys(range(10), 0.1))
     append_record(kept[2].out / "ewc" / DIAGNOSTICS_FILE, seen)
     assert crl_table.main(pictures) == 0
-    for name in ("tradeoff", "matrices", "training", "distance"):
+    for name in ("glance", "tradeoff", "matrices", "training", "distance"):
         with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
             colours = [colour for _, colour in picture.convert("RGB").getcolors(1 << 24)]
         assert any(max(colour) - min(colour) > 60 for colour in colours), "axes and their words are grey"
