@@ -75,13 +75,15 @@ def fit_to_gpus(config: Config, resources: Resources) -> Config:
     return settled
 
 
-def check_workers(config: Config, resources: Resources) -> Placement:
-    """A place for every worker.
+def check_workers(config: Config, resources: Resources, *, learn: bool = True) -> Placement:
+    """A place for every worker; for no learner unless ``learn``.
 
     Raises:
         ConfigError: what the configuration asks for cannot work on this cluster.
     """
     placement = place_workers(config.cluster, resources.nodes)
+    if not learn:
+        return replace(placement, actor=())
     ranks = len(placement.actor)
     if config.actor.global_batch_size % (config.actor.micro_batch_size * ranks):
         raise ConfigError(
@@ -117,7 +119,7 @@ def ids(places: Sequence[Place]) -> list[str]:
 
 def start_workers(config: Config, resources: Resources, *, source: PolicySource, learn: bool) -> Workers:
     """Start simulators and inference, and learners when ``learn``; returns before they are ready."""
-    placement = check_workers(config, resources)
+    placement = check_workers(config, resources, learn=learn)
     if len(resources.nodes) > 1 or config.cluster.component_placement is not None:
         log.info("where workers run:\n%s", placement.table())
     timeout = config.runner.call_timeout_s

@@ -8,6 +8,8 @@ import pytest
 from rlinf.config import ConfigError, load_config, validate
 from rlinf.config.placement import Node, place_workers, spread
 from rlinf.config.schema import ClusterConfig, NodeGroupConfig
+from rlinf.scheduler.cluster import Resources
+from rlinf.workers.launch import check_workers
 from tests.sequences import TINY
 
 LAPTOP = [(8, 0)]
@@ -196,6 +198,17 @@ def test_the_table_has_a_line_for_the_workers_of_a_kind_on_a_node():
         "  env 4-7    1: 10.0.0.1  0-3",
     ]
     assert "actor 0-7    any          -" in place_workers(ClusterConfig(), nodes(GPUS)).table()
+
+
+def test_an_evaluation_needs_no_place_for_a_learner_and_no_batch_that_it_can_share():
+    placed = ["cluster.component_placement={actor: 0-2, rollout: 3, env: all}", "actor.global_batch_size=32"]
+    config, cluster = load_config(TINY, placed), Resources(tuple(nodes(GPUS)), gpu_gib=80.0)
+    with pytest.raises(ConfigError, match="must be a multiple of"):
+        check_workers(config, cluster)
+    evaluation = check_workers(config, cluster, learn=False)
+    assert evaluation.actor == ()
+    assert [place.gpu for place in evaluation.rollout] == [3]
+    assert "actor" not in evaluation.table()
 
 
 @pytest.mark.parametrize(
