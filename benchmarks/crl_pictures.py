@@ -99,7 +99,7 @@ def _glance_at(axes: Any, line: Line, key: str, before: str | None, *, height: f
 def _before(line: Line, key: str | None) -> list[float]:
     """What each seed had before it learnt; ``zero_shot``: on held-out tasks, otherwise the metric ``key``."""
     if key == "zero_shot":
-        pairs = zip(line.values("zero_shot"), line.values("zero_shot_change"), strict=False)
+        pairs = zip(line.values("zero_shot"), line.values("zero_shot_change"), strict=True)
         return [after - change for after, change in pairs]
     return line.values(key) if key else []
 
