@@ -4,10 +4,11 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -70,11 +71,12 @@ class Cluster(ExitStack):
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         named = named_cluster()
         with ExitStack() as stack:
-            if named:
-                stack.callback(ray.shutdown)
-                self._join(named)
-            else:
-                self._start(stack)
+            with kept_sigterm():
+                if named:
+                    stack.callback(ray.shutdown)
+                    self._join(named)
+                else:
+                    self._start(stack)
             found = self.resources
             self.callback(stack.pop_all().close)
         where = f"cluster at {named}" if named else "local Ray"
@@ -132,6 +134,19 @@ class Cluster(ExitStack):
             look = ray.remote(num_cpus=0, num_gpus=0.01)(smallest_gpu_gib)  # where there is one, which may be elsewhere
             self._gpu_gib = ray.get(look.remote())
         return replace(found, gpu_gib=self._gpu_gib)
+
+
+@contextmanager
+def kept_sigterm() -> Iterator[None]:
+    """What this process does on SIGTERM, as batch systems send it, stays as it was.
+
+    Ray's own answers print a trace of its C++ frames, and kill its processes before anything of ours is tidied up.
+    """
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)
 
 
 def ranked(found: Sequence[Mapping[str, Any]]) -> tuple[Node, ...]:

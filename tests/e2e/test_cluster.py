@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.launchers import REPOSITORY
+from tests.processes import python
 
 RUN = """
 import json
@@ -61,3 +63,36 @@ def test_it_is_its_own_whatever_else_there_is(length):
         assert found == {"address": "127.0.0.1", "within": True, "without": False, "repeats": False, "cpus": 1}
         assert (folder == given / "ray") == (length == 0)
         assert folder.exists() == (length == 0), "a folder that was chosen for it is removed"
+
+
+WAITING = """
+import time
+import ray
+from rlinf.cli.console import configure_process, run_cli
+from rlinf.scheduler.cluster import Cluster
+
+def main(_):
+    configure_process()
+    with Cluster(object_store_gb=0.1):
+        try:
+            print("ready", flush=True)
+            ray.get(ray.remote(num_cpus=0)(time.sleep).remote(300))
+        finally:
+            print("there are still", len(ray.nodes()), "nodes", flush=True)
+    return 0
+
+run_cli(main)
+"""
+
+
+def test_sigterm_lets_a_run_tidy_up_while_its_cluster_is_there():
+    """As batch systems end a job: nothing but the command's own lines, and the exit code of that signal."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(python(WAITING), cwd=REPOSITORY, env=env, stdout=pipe, stderr=pipe, text=True) as run:
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGTERM)
+        shown, said = run.communicate(timeout=120)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert shown == "there are still 1 nodes\n"
+    assert [line for line in said.splitlines() if "local Ray: 1 node(s)" not in line] == []
