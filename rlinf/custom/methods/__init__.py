@@ -16,6 +16,7 @@ from rlinf.custom.methods.kl import KLToBase
 from rlinf.custom.methods.l2 import L2Start
 from rlinf.custom.methods.lwf import LwF
 from rlinf.custom.methods.olora import OLoRA
+from rlinf.custom.methods.parts.chunks import ActionChunks
 from rlinf.custom.methods.parts.gradients import add_to_gradients, inner_product, loss_gradient
 from rlinf.custom.methods.parts.state import check_tasks, named_shards, present_weights, read_earlier, read_state
 from rlinf.custom.methods.sft import SupervisedFineTuning
@@ -76,6 +77,7 @@ def make_method(config: MethodConfig) -> ContinualMethod:
 
 __all__ = [
     "METHODS",
+    "ActionChunks",
     "ContinualMethod",
     "ParamGroup",
     "TaskContext",
