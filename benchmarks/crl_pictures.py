@@ -19,7 +19,6 @@ DPI = 120
 METHOD, CONTROL, SEQUENTIAL, QUIET = "#0f766e", "#c2410c", "#111827", "#9ca3af"
 LEFT_OUT_OF_TRADE_OFF = ("multitask",)  # all tasks at once: nothing to forget
 NEAR_BASE = -0.8  # decimal logarithm of a KL; most policies are nearer to their base, and crowded
-LEFT_OUT_OF_DISTANCE = ("dwe",)  # of its adapters one was looked at
 PANELS_A_ROW = 3
 TRADE_OFF_Y = (-2, 102)
 
@@ -47,7 +46,8 @@ def draw(folder: Path, suite: str, lines: Sequence[Line]) -> None:
         "matrices": matrices(sampled),
         "training": training(sampled),
     }
-    if looked_at := [line for line in sampled if _far(line) and line.row not in LEFT_OUT_OF_DISTANCE]:
+    diagnosed = [one for line in sampled if not ROWS[line.row].diagnosed and (one := line.looked_at)]
+    if looked_at := [line for line in diagnosed if _far(line)]:
         figures["distance"] = distance(suite, looked_at)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=DPI)

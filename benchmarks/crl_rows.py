@@ -39,12 +39,14 @@ class Row:
 
     script: the launcher, ``run_embodiment_SCRIPT.sh``. overrides: on top of the protocol's.
     needs: ``demonstrations`` of the expert, or ``scratch``, a policy without pretraining.
+    diagnosed: which of its policies is diagnosed, where evaluations play several.
     """
 
     title: str
     script: str
     overrides: tuple[str, ...] = ()
     needs: str = ""
+    diagnosed: str = ""
 
     def words(self, suite: str, *, seed: int, epochs: int, task: int | None = None) -> list[str]:
         """The launcher's positional arguments, and as an override what it has no argument for. task: this one alone."""
@@ -71,7 +73,7 @@ ROWS = {
     "si": Row("SI", "si"),
     "er": Row("Expert replay", "er", needs="demonstrations"),
     "der": Row("DER", "der", needs="demonstrations"),
-    "dwe": Row("DWE (an adapter per task)", "dwe"),
+    "dwe": Row("DWE (an adapter per task)", "dwe", diagnosed="the last task's"),
     "slca": Row("SLCA", "slca"),
     "weight_merge": Row("Weight merge", "weight_merge"),
     "olora": Row("O-LoRA", "olora"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,12 @@ class Line:
         """What training changed by the last task, of each seed that was looked at."""
         return [one.diagnoses[-1] for one in self.runs.experiments if one.diagnoses]
 
+    @property
+    def looked_at(self) -> Line | None:
+        """Those of its cells that were diagnosed; None without any."""
+        found = [one for one in self.runs.experiments if one.diagnoses]
+        return replace(self, runs=MethodRuns.of(*found)) if found else None
+
     def values(self, key: str) -> list[float]:
         """A metric of each seed."""
         return _values(self.runs, next(one for one in COLUMNS if one.key == key))
@@ -71,7 +77,8 @@ def lines_of(cells: Sequence[Cell]) -> list[Line]:
 
 def table(suite: str, lines: Sequence[Line]) -> str:
     """A line per row and temperature in percent: the mean over seeds ± its standard error, or of a single seed the
-    95 % interval of its evaluation episodes; success on LIBERO-PRO's suites where any row was evaluated there."""
+    95 % interval of its evaluation episodes; success on LIBERO-PRO's suites where any row was evaluated there. How many
+    seeds were, follows where that is not all."""
     suites = further_suites(one for line in lines for one in line.runs.experiments)
     columns = [column for key in SHOWN for column in COLUMNS if column.key == key]
     columns += [suite_column(one, suite) for one in suites]
@@ -84,12 +91,13 @@ def table(suite: str, lines: Sequence[Line]) -> str:
 def _numbers(runs: MethodRuns, columns: Iterable[Column]) -> Iterable[str]:
     for column in columns:
         values, cell = _values(runs, column), runs.cell(column)
+        of = f" (of {len(values)})" if 0 < len(values) < len(runs.seeds) else ""
         if len(values) > 1:
-            yield f"{100 * np.mean(values):z.1f} ± {100 * standard_error(values):.1f}"
+            yield f"{100 * np.mean(values):z.1f} ± {100 * standard_error(values):.1f}{of}"
         elif cell is None or cell.low is None or cell.high is None:
-            yield "".join(f"{100 * value:.1f}" for value in values)
+            yield "".join(f"{100 * value:.1f}{of}" for value in values)
         else:
-            yield f"{100 * cell.value:z.1f} [{100 * cell.low:z.0f}, {100 * cell.high:z.0f}]"
+            yield f"{100 * cell.value:z.1f} [{100 * cell.low:z.0f}, {100 * cell.high:z.0f}]{of}"
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -109,7 +117,8 @@ def changes(lines: Sequence[Line]) -> str:
             change, rank = (float(np.mean([getattr(one, name) for one in last])) for name in OF_WEIGHTS)
             numbers = [one for name in ("kl", "fisher_energy") for one in by_tasks(last, name, learnt)]
             split = ["" if np.isnan(one) else f"{one:.2g}" for one in numbers]  # where it was not asked for
-            shown.append([line.title, str(len(last)), f"{100 * change:.1f} %", f"{rank:.0f}", *split])
+            title = f"{line.title}: {ROWS[line.row].diagnosed}" if ROWS[line.row].diagnosed else line.title
+            shown.append([title, str(len(last)), f"{100 * change:.1f} %", f"{rank:.0f}", *split])
     heads = ["", "seeds", "change of weights", "effective rank", "KL, learnt", "KL, held out"]
     return "\n".join(_markdown([*heads, "Fisher energy, learnt", "held out"], shown, left=1)) if shown else ""
 

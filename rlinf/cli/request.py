@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from libero_runtime.files import LOCK_FILE, only_one
 from libero_runtime.suites import standard_suite
 from rlinf.cli.console import configure_process
@@ -88,7 +90,8 @@ def check(config: Config, *, config_name: str, overrides: Sequence[str], learns:
     merged = find_merged(config.actor.model)
     for path in merged:
         check_lineage(config, path, is_merged=True, learns=learns)
-    for place, path in enumerate(find_experts(config.actor.model, adapter)):
+    experts = find_experts(config.actor.model, adapter)
+    for place, path in enumerate(experts):
         check_lineage(config, path, expert=place, learns=learns)
     if adapter is not None:
         check_lineage(config, adapter, learns=learns)
@@ -98,11 +101,16 @@ def check(config: Config, *, config_name: str, overrides: Sequence[str], learns:
     source = PolicySource(
         checkpoint=model,
         unnorm_key=config.actor.model.unnorm_key or standard_suite(config.env.suite),
-        seed=config.runner.seed,
+        seed=seed_of_weights(config.runner.seed, earlier=len(merged) + len(experts)),
         tokenizer=tokenizer if tokenizer != model else None,
         critic=config.algorithm.adv_type == "gae",
     )
     return Request(config, config_name, tuple(overrides), source, adapter)
+
+
+def seed_of_weights(seed: int, *, earlier: int) -> int:
+    """Of weights that begin at random: an adapter does not begin where the ``earlier`` ones of its sequence did."""
+    return int(np.random.SeedSequence([seed, earlier]).generate_state(1)[0]) if earlier else seed
 
 
 def _validate(config: Config, *, learns: bool) -> None:

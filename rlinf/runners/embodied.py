@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from rlinf.config import Config, resolve_adapter
+from rlinf.config import Config, ConfigError, resolve_adapter
 from rlinf.config.resolve import MERGING_METHOD
 from rlinf.config.validate import episodes_per_epoch
 from rlinf.custom.methods import TaskContext, make_method
@@ -65,7 +65,11 @@ class RunState:
 
 
 def find_state(config: Config, folder: Path) -> RunState:
-    """Look at a run's folder: its newest checkpoint, where it started from, and what was evaluated."""
+    """Look at a run's folder: its newest checkpoint, where it started from, and what was evaluated.
+
+    Raises:
+        ConfigError: a task that other tasks were learnt after is to be learnt again.
+    """
     found, records = checkpoints(folder), ledger.read(folder.parent / LEDGER_FILE)
     task_ids = tuple(playable_tasks(config.env, config.env.fixed_task_ids))
     before: tuple[int, ...] = ()
@@ -74,6 +78,12 @@ def find_state(config: Config, folder: Path) -> RunState:
     for path in [*earlier, *([model.lora_path] if model.lora_path else [])]:
         lineage = Lineage.load(resolve_adapter(path))
         before = learnt_with(before, lineage.learnt_tasks) if lineage else before
+    if learnt_with(before, task_ids)[-len(task_ids) :] != task_ids:
+        raise ConfigError(
+            f"what this starts from has learnt tasks {list(before)} in this order, so {list(task_ids)} cannot be "
+            "learnt after them: a success matrix has one row for each task, in the order of learning. Start from a "
+            "checkpoint that has not learnt it, or from its own"
+        )
     suites = (config.env.suite, *config.env.eval_suites)
     missing = partial(
         ledger.not_evaluated,
@@ -131,7 +141,7 @@ def lineage_of(config: Config, state: RunState) -> Lineage:
 
 
 def learnt_with(before: tuple[int, ...], task_ids: tuple[int, ...]) -> tuple[int, ...]:
-    """Tasks learnt after ``task_ids``, in order; a task that is learnt again keeps its first place."""
+    """Tasks learnt after ``task_ids``, in order; one that goes on learning is there once."""
     return tuple(dict.fromkeys((*before, *task_ids)))
 
 

@@ -36,7 +36,9 @@ def evaluate(
     """Play ``env.eval.episodes_per_task`` episodes of each task with the weights that the workers hold, or with an
     adapter per task with each task's own.
 
-    Same seed, same initial states and action noise: differences between two evaluations come from the weights.
+    Same seed, same initial states and action noise: on a CPU differences between two evaluations come from the
+    weights. On a GPU rounding goes with what else is in a batch, and a sampled action in the balance may fall the
+    other way.
     folder: the run's, which films go to.
     """
     started = time.monotonic()

@@ -6,10 +6,9 @@ from torch import Tensor
 from openvla_oft.torch_utils.tensors import local
 from rlinf.config.schema import EMAConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
-from rlinf.custom.methods.parts.state import named_shards, present_weights
+from rlinf.custom.methods.parts.state import acting_parameters, named_shards, present_weights
 from rlinf.data import RolloutBatch
 from rlinf.models import Policy
-from rlinf.models.lora import trainable_parameters
 
 
 class ExponentialMovingAverage(ContinualMethod):
@@ -32,13 +31,12 @@ class ExponentialMovingAverage(ContinualMethod):
     def on_task_end(self, task: TaskContext, policy: Policy, rollouts: RolloutBatch) -> None:
         """Put the average, with the last step in it, in the weights' place."""
         self._count_in(policy)
-        parameters = trainable_parameters(policy.module)
-        for name, average in self.average.items():
-            local(parameters[name]).copy_(local(average))
+        for name, parameter in acting_parameters(policy).items():
+            local(parameter).copy_(local(self.average[name]))
 
     @torch.no_grad()
     def _count_in(self, policy: Policy) -> None:
-        for name, parameter in trainable_parameters(policy.module).items():
+        for name, parameter in acting_parameters(policy).items():
             self.average[name] = self.decay * self.average[name] + (1 - self.decay) * parameter.detach()
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -6,10 +6,15 @@ from torch import Tensor, nn
 from rlinf.config.schema import SIConfig
 from rlinf.custom.methods.base import ContinualMethod, TaskContext
 from rlinf.custom.methods.parts.gradients import add_to_gradients
-from rlinf.custom.methods.parts.state import check_tasks, named_shards, present_weights, read_earlier
+from rlinf.custom.methods.parts.state import (
+    acting_parameters,
+    check_tasks,
+    named_shards,
+    present_weights,
+    read_earlier,
+)
 from rlinf.data import RolloutBatch
 from rlinf.models import Policy
-from rlinf.models.lora import trainable_parameters
 
 
 class SynapticIntelligence(ContinualMethod):
@@ -32,7 +37,7 @@ class SynapticIntelligence(ContinualMethod):
     def on_task_start(self, task: TaskContext, policy: Policy) -> None:
         """Importance is what earlier tasks left; start and gain of an interrupted run are those of its checkpoint."""
         self.check(task)
-        self.parameters = trainable_parameters(policy.module)
+        self.parameters = acting_parameters(policy)
         self.start = named_shards(self.resumed, "start.", policy) or present_weights(policy)
         self.gain = named_shards(self.resumed, "gain.", policy)
         stored, self.tasks = read_earlier(task)

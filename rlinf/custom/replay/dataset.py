@@ -7,6 +7,7 @@ Shapes: T steps of a demonstration, N images per frame, C actions per chunk, A d
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,9 @@ def target_bins(actions_TA: NDArray[np.float32], policy: ReplayablePolicy, *, ne
 def _scan(folder: Path, suite: str, tasks: Sequence[TaskSpec]) -> Iterator[DemonstrationRef]:
     """Every demonstration of the suite in the folder: HDF5 where there is any, else RLDS."""
     by_name = {task.name: task for task in tasks}
-    by_language = {task.language.lower(): task for task in tasks}
+    # Of LIBERO-90's tasks twelve sentences belong to more than one: RLDS does not say to which.
+    spoken = Counter(task.language.lower() for task in tasks)
+    by_language = {task.language.lower(): task for task in tasks if spoken[task.language.lower()] == 1}
     files = hdf5.find_files(folder, suite)
     for info in hdf5.scan(files) if files else rlds.scan(rlds.find_shards(folder, suite)):
         task = by_name.get(info.path.stem.removesuffix("_demo")) or by_language.get(info.language.lower())

@@ -220,6 +220,13 @@ def test_suites_of_libero_pro_are_columns_where_any_row_was_evaluated_there(tmp_
     assert (with_both[0], [cell.partition(" ")[0] for cell in with_both[-2:]]) == ("EWC", ["70.0", "30.0"])
     (line,) = table(SPATIAL, lines_of(cells[:1])).splitlines()[2:3]
     assert line.endswith("Zero-shot |")
+    write_study(tmp_path / "further", methods=("ewc",), seeds=(2,))
+    cells.append(Cell("ewc", 2, ("bash",), tmp_path / "further", tmp_path / "out" / "ewc" / "seed2"))
+    keep(cells[-1], 1.0, commit="abc")
+    shown = table(SPATIAL, lines_of(cells[1:])).splitlines()[-1]
+    assert shown.startswith("| EWC | sampled at 1.6 | 2 |")
+    assert [line.looked_at for line in lines_of(cells)] == [None, None]
+    assert shown.count("(of 1)") == 2, "LIBERO-PRO was played by one seed of two"
 
 
 def test_what_training_changed_is_found_out_and_kept_with_a_cell(

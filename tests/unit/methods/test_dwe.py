@@ -81,8 +81,11 @@ def test_a_later_task_goes_on_from_what_was_learnt(tmp_path: Path) -> None:
     (step,) = plan(tmp_path, alone)
     assert step.experts == (str(actor_of(0)), str(actor_of(1)))
     assert plan(tmp_path, replace(alone, checkpoint="logs/dwe/task_1_seed7"))[0].config == step.config
-    state = find_state(tiny(f"actor.model.task_lora_paths=[{','.join(map(str, learn(tmp_path, 0, 1)))}]"), tmp_path)
-    assert state.learnt_before == (0, 1)
+    after = f"actor.model.task_lora_paths=[{','.join(map(str, learn(tmp_path, 0, 1)))}]"
+    assert find_state(tiny(after, "env.fixed_task_ids=[2]"), tmp_path).learnt_before == (0, 1)
+    assert find_state(tiny(after, "env.fixed_task_ids=[1]"), tmp_path).learnt_tasks == (0, 1), "it goes on learning"
+    with pytest.raises(ConfigError, match=r"has learnt tasks \[0, 1\] in this order, so \[0\] cannot be learnt after"):
+        find_state(tiny(after, "env.fixed_task_ids=[0]"), tmp_path)
 
 
 def test_a_checkpoint_that_is_no_adapter_of_its_own_task_is_refused(tmp_path: Path) -> None:

@@ -36,9 +36,12 @@ from rlinf.custom.methods.parts.state import gather_state, read_state, write_sta
 from rlinf.custom.methods.si import SynapticIntelligence
 from rlinf.custom.methods.slca import SLCA
 from rlinf.models import PolicyInputs
+from rlinf.models.lora import trainable_parameters
+from rlinf.models.value_head import in_value_head
 from rlinf.reporting.report.names import METHOD_NAMES
 from rlinf.run_layout import METHOD_STATE
 from tests.published import published_case
+from tests.small_policy import read_policy
 from tests.toy_policy import Score, ToyPolicy, toy_inputs, toy_rollouts, toy_task
 
 
@@ -359,6 +362,20 @@ def test_l2_pulls_towards_where_the_sequence_started(tmp_path):
     method.on_task_start(toy_task(1, learnt_before=(0,), previous=folder), policy)
     method.on_backward(policy)
     assert policy.module.w.grad.tolist() == pytest.approx([2 * 0.1 * 0.5, 2 * 0.1 * -1.0])
+
+
+@pytest.mark.parametrize(
+    "method", [L2Start(L2Config()), SynapticIntelligence(SIConfig()), ExponentialMovingAverage(EMAConfig())]
+)
+def test_what_estimates_returns_is_left_to_learn(method, small_policy):
+    policy = read_policy(small_policy, critic=True)
+    assert any(in_value_head(name) for name in trainable_parameters(policy.module))
+    method.on_task_start(toy_task(), policy)
+    for parameter in trainable_parameters(policy.module).values():
+        parameter.grad = torch.ones_like(parameter)
+    method.on_backward(policy)
+    assert method.state_dict()
+    assert not [name for name in method.state_dict() if in_value_head(name)]
 
 
 # --- Synaptic intelligence

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from libero_runtime.suites import load_suite
 from openvla_oft.data.demonstration import DemonstrationError
 from rlinf.cli.console import user_message
 from rlinf.cli.precompute_logits import main
 from rlinf.config import ConfigError
 from rlinf.config.schema import ReplayConfig
-from rlinf.custom.replay.dataset import as_rollouts, find_demonstrations, read_demonstration
+from rlinf.custom.replay.dataset import _scan, as_rollouts, find_demonstrations, read_demonstration
 from tests.sequences import TINY
 from tests.small_policy import read_policy
-from tests.unit.methods.replay_demos import SUITE, task_names, write_hdf5, write_rlds
+from tests.unit.methods.replay_demos import SUITE, feature, field, task_names, write_hdf5, write_rlds
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,18 @@ def test_rlds_shards_are_read_without_tensorflow(tmp_path, policy):
     with pytest.raises(DemonstrationError, match="unknown camera 'frontview'"):
         read_demonstration(refs[0], cameras=("frontview",))
     assert _load(refs, policy).num_samples == 10
+
+
+def test_a_sentence_of_two_tasks_does_not_say_whose_demonstration_it_is(tmp_path):
+    """Twelve of LIBERO-90's are; RLDS names the sentence alone."""
+    tasks = {task.task_id: task.language for task in load_suite("libero_90").tasks}
+    shared = next(text for text in tasks.values() if list(tasks.values()).count(text) > 1)
+    (own, *_) = (task for task, text in tasks.items() if list(tasks.values()).count(text) == 1)
+    for name, text in (("shared", shared), ("own", tasks[own])):
+        said = {"steps/language_instruction": feature(1, field(1, text.encode()) * 5)}
+        path = tmp_path / "libero_90_no_noops" / "1.0.0" / f"libero_90-{name}.tfrecord-00000-of-00001"
+        write_rlds(path, task_ids=[0], change=lambda features, said=said: features | said)
+    assert [ref.task_id for ref in _scan(tmp_path, "libero_90", load_suite("libero_90").tasks)] == [own]
 
 
 def test_a_dry_run_lists_what_is_there_and_writes_nothing(tmp_path, capsys):

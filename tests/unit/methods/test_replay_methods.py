@@ -27,8 +27,8 @@ def demonstrations(tmp_path):
     return write_hdf5(tmp_path / "demos", task_ids=range(10), num_demos=2, num_steps=4)
 
 
-def _task(*, learnt_before=()):
-    return TaskContext((3,), Path(), learnt_before, suite=SUITE, micro_batch=6, seed=11)
+def _task(task_id=3, *, learnt_before=()):
+    return TaskContext((task_id,), Path(), learnt_before, suite=SUITE, micro_batch=6, seed=11)
 
 
 def _method(name, demonstrations, **replay):
@@ -91,6 +91,9 @@ def test_draws_go_on_where_an_interrupted_run_stopped(small_policy, demonstratio
     resumed.load_state_dict(straight.state_dict())
     resumed.on_task_start(_task(), policy)
     np.testing.assert_array_equal(resumed.draw(), straight.draw())
+    another = _method("er", demonstrations)
+    another.on_task_start(_task(4), policy)
+    assert not np.array_equal(another.draw(), drawn[0])
 
 
 @pytest.mark.parametrize("name", ["small_policy", "autoregressive_policy"])

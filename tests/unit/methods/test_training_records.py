@@ -40,6 +40,15 @@ def adapter(stored, tmp_path) -> Path:
     return write_adapter(stored, tmp_path / "adapter", seed=0)
 
 
+def test_a_fresh_adapter_does_not_begin_where_earlier_ones_did(stored, adapter):
+    """What one seed draws, O-LoRA's penalty would find in each adapter's own first rows."""
+    beneath = [], [adapter], [adapter, adapter]
+    lists = [f"actor.model.previous_lora_paths=[{','.join(map(str, some))}]" for some in beneath]
+    seeds = [request(stored, "actor.model.lora_rank=4", some).source.seed for some in lists]
+    assert seeds[0] == request(stored, "actor.model.lora_rank=4", "method=ewc").source.seed
+    assert len(set(seeds)) == 3
+
+
 def note(folder: Path, *, cameras=("agentview",), **config) -> None:
     """Leave what fine-tuning notes."""
     config = {"objective": "tokens", "layout": "rl", "proprio": False, "actions_per_chunk": 8, **config}

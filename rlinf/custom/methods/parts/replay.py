@@ -82,13 +82,13 @@ class DemonstrationReplay(ContinualMethod):
         raise NotImplementedError
 
     def draw(self) -> NDArray[np.int64]:
-        """This rank's share of random frames: others in every micro-batch, the same when a run is resumed, and
-        together the same on any number of ranks."""
+        """This rank's share of random frames: others in every micro-batch and task, the same when a run is resumed.
+        Ranks that have as many micro-batches as one would have draw together what that one would."""
         assert self.demonstrations is not None
         assert self._task is not None
         rank, world_size = rank_and_size()
         size = self.config.batch_size or self._task.micro_batch
-        rng = np.random.default_rng([self._task.seed, self._draws])
+        rng = np.random.default_rng([self._task.seed, self._draws, *self._task.task_ids])
         self._draws += 1
         return rng.integers(0, self.demonstrations.num_samples, size * world_size)[rank * size : (rank + 1) * size]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from openvla_oft.torch_utils.tensors import whole
 from rlinf.config.errors import ConfigError
@@ -13,6 +13,7 @@ from rlinf.custom.methods.base import TaskContext
 from rlinf.models import Policy
 from rlinf.models.lora import trainable_parameters
 from rlinf.models.shards import shard_like
+from rlinf.models.value_head import in_value_head
 from rlinf.run_layout import METHOD_STATE
 
 
@@ -78,9 +79,14 @@ def read_earlier(task: TaskContext) -> tuple[dict[str, Tensor], tuple[int, ...]]
     return stored, tuple(stored["tasks"].tolist()) if stored else ()
 
 
+def acting_parameters(policy: Policy) -> dict[str, nn.Parameter]:
+    """What is trained of what acts, by name: PPO's value head estimates returns, which no method is to keep."""
+    return {name: one for name, one in trainable_parameters(policy.module).items() if not in_value_head(name)}
+
+
 def present_weights(policy: Policy) -> dict[str, Tensor]:
-    """Copies of the trained weights as they are now, by name, each rank's shards."""
-    return {name: parameter.detach().clone() for name, parameter in trainable_parameters(policy.module).items()}
+    """Copies of the weights that act and are trained, as they are now, by name, each rank's shards."""
+    return {name: parameter.detach().clone() for name, parameter in acting_parameters(policy).items()}
 
 
 def named_shards(stored: Mapping[str, Tensor], prefix: str, policy: Policy) -> dict[str, Tensor]:
