@@ -307,7 +307,7 @@ class OLoRAConfig:
 
     coeff: float = field(default=1.0e-3, metadata=NOT_NEGATIVE)
     """Weight of the penalty on what the adapter's A shares with those of earlier tasks. With the paper's 0.5, its
-    gradient is 300 times the policy's on the small policy, and clipping leaves nothing of that."""
+    gradient is 70 times the policy's on the small policy, and clipping leaves little of that."""
 
 
 @dataclass
