@@ -24,6 +24,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 OUR_PACKAGES = ("rlinf", "libero_runtime", "openvla_oft", "transformers_openvla_oft")
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRACEBACK_VARIABLE = "RLINF_TRACEBACK"  # set it to see where a user error was raised
+_ended_by: int | None = None  # the signal that this process leaves by
 
 
 class UsageError(ValueError):
@@ -41,6 +42,10 @@ def run_cli(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
+    except SystemExit:
+        if _ended_by is None:
+            raise
+        code = 128 + _ended_by  # Ray, if it was waiting for something, has made another of it
     except Exception as error:
         message = user_message(error)
         if message is None:
@@ -63,6 +68,8 @@ def configure_process() -> None:
     leaving = signal.SIGTERM, signal.SIGHUP
 
     def leave(number: int, _: FrameType | None) -> None:
+        global _ended_by
+        _ended_by = number
         for once in leaving:  # a second one, as a group and its parent may send, would interrupt the tidying up
             signal.signal(once, signal.SIG_IGN)
         raise SystemExit(128 + number)

@@ -65,7 +65,6 @@ class Cluster(ExitStack):
 
     def __enter__(self) -> "Cluster":
         configure_ray()
-        import ray
 
         # Ray announces at every start that token authentication, its default, is on.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
@@ -73,7 +72,7 @@ class Cluster(ExitStack):
         with ExitStack() as stack:
             with kept_sigterm():
                 if named:
-                    stack.callback(ray.shutdown)
+                    stack.callback(leave_ray)
                     self._join(named)
                 else:
                     self._start(stack)
@@ -98,7 +97,7 @@ class Cluster(ExitStack):
 
         check_room(self._object_store, shared=shutil.disk_usage(SHARED_MEMORY).free, memory=available_memory())
         folder, spilled = work_folders(stack)
-        stack.callback(ray.shutdown)  # before the folder is removed
+        stack.callback(leave_ray)  # before the folder is removed
         ray.init(
             address="local",  # without it Ray joins what the last `ray start` on this machine left
             num_cpus=num_cpus(),
@@ -140,13 +139,22 @@ class Cluster(ExitStack):
 def kept_sigterm() -> Iterator[None]:
     """What this process does on SIGTERM, as batch systems send it, stays as it was.
 
-    Ray's own answers print a trace of its C++ frames, and kill its processes before anything of ours is tidied up.
+    Ray's own answers print a trace of its C++ frames, and kill its processes before anything of ours is tidied up; when
+    it ends it leaves that signal deadly.
     """
     kept = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, kept)
+
+
+def leave_ray() -> None:
+    """Disconnect, and end a cluster of our own."""
+    import ray
+
+    with kept_sigterm():
+        ray.shutdown()
 
 
 def ranked(found: Sequence[Mapping[str, Any]]) -> tuple[Node, ...]:

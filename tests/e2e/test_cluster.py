@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -71,12 +72,15 @@ import ray
 from rlinf.cli.console import configure_process, run_cli
 from rlinf.scheduler.cluster import Cluster
 
+def wait():
+    time.sleep(300)
+
 def main(_):
     configure_process()
     with Cluster(object_store_gb=0.1):
         try:
             print("ready", flush=True)
-            ray.get(ray.remote(num_cpus=0)(time.sleep).remote(300))
+            ray.get(ray.remote(num_cpus=0)(wait).remote())
         finally:
             print("there are still", len(ray.nodes()), "nodes", flush=True)
     return 0
@@ -85,12 +89,14 @@ run_cli(main)
 """
 
 
-def test_sigterm_lets_a_run_tidy_up_while_its_cluster_is_there():
+@pytest.mark.parametrize("waiting_s", [0, 1])
+def test_sigterm_lets_a_run_tidy_up_while_its_cluster_is_there(waiting_s):
     """As batch systems end a job: nothing but the command's own lines, and the exit code of that signal."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     pipe = subprocess.PIPE
     with subprocess.Popen(python(WAITING), cwd=REPOSITORY, env=env, stdout=pipe, stderr=pipe, text=True) as run:
         assert run.stdout.readline() == "ready\n"
+        time.sleep(waiting_s)  # Ray, waiting, makes an exit code of its own of any
         run.send_signal(signal.SIGTERM)
         shown, said = run.communicate(timeout=120)
     assert run.returncode == 128 + signal.SIGTERM
