@@ -71,7 +71,8 @@ class Collector:
     recorder: is told of everything; another thread may ask it how far the collection is.
     timeout_s: a process that has not answered a call after so many seconds is ended.
     max_replaced: how often each process may die; Ray starts another in its place, which plays the unfinished episodes
-        again. An episode depends on its plan and number alone, so nothing else comes of it.
+        again. An episode depends on its plan and number alone, so on a CPU nothing else comes of it; a GPU rounds
+        what it computes beside others in other ways.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class LogitsPrecomputeWorker:
         torch.backends.cuda.matmul.allow_tf32 = True
         model = replace(config.actor.model, lora_path=None, previous_lora_paths=[])  # nothing but the base
         source = replace(source, trains=False)
-        policy = load_policy(model, source, base_dtype=DTYPES[config.rollout.precision])
+        policy = load_policy(model, source, base_dtype=DTYPES[config.actor.fsdp.param_dtype])  # as it is while learning
         policy.to(local_device())
         self._policy = replayable(policy)
         self._cameras = config.env.cameras

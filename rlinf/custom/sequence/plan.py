@@ -117,19 +117,24 @@ class _Planner:
     def _first_start(self) -> _Start:
         given = self.request.checkpoint
         adapter = find_weights(self.workspace.find(given), given=given) if given else None
-        if adapter is not None and self.recipe.config.actor.model.task_lora_paths is not None:
-            return _Start(earlier=self._learnt_with(adapter))
-        return _Start(adapter, self._earlier_adapters() if self.recipe.earlier_key else ())
+        if self.recipe.earlier_key is None:
+            return _Start(adapter)
+        return _Start(earlier=self._earlier_adapters() if adapter is None else self._learnt_with(adapter))
 
     def _learnt_with(self, adapter: Path) -> tuple[Path, ...]:
-        """The adapters of all tasks that a sequence with one per task has learnt, of which the last one is given."""
+        """The adapters of all tasks that a sequence with one per task has learnt, of which the last one is given. One
+        from elsewhere may be the first that is merged into the base model, but none knows which tasks to play."""
         lineage = Lineage.load(adapter)
-        if lineage is None or lineage.experts is None:
+        if self.recipe.config.actor.model.task_lora_paths is None:
+            before: tuple[str, ...] | None = lineage.merged if lineage else ()
+        else:
+            before = lineage.experts if lineage else None
+        if before is None:
             raise UserError(
                 f"{self.workspace.show(adapter)} is no adapter for a task of its own: give the last checkpoint of a "
                 f"sequence of method={self.recipe.config.method.name}, or none to start with the base model"
             )
-        return (*map(self.workspace.find, find_earlier(lineage.experts, self.workspace)), adapter)
+        return (*map(self.workspace.find, find_earlier(before, self.workspace)), adapter)
 
     def _earlier_adapters(self) -> tuple[Path, ...]:
         """What tasks before the first one of this request have learnt, from the suite's first task on; nothing where

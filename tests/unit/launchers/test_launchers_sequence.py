@@ -331,6 +331,18 @@ def test_an_evaluation_finds_the_merged_adapters_and_scales_all(workspace: Works
         evaluate(workspace, "logs/weight_merge/task_1_seed7")
 
 
+def test_a_method_with_fresh_adapters_goes_on_above_a_checkpoint_that_is_given(workspace: Workspace) -> None:
+    """With what that was learnt on top of; one from elsewhere is the first."""
+    actors = [save(workspace.root / f"logs/elsewhere/task_{task}_seed7", 10) for task in (0, 1)]
+    first, last = (str(actor.relative_to(workspace.root)) for actor in actors)
+    request = replace(MERGE, stages=((2,), (3,)), checkpoint="logs/elsewhere/task_1_seed7")
+    for merged in ([], [first]):
+        write_lineage(actors[1], merged=merged)
+        step, following = plan_sequence(request, MERGING, workspace=workspace, ledger=())
+        assert (step.start, step.merged) == (None, (*merged, last))
+        assert following.merged == (*merged, last, step.result)
+
+
 def test_the_first_task_of_weight_merge_is_scaled_too(workspace: Workspace) -> None:
     actor = save(workspace.root / "logs/weight_merge/task_0_seed7", 10)
     write_lineage(actor, learnt_tasks=[0], stage=[0], merge_coeff=0.5)

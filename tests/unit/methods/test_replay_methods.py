@@ -40,7 +40,7 @@ def _precompute(checkpoint, demonstrations):
     config = replace(
         config,
         actor=replace(config.actor, model=model_config(checkpoint)),
-        rollout=replace(config.rollout, precision="fp32", max_batch=3),
+        rollout=replace(config.rollout, precision="bf16", max_batch=3),
     )
     refs = find_demonstrations(config.method.replay, suite=SUITE, task_ids=None)
     worker = LogitsPrecomputeWorker(config, PolicySource(checkpoint, unnorm_key=SUITE, seed=3), num_threads=1)
