@@ -22,6 +22,7 @@ _POLL_S = 0.5
 WATCH = "watch"
 NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 LAST_LINES = 20
+RAYS_OWN = "in ray._raylet.check_status\n"  # of a traceback: where Ray raises what its own processes answer
 Show = Callable[[Sequence[Any]], None]
 
 
@@ -45,6 +46,12 @@ def describe_death(error: RayActorError | ObjectLostError) -> str:
     logs = sorted(folder.glob(f"worker-*-{pid[1]}.*"), reverse=True) if folder and pid else []  # .out before .err
     lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()[-LAST_LINES:]]
     return "\n  ".join([f"{text}\nThe last lines of its log:", *lines]) if lines else text
+
+
+def has_lost_its_node(error: RayTaskError) -> bool:
+    """Whether a call failed since Ray's process on the worker's node is gone, which outlives it for a moment: then what
+    it asks of Ray fails like a file that cannot be read."""
+    return isinstance(error.as_instanceof_cause(), OSError) and RAYS_OWN in str(error)
 
 
 @dataclass(frozen=True)
@@ -301,8 +308,10 @@ class WorkerGroup:
         try:
             ray.get(ref, timeout=self.timeout_s)
         except RayTaskError as error:
+            if has_lost_its_node(error):
+                raise WorkerError(f"{self.name}: a worker lost its node: {error}", [index]) from error
             raise error.as_instanceof_cause() from None
-        except RayActorError as error:
+        except (RayActorError, ObjectLostError) as error:  # ended, or its node with the result
             raise WorkerError(f"{self.name}: a worker died: {describe_death(error)}", [index]) from error
         except GetTimeoutError as error:
             raise WorkerError(f"{self.name}: a result could not be fetched within {self.timeout_s:.0f} s") from error

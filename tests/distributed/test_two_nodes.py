@@ -64,10 +64,11 @@ class SecondNode:
         names = [name for _, name in self._workers()]
         return all(any(f"ray::{kind}" in name for name in names) for kind in kinds)
 
-    def lose(self) -> None:
-        """Kill it, once, and at once: the collection that it is lost in takes a second."""
-        workers = self._workers()
-        for pid in (self._raylet, *(pid for pid, _ in workers)):  # they would look for their raylet from time to time
+    def lose(self, *, outlived: bool = False) -> None:
+        """Kill it, once, and at once: the collection that it is lost in takes a second. outlived: by its workers, which
+        look for their raylet from time to time."""
+        workers = [] if outlived else self._workers()
+        for pid in (self._raylet, *(pid for pid, _ in workers)):
             os.kill(pid, signal.SIGKILL)
         self._nodes.remove_node(self._node, allow_graceful=False)
 
@@ -123,6 +124,29 @@ def test_what_a_lost_node_had_to_show_is_played_again(second):
         collected, batch, _, _ = play(group.workers, **how, policy=Losing(second.lose), max_replaced=1)
         assert collected.num_replaced == 1
         assert same(batch, expected)
+
+
+class Asking:
+    """Asks Ray for something all the time."""
+
+    def ask(self, seconds: float) -> str:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            ray.wait([ray.put(0)])
+        return "done"
+
+
+def test_a_worker_that_outlives_its_node_for_a_moment_is_replaced(second):
+    """All that it asks of Ray fails, until it ends."""
+    with Cluster(object_store_gb=0.1) as cluster:
+        placement = WorkerPlacement(nodes=[cluster.resources.nodes[1].id])
+        # A second time where the head, which has not heard of the loss, sends the first one to the same node.
+        group = WorkerGroup("asking", Asking, 1, lambda _: (), placement=placement, timeout_s=60, max_replaced=2)
+        group.ready()
+        losing = threading.Timer(0.5, lambda: second.lose(outlived=True))
+        losing.start()
+        assert group.call("ask", 3.0) == ["done"]
+        losing.join()
 
 
 def _train(session: Session, model: Path, logs: Path) -> Path:
