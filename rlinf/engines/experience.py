@@ -150,14 +150,16 @@ def rank_share(
 ) -> list[tuple[NDArray[np.int64], int]]:
     """This rank's micro-batches of a minibatch, each with how many of its first samples count.
 
-    Every rank gets the same number of micro-batches (sharded forwards are collective): where samples do not divide,
-    the last one is repeated and does not count.
+    Every rank gets the same number of micro-batches (sharded forwards are collective), the fewest of at most
+    ``micro_batch`` and nearly equal, since a method's terms are means over each: where samples do not divide, the last
+    one is repeated and does not count.
     """
     per_rank = -(-len(samples) // world_size)
     mine = samples[rank * per_rank : (rank + 1) * per_rank]
     padded = np.concatenate([mine, np.repeat(samples[-1:], per_rank - len(mine))])
-    starts = range(0, per_rank, micro_batch)
-    return [(padded[i : i + micro_batch], min(max(len(mine) - i, 0), micro_batch)) for i in starts]
+    parts = np.array_split(padded, -(-per_rank // micro_batch))
+    starts = np.cumsum([0, *map(len, parts)])
+    return [(part, int(np.clip(len(mine) - start, 0, len(part)))) for start, part in zip(starts, parts, strict=False)]
 
 
 @dataclass(frozen=True)
